@@ -18,11 +18,15 @@ from dlm_sampling.prompts import CanvasBatch, Infill, Prompts, build_canvas, rea
 from dlm_sampling.samplers import create, from_config
 from dlm_sampling.streaming import Streamer
 from dlm_sampling.trajectory import StepCallback, Trajectory
-from dlm_sampling.types import Crossing, Sampler, TokenLaw
+from dlm_sampling.types import Crossing, NoiseKind, Sampler, TokenLaw
 
 Eos = Literal["auto", "keep", "cut", "stop"]
 DEFAULT_NEW_TOKENS = 128
-FALLBACK_SAMPLER = "llada"
+FALLBACK_SAMPLERS: Mapping[NoiseKind, str] = {
+    "absorbing": "llada",
+    "uniform": "ancestral",
+    "matrix": "ancestral",
+}
 _LAW_FIELDS = ("temperature", "top_k", "top_p", "min_p", "crossing")
 
 
@@ -99,7 +103,7 @@ def generate(
             [B, L], or None for text without a prompt.  A string that contains mask tokens is filled
             in place.
         sampler: a name (`samplers.available()`), an instance, or None for the checkpoint's own
-            default (`sampler_config.json`), else "llada".
+            default (`sampler_config.json`), else "llada", or "ancestral" without a mask.
         sampler_options: parameters of a sampler given by name, such as {"eta": 0.02}.
         max_new_tokens: positions appended to each prompt; default 128 within the context, 0 for
             rows that are filled in place.
@@ -150,11 +154,6 @@ def generate(
     given: dict[str, Any] = dict(zip(_LAW_FIELDS, values, strict=True))
     law = _token_law(chosen, defaults, given, suppress_tokens)
     tokenizer = tokenizer if tokenizer is not None else denoiser.tokenizer
-    if denoiser.mask_token_id is None:
-        raise ValueError(
-            "denoiser.mask_token_id is None: pass mask_token_id= when loading or wrapping "
-            "the model."
-        )
     if num_return_sequences < 1:
         raise ValueError(f"num_return_sequences={num_return_sequences}: must be at least 1.")
     rows = read_prompts(prompts, denoiser, tokenizer, infill, attention_mask)
@@ -205,7 +204,7 @@ def _choose_sampler(
             config.sampler, **{**config.sampler_options, **(options or {})}
         ), config.to_dict()
     if sampler is None:
-        sampler = FALLBACK_SAMPLER
+        sampler = FALLBACK_SAMPLERS[denoiser.process.name]
     if isinstance(sampler, str):
         return create(sampler, **(options or {})), {}
     if options:

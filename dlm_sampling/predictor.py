@@ -1,4 +1,4 @@
-"""Between a sampler and a denoiser: lazy predictions, padding, guidance, and the NFE count.
+"""Between a sampler and a denoiser: lazy predictions, padding, guidance, state, and the NFE count.
 
 `Predictor` is the only mutable object of a run.  A sampler calls it with a canvas and gets a
 `LazyPrediction`; the forward pass runs when a draw is asked for, over the rows that need it, and
@@ -9,24 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from dlm_sampling import ops
+from dlm_sampling.carry import Carry, crop, put, take, widen
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.types import (
-    DenoiserOutput,
-    Draw,
-    PredictionKind,
-    RandomSource,
-    Statistics,
-    TokenLaw,
-)
-
-_DRAW_FIELDS = len(Draw._fields)
-_BLOCK_ELEMENTS = 2**22  # logits that exist at a time when they are computed on demand
+from dlm_sampling.prediction import LazyPrediction
+from dlm_sampling.schedules import Schedule
+from dlm_sampling.types import DenoiserOutput, Process, TokenLaw
 
 
 @dataclass
@@ -41,7 +33,10 @@ class Predictor:
         nfe: int64 [B], forward passes per row of the whole batch; a guided pass counts 2.
         guidance_scale: w in  u + (w + 1) (c - u); 0 is the conditional model alone.
         given: bool [A, L], tokens that the unconditional pass of guidance does not see.
-        eager: run the forward at once and for every row, as the released loops do.
+        eager: run the forward at once and for every row, as the released loops do; so do models
+            that carry a state, which has to advance in every step.
+        schedule: alpha(t) of the sampler's times, or None; a time-conditioned model with another
+            schedule is told the time at which it has the same alpha.
         horizon: int64 [A], first column that the model does not see, or None; block-causal
             decoding.
     """
@@ -54,11 +49,23 @@ class Predictor:
     given: Tensor
     guidance_scale: float = 0.0
     eager: bool = False
+    schedule: Schedule | None = None
     horizon: Tensor | None = None
     padded: bool = field(init=False)
+    carries: list[Carry] = field(init=False)
 
     def __post_init__(self) -> None:
         self.padded = not bool(self.attention.all())
+        self.eager = self.eager or self.denoiser.carries
+        passes = 2 if self.guidance_scale != 0.0 else 1
+        self.carries = [
+            Carry(self.denoiser.initial_carry) for _ in range(passes * self.denoiser.carries)
+        ]
+
+    @property
+    def process(self) -> Process:
+        """The noise that the denoiser was trained on."""
+        return self.denoiser.process
 
     def __call__(self, x: Tensor, t: Tensor) -> LazyPrediction:
         """Predict the clean tokens of x [A, L] at time t [A]; at most one forward pass per row."""
@@ -71,8 +78,15 @@ class Predictor:
         """The active rows under another denoiser: no guidance, not eager, the same NFE count."""
         return replace(self, denoiser=denoiser, guidance_scale=0.0, eager=False)
 
+    def reset(self, rows: Tensor) -> None:
+        """Forget the state that the denoiser carries, for rows (bool [A]) that enter a block."""
+        for carry in self.carries:
+            carry.reset(rows)
+
     def select(self, keep: Tensor) -> None:
-        """Drop the rows that are not in `keep` (bool [A])."""
+        """Drop the rows that are not in `keep` (bool [A]), or reorder and repeat (int64)."""
+        for carry in self.carries:
+            carry.select(keep)
         self.attention, self.rows, self.given = (
             self.attention[keep],
             self.rows[keep],
@@ -86,186 +100,87 @@ class Predictor:
         """Run the denoiser on the rows `active` (int64 [n]), with guidance twice."""
         guided = self.guidance_scale != 0.0
         self.nfe.index_add_(0, self.rows[active], torch.full_like(active, 2 if guided else 1))
-        length = x.shape[1]
-        x, t, attention = x[active], t[active], self.attention[active]
-        padded, given = self.padded, self.given[active]
-        if self.horizon is not None:
-            seen = self.horizon[active]
-            width = int(seen.max())
-            attention = attention[:, :width] & (
-                torch.arange(width, device=x.device) < seen.unsqueeze(1)
-            )
-            x, given, padded = x[:, :width], given[:, :width], not bool(attention.all())
-        conditional = _widen(self._run(x, t, attention, padded), length)
+        canvas = _Rows(x[active], self.model_time(t)[active], self.attention[active], active)
+        conditional = self._run(canvas, 0)
         if not guided:
             return conditional, None
-        blank = x.masked_fill(given, self.mask_token_id)
-        return conditional, _widen(self._run(blank, t, attention, padded), length)
+        blank = canvas.x.masked_fill(self.given[active], self.mask_token_id)
+        return conditional, self._run(canvas._replace(x=blank), 1)
 
     @property
     def mask_token_id(self) -> int:
-        """The denoiser's mask id; the loop has checked that there is one."""
+        """The denoiser's mask id; the loop has checked that guidance has one."""
         assert self.denoiser.mask_token_id is not None
         return self.denoiser.mask_token_id
 
-    def _run(self, x: Tensor, t: Tensor, attention: Tensor, padded: bool) -> DenoiserOutput:
-        if not padded:
-            return self.denoiser(x, None, t)
-        if self.denoiser.honours_padding:
-            return self.denoiser(x, attention, t)
-        return self._run_unpadded(x, t, attention)
+    def model_time(self, t: Tensor) -> Tensor:
+        """The time, on the denoiser's own schedule, of the level that the sampler has at t."""
+        own = self.denoiser.schedule
+        if own is None or self.schedule is None or own == self.schedule:
+            return t
+        return own.time_of(self.schedule.alpha(t))
 
-    def _run_unpadded(self, x: Tensor, t: Tensor, attention: Tensor) -> DenoiserOutput:
+    def _run(self, rows: _Rows, part: int) -> DenoiserOutput:
+        """One pass over some rows, whole canvases in and out; `part` 1 is the unconditional one."""
+        if not self.carries:
+            return self._cropped(rows, None)
+        carry = self.carries[part]
+        out = self._cropped(rows, carry.read(rows.x, rows.which, len(self.rows)))
+        carry.write(rows.which, out.carry)
+        return out
+
+    def _cropped(self, rows: _Rows, carry: Any) -> DenoiserOutput:
+        """Without the columns right of the horizon."""
+        if self.horizon is None:
+            return self._padded(rows, carry, self.padded)
+        seen, length = self.horizon[rows.which], rows.x.shape[1]
+        width = int(seen.max())
+        attention = rows.attention[:, :width] & (
+            torch.arange(width, device=seen.device) < seen.unsqueeze(1)
+        )
+        shorter = rows._replace(x=rows.x[:, :width], attention=attention)
+        carry = carry if carry is None else crop(carry, 0, width, length)
+        return _widen(self._padded(shorter, carry, not bool(attention.all())), 0, length)
+
+    def _padded(self, rows: _Rows, carry: Any, padded: bool) -> DenoiserOutput:
+        if not padded:
+            return self.denoiser(rows.x, None, rows.t, carry)
+        if self.denoiser.honours_padding:
+            return self.denoiser(rows.x, rows.attention, rows.t, carry)
+        return self._unpadded(rows, carry)
+
+    def _unpadded(self, rows: _Rows, carry: Any) -> DenoiserOutput:
         """Group rows by their span of real tokens: a model that ignores padding never sees it."""
-        first = attention.long().argmax(1)
-        spans = torch.stack([first, first + attention.sum(1)], 1)
+        first, length = rows.attention.long().argmax(1), rows.x.shape[1]
+        spans = torch.stack([first, first + rows.attention.sum(1)], 1)
         values: Tensor | None = None
         head: Callable[[Tensor], Tensor] | None = None
         for start, stop in cast("list[tuple[int, int]]", spans.unique(dim=0).tolist()):
             group = ((spans[:, 0] == start) & (spans[:, 1] == stop)).nonzero().squeeze(1)
-            out = self.denoiser(x[group, start:stop], None, t[group])
+            before = None if carry is None else crop(take(carry, group), start, stop, length)
+            out = self.denoiser(rows.x[group, start:stop], None, rows.t[group], before)
+            out = _widen(out, start, length)
             if values is None:
-                values = out.values.new_zeros(*x.shape, out.values.shape[-1])
-            values[group, start:stop] = out.values
+                values = out.values.new_zeros(len(rows.x), *out.values.shape[1:])
+            values[group] = out.values
+            carry = carry if carry is None else put(carry, group, out.carry)
             head = out.head
         assert values is not None
-        return DenoiserOutput(values, head)
+        return DenoiserOutput(values, head, carry)
 
 
-class LazyPrediction:
-    """The law of the clean tokens at every position of one canvas, evaluated on demand."""
+class _Rows(NamedTuple):
+    """Canvases of one pass."""
 
-    def __init__(self, predictor: Predictor, x: Tensor, t: Tensor) -> None:
-        self._predictor, self._x, self._t = predictor, x, t
-        self._slot = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
-        self._values: list[Tensor] = []  # conditional, then unconditional; [n, L, *]
-        self._heads: list[Callable[[Tensor], Tensor] | None] = []
-
-    @property
-    def kind(self) -> PredictionKind:
-        """What the denoiser predicts."""
-        return self._predictor.denoiser.kind
-
-    def evaluate(self, needed: Tensor) -> None:
-        """Run the forward pass for the rows of `needed` (bool [A]) that have not had it."""
-        missing = (needed & (self._slot < 0)).nonzero().squeeze(1)
-        if len(missing) == 0:
-            return
-        outputs = [
-            out for out in self._predictor.forward(self._x, self._t, missing) if out is not None
-        ]
-        offset = len(self._values[0]) if self._values else 0
-        self._slot[missing] = torch.arange(offset, offset + len(missing), device=missing.device)
-        self._heads = [out.head for out in outputs]
-        new = [out.values for out in outputs]
-        self._values = (
-            [torch.cat(pair) for pair in zip(self._values, new, strict=True)]
-            if self._values
-            else new
-        )
-
-    def draw(
-        self,
-        where: Tensor,
-        rng: RandomSource,
-        *,
-        statistics: Statistics = "model",
-        greedy: Tensor | None = None,
-        sub: int = 0,
-    ) -> Draw:
-        """Draw a token at each position of `where`; see `types.Prediction.draw`."""
-        law = self._predictor.law
-        if greedy is None or law.temperature == 0.0:
-            return self._draw(where, rng, law, statistics, sub)
-        sampled = self._draw(where & ~greedy.unsqueeze(1), rng, law, statistics, sub)
-        taken = where & greedy.unsqueeze(1)
-        best = self._draw(taken, rng, replace(law, temperature=0.0), statistics, sub)
-        return Draw(*(torch.where(taken, b, s) for b, s in zip(best, sampled, strict=True)))
-
-    def draw_from(
-        self,
-        logits: Tensor,
-        where: Tensor,
-        rng: RandomSource,
-        *,
-        statistics: Statistics = "model",
-        sub: int = 0,
-    ) -> Draw:
-        """Draw as `draw` does from other logits; see `types.Prediction.draw_from`."""
-        return self._draw(where, rng, self._predictor.law, statistics, sub, logits)
-
-    def _draw(
-        self,
-        where: Tensor,
-        rng: RandomSource,
-        law: TokenLaw,
-        statistics: Statistics,
-        sub: int,
-        logits: Tensor | None = None,
-    ) -> Draw:
-        if not bool(where.any()):
-            return _empty(where)
-        keys, positions, steps = rng.at(where)
-        flat = ops.draw(
-            self._logits(where) if logits is None else logits,
-            keys=keys,
-            positions=positions,
-            steps=steps,
-            law=law,
-            statistics=statistics,
-            sub=sub,
-        )
-        return Draw(*(value.new_zeros(where.shape).masked_scatter_(where, value) for value in flat))
-
-    def log_probs(self, where: Tensor) -> Tensor:
-        """Model's log-law at the positions of `where`, [R, V] in row-major order."""
-        return ops.log_probs(self._logits(where), law=self._own_law)
-
-    def log_prob_of(self, tokens: Tensor, where: Tensor) -> Tensor:
-        """Model's log-probability of `tokens` at the positions of `where`, [A, L], 0 elsewhere."""
-        if not bool(where.any()):
-            return torch.zeros(where.shape, device=where.device)
-        value = ops.log_prob_of(self._logits(where), tokens[where], law=self._own_law)
-        return value.new_zeros(where.shape).masked_scatter(where, value)
-
-    @property
-    def _own_law(self) -> TokenLaw:
-        return TokenLaw(suppressed=self._predictor.law.suppressed)
-
-    def _logits(self, where: Tensor) -> ops.LogitRows:
-        """The logits of the asked positions as a source that is read block by block."""
-        self.evaluate(where.any(1))
-        row, column = where.nonzero(as_tuple=True)
-        index = self._slot[row] * where.shape[1] + column
-        vocab_size = self._predictor.denoiser.vocab_size
-        block = max(64, min(8192, _BLOCK_ELEMENTS // vocab_size))
-        if len(self._values) == 1:
-            return ops.LogitRows(
-                lambda i: self._fetch(0, index[i]), len(index), vocab_size, index.device, block
-            )
-        scale = self._predictor.guidance_scale
-
-        def guided(i: Tensor) -> Tensor:
-            c, u = self._fetch(0, index[i]), self._fetch(1, index[i])
-            return u + (scale + 1.0) * (c - u)
-
-        return ops.LogitRows(guided, len(index), vocab_size, index.device, block)
-
-    def _fetch(self, part: int, index: Tensor) -> Tensor:
-        """Logits [r, V] of flat positions, through the head if there is one."""
-        values, head = self._values[part], self._heads[part]
-        rows = values.reshape(-1, values.shape[-1])[index]
-        return rows if head is None else head(rows)
+    x: Tensor  # int64 [n, L]
+    t: Tensor  # float64 [n]
+    attention: Tensor  # bool [n, L]
+    which: Tensor  # int64 [n], which of the active rows they are
 
 
-def _widen(output: DenoiserOutput, length: int) -> DenoiserOutput:
+def _widen(output: DenoiserOutput, start: int, length: int) -> DenoiserOutput:
     """Zero values for the columns that the model did not see; nothing is ever drawn there."""
-    missing = length - output.values.shape[1]
-    if missing == 0:
-        return output
-    return output._replace(values=torch.nn.functional.pad(output.values, (0, 0, 0, missing)))
-
-
-def _empty(where: Tensor) -> Draw:
-    zeros = torch.zeros(where.shape, device=where.device)
-    return Draw(torch.zeros_like(where, dtype=torch.int64), *([zeros] * (_DRAW_FIELDS - 1)))
+    stop = start + output.values.shape[1]
+    carry = output.carry if output.carry is None else widen(output.carry, start, stop, length)
+    values = torch.nn.functional.pad(output.values, (0, 0, start, length - stop))
+    return output._replace(values=values, carry=carry)

@@ -61,6 +61,11 @@ def read_prompts(
             outside the vocabulary, or a kind of prompt that is not known.
     """
     _check_shapes(prompts, attention_mask, infill)
+    if infill is True and denoiser.mask_token_id is None:
+        raise ValueError(
+            "infill=True fills the mask ids of the prompt, and this denoiser has none; pass a bool "
+            "mask, True at the positions to fill."
+        )
     if attention_mask is not None and not isinstance(prompts, Tensor):
         raise ValueError(
             "attention_mask: goes with a tensor of token ids; lists may be ragged and need none."
@@ -103,14 +108,13 @@ def build_canvas(rows: list[PromptRow], new_tokens: list[int], denoiser: Denoise
         _check_length(i, len(row.ids), new, denoiser.max_length)
     width = max(lengths)
     pad = next((i for i in (denoiser.pad_token_id, denoiser.eos_token_id) if i is not None), 0)
-    assert denoiser.mask_token_id is not None
     tokens = torch.full((len(rows), width), pad, dtype=torch.int64)
     editable = torch.zeros(tokens.shape, dtype=torch.bool)
     attention = torch.zeros(tokens.shape, dtype=torch.bool)
     for b, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         first, end = width - length, width - length + len(row.ids)
         tokens[b, first:end] = torch.tensor(row.ids, dtype=torch.int64)
-        tokens[b, end:] = denoiser.mask_token_id
+        tokens[b, end:] = pad if denoiser.mask_token_id is None else denoiser.mask_token_id
         editable[b, first:end] = torch.tensor(row.fill, dtype=torch.bool)
         editable[b, end:] = True
         attention[b, first:] = True

@@ -18,6 +18,7 @@ from dlm_sampling.blocks import BlockPlan
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.predictor import Predictor
 from dlm_sampling.samplers.base import reveal
+from dlm_sampling.samplers.registry import available
 from dlm_sampling.trajectory import StepCallback, StepEvent, Trajectory
 from dlm_sampling.types import Canvas, Clock, Sampler, Step, TokenLaw
 
@@ -62,7 +63,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The canvases on the denoiser's device: editable positions hold masks; all [B, L]."""
+    """The canvases on the denoiser's device; all [B, L]."""
 
     tokens: Tensor
     editable: Tensor
@@ -76,12 +77,7 @@ def check_inputs(
     attention_mask: Tensor | None,
     seeds: Sequence[int],
 ) -> Inputs:
-    """Check shapes, mask the editable positions, move to the denoiser's device."""
-    if denoiser.mask_token_id is None:
-        raise ValueError(
-            "denoiser.mask_token_id is None: masked sampling needs the mask id; pass "
-            "mask_token_id=."
-        )
+    """Check shapes, move to the denoiser's device."""
     if tokens.ndim != 2 or editable.shape != tokens.shape:
         raise ValueError(
             f"tokens {tuple(tokens.shape)} and editable {tuple(editable.shape)}: both must "
@@ -103,9 +99,30 @@ def check_inputs(
         else attention_mask.bool()
     )
     tokens, editable = tokens.to(device), editable.to(device, torch.bool)
-    return Inputs(
-        tokens.masked_fill(editable, denoiser.mask_token_id), editable, attention.to(device)
-    )
+    return Inputs(tokens, editable, attention.to(device))
+
+
+def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) -> None:
+    """Refuse a sampler that was not made for the noise of the denoiser, before the first pass.
+
+    Raises:
+        ValueError: the noise does not fit, or guidance is asked for without a mask.
+    """
+    kind, name = denoiser.process.name, type(sampler).__name__
+    runs_on: tuple[str, ...] = getattr(sampler, "runs_on", ("absorbing",))
+    if kind not in runs_on:
+        fitting = [n for n, entry in available().items() if kind in entry.runs_on]
+        missing = "; pass mask_token_id= if the model has a mask" if kind == "uniform" else ""
+        raise ValueError(
+            f"sampler: {name} is for {' or '.join(runs_on)} noise, and this denoiser "
+            f"({denoiser.family}) was trained on {kind} noise{missing}. Samplers that fit: "
+            f"{', '.join(fitting)}."
+        )
+    if guidance_scale != 0.0 and denoiser.mask_token_id is None:
+        raise ValueError(
+            f"guidance_scale={guidance_scale}: the unconditional pass puts masks in place of the "
+            "prompt, and this denoiser has no mask id; use 0."
+        )
 
 
 def _take(state: Any, keep: Tensor) -> Any:
@@ -132,17 +149,17 @@ class Run:
     ) -> None:
         """Everything before the first step."""
         batch, device = len(inputs.tokens), inputs.tokens.device
-        assert denoiser.mask_token_id is not None
+        check_fit(denoiser, sampler, options.guidance_scale)
         self.mask_token_id = denoiser.mask_token_id
         self.sampler, self.plan, self.options = sampler, plan, options
         self.limits = _step_limits(sampler, plan.steps)
         law, stops, pad = options.law, options.stop_token_ids, denoiser.pad_token_id
         self.filler = pad if pad is not None else stops[0] if stops else 0
         banned = {*law.suppressed, *denoiser.suppressed}
-        if options.suppress_mask:
+        if options.suppress_mask and self.mask_token_id is not None:
             banned.add(self.mask_token_id)
         law = replace(law, suppressed=tuple(sorted(banned)))
-        self.tokens, self.editable = inputs.tokens, inputs.editable
+        self.editable = inputs.editable
         self.unknown = inputs.editable.clone()
         self.block = torch.zeros(batch, dtype=torch.int64, device=device)
         self.step = torch.zeros_like(self.block)
@@ -150,6 +167,8 @@ class Run:
         rows = torch.arange(batch, device=device)
         origin = inputs.attention.long().argmax(1)
         self.rng = replace(ops.Rng.from_seeds(seeds, device=device), origin=origin)
+        noise = denoiser.process.prior(inputs.tokens, self.rng, denoiser.vocab_size)
+        self.tokens = torch.where(inputs.editable, noise, inputs.tokens)
         self.predictor = Predictor(
             denoiser,
             law,
@@ -159,6 +178,7 @@ class Run:
             ~inputs.editable,
             options.guidance_scale,
             options.every_step,
+            getattr(sampler, "schedule", None),
         )
         self.logprob = torch.zeros(inputs.tokens.shape, device=device)
         self.out_tokens, self.out_logprob = self.tokens.clone(), self.logprob.clone()
@@ -166,7 +186,7 @@ class Run:
         self.out_ended = torch.zeros_like(rows, dtype=torch.bool)
         self.trajectory: Trajectory | None = None
         if options.return_trajectory:
-            self.trajectory = Trajectory(inputs.tokens.clone(), inputs.editable)
+            self.trajectory = Trajectory(self.tokens.clone(), inputs.editable)
         self.state = sampler.init(self.canvas())
 
     @property
@@ -218,6 +238,7 @@ class Run:
         ended = self.stopped(over)
         done = ended | (over & (self.block + 1 >= self.plan.number[self.rows]))
         self.publish(canvas, step, before, nfe_before, done)
+        self.predictor.reset(over)
         self.block = torch.where(over, self.block + 1, self.block)
         self.step = torch.where(over, 0, self.step + 1)
         self.rng = self.rng.with_step(self.rng.step + 1)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
 S = TypeVar("S")
 
 PredictionKind = Literal["posterior", "leave_one_out", "log_score"]
+NoiseKind = Literal["absorbing", "uniform", "matrix"]
 Statistics = Literal["model", "law"]
 Crossing = Literal["include", "exclude"]
 
@@ -98,13 +99,28 @@ class DenoiserOutput(NamedTuple):
 
 
 class Canvas(NamedTuple):
-    """The tokens being denoised, and which positions the sampler may write in the current block."""
+    """The tokens being denoised, and which positions the sampler may write in the current block.
+
+    Without a mask, what is not yet written holds noise, and nothing marks it: every position of the
+    block is unknown until the last step of its schedule.
+    """
 
     tokens: Tensor  # int64 [B, L]
     unknown: Tensor  # bool [B, L], still to be written; never inferred from the mask id
     editable: Tensor  # bool [B, L], in the current block and not prompt, padding or infill context
     start: Tensor  # int64 [B], first position of the current block
-    mask_token_id: int
+    mask_token_id: int | None  # None under noise without a mask
+
+    @property
+    def mask(self) -> int:
+        """The mask id, for rules that exist on masks only.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.mask_token_id is None:
+            raise ValueError("mask_token_id is None: this rule needs a model with a mask token.")
+        return self.mask_token_id
 
     @property
     def eligible(self) -> Tensor:
@@ -161,6 +177,66 @@ class RandomSource(Protocol):
         ...
 
 
+class Process(Protocol):
+    """The noise that a denoiser was trained on, and the laws that follow from it.
+
+    Tables are [..., V], tokens x int64 [...]; alpha is the probability that a position is clean,
+    slope is -alpha'(t) > 0, both broadcast to [...].
+    """
+
+    name: ClassVar[NoiseKind]
+    """The family of noise; samplers say which of them they run on."""
+    reads: ClassVar[PredictionKind]
+    """The kind of prediction that `reverse` plugs in."""
+    rates_read: ClassVar[PredictionKind]
+    """The kind of prediction that `rates` takes."""
+
+    @property
+    def mask_token_id(self) -> int | None:
+        """The absorbing token, or None."""
+        ...
+
+    def prior(self, like: Tensor, rng: RandomSource, vocab_size: int, /) -> Tensor:
+        """The first canvas, int64 like `like` [B, L]."""
+        ...
+
+    def convert(
+        self,
+        values: Tensor,
+        x: Tensor,
+        alpha: Tensor,
+        source: PredictionKind,
+        target: PredictionKind,
+        /,
+    ) -> Tensor:
+        """One kind of prediction from another; a table of probabilities, or of ratios."""
+        ...
+
+    def forward(self, law: Tensor, alpha: Tensor, /) -> Tensor:
+        """Law of x_t when x0 has `law`."""
+        ...
+
+    def reverse(self, p: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor, /) -> Tensor:
+        """Law of x_s given x_t, p (of kind `reads`) plugged in; alpha_s = 1 is the last step."""
+        ...
+
+    def rates(self, values: Tensor, x: Tensor, alpha: Tensor, slope: Tensor, /) -> Tensor:
+        """Rates of x -> y backwards in time, 0 at x, from a table of kind `rates_read`."""
+        ...
+
+    def noising_rates(self, x: Tensor, alpha: Tensor, slope: Tensor, like: Tensor, /) -> Tensor:
+        """Rates of x -> y forwards in time, 0 at x, with the columns of `like`."""
+        ...
+
+
+class Site(NamedTuple):
+    """What a rule over tables sees of r positions."""
+
+    x: Tensor  # int64 [r], current tokens
+    row: Tensor  # int64 [r], index of each position's row among the active rows
+    p: Tensor  # float64 [r, V], prediction in the kind that was asked for
+
+
 class Prediction(Protocol):
     """A lazy prediction of the clean tokens given one canvas: the forward runs when first asked."""
 
@@ -201,6 +277,42 @@ class Prediction(Protocol):
         """
         ...
 
+    def draw_by(
+        self,
+        rule: Callable[[Site], Tensor],
+        where: Tensor,
+        rng: RandomSource,
+        *,
+        alpha: Tensor,
+        reads: PredictionKind,
+        greedy: Tensor | None = None,
+        sub: int = 0,
+    ) -> Draw:
+        """Draw x_s at each position of `where` from the law that `rule` makes of the prediction.
+
+        The prediction, with the run's temperature and filters, comes as a table of kind `reads` at
+        the level alpha float64 [B]; the rule returns laws [r, V] of the next token, which are drawn
+        from as they are.  It is called with a block of positions at a time.  Rows of `greedy` take
+        the argmax of that law.
+        """
+        ...
+
+    def draw_table(
+        self,
+        law: Tensor,
+        where: Tensor,
+        rng: RandomSource,
+        *,
+        greedy: Tensor | None = None,
+        sub: int = 0,
+    ) -> Draw:
+        """Draw from given laws [R, V] of the positions of `where`, row-major; no filters."""
+        ...
+
+    def table(self, where: Tensor, *, alpha: Tensor, reads: PredictionKind) -> Tensor:
+        """What `draw_by` gives its rule, for all positions of `where` at once: float64 [R, V]."""
+        ...
+
     def log_probs(self, where: Tensor) -> Tensor:
         """Log-law of the tokens at the positions of `where`, [R, V] in row-major order."""
         ...
@@ -212,6 +324,11 @@ class Prediction(Protocol):
 
 class Predict(Protocol):
     """The model as a sampler sees it: a canvas in, a lazy prediction out."""
+
+    @property
+    def process(self) -> Process:
+        """The noise that the model was trained on."""
+        ...
 
     def __call__(self, x: Tensor, t: Tensor) -> Prediction:
         """x_t int64 [B, L], t float64 [B] -> Prediction; at most one forward pass per row."""

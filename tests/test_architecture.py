@@ -21,14 +21,15 @@ LIBRARY = ROOT / "dlm_sampling"
 RANKS: list[set[str]] = [
     {"types", "errors", "display", "embedded"},
     {"ops"},
-    {"schedules", "processes", "selectors", "guidance", "denoisers"},
+    {"schedules", "processes"},
+    {"selectors", "guidance", "denoisers"},
     {"samplers"},
-    {"predictor", "loop", "run", "blocks", "particles", "cache", "prompts", "trajectory"},
+    {"carry", "predictor", "prediction", "loop", "run", "blocks", "particles", "cache", "prompts", "trajectory"},
     {"generate", "batches", "streaming", "testing"},
     {"presets", "doctor", "bench", "sudoku"},
     {"live", "cli_config", "cli_errors", "cli_io", "cli_job", "cli_samplers", "cli", "__main__"},
 ]
-PEERS_MAY = RANKS[0] | RANKS[4] | RANKS[5] | RANKS[7]
+PEERS_MAY = RANKS[0] | RANKS[5] | RANKS[6] | RANKS[8]
 MAY_IMPORT_TRANSFORMERS = {"denoisers", "cache"}
 MAY_IMPORT_KERNELS = {"dlm_sampling.ops._dispatch"}
 MAY_PRINT = {"dlm_sampling.cli", "dlm_sampling.cli_errors"}

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dlm_sampling.types import DenoiserOutput, PredictionKind
+from dlm_sampling.processes import Absorbing, Uniform
+from dlm_sampling.schedules import Schedule
+from dlm_sampling.types import DenoiserOutput, PredictionKind, Process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,6 +41,9 @@ class Denoiser(ABC):
             the loop runs rows of different padding separately.
         time_conditioned: whether `t` changes the logits.
         kind: what the logits are a law of.
+        process: the noise it was trained on; default: masks if there is a mask id, else uniform.
+        schedule: alpha(t) of the times `t` that a time-conditioned model takes, or None where the
+            sampler's own time goes in as it is.
         suppressed: further ids that are never drawn, such as columns beyond the vocabulary.
         tokenizer: the tokenizer, a function that loads it when first asked for, or None.
         module: the network, or None for a plain function.
@@ -49,6 +54,8 @@ class Denoiser(ABC):
     block_length: int | None = None
     """Columns per block of a block-causal network, counted from a row's first token; else None."""
     generation_defaults: Mapping[str, Any] = MappingProxyType({})
+    carries: bool = False
+    """Whether the network has a latent state that goes from one forward pass to the next."""
 
     def __init__(
         self,
@@ -61,6 +68,8 @@ class Denoiser(ABC):
         honours_padding: bool = True,
         time_conditioned: bool = False,
         kind: PredictionKind = "posterior",
+        process: Process | None = None,
+        schedule: Schedule | None = None,
         suppressed: Iterable[int] = (),
         tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
         module: nn.Module | None = None,
@@ -76,6 +85,8 @@ class Denoiser(ABC):
         self.honours_padding = honours_padding
         self.time_conditioned = time_conditioned
         self.kind: PredictionKind = kind
+        self.process: Process = process if process is not None else _process(mask_token_id)
+        self.schedule = schedule
         self.suppressed = tuple(suppressed)
         self.module = module
         self.device = torch.device(device) if device is not None else device_of(module)
@@ -158,6 +169,14 @@ class Denoiser(ABC):
     ) -> DenoiserOutput:
         """The family's forward pass; arguments are checked, on `device`, and the mask is bool."""
 
+    def initial_carry(self, input_ids: Tensor) -> Any:
+        """The state before the first forward pass of rows: a tensor, or a tuple, of leading size B.
+
+        Raises:
+            TypeError: the network has no state.
+        """
+        raise TypeError(f"{type(self).__name__} carries no state from one pass to the next.")
+
     def logits(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, t: Tensor | None = None
     ) -> Tensor:
@@ -179,6 +198,11 @@ class Denoiser(ABC):
             f"{type(self).__name__} has no checkpoint format: save the wrapped model with its "
             "own method."
         )
+
+
+def _process(mask_token_id: int | None) -> Process:
+    """Masks if there is a mask id, else uniform noise."""
+    return Uniform() if mask_token_id is None else Absorbing(mask_token_id)
 
 
 def check_mask_id(mask_token_id: int | None, vocab_size: int) -> None:

@@ -28,6 +28,7 @@ from dlm_sampling.denoisers.families import Family, LoadOptions, register
 from dlm_sampling.denoisers.noise import total_noise
 from dlm_sampling.denoisers.stock import key_bias
 from dlm_sampling.denoisers.text import TokenizerSource, gpt2, special_id, tokenizer_source
+from dlm_sampling.schedules import LOG_LINEAR
 from dlm_sampling.types import DenoiserOutput
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class DuoDenoiser(Denoiser):
             max_length=max_length,
             time_conditioned=time_conditioned,
             kind="leave_one_out",
+            schedule=LOG_LINEAR,
             tokenizer=tokenizer,
             module=network.eval(),
         )

@@ -34,6 +34,7 @@ from dlm_sampling.denoisers.text import (
     special_id,
     tokenizer_source,
 )
+from dlm_sampling.schedules import LOG_LINEAR
 from dlm_sampling.types import DenoiserOutput
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class MDLMDenoiser(Denoiser):
             pad_token_id=end,
             max_length=max_length,
             time_conditioned=time_conditioned,
+            schedule=LOG_LINEAR,
             tokenizer=tokenizer,
             module=network.eval(),
         )

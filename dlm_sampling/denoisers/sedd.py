@@ -39,6 +39,7 @@ from dlm_sampling.denoisers.text import (
     special_id,
     tokenizer_source,
 )
+from dlm_sampling.schedules import LOG_LINEAR, Geometric, Schedule
 from dlm_sampling.types import DenoiserOutput
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class SEDDDenoiser(Denoiser):
             max_length=max_length,
             time_conditioned=True,
             kind="log_score",
+            schedule=_schedule(noise),
             tokenizer=tokenizer,
             module=network.eval(),
         )
@@ -159,6 +161,13 @@ class GeometricNoise:
     def __call__(self, t: Tensor) -> Tensor:
         """Total noise [B] of t [B]."""
         return geometric_noise(t, self.low, self.high)
+
+
+def _schedule(noise: Callable[[Tensor], Tensor]) -> Schedule | None:
+    """alpha(t) = exp(-sigma(t)) of a known noise; None for a caller's own function."""
+    if isinstance(noise, GeometricNoise):
+        return Geometric(noise.low, noise.high)
+    return LOG_LINEAR if noise is total_noise else None
 
 
 def noise_config(noise: Callable[[Tensor], Tensor]) -> dict[str, Any]:

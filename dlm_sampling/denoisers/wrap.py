@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dlm_sampling.denoisers.base import Denoiser, shift_right
-from dlm_sampling.types import DenoiserOutput, PredictionKind
+from dlm_sampling.schedules import Schedule
+from dlm_sampling.types import DenoiserOutput, PredictionKind, Process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,6 +60,8 @@ def wrap(
     time_conditioned: bool | None = None,
     shifted: bool = False,
     kind: PredictionKind = "posterior",
+    process: Process | None = None,
+    schedule: Schedule | None = None,
     suppressed: Iterable[int] = (),
     device: torch.device | str | None = None,
 ) -> Denoiser:
@@ -82,6 +85,8 @@ def wrap(
         shifted: True if the logits at position i score token i + 1, as in models made from causal
             ones.
         kind: what the logits are a law of.
+        process: the noise it was trained on; default: masks if there is a mask id, else uniform.
+        schedule: alpha(t) of the times that the function takes; default: the sampler's own time.
         suppressed: further ids that are never drawn.
         device: where inputs go; default: the device of the module's first parameter, else CPU.
 
@@ -112,6 +117,8 @@ def wrap(
         honours_padding=declared("honours_padding", honours_padding, "attention_mask", accepts),
         time_conditioned=declared("time_conditioned", time_conditioned, "t", accepts),
         kind=kind,
+        process=process,
+        schedule=schedule,
         suppressed=suppressed,
         tokenizer=tokenizer,
         module=module,

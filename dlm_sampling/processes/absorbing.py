@@ -13,11 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from dlm_sampling.processes.conversions import carried_over
+from dlm_sampling.processes.conversions import carried_over, convert_absorbing
 from dlm_sampling.processes.tables import one_hot, per_position
-from dlm_sampling.types import PredictionKind
+from dlm_sampling.types import NoiseKind, PredictionKind, RandomSource
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,26 @@ class Absorbing:
 
     mask_token_id: int
 
+    name: ClassVar[NoiseKind] = "absorbing"
     reads: ClassVar[PredictionKind] = "posterior"
     """The kind of prediction that `reverse` plugs in."""
+    rates_read: ClassVar[PredictionKind] = "posterior"
+    """The kind of prediction that `rates` takes."""
+
+    def prior(self, like: Tensor, rng: RandomSource, vocab_size: int) -> Tensor:
+        """Masks everywhere, int64 like `like`."""
+        return torch.full_like(like, self.mask_token_id)
+
+    def convert(
+        self,
+        values: Tensor,
+        x: Tensor,
+        alpha: Tensor,
+        source: PredictionKind,
+        target: PredictionKind,
+    ) -> Tensor:
+        """One kind of prediction from another; see `conversions.convert_absorbing`."""
+        return convert_absorbing(values, x, alpha, source, target, self.mask_token_id)
 
     def noise(self, like: Tensor) -> Tensor:
         """The law pi = 1[y = mask], [V] in the type and with the columns of `like` [..., V]."""
@@ -67,6 +86,14 @@ class Absorbing:
         """Rate of x -> y backwards in time: c p0(y) at a mask, 0 elsewhere; [..., V]."""
         masked = (x == self.mask_token_id).unsqueeze(-1)
         return per_position(c, x, p0) * self.clean_law(p0, x) * masked
+
+    def rates(self, p0: Tensor, x: Tensor, alpha: Tensor, slope: Tensor) -> Tensor:
+        """`reverse_rates` at c = slope / (1 - alpha), slope = -alpha'(t); alpha < 1."""
+        return self.reverse_rates(p0, x, slope / (1.0 - alpha))
+
+    def noising_rates(self, x: Tensor, alpha: Tensor, slope: Tensor, like: Tensor) -> Tensor:
+        """`forward_rates` at beta = slope / alpha; alpha > 0."""
+        return self.forward_rates(x, slope / alpha, like)
 
     def score_rates(self, score: Tensor, x: Tensor, beta: Tensor) -> Tensor:
         """The same from ratios s: beta s(y), y != mask, at a mask; keeps the learned time scale."""

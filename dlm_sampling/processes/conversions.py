@@ -53,9 +53,12 @@ def score_from_leave_one_out(loo: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
 
 
 def leave_one_out_from_score(score: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
-    """loo(y) ~ max{s(y) / sum s - b, 0} / alpha, uniform noise, alpha > 0, [..., V]."""
-    a, b = _noise(score, x, alpha)
-    return normalised((score / score.sum(-1, keepdim=True) - b) / a)
+    """loo(y) ~ max{s(y) / sum s - b, 0} / alpha, uniform noise, [..., V]."""
+    _, b = _noise(score, x, alpha)
+    excess = (score / score.sum(-1, keepdim=True) - b).clamp_min(0.0)
+    # Ratios that are all 1, pure noise, say nothing: the uniform law then, not 0 / 0.
+    total = excess.sum(-1, keepdim=True)
+    return (excess / total).where(total > 0, 1.0 / score.shape[-1])
 
 
 def noise_probability(loo: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
@@ -125,6 +128,25 @@ def carried_over(p0: Tensor, x: Tensor, mask_token_id: int) -> Tensor:
     weights = p0.clone()
     weights[..., mask_token_id] = 0.0
     return _at_masks(normalised(weights), x, mask_token_id)
+
+
+def convert_absorbing(
+    values: Tensor,
+    x: Tensor,
+    alpha: Tensor,
+    source: PredictionKind,
+    target: PredictionKind,
+    mask_token_id: int,
+) -> Tensor:
+    """One kind of prediction from another under masking; arguments as in `convert_uniform`.
+
+    Posterior and leave-one-out law agree wherever they are read, and the scale of ratios is
+    dropped.
+    """
+    if source == target == "log_score":
+        return values
+    p0 = carried_over(values, x, mask_token_id)
+    return score_from_masked_law(p0, x, alpha, mask_token_id) if target == "log_score" else p0
 
 
 def _at_masks(table: Tensor, x: Tensor, mask_token_id: int) -> Tensor:

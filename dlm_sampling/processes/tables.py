@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dlm_sampling.ops import filtered_log_law
+from dlm_sampling.types import PredictionKind, Process, TokenLaw
+
 
 def one_hot(x: Tensor, like: Tensor) -> Tensor:
     """1[y = x] as a law, [..., V] in the type and with the columns of `like`."""
@@ -40,3 +43,42 @@ def with_stay(leave: Tensor, x: Tensor) -> Tensor:
     """A law from the probabilities of leaving: what is left stays at x."""
     leave = off_diagonal(leave, x)
     return leave.scatter(-1, x.unsqueeze(-1), 1.0 - leave.sum(-1, keepdim=True))
+
+
+def clean_table(
+    logits: Tensor,
+    x: Tensor,
+    alpha: Tensor,
+    *,
+    law: TokenLaw,
+    process: Process,
+    source: PredictionKind,
+    target: PredictionKind,
+) -> Tensor:
+    """A network's output as probabilities or ratios of another kind, float64 [r, V].
+
+    Temperature and filters act on the law that the network predicts; a network of scores has none,
+    so there they act on the leave-one-out law of its scores, and with nothing to filter the scores
+    stay as they are, with their learned scale.
+
+    Args:
+        logits: output of the network, [r, V].
+        x: current tokens, int64 [r].
+        alpha: probability of being clean, [r].
+        law: temperature, filters and suppressed ids.
+        process: converts between kinds.
+        source: what `logits` are.
+        target: what to return.
+    """
+    values = logits.double()
+    if source == "log_score":
+        ratios = values.exp()
+        if law == TokenLaw(suppressed=_masks(process)):
+            return process.convert(ratios, x, alpha, source, target)
+        source = "leave_one_out"
+        values = process.convert(ratios, x, alpha, "log_score", source).log()
+    return process.convert(filtered_log_law(values, law).exp(), x, alpha, source, target)
+
+
+def _masks(process: Process) -> tuple[int, ...]:
+    return () if process.mask_token_id is None else (process.mask_token_id,)

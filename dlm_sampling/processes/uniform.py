@@ -7,18 +7,8 @@ Laws are tables [..., S].  Every rule says whether it reads the leave-one-out la
 et al. 2021, arXiv:2107.03006; Schiff et al. 2024, arXiv:2412.10193 (UDLM); Sahoo et al. 2025,
 arXiv:2506.10892 (Duo).
 
-How the loop would run this process (not built): today a canvas starts as masks, `unknown` is what
-still holds one, and a block is over when nothing is unknown.  Under uniform noise nothing marks a
-noisy position, so
-  - the first canvas is `prior`, drawn from Stream.INITIAL at the editable positions only;
-  - every editable position of the block stays unknown until the last step of its schedule, whose
-    step returns `unknown` = False: then `eligible` is the whole block, fixed positions are restored
-    as now, end-of-text is looked for in finished blocks, and no position is ever filled by argmax;
-  - such samplers revise, so that the whole schedule runs; later blocks hold the denoiser's mask if
-    it has one, else noise;
-  - a sampler asks `Prediction.kind` and converts; a kind that it cannot convert (a log-score
-    without its time) is an error when the run begins, not a silently wrong law;
-  - the predictor adds no mask id to the suppressed ids when the denoiser has none.
+In the loop nothing marks a noisy position: the first canvas is `prior`, and every position of a
+block stays unknown until the last step of its schedule.
 """
 
 from __future__ import annotations
@@ -28,16 +18,44 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from dlm_sampling.ops import Stream
+from dlm_sampling.processes.conversions import convert_uniform
 from dlm_sampling.processes.tables import off_diagonal, one_hot, per_position
-from dlm_sampling.types import PredictionKind
+from dlm_sampling.types import NoiseKind, PredictionKind, RandomSource
+
+_LEAST = 1e-12  # of alpha in a rate: at pure noise rates are infinite, and a leap forgets the token
 
 
 @dataclass(frozen=True)
 class Uniform:
     """Replacement by uniform tokens, with the laws that follow from it."""
 
+    name: ClassVar[NoiseKind] = "uniform"
     reads: ClassVar[PredictionKind] = "leave_one_out"
     """The kind of prediction that `reverse` plugs in."""
+    rates_read: ClassVar[PredictionKind] = "log_score"
+    """The kind of prediction that `rates` takes, as ratios s."""
+
+    @property
+    def mask_token_id(self) -> None:
+        """There is none."""
+        return None
+
+    def prior(self, like: Tensor, rng: RandomSource, vocab_size: int) -> Tensor:
+        """floor(V u) with u uniform in (0, 1) of 52 bits, int64 like `like`."""
+        u = rng.uniform(Stream.INITIAL, like)
+        return (u * vocab_size).long().clamp_(max=vocab_size - 1)
+
+    def convert(
+        self,
+        values: Tensor,
+        x: Tensor,
+        alpha: Tensor,
+        source: PredictionKind,
+        target: PredictionKind,
+    ) -> Tensor:
+        """One kind of prediction from another; see `conversions.convert_uniform`."""
+        return convert_uniform(values, x, alpha, source, target)
 
     def noise(self, like: Tensor) -> Tensor:
         """The law pi = 1 / S, [S] in the type of `like` [..., S]."""
@@ -89,6 +107,14 @@ class Uniform:
     def reverse_rates(self, score: Tensor, x: Tensor, beta: Tensor) -> Tensor:
         """Rate of x -> y backwards in time: beta / S s(y), from ratios s; 0 at x, [..., S]."""
         return off_diagonal(per_position(beta, x, score) / score.shape[-1] * score, x)
+
+    def rates(self, score: Tensor, x: Tensor, alpha: Tensor, slope: Tensor) -> Tensor:
+        """`reverse_rates` at beta = slope / alpha, slope = -alpha'(t)."""
+        return self.reverse_rates(score, x, slope / alpha.clamp_min(_LEAST))
+
+    def noising_rates(self, x: Tensor, alpha: Tensor, slope: Tensor, like: Tensor) -> Tensor:
+        """`forward_rates` at beta = slope / alpha."""
+        return self.forward_rates(x, slope / alpha.clamp_min(_LEAST), like)
 
     def forward_rates(self, x: Tensor, beta: Tensor, like: Tensor) -> Tensor:
         """Rate of x -> y forwards in time: beta / S; 0 at x, [..., S]."""

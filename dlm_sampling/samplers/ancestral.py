@@ -1,9 +1,15 @@
-"""Ancestral sampling of masked diffusion.
+"""Ancestral sampling: the reverse law with the prediction plugged in for the clean token.
 
     q(x_s = v | x_t = m) = (alpha_s - alpha_t) / (1 - alpha_t) * p0(v),   v != m
     q(x_s = m | x_t = m) = (1 - alpha_s) / (1 - alpha_t);   written tokens stay.
 
+on masks, and under uniform noise over S symbols, r = alpha_t / alpha_s,
+
+    q(x_s = v | x_t = u) ~ (r 1[v = u] + (1 - r) / S) (alpha_s p0(v) + (1 - alpha_s) / S)
+
 Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models", arXiv:2406.07524, eq. 6.
+Uniform noise: Schiff et al. 2024, arXiv:2412.10193 (UDLM); Sahoo et al. 2025, arXiv:2506.10892
+(Duo).
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ from dlm_sampling.samplers.base import unmask_probs
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.grid import GridSampler
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
-from dlm_sampling.types import Canvas
+from dlm_sampling.types import Canvas, PredictionKind, Process
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,14 @@ class Ancestral(GridSampler):
         """(alpha_s - alpha_t) / (1 - alpha_t), float64 like t."""
         alpha_t, alpha_s = self.schedule.alpha(t), self.schedule.alpha(s)
         return (alpha_s - alpha_t) / (1.0 - alpha_t)
+
+    def reads(self, process: Process) -> PredictionKind:
+        """What the reverse law plugs in."""
+        return process.reads
+
+    def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Law of x_s given x_t under any noise, [..., V]: `process.reverse`."""
+        return process.reverse(values, x, *self.levels(t, s))
 
     def transition_probs(
         self, canvas: Canvas, log_p0: Tensor, alpha_t: Tensor, alpha_s: Tensor

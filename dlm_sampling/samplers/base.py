@@ -9,7 +9,16 @@ from typing import ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
+from dlm_sampling.types import (
+    Canvas,
+    Clock,
+    Draw,
+    NoiseKind,
+    Predict,
+    RandomSource,
+    Step,
+    TokenLaw,
+)
 
 S = TypeVar("S")
 
@@ -25,6 +34,8 @@ class SamplerBase(ABC, Generic[S]):
     law: ClassVar[TokenLaw] = TokenLaw()
     paper: ClassVar[str] = ""
     nfe: ClassVar[str] = "at most steps"
+    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing",)
+    """The kinds of noise whose models it samples from."""
 
     @property
     def revises(self) -> bool:

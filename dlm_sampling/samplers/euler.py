@@ -1,6 +1,7 @@
-"""Euler steps of the reverse jump process of masked diffusion.
+"""Euler steps of the reverse jump process.
 
-    q(x_s = v | x_t = m) = min{1, h c_t} p0(v),   h = t - s,   c_t = -alpha'(t) / (1 - alpha(t))
+    q(x_s = v | x_t = u) = h R_t(u, v),   v != u,   h = t - s;   negative weights count as 0
+    masks:  q(x_s = v | x_t = m) = min{1, h c_t} p0(v),   c_t = -alpha'(t) / (1 - alpha(t))
 
 For the linear schedule h c_t = (alpha_s - alpha_t) / (1 - alpha_t), the ancestral step.  Lou et al.
 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution",
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dlm_sampling.processes.jumps import euler_law
 from dlm_sampling.samplers.base import unmask_probs
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.grid import GridSampler
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, reverse_rate
-from dlm_sampling.types import Canvas
+from dlm_sampling.types import Canvas, Process
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Euler(GridSampler):
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
         """min{1, (t - s) c_t}, float64 like t."""
         return ((t - s) * reverse_rate(self.schedule, t)).clamp(max=1.0)
+
+    def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Law of x_s given x_t under any noise, [..., V]: `jumps.euler_law` of the rates."""
+        return euler_law(self.rates(process, values, x, t), x, t - s)
 
     def transition_probs(self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Exact law of x_s given x_t, [B, L, V]; t > s float64 broadcast to [B, 1]."""

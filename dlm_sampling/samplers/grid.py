@@ -1,23 +1,37 @@
-"""Unmasking on a time grid, each position independently: what such solvers share.
+"""Solvers on a time grid, one forward pass per step, each position independently.
 
-A solver is a probability of revealing a masked position in a step from t to s; the token then has
-the model's law.  The Bernoulli choice comes first and tokens are drawn only where it succeeds: the
-same law as the joint categorical over tokens and mask, without its loss of small probabilities to
-rounding.  A step that reveals nothing needs no forward pass.
+On masks a solver is a probability of revealing a masked position in a step from t to s; the token
+then has the model's law.  The Bernoulli choice comes first and tokens are drawn only where it
+succeeds: the same law as the joint categorical over tokens and mask, without its loss of small
+probabilities to rounding.  A step that reveals nothing needs no forward pass.
+
+Under any other noise it is a law of the next token, `next_law`, drawn from at every position.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.checks import NoiseRemoval, check_grid
+from dlm_sampling.samplers.tables import denoise, merged, written
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
+from dlm_sampling.types import (
+    Canvas,
+    Clock,
+    NoiseKind,
+    Predict,
+    PredictionKind,
+    Process,
+    RandomSource,
+    Site,
+    Step,
+)
 
 
 @dataclass(frozen=True)
@@ -28,16 +42,19 @@ class GridSampler(SamplerBase[None]):
         schedule: alpha(t).
         t_end: where the grid ends.
         noise_removal: how the positions still masked at t_end are written in a last step, by the
-            "argmax" or by a "sample" of the same law.
+            "argmax" or by a "sample" of the same law; without a mask, every position from the
+            posterior at t_end.
 
-    NFE: number of steps that reveal something, at most min(steps + 1, tokens).
+    NFE: on masks the number of steps that reveal something, at most min(steps + 1, tokens); else
+        steps + 1.
     """
 
     schedule: Schedule = LOG_LINEAR
     t_end: float = 1e-5
     noise_removal: NoiseRemoval = "argmax"
 
-    nfe = "steps that reveal something; at most min(steps + 1, tokens)"
+    nfe = "steps that reveal something, at most min(steps + 1, tokens); without a mask steps + 1"
+    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform", "matrix")
 
     def __post_init__(self) -> None:
         check_grid(self.t_end, self.noise_removal)
@@ -50,15 +67,73 @@ class GridSampler(SamplerBase[None]):
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
         """Probability that a mask is revealed between t and s < t, float64 like t."""
 
+    def reads(self, process: Process) -> PredictionKind:
+        """The kind of prediction that `next_law` takes."""
+        return process.rates_read
+
+    @abstractmethod
+    def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Law of x_s given x_t.
+
+        Args:
+            process: the noise.
+            values: prediction at x_t of the kind `reads`, float64 [..., V].
+            x: x_t, int64 [...].
+            t: time of x_t, float64, broadcast to [...].
+            s: time of x_s, < t, like t.
+
+        Returns:
+            [..., V].
+        """
+
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[None, Step]:
         """x_t -> x_s."""
         t = grid_time(clock.step, clock.steps, self.t_end)
         s = grid_time(clock.step + 1, clock.steps, self.t_end)
-        removal = (clock.step >= clock.steps).unsqueeze(1)
+        removal = clock.step >= clock.steps
+        if canvas.mask_token_id is None:
+            return None, self.move(canvas, t, s, removal, predict, rng)
         u = rng.uniform(Stream.COMMIT, canvas.tokens)
-        where = canvas.eligible & (removal | (u < self.reveal_prob(t, s).unsqueeze(1)))
-        greedy = removal.squeeze(1) if self.noise_removal == "argmax" else None
+        revealed = u < self.reveal_prob(t, s).unsqueeze(1)
+        where = canvas.eligible & (removal.unsqueeze(1) | revealed)
+        greedy = removal if self.noise_removal == "argmax" else None
         draw = predict(canvas.tokens, t).draw(where, rng, greedy=greedy)
         return None, reveal(canvas, where, draw)
+
+    def move(
+        self,
+        canvas: Canvas,
+        t: Tensor,
+        s: Tensor,
+        last: Tensor,
+        predict: Predict,
+        rng: RandomSource,
+    ) -> Step:
+        """x_t -> x_s by tables, or the noise removal in the rows of `last` (bool [B])."""
+        process, alpha, prediction = (
+            predict.process,
+            self.schedule.alpha(t),
+            predict(canvas.tokens, t),
+        )
+
+        def rule(site: Site) -> Tensor:
+            return self.next_law(process, site.p, site.x, t[site.row], s[site.row])
+
+        ending = last.unsqueeze(1) & canvas.editable
+        moving = canvas.editable & ~ending
+        reads = self.reads(process)
+        moved = prediction.draw_by(rule, moving, rng, alpha=alpha, reads=reads)
+        if not bool(last.any()):
+            return written(canvas, moved, moving, last)
+        final = denoise(process, prediction, ending, rng, alpha, self.noise_removal)
+        return written(canvas, merged(ending, final, moved), canvas.editable, last)
+
+    def levels(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t and alpha_s."""
+        return self.schedule.alpha(t), self.schedule.alpha(s)
+
+    def rates(self, process: Process, values: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """Reverse rates at time t, [..., V]; arguments as in `next_law`."""
+        return process.rates(values, x, self.schedule.alpha(t), self.schedule.rate(t))

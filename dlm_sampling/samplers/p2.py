@@ -189,9 +189,7 @@ class P2(SamplerBase[None]):
             low = self.lowest(score, old, canvas, keep)
         write, remask = canvas.eligible & ~low, canvas.committed & low
         return None, Step(
-            tokens=torch.where(write, draw.token, canvas.tokens).masked_fill(
-                remask, canvas.mask_token_id
-            ),
+            tokens=torch.where(write, draw.token, canvas.tokens).masked_fill(remask, canvas.mask),
             unknown=(canvas.unknown & ~write) | remask,
             logprob=draw.logprob.masked_fill(~write, 0.0),
             log_confidence=draw.log_confidence,

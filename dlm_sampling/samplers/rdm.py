@@ -128,9 +128,7 @@ class RDM(SamplerBase[RDMState]):
             remask, -torch.inf
         )
         return RDMState(score), Step(
-            tokens=torch.where(write, draw.token, canvas.tokens).masked_fill(
-                remask, canvas.mask_token_id
-            ),
+            tokens=torch.where(write, draw.token, canvas.tokens).masked_fill(remask, canvas.mask),
             unknown=(canvas.unknown & ~write) | remask,
             logprob=draw.logprob.masked_fill(~write, 0.0),
             log_confidence=draw.log_confidence,

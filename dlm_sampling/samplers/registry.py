@@ -51,6 +51,7 @@ from dlm_sampling.samplers.tau_leaping import TauLeaping
 from dlm_sampling.samplers.theta_rk2 import ThetaRK2
 from dlm_sampling.samplers.theta_trapezoidal import ThetaTrapezoidal
 from dlm_sampling.samplers.tweedie import Tweedie
+from dlm_sampling.types import NoiseKind
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class Entry:
     def paper(self) -> str:
         """Where the rule comes from."""
         return self.build().paper
+
+    @property
+    def runs_on(self) -> tuple[NoiseKind, ...]:
+        """The kinds of noise whose models it samples from."""
+        return self.build().runs_on
 
     @property
     def nfe(self) -> str:

@@ -39,7 +39,7 @@ def reveal_and_remask(canvas: Canvas, where: Tensor, remask: Tensor, draw: Draw)
     """Write the drawn tokens at `where`, put masks at `remask`; bool [B, L], disjoint."""
     written = torch.where(where, draw.token, canvas.tokens)
     return Step(
-        tokens=written.masked_fill(remask, canvas.mask_token_id),
+        tokens=written.masked_fill(remask, canvas.mask),
         unknown=(canvas.unknown & ~where) | remask,
         logprob=draw.logprob.masked_fill(~where, 0.0),
         log_confidence=draw.log_confidence,
@@ -51,9 +51,7 @@ def remask_probs(canvas: Canvas, log_p0: Tensor, rates: Rates) -> Tensor:
     """The posterior as a table [B, L, V]; negative weights are clamped, rows renormalised."""
     one_hot = torch.nn.functional.one_hot
     shape = canvas.tokens.shape
-    mask = one_hot(torch.full_like(canvas.tokens, canvas.mask_token_id), log_p0.shape[-1]).to(
-        log_p0.dtype
-    )
+    mask = one_hot(torch.full_like(canvas.tokens, canvas.mask), log_p0.shape[-1]).to(log_p0.dtype)
     stay = one_hot(canvas.tokens, log_p0.shape[-1]).to(log_p0.dtype)
     p = unmask_prob(rates).expand(shape).unsqueeze(-1)
     sigma = rates.sigma.expand(shape).unsqueeze(-1)

@@ -1,9 +1,11 @@
-"""Tau-leaping of masked diffusion: Poisson jumps with the rates frozen over a step.
+"""Tau-leaping: Poisson jumps with the rates frozen over a step, h = t - s, Lambda = sum R_t.
 
-    last    q(x_s = v | x_t = m) = (1 - exp(-h c_t)) p0(v)
-    reject  q(x_s = v | x_t = m) = h c_t exp(-h c_t) p0(v),   c_t = -alpha'(t) / (1 - alpha(t))
+    last      q(x_s = v | x_t = u) = (1 - exp(-h Lambda)) R_t(u, v) / Lambda
+    reject    q(x_s = v | x_t = u) = h R_t(u, v) exp(-h Lambda)
+    displace  x_s = clamp(u + sum_v k_v (v - u)),   k_v ~ Poisson(h R_t(u, v)), ordered symbols
 
-"last" keeps the last of several events, "reject" drops a position that has more than one.  With the
+"last" keeps the last of several events, "reject" drops a position that has more than one,
+"displace" adds up their displacements.  On masks R_t(m, v) = c_t p0(v), Lambda = c_t.  With the
 rate integrated over the step instead of frozen this is the ancestral step.  Campbell et al. 2022,
 "A Continuous Time Framework for Discrete Denoising Models", arXiv:2205.14987.
 """
@@ -18,13 +20,14 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
+from dlm_sampling.processes.jumps import displacement_law, last_event_law, single_event_law
 from dlm_sampling.samplers.base import unmask_probs
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.grid import GridSampler
 from dlm_sampling.schedules import LINEAR, Schedule, reverse_rate
-from dlm_sampling.types import Canvas
+from dlm_sampling.types import Canvas, Process
 
-Events = Literal["last", "reject"]
+Events = Literal["last", "reject", "displace"]
 
 
 def _at_least_one(mean: Tensor) -> Tensor:
@@ -38,6 +41,12 @@ def _exactly_one(mean: Tensor) -> Tensor:
 _PROBABILITY: dict[str, Callable[[Tensor], Tensor]] = {
     "last": _at_least_one,
     "reject": _exactly_one,
+    "displace": _at_least_one,  # of a mask there is one jump, whatever it is called
+}
+_LAW: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "last": last_event_law,
+    "reject": single_event_law,
+    "displace": displacement_law,
 }
 
 
@@ -50,8 +59,9 @@ class TauLeaping(GridSampler):
         t_end: the grid runs from 1 to t_end in `steps` equal steps.
         noise_removal: how the positions still masked at t_end are written in a last step, by the
             "argmax" (the released rule) or by a "sample".
-        events: what several events at one position do, "last" (the last one wins) or "reject"
-            (the position stays).
+        events: what several events at one position do, "last" (the last one wins), "reject"
+            (the position stays) or "displace" (displacements add up: for ordered symbols, such as
+            pitches or pixels; on masks it is "last").
 
     NFE: number of steps that reveal something, at most min(steps + 1, tokens).
     """
@@ -71,6 +81,10 @@ class TauLeaping(GridSampler):
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
         """1 - exp(-m) or m exp(-m), m = (t - s) c_t, float64 like t."""
         return _PROBABILITY[self.events]((t - s) * reverse_rate(self.schedule, t))
+
+    def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Law of x_s given x_t under any noise, [..., V], with the multi-jump rule of `events`."""
+        return _LAW[self.events](self.rates(process, values, x, t), x, t - s)
 
     def transition_probs(self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Exact law of x_s given x_t, [B, L, V]; t > s float64 broadcast to [B, 1]."""

@@ -1,22 +1,28 @@
-"""Tweedie (analytic) steps of masked diffusion.
+"""Tweedie (analytic) steps: the exact reversal of one position's noise from its ratios.
 
-    q(x_s = v | x_t = m) = (e^-sigma_s - e^-sigma_t) / (1 - e^-sigma_t) p0(v),   alpha = e^-sigma
+    masks:  q(x_s = v | x_t = m) = (e^-sigma_s - e^-sigma_t) / (1 - e^-sigma_t) p0(v)
+    uniform noise over S symbols, d = sigma_t - sigma_s, ratios s(v),
+            q(x_s = v | x_t = u) ~ [e^d s(v) - (e^d - 1) / S sum s]
+                                   (e^-d 1[v = u] + (1 - e^-d) / S),   alpha = e^-sigma
 
-Written in the prediction p0 this is the ancestral step under every schedule; for scores with a
-learned time scale see `processes.tweedie`.  Lou et al. 2024, arXiv:2310.16834, theorem 4.2.
+Written in the prediction p0 this is the ancestral step under every schedule; a network's ratios
+need not belong to a law, and then its learned time scale shows.  Lou et al. 2024, arXiv:2310.16834,
+theorem 4.2.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from dlm_sampling.processes.tweedie import tweedie_uniform
 from dlm_sampling.samplers.base import unmask_probs
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.grid import GridSampler
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
-from dlm_sampling.types import Canvas
+from dlm_sampling.types import Canvas, NoiseKind, Process
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,17 @@ class Tweedie(GridSampler):
     t_end: float = 1e-5
     noise_removal: NoiseRemoval = "sample"
 
+    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
     paper = "Lou et al. 2024, arXiv:2310.16834"
 
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
         """(alpha_s - alpha_t) / (1 - alpha_t), float64 like t."""
         alpha_t, alpha_s = self.schedule.alpha(t), self.schedule.alpha(s)
         return (alpha_s - alpha_t) / (1.0 - alpha_t)
+
+    def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Law of x_s given x_t from ratios under uniform noise, [..., V]: `tweedie_uniform`."""
+        return tweedie_uniform(values, x, *self.levels(t, s))
 
     def transition_probs(self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Exact law of x_s given x_t, [B, L, V]; t > s float64 broadcast to [B, 1]."""

@@ -209,7 +209,7 @@ class TwoStage(SamplerBase[StageState]):
         log_t = unpack(state.laws, state.candidates, where)
         rates_t = log_t.exp() * interval.rate_t[row].to(log_t.dtype).unsqueeze(1)
         rates_star = torch.zeros_like(rates_t)
-        masked = where & (state.star == canvas.mask_token_id)
+        masked = where & (state.star == canvas.mask)
         if bool(masked.any()):
             rate = interval.rate_star[masked.nonzero(as_tuple=True)[0]].to(log_t.dtype)
             rates_star[masked[where]] = prediction.log_probs(masked).exp() * rate.unsqueeze(1)
