@@ -212,10 +212,10 @@ def gemma(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) -> l
     start, mask = given["input_ids"].shape[1], given.get("decoder_attention_mask")
     if mask is not None:
         assert torch.equal(given["attention_mask"], mask[:, :start])
-    rows: Tensor | slice = given.get("self_conditioning_mask", slice(None))
-    out = denoiser(ids, mask, carry=None).values
+    carry = None
     if "self_conditioning_logits" in given:
-        out[rows] = denoiser(ids[rows], carry=given["self_conditioning_logits"][rows]).values
+        carry = given["self_conditioning_logits"], given["self_conditioning_mask"]
+    out = denoiser(ids, mask, carry=carry).values
     assert not out[:, :start].any()
     return [out[:, start:]]
 

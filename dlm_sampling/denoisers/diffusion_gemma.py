@@ -37,8 +37,10 @@ class DiffusionGemmaDenoiser(Denoiser):
     The prompt is encoded causally; the canvas sees it and all of itself.  The kind is "posterior",
     as the released sampler reads it: it draws clean tokens from the logits.  The carry is the
     canvas logits [B, block_length, V], which the network is given back in the next step
-    (self-conditioning).  Rows of different padding are run separately, since the canvas is found by
-    its column; a row that is padded on the left gives the logits of the row alone all the same.
+    (self-conditioning), and whether a row has any, bool [B]: logits of 0 are no substitute, since
+    the network would see the mean of all embeddings where the first step sees none.  Rows of
+    different padding are run separately, since the canvas is found by its column; a row that is
+    padded on the left gives the logits of the row alone all the same.
 
     Args:
         model: transformers' `DiffusionGemmaForBlockDiffusion`; never modified.
@@ -48,6 +50,7 @@ class DiffusionGemmaDenoiser(Denoiser):
     """
 
     family = "diffusion_gemma"
+    carries = True
 
     def __init__(
         self,
@@ -72,6 +75,15 @@ class DiffusionGemmaDenoiser(Denoiser):
         self.model = model
         self.block_length = int(model.config.canvas_length)
 
+    def initial_carry(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """No logits for any row; the zeros in their place take no memory."""
+        rows, columns = len(input_ids), int(self.model.config.canvas_length)
+        nothing = torch.zeros((), dtype=self.dtype, device=self.device)
+        return (
+            nothing.expand(rows, columns, self.vocab_size),
+            torch.zeros(rows, dtype=torch.bool, device=self.device),
+        )
+
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
     ) -> DenoiserOutput:
@@ -90,14 +102,19 @@ class DiffusionGemmaDenoiser(Denoiser):
         if attention_mask is not None:
             whole = attention_mask.long()
             masks = {"attention_mask": whole[:, :start], "decoder_attention_mask": whole}
+        before, given = carry if carry is not None else (None, None)
+        if given is not None and not bool(given.any()):
+            before, given = None, None  # spares the product with the embedding table
         logits: Tensor = self.model(
             input_ids=input_ids[:, :start],
             decoder_input_ids=input_ids[:, start:],
-            self_conditioning_logits=carry,
+            self_conditioning_logits=before,
+            self_conditioning_mask=given,
             **masks,
         ).logits
         prompt = logits.new_zeros(len(logits), start, logits.shape[-1])
-        return DenoiserOutput(torch.cat((prompt, logits), dim=1), carry=logits)
+        present = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+        return DenoiserOutput(torch.cat((prompt, logits), dim=1), carry=(logits, present))
 
     def save_pretrained(
         self, folder: str | Path, *, dtype: torch.dtype | str | None = None

@@ -342,9 +342,18 @@ def test_diffusion_gemma_carry_saving_and_refusals(tmp_path: Path) -> None:
     assert (denoiser.block_length, denoiser.mask_token_id) == (8, None)
     first = denoiser(ids)
     assert first.head is None
-    assert torch.equal(first.values[:, 5:], first.carry)
+    logits, given = first.carry
+    assert torch.equal(first.values[:, 5:], logits)
+    assert given.all()
     second = denoiser(ids, carry=first.carry)
     assert (second.values - first.values)[:, 5:].abs().max() > 1e-2
+    fresh = denoiser.initial_carry(ids)
+    assert torch.equal(denoiser(ids, carry=fresh).values, first.values)
+    zeros = denoiser(ids, carry=(fresh[0], given))  # logits of 0 are not the absence of logits
+    assert (zeros.values - first.values)[:, 5:].abs().max() > 1e-2
+    mixed = denoiser(ids, carry=(logits, torch.tensor([False, True]))).values
+    torch.testing.assert_close(mixed[0], first.values[0])
+    torch.testing.assert_close(mixed[1], second.values[1])
     with pytest.raises(ValueError, match="at least one prompt token and a canvas of 8"):
         denoiser(ids[:, :8])
     with pytest.raises(ValueError, match="must be None here"):
