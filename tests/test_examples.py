@@ -34,6 +34,7 @@ def test_all_are_tested() -> None:
         "infill.py",
         "train_sudoku.py",
         "train_tiny.py",
+        "train_uniform.py",
     ]
 
 
@@ -110,3 +111,14 @@ def test_train_tiny_learns_resumes_and_loads(books: Path, tmp_path: Path) -> Non
     out = generate(denoiser, "The old king", max_new_tokens=8, seed=0)
     assert out.texts is not None
     assert len(out.token_ids[0]) <= 8
+
+
+def test_train_uniform_trains_and_converts(books: Path, tmp_path: Path) -> None:
+    out, model = str(tmp_path / "run"), tmp_path / "model"
+    sizes = ["--hidden-size", "16", "--layers", "1", "--heads", "1", "--length", "16"]
+    few = ["--steps", "3", "--batch-size", "4", "--eval-rows", "2"]
+    run("train_uniform.py", "train", "--books", str(books), "--out", out, *few, *sizes)
+    run("train_uniform.py", "convert", "--out", out, "--to", str(model))
+    assert {"config.json", "model.safetensors", "tokenizer.json", "training.json"} <= {
+        path.name for path in model.iterdir()
+    }

@@ -1,11 +1,12 @@
-"""Bits per character of a masked diffusion model on held-out text, by its likelihood bound.
+"""Bits per character of a diffusion model on held-out text, by its likelihood bound.
 
     -log p(x) <= E_l E_M (L / l) * sum over M of -log p(x_i | x outside M)
 
 with l uniform on 1..L and M a uniform subset of l positions (the any-order form of the masked
 diffusion bound; Ou et al. 2024, arXiv:2406.03736).  With
-exact conditionals the bound is tight in expectation.  A text is cut into windows of L tokens that
-are judged independently, so the figure also pays for the missing context at their starts.
+exact conditionals the bound is tight in expectation.  A model of uniform noise is judged by the
+bound of its 1000-step ancestral sampler (`uniform_bound`).  A text is cut into windows of L tokens
+that are judged independently, so the figure also pays for the missing context at their starts.
 
     python -m dlm_eval.bound --model tiny-books --books FOLDER
 """
@@ -23,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dlm_eval.books import encode_book, read_split
+from dlm_eval.uniform_bound import uniform_bound
 from dlm_sampling import AutoDenoiser, Denoiser
 
 
@@ -77,11 +79,12 @@ def report(
 ) -> dict[str, Any]:
     """The bound on each text, with its standard error over windows."""
     found: dict[str, Any] = {}
+    estimate = uniform_bound if denoiser.process.name == "uniform" else bound
     for name, text in texts.items():
         ids = torch.from_numpy(encode_book(denoiser.tokenizer, text))
         windows = ids[: len(ids) // length * length].view(-1, length)
         characters = len(text) * windows.numel() / len(ids)
-        nats = bound(denoiser, windows, samples=samples, seed=seed, batch=batch)
+        nats = estimate(denoiser, windows, samples=samples, seed=seed, batch=batch)
         scale = len(windows) / characters / math.log(2)
         error = float(nats.std() / len(nats) ** 0.5)
         found[name] = {
@@ -100,7 +103,7 @@ def main(
         Path, typer.Option(help="Python file with HELD_OUT_BOOKS; read, not run.")
     ] = Path("examples/train_tiny.py"),
     length: Annotated[int, typer.Option(help="Tokens per window.")] = 128,
-    samples: Annotated[int, typer.Option(help="Masks per window.")] = 4,
+    samples: Annotated[int, typer.Option(help="Masks, or noised texts, per window.")] = 4,
     seed: int = 0,
     batch: int = 16,
     out: Annotated[Path, typer.Option(help="Result file (JSON).")] = Path(
