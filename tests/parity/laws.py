@@ -1,8 +1,6 @@
 """Adapters of the law fixtures: a case in, our exact tables out, by the case's `sampler` name.
 
-Every function returns the entries of `expected` that it computes; the runner compares those.  A
-name
-without a function belongs to a sampler that is not built yet.
+Every function returns the entries of `expected` that it computes; the runner compares those.
 """
 
 from __future__ import annotations
