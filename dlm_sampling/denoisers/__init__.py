@@ -11,6 +11,7 @@ from dlm_sampling.denoisers.duo import DuoDenoiser
 from dlm_sampling.denoisers.llada import LLaDADenoiser
 from dlm_sampling.denoisers.llada2 import LLaDA2Denoiser
 from dlm_sampling.denoisers.llada_moe import LLaDAMoEDenoiser
+from dlm_sampling.denoisers.loopholing import LoopholingDenoiser
 from dlm_sampling.denoisers.mdlm import MDLMDenoiser
 from dlm_sampling.denoisers.sdar import SDARDenoiser
 from dlm_sampling.denoisers.sedd import SEDDDenoiser
@@ -28,6 +29,7 @@ __all__ = [
     "LLaDA2Denoiser",
     "LLaDADenoiser",
     "LLaDAMoEDenoiser",
+    "LoopholingDenoiser",
     "MDLMDenoiser",
     "SDARDenoiser",
     "SEDDDenoiser",

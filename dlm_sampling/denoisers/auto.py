@@ -35,6 +35,7 @@ FAMILY_MODULES = (
     "llada_moe",
     "llada2",
     "diffusion_gemma",
+    "loopholing",
 )
 """Files of this package that register families; a later one wins where two match."""
 

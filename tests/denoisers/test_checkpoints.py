@@ -257,8 +257,8 @@ def test_unknown_family(folder: Path) -> None:
     message = refusal(folder)
     assert "model_type 'gpt5'" in message
     assert (
-        "Native: bd3lm, diffusion_gemma, dream, duo, llada, llada2, llada_moe, masked_lm, mdlm, "
-        "sdar, sedd." in message
+        "Native: bd3lm, diffusion_gemma, dream, duo, llada, llada2, llada_moe, loopholing, "
+        "masked_lm, mdlm, sdar, sedd." in message
     )
     configure(folder, auto_map={"AutoConfig": "configuration_x.C", "AutoModel": "modeling_x.M"})
     assert "needs its own Python code (modeling_x.py)" in refusal(folder)
