@@ -24,7 +24,18 @@ RANKS: list[set[str]] = [
     {"schedules", "processes"},
     {"selectors", "guidance", "denoisers"},
     {"samplers"},
-    {"carry", "predictor", "prediction", "loop", "run", "blocks", "particles", "cache", "prompts", "trajectory"},
+    {
+        "carry",
+        "predictor",
+        "prediction",
+        "loop",
+        "run",
+        "blocks",
+        "particles",
+        "cache",
+        "prompts",
+        "trajectory",
+    },
     {"generate", "batches", "streaming", "testing"},
     {"presets", "doctor", "bench", "sudoku"},
     {"live", "cli_config", "cli_errors", "cli_io", "cli_job", "cli_samplers", "cli", "__main__"},
@@ -177,18 +188,18 @@ def defined_names(path: Path) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
-# Beside the public names: nouns, messages, embedded models, the oracle of the examples.
-SHARED_MODULES = ("types", "errors", "embedded", "sudoku")
+# Packages that say in `__all__` what is public; and beside them modules that are public as a whole:
+# nouns, messages, schedules, embedded models, the oracle of the examples.
+PUBLIC_PACKAGES = ("denoisers", "ops", "processes", "samplers", "testing")
+SHARED_MODULES = ("types", "errors", "embedded", "schedules", "sudoku")
 OUTSIDE = [*sources(ROOT / "eval"), *sources(ROOT / "examples")]
 
 
 @pytest.mark.parametrize("path", OUTSIDE, ids=where)
 def test_eval_and_examples_use_public_names(path: Path) -> None:
-    public = {
-        "dlm_sampling": public_names(LIBRARY / "__init__.py"),
-        "dlm_sampling.denoisers": public_names(LIBRARY / "denoisers" / "__init__.py"),
-        "dlm_sampling.samplers": public_names(LIBRARY / "samplers" / "__init__.py"),
-    }
+    public = {"dlm_sampling": public_names(LIBRARY / "__init__.py")}
+    for name in PUBLIC_PACKAGES:
+        public[f"dlm_sampling.{name}"] = public_names(LIBRARY / name / "__init__.py")
     for name in SHARED_MODULES:
         public[f"dlm_sampling.{name}"] = defined_names(LIBRARY / f"{name}.py")
     for node in ast.walk(tree(path)):
