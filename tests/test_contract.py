@@ -1,4 +1,7 @@
-"""One contract for every registered sampler; a new sampler is covered by its registry entry."""
+"""One contract for every registered sampler, under every kind of noise that it runs on.
+
+A new sampler is covered by its registry entry.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,20 @@ from torch import Tensor
 from dlm_sampling import samplers
 from dlm_sampling.denoisers import wrap
 from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.processes import Absorbing, RateMatrix, Uniform
+from dlm_sampling.processes.matrix import uniform_rates
+from dlm_sampling.types import Process
 
 VOCAB, MASK, WIDTH = 13, 12, 24
-NAMES = sorted(samplers.available())
+PROCESSES: dict[str, Process] = {
+    "absorbing": Absorbing(MASK),
+    "uniform": Uniform(),
+    "matrix": RateMatrix(uniform_rates(VOCAB)),
+}
+CASES = [
+    (name, kind) for name, entry in sorted(samplers.available().items()) for kind in entry.runs_on
+]
+on_every_noise = pytest.mark.parametrize(("name", "kind"), CASES)
 
 
 class CountingToy:
@@ -36,8 +50,15 @@ class CountingToy:
         return self.p[place] + mean + 0.5 * before
 
 
-def denoiser(toy: CountingToy) -> Any:
-    return wrap(toy, vocab_size=VOCAB, mask_token_id=MASK, honours_padding=True)
+def denoiser(toy: CountingToy, kind: str = "absorbing") -> Any:
+    process = PROCESSES[kind]
+    return wrap(
+        toy,
+        vocab_size=VOCAB,
+        mask_token_id=process.mask_token_id,
+        process=process,
+        honours_padding=True,
+    )
 
 
 def canvas(
@@ -62,13 +83,14 @@ def run(
     name: str,
     rows: list[tuple[list[int], int]],
     seeds: list[int],
+    kind: str,
     toy: CountingToy | None = None,
     **options: Any,
 ) -> SampleOutput:
     tokens, editable, attention = canvas(rows, options.pop("width", None))
     options = {"steps": 6, "block_length": 4, **options}
     return sample(
-        denoiser(toy or CountingToy()),
+        denoiser(toy or CountingToy(), kind),
         samplers.create(name),
         tokens,
         editable,
@@ -78,42 +100,43 @@ def run(
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_fixed_positions_stay_and_no_mask_is_left(name: str) -> None:
+@on_every_noise
+def test_fixed_positions_stay_and_no_mask_is_left(name: str, kind: str) -> None:
     tokens, editable, _ = canvas(RAGGED)
     for steps, block in ((1, None), (6, 4), (7, 3), (40, 5), (None, None)):
-        out = run(name, RAGGED, [1, 2, 3, 4], steps=steps, block_length=block)
+        out = run(name, RAGGED, [1, 2, 3, 4], kind, steps=steps, block_length=block)
         assert torch.equal(out.tokens[~editable], tokens[~editable])
-        assert not bool((out.tokens == MASK)[editable].any())
+        if kind == "absorbing":
+            assert not bool((out.tokens == MASK)[editable].any())
         assert bool(((out.tokens >= 0) & (out.tokens < VOCAB)).all())
         assert bool((out.logprob[~editable] == 0).all())
         assert bool((out.logprob <= 1e-6).all())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_seed_repeats_and_another_seed_differs(name: str) -> None:
+@on_every_noise
+def test_a_seed_repeats_and_another_seed_differs(name: str, kind: str) -> None:
     options: dict[str, Any] = {"law": samplers.create(name).law.__class__(temperature=1.0)}
     first, again = (
-        run(name, RAGGED, [1, 2, 3, 4], **options),
-        run(name, RAGGED, [1, 2, 3, 4], **options),
+        run(name, RAGGED, [1, 2, 3, 4], kind, **options),
+        run(name, RAGGED, [1, 2, 3, 4], kind, **options),
     )
-    other = run(name, RAGGED, [5, 6, 7, 8], **options)
+    other = run(name, RAGGED, [5, 6, 7, 8], kind, **options)
     assert torch.equal(first.tokens, again.tokens)
     assert torch.equal(first.logprob, again.logprob)
     assert torch.equal(first.nfe, again.nfe)
     assert not torch.equal(first.tokens, other.tokens)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_rows_do_not_depend_on_the_batch_nor_on_padding(name: str) -> None:
+@on_every_noise
+def test_rows_do_not_depend_on_the_batch_nor_on_padding(name: str, kind: str) -> None:
     """Ragged prompts equal single prompts, in tokens, log-probabilities, NFE and steps."""
     options: dict[str, Any] = {"law": samplers.create(name).law.__class__(temperature=0.8)}
-    together = run(name, RAGGED, [1, 2, 3, 4], **options)
-    wider = run(name, RAGGED, [1, 2, 3, 4], width=WIDTH, **options)
-    shuffled = run(name, RAGGED[::-1], [4, 3, 2, 1], **options)
+    together = run(name, RAGGED, [1, 2, 3, 4], kind, **options)
+    wider = run(name, RAGGED, [1, 2, 3, 4], kind, width=WIDTH, **options)
+    shuffled = run(name, RAGGED[::-1], [4, 3, 2, 1], kind, **options)
     for b, row in enumerate(RAGGED):
         length = len(row[0]) + row[1]
-        alone = run(name, [row], [b + 1], **options)
+        alone = run(name, [row], [b + 1], kind, **options)
         for out, index in ((together, b), (wider, b), (shuffled, len(RAGGED) - 1 - b)):
             assert torch.equal(out.tokens[index, -length:], alone.tokens[0])
             torch.testing.assert_close(
@@ -123,58 +146,58 @@ def test_rows_do_not_depend_on_the_batch_nor_on_padding(name: str) -> None:
             assert int(out.steps[index]) == int(alone.steps[0])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_nfe_is_the_number_of_forward_passes(name: str) -> None:
+@on_every_noise
+def test_nfe_is_the_number_of_forward_passes(name: str, kind: str) -> None:
     toy = CountingToy()
-    out = run(name, RAGGED, [1, 2, 3, 4], toy=toy)
+    out = run(name, RAGGED, [1, 2, 3, 4], kind, toy=toy)
     assert int(out.nfe.sum()) == sum(toy.calls)
     assert bool((out.nfe >= 1).all())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_nfe_stays_within_the_declared_schedule(name: str) -> None:
+@on_every_noise
+def test_nfe_stays_within_the_declared_schedule(name: str, kind: str) -> None:
     """One block of S steps takes at most schedule_length(S) forwards; every_step takes all."""
     sampler = samplers.create(name)
     limit = sampler.schedule_length(6)
     if limit is None:
-        out = run(name, RAGGED, [1, 2, 3, 4], block_length=None)
+        out = run(name, RAGGED, [1, 2, 3, 4], kind, block_length=None)
         assert bool((out.nfe <= torch.tensor([n for _, n in RAGGED]) * 4).all())
         return
-    out = run(name, RAGGED, [1, 2, 3, 4], block_length=None)
+    out = run(name, RAGGED, [1, 2, 3, 4], kind, block_length=None)
     assert bool((out.nfe <= limit).all())
-    full = run(name, RAGGED, [1, 2, 3, 4], block_length=None, every_step=True)
+    full = run(name, RAGGED, [1, 2, 3, 4], kind, block_length=None, every_step=True)
     assert bool((full.steps == limit).all())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_global_generators_are_untouched(name: str) -> None:
+@on_every_noise
+def test_global_generators_are_untouched(name: str, kind: str) -> None:
     import random
 
     import numpy as np
 
     before = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
-    run(name, RAGGED, [1, 2, 3, 4])
+    run(name, RAGGED, [1, 2, 3, 4], kind)
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert before[1] == random.getstate()
     assert (before[2] == np.random.get_state()[1]).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_rows_with_nothing_to_write_cost_nothing(name: str) -> None:
-    out = run(name, [([1, 2, 3], 0), ([1, 2], 4)], [1, 2])
+@on_every_noise
+def test_rows_with_nothing_to_write_cost_nothing(name: str, kind: str) -> None:
+    out = run(name, [([1, 2, 3], 0), ([1, 2], 4)], [1, 2], kind)
     assert out.nfe[0] == 0
     assert out.steps[0] == 0
     assert out.nfe[1] >= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_infilling_keeps_its_context(name: str) -> None:
+@on_every_noise
+def test_infilling_keeps_its_context(name: str, kind: str) -> None:
     tokens = torch.tensor([[1, 2, MASK, 4, 5, MASK, MASK, 8, 9, MASK]])
     editable = torch.zeros_like(tokens, dtype=torch.bool)
     editable[0, [2, 5, 6]] = True  # the last mask is part of the prompt
     for block in (None, 2, 3):
         out = sample(
-            denoiser(CountingToy()),
+            denoiser(CountingToy(), kind),
             samplers.create(name),
             tokens,
             editable,
@@ -183,12 +206,13 @@ def test_infilling_keeps_its_context(name: str) -> None:
             block_length=block,
         )
         assert torch.equal(out.tokens[~editable], tokens[~editable])
-        assert not bool((out.tokens[editable] == MASK).any())
+        if kind == "absorbing":
+            assert not bool((out.tokens[editable] == MASK).any())
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_trajectory_adds_up(name: str) -> None:
-    out = run(name, RAGGED, [1, 2, 3, 4], return_trajectory=True)
+@on_every_noise
+def test_the_trajectory_adds_up(name: str, kind: str) -> None:
+    out = run(name, RAGGED, [1, 2, 3, 4], kind, return_trajectory=True)
     assert out.trajectory is not None
     for b in range(len(RAGGED)):
         steps = out.trajectory.steps(b)
@@ -202,7 +226,7 @@ def test_the_trajectory_adds_up(name: str) -> None:
             assert bool((event.written[i] | ~changed).all())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(samplers.available()))
 def test_the_registry_describes_it(name: str) -> None:
     entry = samplers.available()[name]
     assert entry.summary.endswith(".")

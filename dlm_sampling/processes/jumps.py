@@ -65,7 +65,7 @@ def displacement_law(rates: Tensor, x: Tensor, h: Tensor) -> Tensor:
             f"step: at most {LARGEST_ORDERED} symbols and {MOST_EVENTS} events. Take more steps, a "
             "schedule with alpha(1) > 0, or events='last'."
         )
-    parts = torch.split(leave.flatten(0, -2), _ROWS), torch.split(x.flatten(), _ROWS)
+    parts = torch.split(leave.reshape(-1, size), _ROWS), torch.split(x.flatten(), _ROWS)
     laws = [_compound_poisson(counts, at, most) for counts, at in zip(*parts, strict=True)]
     return torch.cat(laws).view(rates.shape) if laws else rates.clone()
 

@@ -139,6 +139,38 @@ def nearest_neighbour_rates(embeddings: Tensor, neighbours: int) -> Tensor:
     return rates - torch.diag(rates.sum(1))
 
 
+def uniform_rates(size: int) -> Tensor:
+    """1 / V off the diagonal, float64 [V, V]: uniform noise as a rate matrix."""
+    return torch.full((size, size), 1.0 / size, dtype=torch.float64) - torch.eye(size).double()
+
+
+def banded_rates(size: int, width: int) -> Tensor:
+    """Rate 1 / (2 width) to each symbol at distance 1 .. width, float64 [V, V]."""
+    distance = _distance(size)
+    return _with_row_sums_zero(((distance <= width) & (distance > 0)).double() / (2 * width))
+
+
+def gaussian_rates(size: int, scale: float, centre: float | None = None) -> Tensor:
+    """Rates between ordered symbols whose stationary law is a discretised Gaussian, float64 [V, V].
+
+        Q[i, j] = exp(-(i - j)^2 / scale^2) min{1, pi(j) / pi(i)}
+
+    with pi Gaussian around `centre` (default: the middle) of standard deviation V / 4; reversible.
+    In the manner of the image rates of Campbell et al. 2022, arXiv:2205.14987.
+    """
+    place = torch.arange(size, dtype=torch.float64)
+    middle = (size - 1) / 2 if centre is None else centre
+    log_law = -((place - middle) ** 2) / (2 * (size / 4) ** 2)
+    near = torch.exp(-(_distance(size).double() ** 2) / scale**2)
+    ratio = (log_law.unsqueeze(0) - log_law.unsqueeze(1)).clamp(max=0.0).exp()
+    return _with_row_sums_zero(near * ratio)
+
+
+def _with_row_sums_zero(rates: Tensor) -> Tensor:
+    off = rates.clone().fill_diagonal_(0.0)
+    return off - torch.diag(off.sum(1))
+
+
 def _distance(size: int) -> Tensor:
     place = torch.arange(size)
     return (place.unsqueeze(0) - place.unsqueeze(1)).abs()

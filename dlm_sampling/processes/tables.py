@@ -40,9 +40,14 @@ def off_diagonal(rates: Tensor, x: Tensor) -> Tensor:
 
 
 def with_stay(leave: Tensor, x: Tensor) -> Tensor:
-    """A law from the probabilities of leaving: what is left stays at x."""
+    """A law from the probabilities of leaving: what is left stays at x.
+
+    What is left may be negative by rounding, or, for Euler's rule, in earnest: it is not touched
+    here, and `normalised` is for the latter.
+    """
     leave = off_diagonal(leave, x)
-    return leave.scatter(-1, x.unsqueeze(-1), 1.0 - leave.sum(-1, keepdim=True))
+    left = 1.0 - leave.sum(-1, keepdim=True)
+    return leave.scatter(-1, x.unsqueeze(-1), left.where(left.abs() > 1e-12, left.clamp_min(0.0)))
 
 
 def clean_table(

@@ -24,11 +24,13 @@ from dlm_sampling.testing.laws import (
     product_law,
     tv,
 )
+from dlm_sampling.testing.noisy import NoisyEnumerableDenoiser
 
 __all__ = [
     "ChiSquare",
     "EnumerableDenoiser",
     "FixtureToy",
+    "NoisyEnumerableDenoiser",
     "SupportDenoiser",
     "all_states",
     "chi_square",
