@@ -155,11 +155,12 @@ class LazyPrediction:
 
     def table(self, where: Tensor, *, alpha: Tensor, reads: PredictionKind) -> Tensor:
         """The prediction in the kind asked for; see `types.Prediction.table`."""
+        if not bool(where.any()):
+            return torch.zeros(0, self._vocab_size, dtype=torch.float64, device=where.device)
         rows = self._site_rows(where, alpha, reads, lambda site: site.p)
         every = torch.arange(rows.count, device=where.device)
         parts = [rows.fetch(part).exp() for part in torch.split(every, rows.block)]
-        empty = torch.zeros(0, rows.vocab_size, dtype=torch.float64, device=where.device)
-        return torch.cat(parts) if parts else empty
+        return torch.cat(parts)
 
     def _site_rows(
         self,
@@ -193,6 +194,10 @@ class LazyPrediction:
         return value.new_zeros(where.shape).masked_scatter(where, value)
 
     @property
+    def _vocab_size(self) -> int:
+        return self._predictor.denoiser.vocab_size
+
+    @property
     def _own_law(self) -> TokenLaw:
         return TokenLaw(suppressed=self._predictor.law.suppressed)
 
@@ -201,7 +206,7 @@ class LazyPrediction:
         self.evaluate(where.any(1))
         row, column = where.nonzero(as_tuple=True)
         index = self._slot[row] * where.shape[1] + column
-        vocab_size = self._predictor.denoiser.vocab_size
+        vocab_size = self._vocab_size
         block = max(64, min(8192, _BLOCK_ELEMENTS // vocab_size))
         if len(self._values) == 1:
             return ops.LogitRows(

@@ -19,7 +19,8 @@ from torch import Tensor
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.checks import NoiseRemoval, check_grid
-from dlm_sampling.samplers.tables import denoise, merged, written
+from dlm_sampling.samplers.packed import merge
+from dlm_sampling.samplers.tables import denoise, written
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time
 from dlm_sampling.types import (
     Canvas,
@@ -128,7 +129,7 @@ class GridSampler(SamplerBase[None]):
         if not bool(last.any()):
             return written(canvas, moved, moving, last)
         final = denoise(process, prediction, ending, rng, alpha, self.noise_removal)
-        return written(canvas, merged(ending, final, moved), canvas.editable, last)
+        return written(canvas, merge(ending, final, moved), canvas.editable, last)
 
     def levels(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and alpha_s."""

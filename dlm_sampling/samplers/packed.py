@@ -17,7 +17,13 @@ def pack(prediction: Prediction, where: Tensor) -> Tensor:
     """Log-laws at the positions of `where`, one after the other in each row, [B, K, V]."""
     if not bool(where.any()):
         return torch.zeros(len(where), 0, 1, device=where.device)
-    values = prediction.log_probs(where)
+    return pack_table(prediction.log_probs(where), where)
+
+
+def pack_table(values: Tensor, where: Tensor) -> Tensor:
+    """A table [R, V] of the positions of `where`, row-major, as [B, K, V]."""
+    if not len(values):
+        return torch.zeros(len(where), 0, 1, device=where.device)
     packed = values.new_zeros(len(where), int(where.sum(1).max()), values.shape[1])
     packed[where.nonzero(as_tuple=True)[0], _rank(where)[where]] = values
     return packed

@@ -27,11 +27,6 @@ from dlm_sampling.types import (
 Rule = Callable[[Site], Tensor]
 
 
-def merged(where: Tensor, first: Draw, second: Draw) -> Draw:
-    """`first` where `where` holds (bool [B, L]), else `second`."""
-    return Draw(*(torch.where(where, a, b) for a, b in zip(first, second, strict=True)))
-
-
 def written(canvas: Canvas, draw: Draw, where: Tensor, last: Tensor) -> Step:
     """The canvas with the draws of `where` (bool [B, L]); rows of `last` (bool [B]) are done."""
     tokens = torch.where(where, draw.token, canvas.tokens)

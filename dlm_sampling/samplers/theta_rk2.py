@@ -1,11 +1,12 @@
-"""The theta-RK-2 method on masks.
+"""The theta-RK-2 method.
 
     x*:  leap from x_t over theta W with the rates c_t p_t
     x_s: leap from x_t over W with the rates [(1 - 1/(2 theta)) c_t p_t + 1/(2 theta) c_rho p_rho]_+
 
-p_rho = 0 where x* holds a token.  The tokens of x* are forgotten: on masks the method is of first
-order, no better than tau-leaping.  Ren et al. 2025, "Fast Solvers for Discrete Diffusion Models",
-arXiv:2502.00234, algorithm 1.  The hazard clock is this library's; "time" is the printed form.
+on masks, where p_rho = 0 where x* holds a token; under other noise R_t stands for c_t p_t.  The
+tokens of x* are forgotten: the method is of first order, on masks no better than tau-leaping.  Ren
+et al. 2025, "Fast Solvers for Discrete Diffusion Models", arXiv:2502.00234, algorithm 1.  The
+hazard clock is this library's; "time" is the printed form.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class ThetaRK2(TwoStage):
         noise_removal: how the positions still masked at t_end are written, by the "argmax" (the
             released rule) or by a "sample".
         clock: "hazard" measures time by H = ln((1 - alpha_t) / (1 - alpha_s)), on which masks are
-            revealed at the constant rate 1; "time" freezes the rate c_t within each stage.
+            revealed at the constant rate 1, and without a mask by sigma = -ln alpha, on which noise
+            comes at the constant rate 1; "time" freezes the rate c_t within each stage.
 
     NFE: at most 2 max(1, steps // 2) + 1.
     """

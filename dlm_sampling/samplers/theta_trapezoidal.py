@@ -1,12 +1,12 @@
-"""The theta-trapezoidal method on masks.
+"""The theta-trapezoidal method.
 
     x*:  leap from x_t over theta W with the rates c_t p_t
     x_s: leap from x* over (1 - theta) W with the rates [a1 c_rho p_rho - a2 c_t p_t]_+,
          a1 = 1 / (2 theta (1 - theta)),   a2 = ((1 - theta)^2 + theta^2) a1
 
-p_t and p_rho are the predictions at x_t and x*.  The error of a step is of third order where
-nothing is clamped, of second order elsewhere: where a token is much less likely at x* than at x_t.
-Ren et al. 2025, "Fast Solvers for Discrete Diffusion Models", arXiv:2502.00234, algorithm 2.  The
+p_t and p_rho are the predictions at x_t and x*; under other noise R_t stands for c_t p_t.  The
+error of a step is of third order where nothing is clamped, of second order elsewhere: where a token
+is much less likely at x* than at x_t.  Ren et al. 2025, "Fast Solvers for Discrete Diffusion Models", arXiv:2502.00234, algorithm 2.  The
 hazard clock, on which W = ln((1 - alpha_t) / (1 - alpha_s)) and c = 1, is this library's; "time"
 is the printed form.
 """
@@ -37,7 +37,8 @@ class ThetaTrapezoidal(TwoStage):
         noise_removal: how the positions still masked at t_end are written, by the "argmax" (the
             released rule) or by a "sample".
         clock: "hazard" measures time by H = ln((1 - alpha_t) / (1 - alpha_s)), on which masks are
-            revealed at the constant rate 1; "time" freezes the rate c_t within each stage.
+            revealed at the constant rate 1, and without a mask by sigma = -ln alpha, on which noise
+            comes at the constant rate 1; "time" freezes the rate c_t within each stage.
 
     NFE: at most 2 max(1, steps // 2) + 1.
     """

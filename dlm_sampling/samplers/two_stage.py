@@ -1,7 +1,7 @@
-"""Two forward passes per interval of the grid, on masks: what the theta methods share.
+"""Two forward passes per interval of the grid: what the theta methods share.
 
 Stage 1 leaps from x to x* over a share theta of the interval.  Stage 2 jumps at rates w that mix
-the predictions at x and x*.  Positions come first here as well: w sums to at most a known bound, so
+the predictions at x and x*.  Positions come first on masks: w sums to at most a known bound, so
 a position that passes the bound's Bernoulli trial becomes a candidate in stage 1, only the laws of
 candidates are kept, and stage 2 accepts with the rest of the probability:
 
@@ -19,9 +19,11 @@ from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
+from dlm_sampling.processes.jumps import last_event_law
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.checks import NoiseRemoval, check_grid
-from dlm_sampling.samplers.packed import merge, pack, unpack
+from dlm_sampling.samplers.packed import merge, pack, pack_table, unpack
+from dlm_sampling.samplers.tables import denoise, written
 from dlm_sampling.schedules import (
     LINEAR,
     Schedule,
@@ -30,9 +32,20 @@ from dlm_sampling.schedules import (
     reverse_rate,
     time_after_hazard,
 )
-from dlm_sampling.types import Canvas, Clock, Draw, Predict, Prediction, RandomSource, Step
+from dlm_sampling.types import (
+    Canvas,
+    Clock,
+    Draw,
+    NoiseKind,
+    Predict,
+    Prediction,
+    Process,
+    RandomSource,
+    Step,
+)
 
 ClockName = Literal["hazard", "time"]
+_LEAST = 1e-12  # of alpha; before that a chain has forgotten everything
 
 
 class Interval(NamedTuple):
@@ -66,7 +79,8 @@ class TwoStage(SamplerBase[StageState]):
         noise_removal: how the positions still masked at t_end are written, by the "argmax" or by a
             "sample".
         clock: "hazard" measures time by H = ln((1 - alpha_t) / (1 - alpha_s)), on which masks are
-            revealed at the constant rate 1; "time" freezes the rate c_t within each stage.
+            revealed at the constant rate 1, and without a mask by sigma = -ln alpha, on which noise
+            comes at the constant rate 1; "time" freezes the rate c_t within each stage.
     """
 
     theta: float = 0.5
@@ -75,6 +89,7 @@ class TwoStage(SamplerBase[StageState]):
     noise_removal: NoiseRemoval = "argmax"
     clock: ClockName = "hazard"
 
+    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform", "matrix")
     restarts: ClassVar[bool]
     """Whether stage 2 starts at x again, instead of at x*."""
 
@@ -136,13 +151,11 @@ class TwoStage(SamplerBase[StageState]):
         rng: RandomSource,
     ) -> tuple[StageState, Step]:
         """Stage 1, stage 2 or the noise removal, each row its own."""
-        number = (clock.steps // 2).clamp_min(1)
-        k, removal = clock.step // 2, clock.step >= 2 * number
-        second = (clock.step % 2 == 1) & ~removal
-        interval = self.interval(
-            grid_time(k, number, self.t_end),
-            grid_time((k + 1).minimum(number), number, self.t_end),
-        )
+        t, s, second, removal = self.stage(clock)
+        if canvas.mask_token_id is None:
+            interval = self.interval_of_noise(t, s)
+            return self.move(state, canvas, interval, second, removal, predict, rng)
+        interval = self.interval(t, s)
         leap, candidates = self.choose(canvas, interval, rng, ~second & ~removal)
         prediction = predict(
             torch.where(second.unsqueeze(1), state.star, canvas.tokens),
@@ -159,6 +172,68 @@ class TwoStage(SamplerBase[StageState]):
             written, draw = written | accepted, merge(accepted, jumps, draw)
         following = StageState(star, candidates, pack(prediction, candidates))
         return following, reveal(canvas, written, draw)
+
+    def stage(self, clock: Clock) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Ends t, s of each row's interval, whether in stage 2, whether at the removal; [B]."""
+        number = (clock.steps // 2).clamp_min(1)
+        k, removal = clock.step // 2, clock.step >= 2 * number
+        t = grid_time(k, number, self.t_end)
+        s = grid_time((k + 1).minimum(number), number, self.t_end)
+        return t, s, (clock.step % 2 == 1) & ~removal, removal
+
+    def move(
+        self,
+        state: StageState,
+        canvas: Canvas,
+        interval: Interval,
+        second: Tensor,
+        removal: Tensor,
+        predict: Predict,
+        rng: RandomSource,
+    ) -> tuple[StageState, Step]:
+        """The same under noise without a mask: every position of the block jumps by its table.
+
+        The rates of stage 1 are kept for stage 2: [B, K, V] in float64, K positions of the block.
+        """
+        process, rows = predict.process, second.unsqueeze(1)
+        t = torch.where(second, interval.middle, interval.t)
+        x = torch.where(rows, state.star, canvas.tokens)
+        prediction, alpha = predict(x, t), self.schedule.alpha(t)
+        ending = canvas.editable & removal.unsqueeze(1)
+        moving = canvas.editable & ~ending
+        values = prediction.table(moving, alpha=alpha, reads=process.rates_read)
+        row, at_end = moving.nonzero(as_tuple=True)[0], rows.expand_as(moving)[moving]
+        rates = self.clock_rates(process, values, x[moving], t[row])
+        first, again = moving & ~rows, moving & rows
+        begin = canvas.tokens if self.restarts else x
+        window = torch.where(second, self.second_window(interval), self.theta * interval.window)
+        mixed = rates.clone()
+        if bool(again.any()):
+            mixed[at_end] = self.rates(unpack(state.laws, state.candidates, again), rates[at_end])
+        start = torch.where(again, begin, canvas.tokens)[moving]
+        draw = prediction.draw_table(last_event_law(mixed, start, window[row]), moving, rng)
+        star = torch.where(first, draw.token, canvas.tokens)
+        if bool(removal.any()):
+            final = denoise(process, prediction, ending, rng, alpha, self.noise_removal)
+            draw = merge(ending, final, draw)
+        kept = moving & (rows | (not self.restarts)) | ending
+        following = StageState(star, first, pack_table(rates[~at_end], first))
+        return following, written(canvas, draw, kept, removal)
+
+    def interval_of_noise(self, t: Tensor, s: Tensor) -> Interval:
+        """The interval from t to s without a mask; its rates are in the table."""
+        one = torch.ones_like(t)
+        if self.clock == "time":
+            return Interval(t, t - self.theta * (t - s), t - s, one, one)
+        alpha_t, alpha_s = self.schedule.alpha(t).clamp_min(_LEAST), self.schedule.alpha(s)
+        window = torch.log(alpha_s / alpha_t)
+        middle = self.schedule.time_of(alpha_t * torch.exp(self.theta * window))
+        return Interval(t, middle, window, one, one)
+
+    def clock_rates(self, process: Process, values: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """Reverse rates per unit of this sampler's clock, [R, V]; t float64 [R]."""
+        alpha, slope = self.schedule.alpha(t).clamp_min(_LEAST), self.schedule.rate(t)
+        return process.rates(values, x, alpha, alpha if self.clock == "hazard" else slope)
 
     def choose(
         self, canvas: Canvas, interval: Interval, rng: RandomSource, rows: Tensor
