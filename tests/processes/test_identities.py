@@ -65,9 +65,10 @@ def same(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
-def test_euler_is_tweedie_is_ancestral_under_linear_masking() -> None:
+@pytest.mark.parametrize("eps", [0.0, 1e-3, 0.2])
+def test_euler_is_tweedie_is_ancestral_under_log_linear_masking(eps: float) -> None:
     p, x = masked(1)
-    process, schedule = Absorbing(MASK), LogLinear(0.0)
+    process, schedule = Absorbing(MASK), LogLinear(eps)
     for t, s in ((0.9, 0.7), (0.5, 0.1), (0.03, 0.02), (0.4, 0.0)):
         t, s = number(t), number(s)
         a, b = schedule.alpha(t), schedule.alpha(s)

@@ -1,0 +1,90 @@
+"""The command, the figure and the page of the orders of convergence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dlm_eval import orders
+from dlm_eval.orders_figure import STYLES, draw, fingerprint, plot
+from dlm_eval.orders_page import render
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "eval/results/orders.json"
+RESULT: dict[str, Any] = json.loads(FILE.read_text())
+
+
+@pytest.fixture
+def command() -> Any:
+    app = orders.typer.Typer()
+    app.command()(orders.main)
+    return app
+
+
+def test_the_committed_page_and_figure_are_those_of_the_committed_result() -> None:
+    assert (ROOT / "eval/ORDERS.md").read_text() == render(RESULT)
+    assert fingerprint(RESULT).encode() in (ROOT / "eval/results/orders.png").read_bytes()
+    assert FILE.read_text() == orders.as_text(RESULT)
+
+
+def test_the_figure_shows_the_errors_of_the_file() -> None:
+    figure = plot(RESULT)
+    for ax, part in zip(figure.axes, RESULT["experiments"], strict=False):
+        assert part["title"] in ax.get_title(loc="left")
+        drawn = [list(line.get_ydata()) for line in ax.lines]
+        rows = {row["method"]: row for row in part["records"]}
+        assert rows["theta-trapezoidal"]["tv"] in drawn
+        assert rows["euler"]["tv"] in drawn
+        for row in part["records"]:
+            assert not row["wrong"] or row["tv"] in drawn
+    token = {row["method"]: row for row in RESULT["experiments"][1]["records"]}
+    assert token["theta-rk-2"]["kl"] in [list(line.get_ydata()) for line in figure.axes[6].lines]
+    entries = [text.get_text() for text in figure.axes[7].get_legend().get_texts()]
+    assert {style.label for style in STYLES.values()} <= set(entries)
+
+
+def test_another_result_has_another_fingerprint() -> None:
+    changed = json.loads(FILE.read_text())
+    changed["experiments"][0]["records"][0]["tv"][0] *= 1 + 1e-12
+    assert fingerprint(changed) != fingerprint(RESULT)
+    assert fingerprint(changed).encode() in draw(changed)
+
+
+def test_one_command_writes_all_three(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def measure(samples: int, seed: int) -> dict[str, Any]:
+        asked.append((samples, seed))
+        return RESULT
+
+    monkeypatch.setattr(orders, "measure", measure)
+    paths = {name: tmp_path / "new" / name for name in ("out", "figure", "page")}
+    options = [text for name, path in paths.items() for text in (f"--{name}", str(path))]
+    done = CliRunner().invoke(command, [*options, "--samples", "123456", "--seed", "7"])
+    assert done.exit_code == 0, done.output
+    assert asked == [(123456, 7)]
+    assert paths["out"].read_bytes() == FILE.read_bytes()
+    assert paths["figure"].read_bytes().startswith(b"\x89PNG")
+    assert paths["page"].read_text() == render(RESULT)
+
+
+def test_without_matplotlib_the_command_says_so_before_it_measures(
+    monkeypatch: pytest.MonkeyPatch, command: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(orders, "measure", lambda *_: pytest.fail("measured"))
+    done = CliRunner().invoke(command, [])
+    assert done.exit_code == 1
+    assert "matplotlib" in done.output and ".[eval]" in done.output
+
+
+def test_too_few_samples_are_refused(command: Any) -> None:
+    done = CliRunner().invoke(command, ["--samples", "10"])
+    assert done.exit_code == 2
+    assert "100000" in done.output
