@@ -6,9 +6,9 @@
 
 p_t and p_rho are the predictions at x_t and x*; under other noise R_t stands for c_t p_t.  The
 error of a step is of third order where nothing is clamped, of second order elsewhere: where a token
-is much less likely at x* than at x_t.  Ren et al. 2025, "Fast Solvers for Discrete Diffusion Models", arXiv:2502.00234, algorithm 2.  The
-hazard clock, on which W = ln((1 - alpha_t) / (1 - alpha_s)) and c = 1, is this library's; "time"
-is the printed form.
+is much less likely at x* than at x_t.  Ren et al. 2025, "Fast Solvers for Discrete Diffusion
+Models", arXiv:2502.00234, algorithm 2.  The hazard clock, on which W = ln((1 - alpha_t) / (1 -
+alpha_s)) and c = 1, is this library's; "time" is the printed form.
 """
 
 from __future__ import annotations
