@@ -1,6 +1,8 @@
 """The arithmetic: random numbers, exact categorical sampling, choosing positions."""
 
-from dlm_sampling.ops.categorical import draw, filtered_log_law, log_prob_of, log_probs
+from dlm_sampling.ops.categorical import draw
+from dlm_sampling.ops.log_law import filtered_log_law, log_prob_of, log_probs
+from dlm_sampling.ops.pairs import Guided, Pair, Remainder
 from dlm_sampling.ops.philox import RANDOM_STREAM, Rng, Stream, fresh_seed, row_seeds
 from dlm_sampling.ops.rows import TILE, LogitRows, Source
 from dlm_sampling.ops.select import stochastic_positions, threshold_positions, top_k_positions
@@ -8,7 +10,10 @@ from dlm_sampling.ops.select import stochastic_positions, threshold_positions, t
 __all__ = [
     "RANDOM_STREAM",
     "TILE",
+    "Guided",
     "LogitRows",
+    "Pair",
+    "Remainder",
     "Rng",
     "Source",
     "Stream",

@@ -11,150 +11,97 @@ part of the random stream.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.ops._dispatch import kernel
-from dlm_sampling.ops.filters import truncate
+from dlm_sampling.ops.heat import cold_rows, heated
+from dlm_sampling.ops.pairs import Pair
 from dlm_sampling.ops.philox import Stream, exponential_from_words, random_words
-from dlm_sampling.ops.rows import RUN, TILE, Block, Scratch, Source, blocks, shape_of
-from dlm_sampling.ops.tiles import LOG2E, Sums, Table, chunks, refuse_lawless, sweep, take
+from dlm_sampling.ops.rows import RUN, TILE, Block, LogitRows, Scratch, Source, blocks, shape_of
+from dlm_sampling.ops.tiles import LOG2E, Heat, Heated, Sums, Table, column, sweep, take
 from dlm_sampling.types import Draw, Statistics, TokenLaw
 
 _MODEL = TokenLaw()
-_COLDEST = 1e-30  # a temperature below this is this; 1 / temperature stays finite in float32
 
 
 @torch.no_grad()
 def draw(
-    source: Source,
+    source: Source | Pair,
     *,
     keys: Tensor,
     positions: Tensor,
     steps: Tensor,
     law: TokenLaw = _MODEL,
-    sub: int = 0,
+    sub: int | Tensor = 0,
     statistics: Statistics = "model",
     rows: Tensor | None = None,
     check: bool = True,
+    temperature: Tensor | None = None,
 ) -> Draw:
     """Draw one token per row and return it with the statistics of its law.
 
     Args:
-        source: logits [N, V] of any float dtype and strides, or a `LogitRows`.
+        source: logits [N, V] of any float dtype and strides, a `LogitRows`, or a `Pair`.
         keys: int64 [R], the seed of the row that each draw belongs to.
         positions: int64 [R], relative to the row's own position 0.
         steps: int64 [R].
         law: temperature, filters and suppressed ids.
-        sub: index of the draw within the step.
+        sub: index of the draw within the step; an int64 tensor [] stays on the device.
         statistics: "model": of softmax(logits) without the suppressed ids; "law": of the law that
             is sampled (at temperature 0, of the filtered law at temperature 1).
         rows: int64 [R], which rows of the source; None for all of them in order.
         check: refuse rows that define no law.
+        temperature: float [R], one per row drawn, instead of the law's; 0 is argmax.
 
     Returns:
         A `Draw` of tensors [R]; float64 for float64 logits, else float32.
 
     Raises:
-        ValueError: shapes or ids do not fit, or a row holds NaN or +inf or nothing but -inf.
+        ValueError: shapes or ids do not fit; with `check`, a row holds NaN or +inf or nothing but
+            -inf, or a temperature is negative or not finite.
     """
-    _, vocab = shape_of(source)
-    wanted = shape_of(source)[0] if rows is None else rows.shape[0]
-    for name, value in (("keys", keys), ("positions", positions), ("steps", steps)):
-        if value.shape != (wanted,):
+    count, vocab = shape_of(_plain(source))
+    wanted = count if rows is None else rows.shape[0]
+    named = (("keys", keys), ("positions", positions), ("steps", steps))
+    for name, value in (*named, ("temperature", temperature)):
+        if value is not None and value.shape != (wanted,):
             shape = tuple(value.shape)
             raise ValueError(f"{name} has shape {shape}: must be ({wanted},), one per row drawn.")
-    dtype = source.dtype if isinstance(source, Tensor) else None
-    fused = kernel("draw", keys, dtype=dtype, vocab=vocab, filters=law.filters)
+    fused = kernel("draw", keys, dtype=_dtype(source), vocab=vocab)
     if fused is not None:
         record = fused(
             source, keys=keys, positions=positions, steps=steps, law=law, sub=sub,
-            statistics=statistics, rows=rows, check=check,
+            statistics=statistics, rows=rows, check=check, temperature=temperature,
         )  # fmt: skip
         return Draw(*record)
+    source = _on_demand(source)
     table = Table.build(vocab, law, keys.device)
     plan = _Plan(table, law, statistics, Scratch(), check)
     parts: list[Draw] = []
     for block in blocks(source, rows):
-        noise = _Noise(keys[block.span], positions[block.span], steps[block.span], sub)
-        parts.append(_draw_block(block, noise, plan))
+        noise = _Noise(keys[block.span], positions[block.span], steps[block.span], int(sub))
+        heat = law.temperature if temperature is None else temperature[block.span]
+        parts.append(_draw_block(block, noise, plan, heat))
     if not parts:
-        return _empty(keys.device)
+        return _empty(source)
     return Draw(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
-def log_probs(
-    source: Source,
-    *,
-    law: TokenLaw = _MODEL,
-    rows: Tensor | None = None,
-    check: bool = True,
-) -> Tensor:
-    """The logarithm of the sampled law, [R, V]; temperature 0: 0 at the argmax, -inf elsewhere.
-
-    Args:
-        source: logits [N, V], or a `LogitRows`.
-        law: temperature, filters and suppressed ids; `TokenLaw()` is the model's own law.
-        rows: int64 [R], or None for all rows in order.
-        check: refuse rows that define no law.
-
-    Raises:
-        ValueError: as `draw`.
-    """
-    _, vocab = shape_of(source)
-    parts: list[Tensor] = []
-    scratch = Scratch()
-    for block in blocks(source, rows):
-        table = Table.build(vocab, law, block.device)
-        out = torch.empty(block.size, vocab, dtype=block.dtype, device=block.device)
-        for here in chunks(block, law):
-            out[here] = _log_law(block, here, law, table, scratch, check)
-        parts.append(out)
-    return torch.cat(parts) if parts else torch.empty(0, vocab)
+def _plain(source: Source | Pair) -> Source:
+    return source.first if isinstance(source, Pair) else source
 
 
-def log_prob_of(
-    source: Source,
-    tokens: Tensor,
-    *,
-    law: TokenLaw = _MODEL,
-    rows: Tensor | None = None,
-    check: bool = True,
-) -> Tensor:
-    """Log-probability of given tokens under the sampled law, [R]; [R, V] is never formed.
-
-    Args:
-        source: logits [N, V], or a `LogitRows`.
-        tokens: int64 [R].
-        law: temperature, filters and suppressed ids; `TokenLaw()` is the model's own law.
-        rows: int64 [R], or None for all rows in order.
-        check: refuse rows that define no law.
-
-    Raises:
-        ValueError: as `draw`, and a token outside of the vocabulary.
-    """
-    _, vocab = shape_of(source)
-    if bool(((tokens < 0) | (tokens >= vocab)).any()):
-        low, high = int(tokens.min()), int(tokens.max())
-        raise ValueError(f"tokens span {low}..{high}: must be ids in [0, {vocab}).")
-    parts: list[Tensor] = []
-    scratch = Scratch()
-    for block in blocks(source, rows):
-        table = Table.build(vocab, law, block.device)
-        ids = tokens[block.span, None]
-        for here in chunks(block, law):
-            parts.append(
-                _log_law(block, here, law, table, scratch, check).gather(1, ids[here])[:, 0]
-            )
-    return torch.cat(parts) if parts else torch.empty(0)
+def _on_demand(source: Source | Pair) -> Source:
+    return source.rows() if isinstance(source, Pair) else source
 
 
-def filtered_log_law(logits: Tensor, law: TokenLaw) -> Tensor:
-    """`log_probs` for logits of any leading shape, [..., V]."""
-    return log_probs(logits.reshape(-1, logits.shape[-1]), law=law).view(logits.shape)
+def _dtype(source: Source | Pair) -> torch.dtype | None:
+    """Of the logits, if they are there."""
+    plain = _plain(source)
+    return None if isinstance(plain, LogitRows) else plain.dtype
 
 
 class _Noise(NamedTuple):
@@ -193,42 +140,43 @@ class _Peaks(NamedTuple):
     second: Tensor
 
 
-def _draw_block(block: Block, noise: _Noise, plan: _Plan) -> Draw:
+def _draw_block(block: Block, noise: _Noise, plan: _Plan, temperature: Heat) -> Draw:
     table, law, statistics, scratch, check = plan
-    sampled = _heated(law)
-    viewed = sampled if statistics == "law" else TokenLaw(suppressed=law.suppressed)
-    greedy = law.temperature == 0.0
-    found = sweep(block, table, viewed, viewed if greedy else sampled, scratch, check)
+    sampled, cold = Heated(law, heated(temperature, check)), cold_rows(temperature)
+    viewed = sampled if statistics == "law" else Heated(TokenLaw(suppressed=law.suppressed), 1.0)
+    found = sweep(block, table, viewed, viewed if cold is True else sampled, scratch, check)
     peaks = _peaks(block, found.tile_max, table)
-    if greedy:
-        token, logit, logprob = peaks.token, peaks.first, torch.zeros_like(peaks.first)
-    else:
-        token, logit = _race(block, noise, table, found.sampled, sampled.temperature)
-        gap = _gap(logit, peaks.first, sampled.temperature)
-        logprob = gap - found.sampled.total.log()
+    token, logit, logprob = peaks.token, peaks.first, torch.zeros_like(peaks.first)
+    if cold is not True:
+        drawn, height = _race(block, noise, table, found.sampled, sampled.heat)
+        fall = _gap(height, peaks.first, sampled.heat) - found.sampled.total.log()
+        token, logit, logprob = (
+            (drawn, height, fall)
+            if cold is False
+            else (
+                torch.where(cold, token, drawn),
+                torch.where(cold, logit, height),
+                fall.masked_fill(cold, 0.0),
+            )
+        )
     stats, log_total = found.viewed, found.viewed.total.log()
-    second = _gap(peaks.second, peaks.first, viewed.temperature)
+    second = _gap(peaks.second, peaks.first, viewed.heat)
     if stats.edge is not None:
         second = second.masked_fill(stats.edge.size < 2, -math.inf)
     record = (
         logprob.clamp(max=0.0),
-        (_gap(logit, peaks.first, viewed.temperature) - log_total).clamp(max=0.0),
+        (_gap(logit, peaks.first, viewed.heat) - log_total).clamp(max=0.0),
         -log_total,
         -torch.expm1(second) / stats.total,
         stats.entropy,
-        peaks.first.double() / viewed.temperature + log_total,
+        peaks.first.double() / viewed.heat + log_total,
     )
     return Draw(token, *(field.to(block.dtype) for field in record))
 
 
-def _heated(law: TokenLaw) -> TokenLaw:
-    """The law with a temperature whose inverse exists; 0 counts as 1."""
-    return replace(law, temperature=max(law.temperature, _COLDEST) if law.temperature else 1.0)
-
-
-def _gap(logit: Tensor, peak: Tensor, temperature: float) -> Tensor:
+def _gap(logit: Tensor, peak: Tensor, heat: Heat) -> Tensor:
     """Log of a weight relative to the largest one, float64."""
-    return (logit.double() - peak.double()) / temperature
+    return (logit.double() - peak.double()) / heat
 
 
 def _peaks(block: Block, tile_max: Tensor, table: Table) -> _Peaks:
@@ -242,7 +190,7 @@ def _peaks(block: Block, tile_max: Tensor, table: Table) -> _Peaks:
 
 
 def _race(
-    block: Block, noise: _Noise, table: Table, sums: Sums, temperature: float
+    block: Block, noise: _Noise, table: Table, sums: Sums, heat: Heat
 ) -> tuple[Tensor, Tensor]:
     """Draw the tile, the run in the tile, the token in the run; returns the token and its logit."""
     token_arrival, run_arrival, tile_arrival = noise.arrivals(table.tiles)
@@ -252,7 +200,8 @@ def _race(
         ids = tile[:, None] * TILE + torch.arange(table.width, device=tile.device)
         logits.masked_fill_(~sums.edge.keeps(logits, ids), -math.inf)
     # Relative to the tile's own peak no weight overflows, and the largest does not vanish.
-    weights = (logits - logits.amax(-1, keepdim=True)).mul_(LOG2E / temperature).exp2_()
+    scale = column(heat, slice(None), logits, times=LOG2E)
+    weights = (logits - logits.amax(-1, keepdim=True)).mul_(scale).exp2_()
     runs = weights.view(len(weights), -1, RUN).sum(-1)
     run = (runs / run_arrival[:, : runs.shape[1]]).argmax(-1, keepdim=True)
     columns = run * RUN + torch.arange(RUN, device=run.device)
@@ -260,26 +209,8 @@ def _race(
     return tile * TILE + place[:, 0], logits.gather(1, place)[:, 0]
 
 
-def _log_law(
-    block: Block, here: slice, law: TokenLaw, table: Table, scratch: Scratch, check: bool
-) -> Tensor:
-    """Log of the sampled law for some rows of a block, [r, V]."""
-    logits = block.chunk(here, scratch).index_fill(1, table.suppressed, -math.inf)
-    peak, token = logits.max(-1, keepdim=True)
-    if check:
-        refuse_lawless(peak[:, 0], block.span.start + here.start)
-    if law.temperature == 0.0:
-        return torch.full_like(logits, -math.inf).scatter_(1, token, 0.0)
-    heated = _heated(law)
-    result = (logits - peak).div_(heated.temperature)
-    if law.filters:
-        weight = result.exp()
-        truncate(weight, logits, peak[:, 0], heated)
-        result.masked_fill_(weight == 0.0, -math.inf)
-    return result.sub_(result.logsumexp(-1, keepdim=True))
-
-
-def _empty(device: torch.device) -> Draw:
-    real = torch.empty(0, device=device)
-    token = torch.empty(0, dtype=torch.int64, device=device)
+def _empty(source: Source) -> Draw:
+    dtype = torch.float64 if _dtype(source) == torch.float64 else torch.float32
+    real = torch.empty(0, dtype=dtype, device=source.device)
+    token = torch.empty(0, dtype=torch.int64, device=source.device)
     return Draw(token, real, real, real, real, real, real)

@@ -33,19 +33,22 @@ class Boundary(NamedTuple):
         return (logits > edge) | ((logits == edge) & (ids <= self.last_id[:, None]))
 
 
-def truncate(weight: Tensor, logits: Tensor, peak: Tensor, law: TokenLaw) -> Boundary:
+def truncate(
+    weight: Tensor, logits: Tensor, peak: Tensor, law: TokenLaw, coldness: float | Tensor
+) -> Boundary:
     """Set the weight of every token that does not pass to 0, in place.
 
     Args:
         weight: [r, V], exp((logits - peak) / temperature).
         logits: [r, V]; suppressed ids hold -inf.
         peak: [r], the largest logit of each row.
-        law: temperature > 0, top_k, top_p, min_p and crossing are read.
+        law: top_k, top_p, min_p and crossing are read.
+        coldness: 1 / temperature, one number or [r, 1].
 
     Returns:
         The boundary of the tokens that pass; at least one does.
     """
-    bins = _Bins(logits, peak, law.temperature)
+    bins = _Bins(logits, peak, coldness)
     count = (weight > 0.0).sum(-1)
     if law.top_k is not None:
         count = count.clamp(max=law.top_k)
@@ -69,12 +72,12 @@ class _Members(NamedTuple):
 class _Bins:
     """Tokens of each row by the distance of their logit from the peak."""
 
-    def __init__(self, logits: Tensor, peak: Tensor, temperature: float) -> None:
+    def __init__(self, logits: Tensor, peak: Tensor, coldness: float | Tensor) -> None:
         self._logits = logits
         size = _BINS if logits.shape[1] > _BINS else 1
         rows = torch.arange(logits.shape[0], device=logits.device)
         self._first = rows[:, None] * size
-        gap = (peak[:, None] - logits).mul_(_PER_NAT / temperature)
+        gap = (peak[:, None] - logits).mul_(_PER_NAT * coldness)
         # A row without a law may hold NaN here, and is refused later.
         self._bin = gap.nan_to_num_(nan=size).clamp_(0, size - 1).to(torch.int64)
         self._bin += self._first

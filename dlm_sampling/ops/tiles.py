@@ -21,6 +21,9 @@ _FEW = 8  # so many columns are cleared faster one by one
 
 LOG2E = 1.0 / math.log(2.0)
 
+Heat = float | Tensor
+"""A temperature > 0: one number, or one per row, [b]."""
+
 _CHUNK_BYTES = 1 << 21  # one scratch buffer
 _FILTER_BUFFERS = 4  # how many such buffers the filters need at once
 
@@ -82,12 +85,32 @@ class Sums(NamedTuple):
     edge: Boundary | None
 
 
+class Heated(NamedTuple):
+    """A law at temperatures that stand apart from it, as rows may have their own."""
+
+    law: TokenLaw  # its temperature is not read
+    heat: Heat
+
+    def same(self, other: Heated) -> bool:
+        """Whether both are one law."""
+        one, two = self.heat, other.heat
+        alike = one is two or (isinstance(one, float) and isinstance(two, float) and one == two)
+        return alike and self.law == other.law
+
+
 class Sweep(NamedTuple):
     """What one pass leaves behind."""
 
     tile_max: Tensor  # [b, tiles], largest allowed logit
     viewed: Sums  # the law of the statistics
     sampled: Sums  # the law that tokens are drawn from
+
+
+def column(heat: Heat, here: slice, like: Tensor, *, times: float = 1.0) -> float | Tensor:
+    """The quotient times / temperature for rows of a block: a number, or [r, 1] like `like`."""
+    if not isinstance(heat, Tensor):
+        return times / heat
+    return (times / heat[here].double()).to(like.dtype)[:, None]
 
 
 def chunks(block: Block, law: TokenLaw) -> Iterator[slice]:
@@ -102,8 +125,8 @@ def chunks(block: Block, law: TokenLaw) -> Iterator[slice]:
 def sweep(
     block: Block,
     table: Table,
-    viewed: TokenLaw,
-    sampled: TokenLaw,
+    viewed: Heated,
+    sampled: Heated,
     scratch: Scratch,
     check: bool,
 ) -> Sweep:
@@ -112,8 +135,8 @@ def sweep(
     Args:
         block: the logits.
         table: the ids that may be drawn.
-        viewed: the law of the statistics; temperature > 0.
-        sampled: the law of the draw; temperature > 0.  Equal laws cost one pass.
+        viewed: the law of the statistics.
+        sampled: the law of the draw.  Equal laws cost one pass.
         scratch: buffers.
         check: refuse rows that define no law.
 
@@ -124,9 +147,9 @@ def sweep(
     maxima = _TileMax(block, table)
     first = _Pass(block, table, viewed, scratch, cross=True)
     passes = [first]
-    if sampled != viewed:
+    if not sampled.same(viewed):
         passes.append(_Pass(block, table, sampled, scratch, cross=False))
-    for here in chunks(block, sampled):
+    for here in chunks(block, sampled.law):
         logits = block.chunk(here, scratch)
         maxima.write(logits, tile_max[here], here)
         peak = tile_max[here].amax(-1)
@@ -181,9 +204,9 @@ class _Pass:
     """Accumulates the sums of one law, chunk by chunk, in buffers that every chunk reuses."""
 
     def __init__(
-        self, block: Block, table: Table, law: TokenLaw, scratch: Scratch, *, cross: bool
+        self, block: Block, table: Table, law: Heated, scratch: Scratch, *, cross: bool
     ) -> None:
-        self._scratch, self._table, self._law = scratch, table, law
+        self._scratch, self._table, (self._law, self._heat) = scratch, table, law
         size = (block.size, table.tiles)
         self._tiles = torch.empty(size, dtype=block.dtype, device=block.device)
         # Sums of weight * exponent, for the entropy.
@@ -194,13 +217,15 @@ class _Pass:
         """Read one chunk, [r, V]."""
         tiles, weight = self._scratch.padded("weight", logits)
         _, exponent = self._scratch.padded("exponent", logits)
+        scale = column(self._heat, here, logits, times=LOG2E)
         # Subtracting first keeps the digits that a low temperature magnifies; base 2 is fastest.
-        torch.sub(logits, peak[:, None], out=exponent).mul_(LOG2E / self._law.temperature)
+        torch.sub(logits, peak[:, None], out=exponent).mul_(scale)
         torch.exp2(exponent, out=weight)
         self._table.clear(weight)
         if self._law.filters:
             clean = logits.index_fill(1, self._table.suppressed, -math.inf)
-            self._edges.append(truncate(weight, clean, peak, self._law))
+            heat = column(self._heat, here, logits)
+            self._edges.append(truncate(weight, clean, peak, self._law, heat))
         torch.sum(tiles, -1, out=self._tiles[here])
         if self._cross is not None:
             weight.mul_(exponent)

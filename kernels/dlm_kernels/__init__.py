@@ -17,6 +17,8 @@ CONFIRMED_ON_A_GPU = False
 
 _HOME = {
     "draw": "dlm_kernels.categorical",
+    "log_prob_of": "dlm_kernels.given",
+    "log_probs": "dlm_kernels.given",
     "obstacle": "dlm_kernels.limits",
     "threshold_positions": "dlm_kernels.unmask",
     "top_k_positions": "dlm_kernels.unmask",

@@ -1,45 +1,30 @@
 """Launches K1 and K2: the twin of dlm_sampling.ops.draw.
 
-Shapes and launch parameters are fixed by (V, dtype); nothing is tuned at call time, and the host
-waits for the device only where `check=True` reads whether a row defines no law.
+The host waits for the device only where `check=True` reads whether a row defines no law.
 
 No GPU has run this yet; see kernels/STATUS.md.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from dlm_kernels import finish
 from dlm_kernels.finish import finish_kernel
 from dlm_kernels.limits import obstacle, refuse
-from dlm_kernels.tiles import TILE, tile_kernel
+from dlm_kernels.passes import Logits, parts, run_passes, shape_of
+from dlm_kernels.tables import Filters, Law, number, row_scales, scales
 
-_LOG2E = 1.0 / math.log(2.0)
-
-_TILE: int = TILE.value
-_GROUP = 4  # tiles per program of K1
-_COLDEST, _HOTTEST = 1e-30, 1e30  # temperatures beyond are these; float32 holds their inverses
 _PROBLEMS = {
     finish.NO_TOKEN.value: "no token that may be drawn",
     finish.NOT_A_NUMBER.value: "NaN",
     finish.INFINITE.value: "+inf",
 }
-
-
-class Law(NamedTuple):
-    """What is read of a dlm_sampling.TokenLaw, which serves as well."""
-
-    temperature: float = 1.0
-    suppressed: tuple[int, ...] = ()
-    filters: bool = False
+NEVER, ALWAYS, BY_ROW = 0, 1, 2  # which rows take the argmax
 
 
 class Draw(NamedTuple):
@@ -57,13 +42,6 @@ class Draw(NamedTuple):
 _MODEL = Law()
 
 
-class _Table(NamedTuple):
-    """The suppressed ids, sorted, and where those of each tile start; int32 on the device."""
-
-    starts: Tensor
-    suppressed: Tensor
-
-
 def draw(
     source: Tensor | Any,
     *,
@@ -71,51 +49,120 @@ def draw(
     positions: Tensor,
     steps: Tensor,
     law: Law | Any = _MODEL,
-    sub: int = 0,
+    sub: int | Tensor = 0,
     statistics: str = "model",
     rows: Tensor | None = None,
     check: bool = True,
+    temperature: Tensor | None = None,
 ) -> Draw:
     """Draw one token per row, with the random bits and the meaning of dlm_sampling.ops.draw.
 
     Args:
         source: logits [N, V], float32, float16 or bfloat16 of any strides; or a
-            dlm_sampling.ops.LogitRows.
+            dlm_sampling.ops.LogitRows; or a dlm_sampling.ops.Pair.
         keys: int64 [R].
         positions: int64 [R].
         steps: int64 [R].
-        law: temperature and suppressed ids; no filters.
-        sub: index of the draw within the step.
+        law: temperature, filters and suppressed ids.
+        sub: index of the draw within the step; an int64 tensor [] on the device may change between
+            the replays of a CUDA graph.
         statistics: "model" or "law".
         rows: int64 [R], or None for all rows in order.
         check: refuse rows that define no law; waits for the device.
+        temperature: float [R] instead of the law's; 0 is argmax.
 
     Returns:
         A `Draw` of tensors [R]; the statistics are float32.
 
     Raises:
         ValueError: a suppressed id outside of the vocabulary; with `check`, a row that holds NaN or
-            +inf or nothing but -inf.
-        TypeError: the kernels cannot run: device, dtype, size of the vocabulary, filters.
+            +inf or nothing but -inf, or a temperature that is negative or not finite.
+        TypeError: the kernels cannot run: device, dtype, size of the vocabulary.
     """
-    vocab = source.shape[1] if isinstance(source, Tensor) else source.vocab_size
-    refuse(obstacle(keys.device, vocab=vocab, filters=law.filters))
-    # At temperature 0 the statistics of the law are those of temperature 1.
-    heat = law.temperature if statistics == "law" and law.temperature else 1.0
+    refuse(obstacle(keys.device, vocab=shape_of(source)[1]))
+    viewed, filters = statistics == "law", Filters.of(law)
+    heat = heats(law, temperature, viewed, check, keys.device)
+    filtered = filters if viewed or heat.mode != ALWAYS else Filters()
     suppressed = sorted(set(law.suppressed))
-    parts = [
+    found = [
         draw_rows(
-            logits, index, keys[span], positions[span], steps[span], suppressed,
-            law.temperature, heat, sub,
+            *part.logits[:3], part.rows, keys[part.span], positions[part.span], steps[part.span],
+            _sub(sub, keys.device), columns(heat.scales, part.span), suppressed, *filtered,
+            part.logits.kind, heat.mode, heat.one_law, viewed and filtered.active,
         )
-        for logits, index, span in _blocks(source, rows, keys.shape[0])
-    ]  # fmt: skip
-    if not parts:
-        parts = [_results(keys)]
-    token, record, status = (torch.cat(field, -1) for field in zip(*parts, strict=True))
+        for part in parts(source, rows, keys.shape[0])
+    ] or [_results(keys)]  # fmt: skip
+    token, record, status = (torch.cat(field, -1) for field in zip(*found, strict=True))
     if check:
-        _refuse(status)
+        refuse_lawless(status)
     return Draw(token, *record.unbind(0))
+
+
+@torch.library.custom_op(
+    "dlm_kernels::draw_rows",
+    mutates_args=(),
+    schema="(Tensor logits, Tensor? second, Tensor? mix, Tensor? rows, Tensor keys, "
+    "Tensor positions, Tensor steps, Tensor sub, Tensor scales, int[] suppressed, int top_k, "
+    "float top_p, float min_p, bool include, int kind, int greedy, bool one_law, bool viewed) "
+    "-> (Tensor, Tensor, Tensor)",
+)
+def draw_rows(
+    logits: Tensor, second: Tensor | None, mix: Tensor | None, rows: Tensor | None, keys: Tensor,
+    positions: Tensor, steps: Tensor, sub: Tensor, scales: Tensor, suppressed: Sequence[int],
+    top_k: int, top_p: float, min_p: float, include: bool, kind: int, greedy: int, one_law: bool,
+    viewed: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """K1 and K2 as one operator, which torch.compile leaves alone; nothing waits for the device.
+
+    Args:
+        logits: [N, V].
+        second: [N, V] with `kind` > 0: the two are read as one.
+        mix: float32 [2, N] or [2, 1], how.
+        rows: int64 [R], or None for all rows in order.
+        keys: int64 [R].
+        positions: int64 [R].
+        steps: int64 [R].
+        sub: int64 [], index of the draw within the step.
+        scales: float32 [3, R] or [3, 1], see `tables.scales`.
+        suppressed: ids that are never drawn, ascending.
+        top_k: 0 for no limit.
+        top_p: 1 for all.
+        min_p: 0 for all.
+        include: whether the token that crosses top_p is kept.
+        kind: see `tiles.mixed`.
+        greedy: whether rows take the argmax: 0 none, 1 all, 2 as `scales` says.
+        one_law: the statistics and the draw have one temperature.
+        viewed: the statistics are of the filtered law.
+
+    Returns:
+        token int64 [R]; the other fields of `Draw` float32 [6, R]; status int32 [R], 0 where the
+        row defines a law.
+    """
+    token, record, status = _results(keys)
+    count = keys.shape[0]
+    if count == 0:
+        return token, record, status
+    filters = Filters(top_k, top_p, min_p, include)
+    left, edges, where, options = run_passes(
+        Logits(logits, second, mix, kind), rows, count, scales, tuple(suppressed), filters,
+        one_law=one_law, viewed=viewed,
+    )  # fmt: skip
+    noise = (part.contiguous() for part in (keys, positions, steps))
+    with torch.cuda.device_of(logits):
+        finish_kernel[(count,)](
+            *left, *noise, sub, token, record, status, *edges, count, *where, **options,
+            GREEDY=greedy, FILTERS=filters.active, VIEWED=viewed,
+            num_warps=_finish_warps(count), enable_fp_fusion=True,
+        )  # fmt: skip
+    return token, record, status
+
+
+@draw_rows.register_fake
+def _(
+    logits: Tensor, second: Tensor | None, mix: Tensor | None, rows: Tensor | None, keys: Tensor,
+    *_: object,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return _results(keys)
 
 
 def _results(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,101 +180,50 @@ def _finish_warps(rows: int) -> int:
     return 4 if rows < 1024 else 1
 
 
-def _scale(temperature: float) -> float:
-    return _LOG2E / min(max(temperature, _COLDEST), _HOTTEST)
+def _sub(sub: int | Tensor, device: torch.device) -> Tensor:
+    return sub if isinstance(sub, Tensor) else number(sub, device)
 
 
-@lru_cache(maxsize=64)
-def _table(suppressed: tuple[int, ...], vocab: int, device: torch.device) -> _Table:
-    bad = [i for i in suppressed if not 0 <= i < vocab]
-    if bad:
-        raise ValueError(f"suppressed id {bad[0]} is unknown: must be in [0, {vocab}).")
-    tiles = triton.cdiv(vocab, _TILE)
-    counts = torch.bincount(torch.tensor(suppressed, dtype=torch.int64) // _TILE, minlength=tiles)
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    # One more entry, so that the tensor is never empty.
-    ids = torch.tensor([*suppressed, -1])
-    return _Table(starts.to(device, torch.int32), ids.to(device, torch.int32))
+class Heats(NamedTuple):
+    """The temperatures of a call."""
+
+    scales: Tensor  # of `tables`, [3, R] or [3, 1]
+    mode: int  # which rows take the argmax
+    one_law: bool  # whether the statistics and the draw have one temperature
 
 
-def _blocks(
-    source: Tensor | Any, rows: Tensor | None, count: int
-) -> Iterator[tuple[Tensor, Tensor | None, slice]]:
-    """Logits, the rows of them that are asked for, and which of the draws these are."""
-    if count == 0:
-        return
-    if isinstance(source, Tensor):
-        yield source, rows, slice(0, count)
-        return
-    for start in range(0, count, source.block):
-        span = slice(start, min(start + source.block, count))
-        every = torch.arange(span.start, span.stop, device=source.device)
-        yield source.fetch(every if rows is None else rows[span]), None, span
-
-
-@torch.library.custom_op(
-    "dlm_kernels::draw_rows",
-    mutates_args=(),
-    schema="(Tensor logits, Tensor? rows, Tensor keys, Tensor positions, Tensor steps, "
-    "int[] suppressed, float temperature, float heat, int sub) -> (Tensor, Tensor, Tensor)",
-)
-def draw_rows(
-    logits: Tensor, rows: Tensor | None, keys: Tensor, positions: Tensor, steps: Tensor,
-    suppressed: Sequence[int], temperature: float, heat: float, sub: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """K1 and K2 as one operator, which torch.compile leaves alone; nothing waits for the device.
+def heats(
+    law: Law | Any, temperature: Tensor | None, viewed: bool, check: bool, device: torch.device
+) -> Heats:
+    """Temperatures of the draw and of its statistics.
 
     Args:
-        logits: [N, V].
-        rows: int64 [R], or None for all rows in order.
-        keys: int64 [R].
-        positions: int64 [R].
-        steps: int64 [R].
-        suppressed: ids that are never drawn, ascending.
-        temperature: of the draw; 0 is argmax.
-        heat: temperature of the law that the statistics are taken of.
-        sub: index of the draw within the step.
+        law: its temperature is read unless the next one is given.
+        temperature: float [R], or None.
+        viewed: whether the statistics are of the law that is drawn from.
+        check: refuse impossible entries of `temperature`; waits for the device.
+        device: where the scales go.
 
-    Returns:
-        token int64 [R]; the other fields of `Draw` float32 [6, R]; status int32 [R], 0 where the
-        row defines a law.
+    Raises:
+        ValueError: with `check`, a temperature that is negative or not finite.
     """
-    refuse(obstacle(logits.device, logits.dtype, vocab=logits.shape[1]))
-    token, record, status = _results(keys)
-    (count,), vocab = keys.shape, logits.shape[1]
-    greedy, indexed = temperature == 0.0, rows is not None
-    scales = _scale(heat), _scale(temperature or heat)
-    two, tiles = scales[0] != scales[1], triton.cdiv(vocab, _TILE)
-    left = torch.empty(3 + two, count, tiles, dtype=torch.float32, device=logits.device).unbind(0)
-    shared: tuple[Any, ...] = (
-        logits, rows.contiguous() if indexed else None, *left[:3], left[3] if two else left[1],
-        *_table(tuple(suppressed), vocab, logits.device),
-    )  # fmt: skip
-    where = (vocab, tiles, *logits.stride(), *scales)
-    noise = (part.contiguous() for part in (keys, positions, steps))
-    if count == 0:
-        return token, record, status
-    with torch.cuda.device_of(logits):
-        tile_kernel[(count, triton.cdiv(tiles, _GROUP))](
-            *shared, *where, HAS_ROWS=indexed, TWO=two, GROUP=_GROUP,
-            num_warps=1, enable_fp_fusion=True,
-        )  # fmt: skip
-        finish_kernel[(count,)](
-            *shared, *noise, token, record, status, count, sub, *where,
-            HAS_ROWS=indexed, GREEDY=greedy, TILES=triton.next_power_of_2(tiles),
-            num_warps=_finish_warps(count), enable_fp_fusion=True,
-        )  # fmt: skip
-    return token, record, status
+    if temperature is not None:
+        if check:
+            _refuse_heat(temperature)
+        return Heats(row_scales(temperature, None if viewed else 1.0), BY_ROW, viewed)
+    mode = NEVER if law.temperature else ALWAYS
+    one_law = viewed or mode == ALWAYS or law.temperature == 1.0
+    heat = law.temperature if viewed else 1.0
+    return Heats(scales(heat, law.temperature, device), mode, one_law)
 
 
-@draw_rows.register_fake
-def _(
-    logits: Tensor, rows: Tensor | None, keys: Tensor, *_: object
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _results(keys)
+def columns(table: Tensor, span: slice) -> Tensor:
+    """The columns of some rows; one column serves all."""
+    return table[:, span] if table.shape[1] > 1 else table
 
 
-def _refuse(status: Tensor) -> None:
+def refuse_lawless(status: Tensor) -> None:
+    """Raise ValueError for the first row without a law; waits for the device."""
     bad = status != finish.FINE.value
     if not bool(bad.any()):
         return
@@ -236,3 +232,13 @@ def _refuse(status: Tensor) -> None:
         f"row {row} of the logits holds {_PROBLEMS[int(status[row])]}: check the model's output "
         "(a wider dtype helps against overflow), or suppress fewer ids."
     )
+
+
+def _refuse_heat(temperature: Tensor) -> None:
+    bad = ~(temperature.isfinite() & (temperature >= 0))
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        raise ValueError(
+            f"temperature[{row}]={temperature[row].item()}: must be finite and >= 0; 0 is argmax, "
+            "1 the model's law."
+        )

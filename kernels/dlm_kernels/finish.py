@@ -12,12 +12,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from dlm_kernels.edges import keeps
 from dlm_kernels.philox import arrivals
-from dlm_kernels.tiles import FLOOR, TILE, gaps, largest, suppress
+from dlm_kernels.tiles import ALONE, FLOOR, TILE, gaps, largest, load
 
 RUN = tl.constexpr(32)
 _RUNS = tl.constexpr(32)  # runs per tile
-_LN2 = tl.constexpr(0.6931471805599453)
+LN2 = tl.constexpr(0.6931471805599453)
 _TOKEN_STREAM = tl.constexpr(0)
 
 FINE = tl.constexpr(0)
@@ -27,15 +28,8 @@ INFINITE = tl.constexpr(3)
 
 
 @triton.jit
-def _load(logits, ids, tile, starts, suppressed, vocab, stride_id):
-    """The logits of `ids`, all of one tile, as float32; -inf where an id may not be drawn."""
-    place = logits + ids.to(tl.int64) * stride_id
-    x = tl.load(place, mask=ids < vocab, other=float("-inf")).to(tl.float32)
-    return suppress(x, ids, tile, starts, suppressed)
-
-
-@triton.jit
-def _status(peak):
+def status_of(peak):
+    """Whether a row with this largest logit defines a law."""
     found = tl.where(peak == float("-inf"), NO_TOKEN, FINE)
     found = tl.where(peak == float("inf"), INFINITE, found)
     return tl.where(peak != peak, NOT_A_NUMBER, found)
@@ -43,35 +37,44 @@ def _status(peak):
 
 @triton.jit
 def _race(
-    logits, weight, peaks, key, position, step, sub, starts, suppressed, vocab, stride_id, scale,
-    TILES: tl.constexpr,
+    logits, other, weight, peaks, peak, key, position, step, sub, starts, suppressed, vocab,
+    stride_id, stride_other_id, mix0, mix1, scale, cut, last, least,
+    MIX: tl.constexpr, FILTERS: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """The token drawn and its logit; `weight` float64 [TILES] are the sums of the tiles."""
     lane = tl.arange(0, RUN)
     tiles = tl.arange(0, TILES)
     clock = arrivals(key, position, step, sub, tiles + (RUN + _RUNS), _TOKEN_STREAM)
     tile = tl.argmax(weight / clock, 0)
-    peak = tl.max(tl.where(tiles == tile, peaks, float("-inf")), 0)
+    top = tl.max(tl.where(tiles == tile, peaks, float("-inf")), 0)
     ids = tile * TILE + lane[:, None] * RUN + lane[None, :]
-    x = _load(logits, ids, tile, starts, suppressed, vocab, stride_id)
-    runs = tl.sum(tl.exp2(gaps(x, peak) * scale), 1).to(tl.float64)
+    x = load(logits, other, ids, tile, starts, suppressed, vocab, stride_id, stride_other_id,
+             mix0, mix1, MIX)  # fmt: skip
+    if FILTERS:
+        x = tl.where(keeps(x, ids, peak, scale, cut, last, least, SHIFT), x, float("-inf"))
+    runs = tl.sum(tl.exp2(gaps(x, top) * scale), 1).to(tl.float64)
     clock = arrivals(key, position, step, sub, lane + RUN, _TOKEN_STREAM)
     first = tile * TILE + tl.argmax(runs / clock, 0) * RUN
-    x = _load(logits, first + lane, tile, starts, suppressed, vocab, stride_id)
+    x = load(logits, other, first + lane, tile, starts, suppressed, vocab, stride_id,
+             stride_other_id, mix0, mix1, MIX)  # fmt: skip
+    if FILTERS:
+        x = tl.where(keeps(x, first + lane, peak, scale, cut, last, least, SHIFT), x, float("-inf"))
     clock = arrivals(key, position, step, sub, lane, _TOKEN_STREAM)
-    place = tl.argmax(tl.exp2(gaps(x, peak) * scale).to(tl.float64) / clock, 0)
+    place = tl.argmax(tl.exp2(gaps(x, top) * scale).to(tl.float64) / clock, 0)
     return first + place, tl.max(tl.where(lane == place, x, float("-inf")), 0)
 
 
 @triton.jit
 def _greedy(
-    logits, peaks, peak, starts, suppressed, vocab, stride_id, TILES: tl.constexpr,
+    logits, other, peaks, peak, starts, suppressed, vocab, stride_id, stride_other_id, mix0, mix1,
+    MIX: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """The lowest id with the largest logit, and the largest logit of all other ids."""
     tiles = tl.arange(0, TILES)
     tile = tl.min(tl.where(peaks == peak, tiles, TILES - 1), 0)
     ids = tile * TILE + tl.arange(0, TILE)
-    x = _load(logits, ids, tile, starts, suppressed, vocab, stride_id)
+    x = load(logits, other, ids, tile, starts, suppressed, vocab, stride_id, stride_other_id,
+             mix0, mix1, MIX)  # fmt: skip
     token = tl.min(tl.where(x == peak, ids, vocab - 1), 0)
     inside = tl.max(tl.where(ids == token, float("-inf"), x), 0)
     outside = tl.max(tl.where(tiles == tile, float("-inf"), peaks), 0)
@@ -80,15 +83,28 @@ def _greedy(
 
 @triton.jit
 def finish_kernel(
-    logits, rows, tile_max, sums, cross, sampled, starts, suppressed, keys, positions, steps,
-    token, record, status,
-    count, sub, vocab, tiles, stride_row, stride_id, scale, scale_sampled,
-    HAS_ROWS: tl.constexpr, GREEDY: tl.constexpr, TILES: tl.constexpr,
+    logits, other, rows, tile_max, sums, cross, sampled, starts, suppressed, scales, mix,
+    keys, positions, steps, sub, token, record, status, cuts, lasts, sizes, limits,
+    count, vocab, tiles, stride_row, stride_id, stride_other_row, stride_other_id,
+    stride_scale, stride_law, stride_mix, stride_mix_row,
+    HAS_ROWS: tl.constexpr, MIX: tl.constexpr, GREEDY: tl.constexpr, FILTERS: tl.constexpr,
+    VIEWED: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R,).  token int64 [R], record float32 [6, R] in the order of Draw, status int32 [R]."""
+    """Grid (R,).  token int64 [R], record float32 [6, R] in the order of Draw, status int32 [R].
+
+    GREEDY: 1 if every row takes the argmax, 0 if none, 2 if `scales` says which.  With FILTERS
+    `sampled` holds sums of the tokens that pass; with VIEWED so do `sums` and `cross`.
+    """
     row = tl.program_id(0).to(tl.int64)
     source = tl.load(rows + row) if HAS_ROWS else row
     logits += source * stride_row
+    scales += row * stride_scale
+    scale = tl.load(scales)
+    mix0, mix1 = scale, scale
+    if MIX != ALONE:
+        other += source * stride_other_row
+        mix0 = tl.load(mix + source * stride_mix_row)
+        mix1 = tl.load(mix + stride_mix + source * stride_mix_row)
     lane = tl.arange(0, TILES)
     inside = lane < tiles
     at = row * tiles + lane
@@ -101,28 +117,44 @@ def finish_kernel(
     t = tl.load(cross + at, mask=inside, other=0.0).to(tl.float64)
     total = tl.sum(s * ratio, 0)
     log_total = tl.log(total)
-    entropy = log_total - tl.sum(ratio * (t + s * d.to(tl.float64)), 0) * _LN2 / total
-    best, second = _greedy(logits, peaks, peak, starts, suppressed, vocab, stride_id, TILES)
-    if GREEDY:
-        chosen, logit, logprob = best, peak, total * 0.0
-    else:
+    entropy = log_total - tl.sum(ratio * (t + s * d.to(tl.float64)), 0) * LN2 / total
+    best, second = _greedy(logits, other, peaks, peak, starts, suppressed, vocab, stride_id,
+                           stride_other_id, mix0, mix1, MIX, TILES)  # fmt: skip
+    if VIEWED:
+        second = tl.where(tl.load(sizes + row) < 2, float("-inf"), second)
+    chosen, logit, logprob = best, peak, total * 0.0
+    if GREEDY != 1:
+        scale_sampled = tl.load(scales + stride_law)
         weight = tl.load(sampled + at, mask=inside, other=0.0).to(tl.float64)
         weight *= tl.exp2(gap * scale_sampled).to(tl.float64)
-        chosen, logit = _race(
-            logits, weight, peaks, tl.load(keys + row), tl.load(positions + row),
-            tl.load(steps + row), sub, starts, suppressed, vocab, stride_id, scale_sampled, TILES,
+        cut, last, least = row, row, peak
+        if FILTERS:
+            cut, last = tl.load(cuts + row), tl.load(lasts + row)
+            least = tl.load(limits + 2).to(tl.float32)
+        drawn, found = _race(
+            logits, other, weight, peaks, peak, tl.load(keys + row), tl.load(positions + row),
+            tl.load(steps + row), tl.load(sub), starts, suppressed, vocab, stride_id,
+            stride_other_id, mix0, mix1, scale_sampled, cut, last, least,
+            MIX, FILTERS, SHIFT, TILES,
         )  # fmt: skip
-        fall = gaps(logit, peak).to(tl.float64) * scale_sampled * _LN2
-        logprob = fall - tl.log(tl.sum(weight, 0))
-    confidence = gaps(logit, peak).to(tl.float64) * scale * _LN2 - log_total
-    margin = (1.0 - tl.exp(gaps(second, peak).to(tl.float64) * scale * _LN2)) / total
+        fall = gaps(found, peak).to(tl.float64) * scale_sampled * LN2
+        fall -= tl.log(tl.sum(weight, 0))
+        if GREEDY == 2:
+            cold = tl.load(scales + 2 * stride_law) > 0.0
+            chosen = tl.where(cold, best, drawn)
+            logit = tl.where(cold, peak, found)
+            logprob = tl.where(cold, 0.0, fall)
+        else:
+            chosen, logit, logprob = drawn, found, fall
+    confidence = gaps(logit, peak).to(tl.float64) * scale * LN2 - log_total
+    margin = (1.0 - tl.exp(gaps(second, peak).to(tl.float64) * scale * LN2)) / total
     # A row without a law still gets an id of the vocabulary; its status tells.
     tl.store(token + row, tl.minimum(chosen, vocab - 1).to(tl.int64))
-    tl.store(status + row, _status(peak))
+    tl.store(status + row, status_of(peak))
     record += row
     tl.store(record, tl.minimum(logprob, 0.0).to(tl.float32))
     tl.store(record + count, tl.minimum(confidence, 0.0).to(tl.float32))
     tl.store(record + 2 * count, (-log_total).to(tl.float32))
     tl.store(record + 3 * count, margin.to(tl.float32))
     tl.store(record + 4 * count, tl.maximum(entropy, 0.0).to(tl.float32))
-    tl.store(record + 5 * count, (peak.to(tl.float64) * scale * _LN2 + log_total).to(tl.float32))
+    tl.store(record + 5 * count, (peak.to(tl.float64) * scale * LN2 + log_total).to(tl.float32))

@@ -19,7 +19,6 @@ def obstacle(
     vocab: int = 0,
     score: torch.dtype | None = None,
     length: int = 0,
-    filters: bool = False,
 ) -> str | None:
     """Why the kernels cannot take tensors like these, in words, or None if they can.
 
@@ -29,7 +28,6 @@ def obstacle(
         vocab: columns of the logits.
         score: dtype of the scores [B, L], or None if there are none.
         length: their columns.
-        filters: whether the law has top_k, top_p or min_p.
     """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     obstacles = {
@@ -48,7 +46,6 @@ def obstacle(
         ),
         f"the vocabulary of {vocab} is above {LARGEST_VOCABULARY}": vocab > LARGEST_VOCABULARY,
         f"the canvas of {length} is longer than {LONGEST_CANVAS}": length > LONGEST_CANVAS,
-        "top_k, top_p and min_p have no kernel yet": filters,
     }
     return next((text for text, found in obstacles.items() if found), None)
 

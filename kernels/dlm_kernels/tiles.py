@@ -4,6 +4,8 @@ The twin of dlm_sampling.ops.tiles.  With c = log2(e) / temperature and d = (x -
 its largest logit m, s = sum 2^d and, for the entropy, sum d 2^d; nothing of the size of the
 vocabulary is written.  One warp owns a tile, so its reductions need no barrier.
 
+Two logits can be read as one (MIX): u + g (c - u), or ln [exp(c - a) - exp(u - b)]_+.
+
 No GPU has run this yet; see kernels/STATUS.md.
 """
 
@@ -15,6 +17,12 @@ import triton.language as tl
 TILE = tl.constexpr(1024)
 
 FLOOR = tl.constexpr(-512.0)  # 2^-512 is 0 in float32, and 0 * -512 is not NaN as 0 * -inf is
+
+ALONE = tl.constexpr(0)  # MIX: the logits as they are
+GUIDED = tl.constexpr(1)  # u + mix0 (c - u), u the other logits
+REMAINDER = tl.constexpr(2)  # ln [exp(c - mix0) - exp(u - mix1)]_+
+
+_LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -32,6 +40,31 @@ def suppress(x, ids, tile, starts, suppressed):
         x = tl.where(ids == tl.load(suppressed + at), float("-inf"), x)
         at += 1
     return x
+
+
+@triton.jit
+def mixed(c, u, mix0, mix1, MIX: tl.constexpr):
+    """One logit of two."""
+    if MIX == GUIDED:
+        return u + mix0 * (c - u)
+    else:
+        first, second = tl.exp2((c - mix0) * _LOG2E), tl.exp2((u - mix1) * _LOG2E)
+        return tl.log(tl.maximum(first - second, 0.0, propagate_nan=tl.PropagateNan.ALL))
+
+
+@triton.jit
+def load(
+    logits, other, ids, tile, starts, suppressed, vocab, stride_id, stride_other_id, mix0, mix1,
+    MIX: tl.constexpr,
+):  # fmt: skip
+    """The logits of `ids`, all of one tile, as float32; -inf where an id may not be drawn."""
+    inside = ids < vocab
+    place = ids.to(tl.int64)
+    x = tl.load(logits + place * stride_id, mask=inside, other=float("-inf")).to(tl.float32)
+    if MIX != ALONE:
+        u = tl.load(other + place * stride_other_id, mask=inside, other=0.0).to(tl.float32)
+        x = tl.where(inside, mixed(x, u, mix0, mix1, MIX), float("-inf"))
+    return suppress(x, ids, tile, starts, suppressed)
 
 
 @triton.jit
@@ -56,14 +89,26 @@ def _leave(x, at, tile_max, sums, cross, sampled, scale, scale_sampled, TWO: tl.
 
 @triton.jit
 def tile_kernel(
-    logits, rows, tile_max, sums, cross, sampled, starts, suppressed,
-    vocab, tiles, stride_row, stride_id, scale, scale_sampled,
-    HAS_ROWS: tl.constexpr, TWO: tl.constexpr, GROUP: tl.constexpr,
+    logits, other, rows, tile_max, sums, cross, sampled, starts, suppressed, scales, mix,
+    vocab, tiles, stride_row, stride_id, stride_other_row, stride_other_id,
+    stride_scale, stride_law, stride_mix, stride_mix_row,
+    HAS_ROWS: tl.constexpr, TWO: tl.constexpr, MIX: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R, ceil(tiles / GROUP)), one warp.  Outputs are float32 [R, tiles]."""
+    """Grid (R, ceil(tiles / GROUP)), one warp.  Outputs are float32 [R, tiles].
+
+    scales float32 [3, R]: log2(e) / temperature of the statistics and of the draw, and whether the
+    draw is the argmax.  mix float32 [2, N].
+    """
     row = tl.program_id(0).to(tl.int64)
     source = tl.load(rows + row) if HAS_ROWS else row
     logits += source * stride_row
+    scale = tl.load(scales + row * stride_scale)
+    scale_sampled = tl.load(scales + stride_law + row * stride_scale)
+    mix0, mix1 = scale, scale
+    if MIX != ALONE:
+        other += source * stride_other_row
+        mix0 = tl.load(mix + source * stride_mix_row)
+        mix1 = tl.load(mix + stride_mix + source * stride_mix_row)
     first = tl.program_id(1) * GROUP
     whole = vocab // TILE
     lane = tl.arange(0, TILE)
@@ -71,15 +116,17 @@ def tile_kernel(
         tile = first + i
         if tile < whole:
             ids = tile * TILE + lane
-            x = tl.load(logits + ids.to(tl.int64) * stride_id).to(tl.float32)
+            place = ids.to(tl.int64)
+            x = tl.load(logits + place * stride_id).to(tl.float32)
+            if MIX != ALONE:
+                u = tl.load(other + place * stride_other_id).to(tl.float32)
+                x = mixed(x, u, mix0, mix1, MIX)
             x = suppress(x, ids, tile, starts, suppressed)
             _leave(x, row * tiles + tile, tile_max, sums, cross, sampled,
                    scale, scale_sampled, TWO)  # fmt: skip
     # The ragged tile stands apart, so that the others need no mask.
     if (whole < tiles) & (whole >= first) & (whole < first + GROUP):
-        ids = whole * TILE + lane
-        place = logits + ids.to(tl.int64) * stride_id
-        x = tl.load(place, mask=ids < vocab, other=float("-inf")).to(tl.float32)
-        x = suppress(x, ids, whole, starts, suppressed)
+        x = load(logits, other, whole * TILE + lane, whole, starts, suppressed, vocab, stride_id,
+                 stride_other_id, mix0, mix1, MIX)  # fmt: skip
         _leave(x, row * tiles + whole, tile_max, sums, cross, sampled,
                scale, scale_sampled, TWO)  # fmt: skip

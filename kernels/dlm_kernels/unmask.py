@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from dlm_kernels.limits import obstacle, refuse
+from dlm_kernels.order import kth_largest, ordered
 
 _LEAST_BLOCK = 16
 _BYTES_PER_WARP = 2048  # of scores as the kernel holds them; with more, registers spill
@@ -31,28 +32,9 @@ class Written(NamedTuple):
 
 
 @triton.jit
-def ordered(score, WIDE: tl.constexpr):
-    """Unsigned keys in the order of floats; -0.0 equals 0.0, and a NaN goes below -inf."""
-    score = tl.where(score == 0.0, 0.0, score)
-    if WIDE:
-        bits = score.to(tl.int64, bitcast=True)
-        key = (bits ^ ((bits >> 63) | -0x8000000000000000)).to(tl.uint64, bitcast=True)
-    else:
-        bits = score.to(tl.int32, bitcast=True)
-        key = (bits ^ ((bits >> 31) | -0x80000000)).to(tl.uint32, bitcast=True)
-    return tl.where(score == score, key, 0)
-
-
-@triton.jit
 def highest(key, eligible, k, WIDE: tl.constexpr):
     """The k largest eligible keys, bool; the lowest positions of those that equal the k-th."""
-    found = tl.max(key, 0) * 0
-    bit = (found + 1) << (63 if WIDE else 31)
-    for _ in range(64 if WIDE else 32):
-        candidate = found | bit
-        enough = tl.sum((eligible & (key >= candidate)).to(tl.int32), 0) >= k
-        found = tl.where(enough, candidate, found)
-        bit = bit >> 1
+    found = kth_largest(key, eligible, k, WIDE)
     above = eligible & (key > found)
     equal = eligible & (key == found)
     room = k - tl.sum(above.to(tl.int32), 0)

@@ -67,7 +67,12 @@ class Machine:
 
 
 def compiled(
-    kernel: Any, types: dict[str, str], constants: dict[str, Any], capability: int, warps: int
+    kernel: Any,
+    types: dict[str, str],
+    constants: dict[str, Any],
+    capability: int,
+    warps: int,
+    most_registers: int | None = None,
 ) -> Machine:
     """Compile a kernel; arguments not named in `types` or `constants` are 32-bit integers."""
     names = kernel.arg_names
@@ -81,11 +86,8 @@ def compiled(
         attrs={(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
     )
     target = GPUTarget("cuda", capability, 32)
-    return _disassembled(
-        triton.compile(
-            source, target=target, options={"num_warps": warps, "enable_fp_fusion": True}
-        )
-    )
+    options = {"num_warps": warps, "enable_fp_fusion": True, "maxnreg": most_registers}
+    return _disassembled(triton.compile(source, target=target, options=options))
 
 
 def _disassembled(binary: Any) -> Machine:

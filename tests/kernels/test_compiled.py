@@ -16,15 +16,17 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton is made 
 CAPABILITIES = (80, 90, 100)
 PER_LANE = 1024 // 32  # logits of a tile that one lane of its warp reads
 
-STATS = dict.fromkeys(("tile_max", "sums", "cross", "sampled"), "*fp32")
+STATS = dict.fromkeys(("tile_max", "sums", "cross", "sampled", "scales", "mix"), "*fp32")
 LOOKUP = {"rows": "*i64", "starts": "*i32", "suppressed": "*i32"}
-SCALES = dict.fromkeys(("scale", "scale_sampled"), "fp32")
-NOISE = dict.fromkeys(("keys", "positions", "steps", "token"), "*i64")
-TILES = STATS | LOOKUP | SCALES
+NOISE = dict.fromkeys(("keys", "positions", "steps", "sub", "token"), "*i64")
+TILES = STATS | LOOKUP
+EDGES = dict.fromkeys(("cuts", "lasts", "sizes"), "*i64") | {"limits": "*fp64"}
+KEPT = dict.fromkeys(("kept", "kept_cross"), "*fp32")
 CANVAS = dict.fromkeys(("k", "tokens", "drawn", "counts"), "*i64") | dict.fromkeys(
     ("eligible", "chosen", "unknown"), "*i8"
 )
-FINISH = TILES | NOISE | {"record": "*fp32", "status": "*i32"}
+FINISH = TILES | NOISE | EDGES | {"record": "*fp32", "status": "*i32"}
+ALONE = {"HAS_ROWS": True, "MIX": 0, "other": None, "mix": None, "stride_id": 1}
 
 
 class Case(NamedTuple):
@@ -35,18 +37,44 @@ class Case(NamedTuple):
     warps: int
     registers: int
     per_element: float | None = None  # most instructions per logit, where a loop reads logits
+    most_registers: int | None = None  # that the assembler is told
 
 
-def k1(dtype: str, limit: float, *, two: bool = False) -> Case:
-    constants = {"HAS_ROWS": True, "TWO": two, "GROUP": 4, "stride_id": 1}
-    types = TILES | {"logits": dtype}
-    return Case("dlm_kernels.tiles", "tile_kernel", types, constants, 1, 128, limit)
+def logits(dtype: str, mix: int) -> tuple[dict[str, str], dict[str, Any]]:
+    """Types and constants of what is read: one tensor of logits, or two as one."""
+    pair = {k: v for k, v in ALONE.items() if k not in ("other", "mix")}
+    pair |= {"MIX": mix, "stride_other_id": 1}
+    return {"logits": dtype, "other": dtype}, pair if mix else ALONE
 
 
-def k2(warps: int, *, greedy: bool) -> Case:
-    constants = {"HAS_ROWS": True, "GREEDY": greedy, "TILES": 128, "stride_id": 1}
-    types = FINISH | {"logits": "*bf16"}
-    return Case("dlm_kernels.finish", "finish_kernel", types, constants, warps, 128)
+def k1(dtype: str, limit: float, *, two: bool = False, mix: int = 0) -> Case:
+    types, constants = logits(dtype, mix)
+    constants = constants | {"TWO": two, "GROUP": 4}
+    return Case("dlm_kernels.tiles", "tile_kernel", TILES | types, constants, 1, 128, limit)
+
+
+def cut(dtype: str, *, top_k: bool, top_p: bool) -> Case:
+    types, constants = logits(dtype, 0)
+    shift = 16 if dtype == "*bf16" else 0
+    constants = constants | {"TOP_K": top_k, "TOP_P": top_p, "INCLUDE": True, "SHIFT": shift}
+    types = types | TILES | EDGES | KEPT
+    constants |= {"TILES": 128}
+    return Case("dlm_kernels.edges", "edge_kernel", types, constants, 8, 128, most_registers=128)
+
+
+def k2(warps: int, *, greedy: int, filters: bool = False) -> Case:
+    types, constants = logits("*bf16", 0)
+    constants = constants | {"GREEDY": greedy, "FILTERS": filters, "VIEWED": False}
+    constants |= {"SHIFT": 16, "TILES": 128}
+    return Case("dlm_kernels.finish", "finish_kernel", FINISH | types, constants, warps, 128)
+
+
+def given(*, every: bool) -> Case:
+    types, constants = logits("*bf16", 0)
+    constants = constants | {"EVERY": every, "FILTERS": True, "GREEDY": False}
+    constants |= {"SHIFT": 16, "TILES": 128}
+    types = types | TILES | EDGES | {"tokens": "*i64", "out": "*fp32", "status": "*i32"}
+    return Case("dlm_kernels.given", "given_kernel", types, constants, 4, 128)
 
 
 def k3(score: str, length: int, registers: int, *, threshold: bool) -> Case:
@@ -61,9 +89,17 @@ CASES = {
     "K1 fp32": k1("*fp32", 13),
     # The law of the statistics is not the law of the draw: two exponentials per logit.
     "K1 bf16, two laws": k1("*bf16", 16, two=True),
-    "K2 1 warp": k2(1, greedy=False),
-    "K2 4 warps": k2(4, greedy=False),
-    "K2 4 warps, greedy": k2(4, greedy=True),
+    "K1 bf16, guidance": k1("*bf16", 26, mix=1),
+    "K1 bf16, remainder": k1("*bf16", 80, mix=2),
+    "cut bf16, top-k": cut("*bf16", top_k=True, top_p=False),
+    "cut fp32, top-p": cut("*fp32", top_k=False, top_p=True),
+    "cut bf16, both": cut("*bf16", top_k=True, top_p=True),
+    "K2 1 warp": k2(1, greedy=0),
+    "K2 4 warps": k2(4, greedy=0),
+    "K2 4 warps, filters": k2(4, greedy=2, filters=True),
+    "K2 4 warps, greedy": k2(4, greedy=1),
+    "given token, filters": given(every=False),
+    "every token, filters": given(every=True),
     "K3 fp32, L 1024": k3("*fp32", 1024, 128, threshold=False),
     "K3 fp64, L 4096": k3("*fp64", 4096, 128, threshold=True),
 }
@@ -83,7 +119,7 @@ def machine(case: Case, capability: int) -> Machine:
     from tests.kernels.aot import compiled
 
     kernel = getattr(importlib.import_module(case.module), case.kernel)
-    return compiled(kernel, case.types, case.constants, capability, case.warps)
+    return compiled(kernel, case.types, case.constants, capability, case.warps, case.most_registers)
 
 
 @pytest.mark.usefixtures("cache")

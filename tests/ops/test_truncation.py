@@ -19,7 +19,7 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.ops.categorical import _Noise, _race
 from dlm_sampling.ops.rows import Block, Scratch
-from dlm_sampling.ops.tiles import Table, sweep
+from dlm_sampling.ops.tiles import Heated, Table, sweep
 from dlm_sampling.types import TokenLaw
 from tests.ops.laws import chi_square_p, poisson_plausible
 
@@ -59,7 +59,8 @@ def test_race_finds_a_far_tail() -> None:
     logits[0, 5000] = 0.0
     table = Table.build(tail + 1, TokenLaw(), logits.device)
     first = Block(logits, None, slice(0, 1))
-    sums = sweep(first, table, TokenLaw(), TokenLaw(), Scratch(), True).sampled
+    law = Heated(TokenLaw(), 1.0)
+    sums = sweep(first, table, law, law, Scratch(), True).sampled
     hits = 0
     for start in range(0, count, 2000):
         index = torch.zeros(2000, dtype=torch.int64)

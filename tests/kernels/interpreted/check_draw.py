@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import dlm_kernels
 import pytest
@@ -11,35 +10,10 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.types import Draw, TokenLaw
+from dlm_sampling.types import TokenLaw
+from tests.kernels.interpreted.twins import agree, noise, normal
 
 INF = math.inf
-
-
-def normal(rows: int, vocab: int, seed: int = 0) -> Tensor:
-    return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * 3
-
-
-def noise(rows: int, seed: int = 0) -> dict[str, Tensor]:
-    return {
-        "keys": torch.tensor(ops.row_seeds(seed, rows)),
-        "positions": torch.arange(rows) - 1,
-        "steps": torch.full((rows,), 5),
-    }
-
-
-def agree(source: Any, count: int, **options: Any) -> Draw:
-    """Draw with both; the tokens must be equal and the record close.  Returns the kernels' draw."""
-    call = noise(count) | options
-    expected, found = ops.draw(source, **call), dlm_kernels.draw(source, **call)
-    assert found._fields == expected._fields
-    assert found.token.tolist() == expected.token.tolist()
-    for name, left, right in zip(found._fields[1:], found[1:], expected[1:], strict=True):
-        assert left.dtype == right.dtype == torch.float32
-        torch.testing.assert_close(
-            left, right, rtol=3e-6, atol=3e-6, msg=lambda m, n=name: f"{n}: {m}"
-        )
-    return Draw(*found)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +82,27 @@ def test_extreme_temperatures(temperature: float) -> None:
         assert agree(logits, 1, law=TokenLaw(temperature=temperature)).token == logits.argmax()
 
 
+@pytest.mark.parametrize("statistics", ["model", "law"])
+def test_a_temperature_per_row(statistics: str) -> None:
+    heat = torch.tensor([0.0, 1e-20, 0.4, 1.0, 50.0])
+    logits = normal(5, 1030)
+    found = agree(logits, 5, temperature=heat, statistics=statistics)
+    assert torch.equal(found.token[:2], logits[:2].argmax(-1))
+    assert found.logprob[0] == 0.0
+    wrong = dlm_kernels.draw(logits, **noise(5), temperature=heat.flip(0))
+    assert not torch.equal(wrong.token, found.token)
+    for draw in (ops.draw, dlm_kernels.draw):
+        with pytest.raises(ValueError, match=r"temperature\[1\]=-1.0"):
+            draw(logits, **noise(5), temperature=torch.tensor([0.0, -1.0, 1.0, 1.0, 1.0]))
+
+
+def test_the_number_of_the_draw_may_live_on_the_device() -> None:
+    logits = torch.zeros(6, 900)
+    found = agree(logits, 6, sub=torch.tensor(3))
+    assert torch.equal(found.token, ops.draw(logits, **noise(6), sub=3).token)
+    assert not torch.equal(found.token, ops.draw(logits, **noise(6), sub=2).token)
+
+
 @pytest.mark.parametrize(
     ("row", "law", "what"),
     [
@@ -142,8 +137,6 @@ def test_no_rows() -> None:
 
 
 def test_what_has_no_kernel_is_said() -> None:
-    with pytest.raises(TypeError, match="top_k, top_p and min_p"):
-        dlm_kernels.draw(torch.zeros(1, 5), **noise(1), law=TokenLaw(top_k=2))
     with pytest.raises(TypeError, match="float64"):
         dlm_kernels.draw(torch.zeros(1, 5, dtype=torch.float64), **noise(1))
     with pytest.raises(ValueError, match="suppressed id 5"):
@@ -152,7 +145,9 @@ def test_what_has_no_kernel_is_said() -> None:
 
 def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:
     from dlm_kernels.categorical import draw_rows
+    from dlm_kernels.tables import row_scales
 
-    rows = torch.tensor([1, 0])
-    arguments = (normal(2, 5), rows, *noise(2).values(), [3], 1.0, 1.0, 0)
+    rows, scales = torch.tensor([1, 0]), row_scales(torch.tensor([0.5, 2.0]), 1.0)
+    law = ([3], 2, 0.9, 0.01, True, 0, 2, False, False)
+    arguments = (normal(2, 5), None, None, rows, *noise(2).values(), torch.tensor(0), scales, *law)
     torch.library.opcheck(draw_rows, arguments, test_utils=("test_schema", "test_faketensor"))

@@ -1,0 +1,50 @@
+"""Two logits read as one, under the interpreter, against the same pair in torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dlm_sampling import ops
+from dlm_sampling.ops import Guided, Remainder
+from dlm_sampling.types import TokenLaw
+from tests.kernels.interpreted.twins import agree, normal, same_law
+
+ONE, OTHER = normal(3, 1100, 1), normal(3, 1100, 2)
+ROWS = torch.tensor([2, 0, 2, 1])
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.5, torch.tensor([0.5, -2.0, 3.0])], ids=str)
+def test_guidance(weight: float | torch.Tensor) -> None:
+    pair = Guided(ONE, OTHER, weight)
+    found = agree(pair, 4, rows=ROWS, law=TokenLaw(suppressed=(5, 1050)))
+    if isinstance(weight, float) and weight == 0.0:
+        alone = agree(ONE, 4, rows=ROWS, law=TokenLaw(suppressed=(5, 1050)))
+        assert torch.equal(found.token, alone.token)
+
+
+def test_guidance_of_narrow_dtypes_strides_and_filters() -> None:
+    one, other = ONE.bfloat16().T.contiguous().T, OTHER.bfloat16()
+    pair = Guided(one, other, 1.0)
+    agree(pair, 3, law=TokenLaw(0.8, top_p=0.9, top_k=50), statistics="law")
+    same_law(pair, torch.tensor([0, 1024, 1099]), law=TokenLaw(top_p=0.9))
+
+
+@pytest.mark.parametrize("factors", [(2.0, 1.0), (4.0, torch.tensor([0.0, 3.0, 2.5]))], ids=str)
+def test_remainder(factors: tuple[float, float | torch.Tensor]) -> None:
+    pair = Remainder(ONE, OTHER, ONE.logsumexp(-1), OTHER.logsumexp(-1), factors)
+    found = agree(pair, 4, rows=ROWS)
+    rates = pair.rows().fetch(torch.arange(3)).exp()
+    assert (rates[ROWS, found.token] > 0).all()
+    torch.testing.assert_close(found.log_normalizer, rates.sum(1).log()[ROWS], rtol=1e-5, atol=1e-5)
+    law = same_law(pair, law=TokenLaw(0.5, top_k=30))
+    assert (~law.isneginf()).sum(1).tolist() == [30, 30, 30]
+
+
+def test_pairs_run_the_kernels_through_the_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLM_KERNELS", "triton")
+    noise = dict.fromkeys(("keys", "positions", "steps"), torch.arange(3))
+    forced = ops.draw(Guided(ONE, OTHER, 1.0), **noise)
+    assert ops.log_prob_of(Guided(ONE, OTHER, 1.0), forced.token).shape == (3,)
+    monkeypatch.setenv("DLM_KERNELS", "torch")
+    assert torch.equal(forced.token, ops.draw(Guided(ONE, OTHER, 1.0), **noise).token)
