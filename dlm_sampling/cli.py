@@ -77,7 +77,11 @@ def generate(
         str, typer.Option(help="Embedded model, folder of a checkpoint, or name on the hub.")
     ] = DEFAULT_MODEL,
     sampler: Annotated[
-        str | None, typer.Option(help="Name; default the model's own. See: dlm-sampling samplers")
+        str | None,
+        typer.Option(
+            help="Name (see: dlm-sampling samplers), or .json file of dlm-sampling learn; default "
+            "the model's own."
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -181,13 +185,16 @@ def generate(
 
 
 def find_sampler(name: str) -> Entry:
-    """Return the registered sampler.
+    """Return the registered sampler, or that of a file which `learn` wrote.
 
     Raises:
         UsageError: there is none of this name; the closest one is named.
+        ValueError, OSError: the file is no learned sampler.
     """
-    from dlm_sampling.samplers import available
+    from dlm_sampling.samplers import Entry, available, load_learned
 
+    if name.endswith(".json"):
+        return Entry(name, load_learned(name).build)
     entries = available()
     if name not in entries:
         raise UsageError(str(unknown_sampler(name, entries)))

@@ -102,12 +102,14 @@ def generate(
         prompts: a string, chat messages, token ids, a list of any of these, a padded tensor of ids
             [B, L], or None for text without a prompt.  A string that contains mask tokens is filled
             in place.
-        sampler: a name (`samplers.available()`), an instance, or None for the checkpoint's own
-            default (`sampler_config.json`), else "llada", or "ancestral" without a mask.
+        sampler: a name (`samplers.available()`), the path of a file that `dlm-sampling learn` wrote
+            (it ends in ".json"), an instance, or None for the checkpoint's own default
+            (`sampler_config.json`), else "llada", or "ancestral" without a mask.
         sampler_options: parameters of a sampler given by name, such as {"eta": 0.02}.
         max_new_tokens: positions appended to each prompt; default 128 within the context, 0 for
             rows that are filled in place.
-        steps: planned steps over the whole row; default one per position.
+        steps: planned steps over the whole row; default one per position, or for a learned sampler
+            its own number in every block.
         block_length: write blocks of this many positions from left to right; default one block, or
             the aligned blocks of a model with block-causal attention.
         steps_per_block: steps of every block, whatever its size; replaces `steps`.

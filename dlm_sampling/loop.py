@@ -52,7 +52,8 @@ def sample(
         editable: bool [B, L], the positions to write.
         attention_mask: bool [B, L], False at padding; None when there is none.
         seeds: one 64-bit seed per row; a row's result depends on its own seed only.
-        steps: planned steps over all blocks of a row; None is one per editable position.
+        steps: planned steps over all blocks of a row; None is one per editable position, or what
+            the sampler was made for.
         block_length: columns per block, or None for one block.
         steps_per_block: steps of every block, whatever its size; replaces `steps`.
         align_blocks: put block boundaries at multiples of block_length from the row's first token,
@@ -78,6 +79,8 @@ def sample(
     """
     inputs = check_inputs(denoiser, tokens, editable, attention_mask, seeds)
     origin = inputs.attention.long().argmax(1) if align_blocks else None
+    if steps is None and steps_per_block is None:
+        steps_per_block = getattr(sampler, "own_steps", None)
     plan = plan_blocks(
         inputs.editable, block_length, steps, origin=origin, steps_per_block=steps_per_block
     )

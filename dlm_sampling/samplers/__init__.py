@@ -21,9 +21,17 @@ from dlm_sampling.samplers.first_hitting_high_order import (
     FirstHittingExtrapolation,
 )
 from dlm_sampling.samplers.klass import KLASS, klass_preset
+from dlm_sampling.samplers.learned import (
+    LearnedEuler,
+    LearnedTauLeaping,
+    LearnedTrapezoidal,
+    LearnedTweedie,
+)
+from dlm_sampling.samplers.learned_file import LearnedFile, load_learned, save_learned
 from dlm_sampling.samplers.llada import LLaDA
 from dlm_sampling.samplers.maskgit import MaskGIT
 from dlm_sampling.samplers.p2 import P2
+from dlm_sampling.samplers.pace import Pace
 from dlm_sampling.samplers.pc import PC_PRESETS, PCSampler, pc_preset
 from dlm_sampling.samplers.pc_linear import PCLinear, pc_linear_preset
 from dlm_sampling.samplers.rdm import RDM
@@ -76,10 +84,16 @@ __all__ = [
     "FirstHittingExtrapolation",
     "ForwardBackward",
     "LLaDA",
+    "LearnedEuler",
+    "LearnedFile",
+    "LearnedTauLeaping",
+    "LearnedTrapezoidal",
+    "LearnedTweedie",
     "Loop",
     "MaskGIT",
     "PCLinear",
     "PCSampler",
+    "Pace",
     "ReMDM",
     "ReMDMLLaDA",
     "Rescale",
@@ -97,7 +111,9 @@ __all__ = [
     "from_config",
     "klass_preset",
     "load_config",
+    "load_learned",
     "pc_linear_preset",
     "pc_preset",
     "save_config",
+    "save_learned",
 ]

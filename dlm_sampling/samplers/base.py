@@ -47,6 +47,11 @@ class SamplerBase(ABC, Generic[S]):
         """The positions do not depend on the drawn tokens."""
         return True
 
+    @property
+    def own_steps(self) -> int | None:
+        """Planned steps of a block where the caller names none; None: one per position."""
+        return None
+
     def schedule_length(self, steps: int) -> int | None:
         """One loop step per planned step."""
         return steps

@@ -64,6 +64,14 @@ class GridSampler(SamplerBase[None]):
         """The grid's steps and the noise removal."""
         return steps + 1
 
+    def time_at(self, k: Tensor, number: Tensor) -> Tensor:
+        """Time of grid point k of 0..number, float64 like k; beyond the last one its time."""
+        return grid_time(k, number, self.t_end)
+
+    def by_tables(self, canvas: Canvas) -> bool:
+        """Whether a step draws from `next_law` everywhere, as it does without a mask."""
+        return canvas.mask_token_id is None
+
     @abstractmethod
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
         """Probability that a mask is revealed between t and s < t, float64 like t."""
@@ -91,10 +99,10 @@ class GridSampler(SamplerBase[None]):
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[None, Step]:
         """x_t -> x_s."""
-        t = grid_time(clock.step, clock.steps, self.t_end)
-        s = grid_time(clock.step + 1, clock.steps, self.t_end)
+        t = self.time_at(clock.step, clock.steps)
+        s = self.time_at(clock.step + 1, clock.steps)
         removal = clock.step >= clock.steps
-        if canvas.mask_token_id is None:
+        if self.by_tables(canvas):
             return None, self.move(canvas, t, s, removal, predict, rng)
         u = rng.uniform(Stream.COMMIT, canvas.tokens)
         revealed = u < self.reveal_prob(t, s).unsqueeze(1)

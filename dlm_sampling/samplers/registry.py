@@ -32,6 +32,8 @@ from dlm_sampling.samplers.first_hitting_high_order import (
     FirstHittingExtrapolation,
 )
 from dlm_sampling.samplers.klass import KLASS, klass_dream
+from dlm_sampling.samplers.learned import lsd
+from dlm_sampling.samplers.learned_file import SUFFIX, load_learned
 from dlm_sampling.samplers.llada import LLaDA, llada_entropy, llada_margin, llada_random
 from dlm_sampling.samplers.maskgit import MaskGIT
 from dlm_sampling.samplers.p2 import P2, p2_ancestral, p2_random
@@ -99,6 +101,7 @@ _ENTRIES = (
     Entry("tau-leaping", TauLeaping),
     Entry("theta-trapezoidal", ThetaTrapezoidal),
     Entry("theta-rk2", ThetaRK2),
+    Entry("lsd", lsd),
     Entry("first-hitting", FirstHitting),
     Entry("first-hitting-extrapolation", FirstHittingExtrapolation),
     Entry("first-hitting-correction", FirstHittingCorrection),
@@ -152,12 +155,24 @@ def available() -> dict[str, Entry]:
 
 
 def create(name: str, **parameters: Any) -> SamplerBase[Any]:
-    """Build a sampler by its public name.
+    """Build a sampler by its public name, or from a file that `dlm-sampling learn` wrote.
+
+    Args:
+        name: one of `available()`, or the path of a file that ends in ".json".
+        parameters: of a sampler given by name; a file has its own.
 
     Raises:
         ValueError: unknown name (the closest one is suggested), or a parameter out of its range.
         TypeError: unknown parameter (the closest one is suggested).
+        FileNotFoundError: there is no such file.
     """
+    if name.endswith(SUFFIX):
+        if parameters:
+            raise ValueError(
+                f"sampler_options: {name} has its own parameters; they go with a sampler given by "
+                "name."
+            )
+        return load_learned(name).build()
     entries = available()
     if name not in entries:
         raise unknown_sampler(name, entries)

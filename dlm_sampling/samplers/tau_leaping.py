@@ -79,8 +79,12 @@ class TauLeaping(GridSampler):
             raise unknown_choice("events", self.events, tuple(_PROBABILITY))
 
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
-        """1 - exp(-m) or m exp(-m), m = (t - s) c_t, float64 like t."""
-        return _PROBABILITY[self.events]((t - s) * reverse_rate(self.schedule, t))
+        """`event_prob` of (t - s) c_t, float64 like t."""
+        return self.event_prob((t - s) * reverse_rate(self.schedule, t))
+
+    def event_prob(self, mean: Tensor) -> Tensor:
+        """Chance of a mask to be revealed if m events are expected: 1 - exp(-m) or m exp(-m)."""
+        return _PROBABILITY[self.events](mean)
 
     def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Law of x_s given x_t under any noise, [..., V], with the multi-jump rule of `events`."""

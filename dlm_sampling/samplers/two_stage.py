@@ -119,6 +119,10 @@ class TwoStage(SamplerBase[StageState]):
         """Two steps per interval and the noise removal."""
         return 2 * max(1, steps // 2) + 1
 
+    def time_at(self, k: Tensor, number: Tensor) -> Tensor:
+        """Time of grid point k of 0..number, float64 like k; beyond the last one its time."""
+        return grid_time(k, number, self.t_end)
+
     def interval(self, t: Tensor, s: Tensor) -> Interval:
         """The interval from t to s on this sampler's clock."""
         if self.clock == "hazard":
@@ -177,8 +181,7 @@ class TwoStage(SamplerBase[StageState]):
         """Ends t, s of each row's interval, whether in stage 2, whether at the removal; [B]."""
         number = (clock.steps // 2).clamp_min(1)
         k, removal = clock.step // 2, clock.step >= 2 * number
-        t = grid_time(k, number, self.t_end)
-        s = grid_time((k + 1).minimum(number), number, self.t_end)
+        t, s = self.time_at(k, number), self.time_at(k + 1, number)
         return t, s, (clock.step % 2 == 1) & ~removal, removal
 
     def move(
