@@ -1,6 +1,7 @@
 """The arithmetic: random numbers, exact categorical sampling, choosing positions."""
 
 from dlm_sampling.ops.categorical import draw
+from dlm_sampling.ops.divergence import divergence
 from dlm_sampling.ops.log_law import filtered_log_law, log_prob_of, log_probs
 from dlm_sampling.ops.pairs import Guided, Pair, Remainder
 from dlm_sampling.ops.philox import RANDOM_STREAM, Rng, Stream, fresh_seed, row_seeds
@@ -17,6 +18,7 @@ __all__ = [
     "Rng",
     "Source",
     "Stream",
+    "divergence",
     "draw",
     "filtered_log_law",
     "fresh_seed",

@@ -16,6 +16,7 @@ CONFIRMED_ON_A_GPU = False
 """Whether the kernels have passed on a device; until then a caller must ask for them."""
 
 _HOME = {
+    "divergence": "dlm_kernels.moved",
     "draw": "dlm_kernels.categorical",
     "log_prob_of": "dlm_kernels.given",
     "log_probs": "dlm_kernels.given",

@@ -77,6 +77,13 @@ def given(*, every: bool) -> Case:
     return Case("dlm_kernels.given", "given_kernel", types, constants, 4, 128)
 
 
+def moved() -> Case:
+    types = dict.fromkeys(("norms", "other_norms", "out", "tiny"), "*fp32") | LOOKUP
+    types |= {"tiny": "fp32", "logits": "*bf16", "other": "*bf16"}
+    constants = {"HAS_ROWS": True, "GROUP": 8, "stride_id": 1, "stride_other_id": 1}
+    return Case("dlm_kernels.moved", "divergence_kernel", types, constants, 4, 128)
+
+
 def k3(score: str, length: int, registers: int, *, threshold: bool) -> Case:
     warps = length * (8 if score == "*fp64" else 4) // 2048
     constants = {"WIDE": score == "*fp64", "THRESHOLD": threshold, "WRITE": True, "BLOCK": length}
@@ -100,6 +107,7 @@ CASES = {
     "K2 4 warps, greedy": k2(4, greedy=1),
     "given token, filters": given(every=False),
     "every token, filters": given(every=True),
+    "divergence": moved(),
     "K3 fp32, L 1024": k3("*fp32", 1024, 128, threshold=False),
     "K3 fp64, L 4096": k3("*fp64", 4096, 128, threshold=True),
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dlm_kernels
 import pytest
 import torch
 
 from dlm_sampling import ops
 from dlm_sampling.ops import Guided, Remainder
 from dlm_sampling.types import TokenLaw
-from tests.kernels.interpreted.twins import agree, normal, same_law
+from tests.kernels.interpreted.twins import agree, noise, normal, same_law
 
 ONE, OTHER = normal(3, 1100, 1), normal(3, 1100, 2)
 ROWS = torch.tensor([2, 0, 2, 1])
@@ -48,3 +49,20 @@ def test_pairs_run_the_kernels_through_the_ops(monkeypatch: pytest.MonkeyPatch) 
     assert ops.log_prob_of(Guided(ONE, OTHER, 1.0), forced.token).shape == (3,)
     monkeypatch.setenv("DLM_KERNELS", "torch")
     assert torch.equal(forced.token, ops.draw(Guided(ONE, OTHER, 1.0), **noise).token)
+
+
+@pytest.mark.parametrize("tiny", [1e-12, 1e-3])
+def test_divergence(tiny: float) -> None:
+    one, other, law = ONE.clone(), OTHER.bfloat16().float(), TokenLaw(suppressed=(7, 1099))
+    one[0, 500:900] = -torch.inf
+    one[1] = other[1] + 1e-3
+    norms = [ops.draw(x, **noise(3), law=law).log_normalizer for x in (one, other)]
+    expected = ops.divergence(one, other, *norms, law=law, tiny=tiny)
+    found = dlm_kernels.divergence(one, other, *norms, suppressed=law.suppressed, tiny=tiny)
+    torch.testing.assert_close(found, expected, rtol=3e-6, atol=3e-6)
+    some, rows = [n[[2, 1]] for n in norms], ROWS[[0, 3]]
+    picked = dlm_kernels.divergence(
+        one, other, *some, suppressed=law.suppressed, rows=rows, tiny=tiny
+    )
+    assert torch.equal(picked, found[[2, 1]])
+    assert dlm_kernels.divergence(one[:0], other[:0], norms[0][:0], norms[0][:0]).shape == (0,)
