@@ -87,6 +87,41 @@ def plan_blocks(
     )
 
 
+def check_canvas(canvas_length: int, block_length: int | None, align_blocks: bool) -> None:
+    """Refuse another grid than that of a network that writes the last `canvas_length` columns.
+
+    Raises:
+        ValueError: another block length, or blocks aligned with the row's first token.
+    """
+    if block_length not in (None, canvas_length):
+        raise ValueError(
+            f"block_length={block_length}: this network writes canvases of {canvas_length} "
+            "columns; leave block_length out."
+        )
+    if align_blocks:
+        raise ValueError(
+            "align_blocks=True: the canvases of this network begin where the prompt ends; "
+            "use False."
+        )
+
+
+def check_whole(plan: BlockPlan, canvas_length: int) -> None:
+    """Refuse rows that do not end with a canvas, see `check_canvas`.
+
+    Raises:
+        ValueError: a block is shorter.
+    """
+    used = torch.arange(plan.start.shape[1], device=plan.start.device) < plan.number.unsqueeze(1)
+    short = ((plan.stop - plan.start != canvas_length) & used).any(1)
+    if bool(short.any()):
+        row = int(short.nonzero()[0])
+        raise ValueError(
+            f"editable: row {row} has a block that is not {canvas_length} columns wide; this "
+            f"network writes whole canvases, so make each row's span of positions to write a "
+            f"multiple of {canvas_length}."
+        )
+
+
 def _span(editable: Tensor) -> tuple[Tensor, Tensor]:
     """First editable column and width of the editable span of each row, int64 [B]; 0 if none."""
     first = editable.long().argmax(1)

@@ -107,9 +107,9 @@ def generate(
             (`sampler_config.json`), else "llada", or "ancestral" without a mask.
         sampler_options: parameters of a sampler given by name, such as {"eta": 0.02}.
         max_new_tokens: positions appended to each prompt; default 128 within the context, 0 for
-            rows that are filled in place.
-        steps: planned steps over the whole row; default one per position, or for a learned sampler
-            its own number in every block.
+            rows that are filled in place; whole canvases for a network that writes nothing else.
+        steps: planned steps over the whole row; default one per position, or for a sampler with a
+            number of its own (learned ones, DiffusionGemma's) that many in every block.
         block_length: write blocks of this many positions from left to right; default one block, or
             the aligned blocks of a model with block-causal attention.
         steps_per_block: steps of every block, whatever its size; replaces `steps`.
@@ -133,7 +133,7 @@ def generate(
         eos: "keep" what follows an end-of-text; "cut" it afterwards; "stop" a row as soon as
             everything left of its end-of-text is known; "auto" stops rows with a prompt and keeps
             the others.
-        eos_token_id: end-of-text ids; default the denoiser's.
+        eos_token_id: end-of-text ids; default all of the denoiser's.
         batch_size: rows that run together; default all.
         tokenizer: overrides the denoiser's.
         streamer: a transformers streamer, also a draft-aware one; a batch is spoken row after row.
@@ -160,9 +160,7 @@ def generate(
         raise ValueError(f"num_return_sequences={num_return_sequences}: must be at least 1.")
     rows = read_prompts(prompts, denoiser, tokenizer, infill, attention_mask)
     rows = [row for row in rows for _ in range(num_return_sequences)]
-    new = [
-        _new_tokens(max_new_tokens, row.infill, len(row.ids), denoiser.max_length) for row in rows
-    ]
+    new = [_new_tokens(max_new_tokens, row.infill, len(row.ids), denoiser) for row in rows]
     batch = build_canvas(rows, new, denoiser)
     seeds = ops.row_seeds(ops.fresh_seed() if seed is None else seed, len(rows))
     ending = _endings(eos, batch, [len(row.ids) for row in rows])
@@ -235,17 +233,17 @@ def _token_law(
     return TokenLaw(**fields, suppressed=(*base.suppressed, *suppress))
 
 
-def _new_tokens(asked: int | None, infill: bool, prompt: int, context: int | None) -> int:
-    """Positions to append to a row."""
-    if asked is not None:
-        if asked < 0:
-            raise ValueError(f"max_new_tokens={asked}: must be at least 0.")
-        return asked
-    if infill:
+def _new_tokens(asked: int | None, infill: bool, prompt: int, denoiser: Denoiser) -> int:
+    """Positions to append to a row, whole canvases where the network writes no others."""
+    context, canvas = denoiser.max_length, denoiser.canvas_length or 1
+    if asked is not None and asked < 0:
+        raise ValueError(f"max_new_tokens={asked}: must be at least 0.")
+    if asked is None and infill:
         return 0
-    return (
-        DEFAULT_NEW_TOKENS if context is None else max(1, min(DEFAULT_NEW_TOKENS, context - prompt))
-    )
+    if asked is None:
+        asked = DEFAULT_NEW_TOKENS
+        asked = asked if context is None else max(1, min(asked, context - prompt))
+    return -(-asked // canvas) * canvas
 
 
 def _endings(eos: Eos, batch: CanvasBatch, prompt_lengths: list[int]) -> list[str]:
@@ -262,7 +260,8 @@ def _endings(eos: Eos, batch: CanvasBatch, prompt_lengths: list[int]) -> list[st
 
 def _eos_ids(eos_token_id: int | Sequence[int] | None, denoiser: Denoiser) -> tuple[int, ...]:
     if eos_token_id is None:
-        return () if denoiser.eos_token_id is None else (denoiser.eos_token_id,)
+        own = () if denoiser.eos_token_id is None else (denoiser.eos_token_id,)
+        return (*own, *denoiser.further_eos_ids)
     return (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlm_sampling.blocks import plan_blocks
+from dlm_sampling.blocks import check_canvas, check_whole, plan_blocks
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.run import Run, RunOptions, SampleOutput, check_inputs
 from dlm_sampling.trajectory import StepCallback
@@ -54,7 +54,8 @@ def sample(
         seeds: one 64-bit seed per row; a row's result depends on its own seed only.
         steps: planned steps over all blocks of a row; None is one per editable position, or what
             the sampler was made for.
-        block_length: columns per block, or None for one block.
+        block_length: columns per block, or None for one block, or for those of a network that
+            writes whole canvases only.
         steps_per_block: steps of every block, whatever its size; replaces `steps`.
         align_blocks: put block boundaries at multiples of block_length from the row's first token,
             prompt included, as block-causal models need; otherwise blocks start with the first
@@ -75,15 +76,22 @@ def sample(
         The finished canvases; no mask is left and fixed positions are untouched.
 
     Raises:
-        ValueError: shapes do not match, the denoiser has no mask id, or `seeds` has a wrong length.
+        ValueError: shapes do not match, `seeds` has a wrong length, the sampler is for another
+            noise, or a block is not a whole canvas of a network that writes no others.
     """
     inputs = check_inputs(denoiser, tokens, editable, attention_mask, seeds)
     origin = inputs.attention.long().argmax(1) if align_blocks else None
     if steps is None and steps_per_block is None:
         steps_per_block = getattr(sampler, "own_steps", None)
+    canvas_length = denoiser.canvas_length
+    if canvas_length is not None:
+        check_canvas(canvas_length, block_length, align_blocks)
+        block_length, causal_blocks = canvas_length, True
     plan = plan_blocks(
         inputs.editable, block_length, steps, origin=origin, steps_per_block=steps_per_block
     )
+    if canvas_length is not None:
+        check_whole(plan, canvas_length)
     options = RunOptions(
         law if law is not None else getattr(sampler, "law", TokenLaw()),
         guidance_scale,

@@ -23,8 +23,10 @@ _BLOCK_ELEMENTS = 2**22  # logits that exist at a time when they are computed on
 class LazyPrediction:
     """The law of the clean tokens at every position of one canvas, evaluated on demand."""
 
-    def __init__(self, predictor: Predictor, x: Tensor, t: Tensor) -> None:
-        self._predictor, self._x, self._t = predictor, x, t
+    def __init__(
+        self, predictor: Predictor, x: Tensor, t: Tensor, temperature: Tensor | None = None
+    ) -> None:
+        self._predictor, self._x, self._t, self._temperature = predictor, x, t, temperature
         self._slot = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
         self._values: list[Tensor] = []  # conditional, then unconditional; [n, L, *]
         self._heads: list[Callable[[Tensor], Tensor] | None] = []
@@ -39,9 +41,8 @@ class LazyPrediction:
         missing = (needed & (self._slot < 0)).nonzero().squeeze(1)
         if len(missing) == 0:
             return
-        outputs = [
-            out for out in self._predictor.forward(self._x, self._t, missing) if out is not None
-        ]
+        passes = self._predictor.forward(self._x, self._t, missing, self._temperature)
+        outputs = [out for out in passes if out is not None]
         offset = len(self._values[0]) if self._values else 0
         self._slot[missing] = torch.arange(offset, offset + len(missing), device=missing.device)
         self._heads = [out.head for out in outputs]
@@ -203,6 +204,19 @@ class LazyPrediction:
 
     def _logits(self, where: Tensor) -> ops.LogitRows:
         """The logits of the asked positions as a source that is read block by block."""
+        logits, temperature = self._untempered(where), self._temperature
+        if temperature is None:
+            return logits
+        heat = temperature[where.nonzero(as_tuple=True)[0]].unsqueeze(1)
+
+        def divided(i: Tensor) -> Tensor:
+            values = logits.fetch(i)
+            exact = torch.promote_types(values.dtype, torch.float32)
+            return values.to(exact) / heat[i].to(exact)
+
+        return replace(logits, fetch=divided)
+
+    def _untempered(self, where: Tensor) -> ops.LogitRows:
         self.evaluate(where.any(1))
         row, column = where.nonzero(as_tuple=True)
         index = self._slot[row] * where.shape[1] + column

@@ -67,9 +67,14 @@ class Predictor:
         """The noise that the denoiser was trained on."""
         return self.denoiser.process
 
-    def __call__(self, x: Tensor, t: Tensor) -> LazyPrediction:
+    @property
+    def vocab_size(self) -> int:
+        """Columns of the predictions."""
+        return self.denoiser.vocab_size
+
+    def __call__(self, x: Tensor, t: Tensor, temperature: Tensor | None = None) -> LazyPrediction:
         """Predict the clean tokens of x [A, L] at time t [A]; at most one forward pass per row."""
-        prediction = LazyPrediction(self, x, t)
+        prediction = LazyPrediction(self, x, t, temperature)
         if self.eager:
             prediction.evaluate(torch.ones(len(x), dtype=torch.bool, device=x.device))
         return prediction
@@ -95,12 +100,16 @@ class Predictor:
         self.padded = not bool(self.attention.all())
 
     def forward(
-        self, x: Tensor, t: Tensor, active: Tensor
+        self, x: Tensor, t: Tensor, active: Tensor, temperature: Tensor | None = None
     ) -> tuple[DenoiserOutput, DenoiserOutput | None]:
-        """Run the denoiser on the rows `active` (int64 [n]), with guidance twice."""
+        """Run the denoiser on the rows `active` (int64 [n]), with guidance twice.
+
+        The values come as the network gives them; temperature [A] acts on the carried state.
+        """
         guided = self.guidance_scale != 0.0
         self.nfe.index_add_(0, self.rows[active], torch.full_like(active, 2 if guided else 1))
-        canvas = _Rows(x[active], self.model_time(t)[active], self.attention[active], active)
+        heat = None if temperature is None else temperature[active]
+        canvas = _Rows(x[active], self.model_time(t)[active], self.attention[active], active, heat)
         conditional = self._run(canvas, 0)
         if not guided:
             return conditional, None
@@ -126,7 +135,8 @@ class Predictor:
             return self._cropped(rows, None)
         carry = self.carries[part]
         out = self._cropped(rows, carry.read(rows.x, rows.which, len(self.rows)))
-        carry.write(rows.which, out.carry)
+        heat, after = rows.temperature, out.carry
+        carry.write(rows.which, after if heat is None else self.denoiser.temper(after, heat))
         return out
 
     def _cropped(self, rows: _Rows, carry: Any) -> DenoiserOutput:
@@ -176,6 +186,7 @@ class _Rows(NamedTuple):
     t: Tensor  # float64 [n]
     attention: Tensor  # bool [n, L]
     which: Tensor  # int64 [n], which of the active rows they are
+    temperature: Tensor | None  # float64 [n]
 
 
 def _widen(output: DenoiserOutput, start: int, length: int) -> DenoiserOutput:

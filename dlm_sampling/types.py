@@ -330,8 +330,17 @@ class Predict(Protocol):
         """The noise that the model was trained on."""
         ...
 
-    def __call__(self, x: Tensor, t: Tensor) -> Prediction:
-        """x_t int64 [B, L], t float64 [B] -> Prediction; at most one forward pass per row."""
+    @property
+    def vocab_size(self) -> int:
+        """Columns V of its predictions."""
+        ...
+
+    def __call__(self, x: Tensor, t: Tensor, temperature: Tensor | None = None) -> Prediction:
+        """x_t int64 [B, L], t float64 [B] -> Prediction; at most one forward pass per row.
+
+        The logits of each row are divided by temperature, float64 [B] > 0, before anything reads
+        them, the state that the model carries included.
+        """
         ...
 
     def using(self, denoiser: Any) -> Predict:

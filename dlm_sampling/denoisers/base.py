@@ -53,6 +53,13 @@ class Denoiser(ABC):
     family: str = "custom"
     block_length: int | None = None
     """Columns per block of a block-causal network, counted from a row's first token; else None."""
+    canvas_length: int | None = None
+    """Columns, the last of its input, that a network predicts, all before being prompt; else None.
+
+    The loop then writes blocks of just so many columns and passes nothing to their right.
+    """
+    further_eos_ids: tuple[int, ...] = ()
+    """Ids beside `eos_token_id` that end a text, such as the end of a turn."""
     generation_defaults: Mapping[str, Any] = MappingProxyType({})
     carries: bool = False
     """Whether the network has a latent state that goes from one forward pass to the next."""
@@ -176,6 +183,13 @@ class Denoiser(ABC):
             TypeError: the network has no state.
         """
         raise TypeError(f"{type(self).__name__} carries no state from one pass to the next.")
+
+    def temper(self, carry: Any, temperature: Tensor) -> Any:
+        """The state after a pass whose logits are divided by temperature, float64 [B] > 0.
+
+        Only a state that depends on logits changes.
+        """
+        return carry
 
     def logits(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, t: Tensor | None = None

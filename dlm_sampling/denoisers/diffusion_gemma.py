@@ -32,15 +32,16 @@ CLASS = "DiffusionGemmaForBlockDiffusion"
 
 
 class DiffusionGemmaDenoiser(Denoiser):
-    """A DiffusionGemma network: the last `block_length` columns are the canvas, all before prompt.
+    """A DiffusionGemma network: the last `canvas_length` columns are the canvas, the rest prompt.
 
     The prompt is encoded causally; the canvas sees it and all of itself.  The kind is "posterior",
     as the released sampler reads it: it draws clean tokens from the logits.  The carry is the
-    canvas logits [B, block_length, V], which the network is given back in the next step
-    (self-conditioning), and whether a row has any, bool [B]: logits of 0 are no substitute, since
-    the network would see the mean of all embeddings where the first step sees none.  Rows of
-    different padding are run separately, since the canvas is found by its column; a row that is
-    padded on the left gives the logits of the row alone all the same.
+    canvas logits [B, canvas_length, V], which the network is given back in the next step
+    (self-conditioning) at the temperature of the draw, and whether a row has any, bool [B]: logits
+    of 0 are no substitute, since the network would see the mean of all embeddings where the first
+    step sees none.  Rows of different padding are run separately, since the canvas is found by its
+    column; a row that is padded on the left gives the logits of the row alone all the same.  The
+    sampler of `generate` is the released one, with the values of the model's generation config.
 
     Args:
         model: transformers' `DiffusionGemmaForBlockDiffusion`; never modified.
@@ -73,7 +74,15 @@ class DiffusionGemmaDenoiser(Denoiser):
             module=model.eval(),
         )
         self.model = model
-        self.block_length = int(model.config.canvas_length)
+        self.canvas_length = int(model.config.canvas_length)
+        config: Any = getattr(model, "generation_config", None)
+        self.generation_defaults = {
+            "sampler": "diffusion-gemma",
+            "sampler_options": sampler_options(config),
+        }
+        listed: Any = getattr(config, "eos_token_id", None)
+        ids: list[int] = list(listed) if isinstance(listed, list | tuple) else []  # pyright: ignore[reportUnknownArgumentType]
+        self.further_eos_ids = tuple(i for i in ids if i != self.eos_token_id)
 
     def initial_carry(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """No logits for any row; the zeros in their place take no memory."""
@@ -92,11 +101,12 @@ class DiffusionGemmaDenoiser(Denoiser):
         Raises:
             ValueError: there is no prompt before the canvas.
         """
-        start = input_ids.shape[1] - int(self.model.config.canvas_length)
+        canvas = int(self.model.config.canvas_length)
+        start = input_ids.shape[1] - canvas
         if start < 1:
             raise ValueError(
                 f"input_ids has {input_ids.shape[1]} columns: must be at least one prompt token "
-                f"and a canvas of {self.model.config.canvas_length}."
+                f"and a canvas of {canvas}."
             )
         masks: dict[str, Tensor] = {}
         if attention_mask is not None:
@@ -116,6 +126,11 @@ class DiffusionGemmaDenoiser(Denoiser):
         present = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         return DenoiserOutput(torch.cat((prompt, logits), dim=1), carry=(logits, present))
 
+    def temper(self, carry: tuple[Tensor, Tensor], temperature: Tensor) -> tuple[Tensor, Tensor]:
+        """The canvas logits divided by temperature, float64 [B] > 0."""
+        logits, given = carry
+        return logits / temperature.to(logits.dtype).view(-1, 1, 1), given
+
     def save_pretrained(
         self, folder: str | Path, *, dtype: torch.dtype | str | None = None
     ) -> None:
@@ -132,6 +147,20 @@ class DiffusionGemmaDenoiser(Denoiser):
             )
         self.model.save_pretrained(folder)
         save_tokenizer(self.tokenizer, Path(folder))
+
+
+def sampler_options(config: Any) -> dict[str, Any]:
+    """What a generation config of the model sets of its sampler, under our names."""
+    bound: Any = getattr(config, "sampler_config", None)
+    options: dict[str, Any] = {
+        "gamma": getattr(bound, "entropy_bound", None),
+        "t_max": getattr(config, "t_max", None),
+        "t_min": getattr(config, "t_min", None),
+        "stable_steps": getattr(config, "stability_threshold", None),
+        "confidence": getattr(config, "confidence_threshold", None),
+        "max_steps": getattr(config, "max_denoising_steps", None),
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> DiffusionGemmaDenoiser:

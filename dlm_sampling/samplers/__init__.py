@@ -10,6 +10,7 @@ from dlm_sampling.samplers.config import SamplerConfig, from_config, load_config
 from dlm_sampling.samplers.count_frequencies import count_tokens
 from dlm_sampling.samplers.credit import DInferCredit
 from dlm_sampling.samplers.dfm_corrector import DFMCorrector
+from dlm_sampling.samplers.diffusion_gemma import DiffusionGemma
 from dlm_sampling.samplers.dinfer import DInferHierarchy, DInferThreshold
 from dlm_sampling.samplers.dream import Dream, DreamOrigin
 from dlm_sampling.samplers.eb_sampler import EBSampler
@@ -71,6 +72,7 @@ __all__ = [
     "DInferCredit",
     "DInferHierarchy",
     "DInferThreshold",
+    "DiffusionGemma",
     "Dream",
     "DreamOrigin",
     "EBSampler",

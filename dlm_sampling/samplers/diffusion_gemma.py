@@ -1,57 +1,31 @@
-"""DiffusionGemma's rule for uniform noise: accept what is certain, draw everything else anew.
+"""DiffusionGemma's sampler for uniform noise: keep what is certain, draw everything else anew.
 
-    T_n = t_min + (t_max - t_min) n / N  with n = N .. 1 steps left
-    candidates v_i ~ softmax(logits / T_n)
-    accept the k positions of lowest entropy H with  sum H - max H <= gamma
-    next canvas: v_i where accepted, uniform noise elsewhere; every step accepts afresh
-    a row is over when its argmax canvas did not change for m steps and the mean of H is below eps;
-    the result is that argmax canvas, not the accepted one
+    T_n = t_min + (t_max - t_min) n / N,  n = N .. 1 steps left
+    candidates v_i ~ softmax(logits / T_n), of entropy H_i
+    accept the k positions of lowest H with  sum H - max H <= gamma
+    next canvas: v_i where accepted, a uniform token elsewhere; every step accepts afresh
+    the block is over when its argmax canvas has not changed for m steps and the mean of H is
+    below eps; the result is that argmax canvas, not the accepted one
 
-Released in transformers (`diffusion_gemma`) and in diffusers (`EntropyBoundScheduler`); the bound
-is that of Ben-Hamu et al. 2025, arXiv:2505.24857.  There is no mask: canvases are tokens only, and
-the functions here take whatever process supplies the noise.
+Released in transformers (`diffusion_gemma`, `EntropyBoundSampler`), where logits / T_n are also
+what the network is given back in the next step; the bound is that of Ben-Hamu et al. 2025,
+arXiv:2505.24857.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream
+from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.eb_sampler import entropy_bound_positions
-from dlm_sampling.types import Clock, Draw, RandomSource
-
-
-class NoiseProcess(Protocol):
-    """Where noise comes from: all that these rules need of the uniform process."""
-
-    def prior(self, like: Tensor, rng: RandomSource, sub: int = 0) -> Tensor:
-        """Tokens of pure noise, int64 like `like` [B, L]; a new draw for every step and `sub`."""
-        ...
-
-
-@dataclass(frozen=True)
-class UniformNoise:
-    """Independent uniform tokens.
-
-    Fields:
-        vocab_size: V; ids in [0, V) are equally likely.
-    """
-
-    vocab_size: int
-
-    def __post_init__(self) -> None:
-        at_least("vocab_size", self.vocab_size, 1, "the number of logit columns")
-
-    def prior(self, like: Tensor, rng: RandomSource, sub: int = 0) -> Tensor:
-        """floor(V u) with u uniform in (0, 1) of 52 bits, int64 like `like`."""
-        u = rng.uniform(Stream.INITIAL, like, sub)
-        return (u * self.vocab_size).long().clamp_(max=self.vocab_size - 1)
+from dlm_sampling.samplers.entropy_bound import entropy_bound_positions
+from dlm_sampling.types import Canvas, Clock, NoiseKind, Predict, RandomSource, Step
 
 
 class Stability(NamedTuple):
@@ -59,18 +33,25 @@ class Stability(NamedTuple):
 
     best: Tensor  # int64 [B, L], argmax canvas of the last step
     unchanged: Tensor  # int64 [B], steps for which it has stayed the same
+    over: Tensor  # bool [B], whether it is the result
 
 
 @dataclass(frozen=True)
-class EntropyBoundRule:
-    """The parts of a DiffusionGemma step, as functions of draws.
+class DiffusionGemma(SamplerBase[Stability]):
+    """Draw a whole block, keep the draws of least entropy within a bound, and replace the rest.
+
+    For networks that draw clean tokens from their logits at any noise; there is no level of noise
+    in the rule.  A temperature or filters of the run act on the law at T_n.
 
     Fields:
         gamma: entropy bound in nats.
-        t_max: temperature before the first step.
-        t_min: temperature that the schedule runs to.
-        stable_steps: m, steps for which the argmax canvas must not change.
-        confidence: eps, bound on the mean entropy in nats.
+        t_max: temperature of the first step.
+        t_min: temperature that the schedule runs to, and stops one step short of.
+        stable_steps: m, steps for which the argmax canvas must not have changed.
+        confidence: eps, bound on the mean entropy in nats, compared strictly.
+        max_steps: N of a block, unless the caller names a number.
+
+    NFE: 1 per step, at most N per block.
     """
 
     gamma: float = 0.1
@@ -78,49 +59,102 @@ class EntropyBoundRule:
     t_min: float = 0.4
     stable_steps: int = 1
     confidence: float = 0.005
+    max_steps: int = 48
+
+    paper = "Ben-Hamu et al. 2025, arXiv:2505.24857"
+    nfe = "adaptive; at most steps per block"
+    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("uniform",)
 
     def __post_init__(self) -> None:
         at_least("gamma", self.gamma, 0.0, "the released value is 0.1")
         at_least("stable_steps", self.stable_steps, 0, "the released value is 1")
         at_least("confidence", self.confidence, 0.0, "the released value is 0.005 nats")
-        if not 0.0 < self.t_min <= self.t_max < math.inf:
+        at_least("max_steps", self.max_steps, 1, "the released value is 48")
+        if not (0.0 <= self.t_min <= self.t_max < math.inf and self.t_max > 0.0):
             raise ValueError(
-                f"t_min={self.t_min}, t_max={self.t_max}: need 0 < t_min <= t_max; "
+                f"t_min={self.t_min}, t_max={self.t_max}: need 0 <= t_min <= t_max and t_max > 0; "
                 "the released values are 0.4 and 0.8."
             )
 
+    @property
+    def revises(self) -> bool:
+        """Nothing stays."""
+        return True
+
+    @property
+    def exact(self) -> bool:
+        """The result is not what was drawn."""
+        return False
+
+    @property
+    def own_steps(self) -> int:
+        """Steps of a block."""
+        return self.max_steps
+
+    def init(self, canvas: Canvas) -> Stability:
+        """Nothing seen; no token is -1, so the first argmax canvas counts as a change."""
+        still = torch.zeros_like(canvas.start)
+        return Stability(torch.full_like(canvas.tokens, -1), still, still.bool())
+
+    def step(
+        self,
+        state: Stability,
+        canvas: Canvas,
+        clock: Clock,
+        predict: Predict,
+        rng: RandomSource,
+    ) -> tuple[Stability, Step]:
+        """Accept and replace; in the last step of a block, write its argmax canvas."""
+        where = canvas.editable
+        prediction = predict(canvas.tokens, left(clock), self.temperature(clock))
+        draw = prediction.draw(where, rng, statistics="law")
+        best = prediction.draw(where, rng, greedy=torch.ones_like(clock.last)).token
+        state = self.settled(state, best, draw.entropy, canvas, clock)
+        accepted = self.accept(draw.entropy, where)
+        following = torch.where(accepted, draw.token, fresh_noise(best, rng, predict.vocab_size))
+        logprob = draw.logprob.masked_fill(~accepted, -math.log(predict.vocab_size))
+        done = (state.over | clock.last).unsqueeze(1)
+        return state, Step(
+            tokens=torch.where(where, torch.where(done, best, following), canvas.tokens),
+            unknown=canvas.unknown & ~(where & done),
+            logprob=torch.where(done, draw.max_logprob, logprob).masked_fill(~where, 0.0),
+            log_confidence=draw.log_confidence,
+            entropy=draw.entropy,
+        )
+
     def temperature(self, clock: Clock) -> Tensor:
         """T_n, float64 [B]: t_max in the first step, t_min + (t_max - t_min) / N in the last."""
-        left = (clock.steps - clock.step).double() / clock.steps.double()
-        return self.t_min + (self.t_max - self.t_min) * left
+        return self.t_min + (self.t_max - self.t_min) * left(clock)
 
     def accept(self, entropy: Tensor, editable: Tensor) -> Tensor:
         """Positions whose candidates are kept, bool [B, L]; at least one per row.
 
-        entropy [B, L] in nats belongs to the tempered law, the one that the candidates are drawn
-        from.
+        entropy [B, L] in nats belongs to the law at T_n, from which the candidates are drawn.
         """
         return entropy_bound_positions(entropy, entropy, editable, self.gamma)
 
-    def renoise(
-        self, tokens: Tensor, draw: Draw, editable: Tensor, noise: NoiseProcess, rng: RandomSource
-    ) -> tuple[Tensor, Tensor]:
-        """The next canvas and what was accepted, [B, L] each; other positions stay."""
-        accepted = self.accept(draw.entropy, editable)
-        fresh = noise.prior(tokens, rng)
-        return torch.where(editable, torch.where(accepted, draw.token, fresh), tokens), accepted
-
-    def begin(self, tokens: Tensor) -> Stability:
-        """Nothing seen yet; no token is -1, so the first canvas counts as a change."""
-        return Stability(torch.full_like(tokens, -1), torch.zeros_like(tokens[:, 0]))
-
     def settled(
-        self, state: Stability, best: Tensor, entropy: Tensor, editable: Tensor
-    ) -> tuple[Stability, Tensor]:
-        """Update the stop rule with the argmax canvas [B, L]; rows that are over, bool [B]."""
-        same = ((best == state.best) | ~editable).all(1)
+        self, state: Stability, best: Tensor, entropy: Tensor, canvas: Canvas, clock: Clock
+    ) -> Stability:
+        """The stop rule after a step with the argmax canvas `best`, [B, L]."""
+        where, first = canvas.editable, clock.step == 0
+        same = ((best == state.best) | ~where).all(1) & ~first
         unchanged = torch.where(same, state.unchanged + 1, 0)
-        width = editable.sum(1).clamp_min(1)
-        mean = entropy.double().masked_fill(~editable, 0.0).sum(1) / width
-        over = (unchanged >= self.stable_steps) & (mean < self.confidence)
-        return Stability(best, unchanged), over
+        total = entropy.double().masked_fill(~where, 0.0).sum(1)
+        sure = total / where.sum(1).clamp_min(1) < self.confidence
+        return Stability(best, unchanged, (unchanged >= self.stable_steps) & sure)
+
+    def finished(self, state: Stability, canvas: Canvas, clock: Clock) -> Tensor:
+        """The argmax canvas is stable and sure."""
+        return state.over
+
+
+def left(clock: Clock) -> Tensor:
+    """N / N, the share of the steps that is left, float64 [B]."""
+    return (clock.steps - clock.step).double() / clock.steps.double()
+
+
+def fresh_noise(like: Tensor, rng: RandomSource, vocab_size: int) -> Tensor:
+    """Uniform tokens floor(V u), int64 like `like` [B, L]; other numbers than the first canvas."""
+    u = rng.uniform(Stream.RESAMPLE, like)
+    return (u * vocab_size).long().clamp_(max=vocab_size - 1)

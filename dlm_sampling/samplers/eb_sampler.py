@@ -9,17 +9,16 @@ The left side bounds the joint entropy that independent draws ignore.  Ben-Hamu 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.checks import at_least
+from dlm_sampling.samplers.entropy_bound import entropy_bound_positions
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
 
 ErrorProxy = Literal["entropy", "confidence", "margin"]
@@ -29,29 +28,6 @@ PROXIES: dict[str, Callable[[Draw], Tensor]] = {
     "confidence": lambda d: -d.max_logprob,
     "margin": lambda d: -d.margin,
 }
-
-
-def entropy_bound_positions(
-    error: Tensor, entropy: Tensor, eligible: Tensor, gamma: float
-) -> Tensor:
-    """The longest head in order of `error` whose entropy, less its largest, is at most gamma.
-
-    Args:
-        error: [B, L], smaller goes first; ties go to the lowest position.
-        entropy: [B, L], nats.
-        eligible: bool [B, L].
-        gamma: >= 0, nats; 0 gives one position, and further ones only if their entropy is exactly
-            0.
-
-    Returns:
-        bool [B, L], a subset of `eligible`; at least one position in a row that has any.
-    """
-    order = error.masked_fill(~eligible, math.inf).argsort(dim=1, stable=True)
-    h = entropy.double().clamp_min(0.0).masked_fill(~eligible, 0.0).gather(1, order)
-    # sum - max without cancellation: each adds the smaller of itself and the largest before it.
-    largest = torch.nn.functional.pad(h.cummax(1).values[:, :-1], (1, 0))
-    within = torch.minimum(h, largest).cumsum(1) <= gamma
-    return torch.zeros_like(eligible).scatter(1, order, within) & eligible
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from dlm_sampling.samplers.ccd import CCD
 from dlm_sampling.samplers.ccd_average import CCDAverage
 from dlm_sampling.samplers.credit import DInferCredit
 from dlm_sampling.samplers.dfm_corrector import DFMCorrector
+from dlm_sampling.samplers.diffusion_gemma import DiffusionGemma
 from dlm_sampling.samplers.dinfer import DInferHierarchy, DInferThreshold
 from dlm_sampling.samplers.dream import (
     DreamOrigin,
@@ -143,6 +144,7 @@ _ENTRIES = (
     Entry("sdar-static", sdar_static),
     Entry("sdar-sequential", sdar_sequential),
     Entry("bd3lm", BD3LM),
+    Entry("diffusion-gemma", DiffusionGemma),
     Entry("block-refinement", BlockRefinement),
     Entry("llada2", llada2),
     Entry("llada2.1", llada21),

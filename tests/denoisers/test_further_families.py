@@ -339,7 +339,7 @@ def test_diffusion_gemma_carry_saving_and_refusals(tmp_path: Path) -> None:
             load("diffusion_gemma")
         return
     denoiser, ids = load("diffusion_gemma"), some_ids(2, 13)
-    assert (denoiser.block_length, denoiser.mask_token_id) == (8, None)
+    assert (denoiser.canvas_length, denoiser.mask_token_id) == (8, None)
     first = denoiser(ids)
     assert first.head is None
     logits, given = first.carry

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.samplers.diffusion_gemma import EntropyBoundRule
+from dlm_sampling.samplers.diffusion_gemma import DiffusionGemma
 from dlm_sampling.testing import FixtureToy
 from dlm_sampling.types import Draw, TokenLaw
 from tests.parity.common import Replay, toy_of
@@ -24,7 +24,7 @@ def candidates(toy: FixtureToy, canvas: Tensor, temperature: float) -> Draw:
 
 def run(case: dict[str, Any], toys: dict[str, FixtureToy]) -> Replay:
     """Replay one case."""
-    rule, toy = EntropyBoundRule(case["args"]["entropy_bound"]), toy_of(case, toys)
+    rule, toy = DiffusionGemma(case["args"]["entropy_bound"]), toy_of(case, toys)
     canvas = torch.tensor(case["inputs"]["logits_canvas"])
     seen: list[Tensor] = []
     accepted: list[Tensor] = []

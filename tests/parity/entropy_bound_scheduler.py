@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dlm_sampling.samplers.diffusion_gemma import EntropyBoundRule
+from dlm_sampling.samplers.diffusion_gemma import DiffusionGemma
 from dlm_sampling.testing import FixtureToy
 from dlm_sampling.types import Clock
 from tests.parity.common import Replay, toy_of
@@ -16,7 +16,7 @@ from tests.parity.entropy_bound_accept_canvas import candidates
 def run(case: dict[str, Any], toys: dict[str, FixtureToy]) -> Replay:
     """Replay one case."""
     args = case["args"]
-    rule = EntropyBoundRule(args["entropy_bound"], args["t_max"], args["t_min"])
+    rule = DiffusionGemma(args["entropy_bound"], args["t_max"], args["t_min"])
     canvas = torch.tensor(case["inputs"]["logits_canvas"])
     accepted: list[list[list[int]]] = []
     for step in args["timesteps"]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dlm_sampling.samplers import EBSampler, LLaDA
-from dlm_sampling.samplers.eb_sampler import entropy_bound_positions
+from dlm_sampling.samplers.entropy_bound import entropy_bound_positions
 from dlm_sampling.types import TokenLaw
 from tests.samplers.adaptive import P_LIMIT, against_rule, constant, run, same_run, toys
 
