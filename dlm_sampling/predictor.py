@@ -83,6 +83,29 @@ class Predictor:
         """The active rows under another denoiser: no guidance, not eager, the same NFE count."""
         return replace(self, denoiser=denoiser, guidance_scale=0.0, eager=False)
 
+    def repeated(self, n: int) -> Predictor:
+        """Each active row n times over, row after row; every copy counts its own passes.
+
+        Raises:
+            ValueError: the denoiser carries a state, which has one past, not n.
+        """
+        if self.denoiser.carries:
+            raise ValueError(
+                f"denoiser ({self.denoiser.family}) carries a state from one pass to the next: "
+                "steps cannot run at the same time. Use a sequential sampler."
+            )
+
+        def each(value: Tensor) -> Tensor:
+            return value.repeat_interleave(n, 0)
+
+        return replace(
+            self,
+            attention=each(self.attention),
+            rows=each(self.rows),
+            given=each(self.given),
+            horizon=None if self.horizon is None else each(self.horizon),
+        )
+
     def reset(self, rows: Tensor) -> None:
         """Forget the state that the denoiser carries, for rows (bool [A]) that enter a block."""
         for carry in self.carries:

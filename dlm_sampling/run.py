@@ -261,7 +261,7 @@ class Run:
 
     def check_progress(self, canvas: Canvas, over: Tensor) -> None:
         """An adaptive sampler must write in every step; one that does not would never end."""
-        bound = 4 * self.tokens.shape[1] + 64
+        bound = self.sampler.patience(self.tokens.shape[1])
         masked = (self.unknown & canvas.editable).any(1)
         adaptive = self.of_block(self.limits) == _UNLIMITED
         if bool(((self.step > bound) & ~over & masked & adaptive).any()):

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor
 
+from dlm_sampling.noise_types import NoiseKind as NoiseKind
+from dlm_sampling.noise_types import PredictionKind, Process, RandomSource
+
 S = TypeVar("S")
 
-PredictionKind = Literal["posterior", "leave_one_out", "log_score"]
-NoiseKind = Literal["absorbing", "uniform", "matrix"]
 Statistics = Literal["model", "law"]
 Crossing = Literal["include", "exclude"]
 
@@ -161,74 +162,6 @@ class Step(NamedTuple):
     entropy: Tensor | None = None  # [B, L], nats, for viewers; 0 where not evaluated
 
 
-class RandomSource(Protocol):
-    """Counter-based random numbers: a value, not a stream.  `ops.philox.Rng` implements it."""
-
-    def uniform(self, stream: int, like: Tensor, sub: int = 0) -> Tensor:
-        """Uniforms in (0, 1), float64, one per position of `like` [B, L] or per row [B]."""
-        ...
-
-    def gumbel(self, stream: int, like: Tensor, sub: int = 0) -> Tensor:
-        """Standard Gumbel variates, float64, shaped like `uniform`."""
-        ...
-
-    def at(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys, row-relative positions and steps at `where` (bool [B, L]), int64 [R] each."""
-        ...
-
-
-class Process(Protocol):
-    """The noise that a denoiser was trained on, and the laws that follow from it.
-
-    Tables are [..., V], tokens x int64 [...]; alpha is the probability that a position is clean,
-    slope is -alpha'(t) > 0, both broadcast to [...].
-    """
-
-    name: ClassVar[NoiseKind]
-    """The family of noise; samplers say which of them they run on."""
-    reads: ClassVar[PredictionKind]
-    """The kind of prediction that `reverse` plugs in."""
-    rates_read: ClassVar[PredictionKind]
-    """The kind of prediction that `rates` takes."""
-
-    @property
-    def mask_token_id(self) -> int | None:
-        """The absorbing token, or None."""
-        ...
-
-    def prior(self, like: Tensor, rng: RandomSource, vocab_size: int, /) -> Tensor:
-        """The first canvas, int64 like `like` [B, L]."""
-        ...
-
-    def convert(
-        self,
-        values: Tensor,
-        x: Tensor,
-        alpha: Tensor,
-        source: PredictionKind,
-        target: PredictionKind,
-        /,
-    ) -> Tensor:
-        """One kind of prediction from another; a table of probabilities, or of ratios."""
-        ...
-
-    def forward(self, law: Tensor, alpha: Tensor, /) -> Tensor:
-        """Law of x_t when x0 has `law`."""
-        ...
-
-    def reverse(self, p: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor, /) -> Tensor:
-        """Law of x_s given x_t, p (of kind `reads`) plugged in; alpha_s = 1 is the last step."""
-        ...
-
-    def rates(self, values: Tensor, x: Tensor, alpha: Tensor, slope: Tensor, /) -> Tensor:
-        """Rates of x -> y backwards in time, 0 at x, from a table of kind `rates_read`."""
-        ...
-
-    def noising_rates(self, x: Tensor, alpha: Tensor, slope: Tensor, like: Tensor, /) -> Tensor:
-        """Rates of x -> y forwards in time, 0 at x, with the columns of `like`."""
-        ...
-
-
 class Site(NamedTuple):
     """What a rule over tables sees of r positions."""
 
@@ -347,6 +280,10 @@ class Predict(Protocol):
         """The same rows under a second `Denoiser`, without guidance; its forwards count too."""
         ...
 
+    def repeated(self, n: int) -> Predict:
+        """Each row n times over, for n canvases of a row in one pass, which counts n times."""
+        ...
+
 
 class Sampler(Protocol[S]):
     """The rule that moves a canvas one step.  Implementations are frozen dataclasses.
@@ -368,6 +305,10 @@ class Sampler(Protocol[S]):
 
     def schedule_length(self, steps: int) -> int | None:
         """Loop steps of a block planned with `steps`; None: until nothing is unknown."""
+        ...
+
+    def patience(self, length: int) -> int:
+        """Loop steps after which an adaptive block of a canvas of `length` counts as stuck."""
         ...
 
     def finished(self, state: S, canvas: Canvas, clock: Clock) -> Tensor | None:

@@ -19,7 +19,7 @@ LIBRARY = ROOT / "dlm_sampling"
 # A module imports only what stands on its own line or further left; modules of one rank that are
 # listed as separate parts may import each other only where PEERS_MAY says so.
 RANKS: list[set[str]] = [
-    {"types", "errors", "display", "embedded"},
+    {"types", "noise_types", "errors", "display", "embedded"},
     {"ops"},
     {"schedules", "processes"},
     {"selectors", "guidance", "denoisers"},

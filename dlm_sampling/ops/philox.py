@@ -168,6 +168,12 @@ class Rng:
         """The same rows at another step, int64 [B]."""
         return replace(self, step=step)
 
+    def spread(self, steps: Tensor) -> Rng:
+        """Each row n times over, copy i at step `steps[:, i]` (int64 [B, n]); B n rows."""
+        n = steps.shape[1]
+        keys, origin = (value.repeat_interleave(n) for value in (self.keys, self.origin))
+        return Rng(keys, steps.flatten(), origin)
+
     def at(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What `draw` takes: keys, positions, steps, int64 [R], where `where` [B, L] is True."""
         rows, columns = where.nonzero(as_tuple=True)

@@ -95,6 +95,22 @@ class Absorbing:
         """`forward_rates` at beta = slope / alpha; alpha > 0."""
         return self.forward_rates(x, slope / alpha, like)
 
+    def unit_slope(self, alpha: Tensor) -> Tensor:
+        """-alpha' on the clock -ln(1 - alpha), on which masks are revealed at rate 1: 1 - alpha."""
+        return 1.0 - alpha
+
+    def level_after(self, alpha: Tensor, wait: Tensor) -> Tensor:
+        """The level at which that clock is `wait` further on: 1 - (1 - alpha) e^-wait."""
+        return 1.0 - (1.0 - alpha) * torch.exp(-wait)
+
+    def exit_bound(self, alpha: Tensor, slope: Tensor, size: int) -> Tensor:
+        """Largest rate of leaving a mask, slope / (1 - alpha): every mask has it."""
+        return slope / (1.0 - alpha)
+
+    def exit_integral(self, alpha_t: Tensor, alpha_s: Tensor, size: int) -> Tensor:
+        """Integral of `exit_bound` from t to s: ln((1 - alpha_t) / (1 - alpha_s))."""
+        return torch.log1p(-alpha_t) - torch.log1p(-alpha_s)
+
     def score_rates(self, score: Tensor, x: Tensor, beta: Tensor) -> Tensor:
         """The same from ratios s: beta s(y), y != mask, at a mask; keeps the learned time scale."""
         masked = (x == self.mask_token_id).unsqueeze(-1)

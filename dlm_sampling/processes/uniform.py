@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream
@@ -115,6 +116,27 @@ class Uniform:
     def noising_rates(self, x: Tensor, alpha: Tensor, slope: Tensor, like: Tensor) -> Tensor:
         """`forward_rates` at beta = slope / alpha."""
         return self.forward_rates(x, slope / alpha.clamp_min(_LEAST), like)
+
+    def unit_slope(self, alpha: Tensor) -> Tensor:
+        """-alpha' on the clock sigma = -ln alpha, on which noise comes at rate 1: alpha."""
+        return alpha
+
+    def level_after(self, alpha: Tensor, wait: Tensor) -> Tensor:
+        """The level, up to 1, at which that clock is `wait` further on: alpha e^wait."""
+        return (alpha * torch.exp(wait)).clamp(max=1.0)
+
+    def exit_bound(self, alpha: Tensor, slope: Tensor, size: int) -> Tensor:
+        """Largest rate of leaving a token: slope / (1 - alpha) + beta (S - 1) / S.
+
+        beta / S times the sum of s(y) over y != x, s(y) = (alpha loo(y) + b) / (alpha loo(x) + b),
+        is largest at loo(x) = 0.
+        """
+        return slope / (1.0 - alpha) + slope / alpha * (1.0 - 1.0 / size)
+
+    def exit_integral(self, alpha_t: Tensor, alpha_s: Tensor, size: int) -> Tensor:
+        """Integral of `exit_bound` from t to s."""
+        unmasking = torch.log1p(-alpha_t) - torch.log1p(-alpha_s)
+        return unmasking + torch.log(alpha_s / alpha_t) * (1.0 - 1.0 / size)
 
     def forward_rates(self, x: Tensor, beta: Tensor, like: Tensor) -> Tensor:
         """Rate of x -> y forwards in time: beta / S; 0 at x, [..., S]."""

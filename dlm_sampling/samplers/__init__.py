@@ -21,6 +21,7 @@ from dlm_sampling.samplers.first_hitting_high_order import (
     FirstHittingCorrection,
     FirstHittingExtrapolation,
 )
+from dlm_sampling.samplers.gillespie import Gillespie
 from dlm_sampling.samplers.klass import KLASS, klass_preset
 from dlm_sampling.samplers.learned import (
     LearnedEuler,
@@ -35,6 +36,7 @@ from dlm_sampling.samplers.p2 import P2
 from dlm_sampling.samplers.pace import Pace
 from dlm_sampling.samplers.pc import PC_PRESETS, PCSampler, pc_preset
 from dlm_sampling.samplers.pc_linear import PCLinear, pc_linear_preset
+from dlm_sampling.samplers.picard import Picard
 from dlm_sampling.samplers.rdm import RDM
 from dlm_sampling.samplers.registry import Entry, available, create
 from dlm_sampling.samplers.remdm import (
@@ -53,6 +55,7 @@ from dlm_sampling.samplers.theta_rk2 import ThetaRK2
 from dlm_sampling.samplers.theta_trapezoidal import ThetaTrapezoidal
 from dlm_sampling.samplers.token_frequencies import TokenFrequencies
 from dlm_sampling.samplers.tweedie import Tweedie
+from dlm_sampling.samplers.uniformization import Uniformization
 
 __all__ = [
     "BD3LM",
@@ -85,6 +88,7 @@ __all__ = [
     "FirstHittingCorrection",
     "FirstHittingExtrapolation",
     "ForwardBackward",
+    "Gillespie",
     "LLaDA",
     "LearnedEuler",
     "LearnedFile",
@@ -96,6 +100,7 @@ __all__ = [
     "PCLinear",
     "PCSampler",
     "Pace",
+    "Picard",
     "ReMDM",
     "ReMDMLLaDA",
     "Rescale",
@@ -107,6 +112,7 @@ __all__ = [
     "ThetaTrapezoidal",
     "TokenFrequencies",
     "Tweedie",
+    "Uniformization",
     "available",
     "count_tokens",
     "create",

@@ -56,6 +56,15 @@ class SamplerBase(ABC, Generic[S]):
         """One loop step per planned step."""
         return steps
 
+    @property
+    def passes(self) -> int:
+        """Most forward passes of a row in one loop step."""
+        return 1
+
+    def patience(self, length: int) -> int:
+        """Loop steps after which an adaptive sampler counts as stuck; length L of the canvas."""
+        return 4 * length + 64
+
     def finished(self, state: S, canvas: Canvas, clock: Clock) -> Tensor | None:
         """The loop decides: with the schedule if the sampler revises, else when all is known."""
         return None

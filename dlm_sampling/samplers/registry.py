@@ -32,6 +32,7 @@ from dlm_sampling.samplers.first_hitting_high_order import (
     FirstHittingCorrection,
     FirstHittingExtrapolation,
 )
+from dlm_sampling.samplers.gillespie import Gillespie
 from dlm_sampling.samplers.klass import KLASS, klass_dream
 from dlm_sampling.samplers.learned import lsd
 from dlm_sampling.samplers.learned_file import SUFFIX, load_learned
@@ -40,6 +41,7 @@ from dlm_sampling.samplers.maskgit import MaskGIT
 from dlm_sampling.samplers.p2 import P2, p2_ancestral, p2_random
 from dlm_sampling.samplers.pc import pc_sampler
 from dlm_sampling.samplers.pc_linear import pc_linear
+from dlm_sampling.samplers.picard import Picard
 from dlm_sampling.samplers.rdm import RDM, rdm_conditional
 from dlm_sampling.samplers.remdm import (
     forward_backward,
@@ -54,6 +56,7 @@ from dlm_sampling.samplers.tau_leaping import TauLeaping
 from dlm_sampling.samplers.theta_rk2 import ThetaRK2
 from dlm_sampling.samplers.theta_trapezoidal import ThetaTrapezoidal
 from dlm_sampling.samplers.tweedie import Tweedie
+from dlm_sampling.samplers.uniformization import Uniformization
 from dlm_sampling.types import NoiseKind
 
 
@@ -103,6 +106,9 @@ _ENTRIES = (
     Entry("theta-trapezoidal", ThetaTrapezoidal),
     Entry("theta-rk2", ThetaRK2),
     Entry("lsd", lsd),
+    Entry("uniformization", Uniformization),
+    Entry("gillespie", Gillespie),
+    Entry("picard", Picard),
     Entry("first-hitting", FirstHitting),
     Entry("first-hitting-extrapolation", FirstHittingExtrapolation),
     Entry("first-hitting-correction", FirstHittingCorrection),

@@ -1,0 +1,164 @@
+"""Gillespie's algorithm for the reverse jump process, k events per forward pass.
+
+    wait_i ~ Exp(Lambda_i),  Lambda_i = sum_y R_t(x_i, y);   the k shortest waits happen,
+    x_i <- y with probability R_t(x_i, y) / Lambda_i,        t moves on by the longest of them
+
+The rates are frozen between forward passes, on the clock on which masks are revealed (noise comes)
+at a constant rate.  With k = 1 that is exact on masks, where nothing but the clock changes between
+events, and is a solver of first order under uniform noise.  Gillespie 1977; k events at a time:
+Zhao et al. 2024, "Informed Correctors for Discrete Diffusion Models", arXiv:2407.21243.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.ops import Stream, top_k_positions
+from dlm_sampling.processes.tables import one_hot
+from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.checks import NoiseRemoval, at_least, check_grid
+from dlm_sampling.samplers.events import EventState, begin
+from dlm_sampling.samplers.packed import merge
+from dlm_sampling.samplers.tables import denoise, written
+from dlm_sampling.schedules import LOG_LINEAR, Schedule
+from dlm_sampling.types import (
+    Canvas,
+    Clock,
+    NoiseKind,
+    Predict,
+    Process,
+    RandomSource,
+    Site,
+    Step,
+)
+
+
+class Clocked(Process, Protocol):
+    """A process with a clock of its own, on which its rates change least."""
+
+    def unit_slope(self, alpha: Tensor, /) -> Tensor:
+        """-alpha' per unit of the clock."""
+        ...
+
+    def level_after(self, alpha: Tensor, wait: Tensor, /) -> Tensor:
+        """The level at which the clock is `wait` further on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gillespie(SamplerBase[EventState]):
+    """Let the next k jumps happen, each position at its own rate.
+
+    At t_end every position that is still noisy is written from its posterior.  `steps` has no
+    effect: the number of events is random.
+
+    Fields:
+        events_per_step: k.
+        longest_wait: rates are not kept for longer than this on that clock; then they are read
+            afresh although nothing happened.  On masks they do not change, and inf is exact; under
+            uniform noise the error falls with it, and with the length of the canvas.
+        schedule: alpha(t); alpha(1) > 0 without a mask.
+        t_end: where the events end.
+        noise_removal: how the last step writes, by a "sample" or by the "argmax" of the posterior.
+
+    NFE: one per k events or longest wait, and one for the last step; on masks about L / k.
+    """
+
+    events_per_step: int = 1
+    longest_wait: float = math.inf
+    schedule: Schedule = LOG_LINEAR
+    t_end: float = 1e-5
+    noise_removal: NoiseRemoval = "sample"
+
+    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
+    paper = "Zhao et al. 2024, arXiv:2407.21243"
+    nfe = "one per k events or longest wait, and one for the last step; on masks about L / k"
+
+    def __post_init__(self) -> None:
+        at_least("events_per_step", self.events_per_step, 1, "1 is Gillespie's algorithm")
+        if not self.longest_wait > 0.0:
+            raise ValueError(
+                f"longest_wait={self.longest_wait}: must be above 0; try 0.1, or inf on masks."
+            )
+        check_grid(self.t_end, self.noise_removal)
+
+    @property
+    def revises(self) -> bool:
+        """Without a mask a token may change again."""
+        return True
+
+    def schedule_length(self, steps: int) -> None:
+        """Events end a block, not a count of steps."""
+        return
+
+    def patience(self, length: int) -> int:
+        """Far beyond the number of events of a sensible network."""
+        return 200 * length + 1000 + math.ceil(50.0 / self.longest_wait)
+
+    def finished(self, state: EventState, canvas: Canvas, clock: Clock) -> Tensor:
+        """Rows that are written."""
+        return state.over
+
+    def init(self, canvas: Canvas) -> EventState:
+        """The clock starts when a row enters a block."""
+        return begin(canvas)
+
+    def step(
+        self, state: EventState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
+    ) -> tuple[EventState, Step]:
+        """The next k events of every row, or its last step."""
+        process = cast(Clocked, predict.process)
+        t = torch.where(clock.step == 0, 1.0, state.t)
+        ending = t <= self.t_end
+        prediction, alpha = predict(canvas.tokens, t), self.schedule.alpha(t)
+        open_ = canvas.eligible & ~ending.unsqueeze(1)
+        exits: list[Tensor] = []
+
+        def rule(site: Site) -> Tensor:
+            jump, exit_rate = self.jumps(process, site.p, site.x, alpha[site.row])
+            exits.append(exit_rate)
+            return jump
+
+        draw = prediction.draw_by(rule, open_, rng, alpha=alpha, reads=process.rates_read)
+        wait = torch.full(canvas.tokens.shape, torch.inf, dtype=alpha.dtype, device=alpha.device)
+        if exits:
+            waiting = -torch.log(rng.uniform(Stream.TIME, canvas.tokens))
+            wait[open_] = waiting[open_] / torch.cat(exits)
+        where, s = self.happen(process, wait, open_, alpha)
+        if bool(ending.any()):
+            left = canvas.eligible & ending.unsqueeze(1)
+            final = denoise(process, prediction, left, rng, alpha, self.noise_removal)
+            where, draw = where | left, merge(left, final, draw)
+        step = written(canvas, draw, where, ending)
+        return EventState(s, ending | ~(step.unknown & canvas.editable).any(1)), step
+
+    def jumps(
+        self, process: Clocked, values: Tensor, x: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Law of the token after a jump, [r, V], and the rate of jumping, [r], per unit of clock.
+
+        values is the prediction of kind `process.rates_read`, [r, V]; alpha [r].
+        """
+        rates = process.rates(values, x, alpha, process.unit_slope(alpha))
+        total = rates.sum(-1, keepdim=True)
+        return (rates / total).where(total > 0, one_hot(x, rates)), total.squeeze(-1)
+
+    def happen(
+        self, process: Clocked, wait: Tensor, open_: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Positions that jump before t_end, bool [B, L], and the time of the last, float64 [B]."""
+        k = torch.full(alpha.shape, self.events_per_step, device=alpha.device)
+        chosen = top_k_positions(-wait, open_, k)
+        s = self.schedule.time_of(process.level_after(alpha.unsqueeze(1), wait))
+        chosen = chosen & (s > self.t_end) & (wait <= self.longest_wait)
+        full = chosen.sum(1) == torch.minimum(k, open_.sum(1))
+        last = s.masked_fill(~chosen, 1.0).amin(1)
+        limit = torch.full_like(alpha, self.longest_wait)
+        idle = self.schedule.time_of(process.level_after(alpha, limit)).clamp_min(self.t_end)
+        following = torch.where(full, last, idle)
+        return chosen, torch.where(open_.any(1), following, self.t_end)
