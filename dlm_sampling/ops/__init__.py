@@ -6,7 +6,12 @@ from dlm_sampling.ops.log_law import filtered_log_law, log_prob_of, log_probs
 from dlm_sampling.ops.pairs import Guided, Pair, Remainder
 from dlm_sampling.ops.philox import RANDOM_STREAM, Rng, Stream, fresh_seed, row_seeds
 from dlm_sampling.ops.rows import TILE, LogitRows, Source
-from dlm_sampling.ops.select import stochastic_positions, threshold_positions, top_k_positions
+from dlm_sampling.ops.select import (
+    budget_positions,
+    stochastic_positions,
+    threshold_positions,
+    top_k_positions,
+)
 
 __all__ = [
     "RANDOM_STREAM",
@@ -18,6 +23,7 @@ __all__ = [
     "Rng",
     "Source",
     "Stream",
+    "budget_positions",
     "divergence",
     "draw",
     "filtered_log_law",

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops._dispatch import kernel
-from dlm_sampling.ops.philox import Stream
+from dlm_sampling.ops.philox import Rng, Stream
 from dlm_sampling.types import RandomSource
+
+_WIDE, _BUDGETED = 8, 16  # bytes that a kernel holds per position
 
 
 def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor) -> Tensor:
@@ -92,7 +94,49 @@ def stochastic_positions(
     Raises:
         ValueError: a NaN log-weight at an eligible position.
     """
+    if isinstance(rng, Rng):
+        facts = {"score": log_weight.dtype, "length": log_weight.shape[-1], "held": _WIDE}
+        fused = kernel("stochastic_positions", log_weight, **facts)
+        if fused is not None:
+            return fused(log_weight, eligible, k, rng, stream=stream, sub=sub)
     return top_k_positions(log_weight + rng.gumbel(stream, log_weight, sub), eligible, k)
+
+
+def budget_positions(
+    score: Tensor, cost: Tensor, eligible: Tensor, budget: float | Tensor
+) -> Tensor:
+    """The longest head by score whose cost, less its largest, is at most the budget.
+
+    With entropies as the cost the left side bounds what independent draws ignore (Ben-Hamu et al.
+    2025, "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking",
+    arXiv:2505.24857).
+
+    Args:
+        score: floating point [B, L], the largest goes first; ties go to the lowest position.
+        cost: floating point [B, L]; below 0 counts as 0.
+        eligible: bool [B, L].
+        budget: >= 0, one number, or [B].
+
+    Returns:
+        bool [B, L], a subset of `eligible`; at least one position in a row that has any.
+
+    Raises:
+        ValueError: a NaN score at an eligible position.
+    """
+    facts = {"score": score.dtype, "length": score.shape[-1], "held": _BUDGETED}
+    fused = kernel("budget_positions", score, **facts)
+    if fused is not None:
+        return fused(score, cost, eligible, budget)
+    _refuse_nan(score, eligible)
+    order = torch.sort(score, dim=-1, descending=True, stable=True).indices
+    late = (~eligible).gather(-1, order).to(torch.uint8)
+    order = order.gather(-1, torch.sort(late, dim=-1, stable=True).indices)
+    h = cost.double().clamp_min(0.0).masked_fill(~eligible, 0.0).gather(-1, order)
+    # Sum less maximum without cancellation: each adds the smaller of itself and all before it.
+    largest = torch.nn.functional.pad(h.cummax(-1).values[:, :-1], (1, 0))
+    limit = budget[:, None] if isinstance(budget, Tensor) else budget
+    within = torch.minimum(h, largest).cumsum(-1) <= limit
+    return torch.zeros_like(eligible).scatter_(-1, order, within) & eligible
 
 
 def _refuse_nan(score: Tensor, eligible: Tensor) -> None:

@@ -16,11 +16,15 @@ CONFIRMED_ON_A_GPU = False
 """Whether the kernels have passed on a device; until then a caller must ask for them."""
 
 _HOME = {
+    "Noise": "dlm_kernels.unmask",
+    "Written": "dlm_kernels.unmask",
+    "budget_positions": "dlm_kernels.unmask",
     "divergence": "dlm_kernels.moved",
     "draw": "dlm_kernels.categorical",
     "log_prob_of": "dlm_kernels.given",
     "log_probs": "dlm_kernels.given",
     "obstacle": "dlm_kernels.limits",
+    "stochastic_positions": "dlm_kernels.unmask",
     "threshold_positions": "dlm_kernels.unmask",
     "top_k_positions": "dlm_kernels.unmask",
     "unmask_": "dlm_kernels.unmask",

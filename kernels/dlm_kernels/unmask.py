@@ -1,26 +1,25 @@
-"""K3: chooses positions, one program per row of the canvas, and writes the tokens in place.
+"""Launches K3: chooses positions of a canvas, and writes the tokens in place.
 
-The twin of dlm_sampling.ops.select.  The k-th largest score is found bit by bit: scores are mapped
-to unsigned keys of the same order, and each turn asks how many keys reach a candidate; no sort.
-Ties go to the lowest position.  k, the threshold and the counts stay on the device.
+Scores, counts, thresholds, budgets and block bounds stay on the device; see `choose` for how.
 
 No GPU has run this yet; see kernels/STATUS.md.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from dlm_kernels.limits import obstacle, refuse
-from dlm_kernels.order import kth_largest, ordered
+from dlm_kernels.choose import unmask_kernel
+from dlm_kernels.limits import BUDGETED, NARROW, WIDE, obstacle, refuse
+from dlm_kernels.tables import number
 
 _LEAST_BLOCK = 16
 _BYTES_PER_WARP = 2048  # of scores as the kernel holds them; with more, registers spill
+_NO_STREAM = -1
 
 
 class Written(NamedTuple):
@@ -31,47 +30,20 @@ class Written(NamedTuple):
     invalid: Tensor  # eligible positions whose score is NaN; they count as the lowest score
 
 
-@triton.jit
-def highest(key, eligible, k, WIDE: tl.constexpr):
-    """The k largest eligible keys, bool; the lowest positions of those that equal the k-th."""
-    found = kth_largest(key, eligible, k, WIDE)
-    above = eligible & (key > found)
-    equal = eligible & (key == found)
-    room = k - tl.sum(above.to(tl.int32), 0)
-    return above | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= room))
+class Noise(NamedTuple):
+    """Gumbel numbers that are added to scores; keys, steps and origins int64 [B], sub int64 []."""
 
+    keys: Tensor
+    steps: Tensor
+    origins: Tensor
+    sub: Tensor
+    stream: int
 
-@triton.jit
-def unmask_kernel(
-    score, eligible, k, threshold, chosen, tokens, drawn, unknown, counts,
-    rows, length, stride_score, stride_eligible, stride_threshold, stride_column,
-    stride_tokens, stride_drawn, stride_unknown,
-    WIDE: tl.constexpr, THRESHOLD: tl.constexpr, WRITE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Grid (B,).  counts is int64 [3, B], in the order of Written."""
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < length
-    allowed = tl.load(eligible + row * stride_eligible + column, mask=inside, other=0) != 0
-    value = tl.load(score + row * stride_score + column, mask=inside, other=0.0)
-    number = value.to(tl.float64) if WIDE else value.to(tl.float32)
-    there = tl.sum(allowed.to(tl.int32), 0)
-    wanted = tl.minimum(tl.maximum(tl.load(k + row), 0), there.to(tl.int64)).to(tl.int32)
-    taken = highest(ordered(number, WIDE), allowed, wanted, WIDE)
-    if THRESHOLD:
-        place = threshold + row * stride_threshold + column * stride_column
-        taken = taken | (allowed & (value >= tl.load(place, mask=inside, other=0.0)))
-    written = tl.sum(taken.to(tl.int64), 0)
-    tl.store(counts + row, written)
-    tl.store(counts + rows + row, there - written)
-    tl.store(counts + 2 * rows + row, tl.sum((allowed & (number != number)).to(tl.int64), 0))
-    if WRITE:
-        new = tl.load(drawn + row * stride_drawn + column, mask=taken, other=0)
-        tl.store(tokens + row * stride_tokens + column, new, mask=taken)
-        nothing = tl.zeros((BLOCK,), dtype=tl.int8)
-        tl.store(unknown + row * stride_unknown + column, nothing, mask=taken)
-    else:
-        tl.store(chosen + row * length + column, taken.to(tl.int8), mask=inside)
+    @classmethod
+    def of(cls, rng: Any, stream: int, sub: int | Tensor = 0) -> Noise:
+        """Of a dlm_sampling.ops.Rng."""
+        draw = sub if isinstance(sub, Tensor) else number(sub, rng.keys.device)
+        return cls(rng.keys, rng.step, rng.origin, draw, int(stream))
 
 
 def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor) -> Tensor:
@@ -113,6 +85,56 @@ def threshold_positions(
     return _choose(score, eligible, _counts(at_least, score), _limits(threshold, score))
 
 
+def budget_positions(
+    score: Tensor, cost: Tensor, eligible: Tensor, budget: float | Tensor
+) -> Tensor:
+    """The longest head by score whose cost, less its largest, is within budget, as the op.
+
+    Args:
+        score: floating point [B, L].
+        cost: floating point [B, L].
+        eligible: bool [B, L].
+        budget: one number, or [B].
+
+    Returns:
+        bool [B, L].
+
+    Raises:
+        ValueError: a NaN score at an eligible position; asking waits for the device.
+        TypeError: the kernel cannot run: device, dtype, length.
+    """
+    return _choose(score, eligible, _counts(0, score), None, cost, _budgets(budget, score))
+
+
+def stochastic_positions(
+    log_weight: Tensor,
+    eligible: Tensor,
+    k: Tensor,
+    rng: Any,
+    *,
+    stream: int,
+    sub: int | Tensor = 0,
+) -> Tensor:
+    """Draw k positions without replacement, in proportion to the weights, as the op of this name.
+
+    Args:
+        log_weight: floating point [B, L].
+        eligible: bool [B, L].
+        k: int64 [B]; clamped to [0, number of eligible positions].
+        rng: a dlm_sampling.ops.Rng.
+        stream: which random stream.
+        sub: index of the draw within the step; an int64 tensor [] stays on the device.
+
+    Returns:
+        bool [B, L].
+
+    Raises:
+        ValueError: a NaN log-weight at an eligible position; asking waits for the device.
+        TypeError: the kernel cannot run: device, dtype, length.
+    """
+    return _choose(log_weight, eligible, k, None, noise=Noise.of(rng, stream, sub))
+
+
 def unmask_(
     tokens: Tensor,
     unknown: Tensor,
@@ -122,8 +144,14 @@ def unmask_(
     *,
     k: int | Tensor,
     threshold: float | Tensor | None = None,
+    cost: Tensor | None = None,
+    budget: float | Tensor = 0.0,
+    window: Tensor | None = None,
+    noise: Noise | None = None,
 ) -> Written:
-    """Choose positions as `threshold_positions` does and write there, in place, without waiting.
+    """Choose positions by any of the rules and write there, in place, without waiting.
+
+    A position is written if one of the rules that are given takes it.
 
     Args:
         tokens: int64 [B, L]; takes `drawn` at the chosen positions.
@@ -133,6 +161,11 @@ def unmask_(
         eligible: bool [B, L].
         k: how many positions at least, one int or int64 [B].
         threshold: also every score >= it; one number, or [B], or [B, L], or None for the k best.
+        cost: also the head that `budget_positions` takes; floating point [B, L], or None.
+        budget: of that head; one number, or [B].
+        window: int64 [B, 2]: only columns from the first up to, not with, the second.
+        noise: added to the scores before the k best are taken (and the head): a draw without
+            replacement.  Thresholds read the scores without it.
 
     Returns:
         Counts on the device; a row with `invalid` > 0 had NaN scores.
@@ -141,18 +174,31 @@ def unmask_(
         TypeError: the kernel cannot run: device, dtype, length.
     """
     limits = None if threshold is None else _limits(threshold, score)
-    counts = write_(tokens, unknown, drawn, score, eligible, _counts(k, score), limits)
+    budgets = None if cost is None else _budgets(budget, score)
+    counts = write_(
+        tokens, unknown, drawn, score, eligible, _counts(k, score), limits, cost, budgets, window,
+        *(noise or _SILENT),
+    )  # fmt: skip
     return Written(*counts.unbind(0))
+
+
+_SILENT = (None, None, None, None, _NO_STREAM)
+_RULES = (
+    "Tensor k, Tensor? threshold, Tensor? cost, Tensor? budget, Tensor? window, Tensor? keys, "
+    "Tensor? steps, Tensor? origins, Tensor? sub, int stream"
+)
 
 
 @torch.library.custom_op(
     "dlm_kernels::choose",
     mutates_args=(),
-    schema="(Tensor score, Tensor eligible, Tensor k, Tensor? threshold) -> (Tensor, Tensor)",
+    schema=f"(Tensor score, Tensor eligible, {_RULES}) -> (Tensor, Tensor)",
 )
 def choose(
-    score: Tensor, eligible: Tensor, k: Tensor, threshold: Tensor | None
-) -> tuple[Tensor, Tensor]:
+    score: Tensor, eligible: Tensor, k: Tensor, threshold: Tensor | None, cost: Tensor | None,
+    budget: Tensor | None, window: Tensor | None, keys: Tensor | None, steps: Tensor | None,
+    origins: Tensor | None, sub: Tensor | None, stream: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """K3 as an operator: the positions, bool [B, L], and the counts of `Written`, int64 [3, B].
 
     Args:
@@ -160,9 +206,18 @@ def choose(
         eligible: bool [B, L].
         k: int64 [B].
         threshold: [B, L], or None.
+        cost: floating point [B, L], or None.
+        budget: float64 [B], or None.
+        window: int64 [B, 2], or None.
+        keys: int64 [B], or None: of `Noise`, as the next four.
+        steps: int64 [B].
+        origins: int64 [B].
+        sub: int64 [].
+        stream: -1 for no noise.
     """
     chosen = torch.empty(score.shape, dtype=torch.bool, device=score.device)
-    return chosen, _launch(score, eligible, k, threshold, chosen, None)
+    rules = (k, threshold, cost, budget, window)
+    return chosen, _launch(score, eligible, rules, (keys, steps, origins, sub, stream), chosen)
 
 
 @choose.register_fake
@@ -175,18 +230,24 @@ def _(score: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     "dlm_kernels::write_",
     mutates_args=("tokens", "unknown"),
     schema="(Tensor(a!) tokens, Tensor(b!) unknown, Tensor drawn, Tensor score, Tensor eligible, "
-    "Tensor k, Tensor? threshold) -> Tensor",
+    f"{_RULES}) -> Tensor",
 )
 def write_(
     tokens: Tensor, unknown: Tensor, drawn: Tensor, score: Tensor, eligible: Tensor,
-    k: Tensor, threshold: Tensor | None,
+    k: Tensor, threshold: Tensor | None, cost: Tensor | None, budget: Tensor | None,
+    window: Tensor | None, keys: Tensor | None, steps: Tensor | None, origins: Tensor | None,
+    sub: Tensor | None, stream: int,
 ) -> Tensor:  # fmt: skip
-    """K3 as an operator that writes; arguments as `unmask_`, k and threshold as `choose`.
+    """K3 as an operator that writes; arguments as `unmask_` and `choose`.
 
     Returns:
         The counts of `Written`, int64 [3, B].
     """
-    return _launch(score, eligible, k, threshold, None, (tokens, drawn, unknown))
+    canvas = (tokens, drawn, unknown)
+    if any(part.stride(1) != 1 for part in canvas):
+        raise ValueError("tokens, drawn and unknown must be dense along positions: stride(1) == 1.")
+    rules = (k, threshold, cost, budget, window)
+    return _launch(score, eligible, rules, (keys, steps, origins, sub, stream), None, canvas)
 
 
 @write_.register_fake
@@ -207,8 +268,23 @@ def _limits(threshold: float | Tensor, score: Tensor) -> Tensor:
     return column.expand(score.shape)
 
 
-def _choose(score: Tensor, eligible: Tensor, k: Tensor, threshold: Tensor | None) -> Tensor:
-    chosen, counts = choose(score, eligible, k, threshold)
+def _budgets(budget: float | Tensor, score: Tensor) -> Tensor:
+    if not isinstance(budget, Tensor):
+        budget = torch.full((1,), budget, dtype=torch.float64, device=score.device)
+    return budget.double().expand(score.shape[0]).contiguous()
+
+
+def _choose(
+    score: Tensor,
+    eligible: Tensor,
+    k: Tensor,
+    threshold: Tensor | None,
+    cost: Tensor | None = None,
+    budget: Tensor | None = None,
+    noise: Noise | None = None,
+) -> Tensor:
+    rules = (k, threshold, cost, budget, None)
+    chosen, counts = choose(score, eligible, *rules, *(noise or _SILENT))
     if bool(Written(*counts.unbind(0)).invalid.any()):
         row, position = (int(i) for i in (score.isnan() & eligible).nonzero()[0])
         raise ValueError(f"score is NaN at row {row}, position {position}: check its logits.")
@@ -218,42 +294,43 @@ def _choose(score: Tensor, eligible: Tensor, k: Tensor, threshold: Tensor | None
 def _launch(
     score: Tensor,
     eligible: Tensor,
-    k: Tensor,
-    threshold: Tensor | None,
+    rules: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None],
+    noise: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, int],
     chosen: Tensor | None,
-    canvas: tuple[Tensor, Tensor, Tensor] | None,
+    canvas: tuple[Tensor | None, ...] = (None, None, None),
 ) -> Tensor:
     rows, length = score.shape
-    refuse(obstacle(score.device, score=score.dtype, length=length))
+    k, threshold, cost, budget, window = rules
+    *address, stream = noise
+    wide = score.dtype == torch.float64 or stream != _NO_STREAM
+    held = BUDGETED if cost is not None else WIDE if wide else NARROW
+    refuse(obstacle(score.device, score=score.dtype, length=length, held=held))
     score, eligible = _dense(score), _dense(eligible)
-    tokens, drawn, unknown = canvas or (None, None, None)
+    tokens, drawn, unknown = canvas
     counts = torch.zeros(3, rows, dtype=torch.int64, device=score.device)
-    limit_strides = (0, 0) if threshold is None else threshold.stride()
-    columns = (tokens, drawn, unknown)
-    if any(part is not None and part.stride(1) != 1 for part in columns):
-        raise ValueError("tokens, drawn and unknown must be dense along positions: stride(1) == 1.")
-    block = max(triton.next_power_of_2(length), _LEAST_BLOCK)
     if not rows or not length:
         return counts
+    block = max(triton.next_power_of_2(length), _LEAST_BLOCK)
+    cost = None if cost is None else _dense(cost)
     with torch.cuda.device_of(score):
         unmask_kernel[(rows,)](
-            score, _bytes(eligible), k.contiguous(), threshold, _bytes(chosen),
-            tokens, drawn, _bytes(unknown), counts, rows, length,
-            score.stride(0), eligible.stride(0), *limit_strides,
-            *(part.stride(0) if part is not None else 0 for part in columns),
-            WIDE=score.dtype == torch.float64, THRESHOLD=threshold is not None,
-            WRITE=canvas is not None, BLOCK=block, num_warps=_warps(block, score.dtype),
-            enable_fp_fusion=True,
+            score, _bytes(eligible), k.contiguous(), threshold, cost, budget, window, *address,
+            _bytes(chosen), tokens, drawn, _bytes(unknown), counts, rows, length,
+            score.stride(0), eligible.stride(0), *_strides(threshold), _strides(cost)[0],
+            *_strides(window), *(_strides(part)[0] for part in (tokens, drawn, unknown)),
+            WIDE=wide, THRESHOLD=threshold is not None, BUDGET=cost is not None,
+            WINDOW=window is not None, STREAM=stream, WRITE=chosen is None, BLOCK=block,
+            num_warps=max(block * held // _BYTES_PER_WARP, 1), enable_fp_fusion=True,
         )  # fmt: skip
     return counts
 
 
-def _warps(block: int, score: torch.dtype) -> int:
-    return max(block * (8 if score == torch.float64 else 4) // _BYTES_PER_WARP, 1)
-
-
 def _dense(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
+
+
+def _strides(x: Tensor | None) -> tuple[int, int]:
+    return (0, 0) if x is None else (x.stride(0), x.stride(1))
 
 
 def _bytes(flags: Tensor | None) -> Tensor | None:

@@ -84,11 +84,16 @@ def moved() -> Case:
     return Case("dlm_kernels.moved", "divergence_kernel", types, constants, 4, 128)
 
 
-def k3(score: str, length: int, registers: int, *, threshold: bool) -> Case:
-    warps = length * (8 if score == "*fp64" else 4) // 2048
-    constants = {"WIDE": score == "*fp64", "THRESHOLD": threshold, "WRITE": True, "BLOCK": length}
-    types = CANVAS | {"score": score, "threshold": score}
-    return Case("dlm_kernels.unmask", "unmask_kernel", types, constants, warps, registers)
+def k3(
+    score: str, length: int, *, threshold: bool = False, noise: bool = False, budget: bool = False
+) -> Case:
+    wide = score == "*fp64" or noise
+    warps = length * (16 if budget else 8 if wide else 4) // 2048
+    constants = {"WIDE": wide, "THRESHOLD": threshold, "WRITE": True, "BLOCK": length}
+    constants |= {"BUDGET": budget, "WINDOW": budget, "STREAM": 2 if noise else -1}
+    types = CANVAS | {"score": score, "threshold": score, "cost": "*fp32", "budget": "*fp64"}
+    types |= dict.fromkeys(("window", "keys", "steps", "origins", "sub"), "*i64")
+    return Case("dlm_kernels.choose", "unmask_kernel", types, constants, warps, 128)
 
 
 CASES = {
@@ -108,8 +113,11 @@ CASES = {
     "given token, filters": given(every=False),
     "every token, filters": given(every=True),
     "divergence": moved(),
-    "K3 fp32, L 1024": k3("*fp32", 1024, 128, threshold=False),
-    "K3 fp64, L 4096": k3("*fp64", 4096, 128, threshold=True),
+    "K3 fp32, L 1024": k3("*fp32", 1024),
+    "K3 fp32, L 8192": k3("*fp32", 8192, threshold=True),
+    "K3 fp64, L 4096": k3("*fp64", 4096, threshold=True),
+    "K3 noise, L 4096": k3("*fp32", 4096, noise=True),
+    "K3 all, L 2048": k3("*fp32", 2048, threshold=True, noise=True, budget=True),
 }
 
 

@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops import Rng, stochastic_positions, threshold_positions, top_k_positions
+from dlm_sampling.ops import (
+    Rng,
+    budget_positions,
+    stochastic_positions,
+    threshold_positions,
+    top_k_positions,
+)
 from tests.ops.laws import chi_square_p
 
 
@@ -108,3 +114,40 @@ def test_weightless_positions_come_last() -> None:
         two = stochastic_positions(weight, eligible, torch.tensor([2]), rng)
         assert two.tolist() == [[False, True, False, True]]
         assert stochastic_positions(weight, eligible, torch.tensor([3]), rng).sum() == 3
+
+
+def brute_budget(score: list[float], cost: list[float], order: list[int], budget: float) -> set:
+    order = sorted(order, key=lambda i: (-score[i], i))
+    for size in range(len(order), 0, -1):
+        spent = [max(cost[i], 0.0) for i in order[:size]]
+        if math.fsum(spent) - max(spent) <= budget:
+            return set(order[:size])
+    return set()
+
+
+def test_budget_takes_the_longest_affordable_head() -> None:
+    g = torch.Generator().manual_seed(1)
+    score = torch.randint(-3, 3, (300, 9), generator=g).float()  # many ties
+    score[torch.rand(300, 9, generator=g) < 0.1] = -math.inf
+    cost = torch.randint(-1, 5, (300, 9), generator=g).float() / 4.0
+    eligible = torch.rand(300, 9, generator=g) < 0.8
+    budget = torch.randint(0, 9, (300,), generator=g).double() / 4.0
+    found = budget_positions(score, cost, eligible, budget)
+    for b in range(300):
+        allowed = eligible[b].nonzero()[:, 0].tolist()
+        want = brute_budget(score[b].tolist(), cost[b].tolist(), allowed, float(budget[b]))
+        assert set(found[b].nonzero()[:, 0].tolist()) == want
+    assert torch.equal(budget_positions(score, cost, eligible, 1e9), eligible)
+    with pytest.raises(ValueError, match="row 0, position 0"):
+        budget_positions(score * math.nan, cost, eligible | True, 1.0)
+
+
+def test_budget_is_the_rule_of_the_eb_sampler() -> None:
+    from dlm_sampling.samplers.eb_sampler import entropy_bound_positions
+
+    g = torch.Generator().manual_seed(2)
+    error, entropy = torch.rand(2, 50, 40, generator=g)
+    eligible = torch.rand(50, 40, generator=g) < 0.6
+    for gamma in (0.0, 0.3, 2.0):
+        rule = entropy_bound_positions(error, entropy, eligible, gamma)
+        assert torch.equal(budget_positions(-error, entropy, eligible, gamma), rule)

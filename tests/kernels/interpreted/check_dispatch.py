@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from dlm_sampling import ops
-from dlm_sampling.types import Draw
+from dlm_sampling.types import Draw, TokenLaw
 
 KERNELS = ["draw", "log_probs", "log_prob_of", "top_k_positions", "threshold_positions"]
+KERNELS += ["budget_positions", "stochastic_positions", "divergence"]
 
 
 @pytest.fixture
@@ -42,6 +43,9 @@ def test_the_ops_run_the_kernels(launched: list[str], monkeypatch: pytest.Monkey
         ops.log_prob_of(score, k),
         ops.top_k_positions(score, score > 0, k),
         ops.threshold_positions(score, score > 0, 0.1),
+        ops.budget_positions(score, score, score > 0, 0.1),
+        ops.stochastic_positions(score, score > 0, k, ops.Rng.from_seeds([3])),
+        ops.divergence(score, score, score[:, 0], score[:, 0]),
     )
     assert launched == KERNELS
     monkeypatch.setenv("DLM_KERNELS", "torch")
@@ -51,6 +55,9 @@ def test_the_ops_run_the_kernels(launched: list[str], monkeypatch: pytest.Monkey
     torch.testing.assert_close(found[2], ops.log_prob_of(score, k))
     assert torch.equal(found[3], ops.top_k_positions(score, score > 0, k))
     assert torch.equal(found[4], ops.threshold_positions(score, score > 0, 0.1))
+    assert torch.equal(found[5], ops.budget_positions(score, score, score > 0, 0.1))
+    rng = ops.Rng.from_seeds([3])
+    assert torch.equal(found[6], ops.stochastic_positions(score, score > 0, k, rng))
     assert launched == KERNELS
 
 
@@ -62,3 +69,33 @@ def test_what_the_kernels_cannot_do_is_said() -> None:
         ops.draw(score.double(), **noise)
     with pytest.raises(RuntimeError, match="'top_k_positions' cannot run: the scores are"):
         ops.top_k_positions(score.long(), score == 0, torch.tensor([1]))
+
+
+def test_nothing_waits_for_the_device_once_a_law_is_known() -> None:
+    """Fake tensors hold no values, so whatever the host would ask of the device raises an error."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+    law = TokenLaw(0.7, top_k=3, top_p=0.9, suppressed=(1,))
+    score, number = torch.zeros(2, 4), torch.arange(2)
+    known = score == 0
+
+    def step(mode: FakeTensorMode | None) -> dlm_kernels.Written:
+        x, n, free = (v if mode is None else mode.from_tensor(v) for v in (score, number, known))
+        noise = dict.fromkeys(("keys", "positions", "steps"), n)
+        for options in ({}, {"temperature": n.float(), "statistics": "law", "sub": n[0]}):
+            drawn = dlm_kernels.draw(x, **noise, law=law, check=False, **options)
+        dlm_kernels.log_prob_of(x, drawn.token, law=law, check=False)
+        dlm_kernels.divergence(x, x, drawn.entropy, drawn.entropy, suppressed=(1,))
+        tokens = drawn.token[:, None].repeat(1, 4)
+        gumbel = dlm_kernels.Noise(n, n, n, n[0], 2)
+        return dlm_kernels.unmask_(
+            tokens, free.clone(), tokens, x, free, k=n, threshold=0.5, cost=x, budget=0.1,
+            window=torch.stack([n, n + 2], 1), noise=gumbel,
+        )  # fmt: skip
+
+    assert step(None).left.shape == (2,)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert step(mode).left.shape == (2,)
+        noise = dict.fromkeys(("keys", "positions", "steps"), mode.from_tensor(number))
+        with pytest.raises(DataDependentOutputException):  # the check of the rows does ask
+            dlm_kernels.draw(mode.from_tensor(score), **noise, law=law)

@@ -111,6 +111,54 @@ def test_nan_scores_are_refused_or_counted() -> None:
     assert counts.revealed.tolist() == [1, 1, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("gamma", [0.0, torch.tensor([0.0, 1.0, 2.5, 0.5, 1e9, 3.0])], ids=str)
+def test_a_budget_takes_the_same_head(gamma: float | Tensor) -> None:
+    score, eligible = canvas(torch.float32)
+    score[1, 3] = 0.0
+    cost = torch.rand(6, 37, generator=torch.Generator().manual_seed(1)).mul(4).round() / 4 - 0.1
+    expected = ops.budget_positions(score, cost, eligible, gamma)
+    assert torch.equal(dlm_kernels.budget_positions(score, cost, eligible, gamma), expected)
+    assert expected.any(1).tolist() == eligible.any(1).tolist()
+
+
+def source() -> ops.Rng:
+    return ops.Rng(torch.tensor([5, -6, 7, 1 << 40, 0, 3]), torch.arange(6), torch.arange(6) * 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_draws_without_replacement_take_the_same_positions(dtype: torch.dtype) -> None:
+    weight, eligible = canvas(dtype)
+    weight[0, 7] = weight[0, 3] = 0.0  # no +inf
+    for stream, sub in ((2, 0), (3, 4)):
+        rule = {"stream": stream, "sub": sub}
+        expected = ops.stochastic_positions(weight, eligible, K, source(), **rule)
+        found = dlm_kernels.stochastic_positions(weight, eligible, K, source(), **rule)
+        assert torch.equal(found, expected)
+    moved = dlm_kernels.stochastic_positions(weight, eligible, K, source(), stream=2)
+    assert not torch.equal(moved, expected)
+
+
+def test_all_rules_at_once_inside_a_block() -> None:
+    score, eligible = canvas(torch.float32)
+    score[1, 3], score[0, 3], score[0, 7] = 0.0, 0.5, 0.5
+    cost = score.abs().clamp(max=3.0)
+    window = torch.tensor([[0, 9], [5, 5], [3, 30], [36, 37], [0, 37], [-4, 99]])
+    column = torch.arange(37)
+    inside = eligible & (column >= window[:, :1]) & (column < window[:, 1:])
+    noisy = score + source().gumbel(2, score)
+    expected = ops.top_k_positions(noisy, inside, K) | (inside & (score >= 1.5))
+    expected |= ops.budget_positions(noisy, cost, inside, 0.5)
+    tokens, drawn = torch.zeros(6, 37).long(), torch.ones(6, 37).long()
+    unknown = eligible.clone()
+    counts = dlm_kernels.unmask_(
+        tokens, unknown, drawn, score, eligible, k=K, threshold=1.5, cost=cost, budget=0.5,
+        window=window.T.contiguous().T, noise=dlm_kernels.Noise.of(source(), 2),
+    )  # fmt: skip
+    assert torch.equal(tokens.bool(), expected)
+    assert torch.equal(unknown, eligible & ~expected)
+    assert torch.equal(counts.revealed + counts.left, inside.sum(1))
+
+
 def test_empty_canvases() -> None:
     for shape in ((0, 4), (2, 0)):
         score = torch.zeros(shape)
@@ -121,6 +169,12 @@ def test_empty_canvases() -> None:
 def test_what_has_no_kernel_is_said() -> None:
     with pytest.raises(TypeError, match=r"scores are torch.int64"):
         dlm_kernels.top_k_positions(torch.ones(1, 2).long(), torch.ones(1, 2).bool(), K[:1])
+    for held, longest in ((torch.float32, 8192), (torch.float64, 4096)):
+        score = torch.zeros(1, longest + 1, dtype=held)
+        with pytest.raises(TypeError, match=f"canvas of {longest + 1} is longer than {longest}"):
+            dlm_kernels.top_k_positions(score, score == 0, K[:1])
+    with pytest.raises(TypeError, match="canvas of 2049 is longer than 2048"):
+        dlm_kernels.budget_positions(score[:, :2049], score, score == 0, 1.0)
 
 
 def test_the_operators_are_what_their_schemas_and_fakes_say() -> None:
@@ -128,7 +182,8 @@ def test_the_operators_are_what_their_schemas_and_fakes_say() -> None:
 
     score, eligible = (x[:, :5] for x in canvas(torch.float32))
     tests = ("test_schema", "test_faketensor")
-    torch.library.opcheck(choose, (score, eligible, K, None), test_utils=tests)
+    none = (None,) * 8
+    torch.library.opcheck(choose, (score, eligible, K, *none, -1), test_utils=tests)
     tokens, drawn = torch.zeros(2, 6, 5, dtype=torch.int64)
-    arguments = (tokens, eligible.clone(), drawn, score, eligible, K, score)
+    arguments = (tokens, eligible.clone(), drawn, score, eligible, K, score, *none[1:], -1)
     torch.library.opcheck(write_, arguments, test_utils=tests)
