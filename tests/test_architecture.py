@@ -202,6 +202,7 @@ def test_eval_and_examples_use_public_names(path: Path) -> None:
         public[f"dlm_sampling.{name}"] = public_names(LIBRARY / name / "__init__.py")
     for name in SHARED_MODULES:
         public[f"dlm_sampling.{name}"] = defined_names(LIBRARY / f"{name}.py")
+    public["dlm_sampling.types"] |= defined_names(LIBRARY / "noise_types.py")
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dlm_sampling"):
             assert node.module in public, f"{where(path)} imports from {node.module}"

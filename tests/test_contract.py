@@ -161,7 +161,7 @@ def test_nfe_stays_within_the_declared_schedule(name: str, kind: str) -> None:
     limit = sampler.schedule_length(6)
     if limit is None:
         out = run(name, RAGGED, [1, 2, 3, 4], kind, block_length=None)
-        most = sampler.patience(1) if kind == "uniform" else 4 * sampler.passes
+        most = sampler.patience(1) if kind == "uniform" else 4 * sampler.passes_per_step
         assert bool((out.nfe <= torch.tensor([n for _, n in RAGGED]) * most).all())
         return
     out = run(name, RAGGED, [1, 2, 3, 4], kind, block_length=None)
@@ -220,7 +220,7 @@ def test_the_trajectory_adds_up(name: str, kind: str) -> None:
         assert len(steps) == int(out.steps[b])
         assert torch.equal(steps[-1][0].tokens[steps[-1][1]], out.tokens[b])
         seen = len(out.trajectory.canvases(b, forwards_only=True))
-        assert seen <= int(out.nfe[b]) <= seen * samplers.create(name).passes
+        assert seen <= int(out.nfe[b]) <= seen * samplers.create(name).passes_per_step
         for (left, i), (right, j) in itertools.pairwise(steps):
             assert torch.equal(left.tokens[i], right.before[j])
         for event, i in steps:

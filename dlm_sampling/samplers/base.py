@@ -57,7 +57,7 @@ class SamplerBase(ABC, Generic[S]):
         return steps
 
     @property
-    def passes(self) -> int:
+    def passes_per_step(self) -> int:
         """Most forward passes of a row in one loop step."""
         return 1
 

@@ -62,7 +62,7 @@ class Picard(SamplerBase[PicardState]):
 
     def __post_init__(self) -> None:
         at_least("window", self.window, 1, "8 steps at a time fill a small batch")
-        if self.base.schedule_length(1) is None or self.base.passes != 1:
+        if self.base.schedule_length(1) is None or self.base.passes_per_step != 1:
             raise ValueError(
                 f"base={type(self.base).__name__}: must be a solver of a fixed number of steps "
                 "with one forward pass each, such as Ancestral, Euler, Tweedie or TauLeaping."
@@ -84,7 +84,7 @@ class Picard(SamplerBase[PicardState]):
         return self.base.exact
 
     @property
-    def passes(self) -> int:
+    def passes_per_step(self) -> int:
         """Every state of the window has its own pass."""
         return self.window
 
