@@ -5,7 +5,7 @@ from dlm_sampling.ops.divergence import divergence
 from dlm_sampling.ops.log_law import filtered_log_law, log_prob_of, log_probs
 from dlm_sampling.ops.pairs import Guided, Pair, Remainder
 from dlm_sampling.ops.philox import RANDOM_STREAM, Rng, Stream, fresh_seed, row_seeds
-from dlm_sampling.ops.rows import TILE, LogitRows, Source
+from dlm_sampling.ops.rows import TILE, LogitRows, Source, head_rows
 from dlm_sampling.ops.select import (
     budget_positions,
     stochastic_positions,
@@ -28,6 +28,7 @@ __all__ = [
     "draw",
     "filtered_log_law",
     "fresh_seed",
+    "head_rows",
     "log_prob_of",
     "log_probs",
     "row_seeds",

@@ -14,6 +14,8 @@ TILE = 1024
 RUN = 32
 """Vocabulary ids per run; fixed like TILE."""
 
+_PITCH = 64  # elements; rows that begin at a multiple are read 16 bytes at a time
+
 _BLOCK = 1 << 18  # logits of winning tiles that are looked at together
 
 
@@ -34,6 +36,45 @@ class LogitRows:
     vocab_size: int
     device: torch.device
     block: int = 64
+
+
+def head_rows(
+    hidden: Tensor, weight: Tensor, *, bias: Tensor | None = None, block: int = 256
+) -> LogitRows:
+    """Logits of a linear output head, made for the rows asked for, a block at a time.
+
+    Every block is written into the same buffer, so that block * V logits exist at most, and its
+    rows lie a multiple of 64 apart, which keeps the kernels' reads wide for every V.  What `fetch`
+    returned is gone at its next call.
+
+    Args:
+        hidden: [N, d].
+        weight: [V, d], of the same dtype.
+        bias: [V], or None.
+        block: most rows at a time; about 256 fill a large GPU.
+
+    Raises:
+        ValueError: the two do not fit, or block < 1.
+    """
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+        shapes = f"{tuple(hidden.shape)} and {tuple(weight.shape)}"
+        raise ValueError(f"hidden and weight have shapes {shapes}: must be [N, d] and [V, d].")
+    if block < 1:
+        raise ValueError(f"block={block}: must be at least 1; try 256.")
+    count, vocab = hidden.shape[0], weight.shape[0]
+    room: list[Tensor] = []
+
+    @torch.no_grad()
+    def fetch(index: Tensor) -> Tensor:
+        if not room or room[0].shape[0] < len(index):
+            room[:] = [hidden.new_empty(len(index), -(-vocab // _PITCH) * _PITCH)]
+        out = room[0][: len(index), :vocab]
+        chosen, down = hidden.index_select(0, index), weight.T
+        if bias is None:
+            return torch.mm(chosen, down, out=out)
+        return torch.addmm(bias, chosen, down, out=out)
+
+    return LogitRows(fetch, count, vocab, hidden.device, block)
 
 
 Source = Tensor | LogitRows
