@@ -32,6 +32,7 @@ def test_all_are_tested() -> None:
         "custom_denoiser.py",
         "generate_llada.py",
         "infill.py",
+        "train_loopholing.py",
         "train_sudoku.py",
         "train_tiny.py",
         "train_uniform.py",

@@ -12,6 +12,7 @@ from dlm_sampling.denoisers.llada import LLaDADenoiser
 from dlm_sampling.denoisers.llada2 import LLaDA2Denoiser
 from dlm_sampling.denoisers.llada_moe import LLaDAMoEDenoiser
 from dlm_sampling.denoisers.loopholing import LoopholingDenoiser
+from dlm_sampling.denoisers.masked_lm import MaskedLMDenoiser
 from dlm_sampling.denoisers.mdlm import MDLMDenoiser
 from dlm_sampling.denoisers.sdar import SDARDenoiser
 from dlm_sampling.denoisers.sedd import SEDDDenoiser
@@ -31,6 +32,7 @@ __all__ = [
     "LLaDAMoEDenoiser",
     "LoopholingDenoiser",
     "MDLMDenoiser",
+    "MaskedLMDenoiser",
     "SDARDenoiser",
     "SEDDDenoiser",
     "wrap",

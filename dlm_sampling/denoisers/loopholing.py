@@ -152,6 +152,7 @@ class LoopholingDenoiser(Denoiser):
         weight = cast_floats(self.norm.weight.detach(), parse_dtype(dtype)).cpu()
         writer: Any = import_module("safetensors.torch")
         writer.save_file({SCALE: weight}, target / WEIGHTS, metadata={"format": "pt"})
+        (target / WEIGHTS).chmod(0o644)  # written as 600, which would hide it from other users
 
 
 @singledispatch
