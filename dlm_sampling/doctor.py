@@ -102,8 +102,12 @@ class Patient:
 
     @cached_property
     def tokens(self) -> Tensor:
-        """One row of the text's ids, or of arbitrary ids where there is no tokenizer; [1, L]."""
-        length = min(LENGTH, self.denoiser.max_length or LENGTH)
+        """One row of the text's ids, or of arbitrary ids where there is no tokenizer; [1, L].
+
+        A network with a canvas gets the text as often as fills the canvas.
+        """
+        canvas = self.denoiser.canvas_length or 0
+        length = min(LENGTH + canvas, self.denoiser.max_length or LENGTH + canvas)
         if self.tokenizer is None:
             allowed = [v for v in range(min(self.denoiser.vocab_size, 1000)) if v != self.mask_id]
             picks = torch.randint(
@@ -111,7 +115,7 @@ class Patient:
             )
             return torch.tensor(allowed)[picks]
         ids: list[int] = self.tokenizer(self.text, add_special_tokens=False)["input_ids"]
-        return torch.tensor([ids[:length]])
+        return torch.tensor([(ids * (1 + canvas))[:length]])
 
     @property
     def mask_id(self) -> int | None:
@@ -304,11 +308,12 @@ def check_attention(patient: Patient) -> Finding:
     row, block = patient.noised[:1], patient.denoiser.block_length
     place = min(row.shape[1], block or row.shape[1]) - 1
     whose = "token" if block is None else f"token of a block of {block}"
+    first = row.shape[1] - (patient.denoiser.canvas_length or row.shape[1])
     last = int(row[0, place])
     others = patient.tokens[patient.tokens != last]
     changed = row.clone()
     changed[0, place] = int(others[0]) if len(others) else (last + 1) % 2
-    moved = gap(patient.logits(changed)[0, 0], patient.logits(row)[0, 0])
+    moved = gap(patient.logits(changed)[0, first], patient.logits(row)[0, first])
     if moved == 0.0:
         remedy = "the model attends to the left only: switch its causal mask off"
         return Finding("fail", f"the last {whose} does not reach the first", remedy)

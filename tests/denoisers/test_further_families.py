@@ -354,6 +354,8 @@ def test_diffusion_gemma_carry_saving_and_refusals(tmp_path: Path) -> None:
     mixed = denoiser(ids, carry=(logits, torch.tensor([False, True]))).values
     torch.testing.assert_close(mixed[0], first.values[0])
     torch.testing.assert_close(mixed[1], second.values[1])
+    checks = {check.name: check for check in diagnose(denoiser).checks}
+    assert checks["attention"].status == "pass"  # within the canvas
     with pytest.raises(ValueError, match="at least one prompt token and a canvas of 8"):
         denoiser(ids[:, :8])
     with pytest.raises(ValueError, match="must be None here"):

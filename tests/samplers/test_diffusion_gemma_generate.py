@@ -232,14 +232,13 @@ def test_logits_carried_at_another_temperature_are_noticed(
 
 
 def test_rows_end_with_the_same_texts(denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any id of the list ends a row at the end of its canvas; what follows is padding."""
-    sampler, ends = DiffusionGemma(2.0, max_steps=4), (89, 42)
+    """Any id of the model's list ends a row after its canvas; what follows is padding."""
+    sampler, ends = DiffusionGemma(2.0, max_steps=4), (120, 33)
+    monkeypatch.setattr(denoiser, "further_eos_ids", ends)
     with monkeypatch.context() as patch:
         reference = Reference(denoiser.module, patch, greedy=False)
-        theirs = reference.run(sampler, 4 * CANVAS, eos_token_id=list(ends), pad_token_id=0)
-    ours = generate(
-        denoiser, PROMPTS, sampler=sampler, seed=SEEDS, max_new_tokens=4 * CANVAS, eos_token_id=ends
-    )
+        theirs = reference.run(sampler, 4 * CANVAS, eos_token_id=[1, *ends], pad_token_id=0)
+    ours = generate(denoiser, PROMPTS, sampler=sampler, seed=SEEDS, max_new_tokens=4 * CANVAS)
     assert {"eos", "length"} == set(ours.finish_reasons)
     assert torch.equal(ours.sequences, theirs.sequences)
     new = ours.sequences[:, -4 * CANVAS :]
