@@ -172,14 +172,14 @@ class LazyPrediction:
     ) -> ops.LogitRows:
         """Logarithms of what a rule makes of the prediction, block by block."""
         logits, predictor = self._logits(where), self._predictor
-        row, x = where.nonzero(as_tuple=True)[0], self._x[where]
+        (row, column), x = where.nonzero(as_tuple=True), self._x[where]
 
         def fetch(i: Tensor) -> Tensor:
             p = clean_table(
                 logits.fetch(i), x[i], alpha[row[i]],
                 law=predictor.law, process=predictor.process, source=self.kind, target=reads,
             )  # fmt: skip
-            return rule(Site(x[i], row[i], p)).log()
+            return rule(Site(x[i], row[i], p, column[i])).log()
 
         return replace(logits, fetch=fetch)
 

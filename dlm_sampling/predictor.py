@@ -106,6 +106,15 @@ class Predictor:
             horizon=None if self.horizon is None else each(self.horizon),
         )
 
+    def plan(self, planner: Denoiser, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        """The one column of a planner at x [A, L], float64, 0 but in `rows` (bool [A])."""
+        active = rows.nonzero().squeeze(1)
+        values = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
+        if len(active):
+            output, _ = self.using(planner).forward(x, t, active)
+            values[active] = output.values.squeeze(-1).to(values)
+        return values
+
     def reset(self, rows: Tensor) -> None:
         """Forget the state that the denoiser carries, for rows (bool [A]) that enter a block."""
         for carry in self.carries:

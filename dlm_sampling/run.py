@@ -17,10 +17,10 @@ from dlm_sampling import ops
 from dlm_sampling.blocks import BlockPlan
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.predictor import Predictor
-from dlm_sampling.samplers.base import reveal
+from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.registry import available
 from dlm_sampling.trajectory import StepCallback, StepEvent, Trajectory
-from dlm_sampling.types import Canvas, Clock, Sampler, Step, TokenLaw
+from dlm_sampling.types import Canvas, Clock, Process, Sampler, Step, TokenLaw
 
 _UNLIMITED = 2**62
 
@@ -102,15 +102,18 @@ def check_inputs(
     return Inputs(tokens, editable, attention.to(device))
 
 
-def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) -> None:
-    """Refuse a sampler that was not made for the noise of the denoiser, before the first pass.
+def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) -> Process:
+    """The noise of the canvas; a sampler that was not made for the denoiser's noise is refused.
 
     Raises:
         ValueError: the noise does not fit, or guidance is asked for without a mask.
     """
     kind, name = denoiser.process.name, type(sampler).__name__
     runs_on: tuple[str, ...] = getattr(sampler, "runs_on", ("absorbing",))
-    if kind not in runs_on:
+    process = denoiser.process if kind in runs_on else None
+    if isinstance(sampler, SamplerBase):
+        process = sampler.canvas_process(denoiser.process)
+    if process is None:
         fitting = [n for n, entry in available().items() if kind in entry.runs_on]
         missing = "; pass mask_token_id= if the model has a mask" if kind == "uniform" else ""
         raise ValueError(
@@ -123,6 +126,7 @@ def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) 
             f"guidance_scale={guidance_scale}: the unconditional pass puts masks in place of the "
             "prompt, and this denoiser has no mask id; use 0."
         )
+    return process
 
 
 def _take(state: Any, keep: Tensor) -> Any:
@@ -149,15 +153,15 @@ class Run:
     ) -> None:
         """Everything before the first step."""
         batch, device = len(inputs.tokens), inputs.tokens.device
-        check_fit(denoiser, sampler, options.guidance_scale)
-        self.mask_token_id = denoiser.mask_token_id
+        process = check_fit(denoiser, sampler, options.guidance_scale)
+        self.mask_token_id = process.mask_token_id
         self.sampler, self.plan, self.options = sampler, plan, options
         self.limits = _step_limits(sampler, plan.steps)
         law, stops, pad = options.law, options.stop_token_ids, denoiser.pad_token_id
         self.filler = pad if pad is not None else stops[0] if stops else 0
         banned = {*law.suppressed, *denoiser.suppressed}
-        if options.suppress_mask and self.mask_token_id is not None:
-            banned.add(self.mask_token_id)
+        if options.suppress_mask and denoiser.mask_token_id is not None:
+            banned.add(denoiser.mask_token_id)
         law = replace(law, suppressed=tuple(sorted(banned)))
         self.editable = inputs.editable
         self.unknown = inputs.editable.clone()
@@ -167,7 +171,7 @@ class Run:
         rows = torch.arange(batch, device=device)
         origin = inputs.attention.long().argmax(1)
         self.rng = replace(ops.Rng.from_seeds(seeds, device=device), origin=origin)
-        noise = denoiser.process.prior(inputs.tokens, self.rng, denoiser.vocab_size)
+        noise = process.prior(inputs.tokens, self.rng, denoiser.vocab_size)
         self.tokens = torch.where(inputs.editable, noise, inputs.tokens)
         self.predictor = Predictor(
             denoiser,

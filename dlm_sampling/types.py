@@ -168,6 +168,7 @@ class Site(NamedTuple):
     x: Tensor  # int64 [r], current tokens
     row: Tensor  # int64 [r], index of each position's row among the active rows
     p: Tensor  # float64 [r, V], prediction in the kind that was asked for
+    column: Tensor  # int64 [r], index of each position in its row
 
 
 class Prediction(Protocol):
@@ -273,6 +274,13 @@ class Predict(Protocol):
 
         The logits of each row are divided by temperature, float64 [B] > 0, before anything reads
         them, the state that the model carries included.
+        """
+        ...
+
+    def plan(self, planner: Any, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        """What a planner (a `Denoiser` of one column) says of x, float64 [B, L], 0 in other rows.
+
+        A forward pass of each of the rows (bool [B]), which counts.
         """
         ...
 

@@ -37,6 +37,11 @@ from dlm_sampling.samplers.pace import Pace
 from dlm_sampling.samplers.pc import PC_PRESETS, PCSampler, pc_preset
 from dlm_sampling.samplers.pc_linear import PCLinear, pc_linear_preset
 from dlm_sampling.samplers.picard import Picard
+from dlm_sampling.samplers.planned import Planned
+from dlm_sampling.samplers.planned_adaptive import PlannedAdaptive
+from dlm_sampling.samplers.planned_gillespie import PlannedGillespie
+from dlm_sampling.samplers.planned_greedy import PlannedGreedy
+from dlm_sampling.samplers.planned_self import PlannedSelf
 from dlm_sampling.samplers.rdm import RDM
 from dlm_sampling.samplers.registry import Entry, available, create
 from dlm_sampling.samplers.remdm import (
@@ -101,6 +106,11 @@ __all__ = [
     "PCSampler",
     "Pace",
     "Picard",
+    "Planned",
+    "PlannedAdaptive",
+    "PlannedGillespie",
+    "PlannedGreedy",
+    "PlannedSelf",
     "ReMDM",
     "ReMDMLLaDA",
     "Rescale",

@@ -15,6 +15,7 @@ from dlm_sampling.types import (
     Draw,
     NoiseKind,
     Predict,
+    Process,
     RandomSource,
     Step,
     TokenLaw,
@@ -51,6 +52,13 @@ class SamplerBase(ABC, Generic[S]):
     def own_steps(self) -> int | None:
         """Planned steps of a block where the caller names none; None: one per position."""
         return None
+
+    def canvas_process(self, process: Process) -> Process | None:
+        """The noise of the canvas that it moves, for a model of `process`; None: it cannot use it.
+
+        The model's own, unless the model is shown another canvas than the one that moves.
+        """
+        return process if process.name in self.runs_on else None
 
     def schedule_length(self, steps: int) -> int | None:
         """One loop step per planned step."""

@@ -42,6 +42,11 @@ from dlm_sampling.samplers.p2 import P2, p2_ancestral, p2_random
 from dlm_sampling.samplers.pc import pc_sampler
 from dlm_sampling.samplers.pc_linear import pc_linear
 from dlm_sampling.samplers.picard import Picard
+from dlm_sampling.samplers.planned import Planned
+from dlm_sampling.samplers.planned_adaptive import PlannedAdaptive
+from dlm_sampling.samplers.planned_gillespie import PlannedGillespie
+from dlm_sampling.samplers.planned_greedy import PlannedGreedy
+from dlm_sampling.samplers.planned_self import PlannedSelf
 from dlm_sampling.samplers.rdm import RDM, rdm_conditional
 from dlm_sampling.samplers.remdm import (
     forward_backward,
@@ -144,6 +149,11 @@ _ENTRIES = (
     Entry("p2", P2),
     Entry("p2-ancestral", p2_ancestral),
     Entry("p2-random", p2_random),
+    Entry("planned", Planned),
+    Entry("planned-gillespie", PlannedGillespie),
+    Entry("planned-adaptive", PlannedAdaptive),
+    Entry("planned-greedy", PlannedGreedy),
+    Entry("planned-self", PlannedSelf),
     Entry("rdm", RDM),
     Entry("rdm-conditional", rdm_conditional),
     Entry("sdar", SDAR),

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.processes import Uniform, conversions, flow, jumps, matrix
-from dlm_sampling.processes.planned import planned_rates
 from dlm_sampling.processes.psi import psi_law
 from dlm_sampling.processes.theta import rk2_rates, trapezoidal_rates
+from dlm_sampling.samplers import Planned
+from dlm_sampling.samplers.planned import Jump
 from dlm_sampling.schedules import (
     Exponential,
     LogLinear,
@@ -166,7 +167,7 @@ def uniform_psi(case: Case, world: UniformWorld) -> Kernel:
 
 
 def ends_with_posterior(step: Callable[[UniformWorld], Kernel]) -> Rule:
-    """Flows and planned denoising: the last step draws every position from the posterior."""
+    """Flows: the last step draws every position from the posterior."""
 
     def rule(case: Case, world: UniformWorld) -> Kernel:
         inner = step(world)
@@ -190,24 +191,19 @@ def flow_shortcut(world: UniformWorld) -> Kernel:
     return lambda x, t, s: flow.shortcut_law(world.post(x, t), x, alpha(t), alpha(s))
 
 
-def planner(world: UniformWorld, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    loo = world.loo(x, t)
-    return loo, conversions.noise_probability(loo, x, world.schedule.alpha(t))
+def planned(jump: Jump) -> Rule:
+    """The sampler's own law, at the exact plan."""
+    sampler = Planned(schedule=LogLinear(0.0), jump=jump)
 
+    def rule(case: Case, world: UniformWorld) -> Kernel:
+        def step(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            loo = world.loo(x, t)
+            noise = conversions.noise_probability(loo, x, world.schedule.alpha(t))
+            return sampler.next_law(loo, noise, x, t, s, last=bool(s == 0))
 
-def planned_leap(world: UniformWorld) -> Kernel:
-    def step(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return jumps.last_event_law(planned_rates(*planner(world, x, t), x, world.c(t)), x, t - s)
+        return factorised(step)
 
-    return step
-
-
-def planned_integrated(world: UniformWorld) -> Kernel:
-    def step(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        law, noise = planner(world, x, t)
-        return jumps.mixture_law(law, x, world.jump(t, s) * noise)
-
-    return step
+    return rule
 
 
 def d3pm(rule: Callable[..., Tensor], *, without: bool) -> Callable[[Case, Toys], Result]:
@@ -272,8 +268,8 @@ UNIFORM_RULES: dict[str, Rule] = {
     "dfm_library": ends_with_posterior(flow_library),
     "dfm_integrated": ends_with_posterior(flow_integrated),
     "fsdfm": ends_with_posterior(flow_shortcut),
-    "ddpd_tau": ends_with_posterior(planned_leap),
-    "ddpd_integrated": ends_with_posterior(planned_integrated),
+    "ddpd_tau": planned("last"),
+    "ddpd_integrated": planned("integrated"),
 }
 TOKEN = ("tau", "euler", "trap", "rk2")
 

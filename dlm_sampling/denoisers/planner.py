@@ -1,0 +1,79 @@
+"""Planner networks as the loop runs them: one output column, the logit that a token is noise.
+
+    planner(input_ids [B, L], attention_mask?, t?) -> log P(token is noise) / P(it is clean), [B, L]
+
+Liu et al. 2024, Think while You Generate: Discrete Diffusion with Planned Denoising,
+arXiv:2410.06264.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.denoisers.ddpd import DDPDPlanner
+from dlm_sampling.denoisers.wrap import accepted_arguments
+from dlm_sampling.types import DenoiserOutput
+
+Planner = Callable[..., Tensor]
+
+
+class PlannerNetwork(Denoiser):
+    """A planner behind the call of a denoiser, so that padding and NFE are treated alike.
+
+    Args:
+        planner: function or module; `attention_mask` (bool [B, L]) and `t` (float64 [B]) are passed
+            where its signature names them.  A planner without `attention_mask` runs rows of
+            different padding separately.  Attributes `device` and `schedule` (of its times) are
+            read if there are any.
+    """
+
+    family = "planner"
+
+    def __init__(self, planner: Planner) -> None:
+        """See the class."""
+        accepts = accepted_arguments(planner.forward if isinstance(planner, nn.Module) else planner)
+        super().__init__(
+            vocab_size=1,
+            mask_token_id=None,
+            honours_padding="attention_mask" in accepts,
+            time_conditioned="t" in accepts,
+            schedule=getattr(planner, "schedule", None),
+            module=planner if isinstance(planner, nn.Module) else None,
+            device=getattr(planner, "device", None),
+        )
+        self.planner, self.accepts = planner, accepts
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
+    ) -> DenoiserOutput:
+        """The logits as one column, [B, L, 1]."""
+        offered = {"attention_mask": attention_mask, "t": t}
+        logits = self.planner(input_ids, **{k: v for k, v in offered.items() if k in self.accepts})
+        if logits.shape != input_ids.shape:
+            raise ValueError(
+                f"planner returned shape {tuple(logits.shape)} for input_ids "
+                f"{tuple(input_ids.shape)}: must be one logit per position. Networks of tokens are "
+                "denoisers; a planner says which positions are noise."
+            )
+        return DenoiserOutput(logits.unsqueeze(-1))
+
+
+def planner_network(planner: Planner | str | Path, device: torch.device) -> Denoiser:
+    """A planner, or the folder or hub name of one, as a network of one column.
+
+    Args:
+        planner: what to run; a checkpoint is loaded onto `device`, an object stays where it is.
+        device: where the canvas is.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, damaged, or no planner.
+    """
+    if isinstance(planner, str | Path):
+        planner = DDPDPlanner.from_pretrained(planner, device_map=device)
+    return PlannerNetwork(planner)

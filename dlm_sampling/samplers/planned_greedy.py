@@ -1,0 +1,105 @@
+"""Planned denoising as released for text: no clock, one position at a time, a final pass.
+
+    i ~ softmax(planner(x) / T),   y ~ p_i,   `steps` times;  then the positions that the planner
+    still calls noise are written together
+
+Not the reverse process: softmax of log-odds prefers certain noise far more than rho / sum rho does,
+and a position may be redrawn although nothing is noise.  Liu et al. 2024, "Think While You
+Generate: Discrete Diffusion with Planned Denoising", arXiv:2410.06264, released code
+github.com/liusulin/DDPD.
+
+Three faults of the released loops are not reproduced: the final pass uses a plan and logits from
+before the last update (here it asks again), its argmax may be the mask id (here never), and
+`.squeeze()` fails on a batch of one.  In the OpenWebText code the final plan is made at the last
+noise level instead of the level 0 that the planner was trained with; here as everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.errors import unknown_choice
+from dlm_sampling.ops import Stream, stochastic_positions
+from dlm_sampling.samplers.checks import unit_interval
+from dlm_sampling.samplers.planning import LevelState, PlanningSampler
+from dlm_sampling.samplers.tables import written
+from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
+
+Selection = Literal["softmax", "sigmoid"]
+Ending = Literal["argmax", "resample"]
+_EPS = 1e-12
+
+
+def _log_odds(noise: Tensor) -> Tensor:
+    return noise.logit(eps=_EPS)
+
+
+_SCORES: dict[str, Callable[[Tensor], Tensor]] = {"softmax": _log_odds, "sigmoid": torch.log}
+
+
+@dataclass(frozen=True)
+class PlannedGreedy(PlanningSampler[LevelState]):
+    """Redraw the position that looks most like noise, softly, step by step; then what is left.
+
+    Fields:
+        planner: says which tokens are noise; None plans with a uniform denoiser itself.
+        schedule: alpha(t), which turns the level 1 - sum rho / n into the denoiser's time.
+        selection: a position with the weight exp(log-odds / T), the "softmax" of the released
+            code, or rho^(1 / T), the "sigmoid".
+        planner_temperature: T; the tokens have the temperature of the run.  The released loops use
+            one for both.
+        ending: "argmax" of the tokens whose rho is above `threshold` (text8), or "resample" each
+            position with probability rho (OpenWebText).
+        threshold: rho above which "argmax" rewrites a token.
+
+    NFE: steps + 1; with a planner at most twice that.
+    """
+
+    selection: Selection = "softmax"
+    planner_temperature: float = 1.0
+    ending: Ending = "argmax"
+    threshold: float = 0.05
+
+    nfe = "steps + 1; with a planner at most twice that"
+
+    def __post_init__(self) -> None:
+        if self.selection not in _SCORES:
+            raise unknown_choice("selection", self.selection, tuple(_SCORES))
+        if self.ending not in ("argmax", "resample"):
+            raise unknown_choice("ending", self.ending, ("argmax", "resample"))
+        if not self.planner_temperature > 0.0:
+            raise ValueError(
+                f"planner_temperature={self.planner_temperature}: must be above 0; the released "
+                "value is 1."
+            )
+        unit_interval("threshold", self.threshold, "the released value is 0.05")
+
+    def schedule_length(self, steps: int) -> int:
+        """The updates and the final pass."""
+        return steps + 1
+
+    def init(self, canvas: Canvas) -> LevelState:
+        """Pure noise."""
+        return LevelState(torch.zeros_like(canvas.start, dtype=torch.float64))
+
+    def step(
+        self, state: LevelState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
+    ) -> tuple[LevelState, Step]:
+        """One update, or the final pass."""
+        level = state.level.masked_fill(clock.step == 0, 0.0)
+        plan = self.plan_without_clock(canvas, predict, level)
+        over = clock.step >= clock.steps
+        weight = _SCORES[self.selection](plan.noise) / self.planner_temperature
+        one = stochastic_positions(weight, canvas.eligible, torch.ones_like(canvas.start), rng)
+        bar = torch.full_like(plan.noise, self.threshold)
+        if self.ending == "resample":
+            bar = rng.uniform(Stream.COMMIT, canvas.tokens)
+        where = torch.where(over.unsqueeze(1), canvas.eligible & (plan.noise > bar), one)
+        greedy = over if self.ending == "argmax" else None
+        draw = self.draw(canvas, predict, plan, where, rng, greedy=greedy)
+        return LevelState(plan.level), written(canvas, draw, where, over)

@@ -1,0 +1,166 @@
+"""Planned denoising by a masked language model alone: it is asked about each token unseen.
+
+    p_i = p(. | x with i masked)       in passes over disjoint random groups of positions
+    rho_i = b / (alpha p_i(x_i) + b),  b = (1 - alpha) / S;   alpha such that mean(1 - rho) = alpha
+    y_i ~ p_i replaces x_i with probability J rho_i,  J = 1 / (rounds left)
+
+The canvas holds tokens, at first uniform noise over all ids but the mask; a round of passes asks
+about every position once, and ends with the coins.  J is that of a linear schedule, so the last
+round draws every position from its posterior.  In a group the other members are masked as well; a
+group of one is the formula as it stands.  Self-planning after Liu et al. 2024, "Think While You
+Generate: Discrete Diffusion with Planned Denoising", arXiv:2410.06264.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.ops import Stream
+from dlm_sampling.processes.jumps import mixture_law
+from dlm_sampling.processes.planned import UniformTokens, level_of, noise_from_clean
+from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.schedules import LOG_LINEAR, Schedule
+from dlm_sampling.types import Canvas, Clock, Draw, Predict, Process, RandomSource, Step
+
+
+class SelfPlan(NamedTuple):
+    """What the passes of a round have found so far."""
+
+    group: Tensor  # int64 [B, L], the pass that asks about a position
+    token: Tensor  # int64 [B, L], y
+    logprob: Tensor  # [B, L], of y
+    clean: Tensor  # float64 [B, L], p_i(x_i)
+    noise: Tensor  # float64 [B, L], rho of the last round
+    level: Tensor  # float64 [B], alpha of the last round
+
+
+@dataclass(frozen=True)
+class PlannedSelf(SamplerBase[SelfPlan]):
+    """Ask a masked model about each token it cannot see, and redraw those it finds unlikely.
+
+    Fields:
+        group_size: positions that are asked about in one pass; 1 is exact and costs a pass per
+            position and round.
+        hide_noise: mask also what the last round called noise, each position with probability rho,
+            so that the model does not read noise as text; False shows every other token.
+        schedule: alpha(t) of the times that a time-conditioned model is told.
+
+    NFE: steps, in rounds of ceil(n / group_size) passes each; what is left over is not used.
+    """
+
+    group_size: int = 8
+    hide_noise: bool = True
+    schedule: Schedule = LOG_LINEAR
+
+    paper = "Liu et al. 2024, arXiv:2410.06264"
+    nfe = "at most steps, in rounds of ceil(tokens / group_size)"
+
+    def __post_init__(self) -> None:
+        if self.group_size < 1:
+            raise ValueError(
+                f"group_size={self.group_size}: must be at least 1; 1 is exact, 8 much cheaper."
+            )
+
+    @property
+    def exact(self) -> bool:
+        """The plan reads the tokens drawn so far."""
+        return False
+
+    def canvas_process(self, process: Process) -> Process | None:
+        """Uniform noise over all ids but the mask."""
+        mask = process.mask_token_id
+        return None if mask is None else UniformTokens(mask)
+
+    def next_law(self, p: Tensor, noise: Tensor, x: Tensor, rounds_left: Tensor) -> Tensor:
+        """Law of a position after a round, [..., V], from p_i [..., V], rho and x [...]."""
+        return mixture_law(p, x, noise / rounds_left)
+
+    def init(self, canvas: Canvas) -> SelfPlan:
+        """Pure noise."""
+        level = torch.zeros_like(canvas.start, dtype=torch.float64)
+        numbers = torch.zeros_like(canvas.tokens, dtype=torch.float64)
+        return SelfPlan(canvas.tokens, canvas.tokens, numbers, numbers, numbers, level)
+
+    def step(
+        self, state: SelfPlan, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
+    ) -> tuple[SelfPlan, Step]:
+        """One pass; the last pass of a round also moves the canvas."""
+        count = canvas.editable.sum(1).clamp_min(1)
+        passes = (-(-count // self.group_size)).minimum(clock.steps)
+        number, turn = clock.step // passes, clock.step % passes
+        state = self.enter(state, canvas, clock, turn == 0, passes, rng)
+        asked = canvas.eligible & (state.group == turn.unsqueeze(1))
+        state = self.ask(state, canvas, asked, count, predict, rng)
+        rounds_left = clock.steps // passes - number
+        ends = turn == passes - 1
+        state = self.judge(state, canvas, ends, predict.vocab_size - 1)
+        coin = state.noise / rounds_left.clamp_min(1).unsqueeze(1)
+        u = rng.uniform(Stream.COMMIT, canvas.tokens)
+        where = canvas.eligible & ends.unsqueeze(1) & (u < coin)
+        over = ends & (rounds_left <= 1)
+        return state, Step(
+            tokens=torch.where(where, state.token, canvas.tokens),
+            unknown=canvas.unknown & ~(canvas.editable & over.unsqueeze(1)),
+            logprob=state.logprob.masked_fill(~where, 0.0),
+        )
+
+    def enter(
+        self,
+        state: SelfPlan,
+        canvas: Canvas,
+        clock: Clock,
+        fresh: Tensor,
+        passes: Tensor,
+        rng: RandomSource,
+    ) -> SelfPlan:
+        """Rows of `fresh` (bool [B]) begin a round: new groups; at step 0 all is noise."""
+        u = rng.uniform(Stream.POSITION, canvas.tokens).masked_fill(~canvas.editable, 2.0)
+        place = u.argsort(1).argsort(1)
+        first = (clock.step == 0).unsqueeze(1)
+        return state._replace(
+            group=torch.where(fresh.unsqueeze(1), place % passes.unsqueeze(1), state.group),
+            noise=torch.where(first, canvas.editable.double(), state.noise),
+            level=state.level.masked_fill(clock.step == 0, 0.0),
+        )
+
+    def ask(
+        self,
+        state: SelfPlan,
+        canvas: Canvas,
+        asked: Tensor,
+        count: Tensor,
+        predict: Predict,
+        rng: RandomSource,
+    ) -> SelfPlan:
+        """One pass: y and p_i(x_i) at the positions of `asked` (NFE 1 for rows that have any)."""
+        hidden = asked
+        if self.hide_noise:
+            u = rng.uniform(Stream.REMASK, canvas.tokens)
+            hidden = asked | (canvas.eligible & (u < state.noise))
+        ahead = canvas.unknown & ~canvas.editable
+        mask = predict.process.mask_token_id
+        assert mask is not None
+        level = 1.0 - hidden.sum(1).double() / count
+        x = canvas.tokens.masked_fill(hidden | ahead, mask)
+        prediction = predict(x, self.schedule.time_of(level))
+        draw: Draw = prediction.draw(asked, rng)
+        clean = prediction.log_prob_of(canvas.tokens, asked).double().exp()
+        return state._replace(
+            token=torch.where(asked, draw.token, state.token),
+            logprob=torch.where(asked, draw.logprob.double(), state.logprob),
+            clean=torch.where(asked, clean, state.clean),
+        )
+
+    def judge(self, state: SelfPlan, canvas: Canvas, ends: Tensor, size: int) -> SelfPlan:
+        """Rows whose round `ends` (bool [B]): the level and rho from all passes."""
+        level = level_of(state.clean, canvas.eligible, state.level, size)
+        noise = noise_from_clean(state.clean, level.unsqueeze(1), size)
+        noise = noise.masked_fill(~canvas.eligible, 0.0)
+        return state._replace(
+            noise=torch.where(ends.unsqueeze(1), noise, state.noise),
+            level=torch.where(ends, level, state.level),
+        )

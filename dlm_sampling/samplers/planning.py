@@ -1,0 +1,218 @@
+"""What planned denoising samplers share: who says what is noise, and what the denoiser is shown.
+
+    rho_i = P(position i is noise | x)     a planner network, or a uniform denoiser's own
+                                           b / (alpha loo(x_i) + b),  b = (1 - alpha) / S
+    p_i(y) = P(x0_i = y | x, i noise)      a uniform denoiser at x, or a masked one at x with masks
+                                           at z ~ Bernoulli(rho), the chosen positions among them
+
+The canvas holds tokens in both cases and its noise is uniform: under a masked denoiser that is the
+noise of the planner, over all ids but the mask.  With masks p is exact only if the positions are
+noise independently of each other given x.  Liu et al. 2024, "Think While You Generate",
+arXiv:2410.06264 (UniD and MaskD).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.denoisers.planner import Planner, planner_network
+from dlm_sampling.ops import Stream
+from dlm_sampling.processes.planned import (
+    UniformTokens,
+    clean_probability,
+    level_of,
+    noise_from_clean,
+)
+from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.schedules import LOG_LINEAR, Schedule
+from dlm_sampling.types import (
+    Canvas,
+    Draw,
+    NoiseKind,
+    Predict,
+    Prediction,
+    Process,
+    RandomSource,
+    Site,
+)
+
+S = TypeVar("S")
+Rule = Callable[[Site], Tensor]
+
+
+class Plan(NamedTuple):
+    """What is noise, and what the denoiser is to be told about it."""
+
+    noise: Tensor  # float64 [B, L], rho; 0 at positions that are not to be written
+    level: Tensor  # float64 [B], probability of being clean: the clock's, or inferred
+    alpha: Tensor  # float64 [B], level that the denoiser is asked at
+    prediction: Prediction | None  # what rho was read from, if that was the denoiser
+
+
+class LevelState(NamedTuple):
+    """Without a clock, what the last plan said of the level."""
+
+    level: Tensor  # float64 [B]
+
+
+@dataclass(frozen=True)
+class PlanningSampler(SamplerBase[S]):
+    """Fields of all planned samplers.
+
+    Fields:
+        planner: a planner (function, module or `DDPDPlanner`) from token ids to the logit that
+            each is noise, or the folder or hub name of one; None plans with a uniform denoiser
+            itself.
+        schedule: alpha(t) of the clock, and of the times that the denoiser is told.  At alpha = 0
+            scores say nothing, so the default begins a little above.
+    """
+
+    planner: Planner | str | Path | None = None
+    schedule: Schedule = LOG_LINEAR
+
+    paper = "Liu et al. 2024, arXiv:2410.06264"
+    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("uniform",)
+
+    @property
+    def exact(self) -> bool:
+        """The plan reads the tokens drawn so far."""
+        return False
+
+    def canvas_process(self, process: Process) -> Process | None:
+        """Uniform noise; over all ids but the mask if a planner looks after a masked denoiser.
+
+        Raises:
+            ValueError: a masked denoiser without a planner.
+        """
+        if process.name != "absorbing" or process.mask_token_id is None:
+            return super().canvas_process(process)
+        if self.planner is None:
+            raise ValueError(
+                f"planner=None: {type(self).__name__} needs a planner beside a masked denoiser, "
+                "whose canvas it fills with tokens. Pass planner=, or take sampler='planned-self'."
+            )
+        return UniformTokens(process.mask_token_id)
+
+    @cached_property
+    def _networks(self) -> dict[torch.device, Denoiser]:
+        """The planner, loaded when first asked for."""
+        return {}
+
+    def network(self, device: torch.device) -> Denoiser | None:
+        """The planner for canvases on `device`, or None."""
+        if self.planner is not None and device not in self._networks:
+            self._networks[device] = planner_network(self.planner, device)
+        return self._networks.get(device)
+
+    def plan(self, canvas: Canvas, predict: Predict, t: Tensor) -> Plan:
+        """What is noise at time t, float64 [B] (NFE 1)."""
+        alpha = self.schedule.alpha(t)
+        asked = self._ask(canvas, predict, t)
+        if asked is not None:
+            return Plan(asked, alpha, alpha, None)
+        prediction, clean = self._own(canvas, predict, t)
+        noise = noise_from_clean(clean, alpha.unsqueeze(1), predict.vocab_size)
+        return Plan(noise.masked_fill(~canvas.eligible, 0.0), alpha, alpha, prediction)
+
+    def plan_without_clock(self, canvas: Canvas, predict: Predict, level: Tensor) -> Plan:
+        """What is noise when no clock tells, from the level of the last plan, float64 [B] (NFE 1).
+
+        A planner gives the new level, 1 - sum rho / n, at once; a denoiser is asked at the last
+        one, and the new one comes from its answer by `processes.planned.level_of`.
+        """
+        count = canvas.eligible.sum(1).clamp_min(1)
+        # A planner that sees the time calls everything noise at level 0, and would never leave it.
+        asked = self._ask(
+            canvas, predict, self.schedule.time_of(level.maximum(1.0 / (count + 2.0)))
+        )
+        if asked is not None:
+            found = 1.0 - asked.sum(1) / count
+            return Plan(asked, found, self._reached(found), None)
+        prediction, clean = self._own(canvas, predict, self.schedule.time_of(level))
+        found = level_of(clean, canvas.eligible, level, predict.vocab_size)
+        noise = noise_from_clean(clean, found.unsqueeze(1), predict.vocab_size)
+        noise = noise.masked_fill(~canvas.eligible, 0.0)
+        return Plan(noise, found, self._reached(level), prediction)
+
+    def draw(
+        self,
+        canvas: Canvas,
+        predict: Predict,
+        plan: Plan,
+        where: Tensor,
+        rng: RandomSource,
+        *,
+        rule: Rule | None = None,
+        greedy: Tensor | None = None,
+    ) -> Draw:
+        """Draw from p, or from what `rule` makes of it, at `where` (bool [B, L], eligible).
+
+        NFE 1 for rows with such a position, 0 if the plan has read the denoiser already.  Under a
+        masked denoiser the sites of the rule hold masks.
+        """
+        prediction, alpha = plan.prediction, plan.alpha
+        if prediction is None:
+            x, alpha = _SHOWN[predict.process.name](canvas, predict.process, plan, where, rng)
+            prediction = predict(x, self.schedule.time_of(alpha))
+        return prediction.draw_by(
+            _as_it_is if rule is None else rule,
+            where,
+            rng,
+            alpha=alpha,
+            reads=predict.process.reads,
+            greedy=greedy,
+        )
+
+    def _reached(self, level: Tensor) -> Tensor:
+        """The level of the time that stands for `level`; a schedule may begin above 0."""
+        return self.schedule.alpha(self.schedule.time_of(level))
+
+    def _ask(self, canvas: Canvas, predict: Predict, t: Tensor) -> Tensor | None:
+        """The planner's rho, [B, L]; None if there is no planner."""
+        network = self.network(canvas.tokens.device)
+        if network is None:
+            return None
+        logits = predict.plan(network, canvas.tokens, t, canvas.eligible.any(1))
+        return logits.sigmoid().masked_fill(~canvas.eligible, 0.0)
+
+    def _own(self, canvas: Canvas, predict: Predict, t: Tensor) -> tuple[Prediction, Tensor]:
+        """A uniform denoiser's prediction at time t, and loo(x) read from it, [B, L]."""
+        prediction = predict(canvas.tokens, t)
+        prob = prediction.log_prob_of(canvas.tokens, canvas.eligible).double().exp()
+        alpha = self.schedule.alpha(t).unsqueeze(1)
+        return prediction, clean_probability(prob, alpha, predict.vocab_size, prediction.kind)
+
+
+def _as_it_is(site: Site) -> Tensor:
+    return site.p
+
+
+def _tokens(
+    canvas: Canvas, process: Process, plan: Plan, where: Tensor, rng: RandomSource
+) -> tuple[Tensor, Tensor]:
+    """The canvas as it is."""
+    return canvas.tokens, plan.alpha
+
+
+def _masks(
+    canvas: Canvas, process: Process, plan: Plan, where: Tensor, rng: RandomSource
+) -> tuple[Tensor, Tensor]:
+    """The canvas with masks where it is called noise, and the level of so many masks."""
+    assert process.mask_token_id is not None
+    u = rng.uniform(Stream.REMASK, canvas.tokens)
+    hidden = canvas.eligible & (where | (u < plan.noise))
+    ahead = canvas.unknown & ~canvas.editable  # later blocks, which nothing has been drawn for yet
+    count = canvas.eligible.sum(1).clamp_min(1)
+    x = canvas.tokens.masked_fill(hidden | ahead, process.mask_token_id)
+    return x, 1.0 - hidden.sum(1).double() / count
+
+
+_SHOWN = {"uniform": _tokens, "absorbing": _masks}
