@@ -20,10 +20,35 @@ from dlm_sampling.processes.jumps import last_event_law
 from dlm_sampling.processes.tables import off_diagonal, per_position, value_at, with_stay
 
 
+def conditional_jump_law(
+    post: Tensor, x: Tensor, noise: Tensor, towards: Tensor, around: Tensor
+) -> Tensor:
+    """Law of one step that may jump to x1 ~ post or to fresh noise, [..., V], x1 summed out.
+
+        u(y) = towards 1[y = x1] + around pi(y),  u(x) = 0;   jump with 1 - exp(-sum u), to y ~ u
+
+    Args:
+        post: law of x1.
+        x: current tokens, int64 [...].
+        noise: pi, [V] or like post.
+        towards: rate of jumping to x1, integrated over the step, broadcast to [...].
+        around: the same of being replaced by noise.
+    """
+    towards, around = per_position(towards, x, post), per_position(around, x, post)
+    spread = off_diagonal(around * noise.expand(post.shape), x)
+    loose = spread.sum(-1, keepdim=True)
+    total = towards + loose
+    jump, drift = -torch.expm1(-total), -torch.expm1(-loose)
+    here = value_at(post, x)
+    away = jump / total * (towards * post + (1.0 - here) * spread)
+    staying = torch.where(loose > 0, here * drift * spread / loose, 0.0)
+    return with_stay(torch.where(total > 0, away, 0.0) + staying, x)
+
+
 def divergence_free_law(
     post: Tensor, x: Tensor, noise: Tensor, c: Tensor, free: Tensor, kappa: Tensor, h: Tensor
 ) -> Tensor:
-    """Law of one step with the divergence-free term, [..., V], all x1 summed out in closed form.
+    """Law of one step with the divergence-free term at frozen rates, [..., V].
 
     Args:
         post: law of x1.
@@ -34,15 +59,7 @@ def divergence_free_law(
         kappa: probability of being clean.
         h: length of the step.
     """
-    c, free, k, h = (per_position(value, x, post) for value in (c, free, kappa, h))
-    spread = off_diagonal(free * (1.0 - k) * noise.expand(post.shape), x)
-    towards, around = c + free * k, spread.sum(-1, keepdim=True)
-    total = towards + around
-    jump, drift = -torch.expm1(-h * total), -torch.expm1(-h * around)
-    here = value_at(post, x)
-    away = jump / total * (towards * post + (1.0 - here) * spread)
-    staying = torch.where(around > 0, here * drift * spread / around, 0.0)
-    return with_stay(away + staying, x)
+    return conditional_jump_law(post, x, noise, h * (c + free * kappa), h * free * (1.0 - kappa))
 
 
 def shortcut_law(post: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:

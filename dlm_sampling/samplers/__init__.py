@@ -22,6 +22,7 @@ from dlm_sampling.samplers.first_hitting_high_order import (
     FirstHittingExtrapolation,
 )
 from dlm_sampling.samplers.gillespie import Gillespie
+from dlm_sampling.samplers.flow_matching import FlowMatching
 from dlm_sampling.samplers.klass import KLASS, klass_preset
 from dlm_sampling.samplers.learned import (
     LearnedEuler,
@@ -92,6 +93,7 @@ __all__ = [
     "FirstHitting",
     "FirstHittingCorrection",
     "FirstHittingExtrapolation",
+    "FlowMatching",
     "ForwardBackward",
     "Gillespie",
     "LLaDA",

@@ -33,6 +33,7 @@ from dlm_sampling.samplers.first_hitting_high_order import (
     FirstHittingExtrapolation,
 )
 from dlm_sampling.samplers.gillespie import Gillespie
+from dlm_sampling.samplers.flow_matching import FlowMatching
 from dlm_sampling.samplers.klass import KLASS, klass_dream
 from dlm_sampling.samplers.learned import lsd
 from dlm_sampling.samplers.learned_file import SUFFIX, load_learned
@@ -114,6 +115,7 @@ _ENTRIES = (
     Entry("uniformization", Uniformization),
     Entry("gillespie", Gillespie),
     Entry("picard", Picard),
+    Entry("flow-matching", FlowMatching),
     Entry("first-hitting", FirstHitting),
     Entry("first-hitting-extrapolation", FirstHittingExtrapolation),
     Entry("first-hitting-correction", FirstHittingCorrection),
