@@ -13,8 +13,9 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.checks import NoiseRemoval
+from dlm_sampling.samplers.packed import merge
 from dlm_sampling.samplers.remasking import reveal_and_remask
-from dlm_sampling.samplers.tables import denoise, merged, written
+from dlm_sampling.samplers.tables import denoise, written
 from dlm_sampling.types import Canvas, Draw, Prediction, Process, RandomSource, Step
 
 
@@ -80,4 +81,4 @@ def settle(
         return written(canvas, moved, canvas.editable, last)
     ending = last.unsqueeze(1) & canvas.editable
     final = denoise(process, prediction, ending, rng, alpha, noise_removal)
-    return written(canvas, merged(ending, final, moved), canvas.editable, last)
+    return written(canvas, merge(ending, final, moved), canvas.editable, last)
