@@ -43,6 +43,8 @@ from dlm_sampling.samplers.planned_adaptive import PlannedAdaptive
 from dlm_sampling.samplers.planned_gillespie import PlannedGillespie
 from dlm_sampling.samplers.planned_greedy import PlannedGreedy
 from dlm_sampling.samplers.planned_self import PlannedSelf
+from dlm_sampling.samplers.predictor_corrector import PredictorCorrector
+from dlm_sampling.samplers.psi import Psi
 from dlm_sampling.samplers.rdm import RDM
 from dlm_sampling.samplers.registry import Entry, available, create
 from dlm_sampling.samplers.remdm import (
@@ -113,6 +115,8 @@ __all__ = [
     "PlannedGillespie",
     "PlannedGreedy",
     "PlannedSelf",
+    "PredictorCorrector",
+    "Psi",
     "ReMDM",
     "ReMDMLLaDA",
     "Rescale",

@@ -48,6 +48,8 @@ from dlm_sampling.samplers.planned_adaptive import PlannedAdaptive
 from dlm_sampling.samplers.planned_gillespie import PlannedGillespie
 from dlm_sampling.samplers.planned_greedy import PlannedGreedy
 from dlm_sampling.samplers.planned_self import PlannedSelf
+from dlm_sampling.samplers.predictor_corrector import PredictorCorrector
+from dlm_sampling.samplers.psi import Psi, psi_cap, psi_constant, psi_loop, psi_rescale
 from dlm_sampling.samplers.rdm import RDM, rdm_conditional
 from dlm_sampling.samplers.remdm import (
     forward_backward,
@@ -115,6 +117,7 @@ _ENTRIES = (
     Entry("uniformization", Uniformization),
     Entry("gillespie", Gillespie),
     Entry("picard", Picard),
+    Entry("predictor-corrector", PredictorCorrector),
     Entry("flow-matching", FlowMatching),
     Entry("first-hitting", FirstHitting),
     Entry("first-hitting-extrapolation", FirstHittingExtrapolation),
