@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dlm_sampling.processes.tables import per_position
+
 
 class Reversible(Protocol):
     """What a process needs for this mixture: `Absorbing` and `Uniform` have it."""
@@ -27,9 +29,18 @@ class Reversible(Protocol):
 
 
 def psi_law(
-    process: Reversible, p: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor, kappa: float
+    process: Reversible,
+    p: Tensor,
+    x: Tensor,
+    alpha_t: Tensor,
+    alpha_s: Tensor,
+    kappa: Tensor | float,
 ) -> Tensor:
-    """Law of x_s, [..., V]; p is the kind of prediction that `process.reverse` reads."""
+    """Law of x_s, [..., V]; p is the kind of prediction that `process.reverse` reads.
+
+    kappa in [0, 1] is broadcast to [...].
+    """
     clean = process.reverse(p, x, alpha_t, torch.ones_like(alpha_t))
     fresh = process.forward(clean, alpha_s)
+    kappa = per_position(torch.as_tensor(kappa), x, p)
     return kappa * process.reverse(p, x, alpha_t, alpha_s) + (1.0 - kappa) * fresh

@@ -19,9 +19,12 @@ from dlm_sampling.schedules import Schedule
 from dlm_sampling.testing import (
     EnumerableDenoiser,
     NoisyEnumerableDenoiser,
+    chi_square,
     count_states,
     exact_chain_law,
+    product_law,
 )
+from dlm_sampling.testing.laws import all_states
 from dlm_sampling.types import Clock, Process
 
 SYMBOLS, LENGTH, P_LIMIT = 3, 2, 1e-4
@@ -64,9 +67,7 @@ def clean_law(
     toy: Denoiser, states: Tensor, schedule: Schedule, t: Tensor, removal: NoiseRemoval
 ) -> Tensor:
     """The posterior of every position, or its argmax, [N, L, V]."""
-    values = prediction(toy, states, schedule, t, toy.process.reads)
-    alpha = schedule.alpha(t)
-    law = toy.process.reverse(values, states, alpha, torch.ones_like(alpha))
+    law = prediction(toy, states, schedule, t, "posterior")
     if removal == "sample":
         return law
     return torch.nn.functional.one_hot(law.argmax(-1), law.shape[-1]).double()
@@ -79,30 +80,53 @@ def start_law(process: Process, length: int, size: int) -> Tensor | None:
     return torch.full((size**length,), 1.0 / size**length, dtype=torch.float64)
 
 
-def propagated(toy: Denoiser, step: StepLaw, steps: int, length: int = LENGTH) -> Tensor:
-    """Law of the finished tokens, [SYMBOLS ** length]."""
-    size = toy.vocab_size
-    start = start_law(toy.process, length, size)
-    law = exact_chain_law(step, steps, length=length, vocab_size=size, start=start)
-    if size == SYMBOLS:
-        return law
+def finished(law: Tensor, size: int, length: int) -> Tensor:
+    """A law of canvases as one of tokens: no mask is left, [SYMBOLS ** length]."""
     return law.view([size] * length)[tuple([slice(SYMBOLS)] * length)].flatten()
 
 
-def chain_law(toy: Denoiser, sampler: RevisingGrid, steps: int, length: int = LENGTH) -> Tensor:
-    """The sampler's own transition, propagated over all states."""
+def step_law(toy: Denoiser, sampler: RevisingGrid, steps: int) -> StepLaw:
+    """The sampler's own transition, the noise removal included."""
 
     def step(states: Tensor, k: int) -> Tensor:
-        interval = interval_at(sampler, k, steps)
+        interval, schedule = interval_at(sampler, k, steps), sampler.schedule
         if bool(sampler.last(clock_at(k, steps))):
-            return clean_law(toy, states, sampler.schedule, interval.t, sampler.noise_removal)
-        reads = sampler.reads(toy.process)
-        values = prediction(toy, states, sampler.schedule, interval.t, reads)
+            return clean_law(toy, states, schedule, interval.t, sampler.noise_removal)
+        values = prediction(toy, states, schedule, interval.t, sampler.reads(toy.process))
         return sampler.next_law(toy.process, values, states, interval)
 
-    planned = sampler.schedule_length(steps)
+    return step
+
+
+def chain_law(toy: Denoiser, sampler: RevisingGrid, steps: int, length: int = LENGTH) -> Tensor:
+    """Law of the finished tokens, the transition propagated over all states."""
+    size, planned = toy.vocab_size, sampler.schedule_length(steps)
     assert planned is not None
-    return propagated(toy, step, planned, length)
+    start = start_law(toy.process, length, size)
+    step = step_law(toy, sampler, steps)
+    law = exact_chain_law(step, planned, length=length, vocab_size=size, start=start)
+    return finished(law, size, length)
+
+
+def pair_law(toy: Denoiser, step: StepLaw, k: int, length: int = LENGTH) -> Tensor:
+    """Joint law of the canvases before and after step k, flat."""
+    size = toy.vocab_size
+    start = start_law(toy.process, length, size)
+    law = exact_chain_law(step, k, length=length, vocab_size=size, start=start)
+    joint_law = torch.zeros(len(law), len(law), dtype=torch.float64)
+    reached = law > 0
+    states = all_states(length, size)[reached]
+    joint_law[reached] = law[reached].unsqueeze(1) * product_law(step(states, k))
+    return joint_law.flatten()
+
+
+def pair_counts(out: SampleOutput, k: int, size: int) -> Tensor:
+    """How often each pair of canvases was seen at step k; finished rows stay as they are."""
+    assert out.trajectory is not None
+    event = out.trajectory.events[k]
+    before, after = out.tokens.clone(), out.tokens.clone()
+    before[event.rows], after[event.rows] = event.before, event.tokens
+    return count_states(torch.cat((before, after), 1), size)
 
 
 def draws(
@@ -111,9 +135,25 @@ def draws(
     """Many rows of whole canvases."""
     tokens = torch.zeros(rows, length, dtype=torch.int64)
     seeds = ops.row_seeds(seed, rows)
-    return sample(toy, sampler, tokens, tokens == 0, seeds=seeds, steps=steps)
+    options: Any = {"seeds": seeds, "steps": steps, "return_trajectory": True}
+    return sample(toy, sampler, tokens, tokens == 0, **options)
 
 
 def counts(*args: Any, **options: Any) -> Tensor:
     """How often each finished state was drawn."""
     return count_states(draws(*args, **options).tokens, SYMBOLS)
+
+
+def check_draws(toy: Denoiser, sampler: RevisingGrid, steps: int, k: int) -> None:
+    """Chi-square of the finished tokens and of the transitions of step k."""
+    out = draws(toy, sampler, steps)
+    law = chain_law(toy, sampler, steps)
+    assert chi_square(count_states(out.tokens, SYMBOLS), law).p > P_LIMIT
+    pairs = pair_law(toy, step_law(toy, sampler, steps), k)
+    assert chi_square(pair_counts(out, k, toy.vocab_size), pairs).p > P_LIMIT
+
+
+def chance(toy: Denoiser, drawn: RevisingGrid, claimed: RevisingGrid, steps: int, k: int) -> float:
+    """p-value of the transitions of one sampler under the law of another."""
+    pairs = pair_law(toy, step_law(toy, claimed, steps), k)
+    return chi_square(pair_counts(draws(toy, drawn, steps), k, toy.vocab_size), pairs).p
