@@ -42,5 +42,5 @@ def psi_law(
     """
     clean = process.reverse(p, x, alpha_t, torch.ones_like(alpha_t))
     fresh = process.forward(clean, alpha_s)
-    kappa = per_position(torch.as_tensor(kappa), x, p)
+    kappa = per_position(torch.as_tensor(kappa, dtype=p.dtype, device=p.device), x, p)
     return kappa * process.reverse(p, x, alpha_t, alpha_s) + (1.0 - kappa) * fresh
