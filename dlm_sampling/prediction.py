@@ -24,9 +24,15 @@ class LazyPrediction:
     """The law of the clean tokens at every position of one canvas, evaluated on demand."""
 
     def __init__(
-        self, predictor: Predictor, x: Tensor, t: Tensor, temperature: Tensor | None = None
+        self,
+        predictor: Predictor,
+        x: Tensor,
+        t: Tensor,
+        temperature: Tensor | None = None,
+        dt: Tensor | None = None,
     ) -> None:
-        self._predictor, self._x, self._t, self._temperature = predictor, x, t, temperature
+        self._predictor, self._x, self._t = predictor, x, t
+        self._temperature, self._dt = temperature, dt
         self._slot = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
         self._values: list[Tensor] = []  # conditional, then unconditional; [n, L, *]
         self._heads: list[Callable[[Tensor], Tensor] | None] = []
@@ -41,7 +47,7 @@ class LazyPrediction:
         missing = (needed & (self._slot < 0)).nonzero().squeeze(1)
         if len(missing) == 0:
             return
-        passes = self._predictor.forward(self._x, self._t, missing, self._temperature)
+        passes = self._predictor.forward(self._x, self._t, missing, self._temperature, self._dt)
         outputs = [out for out in passes if out is not None]
         offset = len(self._values[0]) if self._values else 0
         self._slot[missing] = torch.arange(offset, offset + len(missing), device=missing.device)

@@ -72,9 +72,16 @@ class Predictor:
         """Columns of the predictions."""
         return self.denoiser.vocab_size
 
-    def __call__(self, x: Tensor, t: Tensor, temperature: Tensor | None = None) -> LazyPrediction:
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        temperature: Tensor | None = None,
+        *,
+        dt: Tensor | None = None,
+    ) -> LazyPrediction:
         """Predict the clean tokens of x [A, L] at time t [A]; at most one forward pass per row."""
-        prediction = LazyPrediction(self, x, t, temperature)
+        prediction = LazyPrediction(self, x, t, temperature, dt)
         if self.eager:
             prediction.evaluate(torch.ones(len(x), dtype=torch.bool, device=x.device))
         return prediction
@@ -132,16 +139,24 @@ class Predictor:
         self.padded = not bool(self.attention.all())
 
     def forward(
-        self, x: Tensor, t: Tensor, active: Tensor, temperature: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        active: Tensor,
+        temperature: Tensor | None = None,
+        dt: Tensor | None = None,
     ) -> tuple[DenoiserOutput, DenoiserOutput | None]:
         """Run the denoiser on the rows `active` (int64 [n]), with guidance twice.
 
-        The values come as the network gives them; temperature [A] acts on the carried state.
+        The values come as the network gives them; temperature [A] acts on the carried state; dt [A]
+        is the length of the step on the sampler's schedule.
         """
         guided = self.guidance_scale != 0.0
         self.nfe.index_add_(0, self.rows[active], torch.full_like(active, 2 if guided else 1))
         heat = None if temperature is None else temperature[active]
-        canvas = _Rows(x[active], self.model_time(t)[active], self.attention[active], active, heat)
+        time = self.model_time(t)
+        length = None if dt is None else (time - self.model_time(t - dt))[active]
+        canvas = _Rows(x[active], time[active], self.attention[active], active, heat, length)
         conditional = self._run(canvas, 0)
         if not guided:
             return conditional, None
@@ -186,9 +201,9 @@ class Predictor:
 
     def _padded(self, rows: _Rows, carry: Any, padded: bool) -> DenoiserOutput:
         if not padded:
-            return self.denoiser(rows.x, None, rows.t, carry)
+            return self.denoiser(rows.x, None, rows.t, carry, rows.dt)
         if self.denoiser.honours_padding:
-            return self.denoiser(rows.x, rows.attention, rows.t, carry)
+            return self.denoiser(rows.x, rows.attention, rows.t, carry, rows.dt)
         return self._unpadded(rows, carry)
 
     def _unpadded(self, rows: _Rows, carry: Any) -> DenoiserOutput:
@@ -200,7 +215,8 @@ class Predictor:
         for start, stop in cast("list[tuple[int, int]]", spans.unique(dim=0).tolist()):
             group = ((spans[:, 0] == start) & (spans[:, 1] == stop)).nonzero().squeeze(1)
             before = None if carry is None else crop(take(carry, group), start, stop, length)
-            out = self.denoiser(rows.x[group, start:stop], None, rows.t[group], before)
+            dt = None if rows.dt is None else rows.dt[group]
+            out = self.denoiser(rows.x[group, start:stop], None, rows.t[group], before, dt)
             out = _widen(out, start, length)
             if values is None:
                 values = out.values.new_zeros(len(rows.x), *out.values.shape[1:])
@@ -219,6 +235,7 @@ class _Rows(NamedTuple):
     attention: Tensor  # bool [n, L]
     which: Tensor  # int64 [n], which of the active rows they are
     temperature: Tensor | None  # float64 [n]
+    dt: Tensor | None  # float64 [n], length of the step on the model's schedule
 
 
 def _widen(output: DenoiserOutput, start: int, length: int) -> DenoiserOutput:

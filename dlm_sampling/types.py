@@ -269,11 +269,19 @@ class Predict(Protocol):
         """Columns V of its predictions."""
         ...
 
-    def __call__(self, x: Tensor, t: Tensor, temperature: Tensor | None = None) -> Prediction:
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        temperature: Tensor | None = None,
+        *,
+        dt: Tensor | None = None,
+    ) -> Prediction:
         """x_t int64 [B, L], t float64 [B] -> Prediction; at most one forward pass per row.
 
         The logits of each row are divided by temperature, float64 [B] > 0, before anything reads
-        them, the state that the model carries included.
+        them, the state that the model carries included.  dt float64 [B] is the length of the step
+        that follows; only step-conditioned models are told.
         """
         ...
 

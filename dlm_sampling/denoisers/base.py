@@ -40,6 +40,8 @@ class Denoiser(ABC):
         honours_padding: whether a padded row gives the same logits as the row alone.  Where False
             the loop runs rows of different padding separately.
         time_conditioned: whether `t` changes the logits.
+        step_conditioned: whether `dt` does, as in few-step flow models; such a model implements
+            `forward_step`.
         kind: what the logits are a law of.
         process: the noise it was trained on; default: masks if there is a mask id, else uniform.
         schedule: alpha(t) of the times `t` that a time-conditioned model takes, or None where the
@@ -74,6 +76,7 @@ class Denoiser(ABC):
         max_length: int | None = None,
         honours_padding: bool = True,
         time_conditioned: bool = False,
+        step_conditioned: bool = False,
         kind: PredictionKind = "posterior",
         process: Process | None = None,
         schedule: Schedule | None = None,
@@ -91,6 +94,7 @@ class Denoiser(ABC):
         self.max_length = max_length
         self.honours_padding = honours_padding
         self.time_conditioned = time_conditioned
+        self.step_conditioned = step_conditioned
         self.kind: PredictionKind = kind
         self.process: Process = process if process is not None else _process(mask_token_id)
         self.schedule = schedule
@@ -129,6 +133,7 @@ class Denoiser(ABC):
         attention_mask: Tensor | None = None,
         t: Tensor | None = None,
         carry: Any = None,
+        dt: Tensor | None = None,
     ) -> DenoiserOutput:
         """One forward pass over the canvas (NFE 1).
 
@@ -138,13 +143,16 @@ class Denoiser(ABC):
             t: noise level of each row, float64 [B], 1 is pure noise; needed by time-conditioned
                 models.
             carry: the `carry` of the previous output, for models with a latent state.
+            dt: length of the step that follows, float64 [B]; needed by step-conditioned models and
+                not passed on to others.
 
         Returns:
             Logits [B, L, V], or hidden states [B, L, d] with the head that maps them; column v at
             position i scores token v at position i, for every family.
 
         Raises:
-            ValueError: shapes do not fit, or `t` is missing for a time-conditioned model.
+            ValueError: shapes do not fit, `t` is missing for a time-conditioned model, or `dt` for
+                a step-conditioned one.
         """
         if input_ids.ndim != 2:
             raise ValueError(
@@ -163,18 +171,40 @@ class Denoiser(ABC):
         if t is not None and t.shape != input_ids.shape[:1]:
             rows = input_ids.shape[0]
             raise ValueError(f"t has shape {tuple(t.shape)}: must be [{rows}], one level per row.")
-        return self.forward(
-            input_ids.to(self.device),
-            None if attention_mask is None else attention_mask.to(self.device, torch.bool),
-            None if t is None else t.to(self.device),
-            carry,
-        )
+        ids, time = input_ids.to(self.device), None if t is None else t.to(self.device)
+        seen = None if attention_mask is None else attention_mask.to(self.device, torch.bool)
+        if not self.step_conditioned:
+            return self.forward(ids, seen, time, carry)
+        if dt is None or dt.shape != input_ids.shape[:1]:
+            raise ValueError(
+                f"dt is {'missing' if dt is None else f'of shape {tuple(dt.shape)}'}: this model "
+                f"is conditioned on the length of the step, [{len(ids)}], one per row; use the "
+                "sampler fs-dfm."
+            )
+        return self.forward_step(ids, seen, time, dt.to(self.device), carry)
 
     @abstractmethod
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
     ) -> DenoiserOutput:
         """The family's forward pass; arguments are checked, on `device`, and the mask is bool."""
+
+    def forward_step(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        t: Tensor | None,
+        dt: Tensor,
+        carry: Any,
+    ) -> DenoiserOutput:
+        """`forward` of a step-conditioned model, which is also told the length of the step.
+
+        Raises:
+            TypeError: the model does not say what it does with it.
+        """
+        raise TypeError(
+            f"{type(self).__name__} is declared step_conditioned and has no `forward_step`."
+        )
 
     def initial_carry(self, input_ids: Tensor) -> Any:
         """The state before the first forward pass of rows: a tensor, or a tuple, of leading size B.

@@ -33,7 +33,23 @@ class WrappedDenoiser(Denoiser):
         self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
     ) -> DenoiserOutput:
         """Call the function with the arguments that it has, and check what it returns."""
-        offered = {"attention_mask": attention_mask, "t": t, "carry": carry}
+        return self._call(input_ids, attention_mask, t=t, carry=carry)
+
+    def forward_step(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        t: Tensor | None,
+        dt: Tensor,
+        carry: Any,
+    ) -> DenoiserOutput:
+        """The same with the length of the step."""
+        return self._call(input_ids, attention_mask, t=t, carry=carry, dt=dt)
+
+    def _call(
+        self, input_ids: Tensor, attention_mask: Tensor | None, **options: Any
+    ) -> DenoiserOutput:
+        offered: dict[str, Any] = {"attention_mask": attention_mask, **options}
         given = {
             name: value
             for name, value in offered.items()
@@ -58,6 +74,7 @@ def wrap(
     max_length: int | None = None,
     honours_padding: bool | None = None,
     time_conditioned: bool | None = None,
+    step_conditioned: bool | None = None,
     shifted: bool = False,
     kind: PredictionKind = "posterior",
     process: Process | None = None,
@@ -68,8 +85,8 @@ def wrap(
     """Make a denoiser of any function or module `(input_ids, attention_mask?, t?) -> logits`.
 
     The function gets int64 [B, L] ids and, by keyword and only where its signature names them,
-    `attention_mask` (bool [B, L]), `t` (float64 [B]) and `carry`.  It returns logits [B, L, V], an
-    object with `.logits`, or a `DenoiserOutput`.
+    `attention_mask` (bool [B, L]), `t` (float64 [B]), `dt` (float64 [B]) and `carry`.  It returns
+    logits [B, L, V], an object with `.logits`, or a `DenoiserOutput`.
 
     Args:
         fn: the function; a `torch.nn.Module` is put in evaluation mode.
@@ -82,6 +99,8 @@ def wrap(
         honours_padding: whether a padded row gives the logits of the row alone; default: whether
             the signature names `attention_mask`.
         time_conditioned: whether `t` matters; default: whether the signature names `t`.
+        step_conditioned: whether `dt`, the length of the step, matters; default: whether the
+            signature names `dt`.  Only samplers for such models pass it, `fs-dfm`.
         shifted: True if the logits at position i score token i + 1, as in models made from causal
             ones.
         kind: what the logits are a law of.
@@ -116,6 +135,7 @@ def wrap(
         max_length=max_length,
         honours_padding=declared("honours_padding", honours_padding, "attention_mask", accepts),
         time_conditioned=declared("time_conditioned", time_conditioned, "t", accepts),
+        step_conditioned=declared("step_conditioned", step_conditioned, "dt", accepts),
         kind=kind,
         process=process,
         schedule=schedule,

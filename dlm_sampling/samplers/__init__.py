@@ -23,6 +23,7 @@ from dlm_sampling.samplers.first_hitting_high_order import (
 )
 from dlm_sampling.samplers.gillespie import Gillespie
 from dlm_sampling.samplers.flow_matching import FlowMatching
+from dlm_sampling.samplers.fs_dfm import FSDFM
 from dlm_sampling.samplers.klass import KLASS, klass_preset
 from dlm_sampling.samplers.learned import (
     LearnedEuler,
@@ -68,6 +69,7 @@ from dlm_sampling.samplers.uniformization import Uniformization
 __all__ = [
     "BD3LM",
     "CCD",
+    "FSDFM",
     "KLASS",
     "P2",
     "PC_PRESETS",

@@ -34,6 +34,7 @@ from dlm_sampling.samplers.first_hitting_high_order import (
 )
 from dlm_sampling.samplers.gillespie import Gillespie
 from dlm_sampling.samplers.flow_matching import FlowMatching
+from dlm_sampling.samplers.fs_dfm import FSDFM
 from dlm_sampling.samplers.klass import KLASS, klass_dream
 from dlm_sampling.samplers.learned import lsd
 from dlm_sampling.samplers.learned_file import SUFFIX, load_learned
@@ -119,6 +120,7 @@ _ENTRIES = (
     Entry("picard", Picard),
     Entry("predictor-corrector", PredictorCorrector),
     Entry("flow-matching", FlowMatching),
+    Entry("fs-dfm", FSDFM),
     Entry("psi", Psi),
     Entry("psi-constant", psi_constant),
     Entry("psi-cap", psi_cap),
