@@ -32,9 +32,9 @@ from dlm_sampling.samplers.first_hitting_high_order import (
     FirstHittingCorrection,
     FirstHittingExtrapolation,
 )
-from dlm_sampling.samplers.gillespie import Gillespie
 from dlm_sampling.samplers.flow_matching import FlowMatching
 from dlm_sampling.samplers.fs_dfm import FSDFM
+from dlm_sampling.samplers.gillespie import Gillespie
 from dlm_sampling.samplers.klass import KLASS, klass_dream
 from dlm_sampling.samplers.learned import lsd
 from dlm_sampling.samplers.learned_file import SUFFIX, load_learned
