@@ -13,6 +13,7 @@ from dlm_sampling.samplers.dfm_corrector import DFMCorrector
 from dlm_sampling.samplers.diffusion_gemma import DiffusionGemma
 from dlm_sampling.samplers.dinfer import DInferHierarchy, DInferThreshold
 from dlm_sampling.samplers.dream import Dream, DreamOrigin
+from dlm_sampling.samplers.duo import Duo
 from dlm_sampling.samplers.eb_sampler import EBSampler
 from dlm_sampling.samplers.euler import Euler
 from dlm_sampling.samplers.fast_dllm import FastDLLM, FastDLLMDream, FastDLLMFactor
@@ -88,6 +89,7 @@ __all__ = [
     "DiffusionGemma",
     "Dream",
     "DreamOrigin",
+    "Duo",
     "EBSampler",
     "Entry",
     "Euler",

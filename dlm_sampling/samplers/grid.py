@@ -25,8 +25,10 @@ from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time
 from dlm_sampling.types import (
     Canvas,
     Clock,
+    Draw,
     NoiseKind,
     Predict,
+    Prediction,
     PredictionKind,
     Process,
     RandomSource,
@@ -136,8 +138,19 @@ class GridSampler(SamplerBase[None]):
         moved = prediction.draw_by(rule, moving, rng, alpha=alpha, reads=reads)
         if not bool(last.any()):
             return written(canvas, moved, moving, last)
-        final = denoise(process, prediction, ending, rng, alpha, self.noise_removal)
+        final = self.remove_noise(process, prediction, ending, rng, alpha)
         return written(canvas, merge(ending, final, moved), canvas.editable, last)
+
+    def remove_noise(
+        self,
+        process: Process,
+        prediction: Prediction,
+        where: Tensor,
+        rng: RandomSource,
+        alpha: Tensor,
+    ) -> Draw:
+        """The last step without a mask, at `where` (bool [B, L]); alpha float64 [B]."""
+        return denoise(process, prediction, where, rng, alpha, self.noise_removal)
 
     def levels(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and alpha_s."""

@@ -24,6 +24,7 @@ from dlm_sampling.samplers.dream import (
     dream_maskgit_plus,
     dream_topk_margin,
 )
+from dlm_sampling.samplers.duo import Duo
 from dlm_sampling.samplers.eb_sampler import EBSampler
 from dlm_sampling.samplers.euler import Euler
 from dlm_sampling.samplers.fast_dllm import FastDLLM, FastDLLMDream, FastDLLMFactor
@@ -109,6 +110,7 @@ class Entry:
 
 _ENTRIES = (
     Entry("ancestral", Ancestral),
+    Entry("duo", Duo),
     Entry("euler", Euler),
     Entry("tweedie", Tweedie),
     Entry("tau-leaping", TauLeaping),
