@@ -66,16 +66,36 @@ class LazyPrediction:
         *,
         statistics: Statistics = "model",
         greedy: Tensor | None = None,
+        exclude: Tensor | None = None,
         sub: int = 0,
     ) -> Draw:
         """Draw a token at each position of `where`; see `types.Prediction.draw`."""
         law = self._predictor.law
+        if exclude is not None:
+            return self._draw(where, rng, law, statistics, sub, self._without(exclude, where))
         if greedy is None or law.temperature == 0.0:
             return self._draw(where, rng, law, statistics, sub)
         sampled = self._draw(where & ~greedy.unsqueeze(1), rng, law, statistics, sub)
         taken = where & greedy.unsqueeze(1)
         best = self._draw(taken, rng, replace(law, temperature=0.0), statistics, sub)
         return Draw(*(torch.where(taken, b, s) for b, s in zip(best, sampled, strict=True)))
+
+    @property
+    def direct(self) -> bool:
+        """See `types.Prediction.direct`."""
+        law = self._predictor.law
+        return self.kind != "log_score" and not law.filters and law.temperature > 0.0
+
+    def _without(self, exclude: Tensor, where: Tensor) -> ops.LogitRows:
+        """The logits of the asked positions, -inf at one token of each."""
+        if not bool(where.any()):
+            return self._logits(where)
+        logits, out = self._logits(where), exclude[where].unsqueeze(1)
+
+        def rest(i: Tensor) -> Tensor:
+            return logits.fetch(i).scatter(1, out[i], -torch.inf)
+
+        return replace(logits, fetch=rest)
 
     def draw_from(
         self,
@@ -193,11 +213,12 @@ class LazyPrediction:
         """Model's log-law at the positions of `where`, [R, V] in row-major order."""
         return ops.log_probs(self._logits(where), law=self._own_law)
 
-    def log_prob_of(self, tokens: Tensor, where: Tensor) -> Tensor:
-        """Model's log-probability of `tokens` at the positions of `where`, [A, L], 0 elsewhere."""
+    def log_prob_of(self, tokens: Tensor, where: Tensor, *, tempered: bool = False) -> Tensor:
+        """Log-probability of tokens; see `types.Prediction.log_prob_of`."""
         if not bool(where.any()):
             return torch.zeros(where.shape, device=where.device)
-        value = ops.log_prob_of(self._logits(where), tokens[where], law=self._own_law)
+        law = self._predictor.law if tempered else self._own_law
+        value = ops.log_prob_of(self._logits(where), tokens[where], law=law)
         return value.new_zeros(where.shape).masked_scatter(where, value)
 
     @property

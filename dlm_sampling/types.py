@@ -186,13 +186,20 @@ class Prediction(Protocol):
         *,
         statistics: Statistics = "model",
         greedy: Tensor | None = None,
+        exclude: Tensor | None = None,
         sub: int = 0,
     ) -> Draw:
         """Draw a token at each position of `where` (bool [B, L]); fields are [B, L], else zero.
 
-        Rows of `greedy` (bool [B]) take the argmax whatever the temperature; `sub` numbers the
+        Rows of `greedy` (bool [B]) take the argmax whatever the temperature; `exclude` int64 [B, L]
+        leaves one token of each position out, and needs a `direct` prediction; `sub` numbers the
         draws of one step.
         """
+        ...
+
+    @property
+    def direct(self) -> bool:
+        """Whether the run's law is the network's at some temperature: a law, without filters."""
         ...
 
     def draw_from(
@@ -251,8 +258,11 @@ class Prediction(Protocol):
         """Log-law of the tokens at the positions of `where`, [R, V] in row-major order."""
         ...
 
-    def log_prob_of(self, tokens: Tensor, where: Tensor) -> Tensor:
-        """Log-probability (model's law) of `tokens` at `where`, [B, L], 0 elsewhere."""
+    def log_prob_of(self, tokens: Tensor, where: Tensor, *, tempered: bool = False) -> Tensor:
+        """Log-probability of `tokens` at `where`, [B, L], 0 elsewhere.
+
+        Under the model's own law, or under the run's law with its temperature and filters.
+        """
         ...
 
 

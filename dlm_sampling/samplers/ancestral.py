@@ -18,11 +18,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dlm_sampling.processes import Uniform
 from dlm_sampling.samplers.base import unmask_probs
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.grid import GridSampler
+from dlm_sampling.samplers.mixture import reverse_by_mixture
+from dlm_sampling.samplers.packed import merge
+from dlm_sampling.samplers.tables import written
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
-from dlm_sampling.types import Canvas, PredictionKind, Process
+from dlm_sampling.types import Canvas, Predict, PredictionKind, Process, RandomSource, Step
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,35 @@ class Ancestral(GridSampler):
     def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Law of x_s given x_t under any noise, [..., V]: `process.reverse`."""
         return process.reverse(values, x, *self.levels(t, s))
+
+    def move(
+        self,
+        canvas: Canvas,
+        t: Tensor,
+        s: Tensor,
+        last: Tensor,
+        predict: Predict,
+        rng: RandomSource,
+    ) -> Step:
+        """x_t -> x_s without a mask; under uniform noise without the table of q where possible."""
+        prediction, process = predict(canvas.tokens, t), predict.process
+        if not (isinstance(process, Uniform) and prediction.direct):
+            return super().move(canvas, t, s, last, predict, rng)
+        alpha_t, alpha_s = self.levels(t, s)
+        ending = canvas.editable & last.unsqueeze(1)
+        draw = reverse_by_mixture(
+            prediction,
+            canvas.tokens,
+            canvas.editable & ~ending,
+            alpha_t,
+            alpha_s,
+            predict.vocab_size,
+            rng,
+        )
+        if bool(last.any()):
+            final = self.remove_noise(process, prediction, ending, rng, alpha_t)
+            draw = merge(ending, final, draw)
+        return written(canvas, draw, canvas.editable, last)
 
     def transition_probs(
         self, canvas: Canvas, log_p0: Tensor, alpha_t: Tensor, alpha_s: Tensor
