@@ -25,6 +25,7 @@ from dlm_sampling.samplers.first_hitting_high_order import (
 from dlm_sampling.samplers.flow_matching import FlowMatching
 from dlm_sampling.samplers.fs_dfm import FSDFM
 from dlm_sampling.samplers.gillespie import Gillespie
+from dlm_sampling.samplers.glauber import Glauber
 from dlm_sampling.samplers.klass import KLASS, klass_preset
 from dlm_sampling.samplers.learned import (
     LearnedEuler,
@@ -48,6 +49,7 @@ from dlm_sampling.samplers.planned_self import PlannedSelf
 from dlm_sampling.samplers.predictor_corrector import PredictorCorrector
 from dlm_sampling.samplers.psi import Psi
 from dlm_sampling.samplers.rdm import RDM
+from dlm_sampling.samplers.reddit import ReDDiT
 from dlm_sampling.samplers.registry import Entry, available, create
 from dlm_sampling.samplers.remdm import (
     Cap,
@@ -102,6 +104,7 @@ __all__ = [
     "FlowMatching",
     "ForwardBackward",
     "Gillespie",
+    "Glauber",
     "LLaDA",
     "LearnedEuler",
     "LearnedFile",
@@ -121,6 +124,7 @@ __all__ = [
     "PlannedSelf",
     "PredictorCorrector",
     "Psi",
+    "ReDDiT",
     "ReMDM",
     "ReMDMLLaDA",
     "Rescale",

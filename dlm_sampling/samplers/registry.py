@@ -36,6 +36,7 @@ from dlm_sampling.samplers.first_hitting_high_order import (
 from dlm_sampling.samplers.flow_matching import FlowMatching
 from dlm_sampling.samplers.fs_dfm import FSDFM
 from dlm_sampling.samplers.gillespie import Gillespie
+from dlm_sampling.samplers.glauber import Glauber
 from dlm_sampling.samplers.klass import KLASS, klass_dream
 from dlm_sampling.samplers.learned import lsd
 from dlm_sampling.samplers.learned_file import SUFFIX, load_learned
@@ -53,6 +54,7 @@ from dlm_sampling.samplers.planned_self import PlannedSelf
 from dlm_sampling.samplers.predictor_corrector import PredictorCorrector
 from dlm_sampling.samplers.psi import Psi, psi_cap, psi_constant, psi_loop, psi_rescale
 from dlm_sampling.samplers.rdm import RDM, rdm_conditional
+from dlm_sampling.samplers.reddit import ReDDiT
 from dlm_sampling.samplers.remdm import (
     forward_backward,
     remdm_cap,
@@ -123,6 +125,8 @@ _ENTRIES = (
     Entry("predictor-corrector", PredictorCorrector),
     Entry("flow-matching", FlowMatching),
     Entry("fs-dfm", FSDFM),
+    Entry("glauber", Glauber),
+    Entry("reddit", ReDDiT),
     Entry("psi", Psi),
     Entry("psi-constant", psi_constant),
     Entry("psi-cap", psi_cap),
