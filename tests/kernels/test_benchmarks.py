@@ -1,0 +1,108 @@
+"""The programs that check and measure the kernels on a GPU, as far as they go without one."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from dlm_sampling import ops
+from dlm_sampling.types import TokenLaw
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "kernels" / "benchmarks"
+PARTS = {"correctness", "floor", "choose", "head", "loop"}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "DLM_"))}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-W", "ignore", str(FOLDER), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def pages() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("write_page", FOLDER / "write_page.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="triton is made for Linux only")
+def test_near_ties_are_told_by_the_race_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token drawn wins against every other; a token that is not nearly tied is a failure."""
+    monkeypatch.syspath_prepend(FOLDER)
+    correctness = importlib.import_module("correctness")
+    logits, law = correctness.normal(6, 1100, torch.float32), TokenLaw(0.8, top_k=200)
+    found = ops.draw(logits, **correctness.noise(6, torch.device("cpu")), law=law)
+    for row in range(6):
+        for other in {0, 31, 700, 1099} - {int(found.token[row])}:
+            gap = correctness.race_gap(logits[row], law, row, found.token[row], other)
+            assert gap > correctness.NEAR
+    wrong = [(found.token + 1) % 1100, *found[1:]]
+    assert correctness.compared(logits, law, found, list(found))["passed"]
+    told = correctness.compared(logits, law, found, wrong)
+    assert told["not_near_ties"] == told["different_tokens"] == 6 and not told["passed"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="triton is made for Linux only")
+def test_dry_run(tmp_path: Path, pages: ModuleType) -> None:
+    """Every line of every part but the clocks; a dry run leaves nothing in the page."""
+    done = run("all", "--dry-run", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    files = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    assert set(files) == {f"{part}.dry.json" for part in PARTS}
+    for found in files.values():
+        assert found["dry_run"] and found["passed"] and found["complete"]
+        assert found["torch"] and found["triton"] and "interpreter" in found["device"]
+        assert all("eager_us" in c or found["part"] == "correctness" for c in found["cases"])
+    checks = files["correctness.dry.json"]["cases"]
+    assert len(checks) >= 14 and all(case["passed"] is True for case in checks)
+    assert "no GPU has run these kernels" in pages.page(tmp_path)
+
+
+def test_without_a_gpu_the_error_says_what_to_do(tmp_path: Path) -> None:
+    done = run("floor", "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("No CUDA device") and "--dry-run" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_is_what_the_result_files_say(pages: ModuleType) -> None:
+    written = (ROOT / "kernels" / "RESULTS.md").read_text()
+    assert written == pages.page(FOLDER / "results"), "run python kernels/benchmarks/write_page.py"
+
+
+def test_the_page_reads_every_number_from_a_file(tmp_path: Path, pages: ModuleType) -> None:
+    facts = {"device": "a GPU", "driver": "1.2", "torch": "3", "triton": "4", "cuda": "5"}
+    facts |= {"date": "2026-01-01", "commit": "abc", "complete": False, "dry_run": False}
+    cases = [
+        {"name": "one read", "rows": 32, "graph_us": 12.3456},
+        {"name": "K1 + K2", "rows": 32, "graph_us": 14.0, "within_bar": True, "passed": False},
+    ]
+    found = {"part": "floor", "passed": False, **facts, "cases": cases}
+    (tmp_path / "floor.json").write_text(json.dumps(found))
+    page = pages.page(tmp_path)
+    assert "a GPU, driver 1.2, torch 3, triton 4, CUDA 5, 2026-01-01, commit abc" in page
+    assert "| one read | 32 | 12.35 |" in page and "0 of 1 checks passed." in page
+    assert "1 of 1 cases with a bar" in page and "time ran out" in page
+    assert "no GPU has run" not in page
+
+
+def test_the_kernels_count_as_confirmed_only_with_a_result_file() -> None:
+    import dlm_kernels
+
+    path = FOLDER / "results" / "correctness.json"
+    proof = path.exists() and json.loads(path.read_text())["passed"]
+    assert bool(proof) >= dlm_kernels.CONFIRMED_ON_A_GPU
