@@ -8,6 +8,7 @@ from typing import Any
 
 from dlm_sampling.samplers import Entry
 
+UNIFORM_MODEL = "tiny-books-uniform"
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -18,6 +19,7 @@ def as_record(entry: Entry) -> dict[str, Any]:
         "name": entry.name,
         "summary": entry.summary,
         "paper": entry.paper,
+        "noise": list(entry.runs_on),
         "nfe": entry.nfe,
         "parameters": parameters,
     }
@@ -30,6 +32,7 @@ def describe(entry: Entry, *, whole: bool) -> str:
         entry.name,
         (inspect.getdoc(entry.build) or entry.summary) if whole else entry.summary,
         f"Paper: {entry.paper}",
+        f"Noise: {', '.join(entry.runs_on)}",
         f"Parameters: {parameters}",
         f"NFE: {entry.nfe}",
         *([f"Example: {example(entry)}"] if whole else []),
@@ -39,7 +42,9 @@ def describe(entry: Entry, *, whole: bool) -> str:
 
 def example(entry: Entry) -> str:
     """A command that uses the sampler, with the first parameter that a text can set."""
-    words = ["dlm-sampling", "generate", "Once upon a time", "--sampler", entry.name]
+    words = ["dlm-sampling", "generate", "Once upon a time"]
+    words += [] if "absorbing" in entry.runs_on else ["--model", UNIFORM_MODEL]
+    words += ["--sampler", entry.name]
     for name, value in entry.parameters.items():
         if isinstance(value, PLAIN):
             words += ["--set", f"{name}={str(value).lower() if value is None else value}"]

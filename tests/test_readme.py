@@ -19,6 +19,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TABLE = re.compile(r"(<!-- samplers: [^\n]*-->\n)(.*?)(<!-- /samplers -->)", re.DOTALL)
 PROOF = re.compile(r"(<!-- proof: [^\n]*-->\n)(.*?)(<!-- /proof -->)", re.DOTALL)
 LIMIT = 250
+NOISE = {"absorbing": "masks", "uniform": "uniform", "matrix": "any matrix"}
 RESULTS = ROOT / "eval" / "results"
 
 
@@ -32,15 +33,15 @@ def blocks(language: str) -> list[str]:
 
 def table() -> str:
     """The sampler table, from the registry."""
-    lines = ["| name | what a step does | exact | NFE | paper |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| name | what a step does | noise | exact | NFE | paper |", "| --- " * 6 + "|"]
     for entry in samplers.available().values():
         sampler = entry.build()
         file = "/".join(type(sampler).__module__.split(".")) + ".py"
         exact = "yes" if sampler.exact else "no"
+        noise = ", ".join(NOISE[kind] for kind in entry.runs_on)
         paper = re.sub(r"^(.*), arXiv:(\S+)$", r"[\1](https://arxiv.org/abs/\2)", entry.paper)
-        lines.append(
-            f"| [{entry.name}]({file}) | {entry.summary} | {exact} | {entry.nfe} | {paper} |"
-        )
+        cells = (f"[{entry.name}]({file})", entry.summary, noise, exact, entry.nfe, paper)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
