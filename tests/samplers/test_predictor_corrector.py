@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.samplers import Ancestral, PredictorCorrector, TauLeaping
+from dlm_sampling.samplers import Euler, PredictorCorrector, TauLeaping
 from dlm_sampling.samplers.predictor_corrector import PredictorName
 from dlm_sampling.schedules import LINEAR, LOG_LINEAR, Cosine, Exponential, Schedule, grid_time
 from dlm_sampling.testing import (
@@ -199,9 +199,7 @@ def test_correctors_improve_the_marginals(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("name", "solver"), [("tau-leaping", TauLeaping), ("ancestral", Ancestral)]
-)
+@pytest.mark.parametrize(("name", "solver"), [("tau-leaping", TauLeaping), ("euler", Euler)])
 def test_without_correctors_it_is_the_predictor(
     kind: str, name: PredictorName, solver: Any
 ) -> None:

@@ -25,8 +25,20 @@ from dlm_sampling.samplers.psi import (
 from dlm_sampling.samplers.remasking import Rates, sigma_max, unmask_prob
 from dlm_sampling.schedules import LINEAR, Cosine
 from dlm_sampling.testing import EnumerableDenoiser, NoisyEnumerableDenoiser, tv
+from dlm_sampling.testing.laws import all_states
 from tests.parity.folders import fixtures_folder
-from tests.samplers.chains import P_LIMIT, chain_law, chance, check_draws, draws, joint, toys
+from tests.samplers.chains import (
+    LENGTH,
+    P_LIMIT,
+    SYMBOLS,
+    chain_law,
+    chance,
+    check_draws,
+    draws,
+    joint,
+    prediction,
+    toys,
+)
 
 SAMPLERS = [
     Psi(kappa=Constant(0.0)),
@@ -76,13 +88,19 @@ def test_chains_are_the_reference_tables() -> None:
     assert seen >= 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_kappa_one_is_ancestral_token_for_token(kind: str) -> None:
-    toy: Any = toys(LINEAR)[KINDS.index(kind)]
-    ours = draws(toy, Psi(LINEAR, kappa=Constant(1.0)), 4, rows=300)
-    theirs = draws(toy, Ancestral(LINEAR, 1e-5, "sample"), 4, rows=300)
+def test_kappa_one_is_ancestral() -> None:
+    """Token for token on masks; the same table without a mask."""
+    masks, noisy = toys(LINEAR)
+    ours = draws(masks, Psi(LINEAR, kappa=Constant(1.0)), 4, rows=300)
+    theirs = draws(masks, Ancestral(LINEAR, 1e-5, "sample"), 4, rows=300)
     assert torch.equal(ours.tokens, theirs.tokens)
     assert torch.equal(ours.nfe, theirs.nfe)
+    states = all_states(LENGTH, SYMBOLS)
+    interval = Interval(*(torch.tensor(v).double() for v in (0.7, 0.4, 0.3)))
+    loo = prediction(noisy, states, LINEAR, interval.t, "leave_one_out")
+    table = Psi(LINEAR, kappa=Constant(1.0)).next_law(noisy.process, loo, states, interval)
+    ancestral = Ancestral(LINEAR).next_law(noisy.process, loo, states, interval.t, interval.s)
+    torch.testing.assert_close(table, ancestral, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize(
