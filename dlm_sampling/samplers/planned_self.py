@@ -66,6 +66,11 @@ class PlannedSelf(SamplerBase[SelfPlan]):
             )
 
     @property
+    def revises(self) -> bool:
+        """Every token may be redrawn until the last round."""
+        return True
+
+    @property
     def exact(self) -> bool:
         """The plan reads the tokens drawn so far."""
         return False

@@ -168,8 +168,13 @@ def as_text(result: dict[str, Any]) -> str:
     return re.sub(r'"@(\d+)"', lambda place: lines[int(place[1])], text) + "\n"
 
 
+def measurable() -> list[str]:
+    """Names of the samplers that run on masks: both embedded models are masked."""
+    return [name for name, entry in samplers.available().items() if "absorbing" in entry.runs_on]
+
+
 def _chosen(only: Sequence[str]) -> list[str]:
-    known = samplers.available()
+    known = measurable()
     for name in only:
         if name not in known:
             raise unknown_sampler(name, known)
@@ -221,7 +226,7 @@ def main(
 ) -> None:
     """Measure every sampler; write the result file and the page."""
     try:
-        chosen, names = _chosen(only or []), list(samplers.available())
+        chosen, names = _chosen(only or []), measurable()
         parts = {
             world.name: measure_world(world, names, chosen, out, workers)
             for world in _worlds(worlds, books, split, samples)

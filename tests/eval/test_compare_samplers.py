@@ -6,13 +6,11 @@ import pytest
 import torch
 from dlm_eval import compare_samplers, worlds
 from dlm_eval.cells import LAWS, SWEEPS, Budgets, Cell, own_law
-from dlm_eval.compare_samplers import identity, measure_world
+from dlm_eval.compare_samplers import identity, measurable, measure_world
 from dlm_eval.journal import Journal, SettingsChanged
 from dlm_eval.samplers_page import render
 from dlm_eval.samplers_reading import judge_sudoku, judge_text, weights
 from dlm_eval.worlds import SudokuWorld, text_world
-
-from dlm_sampling import samplers
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Budgets((2, 4), (8,), (8,))
@@ -127,7 +125,7 @@ def test_processes_give_what_one_process_gives(tmp_path):
 
 
 def test_every_sampler_is_planned_under_its_own_and_the_plain_law():
-    names = list(samplers.available())
+    names = measurable()
     plan = SudokuWorld().cells(names)
     assert len({identity(cell) for cell in plan}) == len(plan)
     for name in names:
@@ -137,7 +135,7 @@ def test_every_sampler_is_planned_under_its_own_and_the_plain_law():
     assert not any(" at 0x" in cell.rule for cell in plan)
 
 
-@pytest.mark.parametrize("name", list(samplers.available()))
+@pytest.mark.parametrize("name", measurable())
 def test_the_planned_steps_are_swept_where_and_only_where_they_are_read(name):
     """Else rows of the table would repeat each other, or a sampler would lack a budget."""
     world = SudokuWorld(samples=6)

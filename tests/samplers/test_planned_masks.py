@@ -225,7 +225,7 @@ def test_passes_ask_about_every_position_once_per_round() -> None:
     editable = torch.arange(8).unsqueeze(0) >= 1
     sampler = PlannedSelf(group_size=3, hide_noise=False)
     out = sample(network.denoiser, sampler, tokens, editable, seeds=[1], steps=7)
-    assert int(out.nfe) == 6 and int(out.steps) == 6  # two rounds of three, one step left over
+    assert int(out.nfe) == 6 and int(out.steps) == 7  # two rounds of three, one step left over
     for k in (0, 3):
         masks = torch.cat([seen == 2 for seen in network.seen[k : k + 3]])
         assert torch.equal(masks.sum(0), editable[0].long())
