@@ -19,6 +19,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.predictor import Predictor
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.registry import available
+from dlm_sampling.schedules import Schedule
 from dlm_sampling.trajectory import StepCallback, StepEvent, Trajectory
 from dlm_sampling.types import Canvas, Clock, Process, Sampler, Step, TokenLaw
 
@@ -182,7 +183,7 @@ class Run:
             ~inputs.editable,
             options.guidance_scale,
             options.every_step,
-            getattr(sampler, "schedule", None),
+            _times_of(sampler),
         )
         self.logprob = torch.zeros(inputs.tokens.shape, device=device)
         self.out_tokens, self.out_logprob = self.tokens.clone(), self.logprob.clone()
@@ -353,6 +354,12 @@ class Run:
         )
         self.logprob, self.block, self.step = self.logprob[keep], self.block[keep], self.step[keep]
         self.state, self.rng = _take(self.state, keep), self.rng.select(keep)
+
+
+def _times_of(sampler: Sampler[Any]) -> Schedule | None:
+    """The alpha(t) of the sampler's times; what else samplers call a schedule is none."""
+    found = getattr(sampler, "schedule", None)
+    return found if hasattr(found, "alpha") else None
 
 
 def _step_limits(sampler: Sampler[Any], steps: Tensor) -> Tensor:

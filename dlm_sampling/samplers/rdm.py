@@ -6,6 +6,10 @@
     written positions that are low become masked again: always (unconditional), or if x0 repeats
     the token with a lower score than it was written with (conditional).
 
+Under uniform noise the same routing moves positions between "noise" and "written": what is low gets
+a uniform token in place of a mask, afresh in every step.  It splits the plug-in reverse step, which
+does the same by chance, into a schedule of how many and a ranking of which.
+
 Zheng et al. 2023, "A Reparameterized Discrete Diffusion Model for Text Generation",
 arXiv:2302.05737, section 4.3, and the released decoding `reparam-<condition>-<mode>-<schedule>`.
 """
@@ -16,7 +20,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +29,7 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.quotas import below_cutoff, floor_share, lowest_positions
-from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
+from dlm_sampling.types import Canvas, Clock, Draw, NoiseKind, Predict, RandomSource, Step, TokenLaw
 
 Cutoff = Literal["exact", "released"]
 RateName = Literal["cosine", "linear"]
@@ -47,9 +51,10 @@ _CUTOFFS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 class RDMState(NamedTuple):
-    """What the conditional rule compares with."""
+    """What the routing knows of each position."""
 
     score: Tensor  # float64 [B, L], log-probability of each token when it was written
+    noise: Tensor  # bool [B, L], not written: what `unknown` is on masks and cannot be without
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ class RDM(SamplerBase[RDMState]):
     """Redraw every position, write the best masked ones, mask the worst written ones again.
 
     A written token that stays keeps its token and its score; it is never refreshed.  The score is
-    the log-probability at temperature 1 of the drawn token.
+    the log-probability at temperature 1 of the drawn token, both of the network's own law: under
+    uniform noise that is what the paper's networks give, trained on the replaced positions.  A
+    network that is told the time gets the share of positions that are noise.
 
     Fields:
         conditional: mask a written token again only if the new draw repeats it with a lower score.
@@ -78,6 +85,7 @@ class RDM(SamplerBase[RDMState]):
     law = TokenLaw(temperature=0.0)
     paper = "Zheng et al. 2023, arXiv:2302.05737"
     nfe = "at most steps"
+    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
 
     def __post_init__(self) -> None:
         if self.schedule not in _RATES:
@@ -102,8 +110,24 @@ class RDM(SamplerBase[RDMState]):
     def init(self, canvas: Canvas) -> RDMState:
         """Nothing written by us yet."""
         return RDMState(
-            torch.zeros(canvas.tokens.shape, dtype=torch.float64, device=canvas.tokens.device)
+            torch.zeros(canvas.tokens.shape, dtype=torch.float64, device=canvas.tokens.device),
+            canvas.unknown,
         )
+
+    def seen(self, state: RDMState, canvas: Canvas, clock: Clock) -> Canvas:
+        """The canvas in which exactly what is noise counts as unknown."""
+        if canvas.mask_token_id is not None:
+            return canvas
+        begins = (clock.step == 0).unsqueeze(1)
+        return canvas._replace(unknown=torch.where(begins, canvas.editable, state.noise))
+
+    def noise(self, canvas: Canvas, predict: Predict, rng: RandomSource) -> Tensor:
+        """What takes the place of a token: masks, or fresh uniform tokens; int64 [B, L]."""
+        if canvas.mask_token_id is not None:
+            return torch.full_like(canvas.tokens, canvas.mask_token_id)
+        size = predict.vocab_size
+        u = rng.uniform(Stream.REMASK, canvas.tokens)
+        return (u * size).long().clamp_(max=size - 1)
 
     def step(
         self, state: RDMState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
@@ -112,24 +136,31 @@ class RDM(SamplerBase[RDMState]):
         rate = _RATES[self.schedule](
             ((clock.step + 1).double() / clock.steps.double()).clamp(max=1.0)
         )
-        k = floor_share(canvas.editable.sum(1), rate)
-        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(self.drawn(canvas, k), rng)
+        seen, k = self.seen(state, canvas, clock), floor_share(canvas.editable.sum(1), rate)
+        prediction = predict(canvas.tokens, seen.unknown_fraction)
+        draw = prediction.draw(self.drawn(seen, k), rng)
         ranking = draw.log_confidence
         if self.noise_scale:
             ranking = ranking + (self.noise_scale * rate).unsqueeze(1) * rng.gumbel(
                 Stream.POSITION, canvas.tokens
             )
         low = _CUTOFFS[self.cutoff](ranking, canvas.editable, k)
-        write, remask = (
-            canvas.eligible & ~low,
-            canvas.committed & low & self.released(state, canvas, draw),
-        )
-        score = torch.where(write, draw.log_confidence.double(), state.score).masked_fill(
-            remask, -torch.inf
-        )
-        return RDMState(score), Step(
-            tokens=torch.where(write, draw.token, canvas.tokens).masked_fill(remask, canvas.mask),
-            unknown=(canvas.unknown & ~write) | remask,
+        masks = canvas.mask_token_id is not None
+        if not masks:  # nothing shows later that a position was left over
+            low = low & ~clock.last.unsqueeze(1)
+        write = seen.eligible & ~low
+        again = seen.committed & low & self.released(state, canvas, draw)
+        noise = (seen.unknown & ~write) | again
+        fresh = again if masks else noise & canvas.editable
+        score = torch.where(write, draw.log_confidence.double(), state.score)
+        done = clock.last.unsqueeze(1) & canvas.editable
+        return RDMState(score.masked_fill(again, -torch.inf), noise), Step(
+            tokens=torch.where(
+                fresh,
+                self.noise(canvas, predict, rng),
+                torch.where(write, draw.token, canvas.tokens),
+            ),
+            unknown=noise if masks else canvas.unknown & ~done,
             logprob=draw.logprob.masked_fill(~write, 0.0),
             log_confidence=draw.log_confidence,
             entropy=draw.entropy,

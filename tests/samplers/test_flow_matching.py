@@ -24,6 +24,7 @@ from dlm_sampling.testing import (
 from dlm_sampling.testing.laws import all_states
 from dlm_sampling.types import Process
 from tests.parity.folders import fixtures_folder
+from tests.parity.laws_processes import clean
 from tests.samplers.chains import (
     LENGTH,
     SYMBOLS,
@@ -91,6 +92,19 @@ def test_chains_are_the_reference_tables(name: str) -> None:
                 torch.testing.assert_close(ours, reference, atol=1e-9, rtol=0)
                 seen += 1
     assert seen >= 2
+
+
+@pytest.mark.parametrize("file", ["k1_mask", "k1_uniform"])
+def test_the_released_divergence_free_step_is_the_reference_table(file: str) -> None:
+    cases = json.loads((fixtures_folder() / "laws" / f"{file}.json").read_text())["cases"]
+    (case,) = [c for c in cases if c["sampler"].endswith("dfm_euler_library_divfree")]
+    x, post, n = clean(case)
+    process: Process = Absorbing(post.shape[-1] - 1) if file == "k1_mask" else Uniform()
+    weight = float(n["div_free"])
+    sampler = FlowMatching(Polynomial(2.0), jump="exponential", divergence_free=weight)
+    law = sampler.next_law(process, post, x, Interval(n["t"], n["s"], 1.0 - n["t"]))
+    reference = torch.tensor(case["expected"]["probs"], dtype=torch.float64)
+    torch.testing.assert_close(law, reference, atol=1e-9, rtol=0)
 
 
 def test_on_masks_the_integrated_jump_is_the_ancestral_step() -> None:
