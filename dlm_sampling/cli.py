@@ -153,8 +153,10 @@ def generate(
     with open_output(output) as sink:
         from dlm_sampling import AutoDenoiser
         from dlm_sampling.cli_job import Job
+        from dlm_sampling.generate import default_sampler
 
-        find_sampler(sampler or "llada")
+        if sampler is not None:
+            find_sampler(sampler)
         denoiser = AutoDenoiser.from_pretrained(
             check_model(model),
             dtype=dtype,
@@ -162,7 +164,7 @@ def generate(
             trust_remote_code=trust_remote_code,
             revision=revision,
         )
-        name = sampler or str(denoiser.generation_defaults.get("sampler", "llada"))
+        name = sampler or default_sampler(denoiser)
         options: dict[str, Any] = {
             # None keeps the checkpoint's own defaults in force; any name would replace them.
             "sampler": sampler,
@@ -207,7 +209,7 @@ def open_live(denoiser: Denoiser) -> LiveCanvas | None:
 
     if denoiser.tokenizer is None:
         raise UsageError("--live needs a tokenizer, and the model has none.")
-    canvas = LiveCanvas(denoiser.tokenizer)
+    canvas = LiveCanvas(denoiser.tokenizer, masked=denoiser.mask_token_id is not None)
     return canvas if canvas.console.is_terminal else None
 
 

@@ -194,6 +194,12 @@ def generate(
     )
 
 
+def default_sampler(denoiser: Denoiser) -> str:
+    """Name of the sampler that `generate` takes for a denoiser where none is asked for."""
+    own = denoiser.generation_defaults.get("sampler")
+    return FALLBACK_SAMPLERS[denoiser.process.name] if own is None else str(own)
+
+
 def _choose_sampler(
     denoiser: Denoiser, sampler: str | Sampler[Any] | None, options: Mapping[str, Any] | None
 ) -> tuple[Sampler[Any], Mapping[str, Any]]:
@@ -204,7 +210,7 @@ def _choose_sampler(
             config.sampler, **{**config.sampler_options, **(options or {})}
         ), config.to_dict()
     if sampler is None:
-        sampler = FALLBACK_SAMPLERS[denoiser.process.name]
+        sampler = default_sampler(denoiser)
     if isinstance(sampler, str):
         return create(sampler, **(options or {})), {}
     if options:

@@ -51,15 +51,19 @@ class LiveCanvas:
     """Shows step events as they come: a callback for `generate`, and a context manager.
 
     The prompt is dim, an unknown position is a dot, a token has the colour of its confidence, and
-    what was written since the last frame is reversed.  The first row that is not done is in focus.
+    what was written since the last frame is reversed.  Under noise without a mask every token of an
+    unfinished block may be noise: it is shown in italics.  The first row that is not done is in
+    focus.
 
     Args:
         tokenizer: decodes tokens.
         console: where to draw; default standard error, as standard output holds the result only.
+        masked: whether an unknown position holds a mask, and not a token.
     """
 
     tokenizer: Any
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+    masked: bool = True
     rows: dict[int, RowView] = field(default_factory=dict[int, RowView])
     pieces: dict[tuple[int, ...], str] = field(default_factory=dict[tuple[int, ...], str])
     drawn: float = 0.0
@@ -107,7 +111,9 @@ class LiveCanvas:
             self.rows[row] = view
             view.tokens, view.unknown = event.tokens[i], event.unknown[i]
             view.confidence = statistics[i].exp().float().where(known[i], view.confidence)
-            view.fresh = (view.fresh | event.written[i]) & ~view.unknown
+            view.fresh = view.fresh | event.written[i]
+            if self.masked:
+                view.fresh = view.fresh & ~view.unknown
             view.nfe, view.done = int(event.nfe[i]), bool(event.final[i])
         now = time.monotonic()
         if now - self.drawn >= SECONDS_PER_FRAME or all(view.done for view in self.rows.values()):
@@ -134,10 +140,13 @@ class LiveCanvas:
     def status(self, focus: int, view: RowView, step: int) -> Text:
         """Row, step, how much is known, and what the colours mean."""
         total = int((~view.fixed).sum())
-        known = total - int(view.unknown.sum())
+        known = total - int((view.unknown & ~view.fixed).sum())
+        progress = f"{known}/{total} tokens" if self.masked or known else f"{total} noisy tokens"
         rows = f"row {focus + 1} of {max(self.rows) + 1} · " if len(self.rows) > 1 else ""
-        text = Text(f"{rows}step {step} · {known}/{total} tokens · NFE {view.nfe} · ", style="dim")
-        text.append("confidence")
+        text = Text(f"{rows}step {step} · {progress} · NFE {view.nfe}", style="dim")
+        if not (self.masked or known):
+            return text
+        text.append(" · confidence")
         for _, colour, label in LEVELS:
             text.append(f" {label}", style=f"not dim {colour}")
         return text
@@ -158,12 +167,17 @@ class LiveCanvas:
         i = leading_padding(tokens, fixed)
         while i < len(tokens):
             stop = i + 1
-            if unknown[i]:
+            if unknown[i] and self.masked:
                 yield UNKNOWN, "dim"
             else:
-                while stop < len(tokens) and not unknown[stop] and self._is_part(tokens[i:stop]):
+                while (
+                    stop < len(tokens)
+                    and unknown[stop] == unknown[i]
+                    and self._is_part(tokens[i:stop])
+                ):
                     stop += 1
                 style = "dim" if fixed[i] else colour_of(min(confidence[i:stop]))
+                style = "italic" if unknown[i] else style
                 yield self.piece(*tokens[i:stop]), f"{style} reverse" if fresh[i] else style
             i = stop
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -79,6 +80,21 @@ def test_a_remasked_token_is_a_dot_again() -> None:
     view(event(start, first, [True, False], 0.95))
     view(event(first, [MASK, *ids("b")], [False, True], 0.95))
     assert view.canvas(view.rows[0]).plain == "·b"
+
+
+def test_noise_without_a_mask_is_shown_as_it_is() -> None:
+    """Every token of the block in italics until the last step, the ones that changed reversed."""
+    view = LiveCanvas(TOKENIZER, canvas().console, masked=False)
+    view.drawn = float("inf")
+    noise, later, done = ids("axyz"), ids("axbz"), ids("axbc")
+    step = event(noise, later, [True, False, False, False], 0.5)
+    view(replace(step, written=torch.tensor([[False, False, True, False]])))
+    assert spans(view) == [("a", "dim"), ("x", "italic"), ("b", "italic reverse"), ("z", "italic")]
+    assert "3 noisy tokens" in view.status(0, view.rows[0], 1).plain
+    view.frame(1)
+    view(event(later, done, [True, True, True, True], 0.95))
+    assert "italic" not in "".join(style for _, style in spans(view))
+    assert "3/3 tokens" in view.status(0, view.rows[0], 2).plain
 
 
 def test_hostile_and_special_tokens() -> None:
