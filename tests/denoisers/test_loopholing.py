@@ -269,7 +269,8 @@ def test_refusals(tmp_path: Path) -> None:
 # The loop.
 
 RAGGED = [([1, 2, 3, 4, 5], 11), ([7], 11), ([MASK, 2], 9), ([4, 4, 4], 5)]
-NAMES = sorted(n for n, entry in samplers.available().items() if "absorbing" in entry.runs_on)
+MASKED = {n: e.build() for n, e in samplers.available().items() if "absorbing" in e.runs_on}
+NAMES = sorted(name for name, sampler in MASKED.items() if sampler.passes_per_step == 1)
 PLAIN = TokenLaw(temperature=1.0)
 
 
@@ -296,6 +297,12 @@ def run(
     return sample(
         denoiser, sampler, tokens, editable, attention_mask=attention, seeds=seeds, **options
     )
+
+
+def test_steps_that_run_at_the_same_time_are_refused(looped: LoopholingDenoiser) -> None:
+    """A state has one past."""
+    with pytest.raises(ValueError, match="sequential"):
+        run(looped, "picard", RAGGED, [1, 2, 3, 4])
 
 
 @pytest.mark.parametrize("name", NAMES)
