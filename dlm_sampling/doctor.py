@@ -146,9 +146,9 @@ class Patient:
         return TOLERANCES.get(dtype, HALF_TOLERANCE) * scale
 
     def logits(self, ids: Tensor, mask: Tensor | None = None, t: float = 1 / STRIDE) -> Tensor:
-        """Logits of one forward pass, float32, on the CPU."""
+        """Logits of one forward pass, float32, on the CPU; a step, if asked for, goes to 0."""
         level = torch.full(ids.shape[:1], t, dtype=torch.float64)
-        return self.denoiser.logits(ids, mask, level).float().cpu()
+        return self.denoiser.logits(ids, mask, level, level).float().cpu()
 
 
 @torch.no_grad()

@@ -222,10 +222,14 @@ class Denoiser(ABC):
         return carry
 
     def logits(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, t: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        t: Tensor | None = None,
+        dt: Tensor | None = None,
     ) -> Tensor:
         """All logits [B, L, V] of one forward pass, where their memory is no concern (NFE 1)."""
-        values, head, _ = self(input_ids, attention_mask, t)
+        values, head, _ = self(input_ids, attention_mask, t, dt=dt)
         if head is None:
             return values
         return head(values.flatten(0, 1)).reshape(*input_ids.shape, self.vocab_size)

@@ -80,7 +80,8 @@ class FlowMatching(RevisingGrid):
         divergence_free: strength of the weight d_t = divergence_free t^power (1 - t)^power_rest;
             powers of 0 make it a constant, the released form.  At kappa = 0 it is taken as 0:
             there all is noise, which the term would only draw afresh.
-        power: exponent of t.
+        power: exponent of t; above 0 the term fades towards the data, where kappa' / (1 - kappa)
+            diverges.  Without a mask a constant weight converges more slowly than 1 / steps.
         power_rest: exponent of 1 - t.
         form: "released" replaces any token by noise, w = 1: redrawing from p_t(. | x1).  "paper" is
             the corrector a u - b v of forward and backward velocity, a = 1 + d, b = d: w is the

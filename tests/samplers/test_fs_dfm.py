@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops, wrap
+from dlm_sampling.doctor import diagnose
 from dlm_sampling.loop import sample
 from dlm_sampling.processes.jumps import mixture_law
 from dlm_sampling.samplers import FSDFM, Ancestral, FlowMatching
@@ -124,6 +125,14 @@ def test_padded_rows_are_told_their_own_lengths() -> None:
 def test_other_samplers_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"dt is missing.*fs-dfm"):
         run(Told(), Ancestral())
+
+
+def test_the_doctor_examines_a_step_conditioned_network() -> None:
+    def net(input_ids: Tensor, t: Tensor, dt: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(input_ids, 300) * (2.0 - t - dt)[:, None, None]
+
+    report = diagnose(wrap(net, vocab_size=300, mask_token_id=None))
+    assert not [check for check in report.checks if "dt is" in check.detail]
 
 
 def test_a_network_without_dt_is_not_told() -> None:
