@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dlm_sampling import samplers
     from dlm_sampling.denoisers import AutoDenoiser, Denoiser, wrap
     from dlm_sampling.generate import GenerateOutput, generate
+    from dlm_sampling.learn import learn_sampler
     from dlm_sampling.loop import sample
     from dlm_sampling.trajectory import Trajectory
 
@@ -32,6 +33,7 @@ __all__ = [
     "Trajectory",
     "__version__",
     "generate",
+    "learn_sampler",
     "sample",
     "samplers",
     "wrap",
@@ -43,6 +45,7 @@ _HOME = {
     "GenerateOutput": "dlm_sampling.generate",
     "Trajectory": "dlm_sampling.trajectory",
     "generate": "dlm_sampling.generate",
+    "learn_sampler": "dlm_sampling.learn",
     "sample": "dlm_sampling.loop",
     "wrap": "dlm_sampling.denoisers",
 }

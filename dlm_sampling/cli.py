@@ -25,6 +25,7 @@ from dlm_sampling.cli_io import (
     open_output,
     parse_settings,
 )
+from dlm_sampling.cli_learn import learn
 from dlm_sampling.display import json_line, one_line, printable
 from dlm_sampling.errors import unknown_sampler
 
@@ -290,6 +291,9 @@ def bench(
 
     console = Console()
     console.print(report.table(), width=None if console.is_terminal else 120)
+
+
+app.command()(learn)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

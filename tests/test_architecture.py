@@ -37,8 +37,8 @@ RANKS: list[set[str]] = [
         "trajectory",
     },
     {"generate", "batches", "streaming", "testing"},
-    {"presets", "doctor", "bench", "sudoku"},
-    {"live", "cli_config", "cli_errors", "cli_io", "cli_job", "cli_samplers", "cli", "__main__"},
+    {"presets", "doctor", "bench", "sudoku", "learn"},
+    {"live", "cli_config", "cli_errors", "cli_io", "cli_job", "cli_learn", "cli_samplers", "cli", "__main__"},
 ]
 PEERS_MAY = RANKS[0] | RANKS[5] | RANKS[6] | RANKS[8]
 MAY_IMPORT_TRANSFORMERS = {"denoisers", "cache"}

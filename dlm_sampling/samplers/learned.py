@@ -95,6 +95,12 @@ class LearnedGrid(GridSampler):
             super().rates(process, values, x, t), x
         )
 
+    def expected(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """What a finer grid is summed in: chances of leaving, or events if there may be several."""
+        if self.linear:
+            return off_diagonal(self.next_law(process, values, x, t, s), x)
+        return self.intensity(process, values, x, t, s)
+
     def transition_probs(self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Exact law of x_s given x_t on masks, [B, L, V]; t > s float64 broadcast to [B, 1]."""
         if not self.by_tables(canvas):
@@ -254,6 +260,10 @@ class LearnedTrapezoidal(ThetaTrapezoidal):
             return per_position(window, x, rates) * off_diagonal(rates, x)
         plain, alpha = super().interval(t, s), self.schedule.alpha(t)
         return process.rates(values, x, alpha, plain.window * plain.rate_t * (1.0 - alpha))
+
+    def expected(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """What a finer grid is summed in: events."""
+        return self.intensity(process, values, x, t, s)
 
 
 Learned = LearnedGrid | LearnedTrapezoidal

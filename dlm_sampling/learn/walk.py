@@ -1,0 +1,124 @@
+"""Rows of one block under the steps of a sampler, from any canvas: the loop without its books.
+
+A run of the loop begins with noise and ends with a text.  Learning compares solvers that leave one
+and the same canvas in the middle of the grid, so it takes the sampler's own steps by themselves,
+with the loop's predictor and random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlm_sampling import ops
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.predictor import Predictor
+from dlm_sampling.samplers.learned import Learned
+from dlm_sampling.types import Canvas, Clock, Predict, Prediction, Process, Sampler
+
+
+class Rereading:
+    """A predictor that answers a question asked twice in a row with one forward pass."""
+
+    def __init__(self, predict: Predict) -> None:
+        """Of a predictor."""
+        self._predict = predict
+        self._asked: tuple[Tensor, Tensor, Prediction] | None = None
+
+    @property
+    def process(self) -> Process:
+        """The noise that the model was trained on."""
+        return self._predict.process
+
+    def __call__(self, x: Tensor, t: Tensor) -> Prediction:
+        """See `types.Predict`."""
+        asked = self._asked
+        if asked is None or not (torch.equal(asked[0], x) and torch.equal(asked[1], t)):
+            asked = self._asked = (x, t, self._predict(x, t))
+        return asked[2]
+
+    def using(self, denoiser: Any) -> Predict:
+        """The same rows under a second denoiser."""
+        return self._predict.using(denoiser)
+
+
+@dataclass
+class Walk:
+    """Rows without a prompt.
+
+    Fields:
+        predict: the model, under the sampler's token law.
+        rng: the rows' random numbers.
+        first: int64 [B, L], the canvas at the beginning.
+        nfe: int64 [B], forward passes of each row so far.
+    """
+
+    predict: Rereading
+    rng: ops.Rng
+    first: Tensor
+    nfe: Tensor
+
+    @classmethod
+    def begin(cls, denoiser: Denoiser, solver: Learned, length: int, seeds: Sequence[int]) -> Walk:
+        """Rows of noise at time 1.
+
+        Args:
+            denoiser: the model.
+            solver: whose schedule and token law count.
+            length: positions of each row.
+            seeds: one per row.
+        """
+        rows, device = len(seeds), denoiser.device
+        like = torch.zeros(rows, length, dtype=torch.int64, device=device)
+        rng = ops.Rng.from_seeds(seeds, device=device)
+        banned = {*solver.law.suppressed, *denoiser.suppressed}
+        if denoiser.mask_token_id is not None:
+            banned.add(denoiser.mask_token_id)
+        nfe = torch.zeros(rows, dtype=torch.int64, device=device)
+        predictor = Predictor(
+            denoiser,
+            replace(solver.law, suppressed=tuple(sorted(banned))),
+            torch.ones_like(like, dtype=torch.bool),
+            torch.arange(rows, device=device),
+            nfe,
+            torch.zeros_like(like, dtype=torch.bool),
+            schedule=solver.schedule,
+        )
+        first = denoiser.process.prior(like, rng, denoiser.vocab_size)
+        return cls(Rereading(predictor), rng, first, nfe)
+
+    def canvas(self, tokens: Tensor) -> Canvas:
+        """The canvas with these tokens; all that may be noise is unknown."""
+        mask = self.predict.process.mask_token_id
+        whole = torch.ones_like(tokens, dtype=torch.bool)
+        unknown = whole if mask is None else tokens == mask
+        return Canvas(tokens, unknown, whole, torch.zeros_like(self.nfe), mask)
+
+    def times(self, solver: Learned, k: int, number: int) -> tuple[Tensor, Tensor]:
+        """Ends of interval k of a grid, float64 [B]."""
+        all_of_them = torch.full_like(self.nfe, number)
+        t, s = (solver.time_at(torch.full_like(self.nfe, i), all_of_them) for i in (k, k + 1))
+        return t, s
+
+    def values(self, solver: Learned, tokens: Tensor, t: Tensor, where: Tensor) -> Tensor:
+        """The prediction at `where` (bool [B, L]) as a table for the solver's rates, [R, V]."""
+        return self.predict(tokens, t).table(
+            where, alpha=solver.schedule.alpha(t), reads=self.predict.process.rates_read
+        )
+
+    def leap(self, solver: Learned, tokens: Tensor, k: int, number: int) -> Tensor:
+        """The canvas after interval k of the solver's grid of `number` intervals."""
+        sampler: Sampler[Any] = solver
+        canvas = self.canvas(tokens)
+        state: Any = sampler.init(canvas)
+        for stage in range(solver.passes):
+            step = torch.full_like(self.nfe, k * solver.passes + stage)
+            clock = Clock(step, torch.full_like(self.nfe, number * solver.passes))
+            rng = self.rng.with_step(step)
+            state, moved = sampler.step(state, canvas, clock, self.predict, rng)
+            canvas = canvas._replace(tokens=moved.tokens, unknown=moved.unknown)
+        return canvas.tokens
