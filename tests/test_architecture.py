@@ -38,7 +38,17 @@ RANKS: list[set[str]] = [
     },
     {"generate", "batches", "streaming", "testing"},
     {"presets", "doctor", "bench", "sudoku", "learn"},
-    {"live", "cli_config", "cli_errors", "cli_io", "cli_job", "cli_learn", "cli_samplers", "cli", "__main__"},
+    {
+        "live",
+        "cli_config",
+        "cli_errors",
+        "cli_io",
+        "cli_job",
+        "cli_learn",
+        "cli_samplers",
+        "cli",
+        "__main__",
+    },
 ]
 PEERS_MAY = RANKS[0] | RANKS[5] | RANKS[6] | RANKS[8]
 MAY_IMPORT_TRANSFORMERS = {"denoisers", "cache"}

@@ -8,7 +8,7 @@ with the loop's predictor and random numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,34 +16,37 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.prediction import LazyPrediction
 from dlm_sampling.predictor import Predictor
 from dlm_sampling.samplers.learned import Learned
-from dlm_sampling.types import Canvas, Clock, Predict, Prediction, Process, Sampler
+from dlm_sampling.types import Canvas, Clock, Sampler
 
 
-class Rereading:
-    """A predictor that answers a question asked twice in a row with one forward pass."""
+@dataclass
+class Rereading(Predictor):
+    """A predictor that answers a question asked twice in a row with one forward pass.
 
-    def __init__(self, predict: Predict) -> None:
-        """Of a predictor."""
-        self._predict = predict
-        self._asked: tuple[Tensor, Tensor, Prediction] | None = None
+    Fields:
+        asked: the last canvas and time, and the answer.
+    """
 
-    @property
-    def process(self) -> Process:
-        """The noise that the model was trained on."""
-        return self._predict.process
+    asked: tuple[Tensor, Tensor, LazyPrediction] | None = field(default=None, init=False)
 
-    def __call__(self, x: Tensor, t: Tensor) -> Prediction:
-        """See `types.Predict`."""
-        asked = self._asked
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        temperature: Tensor | None = None,
+        *,
+        dt: Tensor | None = None,
+    ) -> LazyPrediction:
+        """See `Predictor`."""
+        if temperature is not None or dt is not None:
+            return super().__call__(x, t, temperature, dt=dt)
+        asked = self.asked
         if asked is None or not (torch.equal(asked[0], x) and torch.equal(asked[1], t)):
-            asked = self._asked = (x, t, self._predict(x, t))
+            asked = self.asked = (x, t, super().__call__(x, t))
         return asked[2]
-
-    def using(self, denoiser: Any) -> Predict:
-        """The same rows under a second denoiser."""
-        return self._predict.using(denoiser)
 
 
 @dataclass
@@ -71,7 +74,15 @@ class Walk:
             solver: whose schedule and token law count.
             length: positions of each row.
             seeds: one per row.
+
+        Raises:
+            ValueError: the model carries a state.
         """
+        if denoiser.carries:
+            raise ValueError(
+                f"denoiser: {denoiser.family} carries a state from pass to pass, so that a canvas "
+                "alone says nothing of its prediction; learn on a model without one."
+            )
         rows, device = len(seeds), denoiser.device
         like = torch.zeros(rows, length, dtype=torch.int64, device=device)
         rng = ops.Rng.from_seeds(seeds, device=device)
@@ -79,7 +90,7 @@ class Walk:
         if denoiser.mask_token_id is not None:
             banned.add(denoiser.mask_token_id)
         nfe = torch.zeros(rows, dtype=torch.int64, device=device)
-        predictor = Predictor(
+        predictor = Rereading(
             denoiser,
             replace(solver.law, suppressed=tuple(sorted(banned))),
             torch.ones_like(like, dtype=torch.bool),
@@ -89,7 +100,7 @@ class Walk:
             schedule=solver.schedule,
         )
         first = denoiser.process.prior(like, rng, denoiser.vocab_size)
-        return cls(Rereading(predictor), rng, first, nfe)
+        return cls(predictor, rng, first, nfe)
 
     def canvas(self, tokens: Tensor) -> Canvas:
         """The canvas with these tokens; all that may be noise is unknown."""
