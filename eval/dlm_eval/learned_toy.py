@@ -13,143 +13,116 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from dlm_sampling import wrap
-from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.samplers import Pace
+from dlm_sampling.testing import EnumerableDenoiser, exact_chain_law, final_draw, tv
 from dlm_sampling.types import Canvas
 
 SYMBOLS, LENGTH = 3, 3
 MASK = SYMBOLS
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+FACTORS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.5, 4.0)
 
 
-class Toy:
-    """A random joint law p(x) ~ exp(scale z_x), z standard normal, and its exact posterior."""
-
-    def __init__(self, seed: int, scale: float = 1.5) -> None:
-        """Of a seed."""
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(SYMBOLS**LENGTH, generator=generator, dtype=torch.float64)
-        self.law = (scale * noise).softmax(0)
-        self.points = _sequences(SYMBOLS)
-        self.states = _sequences(SYMBOLS + 1)
-
-    def logits(self, input_ids: Tensor) -> Tensor:
-        """Logarithm of P(x0_i | the tokens of the canvas), float64 [B, L, S + 1]; -inf at the mask."""
-        agree = (input_ids.unsqueeze(1) == self.points) | (input_ids == MASK).unsqueeze(1)
-        weight = agree.all(-1) * self.law
-        mass = weight @ F.one_hot(self.points, SYMBOLS + 1).double().flatten(1)
-        mass = mass.view(*input_ids.shape, SYMBOLS + 1)
-        return (mass / mass.sum(-1, keepdim=True)).log()
-
-    @cached_property
-    def denoiser(self) -> Denoiser:
-        """As a model."""
-        return wrap(self.logits, vocab_size=SYMBOLS + 1, mask_token_id=MASK)
-
-    @cached_property
-    def log_p0(self) -> Tensor:
-        """The posterior of every canvas, [4^3, L, S + 1]."""
-        return self.logits(self.states)
-
-    def chain(self, sampler: Any, intervals: int) -> Tensor:
-        """Law of the finished text of a learned solver that ends with a sample, [3^3]."""
-        unknown = self.states == MASK
-        whole = torch.ones_like(unknown)
-        canvas = Canvas(self.states, unknown, whole, torch.zeros(len(self.states)).long(), MASK)
-        law = torch.zeros(len(self.states), dtype=torch.float64)
-        law[-1] = 1.0
-        number = torch.tensor([[intervals]])
-        for k in range(intervals):
-            t, s = (sampler.time_at(torch.tensor([[i]]), number) for i in (k, k + 1))
-            law = law @ _product(sampler.transition_probs(canvas, self.log_p0, t, s))
-        kept = F.one_hot(self.states, SYMBOLS + 1).double()
-        final = torch.where(unknown.unsqueeze(-1), self.log_p0.exp(), kept)
-        return law @ _product(final[..., :SYMBOLS])
-
-    def tv(self, sampler: Any, intervals: int) -> float:
-        """Distance of that law to the data law."""
-        return float((self.chain(sampler, intervals) - self.law).abs().sum() / 2)
+def toy(seed: int, scale: float = 1.5) -> EnumerableDenoiser:
+    """The exact posterior of a random law p(x) ~ exp(scale z_x), z standard normal."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn([SYMBOLS] * LENGTH, generator=generator, dtype=torch.float64)
+    return EnumerableDenoiser((scale * noise).flatten().softmax(0).view_as(noise))
 
 
-def _sequences(symbols: int) -> Tensor:
-    grid = torch.arange(symbols**LENGTH)
-    return torch.stack(torch.unravel_index(grid, (symbols,) * LENGTH), dim=1)
+def distance(world: EnumerableDenoiser, sampler: Any, intervals: int) -> float:
+    """TV of a learned solver of one pass per step that ends with a sample."""
+    number = torch.tensor([[intervals]])
+
+    def step(states: Tensor, k: int) -> Tensor:
+        t, s = (sampler.time_at(torch.tensor([[i]]), number) for i in (k, k + 1))
+        whole = torch.ones_like(states, dtype=torch.bool)
+        start = torch.zeros(len(states), dtype=torch.int64)
+        canvas = Canvas(states, states == MASK, whole, start, MASK)
+        return sampler.transition_probs(canvas, world.probs(states).log(), t, s)
+
+    law = exact_chain_law(step, intervals, length=LENGTH, vocab_size=SYMBOLS + 1)
+    law = final_draw(law, world.probs, length=LENGTH, vocab_size=SYMBOLS + 1)
+    return tv(law, world.joint.flatten())
 
 
-def _product(probs: Tensor) -> Tensor:
-    """Laws of sequences with independent positions, [N, L, K] -> [N, K ** L]."""
-    law = probs[:, 0]
-    for i in range(1, probs.shape[1]):
-        law = (law.unsqueeze(2) * probs[:, i].unsqueeze(1)).flatten(1)
-    return law
+def lowest(function: Callable[[float], float], points: Sequence[float], evaluations: int) -> float:
+    """Where a function of one number is smallest: the best of rising points, then golden section.
 
-
-def lowest(function: Callable[[float], float], low: float, high: float, evaluations: int) -> float:
-    """Golden-section search of a function of one number; where it was smallest."""
-    a, b = low, high
-    points = [b - GOLDEN * (b - a), a + GOLDEN * (b - a)]
-    values = [function(x) for x in points]
-    for _ in range(evaluations - 2):
-        if values[0] < values[1]:
-            b = points[1]
-            points, values = [b - GOLDEN * (b - a), points[0]], [0.0, values[0]]
-            values[0] = function(points[0])
+    Args:
+        function: of one number.
+        points: rising; the search goes on between the neighbours of the best one.
+        evaluations: of the golden section.
+    """
+    best = min(range(len(points)), key=lambda i: function(points[i]))
+    a, b = points[max(0, best - 1)], points[min(len(points) - 1, best + 1)]
+    left, right = b - GOLDEN * (b - a), a + GOLDEN * (b - a)
+    low, high = function(left), function(right)
+    for _ in range(evaluations):
+        if low < high:
+            b, right, high = right, left, low
+            left = b - GOLDEN * (b - a)
+            low = function(left)
         else:
-            a = points[0]
-            points, values = [points[1], a + GOLDEN * (b - a)], [values[1], 0.0]
-            values[1] = function(points[1])
-    return points[0] if values[0] < values[1] else points[1]
+            a, left, low = left, right, high
+            right = a + GOLDEN * (b - a)
+            high = function(right)
+    return left if low < high else right
 
 
 def directly(
-    toy: Toy, base: Any, intervals: int, *, times: bool, sweeps: int = 8, evaluations: int = 14
+    world: EnumerableDenoiser,
+    base: Any,
+    begin: Pace,
+    *,
+    times: bool,
+    sweeps: int = 6,
+    evaluations: int = 8,
 ) -> tuple[Pace, float]:
-    """Coefficients, and times, of the smallest TV that a search along the coordinates finds.
+    """The smallest TV that a search along one coordinate after the other finds.
 
-    It begins with 1 and equal steps and only takes what is better, so that the result is never
-    worse than the solver itself.
+    Only what is better is taken, so that the result is never worse than its beginning.
+
+    Args:
+        world: the law.
+        base: the solver.
+        begin: coefficients and times to begin with.
+        times: whether the times are searched too.
+        sweeps: rounds over all coordinates.
+        evaluations: of each golden section.
+
+    Raises:
+        ValueError: `begin` lacks its coefficients or times.
     """
-    number = torch.tensor(intervals)
-    grid = [float(base.time_at(torch.tensor(k), number)) for k in range(intervals + 1)]
-    phi = [1.0] * intervals
+    if begin.phi is None or begin.t_grid is None:
+        raise ValueError("begin: needs coefficients and times; write out those of the solver.")
+    phi, grid = list(begin.phi), list(begin.t_grid)
 
-    def distance() -> float:
-        return toy.tv(replace(base, pace=Pace(tuple(phi), tuple(grid))), intervals)
+    def now() -> float:
+        return distance(world, replace(base, pace=Pace(tuple(phi), tuple(grid))), len(phi))
 
-    best = distance()
+    best = now()
+    places = [(phi, k) for k in range(len(phi))]
+    places += [(grid, k) for k in range(1, len(phi))] if times else []
     for _ in range(sweeps):
-        for values, k, low, high in _coordinates(phi, grid, times):
+        for values, k in places:
             old = values[k]
+            if values is phi:
+                points = [max(old, 0.05) * factor for factor in FACTORS]
+            else:
+                low, high = grid[k + 1], grid[k - 1]
+                points = [low + (high - low) * i / 8 for i in range(9)]
 
             def along(x: float, values: list[float] = values, k: int = k) -> float:
                 values[k] = x
-                return distance()
+                return now()
 
-            found = lowest(along, low(), high(), evaluations)
+            found = lowest(along, points, evaluations)
             after = along(found)
             values[k], best = (found, after) if after < best else (old, best)
     return Pace(tuple(phi), tuple(grid)), best
-
-
-Bound = Callable[[], float]
-
-
-def _coordinates(
-    phi: list[float], grid: list[float], times: bool
-) -> Sequence[tuple[list[float], int, Bound, Bound]]:
-    """What is searched along, one number after the other, each between its bounds of the moment."""
-    coefficients = [
-        (phi, k, lambda k=k: 0.3 * phi[k], lambda k=k: 3.0 * phi[k]) for k in range(len(phi))
-    ]
-    inner = [
-        (grid, k, lambda k=k: grid[k + 1], lambda k=k: grid[k - 1]) for k in range(1, len(phi))
-    ]
-    return [*coefficients, *(inner if times else [])]
