@@ -13,23 +13,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.processes.tables import one_hot
-from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.checks import NoiseRemoval, at_least, check_grid
-from dlm_sampling.samplers.events import EventState, begin
-from dlm_sampling.samplers.packed import merge
-from dlm_sampling.samplers.tables import denoise, written
-from dlm_sampling.schedules import LOG_LINEAR, Schedule
+from dlm_sampling.samplers.checks import at_least
+from dlm_sampling.samplers.events import EventSampler, EventState, Moment
 from dlm_sampling.types import (
     Canvas,
     Clock,
-    NoiseKind,
     Predict,
     Process,
     RandomSource,
@@ -51,7 +46,7 @@ class Clocked(Process, Protocol):
 
 
 @dataclass(frozen=True)
-class Gillespie(SamplerBase[EventState]):
+class Gillespie(EventSampler):
     """Let the next k jumps happen, each position at its own rate.
 
     At t_end every position that is still noisy is written from its posterior.  `steps` has no
@@ -71,11 +66,7 @@ class Gillespie(SamplerBase[EventState]):
 
     events_per_step: int = 1
     longest_wait: float = math.inf
-    schedule: Schedule = LOG_LINEAR
-    t_end: float = 1e-5
-    noise_removal: NoiseRemoval = "sample"
 
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
     paper = "Zhao et al. 2024, arXiv:2407.21243"
     nfe = "one per k events or longest wait, and one for the last step; on masks about L / k"
 
@@ -85,28 +76,11 @@ class Gillespie(SamplerBase[EventState]):
             raise ValueError(
                 f"longest_wait={self.longest_wait}: must be above 0; try 0.1, or inf on masks."
             )
-        check_grid(self.t_end, self.noise_removal)
-
-    @property
-    def revises(self) -> bool:
-        """Without a mask a token may change again."""
-        return True
-
-    def schedule_length(self, steps: int) -> None:
-        """Events end a block, not a count of steps."""
-        return
+        super().__post_init__()
 
     def patience(self, length: int) -> int:
         """Far beyond the number of events of a sensible network."""
-        return 200 * length + 1000 + math.ceil(50.0 / self.longest_wait)
-
-    def finished(self, state: EventState, canvas: Canvas, clock: Clock) -> Tensor:
-        """Rows that are written."""
-        return state.over
-
-    def init(self, canvas: Canvas) -> EventState:
-        """The clock starts when a row enters a block."""
-        return begin(canvas)
+        return super().patience(length) + math.ceil(50.0 / self.longest_wait)
 
     def step(
         self, state: EventState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
@@ -130,12 +104,7 @@ class Gillespie(SamplerBase[EventState]):
             waiting = -torch.log(rng.uniform(Stream.TIME, canvas.tokens))
             wait[open_] = waiting[open_] / torch.cat(exits)
         where, s = self.happen(process, wait, open_, alpha)
-        if bool(ending.any()):
-            left = canvas.eligible & ending.unsqueeze(1)
-            final = denoise(process, prediction, left, rng, alpha, self.noise_removal)
-            where, draw = where | left, merge(left, final, draw)
-        step = written(canvas, draw, where, ending)
-        return EventState(s, ending | ~(step.unknown & canvas.editable).any(1)), step
+        return self.outcome(canvas, where, draw, s, Moment(process, prediction, alpha, ending), rng)
 
     def jumps(
         self, process: Clocked, values: Tensor, x: Tensor, alpha: Tensor

@@ -13,23 +13,17 @@ Exact Implementation through Uniformization", arXiv:2402.08095.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.processes.tables import with_stay
-from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.checks import NoiseRemoval, check_grid
-from dlm_sampling.samplers.events import EventState, begin
-from dlm_sampling.samplers.packed import merge
-from dlm_sampling.samplers.tables import denoise, written
-from dlm_sampling.schedules import LOG_LINEAR, Schedule
+from dlm_sampling.samplers.events import EventSampler, EventState, Moment
 from dlm_sampling.types import (
     Canvas,
     Clock,
-    NoiseKind,
     Predict,
     Process,
     RandomSource,
@@ -53,7 +47,7 @@ class Bounded(Process, Protocol):
 
 
 @dataclass(frozen=True)
-class Uniformization(SamplerBase[EventState]):
+class Uniformization(EventSampler):
     """Draw exactly from the reverse process of the denoiser, one candidate event per forward pass.
 
     The law of the canvas at t_end is that of the reverse process itself; there every position that
@@ -70,37 +64,8 @@ class Uniformization(SamplerBase[EventState]):
         ln(alpha(t_end) / alpha(1))), about 18 L with the defaults.
     """
 
-    schedule: Schedule = LOG_LINEAR
-    t_end: float = 1e-5
-    noise_removal: NoiseRemoval = "sample"
-
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
     paper = "Chen and Ying 2024, arXiv:2402.08095"
     nfe = "one per candidate event: about one per position on masks, 18 under uniform noise"
-
-    def __post_init__(self) -> None:
-        check_grid(self.t_end, self.noise_removal)
-
-    @property
-    def revises(self) -> bool:
-        """Without a mask a token may change again."""
-        return True
-
-    def schedule_length(self, steps: int) -> None:
-        """Events end a block, not a count of steps."""
-        return
-
-    def patience(self, length: int) -> int:
-        """Far beyond the Poisson number of events, about 18 per position."""
-        return 200 * length + 1000
-
-    def finished(self, state: EventState, canvas: Canvas, clock: Clock) -> Tensor:
-        """Rows that are written."""
-        return state.over
-
-    def init(self, canvas: Canvas) -> EventState:
-        """The clock starts when a row enters a block."""
-        return begin(canvas)
 
     def step(
         self, state: EventState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
@@ -118,13 +83,7 @@ class Uniformization(SamplerBase[EventState]):
             return self.next_law(process, site.p, site.x, u[site.row])
 
         draw = prediction.draw_by(rule, where, rng, alpha=alpha, reads=process.rates_read)
-        if bool(ending.any()):
-            left = canvas.eligible & ending.unsqueeze(1)
-            final = denoise(process, prediction, left, rng, alpha, self.noise_removal)
-            where, draw = where | left, merge(left, final, draw)
-        step = written(canvas, draw, where, ending)
-        over = ending | ~(step.unknown & canvas.editable).any(1)
-        return EventState(u, over), step
+        return self.outcome(canvas, where, draw, u, Moment(process, prediction, alpha, ending), rng)
 
     def next_event(
         self, process: Bounded, t: Tensor, positions: Tensor, size: int, rng: RandomSource
