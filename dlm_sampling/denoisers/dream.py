@@ -15,17 +15,15 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import shift_right
-from dlm_sampling.denoisers.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoint import Checkpoint
 from dlm_sampling.denoisers.families import Family, LoadOptions, register
-from dlm_sampling.denoisers.placement import parse_dtype
-from dlm_sampling.denoisers.stock import StockDenoiser, load_stock, rope_theta, tied_names
+from dlm_sampling.denoisers.qwen_checkpoint import save_qwen, stock_config
+from dlm_sampling.denoisers.stock import StockDenoiser, load_stock
 from dlm_sampling.denoisers.text import (
     TokenizerSource,
-    save_tokenizer,
     special_id,
     tokenizer_source,
 )
-from dlm_sampling.denoisers.weights import save_weights, write_json
 from dlm_sampling.types import DenoiserOutput
 
 if TYPE_CHECKING:
@@ -33,20 +31,6 @@ if TYPE_CHECKING:
 
 MASK_TOKEN_ID = 151666
 """Mask id of the released checkpoints (default of the authors' config class)."""
-
-SHARED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "hidden_act",
-    "tie_word_embeddings",
-)
-"""Config keys that mean the same in the authors' config and in Qwen2's."""
 
 
 class DreamDenoiser(StockDenoiser):
@@ -99,58 +83,18 @@ class DreamDenoiser(StockDenoiser):
             folder: created if needed.
             dtype: type of the written weights, such as "bfloat16"; default: as they are.
         """
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        config: Any = self.model.config
-        save_weights(
-            self.model, target, lambda key: key, dtype=parse_dtype(dtype), tied=tied_names(config)
-        )
-        authors = {
+        identity = {
             "architectures": ["DreamModel"],
             "model_type": "Dream",
-            **{key: getattr(config, key) for key in SHARED},
-            "rope_theta": rope_theta(config),
-            "rope_scaling": None,
-            "use_sliding_window": False,
-            "mask_token_id": self.mask_token_id,
-            "eos_token_id": self.eos_token_id,
-            "pad_token_id": self.pad_token_id,
         }
-        write_json(target / "config.json", authors)
-        save_tokenizer(self.tokenizer, target)
-
-
-def stock_config(checkpoint: Checkpoint) -> Any:
-    """The stock Qwen2 config of an authors' config.
-
-    Raises:
-        CheckpointError: sliding windows or scaled rotary embeddings, which no release uses.
-    """
-    from transformers import Qwen2Config
-
-    maker: Any = Qwen2Config
-    given = checkpoint.config
-    for key in ("use_sliding_window", "rope_scaling"):
-        if given.get(key):
-            raise CheckpointError(
-                f"{checkpoint.name!r}: config.json has {key}={given[key]!r}; Dream checkpoints "
-                "have none."
-            )
-    return maker(
-        **{key: given[key] for key in SHARED if key in given},
-        rope_theta=given.get("rope_theta", 10000.0),
-        use_sliding_window=False,
-        bos_token_id=given.get("bos_token_id"),
-        eos_token_id=given.get("eos_token_id"),
-        pad_token_id=given.get("pad_token_id"),
-    )
+        save_qwen(self, folder, identity, (), dtype=dtype)
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> DreamDenoiser:
     """Build the denoiser of a Dream checkpoint."""
-    from transformers import Qwen2ForCausalLM
+    from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    config = stock_config(checkpoint)
+    config = stock_config(Qwen2Config, checkpoint, "Dream", ())
     mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, config.vocab_size)
     return DreamDenoiser(
         load_stock(Qwen2ForCausalLM, config, checkpoint, options),

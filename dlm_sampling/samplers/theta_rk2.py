@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dlm_sampling.processes.theta import rk2_rates, rk2_weights
-from dlm_sampling.samplers.checks import NoiseRemoval
-from dlm_sampling.samplers.two_stage import ClockName, TwoStage
-from dlm_sampling.schedules import LINEAR, Schedule
+from dlm_sampling.samplers.two_stage import TwoStage
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,6 @@ class ThetaRK2(TwoStage):
 
     NFE: at most 2 max(1, steps // 2) + 1.
     """
-
-    theta: float = 0.5
-    schedule: Schedule = LINEAR
-    t_end: float = 1e-3
-    noise_removal: NoiseRemoval = "argmax"
-    clock: ClockName = "hazard"
 
     restarts = True
     paper = "Ren et al. 2025, arXiv:2502.00234"

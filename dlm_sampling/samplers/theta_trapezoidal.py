@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dlm_sampling.processes.theta import trapezoidal_rates, trapezoidal_weights
-from dlm_sampling.samplers.checks import NoiseRemoval
-from dlm_sampling.samplers.two_stage import ClockName, TwoStage
-from dlm_sampling.schedules import LINEAR, Schedule
+from dlm_sampling.samplers.two_stage import TwoStage
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,6 @@ class ThetaTrapezoidal(TwoStage):
 
     NFE: at most 2 max(1, steps // 2) + 1.
     """
-
-    theta: float = 0.5
-    schedule: Schedule = LINEAR
-    t_end: float = 1e-3
-    noise_removal: NoiseRemoval = "argmax"
-    clock: ClockName = "hazard"
 
     restarts = False
     paper = "Ren et al. 2025, arXiv:2502.00234"
