@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from dlm_sampling.processes.tweedie import tweedie_uniform
@@ -53,7 +54,17 @@ class Tweedie(GridSampler):
         return (alpha_s - alpha_t) / (1.0 - alpha_t)
 
     def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Law of x_s given x_t from ratios under uniform noise, [..., V]: `tweedie_uniform`."""
+        """Law of x_s given x_t from ratios under uniform noise, [..., V]: `tweedie_uniform`.
+
+        Raises:
+            ValueError: alpha(1) = 0, where all ratios are 1 and say nothing of the data.
+        """
+        if float(self.schedule.alpha(torch.ones((), dtype=torch.float64))) <= 0.0:
+            raise ValueError(
+                f"schedule={self.schedule}: has alpha(1) = 0, where ratios of probabilities are "
+                "all 1. Without a mask take LogLinear() or another schedule with alpha(1) > 0, or "
+                "the sampler 'ancestral'."
+            )
         return tweedie_uniform(values, x, *self.levels(t, s))
 
     def transition_probs(self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor) -> Tensor:

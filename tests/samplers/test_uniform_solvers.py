@@ -169,6 +169,13 @@ def test_displacements_equal_a_direct_simulation_of_poisson_counts(kind: Predict
     torch.testing.assert_close(law.sum(), torch.tensor(1.0).double())
 
 
+def test_ratios_that_say_nothing_are_refused() -> None:
+    toy = NoisyEnumerableDenoiser(joint())
+    tokens = torch.zeros(1, LENGTH, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"alpha\(1\) = 0"):
+        sample(toy, Tweedie(LogLinear(0.0)), tokens, tokens == 0, seeds=[0])
+
+
 def test_samplers_of_masks_are_refused_by_name() -> None:
     toy = NoisyEnumerableDenoiser(joint())
     tokens = torch.zeros(1, LENGTH, dtype=torch.int64)
