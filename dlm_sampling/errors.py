@@ -44,6 +44,7 @@ ARGUMENT_ALIASES: Mapping[str, tuple[str, str]] = {
 
 SAMPLER_ALIASES: Mapping[str, tuple[str, str]] = {
     "confidence": ("llada", "confidence order"),
+    "ddpd": ("planned-greedy", "DDPD's released loop"),
     "ddpm": ("ancestral", "MDLM's ddpm"),
     "ddpm_cache": ("ancestral", "MDLM's ddpm_cache"),
     "dream": ("dream-maskgit-plus", "Dream's maskgit_plus"),

@@ -29,8 +29,8 @@ class PlannerNetwork(Denoiser):
     Args:
         planner: function or module; `attention_mask` (bool [B, L]) and `t` (float64 [B]) are passed
             where its signature names them.  A planner without `attention_mask` runs rows of
-            different padding separately.  Attributes `device` and `schedule` (of its times) are
-            read if there are any.
+            different padding separately.  Attributes `device`, `schedule` (of its times) and
+            `vocab_size` (ids that it takes) are read if there are any.
     """
 
     family = "planner"
@@ -48,6 +48,7 @@ class PlannerNetwork(Denoiser):
             device=getattr(planner, "device", None),
         )
         self.planner, self.accepts = planner, accepts
+        self.takes: int | None = getattr(planner, "vocab_size", None)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
@@ -64,7 +65,7 @@ class PlannerNetwork(Denoiser):
         return DenoiserOutput(logits.unsqueeze(-1))
 
 
-def planner_network(planner: Planner | str | Path, device: torch.device) -> Denoiser:
+def planner_network(planner: Planner | str | Path, device: torch.device) -> PlannerNetwork:
     """A planner, or the folder or hub name of one, as a network of one column.
 
     Args:

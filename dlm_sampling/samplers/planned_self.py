@@ -1,13 +1,14 @@
 """Planned denoising by a masked language model alone: it is asked about each token unseen.
 
     p_i = p(. | x with i masked)       in passes over disjoint random groups of positions
-    rho_i = b / (alpha p_i(x_i) + b),  b = (1 - alpha) / S;   alpha such that mean(1 - rho) = alpha
+    rho_i = b / (alpha p_i(x_i) + b),  b = (1 - alpha) / S;   alpha: the share of tokens not noise
     y_i ~ p_i replaces x_i with probability J rho_i,  J = 1 / (rounds left)
 
 The canvas holds tokens, at first uniform noise over all ids but the mask; a round of passes asks
-about every position once, and ends with the coins.  J is that of a linear schedule, so the last
-round draws every position from its posterior.  In a group the other members are masked as well; a
-group of one is the formula as it stands.  Self-planning after Liu et al. 2024, "Think While You
+about every position once, infers alpha by the damped fixed point `processes.planned.level_of`, and
+ends with the coins.  J is that of a linear schedule, so the last round draws every position from
+its posterior.  In a group the other members are masked as well; a group of one is the formula as it
+stands.  Self-planning after Liu et al. 2024, "Think While You
 Generate: Discrete Diffusion with Planned Denoising", arXiv:2410.06264.
 """
 
@@ -43,26 +44,27 @@ class PlannedSelf(SamplerBase[SelfPlan]):
     """Ask a masked model about each token it cannot see, and redraw those it finds unlikely.
 
     Fields:
-        group_size: positions that are asked about in one pass; 1 is exact and costs a pass per
-            position and round.
+        passes: forward passes of a round, each of which asks about an equal share of the positions;
+            None asks about one position in each, which is exact and takes n passes.
         hide_noise: mask also what the last round called noise, each position with probability rho,
-            so that the model does not read noise as text; False shows every other token.
+            so that the model does not read noise as text; False shows every other token, which is
+            the plain formula, and better where a few visible tokens say little, as in a puzzle.
         schedule: alpha(t) of the times that a time-conditioned model is told.
 
-    NFE: steps, in rounds of ceil(n / group_size) passes each; what is left over is not used.
+    NFE: steps, in rounds of so many passes; what is left over after whole rounds is not used.
     """
 
-    group_size: int = 8
+    passes: int | None = 4
     hide_noise: bool = True
     schedule: Schedule = LOG_LINEAR
 
     paper = "Liu et al. 2024, arXiv:2410.06264"
-    nfe = "at most steps, in rounds of ceil(tokens / group_size)"
+    nfe = "at most steps, in rounds of `passes`"
 
     def __post_init__(self) -> None:
-        if self.group_size < 1:
+        if self.passes is not None and self.passes < 1:
             raise ValueError(
-                f"group_size={self.group_size}: must be at least 1; 1 is exact, 8 much cheaper."
+                f"passes={self.passes}: must be at least 1, or None for one per position; try 4."
             )
 
     @property
@@ -95,7 +97,9 @@ class PlannedSelf(SamplerBase[SelfPlan]):
     ) -> tuple[SelfPlan, Step]:
         """One pass; the last pass of a round also moves the canvas."""
         count = canvas.editable.sum(1).clamp_min(1)
-        passes = (-(-count // self.group_size)).minimum(clock.steps)
+        passes = count.minimum(clock.steps)
+        if self.passes is not None:
+            passes = passes.clamp(max=self.passes)
         number, turn = clock.step // passes, clock.step % passes
         state = self.enter(state, canvas, clock, turn == 0, passes, rng)
         asked = canvas.eligible & (state.group == turn.unsqueeze(1))

@@ -22,8 +22,7 @@ from typing import ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.denoisers.planner import Planner, planner_network
+from dlm_sampling.denoisers.planner import Planner, PlannerNetwork, planner_network
 from dlm_sampling.ops import Stream
 from dlm_sampling.processes.planned import (
     UniformTokens,
@@ -48,6 +47,10 @@ S = TypeVar("S")
 Rule = Callable[[Site], Tensor]
 
 
+HIGHEST_LEVEL = 1.0 - 1e-6
+"""Of what a planner says: at 1 a posterior says nothing about the law without its own token."""
+
+
 class Plan(NamedTuple):
     """What is noise, and what the denoiser is to be told about it."""
 
@@ -70,7 +73,8 @@ class PlanningSampler(SamplerBase[S]):
     Fields:
         planner: a planner (function, module or `DDPDPlanner`) from token ids to the logit that
             each is noise, or the folder or hub name of one; None plans with a uniform denoiser
-            itself.
+            itself.  A planner that names `t` is told the time, if there is no clock that of the
+            last level, which is a worse guide than none: the released ones see no time.
         schedule: alpha(t) of the clock, and of the times that the denoiser is told.  At alpha = 0
             scores say nothing, so the default begins a little above.
     """
@@ -102,11 +106,11 @@ class PlanningSampler(SamplerBase[S]):
         return UniformTokens(process.mask_token_id)
 
     @cached_property
-    def _networks(self) -> dict[torch.device, Denoiser]:
+    def _networks(self) -> dict[torch.device, PlannerNetwork]:
         """The planner, loaded when first asked for."""
         return {}
 
-    def network(self, device: torch.device) -> Denoiser | None:
+    def network(self, device: torch.device) -> PlannerNetwork | None:
         """The planner for canvases on `device`, or None."""
         if self.planner is not None and device not in self._networks:
             self._networks[device] = planner_network(self.planner, device)
@@ -134,7 +138,7 @@ class PlanningSampler(SamplerBase[S]):
             canvas, predict, self.schedule.time_of(level.maximum(1.0 / (count + 2.0)))
         )
         if asked is not None:
-            found = 1.0 - asked.sum(1) / count
+            found = (1.0 - asked.sum(1) / count).clamp(max=HIGHEST_LEVEL)
             return Plan(asked, found, self._reached(found), None)
         prediction, clean = self._own(canvas, predict, self.schedule.time_of(level))
         found = level_of(clean, canvas.eligible, level, predict.vocab_size)
@@ -180,6 +184,12 @@ class PlanningSampler(SamplerBase[S]):
         network = self.network(canvas.tokens.device)
         if network is None:
             return None
+        needed = predict.vocab_size - (predict.process.mask_token_id == predict.vocab_size - 1)
+        if network.takes is not None and network.takes < needed:
+            raise ValueError(
+                f"planner takes {network.takes} ids, and the denoiser writes {needed}: they were "
+                "not trained together. Pass the planner of this denoiser."
+            )
         logits = predict.plan(network, canvas.tokens, t, canvas.eligible.any(1))
         return logits.sigmoid().masked_fill(~canvas.eligible, 0.0)
 

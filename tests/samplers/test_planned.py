@@ -340,6 +340,19 @@ def test_the_final_pass_asks_the_planner_again() -> None:
     assert not bool((out.tokens == 0).any())
 
 
+def test_a_planner_that_is_sure_that_all_is_clean_is_no_division_by_zero() -> None:
+    """The released loop redraws a token nevertheless; a posterior at level 1 is 0 / 0."""
+
+    def planner(input_ids: Tensor) -> Tensor:
+        return torch.full(input_ids.shape, -60.0)
+
+    for kind in KINDS:
+        out = run(world(kind), PlannedGreedy(planner), 20, 3, return_trajectory=True)
+        assert out.trajectory is not None
+        assert bool((out.trajectory.events[0].logprob != 0).sum(1).eq(1).all())
+        assert bool(out.logprob.isfinite().all())
+
+
 SAMPLERS: list[SamplerBase[Any]] = [
     Planned(planner=Oracle(3)),
     PlannedGillespie(planner=Oracle(3)),
@@ -452,14 +465,13 @@ def test_a_planner_by_name_is_loaded_once_and_equals_the_object(
 def test_the_released_networks_run_together() -> None:
     """A planner on tokens and a masked score network, as released for OpenWebText."""
     denoiser = AutoDenoiser.from_pretrained(MODELS / "ddpd_denoiser", tokenizer=None)
-    planner = DDPDPlanner.from_pretrained(MODELS / "ddpd_planner")
     assert denoiser.mask_token_id == 127
     for name in ("planned", "planned-gillespie", "planned-adaptive", "planned-greedy"):
         out = generate(
             denoiser,
             [[5, 6, 7], [9]],
             sampler=name,
-            sampler_options={"planner": planner},
+            sampler_options={"planner": str(MODELS / "ddpd_planner")},
             max_new_tokens=7,
             steps=5,
             seed=1,
@@ -478,6 +490,12 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
             sample(masked, create(name), tokens, tokens == 0, seeds=[0])
     with pytest.raises(ValueError, match=r"planner returned shape \(1, 3, 5\)"):
         run(masked, create("planned", planner=masked.fn), 1, 2, 3)  # type: ignore[attr-defined]
+    small = DDPDPlanner.from_pretrained(MODELS / "ddpd_planner")
+    large = wrap(
+        lambda input_ids: torch.zeros(*input_ids.shape, 200), vocab_size=200, mask_token_id=None
+    )
+    with pytest.raises(ValueError, match="planner takes 128 ids, and the denoiser writes 200"):
+        run(large, create("planned", planner=small), 1, 2, 3)
     for options in (
         {"jump": "euler"},
         {"wait": "never"},

@@ -200,7 +200,7 @@ def self_law(toy: EnumerableDenoiser, rounds: int) -> Tensor:
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_self_planning_has_the_law_of_its_formula(rounds: int) -> None:
     toy = EnumerableDenoiser(joint())
-    sampler = PlannedSelf(group_size=1, hide_noise=False)
+    sampler = PlannedSelf(None, hide_noise=False)
     out = run(toy, sampler, 30_000, 2 * rounds)
     counts = count_states(out.tokens, SYMBOLS)
     assert chi_square(counts, self_law(toy, rounds)).p > P_LIMIT
@@ -213,17 +213,17 @@ def test_self_planning_beats_independence() -> None:
     p = joint()
     independent = tv((p.sum(1, keepdim=True) * p.sum(0, keepdim=True)).flatten(), p.flatten())
     for hide in (False, True):
-        out = run(EnumerableDenoiser(p), PlannedSelf(1, hide), 4_000, 16)
+        out = run(EnumerableDenoiser(p), PlannedSelf(None, hide), 4_000, 16)
         law = count_states(out.tokens, SYMBOLS) / 4_000
         assert tv(law, p.flatten()) < 0.5 * independent
 
 
 def test_passes_ask_about_every_position_once_per_round() -> None:
-    """ceil(n / group_size) passes; in each its group is masked and nothing else."""
+    """Groups that differ by one position at most; in a pass its group is masked, nothing else."""
     network = Watched(9, 2)
     tokens = torch.full((1, 8), 4)
     editable = torch.arange(8).unsqueeze(0) >= 1
-    sampler = PlannedSelf(group_size=3, hide_noise=False)
+    sampler = PlannedSelf(3, hide_noise=False)
     out = sample(network.denoiser, sampler, tokens, editable, seeds=[1], steps=7)
     assert int(out.nfe) == 6 and int(out.steps) == 7  # two rounds of three, one step left over
     for k in (0, 3):
@@ -239,7 +239,7 @@ def test_hidden_noise_starts_from_masks() -> None:
     network = Watched(9, 2)
     tokens = torch.full((1, 8), 4)
     editable = torch.arange(8).unsqueeze(0) >= 1
-    sample(network.denoiser, PlannedSelf(2), tokens, editable, seeds=[1], steps=16)
+    sample(network.denoiser, PlannedSelf(4), tokens, editable, seeds=[1], steps=16)
     assert all(bool((seen[:, 1:] == 2).all()) for seen in network.seen[:4])
     assert not bool((network.seen[-1][:, 1:] == 2).all())
     assert all(int(seen[0, 0]) == 4 for seen in network.seen)
@@ -252,5 +252,5 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
     tokens = torch.zeros(1, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"PlannedSelf is for absorbing noise"):
         sample(uniform, PlannedSelf(), tokens, tokens == 0, seeds=[0])
-    with pytest.raises(ValueError, match="group_size=0"):
+    with pytest.raises(ValueError, match="passes=0"):
         PlannedSelf(0)
