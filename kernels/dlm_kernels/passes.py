@@ -16,12 +16,24 @@ from torch import Tensor
 from dlm_kernels.edges import edge_kernel
 from dlm_kernels.limits import obstacle, refuse
 from dlm_kernels.tables import Filters, limits, suppressed_table
-from dlm_kernels.tiles import ALONE, TILE, tile_kernel
+from dlm_kernels.tiles import ALONE, REMAINDER, TILE, tile_kernel
 
 _GROUP = 4  # tiles per program of K1
 # Left alone, the assembler spills a few numbers to fit more programs on a processor.
 _CUT_REGISTERS = 128
 _SHIFTS = {torch.bfloat16: 16, torch.float16: 13}  # bits of float32 that these leave zero
+
+
+def k1_registers(capability: int, kind: int) -> int:
+    """Most registers of K1, by what its code needs without spills; fewer let more warps wait.
+
+    Args:
+        capability: 80 for compute capability 8.0.
+        kind: how two logits are read as one.
+    """
+    if capability < 100:
+        return 96
+    return 144 if kind == REMAINDER.value else 112
 
 
 class Logits(NamedTuple):
@@ -110,7 +122,8 @@ def run_passes(
     with torch.cuda.device_of(first):
         tile_kernel[(count, triton.cdiv(tiles, _GROUP))](
             *head, tile_max, sums, cross, sampled, *tail, *where, **options,
-            TWO=not one_law, GROUP=_GROUP, num_warps=1, enable_fp_fusion=True,
+            TWO=not one_law, PAIRS=_pairs(first, second), GROUP=_GROUP, num_warps=1,
+            maxnreg=_registers(first, kind), enable_fp_fusion=True,
         )  # fmt: skip
         if filters.active:
             kept, kept_cross = torch.empty_like(room[:2]).unbind(0)
@@ -125,6 +138,25 @@ def run_passes(
     return Passed(
         (*head, tile_max, sums, cross, sampled, *tail), edges, where, options | options_cut
     )
+
+
+def _pairs(*logits: Tensor | None) -> bool:
+    """Whether bfloat16 logits are read two to a register: dense, and rows begin at 16 bytes."""
+    return all(
+        x.dtype == torch.bfloat16
+        and x.stride(1) == 1
+        and x.stride(0) % 16 == 0
+        and x.data_ptr() % 16 == 0
+        for x in logits
+        if x is not None
+    )
+
+
+def _registers(logits: Tensor, kind: int) -> int | None:
+    if not logits.is_cuda:
+        return None
+    major, minor = torch.cuda.get_device_capability(logits.device)
+    return k1_registers(10 * major + minor, kind)
 
 
 def _strides(table: Tensor) -> tuple[int, int]:

@@ -52,13 +52,20 @@ class Machine:
     def count(self, *names: str) -> int:
         return sum(i.name.split(".")[0] in names for i in self.code)
 
-    def longest_loop(self) -> list[Instruction]:
-        """The loop of most instructions, without what is skipped unless an inner loop has work."""
+    def shortest_loop(self, name: str, least: int) -> list[Instruction]:
+        """The shortest loop with so many of an instruction, which is what runs when nothing is odd.
+
+        Without what is skipped unless an inner loop has work.
+        """
         jumps = [(i.address, i.jump) for i in self.code if i.jump is not None]
-        loops = sorted(((at, to) for at, to in jumps if to < at), key=lambda j: j[1] - j[0])
-        (end, start), *others = loops
-        body = [i for i in self.code if start <= i.address <= end]
-        for inner in (at for at, _ in others if start <= at <= end):
+        loops = sorted(((at, to) for at, to in jumps if to < at), key=lambda j: j[0] - j[1])
+        for end, start in loops:
+            body = [i for i in self.code if start <= i.address <= end]
+            if sum(i.name.split(".")[0] == name for i in body) >= least:
+                break
+        else:
+            raise ValueError(f"no loop has {least} {name}")
+        for inner in (at for at, to in loops if start <= to and at < end):
             skips = [(at, to) for at, to in jumps if start <= at < inner < to <= end]
             if skips:
                 at, to = min(skips, key=lambda j: j[1] - j[0])
@@ -73,12 +80,14 @@ def compiled(
     capability: int,
     warps: int,
     most_registers: int | None = None,
+    odd: bool = False,
 ) -> Machine:
     """Compile a kernel; arguments not named in `types` or `constants` are 32-bit integers."""
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
     # Torch aligns its memory, and the row stride of a useful vocabulary is a multiple of 16.
-    aligned = [n for n in names if signature[n].startswith("*") or n.startswith("stride_row")]
+    rows = () if odd else ("stride_row", "stride_other_row")
+    aligned = [n for n in names if signature[n].startswith("*") or n in rows]
     source = ASTSource(
         fn=kernel,
         signature=signature,

@@ -84,12 +84,12 @@ def test_extreme_temperatures(temperature: float) -> None:
 
 @pytest.mark.parametrize("statistics", ["model", "law"])
 def test_a_temperature_per_row(statistics: str) -> None:
-    heat = torch.tensor([0.0, 1e-20, 0.4, 1.0, 50.0])
+    heat = torch.tensor([0.0, 1e-20, 0.003, 0.4, 50.0])
     logits = normal(5, 1030)
     found = agree(logits, 5, temperature=heat, statistics=statistics)
     assert torch.equal(found.token[:2], logits[:2].argmax(-1))
     assert found.logprob[0] == 0.0
-    wrong = dlm_kernels.draw(logits, **noise(5), temperature=heat.flip(0))
+    wrong = dlm_kernels.draw(logits[:, :900], **noise(5), temperature=heat.flip(0))
     assert not torch.equal(wrong.token, found.token)
     for draw in (ops.draw, dlm_kernels.draw):
         with pytest.raises(ValueError, match=r"temperature\[1\]=-1.0"):
