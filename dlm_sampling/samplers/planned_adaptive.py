@@ -19,7 +19,7 @@ import torch
 
 from dlm_sampling.ops import Stream, stochastic_positions
 from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.planning import LevelState, PlanningSampler
+from dlm_sampling.samplers.planning import LevelState, PlanningSampler, entered, no_level
 from dlm_sampling.samplers.tables import written
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
@@ -46,14 +46,14 @@ class PlannedAdaptive(PlanningSampler[LevelState]):
 
     def init(self, canvas: Canvas) -> LevelState:
         """Pure noise."""
-        return LevelState(torch.zeros_like(canvas.start, dtype=torch.float64))
+        return no_level(canvas)
 
     def step(
         self, state: LevelState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[LevelState, Step]:
         """One share of the noise, or the final draw."""
-        level = state.level.masked_fill(clock.step == 0, 0.0)
-        plan = self.plan_without_clock(canvas, predict, level)
+        state = entered(state, clock)
+        plan = self.plan_without_clock(canvas, predict, state)
         total = plan.noise.sum(1)
         over = clock.last | (total < self.tol)
         due = (total / (clock.steps - clock.step)).ceil().long().clamp_min(1)
@@ -61,4 +61,4 @@ class PlannedAdaptive(PlanningSampler[LevelState]):
         rest = canvas.eligible & (rng.uniform(Stream.COMMIT, canvas.tokens) < plan.noise)
         where = torch.where(over.unsqueeze(1), rest, some)
         draw = self.draw(canvas, predict, plan, where, rng)
-        return LevelState(plan.level), written(canvas, draw, where, over)
+        return LevelState(plan.level, state.drawn | where), written(canvas, draw, where, over)

@@ -26,7 +26,7 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, stochastic_positions
 from dlm_sampling.samplers.checks import unit_interval
-from dlm_sampling.samplers.planning import LevelState, PlanningSampler
+from dlm_sampling.samplers.planning import LevelState, PlanningSampler, entered, no_level
 from dlm_sampling.samplers.tables import written
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
@@ -85,14 +85,14 @@ class PlannedGreedy(PlanningSampler[LevelState]):
 
     def init(self, canvas: Canvas) -> LevelState:
         """Pure noise."""
-        return LevelState(torch.zeros_like(canvas.start, dtype=torch.float64))
+        return no_level(canvas)
 
     def step(
         self, state: LevelState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[LevelState, Step]:
         """One update, or the final pass."""
-        level = state.level.masked_fill(clock.step == 0, 0.0)
-        plan = self.plan_without_clock(canvas, predict, level)
+        state = entered(state, clock)
+        plan = self.plan_without_clock(canvas, predict, state)
         over = clock.step >= clock.steps
         weight = _SCORES[self.selection](plan.noise) / self.planner_temperature
         one = stochastic_positions(weight, canvas.eligible, torch.ones_like(canvas.start), rng)
@@ -102,4 +102,4 @@ class PlannedGreedy(PlanningSampler[LevelState]):
         where = torch.where(over.unsqueeze(1), canvas.eligible & (plan.noise > bar), one)
         greedy = over if self.ending == "argmax" else None
         draw = self.draw(canvas, predict, plan, where, rng, greedy=greedy)
-        return LevelState(plan.level), written(canvas, draw, where, over)
+        return LevelState(plan.level, state.drawn | where), written(canvas, draw, where, over)

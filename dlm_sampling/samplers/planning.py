@@ -34,6 +34,7 @@ from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import (
     Canvas,
+    Clock,
     Draw,
     NoiseKind,
     Predict,
@@ -61,9 +62,22 @@ class Plan(NamedTuple):
 
 
 class LevelState(NamedTuple):
-    """Without a clock, what the last plan said of the level."""
+    """Without a clock: how far a row is."""
 
-    level: Tensor  # float64 [B]
+    level: Tensor  # float64 [B], what the last plan said
+    drawn: Tensor  # bool [B, L], positions that have been drawn since the canvas was pure noise
+
+
+def no_level(canvas: Canvas) -> LevelState:
+    """Pure noise."""
+    level = torch.zeros_like(canvas.start, dtype=torch.float64)
+    return LevelState(level, torch.zeros_like(canvas.editable))
+
+
+def entered(state: LevelState, clock: Clock) -> LevelState:
+    """Pure noise in rows that enter a block."""
+    fresh = clock.step == 0
+    return LevelState(state.level.masked_fill(fresh, 0.0), state.drawn & ~fresh.unsqueeze(1))
 
 
 @dataclass(frozen=True)
@@ -126,13 +140,15 @@ class PlanningSampler(SamplerBase[S]):
         noise = noise_from_clean(clean, alpha.unsqueeze(1), predict.vocab_size)
         return Plan(noise.masked_fill(~canvas.eligible, 0.0), alpha, alpha, prediction)
 
-    def plan_without_clock(self, canvas: Canvas, predict: Predict, level: Tensor) -> Plan:
-        """What is noise when no clock tells, from the level of the last plan, float64 [B] (NFE 1).
+    def plan_without_clock(self, canvas: Canvas, predict: Predict, state: LevelState) -> Plan:
+        """What is noise when no clock tells (NFE 1).
 
-        A planner gives the new level, 1 - sum rho / n, at once; a denoiser is asked at the last
-        one, and the new one comes from its answer by `processes.planned.level_of`.
+        A planner gives the new level, 1 - sum rho / n, at once.  A denoiser is asked at the last
+        level, and the new one comes from its answer by `processes.planned.level_of`; it is at most
+        the share of positions that have been drawn, since a network that is told that all is clean
+        tends to agree.
         """
-        count = canvas.eligible.sum(1).clamp_min(1)
+        level, count = state.level, canvas.eligible.sum(1).clamp_min(1)
         # A planner that sees the time calls everything noise at level 0, and would never leave it.
         asked = self._ask(
             canvas, predict, self.schedule.time_of(level.maximum(1.0 / (count + 2.0)))
@@ -141,7 +157,9 @@ class PlanningSampler(SamplerBase[S]):
             found = (1.0 - asked.sum(1) / count).clamp(max=HIGHEST_LEVEL)
             return Plan(asked, found, self._reached(found), None)
         prediction, clean = self._own(canvas, predict, self.schedule.time_of(level))
+        most = (state.drawn & canvas.eligible).sum(1).double() / count
         found = level_of(clean, canvas.eligible, level, predict.vocab_size)
+        found = found.minimum(most).clamp(max=HIGHEST_LEVEL)
         noise = noise_from_clean(clean, found.unsqueeze(1), predict.vocab_size)
         noise = noise.masked_fill(~canvas.eligible, 0.0)
         return Plan(noise, found, self._reached(level), prediction)

@@ -290,6 +290,18 @@ def test_the_adaptive_sampler_stops_when_nothing_is_noise() -> None:
             assert torch.equal(out.nfe, out.steps + zeros)
 
 
+def test_a_network_that_agrees_with_its_canvas_does_not_end_the_row_at_once() -> None:
+    """It puts all mass on the tokens it sees; only what has been drawn can be called clean."""
+    toy = wrap(
+        lambda input_ids: 12.0 * torch.nn.functional.one_hot(input_ids, 50).float(),
+        vocab_size=50,
+        mask_token_id=None,
+        kind="leave_one_out",
+    )
+    out = run(toy, PlannedAdaptive(), 20, 40, 40)
+    assert bool((out.steps > 30).all())
+
+
 def test_the_greedy_sampler_selects_by_softmax_of_the_log_odds() -> None:
     log_odds = torch.tensor([0.3, -1.2, 1.1, 0.0, 2.0])
     seen: list[Tensor] = []
