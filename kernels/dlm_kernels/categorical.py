@@ -17,7 +17,8 @@ from dlm_kernels import finish
 from dlm_kernels.finish import finish_kernel
 from dlm_kernels.limits import obstacle, refuse
 from dlm_kernels.passes import Logits, parts, run_passes, shape_of
-from dlm_kernels.tables import Filters, Law, number, row_scales, scales
+from dlm_kernels.tables import Filters, Law, number, row_scales
+from dlm_kernels.tables import scales as temperatures
 
 _PROBLEMS = {
     finish.NO_TOKEN.value: "no token that may be drawn",
@@ -81,13 +82,13 @@ def draw(
     """
     refuse(obstacle(keys.device, vocab=shape_of(source)[1]))
     viewed, filters = statistics == "law", Filters.of(law)
-    heat = heats(law, temperature, viewed, check, keys.device)
+    heat = heats(law, temperature, viewed, check)
     filtered = filters if viewed or heat.mode != ALWAYS else Filters()
     suppressed = sorted(set(law.suppressed))
     found = [
         draw_rows(
             *part.logits[:3], part.rows, keys[part.span], positions[part.span], steps[part.span],
-            _sub(sub, keys.device), columns(heat.scales, part.span), suppressed, *filtered,
+            *_split(sub), columns(heat.scales, part.span), *heat.numbers, suppressed, *filtered,
             part.logits.kind, heat.mode, heat.one_law, viewed and filtered.active,
         )
         for part in parts(source, rows, keys.shape[0])
@@ -102,13 +103,15 @@ def draw(
     "dlm_kernels::draw_rows",
     mutates_args=(),
     schema="(Tensor logits, Tensor? second, Tensor? mix, Tensor? rows, Tensor keys, "
-    "Tensor positions, Tensor steps, Tensor sub, Tensor scales, int[] suppressed, int top_k, "
+    "Tensor positions, Tensor steps, int sub, Tensor? sub_there, Tensor? scales, float viewed_at, "
+    "float sampled_at, int[] suppressed, int top_k, "
     "float top_p, float min_p, bool include, int kind, int greedy, bool one_law, bool viewed) "
     "-> (Tensor, Tensor, Tensor)",
 )
 def draw_rows(
     logits: Tensor, second: Tensor | None, mix: Tensor | None, rows: Tensor | None, keys: Tensor,
-    positions: Tensor, steps: Tensor, sub: Tensor, scales: Tensor, suppressed: Sequence[int],
+    positions: Tensor, steps: Tensor, sub: int, sub_there: Tensor | None, scales: Tensor | None,
+    viewed_at: float, sampled_at: float, suppressed: Sequence[int],
     top_k: int, top_p: float, min_p: float, include: bool, kind: int, greedy: int, one_law: bool,
     viewed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
@@ -122,8 +125,11 @@ def draw_rows(
         keys: int64 [R].
         positions: int64 [R].
         steps: int64 [R].
-        sub: int64 [], index of the draw within the step.
-        scales: float32 [3, R] or [3, 1], see `tables.scales`.
+        sub: index of the draw within the step.
+        sub_there: int64 [] on the device, instead.
+        scales: float32 [3, R], see `tables.row_scales`; None for the next two.
+        viewed_at: temperature of the statistics.
+        sampled_at: temperature of the draw.
         suppressed: ids that are never drawn, ascending.
         top_k: 0 for no limit.
         top_p: 1 for all.
@@ -142,6 +148,9 @@ def draw_rows(
     count = keys.shape[0]
     if count == 0:
         return token, record, status
+    # Made here, so that torch.compile sees no Python number of a law but as an argument.
+    scales = temperatures(viewed_at, sampled_at, keys.device) if scales is None else scales
+    place = number(sub, keys.device) if sub_there is None else sub_there
     filters = Filters(top_k, top_p, min_p, include)
     left, edges, where, options = run_passes(
         Logits(logits, second, mix, kind), rows, count, scales, tuple(suppressed), filters,
@@ -150,7 +159,7 @@ def draw_rows(
     noise = (part.contiguous() for part in (keys, positions, steps))
     with torch.cuda.device_of(logits):
         finish_kernel[(count,)](
-            *left, *noise, sub, token, record, status, *edges, count, *where, **options,
+            *left, *noise, place, token, record, status, *edges, count, *where, **options,
             GREEDY=greedy, FILTERS=filters.active, VIEWED=viewed,
             num_warps=_finish_warps(count), enable_fp_fusion=True,
         )  # fmt: skip
@@ -180,21 +189,20 @@ def _finish_warps(rows: int) -> int:
     return 4 if rows < 1024 else 1
 
 
-def _sub(sub: int | Tensor, device: torch.device) -> Tensor:
-    return sub if isinstance(sub, Tensor) else number(sub, device)
+def _split(sub: int | Tensor) -> tuple[int, Tensor | None]:
+    return (0, sub) if isinstance(sub, Tensor) else (sub, None)
 
 
 class Heats(NamedTuple):
     """The temperatures of a call."""
 
-    scales: Tensor  # of `tables`, [3, R] or [3, 1]
+    scales: Tensor | None  # of `tables.row_scales`, [3, R]
+    numbers: tuple[float, float]  # of the statistics and of the draw, without scales
     mode: int  # which rows take the argmax
     one_law: bool  # whether the statistics and the draw have one temperature
 
 
-def heats(
-    law: Law | Any, temperature: Tensor | None, viewed: bool, check: bool, device: torch.device
-) -> Heats:
+def heats(law: Law | Any, temperature: Tensor | None, viewed: bool, check: bool) -> Heats:
     """Temperatures of the draw and of its statistics.
 
     Args:
@@ -202,7 +210,6 @@ def heats(
         temperature: float [R], or None.
         viewed: whether the statistics are of the law that is drawn from.
         check: refuse impossible entries of `temperature`; waits for the device.
-        device: where the scales go.
 
     Raises:
         ValueError: with `check`, a temperature that is negative or not finite.
@@ -210,24 +217,27 @@ def heats(
     if temperature is not None:
         if check:
             _refuse_heat(temperature)
-        return Heats(row_scales(temperature, None if viewed else 1.0), BY_ROW, viewed)
+        table = row_scales(temperature, None if viewed else 1.0)
+        return Heats(table, (1.0, 1.0), BY_ROW, viewed)
     mode = NEVER if law.temperature else ALWAYS
     one_law = viewed or mode == ALWAYS or law.temperature == 1.0
     heat = law.temperature if viewed else 1.0
-    return Heats(scales(heat, law.temperature, device), mode, one_law)
+    return Heats(None, (float(heat), float(law.temperature)), mode, one_law)
 
 
-def columns(table: Tensor, span: slice) -> Tensor:
-    """The columns of some rows; one column serves all."""
-    return table[:, span] if table.shape[1] > 1 else table
+def columns(table: Tensor | None, span: slice) -> Tensor | None:
+    """The columns of some rows."""
+    return None if table is None else table[:, span]
 
 
 def refuse_lawless(status: Tensor) -> None:
-    """Raise ValueError for the first row without a law; waits for the device."""
+    """Raise ValueError for the first row that is not there or has no law; waits for the device."""
     bad = status != finish.FINE.value
     if not bool(bad.any()):
         return
     row = int(bad.to(torch.uint8).argmax())
+    if int(status[row]) == finish.NO_ROW.value:
+        raise ValueError(f"rows[{row}] is no row of the logits: count them from 0.")
     raise ValueError(
         f"row {row} of the logits holds {_PROBLEMS[int(status[row])]}: check the model's output "
         "(a wider dtype helps against overflow), or suppress fewer ids."

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from dlm_kernels.order import kth_largest, ordered
-from dlm_kernels.tiles import ALONE, FLOOR, TILE, gaps, largest, load
+from dlm_kernels.tiles import ALONE, FLOOR, TILE, gaps, largest, load, row_of
 
 _BINS = tl.constexpr(16)
 _MANY = tl.constexpr(1 << 30)  # more tokens than there are
@@ -142,7 +142,7 @@ def _sum_kept(
 def edge_kernel(
     logits, other, rows, tile_max, sampled, kept, kept_cross, cuts, lasts, sizes, limits,
     starts, suppressed, scales, mix,
-    vocab, tiles, stride_row, stride_id, stride_other_row, stride_other_id,
+    vocab, tiles, height, stride_row, stride_id, stride_other_row, stride_other_id,
     stride_scale, stride_law, stride_mix, stride_mix_row,
     HAS_ROWS: tl.constexpr, MIX: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     INCLUDE: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
@@ -152,7 +152,7 @@ def edge_kernel(
     limits: float64 [3]: top_k, top_p, min_p.  sampled: sums of the tiles, float32 [R, tiles].
     """
     row = tl.program_id(0).to(tl.int64)
-    source = tl.load(rows + row) if HAS_ROWS else row
+    source = row_of(rows, row, height, HAS_ROWS)
     logits += source * stride_row
     scale = tl.load(scales + stride_law + row * stride_scale)
     mix0, mix1 = scale, scale

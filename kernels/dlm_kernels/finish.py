@@ -14,7 +14,7 @@ import triton.language as tl
 
 from dlm_kernels.edges import keeps
 from dlm_kernels.philox import arrivals
-from dlm_kernels.tiles import ALONE, FLOOR, TILE, gaps, largest, load
+from dlm_kernels.tiles import ALONE, FLOOR, TILE, gaps, largest, load, row_of
 
 RUN = tl.constexpr(32)
 _RUNS = tl.constexpr(32)  # runs per tile
@@ -25,14 +25,19 @@ FINE = tl.constexpr(0)
 NO_TOKEN = tl.constexpr(1)  # every logit of the row is -inf
 NOT_A_NUMBER = tl.constexpr(2)
 INFINITE = tl.constexpr(3)
+NO_ROW = tl.constexpr(4)  # the logits have no such row
 
 
 @triton.jit
-def status_of(peak):
-    """Whether a row with this largest logit defines a law."""
+def status_of(peak, rows, row, height, HAS_ROWS: tl.constexpr):
+    """Whether a row with this largest logit defines a law, and is there at all."""
     found = tl.where(peak == float("-inf"), NO_TOKEN, FINE)
     found = tl.where(peak == float("inf"), INFINITE, found)
-    return tl.where(peak != peak, NOT_A_NUMBER, found)
+    found = tl.where(peak != peak, NOT_A_NUMBER, found)
+    if HAS_ROWS:
+        asked = tl.load(rows + row)
+        found = tl.where((asked < 0) | (asked >= height), NO_ROW, found)
+    return found
 
 
 @triton.jit
@@ -85,7 +90,7 @@ def _greedy(
 def finish_kernel(
     logits, other, rows, tile_max, sums, cross, sampled, starts, suppressed, scales, mix,
     keys, positions, steps, sub, token, record, status, cuts, lasts, sizes, limits,
-    count, vocab, tiles, stride_row, stride_id, stride_other_row, stride_other_id,
+    count, vocab, tiles, height, stride_row, stride_id, stride_other_row, stride_other_id,
     stride_scale, stride_law, stride_mix, stride_mix_row,
     HAS_ROWS: tl.constexpr, MIX: tl.constexpr, GREEDY: tl.constexpr, FILTERS: tl.constexpr,
     VIEWED: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
@@ -96,7 +101,7 @@ def finish_kernel(
     `sampled` holds sums of the tokens that pass; with VIEWED so do `sums` and `cross`.
     """
     row = tl.program_id(0).to(tl.int64)
-    source = tl.load(rows + row) if HAS_ROWS else row
+    source = row_of(rows, row, height, HAS_ROWS)
     logits += source * stride_row
     scales += row * stride_scale
     scale = tl.load(scales)
@@ -150,7 +155,7 @@ def finish_kernel(
     margin = (1.0 - tl.exp(gaps(second, peak).to(tl.float64) * scale * LN2)) / total
     # A row without a law still gets an id of the vocabulary; its status tells.
     tl.store(token + row, tl.minimum(chosen, vocab - 1).to(tl.int64))
-    tl.store(status + row, status_of(peak))
+    tl.store(status + row, status_of(peak, rows, row, height, HAS_ROWS))
     record += row
     tl.store(record, tl.minimum(logprob, 0.0).to(tl.float32))
     tl.store(record + count, tl.minimum(confidence, 0.0).to(tl.float32))

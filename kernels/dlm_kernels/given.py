@@ -24,7 +24,8 @@ from dlm_kernels.finish import LN2, status_of
 from dlm_kernels.limits import obstacle, refuse
 from dlm_kernels.passes import Logits, parts, run_passes, shape_of
 from dlm_kernels.tables import Filters, Law
-from dlm_kernels.tiles import ALONE, TILE, gaps, largest, load
+from dlm_kernels.tables import scales as temperatures
+from dlm_kernels.tiles import ALONE, TILE, gaps, largest, load, row_of
 
 _MODEL = Law()
 
@@ -33,14 +34,14 @@ _MODEL = Law()
 def given_kernel(
     logits, other, rows, tile_max, sums, cross, sampled, starts, suppressed, scales, mix,
     tokens, out, status, cuts, lasts, sizes, limits,
-    vocab, tiles, stride_row, stride_id, stride_other_row, stride_other_id,
+    vocab, tiles, height, stride_row, stride_id, stride_other_row, stride_other_id,
     stride_scale, stride_law, stride_mix, stride_mix_row,
     HAS_ROWS: tl.constexpr, MIX: tl.constexpr, GREEDY: tl.constexpr, FILTERS: tl.constexpr,
     EVERY: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     """Grid (R,), or (R, tiles) if EVERY.  out float32 [R], or [R, vocab] if EVERY."""
     row = tl.program_id(0).to(tl.int64)
-    source = tl.load(rows + row) if HAS_ROWS else row
+    source = row_of(rows, row, height, HAS_ROWS)
     logits += source * stride_row
     scales += row * stride_scale
     scale = tl.load(scales + stride_law)
@@ -83,7 +84,7 @@ def given_kernel(
         tl.store(out + row * vocab + ids, value, mask=ids < vocab)
     else:
         tl.store(out + row + tl.arange(0, 1), tl.where(known, value, float("nan")))
-    tl.store(status + row, status_of(peak))
+    tl.store(status + row, status_of(peak, rows, row, height, HAS_ROWS))
 
 
 def log_prob_of(
@@ -134,13 +135,13 @@ def _run(
     first = getattr(source, "first", source)
     device = first.device
     refuse(obstacle(device, vocab=vocab))
-    heat = heats(law, temperature, True, check, device)
+    heat = heats(law, temperature, True, check)
     suppressed = sorted(set(law.suppressed))
     found = [
         given_rows(
             *part.logits[:3], part.rows, None if tokens is None else tokens[part.span],
-            part.span.stop - part.span.start, columns(heat.scales, part.span), suppressed,
-            *Filters.of(law), part.logits.kind, heat.mode != NEVER,
+            part.span.stop - part.span.start, columns(heat.scales, part.span), heat.numbers[1],
+            suppressed, *Filters.of(law), part.logits.kind, heat.mode != NEVER,
         )
         for part in parts(source, rows, wanted)
     ] or [_results(0, vocab, tokens is None, device)]  # fmt: skip
@@ -162,12 +163,13 @@ def _results(count: int, vocab: int, every: bool, device: torch.device) -> tuple
     "dlm_kernels::given_rows",
     mutates_args=(),
     schema="(Tensor logits, Tensor? second, Tensor? mix, Tensor? rows, Tensor? tokens, int count, "
-    "Tensor scales, int[] suppressed, int top_k, float top_p, float min_p, bool include, int kind, "
-    "bool greedy) -> (Tensor, Tensor)",
+    "Tensor? scales, float temperature, int[] suppressed, int top_k, float top_p, float min_p, "
+    "bool include, int kind, bool greedy) -> (Tensor, Tensor)",
 )
 def given_rows(
     logits: Tensor, second: Tensor | None, mix: Tensor | None, rows: Tensor | None,
-    tokens: Tensor | None, count: int, scales: Tensor, suppressed: Sequence[int],
+    tokens: Tensor | None, count: int, scales: Tensor | None, temperature: float,
+    suppressed: Sequence[int],
     top_k: int, top_p: float, min_p: float, include: bool, kind: int, greedy: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The passes and the log-probabilities as one operator; nothing waits for the device.
@@ -180,7 +182,8 @@ def given_rows(
         rows: int64 [R] or None.
         tokens: int64 [R], or None for every token.
         count: R.
-        scales: float32 [3, R] or [3, 1].
+        scales: float32 [3, R], or None for the next.
+        temperature: of the law.
         suppressed: ids, ascending.
         top_k: 0 for no limit.
         top_p: 1 for all.
@@ -196,6 +199,8 @@ def given_rows(
     out, status = _results(count, vocab, every, logits.device)
     if count == 0:
         return out, status
+    device = logits.device
+    scales = temperatures(temperature, temperature, device) if scales is None else scales
     filters = Filters(top_k, top_p, min_p, include)
     left, edges, where, options = run_passes(
         Logits(logits, second, mix, kind), rows, count, scales, tuple(suppressed), filters,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dlm_kernels.limits import obstacle, refuse
 from dlm_kernels.tables import suppressed_table
-from dlm_kernels.tiles import ALONE, TILE, load
+from dlm_kernels.tiles import ALONE, TILE, load, row_of
 
 _GROUP = 8  # tiles per program
 _LOG2E = tl.constexpr(1.4426950408889634)
@@ -25,12 +25,12 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 @triton.jit
 def divergence_kernel(
     logits, other, rows, norms, other_norms, starts, suppressed, out,
-    vocab, tiles, tiny, stride_row, stride_id, stride_other_row, stride_other_id,
+    vocab, tiles, height, tiny, stride_row, stride_id, stride_other_row, stride_other_id,
     HAS_ROWS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Grid (R, ceil(tiles / GROUP)).  out float32 [R, that]; tiny float32."""
     row = tl.program_id(0).to(tl.int64)
-    source = tl.load(rows + row) if HAS_ROWS else row
+    source = row_of(rows, row, height, HAS_ROWS)
     logits += source * stride_row
     other += source * stride_other_row
     norm, other_norm = tl.load(norms + row), tl.load(other_norms + row)
@@ -100,7 +100,8 @@ def moved_rows(
             divergence_kernel[(count, groups)](
                 logits, previous, None if rows is None else rows.contiguous(),
                 norms.float().contiguous(), previous_norms.float().contiguous(),
-                *suppressed_table(tuple(suppressed), vocab, device), out, vocab, tiles, tiny,
+                *suppressed_table(tuple(suppressed), vocab, device), out, vocab, tiles,
+                logits.shape[0], tiny,
                 *logits.stride(), *previous.stride(), HAS_ROWS=rows is not None, GROUP=_GROUP,
                 num_warps=4, enable_fp_fusion=True,
             )  # fmt: skip

@@ -58,7 +58,7 @@ class Passed(NamedTuple):
 
     left: tuple[Any, ...]  # logits, other, rows, tile_max, sums, ..., scales, mix
     edges: tuple[Any, ...]  # cuts, lasts, sizes, limits
-    where: tuple[int, ...]  # vocab, tiles and strides
+    where: tuple[int, ...]  # vocab, tiles, rows and strides
     options: dict[str, Any]
 
 
@@ -114,7 +114,7 @@ def run_passes(
     tail = (*table, scales, mix)
     other = (0, 0) if second is None else second.stride()
     mixed = (0, 0) if mix is None else _strides(mix)
-    where = (vocab, tiles, *first.stride(), *other, *_strides(scales)[::-1], *mixed)
+    where = (vocab, tiles, first.shape[0], *first.stride(), *other, *_strides(scales)[::-1], *mixed)
     options = {"HAS_ROWS": rows is not None, "MIX": kind}
     shift = _SHIFTS.get(first.dtype, 0) if second is None else 0
     options_cut = {"SHIFT": shift, "TILES": triton.next_power_of_2(tiles)}

@@ -39,6 +39,15 @@ def largest(a, b):
 
 
 @triton.jit
+def row_of(rows, row, height, HAS_ROWS: tl.constexpr):
+    """Which row of the logits is read, int64; the nearest one for an index that is none of them."""
+    if HAS_ROWS:
+        return tl.minimum(tl.maximum(tl.load(rows + row), 0), height - 1)
+    else:
+        return row
+
+
+@triton.jit
 def suppress(x, ids, tile, starts, suppressed):
     """The logits `x` of the tokens `ids`, with -inf at the suppressed ones of this tile."""
     at = tl.load(starts + tile)
@@ -156,7 +165,7 @@ def _hurry(x, at, tile_max, sums, cross, sampled, scale, scale_sampled, TWO: tl.
 @triton.jit
 def tile_kernel(
     logits, other, rows, tile_max, sums, cross, sampled, starts, suppressed, scales, mix,
-    vocab, tiles, stride_row, stride_id, stride_other_row, stride_other_id,
+    vocab, tiles, height, stride_row, stride_id, stride_other_row, stride_other_id,
     stride_scale, stride_law, stride_mix, stride_mix_row,
     HAS_ROWS: tl.constexpr, TWO: tl.constexpr, MIX: tl.constexpr, PAIRS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -167,7 +176,7 @@ def tile_kernel(
     draw is the argmax.  mix float32 [2, N].
     """
     row = tl.program_id(0).to(tl.int64)
-    source = tl.load(rows + row) if HAS_ROWS else row
+    source = row_of(rows, row, height, HAS_ROWS)
     logits += source * stride_row
     scale = tl.load(scales + row * stride_scale)
     scale_sampled = tl.load(scales + stride_law + row * stride_scale)

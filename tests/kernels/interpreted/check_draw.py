@@ -38,6 +38,17 @@ def test_strides_and_row_index() -> None:
     agree(logits, 3, rows=torch.tensor([3, 9, 0, 9, 3, 9])[::2])
 
 
+@pytest.mark.parametrize("bad", [-1, 2, 1 << 40])
+def test_rows_that_are_not_there_are_refused_and_never_read(bad: int) -> None:
+    logits, rows = torch.zeros(2, 8), torch.tensor([1, bad])
+    with pytest.raises(ValueError, match=r"rows\[1\] is no row of the logits"):
+        dlm_kernels.draw(logits, **noise(2), rows=rows)
+    with pytest.raises(ValueError, match=r"rows\[1\] is no row of the logits"):
+        dlm_kernels.log_probs(logits, rows=rows)
+    good = dlm_kernels.draw(logits, **noise(2), rows=rows, check=False).token[0]
+    assert good == ops.draw(logits, **noise(2)).token[0]
+
+
 def test_a_source_that_makes_its_rows_is_asked_for_each_once() -> None:
     logits, asked = normal(4, 5), []
 
@@ -148,6 +159,8 @@ def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:
     from dlm_kernels.tables import row_scales
 
     rows, scales = torch.tensor([1, 0]), row_scales(torch.tensor([0.5, 2.0]), 1.0)
-    law = ([3], 2, 0.9, 0.01, True, 0, 2, False, False)
-    arguments = (normal(2, 5), None, None, rows, *noise(2).values(), torch.tensor(0), scales, *law)
-    torch.library.opcheck(draw_rows, arguments, test_utils=("test_schema", "test_faketensor"))
+    law = (1.0, 0.7, [3], 2, 0.9, 0.01, True, 0)
+    tests = ("test_schema", "test_faketensor")
+    for number, heat, greedy in ((torch.tensor(0), scales, 2), (None, None, 0)):
+        place = (normal(2, 5), None, None, rows, *noise(2).values(), 0, number, heat)
+        torch.library.opcheck(draw_rows, (*place, *law, greedy, False, False), test_utils=tests)

@@ -95,7 +95,7 @@ def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:
     from dlm_kernels.tables import row_scales
 
     scales = row_scales(torch.tensor([0.5, 2.0]), None)
-    law = ([3], 2, 0.9, 0.01, True, 0, True)
+    law = (1.0, [3], 2, 0.9, 0.01, True, 0, True)
     for tokens in (None, torch.tensor([1, 4])):
         arguments = (normal(2, 5), None, None, None, tokens, 2, scales, *law)
         torch.library.opcheck(given_rows, arguments, test_utils=("test_schema", "test_faketensor"))
