@@ -10,8 +10,8 @@ github.com/liusulin/DDPD.
 
 Three faults of the released loops are not reproduced: the final pass uses a plan and logits from
 before the last update (here it asks again), its argmax may be the mask id (here never), and
-`.squeeze()` fails on a batch of one.  In the OpenWebText code the final plan is made at the last
-noise level instead of the level 0 that the planner was trained with; here as everywhere else.
+`.squeeze()` fails on a batch of one.  The OpenWebText code makes its final plan at the last noise
+level, although the planner was trained to be told 0; here it is asked as it was trained.
 """
 
 from __future__ import annotations

@@ -167,6 +167,25 @@ def test_the_chosen_position_is_masked_whatever_the_plan() -> None:
         assert float(t[0]) == pytest.approx(0.25, abs=1e-3)
 
 
+def test_the_final_argmax_is_never_the_mask() -> None:
+    """The released one may be: its network is asked for the best of all columns."""
+    toy = wrap(
+        lambda input_ids: torch.tensor([0.0, 1.0, 2.0, 9.0]).expand(*input_ids.shape, 4),
+        vocab_size=4,
+        mask_token_id=MASK,
+    )
+    for ending in ("argmax", "resample"):
+        sampler = create(
+            "planned-greedy",
+            planner=lambda input_ids: torch.full(input_ids.shape, 40.0),
+            ending=ending,
+        )
+        out = run(toy, sampler, 200, 1)
+        assert not bool((out.tokens == MASK).any())
+        if ending == "argmax":
+            assert bool((out.tokens == 2).all())
+
+
 # Self-planning.
 
 
