@@ -55,6 +55,9 @@ SWEEPS = {
         "low_threshold", {"text": (0.6, 0.3, 0.1, 0.03, 0.0), "sudoku": (0.6, 0.3, 0.1, 0.0)}
     ),
     "dinfer-credit": Sweep("threshold", _THRESHOLDS),
+    "gillespie": Sweep("events_per_step", {"text": (1, 2, 4, 8, 16), "sudoku": (1, 2, 4)}),
+    # Nothing sets its pace: events come as the process has them.
+    "uniformization": Sweep("t_end", {"text": (1e-5,), "sudoku": (1e-5,)}),
     "bd3lm": Sweep("tokens_per_step", {"text": (1, 2, 4, 8, 16), "sudoku": (1, 2, 4)}),
 }
 
