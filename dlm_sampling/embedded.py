@@ -17,8 +17,8 @@ def embedded_path(name: str) -> Path:
     """Folder of an embedded model, for `AutoDenoiser.from_pretrained`.
 
     Args:
-        name: one of `embedded_models()`, "tiny-books" (text, masks), "tiny-books-uniform" (text, uniform noise) or
-            "sudoku4x4".
+        name: one of `embedded_models()`: "tiny-books" (text, masks), "tiny-books-uniform" (text,
+            uniform noise) or "sudoku4x4".
 
     Raises:
         ValueError: there is no such model; the message lists the names.
