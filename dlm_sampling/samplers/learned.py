@@ -24,7 +24,7 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.processes import Absorbing
 from dlm_sampling.processes.coefficients import Apply
 from dlm_sampling.processes.tables import off_diagonal, one_hot, per_position
-from dlm_sampling.processes.tweedie import tweedie_absorbing, tweedie_uniform
+from dlm_sampling.processes.tweedie import tweedie_absorbing
 from dlm_sampling.samplers.base import unmask_probs
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.euler import Euler
@@ -187,7 +187,7 @@ class LearnedTweedie(LearnedGrid, Tweedie):
         score = process.convert(values, x, alpha_t, process.rates_read, "log_score")
         score = self.pace.ratios(score, x, self.phi(t))
         if mask is None:
-            return tweedie_uniform(score, x, alpha_t, alpha_s)
+            return Tweedie.next_law(self, process, score, x, t, s)
         return tweedie_absorbing(score, x, alpha_t, alpha_s, mask)
 
     def intensity(

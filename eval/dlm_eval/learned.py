@@ -9,6 +9,7 @@ the result file.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -22,11 +23,11 @@ from tqdm import tqdm
 
 from dlm_eval.journal import Journal
 from dlm_eval.learned_page import render
-from dlm_eval.learned_toy import LENGTH, directly, distance, toy
+from dlm_eval.learned_toy import LENGTH, directly, distance, noisy_toy, toy
 from dlm_eval.worlds import TEXT_MODEL, TextWorld, denoiser, text_world
 from dlm_sampling import learn_sampler, sample
 from dlm_sampling.samplers import LearnedEuler, LearnedTauLeaping, LearnedTweedie, Pace
-from dlm_sampling.schedules import LINEAR, HalfCosine
+from dlm_sampling.schedules import LINEAR, Exponential, HalfCosine
 from dlm_sampling.types import TokenLaw
 
 BASES: dict[str, Any] = {
@@ -43,6 +44,12 @@ EXACT: dict[str, Any] = {
 }
 """The same schedule and grid with the exact chance of a reveal in every step."""
 
+UNIFORM: dict[str, Any] = {
+    "euler, uniform noise": LearnedEuler(Exponential()),
+    "tau-leaping, uniform noise": LearnedTauLeaping(Exponential(), noise_removal="sample"),
+}
+"""Solvers that are learnt on the enumerable law under uniform noise."""
+
 METHODS: dict[str, dict[str, Any]] = {
     "LSD": {},
     "LSD, Adam": {"fit": "gradient"},
@@ -52,7 +59,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """What `learn_sampler` is told."""
 
-TOYS, TOY_STEPS = (0, 1, 2), 4
+TOYS, TOY_STEPS = (0, 1), 4
 TOY_LEARNING: dict[str, Any] = {
     "steps": TOY_STEPS,
     "teacher_steps": 64,
@@ -81,19 +88,28 @@ class Cell:
 
 def toy_cells() -> Iterator[Cell]:
     """Every method on every toy; the direct search last, since it begins with what others found."""
-    for base in BASES:
-        for seed in TOYS:
+    for seed, bases in itertools.product(TOYS, (BASES, UNIFORM)):
+        for base in bases:
             for method in (SOLVER, LONGER, EXACT_STEPS, *METHODS, DIRECT, DIRECT_TIMES):
                 yield Cell("toy", base, method, seed)
 
 
 def text_cells() -> Iterator[Cell]:
-    """Every method at every number of steps."""
-    for steps in TEXT_STEPS:
+    """All methods at the middle number of steps; elsewhere what it showed to matter."""
+    middle, *others = TEXT_STEPS
+    exact_already = "euler, log-linear"
+    for base in BASES:
+        for method in (SOLVER, EXACT_STEPS, *TEXT_METHODS):
+            if method != EXACT_STEPS or base != exact_already:
+                yield Cell("text", base, method, middle)
+    for steps in others:
         for base in BASES:
-            for method in (SOLVER, EXACT_STEPS, *TEXT_METHODS):
-                if method != EXACT_STEPS or base != "euler, log-linear":  # there it is the solver
+            if base != exact_already:
+                for method in (SOLVER, EXACT_STEPS, "LSD", "LSD+"):
                     yield Cell("text", base, method, steps)
+    for steps in others:
+        for method in (SOLVER, "LSD", "LSD+"):
+            yield Cell("text", exact_already, method, steps)
 
 
 def equal_pace(base: Any, steps: int) -> Pace:
@@ -104,7 +120,10 @@ def equal_pace(base: Any, steps: int) -> Pace:
 
 def measure_toy(cell: Cell, found: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
     """Exact TV of a method."""
-    world, base, steps = toy(cell.number), BASES[cell.base], TOY_STEPS
+    steps, uniform = TOY_STEPS, UNIFORM.get(cell.base)
+    base = BASES[cell.base] if uniform is None else uniform
+    world = toy(cell.number) if uniform is None else noisy_toy(cell.number, base.schedule)
+    exact = EXACT.get(cell.base, LearnedTweedie(base.schedule))
 
     def plain(solver: Any, number: int) -> dict[str, Any]:
         pace = equal_pace(solver, number)
@@ -115,7 +134,8 @@ def measure_toy(cell: Cell, found: dict[Cell, dict[str, Any]]) -> dict[str, Any]
         begins = [equal_pace(base, steps)]
         for method in (*METHODS, *((DIRECT,) if times else ())):
             other = found[replace(cell, method=method)]
-            begins.append(Pace(tuple(other["phi"]), tuple(other["t_grid"])))
+            if times or not METHODS[method].get("times", False):
+                begins.append(Pace(tuple(other["phi"]), tuple(other["t_grid"])))
         runs = [directly(world, base, begin, times=times) for begin in begins]
         pace, least = min(runs, key=lambda run: run[1])
         return asdict(pace) | {"tv": least}
@@ -123,7 +143,7 @@ def measure_toy(cell: Cell, found: dict[Cell, dict[str, Any]]) -> dict[str, Any]
     special: dict[str, Callable[[], dict[str, Any]]] = {
         SOLVER: lambda: plain(base, steps),
         LONGER: lambda: plain(base, steps + 1),
-        EXACT_STEPS: lambda: plain(EXACT[cell.base], steps),
+        EXACT_STEPS: lambda: plain(exact, steps),
         DIRECT: lambda: direct(False),
         DIRECT_TIMES: lambda: direct(True),
     }
@@ -206,10 +226,9 @@ def write_result(out: Path, result: dict[str, Any]) -> dict[str, Any]:
     parts = {**old, **result}
     lines: list[str] = []
     for name, part in parts.items():
-        head = {key: value for key, value in part.items() if key != "records"}
         rows = ",\n".join(f"  {json.dumps(record)}" for record in part["records"])
-        head_text = json.dumps(head)[:-1]
-        lines.append(f' {json.dumps(name)}: {head_text}, "records": [\n{rows}\n ]}}')
+        head = json.dumps({**part, "records": []}).removesuffix("]}")
+        lines.append(f" {json.dumps(name)}: {head}\n{rows}\n ]}}")
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_suffix(".tmp")
     draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")

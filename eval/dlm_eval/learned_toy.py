@@ -1,7 +1,7 @@
 """A law of three tokens at three places, and the exact law of a learned solver on it.
 
-The law after M steps is a product of matrices over the 4^3 canvases, and the noise removal draws
-what is still a mask, so that the distance to the data law,
+The law after M steps is a product of matrices over the 4^3 canvases (3^3 under uniform noise), and
+the noise removal draws what is still noise, so that the distance to the data law,
 
     TV = 1/2 sum_x |q(x) - p(x)|,
 
@@ -19,7 +19,16 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.samplers import Pace
-from dlm_sampling.testing import EnumerableDenoiser, exact_chain_law, final_draw, tv
+from dlm_sampling.schedules import Schedule
+from dlm_sampling.testing import (
+    EnumerableDenoiser,
+    NoisyEnumerableDenoiser,
+    all_states,
+    exact_chain_law,
+    final_draw,
+    product_law,
+    tv,
+)
 from dlm_sampling.types import Canvas
 
 SYMBOLS, LENGTH = 3, 3
@@ -28,15 +37,37 @@ GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 FACTORS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.5, 4.0)
 
 
+World = EnumerableDenoiser | NoisyEnumerableDenoiser
+
+
 def toy(seed: int, scale: float = 1.5) -> EnumerableDenoiser:
-    """The exact posterior of a random law p(x) ~ exp(scale z_x), z standard normal."""
+    """The exact posterior of a random law p(x) ~ exp(scale z_x), z standard normal, under masks."""
+    return EnumerableDenoiser(_joint(seed, scale))
+
+
+def noisy_toy(seed: int, schedule: Schedule, scale: float = 1.5) -> NoisyEnumerableDenoiser:
+    """The exact ratios of the same law under uniform noise at alpha(t)."""
+    return NoisyEnumerableDenoiser(_joint(seed, scale), kind="log_score", schedule=schedule)
+
+
+def _joint(seed: int, scale: float) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn([SYMBOLS] * LENGTH, generator=generator, dtype=torch.float64)
-    return EnumerableDenoiser((scale * noise).flatten().softmax(0).view_as(noise))
+    return (scale * noise).flatten().softmax(0).view_as(noise)
 
 
-def distance(world: EnumerableDenoiser, sampler: Any, intervals: int) -> float:
+def distance(world: World, sampler: Any, intervals: int) -> float:
     """TV of a learned solver of one pass per step that ends with a sample."""
+    return tv(law_of(world, sampler, intervals), world.joint.flatten())
+
+
+def law_of(world: World, sampler: Any, intervals: int) -> Tensor:
+    """Law of the finished text of such a solver, [3^3] in C order."""
+    masked = isinstance(world, EnumerableDenoiser)
+    return (_masked if masked else _noisy)(world, sampler, intervals)
+
+
+def _masked(world: Any, sampler: Any, intervals: int) -> Tensor:
     number = torch.tensor([[intervals]])
 
     def step(states: Tensor, k: int) -> Tensor:
@@ -47,8 +78,25 @@ def distance(world: EnumerableDenoiser, sampler: Any, intervals: int) -> float:
         return sampler.transition_probs(canvas, world.probs(states).log(), t, s)
 
     law = exact_chain_law(step, intervals, length=LENGTH, vocab_size=SYMBOLS + 1)
-    law = final_draw(law, world.probs, length=LENGTH, vocab_size=SYMBOLS + 1)
-    return tv(law, world.joint.flatten())
+    return final_draw(law, world.probs, length=LENGTH, vocab_size=SYMBOLS + 1)
+
+
+def _noisy(world: Any, sampler: Any, intervals: int) -> Tensor:
+    number = torch.tensor([[intervals]])
+
+    def ratios(states: Tensor, t: Tensor) -> Tensor:
+        return world.logits(states, None, t.flatten().expand(len(states))).exp()
+
+    def step(states: Tensor, k: int) -> Tensor:
+        t, s = (sampler.time_at(torch.tensor([[i]]), number) for i in (k, k + 1))
+        return sampler.next_law(world.process, ratios(states, t), states, t, s)
+
+    states, end = all_states(LENGTH, SYMBOLS), sampler.time_at(number, number)
+    start = torch.full((len(states),), 1.0 / len(states), dtype=torch.float64)
+    law = exact_chain_law(step, intervals, length=LENGTH, vocab_size=SYMBOLS, start=start)
+    alpha = sampler.schedule.alpha(end)
+    loo = world.process.convert(ratios(states, end), states, alpha, "log_score", "leave_one_out")
+    return law @ product_law(world.process.reverse(loo, states, alpha, torch.ones_like(alpha)))
 
 
 def lowest(function: Callable[[float], float], points: Sequence[float], evaluations: int) -> float:
@@ -76,7 +124,7 @@ def lowest(function: Callable[[float], float], points: Sequence[float], evaluati
 
 
 def directly(
-    world: EnumerableDenoiser,
+    world: World,
     base: Any,
     begin: Pace,
     *,
@@ -117,12 +165,19 @@ def directly(
             else:
                 low, high = grid[k + 1], grid[k - 1]
                 points = [low + (high - low) * i / 8 for i in range(9)]
+            least, most = points[0], points[-1]
 
-            def along(x: float, values: list[float] = values, k: int = k) -> float:
-                values[k] = x
+            def along(
+                x: float,
+                values: list[float] = values,
+                k: int = k,
+                least: float = least,
+                most: float = most,
+            ) -> float:
+                values[k] = min(max(x, least), most)  # golden points may be off by a rounding
                 return now()
 
             found = lowest(along, points, evaluations)
-            after = along(found)
-            values[k], best = (found, after) if after < best else (old, best)
+            after = along(found)  # which leaves the number in its place
+            best, values[k] = (after, values[k]) if after < best else (best, old)
     return Pace(tuple(phi), tuple(grid)), best

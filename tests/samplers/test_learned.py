@@ -239,6 +239,11 @@ def test_steps_of_no_length_do_nothing() -> None:
     torch.testing.assert_close(one, two, atol=1e-14, rtol=0)
 
 
+def test_tweedie_keeps_the_refusals_of_its_solver() -> None:
+    with pytest.raises(ValueError, match=r"alpha\(1\) = 0"):
+        run(noisy(), LearnedTweedie(LogLinear(0.0)), length=4, steps=3)
+
+
 # Plans
 
 
