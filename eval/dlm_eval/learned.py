@@ -46,7 +46,6 @@ EXACT: dict[str, Any] = {
 
 UNIFORM: dict[str, Any] = {
     "euler, uniform noise": LearnedEuler(Exponential()),
-    "tau-leaping, uniform noise": LearnedTauLeaping(Exponential(), noise_removal="sample"),
 }
 """Solvers that are learnt on the enumerable law under uniform noise."""
 

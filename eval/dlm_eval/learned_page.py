@@ -16,8 +16,8 @@ HEAD = """# Learned sampler distillation
 Written by `python -m dlm_eval.learned --books FOLDER` from `eval/results/lsd.json`; do not edit.
 
 LSD multiplies the rates of step k of a solver by a coefficient phi_k; LSD+ also moves the times
-of the steps ([arXiv:2509.19962](https://arxiv.org/abs/2509.19962), `dlm-sampling learn`). The
-solvers here are those of masked diffusion and end with a sample of what is still masked.
+of the steps ([arXiv:2509.19962](https://arxiv.org/abs/2509.19962), `dlm-sampling learn`). All
+solvers here end with a sample of what is still noise.
 
 - **LSD**, **LSD+**: this library's target. From the student's own canvas the teacher takes many
   short steps over the time of one long step; phi is the closed form `<a, b> / <a, a>` of what
@@ -30,11 +30,11 @@ solvers here are those of masked diffusion and end with a sample of what is stil
 
 TOY = """## Exact error on an enumerable law
 
-Three tokens at three places, exact posterior, {steps} steps, so the law of the output is known:
-total variation distance to the data law, {count} random laws. The noise removal after the last
-step is one more forward pass if anything is left for it. A solver that leaves nothing wastes it,
-hence the row with one step more. The last two rows are not learnt from a teacher: they minimise
-the distance itself, and show what coefficients and times could reach.
+Three tokens at three places, an exact network and {steps} steps, so that the law of the output is
+known: total variation distance to the data law, mean of {count} random laws. The noise removal
+after the last step is one more forward pass if anything is left for it. A solver that leaves
+nothing wastes it, hence the row with one step more. The last two rows are not learnt from a
+teacher: they minimise the distance itself, and show what coefficients and times could reach.
 """
 
 TEXT = """## Judge's perplexity of texts
@@ -53,15 +53,20 @@ MEANING = """## What it means
 - On masks, and with a network that predicts the same at all times, a coefficient decides only
   how many tokens a step opens; it cannot change which. Where the solver's chance of a reveal is
   exact already (Euler on the log-linear schedule, Tweedie on any), the teacher has nothing to
-  teach and phi = 1 up to noise.
-- Where the rate is frozen over a step that it changes in (Euler on the cosine, tau-leaping), the
-  coefficients recover the exact chance. `tweedie` on the same schedule has it without learning.
+  teach, and phi = 1 up to noise.
+- Where the rate is frozen over a step in which it changes (Euler on the half-cosine,
+  tau-leaping), the coefficients recover the exact chance, and the error becomes about that of
+  `tweedie`, which has it without learning. That may be more than before: a solver that is slow
+  leaves tokens to the noise removal, and so makes use of one more pass.
 - The printed form compares two different texts. Under the squared distance its minimiser is the
   chance that the other run has a mask there too, times the likeness of two contexts: it falls
-  towards 0 along the run and leaves most of the text to the last pass. Under the score entropy
-  it stays near 1.
-- What is left to gain is not in the teacher's rates: minimising the error itself spreads the
-  tokens over the steps and the last pass, which one step more does as well.
+  towards 0 along the run and leaves most of a text to the last pass, which ruins it. Under the
+  score entropy it stays near 1.
+- What is left to gain on masks is mostly not in the teacher's rates: the coefficients that
+  minimise the error itself hold tokens back for the noise removal. On the log-linear schedule
+  that is as good as one step more of the solver, and no better.
+- Under uniform noise the coefficients shorten steps that overshoot. LSD+ gains most: its times end
+  before 0, and the noise removal does the rest.
 """
 
 
@@ -166,6 +171,8 @@ def reading(records: Sequence[Record]) -> str:
                 verdicts[verdict].append(f"{record['base']} at {record['number']}")
         found = [f"{name}: {'; '.join(where)}" for name, where in verdicts.items() if where]
         lines.append(f"- {method}: {'. '.join(text[0].upper() + text[1:] for text in found)}.")
+    count = sum(difference(record, records) is not None for record in records)
+    lines += ["", f"Of {count} comparisons about {count / 20:.0f} would stand out by chance alone."]
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -67,6 +68,24 @@ def law_of(world: World, sampler: Any, intervals: int) -> Tensor:
     return (_masked if masked else _noisy)(world, sampler, intervals)
 
 
+@cache
+def _posterior(world: Any) -> Tensor:
+    """Log-posterior of every canvas, [4^3, L, S + 1]; the search asks for it thousands of times."""
+    return world.probs(all_states(LENGTH, SYMBOLS + 1)).log()
+
+
+@lru_cache(4096)
+def _ratios(world: Any, t: float) -> Tensor:
+    """Ratios at every canvas without a mask, [3^3, L, S]."""
+    states = all_states(LENGTH, SYMBOLS)
+    return world.logits(states, None, torch.full((len(states),), t, dtype=torch.float64)).exp()
+
+
+def _place(states: Tensor, symbols: int) -> Tensor:
+    """Number of each state in C order."""
+    return states @ symbols ** torch.arange(LENGTH - 1, -1, -1)
+
+
 def _masked(world: Any, sampler: Any, intervals: int) -> Tensor:
     number = torch.tensor([[intervals]])
 
@@ -75,7 +94,8 @@ def _masked(world: Any, sampler: Any, intervals: int) -> Tensor:
         whole = torch.ones_like(states, dtype=torch.bool)
         start = torch.zeros(len(states), dtype=torch.int64)
         canvas = Canvas(states, states == MASK, whole, start, MASK)
-        return sampler.transition_probs(canvas, world.probs(states).log(), t, s)
+        log_p0 = _posterior(world)[_place(states, SYMBOLS + 1)]
+        return sampler.transition_probs(canvas, log_p0, t, s)
 
     law = exact_chain_law(step, intervals, length=LENGTH, vocab_size=SYMBOLS + 1)
     return final_draw(law, world.probs, length=LENGTH, vocab_size=SYMBOLS + 1)
@@ -84,18 +104,16 @@ def _masked(world: Any, sampler: Any, intervals: int) -> Tensor:
 def _noisy(world: Any, sampler: Any, intervals: int) -> Tensor:
     number = torch.tensor([[intervals]])
 
-    def ratios(states: Tensor, t: Tensor) -> Tensor:
-        return world.logits(states, None, t.flatten().expand(len(states))).exp()
-
     def step(states: Tensor, k: int) -> Tensor:
         t, s = (sampler.time_at(torch.tensor([[i]]), number) for i in (k, k + 1))
-        return sampler.next_law(world.process, ratios(states, t), states, t, s)
+        ratios = _ratios(world, float(t))[_place(states, SYMBOLS)]
+        return sampler.next_law(world.process, ratios, states, t, s)
 
     states, end = all_states(LENGTH, SYMBOLS), sampler.time_at(number, number)
     start = torch.full((len(states),), 1.0 / len(states), dtype=torch.float64)
     law = exact_chain_law(step, intervals, length=LENGTH, vocab_size=SYMBOLS, start=start)
-    alpha = sampler.schedule.alpha(end)
-    loo = world.process.convert(ratios(states, end), states, alpha, "log_score", "leave_one_out")
+    alpha, ratios = sampler.schedule.alpha(end), _ratios(world, float(end))
+    loo = world.process.convert(ratios, states, alpha, "log_score", "leave_one_out")
     return law @ product_law(world.process.reverse(loo, states, alpha, torch.ones_like(alpha)))
 
 
@@ -161,11 +179,11 @@ def directly(
         for values, k in places:
             old = values[k]
             if values is phi:
+                least, most = max(old, 0.05) * FACTORS[0], max(old, 0.05) * FACTORS[-1]
                 points = [max(old, 0.05) * factor for factor in FACTORS]
             else:
-                low, high = grid[k + 1], grid[k - 1]
-                points = [low + (high - low) * i / 8 for i in range(9)]
-            least, most = points[0], points[-1]
+                least, most = grid[k + 1], grid[k - 1]
+                points = [least + (most - least) * i / 8 for i in range(9)]
 
             def along(
                 x: float,
@@ -174,7 +192,7 @@ def directly(
                 least: float = least,
                 most: float = most,
             ) -> float:
-                values[k] = min(max(x, least), most)  # golden points may be off by a rounding
+                values[k] = min(max(x, least), most)  # points may be off by a rounding
                 return now()
 
             found = lowest(along, points, evaluations)
