@@ -55,9 +55,10 @@ MEANING = """## What it means
   exact already (Euler on the log-linear schedule, Tweedie on any), the teacher has nothing to
   teach, and phi = 1 up to noise.
 - Where the rate is frozen over a step in which it changes (Euler on the half-cosine,
-  tau-leaping), the coefficients recover the exact chance, and the error becomes about that of
-  `tweedie`, which has it without learning. That may be more than before: a solver that is slow
-  leaves tokens to the noise removal, and so makes use of one more pass.
+  tau-leaping), the coefficients move the chance of a reveal towards the exact one, and the error
+  towards that of `tweedie`, which has it without learning. (Where the frozen rate is 0, as at the
+  start of the half-cosine, no coefficient helps.) That error may be larger than before: a solver
+  that is slow leaves tokens to the noise removal, and so makes use of one more pass.
 - The printed form compares two different texts. Under the squared distance its minimiser is the
   chance that the other run has a mask there too, times the likeness of two contexts: it falls
   towards 0 along the run and leaves most of a text to the last pass, which ruins it. Under the
@@ -65,19 +66,58 @@ MEANING = """## What it means
 - What is left to gain on masks is mostly not in the teacher's rates: the coefficients that
   minimise the error itself hold tokens back for the noise removal. On the log-linear schedule
   that is as good as one step more of the solver, and no better.
-- Under uniform noise the coefficients shorten steps that overshoot. LSD+ gains most: its times end
-  before 0, and the noise removal does the rest.
+- Under uniform noise the times matter, and the coefficients little: the best times found crowd
+  near 0, where rates blow up. LSD+ does not find those. It ends its grid before 0 instead, and the
+  noise removal does the rest.
 """
 
 
 def render(result: dict[str, Any]) -> str:
     """The page; parts that were not measured are left out."""
-    parts = [HEAD]
+    parts = [HEAD, "".join(f"{line}\n" for line in in_short(result))]
     if "toy" in result:
         parts.append(toy_part(result["toy"]))
     if "text" in result:
         parts.append(text_part(result["text"]))
     return "\n".join([*parts, MEANING])
+
+
+def in_short(result: dict[str, Any]) -> Iterator[str]:
+    """The answer in two sentences, from the figures."""
+    yield "## In short"
+    yield ""
+    if "toy" in result:
+        records: list[Record] = result["toy"]["records"]
+        changes = [
+            f"{base} {distance(records, base, SOLVER):.3f} to {distance(records, base, 'LSD'):.3f}"
+            f" (LSD+ {distance(records, base, 'LSD+'):.3f})"
+            for base in distinct(records, "base")
+        ]
+        yield f"- Exact error, the solver's to LSD's: {'; '.join(changes)}."
+    if "text" in result:
+        records = result["text"]["records"]
+        learned = [r for r in records if r["method"] in ("LSD", "LSD+")]
+        found = [verdict(change) for r in learned if (change := difference(r, records)) is not None]
+        counts = {name: found.count(name) for name in VERDICTS}
+        yield (
+            f"- Judge's perplexity of texts, LSD and LSD+ at 8, 16 and 32 steps: of {len(found)} "
+            f"comparisons with the solver itself, {counts['better']} are better and "
+            f"{counts['worse']} worse by more than two standard errors."
+        )
+
+
+VERDICTS = ("better", "worse", "no difference")
+
+
+def verdict(change: tuple[float, float]) -> str:
+    """What a mean difference and its standard error say at two standard errors."""
+    low, high = change[0] - 2 * change[1], change[0] + 2 * change[1]
+    return "better" if high < 0 else "worse" if low > 0 else "no difference"
+
+
+def distance(records: Sequence[Record], base: str, method: str) -> float:
+    """Mean TV over the toys."""
+    return mean([r["tv"] for r in records if (r["base"], r["method"]) == (base, method)])
 
 
 def toy_part(part: dict[str, Any]) -> str:
@@ -89,8 +129,7 @@ def toy_part(part: dict[str, Any]) -> str:
     for method in methods:
         cells: list[str] = []
         for base in bases:
-            found = [r["tv"] for r in records if (r["base"], r["method"]) == (base, method)]
-            cells.append(f"{sum(found) / len(found):.4f}" if found else "")
+            cells.append(f"{distance(records, base, method):.4f}")
         rows.append([method, *cells])
     head = TOY.format(steps=part["learning"]["steps"], count=count)
     return f"{head}\n{table(['', *bases], rows)}"
@@ -162,13 +201,11 @@ def reading(records: Sequence[Record]) -> str:
     for method in distinct(records, "method"):
         if method == SOLVER:
             continue
-        verdicts: dict[str, list[str]] = {"better": [], "worse": [], "no difference": []}
+        verdicts: dict[str, list[str]] = {name: [] for name in VERDICTS}
         for record in sorted(records, key=lambda r: r["number"]):
             change = difference(record, records) if record["method"] == method else None
             if change is not None:
-                low, high = change[0] - 2 * change[1], change[0] + 2 * change[1]
-                verdict = "better" if high < 0 else "worse" if low > 0 else "no difference"
-                verdicts[verdict].append(f"{record['base']} at {record['number']}")
+                verdicts[verdict(change)].append(f"{record['base']} at {record['number']}")
         found = [f"{name}: {'; '.join(where)}" for name, where in verdicts.items() if where]
         lines.append(f"- {method}: {'. '.join(text[0].upper() + text[1:] for text in found)}.")
     count = sum(difference(record, records) is not None for record in records)
