@@ -19,12 +19,7 @@ def uniform():
 
 
 def test_names_lead_to_folders():
-    assert embedded_models() == (
-        "sudoku4x4",
-        "sudoku4x4-loopholing",
-        "tiny-books",
-        "tiny-books-uniform",
-    )
+    assert {"sudoku4x4", "tiny-books", "tiny-books-uniform"} <= set(embedded_models())
     for name in embedded_models():
         assert (embedded_path(name) / "config.json").is_file()
         assert list(embedded_path(name).glob("*.safetensors"))
