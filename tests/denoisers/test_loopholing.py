@@ -39,6 +39,7 @@ from dlm_sampling.denoisers.dit import Dit, DitConfig, random_weights
 from dlm_sampling.denoisers.masked_lm import MaskedLMDenoiser
 from dlm_sampling.loop import SampleOutput, sample
 from dlm_sampling.predictor import Predictor
+from dlm_sampling.sudoku import CELLS, is_valid
 from dlm_sampling.types import TokenLaw
 
 V, MASK, L = 13, 12, 9
@@ -404,3 +405,28 @@ def test_particles_take_the_state_of_their_ancestors(looped: LoopholingDenoiser)
     after = laws(many, x)
     torch.testing.assert_close(after[1:2], laws(predictor(1), x[1:2]), atol=1e-4, rtol=1e-4)
     assert (after[0] - found[0]).abs().max() > 1e-2
+
+
+def test_the_embedded_model_is_worth_more_with_its_state() -> None:
+    """.905 and .800 of 4000 grids were valid when it was trained."""
+    denoiser = AutoDenoiser.from_pretrained("sudoku4x4-loopholing")
+    assert isinstance(denoiser, LoopholingDenoiser)
+    assert denoiser.num_parameters == 89_349
+    canvas, everywhere = torch.zeros(400, CELLS).long(), torch.ones(400, CELLS).bool()
+
+    def valid(model: Denoiser) -> float:
+        out = sample(
+            model,
+            samplers.create("llada-random"),
+            canvas,
+            everywhere,
+            seeds=range(400),
+            steps=CELLS,
+            law=PLAIN,
+        )
+        assert bool((out.nfe == CELLS).all())
+        return float(is_valid(out.tokens).double().mean())
+
+    with_state, without = valid(denoiser), valid(denoiser.base)
+    assert with_state > 0.88
+    assert with_state > without + 0.05
