@@ -51,10 +51,8 @@ def result(name: str) -> Any:
 
 def proof() -> str:
     """The table of measured claims, from the result files and the fixtures."""
-    bench, tiny, ngram = (
-        result(name)
-        for name in ("bench_categorical_cpu.json", "tiny_books.json", "ngram_books.json")
-    )
+    bench, ngram = result("bench_categorical_cpu.json"), result("ngram_books.json")
+    bounds = {"tiny-books": "tiny_books.json", "tiny-books-uniform": "tiny_books_uniform.json"}
     ours, llada = bench["methods"][:2]
     cases = [
         len(json.loads(file.read_text(encoding="utf-8"))["cases"])
@@ -77,15 +75,32 @@ def proof() -> str:
     lines.append(
         "| exact laws of all that is built | within 1e-9 | `pytest tests/test_parity_laws.py` |"
     )
-    for name, book in tiny["held_out"].items():
-        grams = ngram["held_out"][name]
-        lines.append(
-            f"| embedded model on *{name}*, a book it never saw | at most "
-            f"{book['bits_per_char']:.3f} ± {book['standard_error']:.3f} bits per character; "
-            f"3-gram {grams['3-gram']['bits_per_char']:.3f}, "
-            f"5-gram {grams['5-gram']['bits_per_char']:.3f} | `python -m dlm_eval.bound`, "
-            "`python -m dlm_eval.ngram` |"
-        )
+    orders = result("orders.json")["experiments"]
+    slopes = {
+        experiment["name"]: {
+            record["method"]: (record["slope_tv"], record["last_slope_tv"])
+            for record in experiment["records"]
+        }
+        for experiment in orders
+    }
+    mild, strong = slopes["pair-mild"], slopes["pair"]
+    lines.append(
+        "| order of convergence, two tokens under uniform noise, by exact propagation | "
+        f"theta-trapezoidal {mild['theta-trapezoidal'][0]:.2f}, tau-leaping "
+        f"{mild['tau-leaping'][0]:.2f}, Euler {mild['euler'][0]:.2f} where nothing is clamped; "
+        f"theta-trapezoidal {strong['theta-trapezoidal'][1]:.2f} where rates are | "
+        "`python -m dlm_eval.orders`, [eval/ORDERS.md](eval/ORDERS.md) |"
+    )
+    for model, file in bounds.items():
+        for name, book in result(file)["held_out"].items():
+            grams = ngram["held_out"][name]
+            lines.append(
+                f"| `{model}` on *{name}*, a book it never saw | at most "
+                f"{book['bits_per_char']:.3f} ± {book['standard_error']:.3f} bits per character; "
+                f"3-gram {grams['3-gram']['bits_per_char']:.3f}, "
+                f"5-gram {grams['5-gram']['bits_per_char']:.3f} | `python -m dlm_eval.bound`, "
+                "`python -m dlm_eval.ngram` |"
+            )
     return "\n".join(lines) + "\n"
 
 
