@@ -78,7 +78,7 @@ def proof() -> str:
     orders = result("orders.json")["experiments"]
     slopes = {
         experiment["name"]: {
-            record["method"]: (record["slope_tv"], record["last_slope_tv"])
+            record["method"]: (record.get("slope_tv"), record.get("last_slope_tv"))
             for record in experiment["records"]
         }
         for experiment in orders
