@@ -307,5 +307,9 @@ def test_solvers_that_cannot_learn_are_refused() -> None:
         learn(world(), "heun", steps=4)
     with pytest.raises(ValueError, match="multiple of 2"):
         learn(world(), "theta-trapezoidal", steps=5, teacher_steps=10)
+    carrying = world()
+    carrying.carries = True
+    with pytest.raises(ValueError, match="carries a state"):
+        learn(carrying, "euler", steps=4, teacher_steps=8)
     with pytest.raises(TypeError, match="step"):
         learn(world(), "euler", step=5)

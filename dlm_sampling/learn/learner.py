@@ -61,7 +61,8 @@ def learn_sampler(
         ValueError, TypeError: an argument is out of range, unknown, or does not fit the model; or
             `state` belongs to another run.
 
-    NFE: rows * rounds * about N, twice that with `times`.
+    NFE: rows * rounds * about N, twice that with `times`.  Memory: a few tables of
+        rows * length * vocab_size numbers of 8 bytes; take fewer rows where that is too much.
     """
     how = Learning(**options) if learning is None else replace(learning, **options)
     solver = _solver(base)
