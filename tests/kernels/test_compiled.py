@@ -140,7 +140,8 @@ CASES = {
     "K3 all, L 2048": k3("*fp32", 2048, threshold=True, noise=True, budget=True),
 }
 for variant in ("K1 fp32, two laws", "K1 bf16, two laws, odd", "cut fp32, top-p", "K2 4 warps",
-                "given token, filters", "K3 fp32, L 1024"):  # fmt: skip
+                "given token, filters", "every token, filters", "K2 4 warps, greedy", "divergence",
+                "K3 fp32, L 1024", "K3 fp64, L 4096"):  # fmt: skip
     CASES[variant] = CASES[variant]._replace(capabilities=HOPPER)
 
 

@@ -20,7 +20,7 @@ def test_guidance(weight: float | torch.Tensor) -> None:
     pair = Guided(ONE, OTHER, weight)
     found = agree(pair, 4, rows=ROWS, law=TokenLaw(suppressed=(5, 1025)))
     if isinstance(weight, float) and weight == 0.0:
-        alone = agree(ONE, 4, rows=ROWS, law=TokenLaw(suppressed=(5, 1025)))
+        alone = ops.draw(ONE, **noise(4), rows=ROWS, law=TokenLaw(suppressed=(5, 1025)))
         assert torch.equal(found.token, alone.token)
 
 
