@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# The tensors of the tests are small: a second thread costs more than it helps, several times as
+# much on a busy machine.  Set before torch is imported, and passed on to child processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
