@@ -16,6 +16,7 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.blocks import BlockPlan
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.prediction import LazyPrediction
 from dlm_sampling.predictor import Predictor
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.registry import available
@@ -288,7 +289,8 @@ class Run:
         """Write the argmax at what a finished schedule left unknown: no mask survives a block."""
         canvas = canvas._replace(tokens=self.tokens, unknown=self.unknown)
         where = canvas.eligible & rows.unsqueeze(1)
-        draw = self.predictor(self.tokens, canvas.unknown_fraction).draw(
+        # Lazy whatever the run: a row must not pay for, nor remember, what another one needs.
+        draw = LazyPrediction(self.predictor, self.tokens, canvas.unknown_fraction).draw(
             where, self.rng, greedy=rows, sub=15
         )
         filled = reveal(canvas, where, draw)

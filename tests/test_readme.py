@@ -91,6 +91,20 @@ def proof() -> str:
         f"theta-trapezoidal {strong['theta-trapezoidal'][1]:.2f} where rates are | "
         "`python -m dlm_eval.orders`, [eval/ORDERS.md](eval/ORDERS.md) |"
     )
+    grids = result("loopholing.json")["summary"]
+    plain, looped = grids["base, equal compute"], grids["loopholing, p = 0.5"]
+
+    def against(task: str) -> str:
+        pairs = (looped[task], plain[task])
+        return " against ".join(f"{mean:.3f} ± {error:.3f}" for mean, error in pairs)
+
+    lines.append(
+        "| a carried state (loopholing) against plain training at equal compute, valid 4x4 sudoku "
+        f"grids, 5 seeds | one random cell at a time {against('5 clues, random, 16 steps')} with 5 "
+        f"clues and {against('0 clues, random, 16 steps')} from empty; worse from empty in 4 "
+        f"steps, {against('0 clues, random, 4 steps')} | "
+        "`python examples/train_loopholing.py compare` |"
+    )
     for model, file in bounds.items():
         for name, book in result(file)["held_out"].items():
             grams = ngram["held_out"][name]

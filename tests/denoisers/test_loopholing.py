@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,9 @@ from dlm_sampling.denoisers.dit import Dit, DitConfig, random_weights
 from dlm_sampling.denoisers.masked_lm import MaskedLMDenoiser
 from dlm_sampling.loop import SampleOutput, sample
 from dlm_sampling.predictor import Predictor
+from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.sudoku import CELLS, is_valid
-from dlm_sampling.types import TokenLaw
+from dlm_sampling.types import Canvas, Clock, Step, TokenLaw
 
 V, MASK, L = 13, 12, 9
 SIZES: dict[str, Any] = {
@@ -378,6 +380,35 @@ def test_log_probabilities_are_those_of_the_chain_of_states(
     assert differs > 0.1  # a state that is lost would show
     if name == "ancestral":
         assert idle > 0  # so is a step that reveals nothing
+
+
+@dataclass(frozen=True)
+class LeavesSome(SamplerBase[None]):
+    """Writes the block of odd rows, and every second position of the others."""
+
+    def step(
+        self, state: None, canvas: Canvas, clock: Clock, predict: Any, rng: Any
+    ) -> tuple[None, Step]:
+        column = torch.arange(canvas.tokens.shape[1])
+        odd = (canvas.tokens[:, 0] % 2 == 1).unsqueeze(1)
+        where = canvas.eligible & (odd | (column % 2 == 0))
+        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(where, rng)
+        return None, reveal(canvas, where, draw)
+
+
+def test_what_a_schedule_leaves_is_filled_row_by_row(looped: LoopholingDenoiser) -> None:
+    """The pass that fills a row is neither charged to the others nor remembered by them."""
+    tokens = torch.tensor([[1] * 9, [2] * 9, [3] * 9, [4] * 9])
+    editable = torch.ones_like(tokens).bool()
+    editable[:, 0] = False
+    options: dict[str, Any] = {"steps": 2, "block_length": 4, "law": PLAIN}
+    both = sample(looped, LeavesSome(), tokens, editable, seeds=[1, 2, 3, 4], **options)
+    for b in range(4):
+        one = slice(b, b + 1)
+        alone = sample(looped, LeavesSome(), tokens[one], editable[one], seeds=[b + 1], **options)
+        assert torch.equal(both.tokens[b], alone.tokens[0])
+        assert int(both.nfe[b]) == int(alone.nfe[0])
+    assert both.nfe.tolist() == [2, 4, 2, 4]
 
 
 @torch.no_grad()
