@@ -53,6 +53,7 @@ ONE_CELL_BLOCKS = {
     "lsd",
     "maskgit",
     "picard",
+    "reddit",
     "tau-leaping",
     "theta-rk2",
     "theta-trapezoidal",
