@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dlm_sampling.processes import Uniform
-from dlm_sampling.samplers.base import unmask_probs
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.grid import GridSampler
 from dlm_sampling.samplers.mixture import reverse_by_mixture
@@ -93,9 +92,3 @@ class Ancestral(GridSampler):
             final = self.remove_noise(process, prediction, ending, rng, alpha_t)
             draw = merge(ending, final, draw)
         return written(canvas, draw, canvas.editable, last)
-
-    def transition_probs(
-        self, canvas: Canvas, log_p0: Tensor, alpha_t: Tensor, alpha_s: Tensor
-    ) -> Tensor:
-        """Exact law of x_s given x_t, [B, L, V]; alpha_t < alpha_s broadcast to [B, 1]."""
-        return unmask_probs(canvas, log_p0, (alpha_s - alpha_t) / (1.0 - alpha_t))

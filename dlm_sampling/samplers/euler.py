@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dlm_sampling.processes.jumps import euler_law
-from dlm_sampling.samplers.base import unmask_probs
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.grid import GridSampler
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, reverse_rate
-from dlm_sampling.types import Canvas, Process
+from dlm_sampling.types import Process
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,3 @@ class Euler(GridSampler):
     def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Law of x_s given x_t under any noise, [..., V]: `jumps.euler_law` of the rates."""
         return euler_law(self.rates(process, values, x, t), x, t - s)
-
-    def transition_probs(self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Exact law of x_s given x_t, [B, L, V]; t > s float64 broadcast to [B, 1]."""
-        return unmask_probs(canvas, log_p0, self.reveal_prob(t, s))

@@ -17,10 +17,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from dlm_sampling.ops import Stream
-from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.base import SamplerBase, reveal, unmask_probs
 from dlm_sampling.samplers.checks import NoiseRemoval, check_grid
 from dlm_sampling.samplers.packed import merge
-from dlm_sampling.samplers.tables import denoise, written
+from dlm_sampling.samplers.tables import denoise, process_of, where_unknown, written
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time
 from dlm_sampling.types import (
     Canvas,
@@ -96,6 +96,25 @@ class GridSampler(SamplerBase[None]):
         Returns:
             [..., V].
         """
+
+    def transition_probs(
+        self, canvas: Canvas, log_p: Tensor, t: Tensor, s: Tensor, process: Process | None = None
+    ) -> Tensor:
+        """Exact law of x_s given x_t, [B, L, V]; the noise removal is not part of it.
+
+        Args:
+            canvas: x_t.
+            log_p: log-law of the clean token, [B, L, V]; without a mask the logarithm of the
+                prediction of the kind `reads`.
+            t: time of x_t, float64, broadcast to [B, 1].
+            s: time of x_s, < t, like t.
+            process: the noise; default: masks if the canvas has a mask, else uniform.
+        """
+        if not self.by_tables(canvas):
+            return unmask_probs(canvas, log_p, self.reveal_prob(t, s))
+        noise, x = process_of(canvas) if process is None else process, canvas.tokens
+        law = self.next_law(noise, log_p.exp(), x, t.expand(x.shape), s.expand(x.shape))
+        return where_unknown(canvas, law)
 
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource

@@ -17,15 +17,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
-from dlm_sampling.processes import Absorbing
 from dlm_sampling.processes.coefficients import Apply
-from dlm_sampling.processes.tables import off_diagonal, one_hot, per_position
+from dlm_sampling.processes.tables import off_diagonal, per_position
 from dlm_sampling.processes.tweedie import tweedie_absorbing
-from dlm_sampling.samplers.base import unmask_probs
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.euler import Euler
 from dlm_sampling.samplers.grid import GridSampler
@@ -100,13 +97,6 @@ class LearnedGrid(GridSampler):
         if self.linear:
             return off_diagonal(self.next_law(process, values, x, t, s), x)
         return self.intensity(process, values, x, t, s)
-
-    def transition_probs(self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Exact law of x_s given x_t on masks, [B, L, V]; t > s float64 broadcast to [B, 1]."""
-        if not self.by_tables(canvas):
-            return unmask_probs(canvas, log_p0, self.reveal_prob(t, s))
-        law = self.next_law(Absorbing(canvas.mask), log_p0.exp(), canvas.tokens, t, s)
-        return torch.where(canvas.eligible.unsqueeze(-1), law, one_hot(canvas.tokens, law))
 
 
 @dataclass(frozen=True)

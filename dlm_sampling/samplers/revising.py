@@ -15,9 +15,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
+from dlm_sampling.processes.tables import one_hot
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.moves import Interval, MaskMove, move_masks, settle
+from dlm_sampling.samplers.tables import process_of
 from dlm_sampling.schedules import LINEAR, Schedule, grid_time
 from dlm_sampling.types import (
     Canvas,
@@ -88,6 +90,18 @@ class RevisingGrid(SamplerBase[None]):
         Returns:
             [..., V].
         """
+
+    def transition_probs(
+        self, canvas: Canvas, log_p: Tensor, interval: Interval, process: Process | None = None
+    ) -> Tensor:
+        """Exact law of x_s given x_t, [B, L, V]; arguments as in `GridSampler.transition_probs`.
+
+        Where a written token may change, it is that law at every position of the block.
+        """
+        noise, x = process_of(canvas) if process is None else process, canvas.tokens
+        shaped = Interval(*(value.expand(x.shape) for value in interval))
+        law = self.next_law(noise, log_p.exp(), x, shaped)
+        return law.where(canvas.editable.unsqueeze(-1), one_hot(x, law))
 
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource

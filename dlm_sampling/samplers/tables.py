@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dlm_sampling.processes import Absorbing, Uniform
+from dlm_sampling.processes.tables import one_hot
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.types import (
     Canvas,
@@ -25,6 +27,16 @@ from dlm_sampling.types import (
 )
 
 Rule = Callable[[Site], Tensor]
+
+
+def process_of(canvas: Canvas) -> Process:
+    """Masks where the canvas has a mask, else uniform noise."""
+    return Uniform() if canvas.mask_token_id is None else Absorbing(canvas.mask_token_id)
+
+
+def where_unknown(canvas: Canvas, law: Tensor) -> Tensor:
+    """`law` at the positions that are to be written, the token itself elsewhere; [B, L, V]."""
+    return law.where(canvas.eligible.unsqueeze(-1), one_hot(canvas.tokens, law))
 
 
 def written(canvas: Canvas, draw: Draw, where: Tensor, last: Tensor) -> Step:

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.processes.tweedie import tweedie_uniform
-from dlm_sampling.samplers.base import unmask_probs
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.grid import GridSampler
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
-from dlm_sampling.types import Canvas, NoiseKind, Process
+from dlm_sampling.types import NoiseKind, Process
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,3 @@ class Tweedie(GridSampler):
                 "the sampler 'ancestral'."
             )
         return tweedie_uniform(values, x, *self.levels(t, s))
-
-    def transition_probs(self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Exact law of x_s given x_t, [B, L, V]; t > s float64 broadcast to [B, 1]."""
-        return unmask_probs(canvas, log_p0, self.reveal_prob(t, s))

@@ -15,7 +15,7 @@ from dlm_sampling import ops
 from dlm_sampling.samplers import Ancestral, DFMCorrector, DreamOrigin, FirstHitting, LLaDA, ReMDM
 from dlm_sampling.samplers.base import even_quota
 from dlm_sampling.samplers.remdm import Cap, Confidence, ForwardBackward, Loop, RemaskRate, Rescale
-from dlm_sampling.schedules import HalfCosine, LogLinear, Schedule, grid_time
+from dlm_sampling.schedules import LINEAR, HalfCosine, LogLinear, Schedule, grid_time
 from dlm_sampling.testing import EnumerableDenoiser, exact_chain_law, final_draw, product_law
 from dlm_sampling.testing.laws import all_states
 from dlm_sampling.types import Canvas, Clock, Crossing, TokenLaw
@@ -57,8 +57,8 @@ def ancestral_step(case: Case) -> Result:
     canvas, log_p0 = one_step(case)
     p = case["params"]
     return {
-        "probs": Ancestral().transition_probs(
-            canvas, log_p0, scalar(p["alpha_t"]), scalar(p["alpha_s"])
+        "probs": Ancestral(LINEAR).transition_probs(
+            canvas, log_p0, 1 - scalar(p["alpha_t"]), 1 - scalar(p["alpha_s"])
         )
     }
 
@@ -67,7 +67,9 @@ def nucleus_step(case: Case) -> Result:
     canvas, log_p0 = one_step(case)
     p = case["params"]
     law = ops.filtered_log_law(log_p0, TokenLaw(top_p=p["top_p"], crossing=p["crossing"]))
-    probs = Ancestral().transition_probs(canvas, law, scalar(p["alpha_t"]), scalar(p["alpha_s"]))
+    probs = Ancestral(LINEAR).transition_probs(
+        canvas, law, 1 - scalar(p["alpha_t"]), 1 - scalar(p["alpha_s"])
+    )
     return {"probs": probs, "p0_truncated": law.exp()[..., :-1]}
 
 
@@ -177,10 +179,7 @@ def ancestral_chain(case: Case, toys: Toys) -> Result:
     law = TokenLaw(top_p=p["top_p"], crossing=crossing) if "top_p" in p else None
 
     def step(canvas: Canvas, log_p0: Tensor, k: int, steps: int) -> Tensor:
-        t, s = times(k, steps, p["t_end"])
-        return sampler.transition_probs(
-            canvas, log_p0, sampler.schedule.alpha(t), sampler.schedule.alpha(s)
-        )
+        return sampler.transition_probs(canvas, log_p0, *times(k, steps, p["t_end"]))
 
     return chain(case, toys, step, law)
 

@@ -96,7 +96,7 @@ def test_groups_on_a_grid_are_ancestral_exactly(
             SYMBOLS,
         )
         t, s = (grid_time(torch.tensor([[k + d]]), torch.tensor([[steps]]), t_end) for d in (0, 1))
-        return sampler.transition_probs(canvas, log_p0, schedule.alpha(t), schedule.alpha(s))
+        return sampler.transition_probs(canvas, log_p0, t, s)
 
     law = exact_chain_law(step, steps, length=LENGTH, vocab_size=SYMBOLS + 1)
     ancestral = final_draw(law, toy.probs, length=LENGTH, vocab_size=SYMBOLS + 1)

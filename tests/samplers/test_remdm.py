@@ -23,7 +23,7 @@ from dlm_sampling.samplers import (
 )
 from dlm_sampling.samplers.remasking import Rates, unmask_prob
 from dlm_sampling.samplers.remdm import RemaskRate
-from dlm_sampling.schedules import LogLinear
+from dlm_sampling.schedules import LINEAR, LogLinear
 from dlm_sampling.testing import chi_square
 from dlm_sampling.types import Canvas, TokenLaw
 from tests.samplers.small import run, small_toy
@@ -125,7 +125,7 @@ def test_corrector_of_strength_zero_is_ancestral(steps: int) -> None:
     for t, s in itertools.pairwise(grid):
         ours = sampler.transition_probs(canvas, log_p0, column(t), column(s))
         assert torch.allclose(
-            ours, Ancestral().transition_probs(canvas, log_p0, column(1 - t), column(1 - s))
+            ours, Ancestral(LINEAR).transition_probs(canvas, log_p0, column(t), column(s))
         )
 
 

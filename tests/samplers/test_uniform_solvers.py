@@ -10,8 +10,9 @@ from torch import Tensor
 
 from dlm_sampling import ops, wrap
 from dlm_sampling.loop import sample
-from dlm_sampling.samplers import Ancestral, Euler, LLaDA, TauLeaping, Tweedie
+from dlm_sampling.samplers import Ancestral, Euler, FlowMatching, LLaDA, Psi, TauLeaping, Tweedie
 from dlm_sampling.samplers.grid import GridSampler
+from dlm_sampling.samplers.moves import Interval
 from dlm_sampling.schedules import LOG_LINEAR, Cosine, Geometric, LogLinear, Schedule, grid_time
 from dlm_sampling.testing import (
     NoisyEnumerableDenoiser,
@@ -22,7 +23,7 @@ from dlm_sampling.testing import (
     tv,
 )
 from dlm_sampling.testing.laws import all_states
-from dlm_sampling.types import PredictionKind
+from dlm_sampling.types import Canvas, PredictionKind
 
 LENGTH, SYMBOLS, ROWS, P_LIMIT = 2, 3, 8_000, 1e-4
 KINDS: tuple[PredictionKind, ...] = ("posterior", "leave_one_out", "log_score")
@@ -233,3 +234,41 @@ def test_states_enumerate_the_toy() -> None:
         law = torch.stack([both[states[:, i] == v].sum(0) for v in range(SYMBOLS)], 1)
         law = law / law.sum(1, keepdim=True)
         torch.testing.assert_close(toy(states, t=t).values.exp()[:, i], law, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("sampler", SOLVERS[:5], ids=lambda s: f"{type(s).__name__}")
+def test_transition_probs_are_the_law_of_a_step_with_fixed_positions_kept(
+    sampler: GridSampler,
+) -> None:
+    """The public table of one step: `next_law` where the block is open, the token elsewhere."""
+    toy, states = NoisyEnumerableDenoiser(joint()), torch.tensor([[0, 1], [2, 2], [1, 0]])
+    t, s = torch.tensor([[0.6]]).double(), torch.tensor([[0.5]]).double()
+    process, alpha = toy.process, sampler.schedule.alpha(t)
+    loo = toy(states, t=toy.times.time_of(alpha).expand(3, 1).squeeze(1)).values.exp()
+    values = process.convert(loo, states, alpha, "leave_one_out", sampler.reads(process))
+    editable = torch.tensor([[True, False], [True, True], [False, True]])
+    canvas = Canvas(states, editable, editable, torch.zeros(3).long(), None)
+    table_ = sampler.transition_probs(canvas, values.log(), t, s)
+    law = sampler.next_law(process, values, states, t.expand(3, 2), s.expand(3, 2))
+    torch.testing.assert_close(table_[editable], law[editable], atol=1e-12, rtol=0)
+    kept = torch.nn.functional.one_hot(states, SYMBOLS).double()
+    assert torch.equal(table_[~editable], kept[~editable])
+
+
+@pytest.mark.parametrize("sampler", [FlowMatching(), Psi()], ids=lambda s: type(s).__name__)
+def test_transition_probs_of_samplers_that_revise(sampler: FlowMatching | Psi) -> None:
+    """On masks and without one: rows are laws, a token of the prompt stays."""
+    step = torch.tensor([[0.6]]).double(), torch.tensor([[0.5]]).double()
+    interval = Interval(*step, torch.tensor([[0.4]]).double())
+    editable = torch.tensor([[True, False], [True, True]])
+    states = torch.tensor([[0, 1], [3, 1]])
+    log_p = torch.rand(2, 2, SYMBOLS + 1, generator=torch.Generator().manual_seed(0)).double()
+    for mask in (None, SYMBOLS):
+        if mask is not None:
+            log_p[..., mask] = -torch.inf
+        log_p = log_p.log_softmax(-1)
+        canvas = Canvas(states, states == SYMBOLS, editable, torch.zeros(2).long(), mask)
+        law = sampler.transition_probs(canvas, log_p, interval)
+        torch.testing.assert_close(law.sum(-1), torch.ones(2, 2).double())
+        assert bool((law >= 0).all()) and float(law[0, 1, 1]) == 1.0
+        assert float(law[1, 0].max()) < 1.0
