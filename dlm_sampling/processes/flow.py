@@ -66,7 +66,7 @@ def shortcut_law(post: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> T
     """The step of FS-DFM: jump with 1 - r^(1 - p(x)), r = (1 - alpha_s) / (1 - alpha_t), [..., V].
 
     The destination has the law p(y) / (1 - p(x)).  The rate is integrated over the step and the
-    posterior frozen.  Monsefi et al. 2025, arXiv:2509.20624.
+    posterior frozen.  Karimi Monsefi et al. 2025, arXiv:2509.20624.
     """
     hazard = torch.log1p(-alpha_t) - torch.log1p(-alpha_s)
     return last_event_law(post, x, hazard)

@@ -7,7 +7,7 @@
 
 kappa = alpha(t).  The rate is integrated over the step, and the network is trained to predict what
 many small steps would do with that interval.  A network that takes no dt is asked for its posterior
-at t, which is held over the step.  Monsefi et al. 2025, "FS-DFM: Fast and Accurate Long Text
+at t, which is held over the step.  Karimi Monsefi et al. 2025, "FS-DFM: Fast and Accurate Long Text
 Generation with Few-Step Diffusion Language Models", arXiv:2509.20624.
 """
 
@@ -44,7 +44,7 @@ class FSDFM(RevisingGrid):
 
     step_sizes: Sequence[float] | None = None
 
-    paper = "Monsefi et al. 2025, arXiv:2509.20624"
+    paper = "Karimi Monsefi et al. 2025, arXiv:2509.20624"
 
     def __post_init__(self) -> None:
         super().__post_init__()
