@@ -117,9 +117,9 @@ def render(result: dict[str, Any]) -> str:
         "(nats inside a text), distinct bigrams and repeated",
         "4-grams are those of the last budget. `against` is the mean difference text by text with "
         "its",
-        "standard error. Samplers of single events have no steps: their columns are 1, 2, 4, 8 and "
-        "16 events",
-        "per pass.",
+        "standard error. Samplers of single events have no steps: their columns are 1, 2, 4 events",
+        "per pass, and so on. `diffusion-gemma` is made for networks that predict a posterior; this",
+        "one does not.",
         "",
         head,
         "| --- " * head.count("|", 1) + "|",
@@ -159,8 +159,10 @@ def main(
         raise typer.Exit(1) from error
     order = [identity(cell) for cell in world.cells(measurable())]
     known = {identity(_cell(record)): record for record in journal.records}
+    budgets = "".join(f" --steps {number}" for number in world.budgets.all)
+    program = "python -m dlm_eval.compare_uniform --books FOLDER"
     result = {
-        "command": f"python -m dlm_eval.compare_uniform --books FOLDER --samples {samples}",
+        "command": f"{program} --samples {samples}{budgets}",
         **journal.settings,
         "reference": world.reference(),
         "records": [known[key] for key in order if key in known],

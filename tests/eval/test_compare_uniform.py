@@ -1,6 +1,7 @@
 """The comparison on the model of uniform noise: it resumes, names what it refused, adds up."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +52,13 @@ def test_every_row_of_the_table_has_every_column(run):
     assert len({line.count("|") for line in table}) == 1
     assert len(table) == 2 + 2
     assert {r["law"] for r in result["records"]} == {"plain"}
+
+
+def test_the_page_is_made_of_the_committed_file():
+    root = Path(__file__).resolve().parents[2]
+    result = json.loads((root / "eval" / "results" / "uniform.json").read_text(encoding="utf-8"))
+    page = (root / "eval" / "UNIFORM.md").read_text(encoding="utf-8")
+    assert page == compare_uniform.render(result)
 
 
 def test_a_sampler_that_the_model_cannot_serve_is_named(run):
