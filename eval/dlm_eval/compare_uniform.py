@@ -118,8 +118,8 @@ def render(result: dict[str, Any]) -> str:
         "4-grams are those of the last budget. `against` is the mean difference text by text with "
         "its",
         "standard error. Samplers of single events have no steps: their columns are 1, 2, 4 events",
-        "per pass, and so on. `diffusion-gemma` is made for networks that predict a posterior; this",
-        "one does not.",
+        "per pass, and so on. `diffusion-gemma` is made for networks that predict a posterior;",
+        "this one does not.",
         "",
         head,
         "| --- " * head.count("|", 1) + "|",
