@@ -84,7 +84,9 @@ def reverse_by_mixture(
     draw = prediction.draw(modelled, rng, exclude=x)
     noise = other_token(x, size, rng)
     # Odds of y against all tokens but x: the same in the posterior as in the leave-one-out law.
-    odds = prediction.log_prob_of(noise, replaced, tempered=True).double().exp() / (1.0 - p)
+    # A network that is certain of x to rounding, p = 1, leaves nothing for any other token.
+    others = (1.0 - p).masked_fill(p >= 1.0, torch.inf)
+    odds = prediction.log_prob_of(noise, replaced, tempered=True).double().exp() / others
     odds = torch.where(modelled, draw.logprob.double().exp(), odds)
     chance = part.scale * (1.0 - here) * odds + part.floor
     logprob = torch.where(modelled | replaced, chance, part.stay).log().masked_fill(~where, 0.0)

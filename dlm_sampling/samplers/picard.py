@@ -61,6 +61,11 @@ class Picard(SamplerBase[PicardState]):
     runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform", "matrix")
 
     def __post_init__(self) -> None:
+        if not isinstance(self.base, SamplerBase):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"base={self.base!r}: must be a sampler, such as samplers.Ancestral() or "
+                "samplers.Euler(), not its name."
+            )
         at_least("window", self.window, 1, "8 steps at a time fill a small batch")
         if self.base.schedule_length(1) is None or self.base.passes_per_step != 1:
             raise ValueError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dlm_sampling import ops
+from dlm_sampling import ops, wrap
 from dlm_sampling.loop import sample
 from dlm_sampling.processes import Uniform
 from dlm_sampling.samplers import Ancestral
@@ -74,3 +74,34 @@ def test_with_a_temperature_the_loop_draws_what_the_table_says(kind: str) -> Non
             assert chi_square(torch.bincount(after, minlength=4), law[x]).p > 1e-4
         chance = law[event.before[:, 0], event.tokens[:, 0]].log()
         torch.testing.assert_close(event.logprob[:, 0].double(), chance, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["posterior", "leave_one_out"])
+def test_a_network_that_is_certain_still_reports_log_probabilities(kind: str) -> None:
+    """p(x) rounds to 1: noise may replace the token, with the probability that the table has."""
+
+    def certain(input_ids: torch.Tensor) -> torch.Tensor:
+        return 200.0 * torch.nn.functional.one_hot(torch.zeros_like(input_ids), SIZE).float()
+
+    toy = wrap(certain, vocab_size=SIZE, mask_token_id=None, kind=kind)  # type: ignore[arg-type]
+    sampler, steps = Ancestral(noise_removal="sample"), torch.tensor(4)
+    tokens = torch.zeros(500, 2, dtype=torch.int64)
+    out = sample(
+        toy, sampler, tokens, tokens == 0, seeds=ops.row_seeds(3, 500), steps=4,
+        return_trajectory=True,
+    )  # fmt: skip
+    assert out.trajectory is not None
+    left = 0
+    for k, event in enumerate(out.trajectory.events):
+        t, s = (grid_time(torch.tensor(i), steps, sampler.t_end) for i in (k, k + 1))
+        alpha = sampler.schedule.alpha(t)
+        level = sampler.schedule.alpha(s) if k < 4 else torch.ones_like(alpha)
+        x = event.before
+        p = certain(x).double().softmax(-1)
+        loo = Uniform().convert(p, x, alpha, toy.kind, "leave_one_out")
+        law = Uniform().reverse(loo, x, alpha, level)
+        chance = law.gather(-1, event.tokens.unsqueeze(-1)).squeeze(-1).log()
+        torch.testing.assert_close(event.logprob.double(), chance, atol=1e-4, rtol=1e-4)
+        left += int(((x == 0) & (event.tokens != 0)).sum())
+    assert left > 0
+    assert bool((out.tokens == 0).all())

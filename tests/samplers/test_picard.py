@@ -80,6 +80,8 @@ def test_weak_coupling_takes_fewer_sweeps_than_steps(mask: int | None) -> None:
 def test_what_cannot_run_in_parallel_is_refused() -> None:
     with pytest.raises(ValueError, match="ThetaTrapezoidal"):
         run(toy(8), Picard(ThetaTrapezoidal()), 4)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"base='ancestral'.*samplers\.Ancestral\(\)"):
+        Picard("ancestral")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="window"):
         Picard(window=0)
     with pytest.raises(ValueError, match="fixed number"):
