@@ -199,7 +199,7 @@ def create(name: str, **parameters: Any) -> SamplerBase[Any]:
 
     Raises:
         ValueError: unknown name (the closest one is suggested), or a parameter out of its range.
-        TypeError: unknown parameter (the closest one is suggested).
+        TypeError: unknown parameter (the closest one is suggested), or no schedule where one goes.
         FileNotFoundError: there is no such file.
     """
     if name.endswith(SUFFIX):
@@ -212,5 +212,12 @@ def create(name: str, **parameters: Any) -> SamplerBase[Any]:
     entries = available()
     if name not in entries:
         raise unknown_sampler(name, entries)
-    check_arguments(parameters, entries[name].parameters)
+    defaults = entries[name].parameters
+    check_arguments(parameters, defaults)
+    for field, value in parameters.items():
+        if hasattr(defaults[field], "alpha") and not hasattr(value, "alpha"):
+            raise TypeError(
+                f"{field}={value!r}: must be a schedule, an object with alpha(t), such as "
+                "schedules.LogLinear() or schedules.Cosine()."
+            )
     return entries[name].build(**parameters)

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from dlm_sampling import ops, wrap
 from dlm_sampling.loop import sample
-from dlm_sampling.samplers import Ancestral, Euler, FlowMatching, LLaDA, Psi, TauLeaping, Tweedie
+from dlm_sampling.samplers import (
+    Ancestral,
+    Euler,
+    FlowMatching,
+    LLaDA,
+    Psi,
+    TauLeaping,
+    Tweedie,
+    create,
+)
 from dlm_sampling.samplers.grid import GridSampler
 from dlm_sampling.samplers.moves import Interval
 from dlm_sampling.schedules import LOG_LINEAR, Cosine, Geometric, LogLinear, Schedule, grid_time
@@ -175,6 +184,12 @@ def test_ratios_that_say_nothing_are_refused() -> None:
     tokens = torch.zeros(1, LENGTH, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"alpha\(1\) = 0"):
         sample(toy, Tweedie(LogLinear(0.0)), tokens, tokens == 0, seeds=[0])
+
+
+def test_a_schedule_given_by_its_name_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"schedule='linear'.*LogLinear\(\)"):
+        create("tweedie", schedule="linear")
+    assert create("tweedie", schedule=LogLinear(0.1)) == Tweedie(LogLinear(0.1))
 
 
 def test_samplers_of_masks_are_refused_by_name() -> None:
