@@ -16,7 +16,8 @@ from torch import Tensor
 from dlm_kernels.edges import edge_kernel
 from dlm_kernels.limits import obstacle, refuse
 from dlm_kernels.tables import Filters, limits, suppressed_table
-from dlm_kernels.tiles import ALONE, REMAINDER, TILE, tile_kernel
+from dlm_kernels.tiles import ALONE, REMAINDER, tile_kernel
+from dlm_kernels.windows import ALIGNED, ANY, TILE, WINDOWS
 
 _GROUP = 4  # tiles per program of K1
 # Left alone, the assembler spills a few numbers to fit more programs on a processor.
@@ -24,16 +25,19 @@ _CUT_REGISTERS = 128
 _SHIFTS = {torch.bfloat16: 16, torch.float16: 13}  # bits of float32 that these leave zero
 
 
-def k1_registers(capability: int, kind: int) -> int:
+def k1_registers(capability: int, kind: int, read: int) -> int:
     """Most registers of K1, by what its code needs without spills; fewer let more warps wait.
 
     Args:
         capability: 80 for compute capability 8.0.
         kind: how two logits are read as one.
+        read: how a tile is read, see `windows`.
     """
     if capability < 100:
-        return 96
-    return 144 if kind == REMAINDER.value else 112
+        return 112 if read == WINDOWS.value else 96
+    if kind == REMAINDER.value:
+        return 144
+    return 120 if read == WINDOWS.value else 112
 
 
 class Logits(NamedTuple):
@@ -119,11 +123,12 @@ def run_passes(
     shift = _SHIFTS.get(first.dtype, 0) if second is None else 0
     options_cut = {"SHIFT": shift, "TILES": triton.next_power_of_2(tiles)}
     edges: tuple[Any, ...] = (None,) * 4
+    read = _read(first, second)
     with torch.cuda.device_of(first):
         tile_kernel[(count, triton.cdiv(tiles, _GROUP))](
             *head, tile_max, sums, cross, sampled, *tail, *where, **options,
-            TWO=not one_law, PAIRS=_pairs(first, second), GROUP=_GROUP, num_warps=1,
-            maxnreg=_registers(first, kind), enable_fp_fusion=True,
+            TWO=not one_law, READ=read, GROUP=_GROUP, num_warps=1,
+            maxnreg=_registers(first, kind, read), enable_fp_fusion=True,
         )  # fmt: skip
         if filters.active:
             kept, kept_cross = torch.empty_like(room[:2]).unbind(0)
@@ -140,23 +145,23 @@ def run_passes(
     )
 
 
-def _pairs(*logits: Tensor | None) -> bool:
-    """Whether bfloat16 logits are read two to a register: dense, and rows begin at 16 bytes."""
-    return all(
-        x.dtype == torch.bfloat16
-        and x.stride(1) == 1
-        and x.stride(0) % 16 == 0
-        and x.data_ptr() % 16 == 0
-        for x in logits
-        if x is not None
-    )
+def _read(first: Tensor, second: Tensor | None) -> int:
+    """How K1 may read whole tiles, see `windows`; two tensors need rows that begin alike."""
+    both = [first] if second is None else [first, second]
+    if any(x.stride(1) != 1 for x in both):
+        return ANY.value
+    begins = [(x.data_ptr() % 16, x.stride(0) * x.element_size() % 16) for x in both]
+    if not any(map(any, begins)):
+        return ALIGNED.value
+    alike = begins[0] == begins[-1] and both[0].dtype == both[-1].dtype
+    return WINDOWS.value if alike else ANY.value
 
 
-def _registers(logits: Tensor, kind: int) -> int | None:
+def _registers(logits: Tensor, kind: int, read: int) -> int | None:
     if not logits.is_cuda:
         return None
     major, minor = torch.cuda.get_device_capability(logits.device)
-    return k1_registers(10 * major + minor, kind)
+    return k1_registers(10 * major + minor, kind, read)
 
 
 def _strides(table: Tensor) -> tuple[int, int]:

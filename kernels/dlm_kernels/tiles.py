@@ -16,10 +16,10 @@ import os
 import triton
 import triton.language as tl
 
+from dlm_kernels.windows import TILE, lane_ids, whole, window
+
 # The interpreter has neither fused multiply-add nor inline assembly; what stands in is no worse.
 NATIVE = tl.constexpr(os.environ.get("TRITON_INTERPRET") != "1")
-
-TILE = tl.constexpr(1024)
 
 FLOOR = tl.constexpr(-512.0)  # 2^-512 is 0 in float32, and 0 * -512 is not NaN as 0 * -inf is
 
@@ -56,18 +56,6 @@ def suppress(x, ids, tile, starts, suppressed):
         x = tl.where(ids == tl.load(suppressed + at), float("-inf"), x)
         at += 1
     return x
-
-
-@triton.jit
-def widened(x, PAIRS: tl.constexpr):
-    """The float32 of logits; two bfloat16 of a register take two instructions instead of three."""
-    if PAIRS and NATIVE:
-        return tl.inline_asm_elementwise(
-            "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;",
-            "=r,=r,r", [x], dtype=tl.int32, is_pure=True, pack=2,
-        ).to(tl.float32, bitcast=True)  # fmt: skip
-    else:
-        return x.to(tl.float32)
 
 
 @triton.jit
@@ -167,13 +155,13 @@ def tile_kernel(
     logits, other, rows, tile_max, sums, cross, sampled, starts, suppressed, scales, mix,
     vocab, tiles, height, stride_row, stride_id, stride_other_row, stride_other_id,
     stride_scale, stride_law, stride_mix, stride_mix_row,
-    HAS_ROWS: tl.constexpr, TWO: tl.constexpr, MIX: tl.constexpr, PAIRS: tl.constexpr,
+    HAS_ROWS: tl.constexpr, TWO: tl.constexpr, MIX: tl.constexpr, READ: tl.constexpr,
     GROUP: tl.constexpr,
 ):  # fmt: skip
     """Grid (R, ceil(tiles / GROUP)), one warp.  Outputs are float32 [R, tiles].
 
     scales float32 [3, R]: log2(e) / temperature of the statistics and of the draw, and whether the
-    draw is the argmax.  mix float32 [2, N].
+    draw is the argmax.  mix float32 [2, N].  READ: how whole tiles are read, see `windows`.
     """
     row = tl.program_id(0).to(tl.int64)
     source = row_of(rows, row, height, HAS_ROWS)
@@ -186,16 +174,18 @@ def tile_kernel(
         mix0 = tl.load(mix + source * stride_mix_row)
         mix1 = tl.load(mix + stride_mix + source * stride_mix_row)
     first = tl.program_id(1) * GROUP
-    whole = vocab // TILE
     lane = tl.arange(0, TILE)
-    stop = tl.maximum(tl.minimum(first + GROUP, whole), first)
+    stop = tl.maximum(tl.minimum(first + GROUP, vocab // TILE), first)
+    start, shift = window(logits, READ)
+    start_other = start
+    if MIX != ALONE:
+        start_other, _ = window(other, READ)
     again, tile = first * 0, first
     while tile < stop:
-        ids = tile * TILE + lane
-        place = ids.to(tl.int64)
-        x = widened(tl.load(logits + place * stride_id), PAIRS)
+        ids = lane_ids(tile, shift, READ)
+        x = whole(logits, stride_id, start, shift, tile, READ)
         if MIX != ALONE:
-            u = widened(tl.load(other + place * stride_other_id), PAIRS)
+            u = whole(other, stride_other_id, start_other, shift, tile, READ)
             x = mixed(x, u, mix0, mix1, MIX)
         x = suppress(x, ids, tile, starts, suppressed)
         again |= _hurry(x, row * tiles + tile, tile_max, sums, cross, sampled,

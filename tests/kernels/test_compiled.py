@@ -51,18 +51,21 @@ def logits(dtype: str, mix: int) -> tuple[dict[str, str], dict[str, Any]]:
     return {"logits": dtype, "other": dtype}, pair if mix else ALONE
 
 
-def k1(dtype: str, limit: float, *, two: bool = False, mix: int = 0, odd: bool = False) -> Case:
+def k1(
+    dtype: str, limit: float, *, two: bool = False, mix: int = 0, odd: bool = False,
+    alike: bool = True,
+) -> Case:  # fmt: skip
+    """`alike`: rows of both logits begin alike; else they are read one logit at a time."""
     types, constants = logits(dtype, mix)
-    pairs = dtype == "*bf16" and not odd
-    constants = constants | {"TWO": two, "GROUP": 4, "PAIRS": pairs}
+    constants = constants | {"TWO": two, "GROUP": 4, "READ": (2 if odd else 1) if alike else 0}
 
     def most(capability: int) -> int | None:
         from dlm_kernels.passes import k1_registers
 
-        return k1_registers(capability, mix)
+        return k1_registers(capability, mix, constants["READ"])
 
     types |= TILES
-    registers = 144 if mix == 2 else 112
+    registers = 144 if mix == 2 else 120 if odd else 112
     return Case(
         "dlm_kernels.tiles", "tile_kernel", types, constants, 1, registers, limit, most, odd
     )
@@ -114,16 +117,22 @@ def k3(
 
 
 CASES = {
-    "K1 bf16": k1("*bf16", 10),
-    "K1 fp32": k1("*fp32", 10),
-    "K1 bf16, odd rows": k1("*bf16", 14, odd=True),
+    "K1 bf16": k1("*bf16", 9),
+    "K1 fp32": k1("*fp32", 9),
+    "K1 bf16, odd rows": k1("*bf16", 9.5, odd=True),
+    "K1 fp16, odd rows": k1("*fp16", 9.5, odd=True),
+    "K1 fp32, odd rows": k1("*fp32", 9.5, odd=True),
     # The law of the statistics is not the law of the draw: two exponentials per logit.
     "K1 bf16, two laws": k1("*bf16", 13, two=True),
     "K1 fp32, two laws": k1("*fp32", 13, two=True),
-    "K1 bf16, two laws, odd": k1("*bf16", 18, two=True, odd=True),
+    "K1 bf16, two laws, odd": k1("*bf16", 13, two=True, odd=True),
+    "K1 fp32, two laws, odd": k1("*fp32", 13, two=True, odd=True),
     # Per pair of logits.
-    "K1 bf16, guidance": k1("*bf16", 20, mix=1),
-    "K1 bf16, remainder": k1("*bf16", 31, mix=2),
+    "K1 bf16, guidance": k1("*bf16", 13, mix=1),
+    "K1 bf16, guidance, odd": k1("*bf16", 13, mix=1, odd=True),
+    "K1 bf16, guidance, unlike": k1("*bf16", 22, mix=1, odd=True, alike=False),
+    "K1 bf16, remainder": k1("*bf16", 24, mix=2),
+    "K1 bf16, remainder, odd": k1("*bf16", 24, mix=2, odd=True),
     "cut fp32, top-p": cut("*fp32", top_k=False, top_p=True),
     "cut bf16, both": cut("*bf16", top_k=True, top_p=True),
     "K2 1 warp": k2(1, greedy=0),
@@ -139,7 +148,8 @@ CASES = {
     "K3 noise, L 4096": k3("*fp32", 4096, noise=True),
     "K3 all, L 2048": k3("*fp32", 2048, threshold=True, noise=True, budget=True),
 }
-for variant in ("K1 fp32, two laws", "K1 bf16, two laws, odd", "cut fp32, top-p", "K2 4 warps",
+for variant in ("K1 fp16, odd rows", "K1 fp32, two laws", "K1 fp32, two laws, odd",
+                "K1 bf16, guidance, unlike", "cut fp32, top-p", "K2 4 warps",
                 "given token, filters", "every token, filters", "K2 4 warps, greedy", "divergence",
                 "K3 fp32, L 1024", "K3 fp64, L 4096"):  # fmt: skip
     CASES[variant] = CASES[variant]._replace(capabilities=HOPPER)
