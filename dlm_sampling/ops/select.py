@@ -9,8 +9,6 @@ from dlm_sampling.ops._dispatch import kernel
 from dlm_sampling.ops.philox import Rng, Stream
 from dlm_sampling.types import RandomSource
 
-_WIDE, _BUDGETED = 8, 16  # bytes that a kernel holds per position
-
 
 def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor) -> Tensor:
     """The k eligible positions of largest score in each row; ties go to the lowest position.
@@ -26,7 +24,7 @@ def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor) -> Tensor:
     Raises:
         ValueError: a NaN score at an eligible position.
     """
-    fused = kernel("top_k_positions", score, score=score.dtype, length=score.shape[-1])
+    fused = kernel("top_k_positions", score, score=score.dtype)
     if fused is not None:
         return fused(score, eligible, k)
     _refuse_nan(score, eligible)
@@ -56,7 +54,7 @@ def threshold_positions(
     Raises:
         ValueError: a NaN score at an eligible position.
     """
-    fused = kernel("threshold_positions", score, score=score.dtype, length=score.shape[-1])
+    fused = kernel("threshold_positions", score, score=score.dtype)
     if fused is not None:
         return fused(score, eligible, threshold, at_least=at_least)
     if isinstance(threshold, Tensor) and threshold.ndim == 1:
@@ -95,8 +93,7 @@ def stochastic_positions(
         ValueError: a NaN log-weight at an eligible position.
     """
     if isinstance(rng, Rng):
-        facts = {"score": log_weight.dtype, "length": log_weight.shape[-1], "held": _WIDE}
-        fused = kernel("stochastic_positions", log_weight, **facts)
+        fused = kernel("stochastic_positions", log_weight, score=log_weight.dtype)
         if fused is not None:
             return fused(log_weight, eligible, k, rng, stream=stream, sub=sub)
     return top_k_positions(log_weight + rng.gumbel(stream, log_weight, sub), eligible, k)
@@ -123,8 +120,7 @@ def budget_positions(
     Raises:
         ValueError: a NaN score at an eligible position.
     """
-    facts = {"score": score.dtype, "length": score.shape[-1], "held": _BUDGETED}
-    fused = kernel("budget_positions", score, **facts)
+    fused = kernel("budget_positions", score, score=score.dtype)
     if fused is not None:
         return fused(score, cost, eligible, budget)
     _refuse_nan(score, eligible)

@@ -30,7 +30,8 @@ def batched_sort(score: Tensor, eligible: Tensor, k: Tensor, tokens: Tensor, new
 
 def run(report: Report) -> None:
     """Batches and lengths."""
-    sizes = [(2, 40)] if report.small else [(b, n) for b in (1, 8, 64) for n in (256, 1024, 4096)]
+    lengths = (256, 1024, 4096, 32_768)
+    sizes = [(2, 40)] if report.small else [(b, n) for b in (1, 8, 64) for n in lengths]
     for batch, length in sizes:
         if report.late:
             return
@@ -45,10 +46,9 @@ def run(report: Report) -> None:
         calls = {
             "K3, k best": partial(kernel, k=k),
             "K3, threshold": partial(kernel, k=k, threshold=0.95),
-            "K3, budget": partial(kernel, k=k, cost=cost, budget=0.5) if length <= 2048 else None,
+            "K3, budget": partial(kernel, k=k, cost=cost, budget=0.5),
             "torch.topk in a loop": partial(loop_of_topk, score, eligible, k, tokens, new),
             "one batched sort": partial(batched_sort, score, eligible, k, tokens, new),
         }
         for name, call in calls.items():
-            if call is not None:
-                report.add(name, batch=batch, length=length, **timed(report, [call] * 4))
+            report.add(name, batch=batch, length=length, **timed(report, [call] * 4))

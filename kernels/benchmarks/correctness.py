@@ -134,6 +134,11 @@ def strides_and_pairs(report: Report) -> None:
     there = logits.T.contiguous().to(report.device).T
     expected, found = both(report, logits, there, 4, rows=rows)
     report.add("strides and row index", **compared(logits[rows], TokenLaw(), expected, found))
+    narrow = logits.bfloat16()
+    memory = torch.empty(narrow.numel() + 1, dtype=narrow.dtype, device=report.device)
+    begun = memory[1:].view(narrow.shape).copy_(narrow)
+    expected, found = both(report, narrow, begun, 8)
+    report.add("rows that begin anywhere", **compared(narrow, TokenLaw(), expected, found))
     heat = torch.tensor([0.0, 0.5, 1.0, 20.0])
     expected, found = both(report, logits, there, 4, rows=rows, temperature=heat)
     report.add("temperature per row", passed=torch.equal(expected.token, found[0]))
@@ -175,7 +180,7 @@ def laws_and_divergence(report: Report) -> None:
 
 def positions(report: Report) -> None:
     """K3 with every rule, many ties."""
-    for length in (37,) if report.small else (37, 1000, 2048):
+    for length in (37,) if report.small else (37, 1000, 2048, 20_000):
         generator = torch.Generator().manual_seed(length)
         score = torch.randn(6, length, generator=generator).mul(2).round().div(2)
         eligible = torch.rand(6, length, generator=generator) < 0.7

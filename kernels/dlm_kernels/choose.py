@@ -2,7 +2,8 @@
 
 The twin of dlm_sampling.ops.select.  The k-th largest score is found bit by bit: scores are mapped
 to unsigned keys of the same order, and each turn asks how many keys reach a candidate; no sort.
-The head that a budget allows is found the same way.  Ties go to the lowest position.
+The head that a budget allows is found the same way.  Ties go to the lowest position.  A row is held
+in registers; `pieces` takes the rows that are too long for that.
 
 No GPU has run this yet; see kernels/STATUS.md.
 """
@@ -27,7 +28,8 @@ def highest(key, eligible, k, WIDE: tl.constexpr):
 
 
 @triton.jit
-def _larger(a, b):
+def larger(a, b):
+    """The larger of two numbers, for scans."""
     return tl.maximum(a, b)
 
 
@@ -44,9 +46,57 @@ def affordable(key, eligible, cost, budget, WIDE: tl.constexpr):
     above = eligible & (key > found)
     equal = eligible & (key == found)
     spent, more = tl.where(above, cost, 0.0), tl.where(equal, cost, 0.0)
-    largest = tl.maximum(tl.associative_scan(more, 0, _larger), tl.max(spent, 0))
+    largest = tl.maximum(tl.associative_scan(more, 0, larger), tl.max(spent, 0))
     fits = tl.sum(spent, 0) + tl.cumsum(more, 0) - largest <= budget
     return above | (equal & fits)
+
+
+@triton.jit
+def admitted(
+    eligible, window, row, column, inside, stride_eligible, stride_window, stride_bound,
+    WINDOW: tl.constexpr,
+):  # fmt: skip
+    """Which of these columns of the row may be chosen."""
+    allowed = tl.load(eligible + row * stride_eligible + column, mask=inside, other=0) != 0
+    if WINDOW:
+        bounds = window + row * stride_window
+        allowed &= (column >= tl.load(bounds)) & (column < tl.load(bounds + stride_bound))
+    return allowed
+
+
+@triton.jit
+def noisy(
+    value, keys, steps, origins, sub, row, column, WIDE: tl.constexpr, STREAM: tl.constexpr
+):  # fmt: skip
+    """The scores `value` as they are compared, with the noise of their columns."""
+    number = value.to(tl.float64) if WIDE else value.to(tl.float32)
+    if STREAM >= 0:
+        place = column.to(tl.int64) - tl.load(origins + row)
+        clock = arrivals(tl.load(keys + row), place, tl.load(steps + row), tl.load(sub),
+                         column * 0, STREAM)  # fmt: skip
+        number -= tl.log(clock)
+    return number
+
+
+@triton.jit
+def clamped(k, there):
+    """How many positions are taken of those that are there, int32."""
+    return tl.minimum(tl.maximum(k, 0), there.to(tl.int64)).to(tl.int32)
+
+
+@triton.jit
+def put(
+    chosen, tokens, drawn, unknown, row, column, inside, taken, length, stride_tokens,
+    stride_drawn, stride_unknown, WRITE: tl.constexpr,
+):  # fmt: skip
+    """Write the tokens drawn where they are taken, or which columns are."""
+    if WRITE:
+        new = tl.load(drawn + row * stride_drawn + column, mask=taken, other=0)
+        tl.store(tokens + row * stride_tokens + column, new, mask=taken)
+        nothing = (column * 0).to(tl.int8)
+        tl.store(unknown + row * stride_unknown + column, nothing, mask=taken)
+    else:
+        tl.store(chosen + row * length + column, taken.to(tl.int8), mask=inside)
 
 
 @triton.jit
@@ -66,19 +116,12 @@ def unmask_kernel(
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < length
-    allowed = tl.load(eligible + row * stride_eligible + column, mask=inside, other=0) != 0
-    if WINDOW:
-        bounds = window + row * stride_window
-        allowed &= (column >= tl.load(bounds)) & (column < tl.load(bounds + stride_bound))
+    allowed = admitted(eligible, window, row, column, inside, stride_eligible, stride_window,
+                       stride_bound, WINDOW)  # fmt: skip
     value = tl.load(score + row * stride_score + column, mask=inside, other=0.0)
-    number = value.to(tl.float64) if WIDE else value.to(tl.float32)
-    if STREAM >= 0:
-        place = column.to(tl.int64) - tl.load(origins + row)
-        clock = arrivals(tl.load(keys + row), place, tl.load(steps + row), tl.load(sub),
-                         column * 0, STREAM)  # fmt: skip
-        number -= tl.log(clock)
+    number = noisy(value, keys, steps, origins, sub, row, column, WIDE, STREAM)
     there = tl.sum(allowed.to(tl.int32), 0)
-    wanted = tl.minimum(tl.maximum(tl.load(k + row), 0), there.to(tl.int64)).to(tl.int32)
+    wanted = clamped(tl.load(k + row), there)
     order = ordered(number, WIDE)
     taken = highest(order, allowed, wanted, WIDE)
     if THRESHOLD:
@@ -92,10 +135,5 @@ def unmask_kernel(
     tl.store(counts + row, written)
     tl.store(counts + rows + row, there - written)
     tl.store(counts + 2 * rows + row, tl.sum((allowed & (number != number)).to(tl.int64), 0))
-    if WRITE:
-        new = tl.load(drawn + row * stride_drawn + column, mask=taken, other=0)
-        tl.store(tokens + row * stride_tokens + column, new, mask=taken)
-        nothing = tl.zeros((BLOCK,), dtype=tl.int8)
-        tl.store(unknown + row * stride_unknown + column, nothing, mask=taken)
-    else:
-        tl.store(chosen + row * length + column, taken.to(tl.int8), mask=inside)
+    put(chosen, tokens, drawn, unknown, row, column, inside, taken, length, stride_tokens,
+        stride_drawn, stride_unknown, WRITE)  # fmt: skip

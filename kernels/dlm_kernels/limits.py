@@ -9,8 +9,6 @@ import torch
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST_VOCABULARY = 1 << 20
-LARGEST_ROW = 1 << 15  # bytes that K3 holds of a row of the canvas: more would spill
-NARROW, WIDE, BUDGETED = 4, 8, 16  # bytes that it holds per position
 
 
 def obstacle(
@@ -19,8 +17,6 @@ def obstacle(
     *,
     vocab: int = 0,
     score: torch.dtype | None = None,
-    length: int = 0,
-    held: int = 0,
 ) -> str | None:
     """Why the kernels cannot take tensors like these, in words, or None if they can.
 
@@ -29,10 +25,7 @@ def obstacle(
         dtype: of the logits, or None if there are none or it is not known before they are made.
         vocab: columns of the logits.
         score: dtype of the scores [B, L], or None if there are none.
-        length: their columns.
-        held: bytes that K3 holds per position; 0 for what the scores alone need.
     """
-    longest = LARGEST_ROW // (held or (WIDE if score == torch.float64 else NARROW))
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     obstacles = {
         "triton is not installed": find_spec("triton") is None,
@@ -49,7 +42,6 @@ def obstacle(
             score is not None and not score.is_floating_point
         ),
         f"the vocabulary of {vocab} is above {LARGEST_VOCABULARY}": vocab > LARGEST_VOCABULARY,
-        f"the canvas of {length} is longer than {longest}": length > longest,
     }
     return next((text for text, found in obstacles.items() if found), None)
 

@@ -14,11 +14,16 @@ import triton
 from torch import Tensor
 
 from dlm_kernels.choose import unmask_kernel
-from dlm_kernels.limits import BUDGETED, NARROW, WIDE, obstacle, refuse
+from dlm_kernels.limits import obstacle, refuse
+from dlm_kernels.pieces import LOADS, pieces_kernel
 from dlm_kernels.tables import number
 
+HELD = 1 << 15  # bytes that K3 holds of a row: with more, registers spill
+NARROW, WIDE, BUDGETED = 4, 8, 16  # bytes that it holds per position
+_BYTES_PER_WARP = 2048
 _LEAST_BLOCK = 16
-_BYTES_PER_WARP = 2048  # of scores as the kernel holds them; with more, registers spill
+PIECE, _PIECE_WARPS = 1024, 8  # columns of a longer row at a time
+PIECE_REGISTERS = 144  # left alone, the assembler spills a few numbers
 _NO_STREAM = -1
 
 
@@ -59,7 +64,7 @@ def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor) -> Tensor:
 
     Raises:
         ValueError: a NaN score at an eligible position; asking waits for the device.
-        TypeError: the kernel cannot run: device, dtype, length.
+        TypeError: the kernel cannot run: device or dtype.
     """
     return _choose(score, eligible, k, None)
 
@@ -80,7 +85,7 @@ def threshold_positions(
 
     Raises:
         ValueError: a NaN score at an eligible position; asking waits for the device.
-        TypeError: the kernel cannot run: device, dtype, length.
+        TypeError: the kernel cannot run: device or dtype.
     """
     return _choose(score, eligible, _counts(at_least, score), _limits(threshold, score))
 
@@ -101,7 +106,7 @@ def budget_positions(
 
     Raises:
         ValueError: a NaN score at an eligible position; asking waits for the device.
-        TypeError: the kernel cannot run: device, dtype, length.
+        TypeError: the kernel cannot run: device or dtype.
     """
     return _choose(score, eligible, _counts(0, score), None, cost, _budgets(budget, score))
 
@@ -130,7 +135,7 @@ def stochastic_positions(
 
     Raises:
         ValueError: a NaN log-weight at an eligible position; asking waits for the device.
-        TypeError: the kernel cannot run: device, dtype, length.
+        TypeError: the kernel cannot run: device or dtype.
     """
     return _choose(log_weight, eligible, k, None, noise=Noise.of(rng, stream, sub))
 
@@ -171,7 +176,7 @@ def unmask_(
         Counts on the device; a row with `invalid` > 0 had NaN scores.
 
     Raises:
-        TypeError: the kernel cannot run: device, dtype, length.
+        TypeError: the kernel cannot run: device or dtype.
     """
     limits = None if threshold is None else _limits(threshold, score)
     budgets = None if cost is None else _budgets(budget, score)
@@ -303,25 +308,38 @@ def _launch(
     k, threshold, cost, budget, window = rules
     *address, stream = noise
     wide = score.dtype == torch.float64 or stream != _NO_STREAM
-    held = BUDGETED if cost is not None else WIDE if wide else NARROW
-    refuse(obstacle(score.device, score=score.dtype, length=length, held=held))
+    refuse(obstacle(score.device, score=score.dtype))
     score, eligible = _dense(score), _dense(eligible)
     tokens, drawn, unknown = canvas
     counts = torch.zeros(3, rows, dtype=torch.int64, device=score.device)
     if not rows or not length:
         return counts
-    block = max(triton.next_power_of_2(length), _LEAST_BLOCK)
     cost = None if cost is None else _dense(cost)
+    arguments = (
+        score, _bytes(eligible), k.contiguous(), threshold, cost, budget, window, *address,
+        _bytes(chosen), tokens, drawn, _bytes(unknown), counts, rows, length,
+        score.stride(0), eligible.stride(0), *_strides(threshold), _strides(cost)[0],
+        *_strides(window), *(_strides(part)[0] for part in (tokens, drawn, unknown)),
+    )  # fmt: skip
+    held = BUDGETED if cost is not None else WIDE if wide else NARROW
+    block = max(triton.next_power_of_2(length), _LEAST_BLOCK)
+    options = {
+        "WIDE": wide, "THRESHOLD": threshold is not None, "BUDGET": cost is not None,
+        "WINDOW": window is not None, "STREAM": stream, "WRITE": chosen is None,
+        "enable_fp_fusion": True,
+    }  # fmt: skip
     with torch.cuda.device_of(score):
-        unmask_kernel[(rows,)](
-            score, _bytes(eligible), k.contiguous(), threshold, cost, budget, window, *address,
-            _bytes(chosen), tokens, drawn, _bytes(unknown), counts, rows, length,
-            score.stride(0), eligible.stride(0), *_strides(threshold), _strides(cost)[0],
-            *_strides(window), *(_strides(part)[0] for part in (tokens, drawn, unknown)),
-            WIDE=wide, THRESHOLD=threshold is not None, BUDGET=cost is not None,
-            WINDOW=window is not None, STREAM=stream, WRITE=chosen is None, BLOCK=block,
-            num_warps=max(block * held // _BYTES_PER_WARP, 1), enable_fp_fusion=True,
-        )  # fmt: skip
+        if block * held <= HELD:
+            warps = max(block * held // _BYTES_PER_WARP, 1)
+            unmask_kernel[(rows,)](*arguments, **options, BLOCK=block, num_warps=warps)
+        else:
+            room = triton.cdiv(length, LOADS.value * PIECE) * LOADS.value * PIECE
+            keys = torch.uint64 if wide else torch.uint32
+            order = torch.empty(rows, room, dtype=keys, device=score.device)
+            pieces_kernel[(rows,)](
+                order, *arguments, **options, PIECE=PIECE, num_warps=_PIECE_WARPS,
+                maxnreg=PIECE_REGISTERS,
+            )  # fmt: skip
     return counts
 
 

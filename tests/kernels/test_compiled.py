@@ -107,13 +107,27 @@ def moved() -> Case:
 def k3(
     score: str, length: int, *, threshold: bool = False, noise: bool = False, budget: bool = False
 ) -> Case:
+    """A row of this length in registers; 0: a longer row, in pieces."""
     wide = score == "*fp64" or noise
-    warps = length * (16 if budget else 8 if wide else 4) // 2048
-    constants = {"WIDE": wide, "THRESHOLD": threshold, "WRITE": True, "BLOCK": length}
+    constants = {"WIDE": wide, "THRESHOLD": threshold, "WRITE": True}
     constants |= {"BUDGET": budget, "WINDOW": budget, "STREAM": 2 if noise else -1}
     types = CANVAS | {"score": score, "threshold": score, "cost": "*fp32", "budget": "*fp64"}
     types |= dict.fromkeys(("window", "keys", "steps", "origins", "sub"), "*i64")
-    return Case("dlm_kernels.choose", "unmask_kernel", types, constants, warps, 128)
+    if length:
+        warps = length * (16 if budget else 8 if wide else 4) // 2048
+        constants |= {"BLOCK": length}
+        return Case("dlm_kernels.choose", "unmask_kernel", types, constants, warps, 128)
+    types |= {"order": "*u64" if wide else "*u32"}
+    constants |= {"PIECE": 1024}
+    return Case(
+        "dlm_kernels.pieces",
+        "pieces_kernel",
+        types,
+        constants,
+        8,
+        144,
+        most_registers=lambda _: 144,
+    )
 
 
 CASES = {
@@ -147,6 +161,10 @@ CASES = {
     "K3 fp64, L 4096": k3("*fp64", 4096, threshold=True),
     "K3 noise, L 4096": k3("*fp32", 4096, noise=True),
     "K3 all, L 2048": k3("*fp32", 2048, threshold=True, noise=True, budget=True),
+    "K3 fp32, any L": k3("*fp32", 0, threshold=True),
+    "K3 fp64, any L": k3("*fp64", 0, threshold=True),
+    "K3 noise, any L": k3("*fp32", 0, noise=True),
+    "K3 all, any L": k3("*fp32", 0, threshold=True, noise=True, budget=True),
 }
 for variant in ("K1 fp16, odd rows", "K1 fp32, two laws", "K1 fp32, two laws, odd",
                 "K1 bf16, guidance, unlike", "cut fp32, top-p", "K2 4 warps",

@@ -14,6 +14,14 @@ from dlm_sampling import ops
 INF = math.inf
 
 
+@pytest.fixture(autouse=True, params=["registers", "pieces"])
+def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every check runs twice: with a row in registers, and with rows in pieces of a few columns."""
+    if request.param == "pieces":
+        monkeypatch.setattr("dlm_kernels.unmask.HELD", 64)
+        monkeypatch.setattr("dlm_kernels.unmask.PIECE", 8)
+
+
 def canvas(dtype: torch.dtype, length: int = 37) -> tuple[Tensor, Tensor]:
     """Scores with many ties, both zeros, infinities, and NaN where not eligible."""
     generator = torch.Generator().manual_seed(length)
@@ -121,6 +129,15 @@ def test_a_budget_takes_the_same_head(gamma: float | Tensor) -> None:
     assert expected.any(1).tolist() == eligible.any(1).tolist()
 
 
+def test_a_budget_that_ends_inside_a_long_tie() -> None:
+    """The largest cost comes first: it stays free for all that follow."""
+    score, cost = torch.zeros(1, 37), torch.full((1, 37), 0.125)
+    cost[0, 0] = 2.0
+    found = dlm_kernels.budget_positions(score, cost, score == 0, 1.5)
+    assert torch.equal(found, ops.budget_positions(score, cost, score == 0, 1.5))
+    assert found.nonzero()[:, 1].tolist() == list(range(13))
+
+
 def source() -> ops.Rng:
     return ops.Rng(torch.tensor([5, -6, 7, 1 << 40, 0, 3]), torch.arange(6), torch.arange(6) * 3)
 
@@ -169,12 +186,6 @@ def test_empty_canvases() -> None:
 def test_what_has_no_kernel_is_said() -> None:
     with pytest.raises(TypeError, match=r"scores are torch.int64"):
         dlm_kernels.top_k_positions(torch.ones(1, 2).long(), torch.ones(1, 2).bool(), K[:1])
-    for held, longest in ((torch.float32, 8192), (torch.float64, 4096)):
-        score = torch.zeros(1, longest + 1, dtype=held)
-        with pytest.raises(TypeError, match=f"canvas of {longest + 1} is longer than {longest}"):
-            dlm_kernels.top_k_positions(score, score == 0, K[:1])
-    with pytest.raises(TypeError, match="canvas of 2049 is longer than 2048"):
-        dlm_kernels.budget_positions(score[:, :2049], score, score == 0, 1.0)
 
 
 def test_the_operators_are_what_their_schemas_and_fakes_say() -> None:
