@@ -25,8 +25,8 @@ class RandomSource(Protocol):
         """Each row n times over, copy i at step `steps[:, i]` (int64 [B, n]); B n rows."""
         ...
 
-    def at(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys, row-relative positions and steps at `where` (bool [B, L]), int64 [R] each."""
+    def at(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, row-relative positions and steps of places of the canvas, all int64 [R]."""
         ...
 
 

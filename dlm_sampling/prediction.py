@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlm_sampling import ops
 from dlm_sampling.processes.tables import clean_table
+from dlm_sampling.sites import Sites
 from dlm_sampling.types import Draw, PredictionKind, RandomSource, Site, Statistics, TokenLaw
 
 if TYPE_CHECKING:
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
 _DRAW_FIELDS = len(Draw._fields)
 _BLOCK_ELEMENTS = 2**22  # logits that exist at a time when they are computed on demand
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")  # with these a call is more than a product
+_LEAST_ROWS, _LEAST_ROWS_GPU = 64, 256  # and never fewer rows: a head has a whole matrix to read
+
+
+class Read(NamedTuple):
+    """Logits as an operator takes them."""
+
+    source: ops.Source | ops.Pair
+    rows: Tensor | None = None  # int64 [R], which of its rows; None: all of them in order
 
 
 class LazyPrediction:
@@ -70,15 +80,20 @@ class LazyPrediction:
         sub: int = 0,
     ) -> Draw:
         """Draw a token at each position of `where`; see `types.Prediction.draw`."""
-        law = self._predictor.law
+        law, sites = self._predictor.law, self._sites(where)
+        if not len(sites):
+            return _empty(sites)
         if exclude is not None:
-            return self._draw(where, rng, law, statistics, sub, self._without(exclude, where))
-        if greedy is None or law.temperature == 0.0:
-            return self._draw(where, rng, law, statistics, sub)
-        sampled = self._draw(where & ~greedy.unsqueeze(1), rng, law, statistics, sub)
-        taken = where & greedy.unsqueeze(1)
-        best = self._draw(taken, rng, replace(law, temperature=0.0), statistics, sub)
-        return Draw(*(torch.where(taken, b, s) for b, s in zip(best, sampled, strict=True)))
+            return self._draw(self._without(exclude, sites), sites, rng, law, statistics, sub)
+        heat = self._heat(greedy, sites, law.temperature)
+        return self._draw(self._read(sites), sites, rng, law, statistics, sub, heat)
+
+    def _heat(self, greedy: Tensor | None, sites: Sites, temperature: float) -> Tensor | None:
+        """A temperature per position where some rows take the argmax, float64 [R]."""
+        if greedy is None or temperature == 0.0:
+            return None
+        everywhere = torch.full_like(greedy, temperature, dtype=torch.float64)
+        return everywhere.masked_fill(greedy, 0.0)[sites.row]
 
     @property
     def direct(self) -> bool:
@@ -86,16 +101,14 @@ class LazyPrediction:
         law = self._predictor.law
         return self.kind != "log_score" and not law.filters and law.temperature > 0.0
 
-    def _without(self, exclude: Tensor, where: Tensor) -> ops.LogitRows:
+    def _without(self, exclude: Tensor, sites: Sites) -> Read:
         """The logits of the asked positions, -inf at one token of each."""
-        if not bool(where.any()):
-            return self._logits(where)
-        logits, out = self._logits(where), exclude[where].unsqueeze(1)
+        logits, out = self._logits(sites), sites.read(exclude).unsqueeze(1)
 
         def rest(i: Tensor) -> Tensor:
             return logits.fetch(i).scatter(1, out[i], -torch.inf)
 
-        return replace(logits, fetch=rest)
+        return Read(replace(logits, fetch=rest))
 
     def draw_from(
         self,
@@ -107,30 +120,34 @@ class LazyPrediction:
         sub: int = 0,
     ) -> Draw:
         """Draw as `draw` does from other logits; see `types.Prediction.draw_from`."""
-        return self._draw(where, rng, self._predictor.law, statistics, sub, logits)
+        law, sites = self._predictor.law, self._sites(where)
+        return self._draw(Read(logits), sites, rng, law, statistics, sub)
 
     def _draw(
         self,
-        where: Tensor,
+        read: Read,
+        sites: Sites,
         rng: RandomSource,
         law: TokenLaw,
         statistics: Statistics,
         sub: int,
-        logits: ops.Source | None = None,
+        heat: Tensor | None = None,
     ) -> Draw:
-        if not bool(where.any()):
-            return _empty(where)
-        keys, positions, steps = rng.at(where)
-        flat = ops.draw(
-            self._logits(where) if logits is None else logits,
+        if not len(sites):
+            return _empty(sites)
+        keys, positions, steps = rng.at(sites.row, sites.column)
+        found = ops.draw(
+            read.source,
             keys=keys,
             positions=positions,
             steps=steps,
             law=law,
             statistics=statistics,
             sub=sub,
+            rows=read.rows,
+            temperature=heat,
         )
-        return Draw(*(value.new_zeros(where.shape).masked_scatter_(where, value) for value in flat))
+        return Draw(*(sites.spread(value) for value in found))
 
     def draw_by(
         self,
@@ -144,9 +161,10 @@ class LazyPrediction:
         sub: int = 0,
     ) -> Draw:
         """Draw from what a rule makes of the prediction; see `types.Prediction.draw_by`."""
-        return self._draw_laws(
-            lambda chosen: self._site_rows(chosen, alpha, reads, rule), where, rng, greedy, sub
-        )
+        sites = self._sites(where)
+        if not len(sites):
+            return _empty(sites)
+        return self._draw_law(self._made(sites, alpha, reads, rule), sites, rng, greedy, sub)
 
     def draw_table(
         self,
@@ -158,47 +176,40 @@ class LazyPrediction:
         sub: int = 0,
     ) -> Draw:
         """Draw from given laws; see `types.Prediction.draw_table`."""
-        logits = law.log()
-        return self._draw_laws(lambda chosen: logits[chosen[where]], where, rng, greedy, sub)
+        return self._draw_law(law.log(), self._sites(where), rng, greedy, sub)
 
-    def _draw_laws(
+    def _draw_law(
         self,
-        source: Callable[[Tensor], ops.Source],
-        where: Tensor,
+        logits: ops.Source,
+        sites: Sites,
         rng: RandomSource,
         greedy: Tensor | None,
         sub: int,
     ) -> Draw:
-        """Draw from logits of finished laws; `source` gives those of some of the positions."""
-        taken = torch.zeros_like(where) if greedy is None else where & greedy.unsqueeze(1)
-        parts = [
-            self._draw(chosen, rng, TokenLaw(temperature=heat), "model", sub, source(chosen))
-            for chosen, heat in ((where & ~taken, 1.0), (taken, 0.0))
-            if bool(chosen.any())
-        ]
-        if len(parts) == 2:
-            return Draw(*(torch.where(taken, b, s) for s, b in zip(*parts, strict=True)))
-        return parts[0] if parts else _empty(where)
+        """Draw from finished laws, without the run's temperature and filters."""
+        heat = self._heat(greedy, sites, 1.0)
+        return self._draw(Read(logits), sites, rng, TokenLaw(), "model", sub, heat)
 
     def table(self, where: Tensor, *, alpha: Tensor, reads: PredictionKind) -> Tensor:
         """The prediction in the kind asked for; see `types.Prediction.table`."""
-        if not bool(where.any()):
+        sites = self._sites(where)
+        if not len(sites):
             return torch.zeros(0, self._vocab_size, dtype=torch.float64, device=where.device)
-        rows = self._site_rows(where, alpha, reads, lambda site: site.p)
+        rows = self._made(sites, alpha, reads, lambda site: site.p)
         every = torch.arange(rows.count, device=where.device)
         parts = [rows.fetch(part).exp() for part in torch.split(every, rows.block)]
         return torch.cat(parts)
 
-    def _site_rows(
+    def _made(
         self,
-        where: Tensor,
+        sites: Sites,
         alpha: Tensor,
         reads: PredictionKind,
         rule: Callable[[Site], Tensor],
     ) -> ops.LogitRows:
         """Logarithms of what a rule makes of the prediction, block by block."""
-        logits, predictor = self._logits(where), self._predictor
-        (row, column), x = where.nonzero(as_tuple=True), self._x[where]
+        logits, predictor = self._logits(sites), self._predictor
+        row, column, x = sites.row, sites.column, sites.read(self._x)
 
         def fetch(i: Tensor) -> Tensor:
             p = clean_table(
@@ -211,15 +222,21 @@ class LazyPrediction:
 
     def log_probs(self, where: Tensor) -> Tensor:
         """Model's log-law at the positions of `where`, [R, V] in row-major order."""
-        return ops.log_probs(self._logits(where), law=self._own_law)
+        sites = self._sites(where)
+        if not len(sites):
+            return torch.zeros(0, self._vocab_size, device=where.device)
+        read = self._read(sites)
+        return ops.log_probs(read.source, law=self._own_law, rows=read.rows)
 
     def log_prob_of(self, tokens: Tensor, where: Tensor, *, tempered: bool = False) -> Tensor:
         """Log-probability of tokens; see `types.Prediction.log_prob_of`."""
-        if not bool(where.any()):
+        sites = self._sites(where)
+        if not len(sites):
             return torch.zeros(where.shape, device=where.device)
-        law = self._predictor.law if tempered else self._own_law
-        value = ops.log_prob_of(self._logits(where), tokens[where], law=law)
-        return value.new_zeros(where.shape).masked_scatter(where, value)
+        law, read = self._predictor.law if tempered else self._own_law, self._read(sites)
+        return sites.spread(
+            ops.log_prob_of(read.source, sites.read(tokens), law=law, rows=read.rows)
+        )
 
     @property
     def _vocab_size(self) -> int:
@@ -229,45 +246,94 @@ class LazyPrediction:
     def _own_law(self) -> TokenLaw:
         return TokenLaw(suppressed=self._predictor.law.suppressed)
 
-    def _logits(self, where: Tensor) -> ops.LogitRows:
-        """The logits of the asked positions as a source that is read block by block."""
-        logits, temperature = self._untempered(where), self._temperature
-        if temperature is None:
-            return logits
-        heat = temperature[where.nonzero(as_tuple=True)[0]].unsqueeze(1)
+    def _sites(self, where: Tensor) -> Sites:
+        """The positions of `where` as a list."""
+        return Sites.of(where)
 
-        def divided(i: Tensor) -> Tensor:
-            values = logits.fetch(i)
+    def _read(self, sites: Sites) -> Read:
+        """The logits of the asked positions, from where they lie if nothing changes them."""
+        if self._temperature is not None:
+            return Read(self._logits(sites))
+        index = self._index(sites)
+        return Read(self._whole(), sites.present(index))
+
+    def _logits(self, sites: Sites) -> ops.LogitRows:
+        """The logits of the asked positions, made block by block and in that order."""
+        index, whole = self._index(sites), self._whole()
+        all_rows = _on_demand(whole)
+        heat = None if self._temperature is None else self._temperature[sites.row].unsqueeze(1)
+
+        def fetch(i: Tensor) -> Tensor:
+            values = all_rows.fetch(index[i])
+            if heat is None:
+                return values
             exact = torch.promote_types(values.dtype, torch.float32)
             return values.to(exact) / heat[i].to(exact)
 
-        return replace(logits, fetch=divided)
+        return replace(all_rows, fetch=fetch, count=len(index))
 
-    def _untempered(self, where: Tensor) -> ops.LogitRows:
-        self.evaluate(where.any(1))
-        row, column = where.nonzero(as_tuple=True)
-        index = self._slot[row] * where.shape[1] + column
-        vocab_size = self._vocab_size
-        block = max(64, min(8192, _BLOCK_ELEMENTS // vocab_size))
-        if len(self._values) == 1:
-            return ops.LogitRows(
-                lambda i: self._fetch(0, index[i]), len(index), vocab_size, index.device, block
-            )
-        scale = self._predictor.guidance_scale
+    def _index(self, sites: Sites) -> Tensor:
+        """Rows of the flattened values, int64 [R]; runs the forward pass where there was none."""
+        needed = torch.zeros_like(self._slot, dtype=torch.bool)
+        self.evaluate(needed.index_fill(0, sites.row, True))
+        return self._slot[sites.row] * sites.shape[1] + sites.column
+
+    def _whole(self) -> ops.Source | ops.Pair:
+        """The logits of all positions that were passed over, [n L, V], two of them if guided."""
+        parts = [
+            _headed(values.flatten(0, 1), head, self._vocab_size)
+            for values, head in zip(self._values, self._heads, strict=True)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        weight, (c, u) = self._predictor.guidance_scale, parts
+        if isinstance(c, Tensor) and isinstance(u, Tensor):
+            return ops.Guided(c, u, weight)
+        first, second = _on_demand(c), _on_demand(u)
 
         def guided(i: Tensor) -> Tensor:
-            c, u = self._fetch(0, index[i]), self._fetch(1, index[i])
-            return u + (scale + 1.0) * (c - u)
+            return ops.Guided(first.fetch(i), second.fetch(i), weight).logits()
 
-        return ops.LogitRows(guided, len(index), vocab_size, index.device, block)
-
-    def _fetch(self, part: int, index: Tensor) -> Tensor:
-        """Logits [r, V] of flat positions, through the head if there is one."""
-        values, head = self._values[part], self._heads[part]
-        rows = values.reshape(-1, values.shape[-1])[index]
-        return rows if head is None else head(rows)
+        return replace(first, fetch=guided)
 
 
-def _empty(where: Tensor) -> Draw:
-    zeros = torch.zeros(where.shape, device=where.device)
-    return Draw(torch.zeros_like(where, dtype=torch.int64), *([zeros] * (_DRAW_FIELDS - 1)))
+def _headed(values: Tensor, head: Callable[[Tensor], Tensor] | None, vocab_size: int) -> ops.Source:
+    """Logits of the rows of `values`, through the head if there is one."""
+    if head is None:
+        return values
+    count, device, block = len(values), values.device, _block(values.device, vocab_size)
+    matrix = _matrix(head)
+    if matrix is not None and matrix.weight.dtype == values.dtype:
+        return ops.head_rows(values, matrix.weight, bias=matrix.bias, block=block)
+    return ops.LogitRows(lambda i: head(values[i]), count, vocab_size, device, block)
+
+
+def _matrix(head: Callable[[Tensor], Tensor]) -> nn.Linear | None:
+    """The head, if it is a matrix and nothing else: no adapter, no hook, no gradient wanted."""
+    if not isinstance(head, nn.Linear) or type(head) is not nn.Linear:
+        return None
+    if torch.is_grad_enabled() or "forward" in vars(head):
+        return None
+    return None if any(getattr(head, hooks) for hooks in _HOOKS) else head
+
+
+def _on_demand(source: ops.Source | ops.Pair) -> ops.LogitRows:
+    """Any source as one that makes the rows asked for."""
+    if isinstance(source, ops.LogitRows):
+        return source
+    if isinstance(source, ops.Pair):
+        return source.rows()
+    count, vocab = source.shape
+    block = _block(source.device, vocab)
+    return ops.LogitRows(lambda i: source.index_select(0, i), count, vocab, source.device, block)
+
+
+def _block(device: torch.device, vocab_size: int) -> int:
+    """How many rows of logits exist at a time when they are made on demand."""
+    least = _LEAST_ROWS_GPU if device.type == "cuda" else _LEAST_ROWS
+    return max(least, min(8192, _BLOCK_ELEMENTS // vocab_size))
+
+
+def _empty(sites: Sites) -> Draw:
+    zeros = torch.zeros(sites.shape, device=sites.row.device)
+    return Draw(torch.zeros_like(zeros, dtype=torch.int64), *([zeros] * (_DRAW_FIELDS - 1)))

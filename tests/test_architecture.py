@@ -28,6 +28,7 @@ RANKS: list[set[str]] = [
         "carry",
         "predictor",
         "prediction",
+        "sites",
         "loop",
         "run",
         "blocks",

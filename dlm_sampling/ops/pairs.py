@@ -62,6 +62,11 @@ class Pair(ABC):
         """Of the arithmetic: float64 for float64 logits, else float32."""
         return torch.float64 if self.first.dtype == torch.float64 else torch.float32
 
+    def logits(self) -> Tensor:
+        """The combined logits, [N, V]."""
+        one, other = self.first.to(self.dtype), self.second.to(self.dtype)
+        return self.combined(one, other, self.mix().unsqueeze(-1))
+
     def rows(self) -> LogitRows:
         """The combined logits on demand, [N, V]."""
         count, vocab = self.first.shape

@@ -174,9 +174,8 @@ class Rng:
         keys, origin = (value.repeat_interleave(n) for value in (self.keys, self.origin))
         return Rng(keys, steps.flatten(), origin)
 
-    def at(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `draw` takes: keys, positions, steps, int64 [R], where `where` [B, L] is True."""
-        rows, columns = where.nonzero(as_tuple=True)
+    def at(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `draw` takes: keys, positions, steps of places of the canvas, all int64 [R]."""
         return self.keys[rows], columns - self.origin[rows], self.step[rows]
 
     def uniform(self, stream: int, like: Tensor, sub: int = 0) -> Tensor:

@@ -313,12 +313,12 @@ def test_padding_does_not_matter() -> None:
     logits = rand_logits(6, 40)
     plain = ops.Rng.from_seeds([77])
     where = torch.ones(1, 6, dtype=torch.bool)
-    keys, positions, steps = plain.at(where)
+    keys, positions, steps = plain.at(*where.nonzero(as_tuple=True))
     alone = ops.draw(logits, keys=keys, positions=positions, steps=steps)
     padded = ops.Rng(torch.tensor([1, 77]), torch.tensor([0, 0]), torch.tensor([0, 4]))
     where = torch.zeros(2, 10, dtype=torch.bool)
     where[1, 4:] = True
-    keys, positions, steps = padded.at(where)
+    keys, positions, steps = padded.at(*where.nonzero(as_tuple=True))
     assert same(ops.draw(logits, keys=keys, positions=positions, steps=steps), alone)
 
 

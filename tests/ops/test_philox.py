@@ -168,7 +168,7 @@ def test_rows_do_not_depend_on_batch_or_padding() -> None:
 def test_at_gives_flat_coordinates() -> None:
     rng = Rng(torch.tensor([8, 9]), torch.tensor([2, 3]), torch.tensor([0, 2]))
     where = torch.tensor([[True, False, True], [False, False, True]])
-    keys, positions, steps = rng.at(where)
+    keys, positions, steps = rng.at(*where.nonzero(as_tuple=True))
     assert keys.tolist() == [8, 8, 9]
     assert positions.tolist() == [0, 2, 0]
     assert steps.tolist() == [2, 2, 3]

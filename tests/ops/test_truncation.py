@@ -101,7 +101,7 @@ def test_step_size_does_not_cool_the_law() -> None:
     p, delta = zipf(vocab), 1.0 / steps
     rng = ops.Rng.from_seeds([31])
     commit = rng.uniform(ops.Stream.COMMIT, torch.empty(1, count)) < delta / t
-    keys, positions, where = rng.at(commit)
+    keys, positions, where = rng.at(*commit.nonzero(as_tuple=True))
     logits = p.log().float()[None]
     rows = torch.zeros_like(keys)
     token = ops.draw(logits, keys=keys, positions=positions, steps=where, rows=rows).token
