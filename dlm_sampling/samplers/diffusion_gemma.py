@@ -21,10 +21,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops import Stream
+from dlm_sampling.ops import Stream, budget_positions
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.entropy_bound import entropy_bound_positions
 from dlm_sampling.types import Canvas, Clock, NoiseKind, Predict, RandomSource, Step
 
 
@@ -131,7 +130,7 @@ class DiffusionGemma(SamplerBase[Stability]):
 
         entropy [B, L] in nats belongs to the law at T_n, from which the candidates are drawn.
         """
-        return entropy_bound_positions(entropy, entropy, editable, self.gamma)
+        return budget_positions(-entropy, entropy, editable, self.gamma)
 
     def settled(
         self, state: Stability, best: Tensor, entropy: Tensor, canvas: Canvas, clock: Clock

@@ -16,9 +16,9 @@ from typing import Literal
 from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
+from dlm_sampling.ops import budget_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.entropy_bound import entropy_bound_positions
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
 
 ErrorProxy = Literal["entropy", "confidence", "margin"]
@@ -66,5 +66,5 @@ class EBSampler(SamplerBase[None]):
         eligible = canvas.eligible
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(eligible, rng)
         error = PROXIES[self.proxy](draw)
-        where = entropy_bound_positions(error, draw.entropy, eligible, self.gamma)
+        where = budget_positions(-error, draw.entropy, eligible, self.gamma)
         return None, reveal(canvas, where, draw)

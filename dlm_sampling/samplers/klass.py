@@ -9,6 +9,7 @@ the released decoders for LLaDA and Dream.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
-from dlm_sampling.ops import Stream, top_k_positions
+from dlm_sampling.ops import Stream, divergence, top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, even_quota, reveal
 from dlm_sampling.samplers.checks import at_least, log_threshold
 from dlm_sampling.samplers.windows import LawWindow, empty_window, recall, remember
@@ -25,7 +26,6 @@ from dlm_sampling.types import Canvas, Clock, Predict, Prediction, RandomSource,
 
 Strategy = Literal["all", "max_conf", "min_kl", "random"]
 Form = Literal["llada", "dream"]
-_TINY = 1e-12
 
 
 class Ready(NamedTuple):
@@ -52,7 +52,7 @@ class KLASSState(NamedTuple):
     """What the next step needs of the past."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
-    previous: LawWindow  # laws of the step before
+    previous: LawWindow  # logarithms of the laws of the step before
     history: Tensor  # [B, L, H], the last KL values, the newest last
 
 
@@ -120,9 +120,10 @@ class KLASS(SamplerBase[KLASSState]):
         total = torch.where(clock.step == 0, eligible.sum(1), state.total)
         prediction = predict(canvas.tokens, canvas.unknown_fraction)
         draw = prediction.draw(eligible, rng)
-        probs = prediction.log_probs(eligible).exp_()
-        kl = probs.new_zeros(eligible.shape)
-        kl[eligible] = divergence(probs, recall(state.previous, eligible, canvas.start, probs))
+        log_p = prediction.log_probs(eligible)
+        log_q = recall(state.previous, eligible, canvas.start, log_p, -math.inf)
+        kl, normal = log_p.new_zeros(eligible.shape), log_p.new_zeros(len(log_p))
+        kl[eligible] = divergence(log_p, log_q, normal, normal, tiny=1e-12)
         history = torch.cat([state.history[..., 1:], kl.unsqueeze(2)], 2)
         ready = self.ready(draw.log_confidence, history, clock) & eligible
         where = STRATEGIES[self.strategy](Ready(ready, draw.log_confidence, kl), rng)
@@ -130,7 +131,7 @@ class KLASS(SamplerBase[KLASSState]):
         if self.released:
             missing = missing.masked_fill(ready.any(1), 0)
         where = where | top_k_positions(draw.log_confidence, eligible & ~where, missing)
-        previous = hand_on(canvas, where, prediction, probs)
+        previous = hand_on(canvas, where, prediction, log_p)
         return KLASSState(total, previous, history), reveal(canvas, where, draw)
 
     def ready(self, log_confidence: Tensor, history: Tensor, clock: Clock) -> Tensor:
@@ -142,20 +143,14 @@ class KLASS(SamplerBase[KLASSState]):
         return stable & confident
 
 
-def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) over the last axis with 1e-12 added inside both logarithms, nats, >= 0."""
-    ratio = (p + _TINY).log_().sub_((q + _TINY).log_())
-    return ratio.mul_(p).sum(-1).clamp_min(0.0)
-
-
-def hand_on(canvas: Canvas, where: Tensor, prediction: Prediction, probs: Tensor) -> LawWindow:
+def hand_on(canvas: Canvas, where: Tensor, prediction: Prediction, log_p: Tensor) -> LawWindow:
     """Laws that the next step compares with: this block's, or the next one's where this is full.
 
     Args:
         canvas: before this step.
         where: bool [B, L], what this step writes.
         prediction: of this step; asked for the next block's laws once a block is full.
-        probs: [R, V], laws at the eligible positions.
+        log_p: [R, V], logarithms of the laws at the eligible positions.
     """
     eligible = canvas.eligible
     left = eligible & ~where
@@ -164,10 +159,10 @@ def hand_on(canvas: Canvas, where: Tensor, prediction: Prediction, probs: Tensor
     full = ~left.any(1)
     following = (column >= stop.unsqueeze(1)) & (column < (2 * stop - canvas.start).unsqueeze(1))
     following &= canvas.unknown & full.unsqueeze(1)
-    pieces = [(left, probs[left[eligible]])]
+    pieces = [(left, log_p[left[eligible]])]
     if bool(following.any()):
-        pieces.append((following, prediction.log_probs(following).exp_()))
-    return remember(torch.where(full, stop, canvas.start), pieces)
+        pieces.append((following, prediction.log_probs(following)))
+    return remember(torch.where(full, stop, canvas.start), pieces, -math.inf)
 
 
 PRESETS: dict[str, dict[str, tuple[float, float]]] = {

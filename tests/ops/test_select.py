@@ -140,14 +140,3 @@ def test_budget_takes_the_longest_affordable_head() -> None:
     assert torch.equal(budget_positions(score, cost, eligible, 1e9), eligible)
     with pytest.raises(ValueError, match="row 0, position 0"):
         budget_positions(score * math.nan, cost, eligible | True, 1.0)
-
-
-def test_budget_is_the_rule_of_the_eb_sampler() -> None:
-    from dlm_sampling.samplers.eb_sampler import entropy_bound_positions
-
-    g = torch.Generator().manual_seed(2)
-    error, entropy = torch.rand(2, 50, 40, generator=g)
-    eligible = torch.rand(50, 40, generator=g) < 0.6
-    for gamma in (0.0, 0.3, 2.0):
-        rule = entropy_bound_positions(error, entropy, eligible, gamma)
-        assert torch.equal(budget_positions(-error, entropy, eligible, gamma), rule)
