@@ -93,6 +93,7 @@ def generate(
     progress: bool | None = None,
     return_trajectory: bool = False,
     every_step: bool = False,
+    cuda_graph: bool = False,
     **unknown: Any,
 ) -> GenerateOutput:
     """Generate text (or fill masks) with a diffusion language model.
@@ -141,6 +142,8 @@ def generate(
         progress: show a progress bar; default only on a terminal and for long work.
         return_trajectory: keep every step.
         every_step: no early exit and no skipped forward, the accounting of the released loops.
+        cuda_graph: on a GPU, record one step of each batch as a CUDA graph and replay it; see
+            `sample`.
         unknown: refused; the error names the closest valid argument.
 
     Returns:
@@ -187,6 +190,7 @@ def generate(
         law=law,
         guidance_scale=guidance_scale,
         every_step=every_step,
+        cuda_graph=cuda_graph,
         return_trajectory=return_trajectory,
     )
     return _finish(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.blocks import check_canvas, check_whole, plan_blocks
+from dlm_sampling.captured import CapturedRun, check_device, record
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.run import Run, RunOptions, SampleOutput, check_inputs
 from dlm_sampling.trajectory import StepCallback
@@ -41,6 +42,7 @@ def sample(
     suppress_mask: bool = True,
     callback: StepCallback | None = None,
     return_trajectory: bool = False,
+    cuda_graph: bool = False,
 ) -> SampleOutput:
     """Run a sampler over a batch of canvases until every editable position is written.
 
@@ -71,13 +73,20 @@ def sample(
         suppress_mask: ban the mask id from every law; False only to reproduce code that does not.
         callback: called with a `StepEvent` after each step.
         return_trajectory: keep all events.
+        cuda_graph: record one step as a CUDA graph and replay it: the same tokens without a launch
+            per kernel.  Every row takes part in every step until all are done, so each step counts
+            as a forward pass of its rows, also one that writes nothing.  With a callback, or a
+            trajectory, the host waits for every step.
 
     Returns:
         The finished canvases; no mask is left and fixed positions are untouched.
 
     Raises:
         ValueError: shapes do not match, `seeds` has a wrong length, the sampler is for another
-            noise, or a block is not a whole canvas of a network that writes no others.
+            noise, a block is not a whole canvas of a network that writes no others, or with
+            `cuda_graph` there is no GPU, or the sampler's step cannot be recorded.
+        RuntimeError: with `cuda_graph`, filters without the Triton kernels, or a network whose
+            pass cannot be recorded.
     """
     inputs = check_inputs(denoiser, tokens, editable, attention_mask, seeds)
     origin = inputs.attention.long().argmax(1) if align_blocks else None
@@ -103,4 +112,7 @@ def sample(
         return_trajectory,
     )
     with torch.no_grad():
-        return Run(denoiser, sampler, inputs, plan, seeds, options).finish()
+        if not cuda_graph:
+            return Run(denoiser, sampler, inputs, plan, seeds, options).finish()
+        check_device(denoiser.device, options.law)
+        return CapturedRun(denoiser, sampler, inputs, plan, seeds, options, record).finish()

@@ -55,8 +55,11 @@ class LazyPrediction:
     def evaluate(self, needed: Tensor) -> None:
         """Run the forward pass for the rows of `needed` (bool [A]) that have not had it."""
         missing = (needed & (self._slot < 0)).nonzero().squeeze(1)
-        if len(missing) == 0:
-            return
+        if len(missing):
+            self._pass(missing)
+
+    def _pass(self, missing: Tensor) -> None:
+        """The forward pass of some rows, int64 [n]."""
         passes = self._predictor.forward(self._x, self._t, missing, self._temperature, self._dt)
         outputs = [out for out in passes if out is not None]
         offset = len(self._values[0]) if self._values else 0
@@ -218,7 +221,7 @@ class LazyPrediction:
             )  # fmt: skip
             return rule(Site(x[i], row[i], p, column[i])).log()
 
-        return replace(logits, fetch=fetch)
+        return replace(logits, fetch=fetch, dtype=torch.float64)
 
     def log_probs(self, where: Tensor) -> Tensor:
         """Model's log-law at the positions of `where`, [R, V] in row-major order."""

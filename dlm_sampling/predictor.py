@@ -152,16 +152,20 @@ class Predictor:
         is the length of the step on the sampler's schedule.
         """
         guided = self.guidance_scale != 0.0
-        self.nfe.index_add_(0, self.rows[active], torch.full_like(active, 2 if guided else 1))
+        self.charge(active, 2 if guided else 1)
         heat = None if temperature is None else temperature[active]
         time = self.model_time(t)
         length = None if dt is None else (time - self.model_time(t - dt))[active]
-        canvas = _Rows(x[active], time[active], self.attention[active], active, heat, length)
+        canvas = PassRows(x[active], time[active], self.attention[active], active, heat, length)
         conditional = self._run(canvas, 0)
         if not guided:
             return conditional, None
         blank = canvas.x.masked_fill(self.given[active], self.mask_token_id)
         return conditional, self._run(canvas._replace(x=blank), 1)
+
+    def charge(self, active: Tensor, passes: int) -> None:
+        """Count forward passes of the rows `active` (int64 [n])."""
+        self.nfe.index_add_(0, self.rows[active], torch.full_like(active, passes))
 
     @property
     def mask_token_id(self) -> int:
@@ -176,7 +180,7 @@ class Predictor:
             return t
         return own.time_of(self.schedule.alpha(t))
 
-    def _run(self, rows: _Rows, part: int) -> DenoiserOutput:
+    def _run(self, rows: PassRows, part: int) -> DenoiserOutput:
         """One pass over some rows, whole canvases in and out; `part` 1 is the unconditional one."""
         if not self.carries:
             return self._cropped(rows, None)
@@ -186,7 +190,7 @@ class Predictor:
         carry.write(rows.which, after if heat is None else self.denoiser.temper(after, heat))
         return out
 
-    def _cropped(self, rows: _Rows, carry: Any) -> DenoiserOutput:
+    def _cropped(self, rows: PassRows, carry: Any) -> DenoiserOutput:
         """Without the columns right of the horizon."""
         if self.horizon is None:
             return self._padded(rows, carry, self.padded)
@@ -199,14 +203,14 @@ class Predictor:
         carry = carry if carry is None else crop(carry, 0, width, length)
         return _widen(self._padded(shorter, carry, not bool(attention.all())), 0, length)
 
-    def _padded(self, rows: _Rows, carry: Any, padded: bool) -> DenoiserOutput:
+    def _padded(self, rows: PassRows, carry: Any, padded: bool) -> DenoiserOutput:
         if not padded:
             return self.denoiser(rows.x, None, rows.t, carry, rows.dt)
         if self.denoiser.honours_padding:
             return self.denoiser(rows.x, rows.attention, rows.t, carry, rows.dt)
         return self._unpadded(rows, carry)
 
-    def _unpadded(self, rows: _Rows, carry: Any) -> DenoiserOutput:
+    def _unpadded(self, rows: PassRows, carry: Any) -> DenoiserOutput:
         """Group rows by their span of real tokens: a model that ignores padding never sees it."""
         first, length = rows.attention.long().argmax(1), rows.x.shape[1]
         spans = torch.stack([first, first + rows.attention.sum(1)], 1)
@@ -227,7 +231,7 @@ class Predictor:
         return DenoiserOutput(values, head, carry)
 
 
-class _Rows(NamedTuple):
+class PassRows(NamedTuple):
     """Canvases of one pass."""
 
     x: Tensor  # int64 [n, L]

@@ -160,6 +160,7 @@ class Run:
         self.sampler, self.plan, self.options = sampler, plan, options
         self.limits = _step_limits(sampler, plan.steps)
         law, stops, pad = options.law, options.stop_token_ids, denoiser.pad_token_id
+        self.stops = torch.tensor(stops, dtype=torch.int64, device=device)
         self.filler = pad if pad is not None else stops[0] if stops else 0
         banned = {*law.suppressed, *denoiser.suppressed}
         if options.suppress_mask and denoiser.mask_token_id is not None:
@@ -167,15 +168,15 @@ class Run:
         law = replace(law, suppressed=tuple(sorted(banned)))
         self.editable = inputs.editable
         self.unknown = inputs.editable.clone()
-        self.block = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.step = torch.zeros_like(self.block)
-        self.iteration = 0
+        self.block: Tensor = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.step: Tensor = torch.zeros_like(self.block)
+        self.iteration: int = 0
         rows = torch.arange(batch, device=device)
         origin = inputs.attention.long().argmax(1)
         self.rng = replace(ops.Rng.from_seeds(seeds, device=device), origin=origin)
         noise = process.prior(inputs.tokens, self.rng, denoiser.vocab_size)
-        self.tokens = torch.where(inputs.editable, noise, inputs.tokens)
-        self.predictor = Predictor(
+        self.tokens: Tensor = torch.where(inputs.editable, noise, inputs.tokens)
+        self.predictor: Predictor = Predictor(
             denoiser,
             law,
             inputs.attention,
@@ -229,28 +230,41 @@ class Run:
 
     def advance(self) -> None:
         """One step of every active row."""
+        before, nfe_before = self.tokens, self.predictor.nfe[self.rows]
+        canvas, step, over = self.move()
+        left = (self.unknown & canvas.editable).any(1) & over
+        if bool(left.any()):
+            step = self.fill(canvas, left, step)
+        if bool(self.stuck(canvas, over).any()):
+            raise self.endless()
+        ended, done = self.endings(over)
+        self.publish(canvas, step, before, nfe_before, done)
+        self.predictor.reset(over)
+        self.turn(over)
+        self.iteration += 1
+        self.out_steps[self.rows] += 1
+        self.retire(done, ended)
+
+    def move(self) -> tuple[Canvas, Step, Tensor]:
+        """The sampler's step, taken over: the canvas before it, and whose block it ended."""
         canvas = self.canvas()
         clock = Clock(self.step, self.of_block(self.plan.steps))
-        before, nfe_before = self.tokens, self.predictor.nfe[self.rows]
         if self.options.causal_blocks:
             self.predictor.horizon = self.of_block(self.plan.stop)
         self.state, step = self.sampler.step(self.state, canvas, clock, self.predictor, self.rng)
         self.apply(canvas, step)
-        over = self.block_over(canvas, clock)
-        left = (self.unknown & canvas.editable).any(1) & over
-        if bool(left.any()):
-            step = self.fill(canvas, left, step)
-        self.check_progress(canvas, over)
+        return canvas, step, self.block_over(canvas, clock)
+
+    def endings(self, over: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows that stop at an end-of-text, and rows that are done, bool [A] each."""
         ended = self.stopped(over)
-        done = ended | (over & (self.block + 1 >= self.plan.number[self.rows]))
-        self.publish(canvas, step, before, nfe_before, done)
-        self.predictor.reset(over)
+        return ended, ended | (over & (self.block + 1 >= self.plan.number[self.rows]))
+
+    def turn(self, over: Tensor) -> None:
+        """Count the step; rows of `over` (bool [A]) enter their next block."""
         self.block = torch.where(over, self.block + 1, self.block)
         self.step = torch.where(over, 0, self.step + 1)
         self.rng = self.rng.with_step(self.rng.step + 1)
-        self.iteration += 1
-        self.out_steps[self.rows] += 1
-        self.retire(done, ended)
 
     def block_over(self, canvas: Canvas, clock: Clock) -> Tensor:
         """Rows whose block ends with this step, bool [A]; by the sampler's own rule if any."""
@@ -265,16 +279,20 @@ class Run:
         whole_schedule = (limit < _UNLIMITED) & (self.sampler.revises or every_step)
         return torch.where(whole_schedule, spent, written | spent)
 
-    def check_progress(self, canvas: Canvas, over: Tensor) -> None:
-        """An adaptive sampler must write in every step; one that does not would never end."""
+    def stuck(self, canvas: Canvas, over: Tensor) -> Tensor:
+        """Rows whose adaptive sampler writes nothing for too long, bool [A]."""
         bound = self.sampler.patience(self.tokens.shape[1])
         masked = (self.unknown & canvas.editable).any(1)
         adaptive = self.of_block(self.limits) == _UNLIMITED
-        if bool(((self.step > bound) & ~over & masked & adaptive).any()):
-            raise RuntimeError(
-                f"{type(self.sampler).__name__} made {bound} steps in one block without ending it: "
-                "an adaptive sampler must write at least one position per step."
-            )
+        return (self.step > bound) & ~over & masked & adaptive
+
+    def endless(self) -> RuntimeError:
+        """The error for such rows: they would never end."""
+        bound = self.sampler.patience(self.tokens.shape[1])
+        return RuntimeError(
+            f"{type(self.sampler).__name__} made {bound} steps in one block without ending it: "
+            "an adaptive sampler must write at least one position per step."
+        )
 
     def apply(self, canvas: Canvas, step: Step) -> None:
         """Take over what the step wrote inside the block; everything else is restored."""
@@ -304,8 +322,8 @@ class Run:
         """
         if not self.options.stop_token_ids:
             return torch.zeros_like(over)
-        ids = torch.tensor(self.options.stop_token_ids, device=self.tokens.device)
-        is_stop = torch.isin(self.tokens, ids) & self.editable & ~self.unknown
+        stops = (self.tokens.unsqueeze(2) == self.stops).any(2)
+        is_stop = stops & self.editable & ~self.unknown
         known_left = (self.unknown & self.editable).long().cumsum(1) == 0
         found = (is_stop & known_left).any(1)
         return found & over if self.sampler.revises else found
@@ -333,6 +351,10 @@ class Run:
             entropy=step.entropy,
             final=done,
         )
+        self.pass_on(event)
+
+    def pass_on(self, event: StepEvent) -> None:
+        """Give an event to who listens."""
         if self.trajectory is not None:
             self.trajectory.events.append(event)
         if self.options.callback is not None:

@@ -29,6 +29,8 @@ RANKS: list[set[str]] = [
         "predictor",
         "prediction",
         "sites",
+        "captured",
+        "captured_prediction",
         "loop",
         "run",
         "blocks",

@@ -65,6 +65,11 @@ class Denoiser(ABC):
     generation_defaults: Mapping[str, Any] = MappingProxyType({})
     carries: bool = False
     """Whether the network has a latent state that goes from one forward pass to the next."""
+    capturable: bool = True
+    """Whether a pass has fixed shapes and asks the host nothing, so that a CUDA graph can hold it.
+
+    Not known of foreign networks: what holds them up shows when the pass is recorded.
+    """
 
     def __init__(
         self,

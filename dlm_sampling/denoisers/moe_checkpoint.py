@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class MoeDenoiser(Denoiser):
     """Base of the mixture-of-experts denoisers: no time input, logits in place."""
 
+    capturable = False
+
     def __init__(self, network: MoeNetwork, **facts: Any) -> None:
         """Wrap the network; `facts` are those of `Denoiser`."""
         sizes = network.config

@@ -1,5 +1,7 @@
 """The arithmetic: random numbers, exact categorical sampling, choosing positions."""
 
+from dlm_sampling.ops._dispatch import why_no_kernels
+from dlm_sampling.ops.asking import any_of, may_ask, unasked
 from dlm_sampling.ops.categorical import draw
 from dlm_sampling.ops.divergence import divergence
 from dlm_sampling.ops.log_law import filtered_log_law, log_prob_of, log_probs
@@ -23,6 +25,7 @@ __all__ = [
     "Rng",
     "Source",
     "Stream",
+    "any_of",
     "budget_positions",
     "divergence",
     "draw",
@@ -31,8 +34,11 @@ __all__ = [
     "head_rows",
     "log_prob_of",
     "log_probs",
+    "may_ask",
     "row_seeds",
     "stochastic_positions",
     "threshold_positions",
     "top_k_positions",
+    "unasked",
+    "why_no_kernels",
 ]

@@ -9,12 +9,22 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from torch import Tensor
+
 _may_ask: ContextVar[bool] = ContextVar("may_ask", default=True)
 
 
 def may_ask() -> bool:
     """Whether operators may wait for the device to check values."""
     return _may_ask.get()
+
+
+def any_of(mask: Tensor) -> bool:
+    """Whether any entry of `mask` is set; True where that may not be asked.
+
+    For work that changes nothing where the mask is empty, and is skipped there to save time.
+    """
+    return bool(mask.any()) if may_ask() else True
 
 
 @contextmanager

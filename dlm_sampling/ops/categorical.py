@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops._dispatch import kernel
+from dlm_sampling.ops.asking import may_ask
 from dlm_sampling.ops.heat import cold_rows, heated
-from dlm_sampling.ops.pairs import Pair
+from dlm_sampling.ops.pairs import Pair, dtype_of, plain_of
 from dlm_sampling.ops.philox import Stream, exponential_from_words, random_words
-from dlm_sampling.ops.rows import RUN, TILE, Block, LogitRows, Scratch, Source, blocks, shape_of
+from dlm_sampling.ops.rows import RUN, TILE, Block, Scratch, Source, blocks, shape_of
 from dlm_sampling.ops.tiles import LOG2E, Heat, Heated, Sums, Table, column, sweep, take
 from dlm_sampling.types import Draw, Statistics, TokenLaw
 
@@ -52,7 +53,8 @@ def draw(
         sub: index of the draw within the step; an int64 tensor [] stays on the device.
         statistics: "model": of softmax(logits) without the suppressed ids; "law": of the law that
             is sampled (at temperature 0, of the filtered law at temperature 1).
-        rows: int64 [R], which rows of the source; None for all of them in order.
+        rows: int64 [R], which rows of the source; None for all of them in order.  Without `check`
+            an entry may be -1: the place is passed over, and its record means nothing.
         check: refuse rows that define no law.
         temperature: float [R], one per row drawn, instead of the law's; 0 is argmax.
 
@@ -63,21 +65,24 @@ def draw(
         ValueError: shapes or ids do not fit; with `check`, a row holds NaN or +inf or nothing but
             -inf, or a temperature is negative or not finite.
     """
-    count, vocab = shape_of(_plain(source))
+    check = check and may_ask()
+    count, vocab = shape_of(plain_of(source))
     wanted = count if rows is None else rows.shape[0]
     named = (("keys", keys), ("positions", positions), ("steps", steps))
     for name, value in (*named, ("temperature", temperature)):
         if value is not None and value.shape != (wanted,):
             shape = tuple(value.shape)
             raise ValueError(f"{name} has shape {shape}: must be ({wanted},), one per row drawn.")
-    fused = kernel("draw", keys, dtype=_dtype(source), vocab=vocab)
+    fused = kernel("draw", keys, dtype=dtype_of(source), vocab=vocab)
     if fused is not None:
         record = fused(
             source, keys=keys, positions=positions, steps=steps, law=law, sub=sub,
             statistics=statistics, rows=rows, check=check, temperature=temperature,
         )  # fmt: skip
         return Draw(*record)
-    source = _on_demand(source)
+    source = source.rows() if isinstance(source, Pair) else source
+    if rows is not None and not check:
+        rows = rows.clamp_min(0)
     table = Table.build(vocab, law, keys.device)
     plan = _Plan(table, law, statistics, Scratch(), check)
     parts: list[Draw] = []
@@ -88,20 +93,6 @@ def draw(
     if not parts:
         return _empty(source)
     return Draw(*(torch.cat(field) for field in zip(*parts, strict=True)))
-
-
-def _plain(source: Source | Pair) -> Source:
-    return source.first if isinstance(source, Pair) else source
-
-
-def _on_demand(source: Source | Pair) -> Source:
-    return source.rows() if isinstance(source, Pair) else source
-
-
-def _dtype(source: Source | Pair) -> torch.dtype | None:
-    """Of the logits, if they are there."""
-    plain = _plain(source)
-    return None if isinstance(plain, LogitRows) else plain.dtype
 
 
 class _Noise(NamedTuple):
@@ -210,7 +201,7 @@ def _race(
 
 
 def _empty(source: Source) -> Draw:
-    dtype = torch.float64 if _dtype(source) == torch.float64 else torch.float32
+    dtype = torch.float64 if dtype_of(source) == torch.float64 else torch.float32
     real = torch.empty(0, dtype=dtype, device=source.device)
     token = torch.empty(0, dtype=torch.int64, device=source.device)
     return Draw(token, real, real, real, real, real, real)

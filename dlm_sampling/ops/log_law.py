@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops._dispatch import kernel
+from dlm_sampling.ops.asking import may_ask
 from dlm_sampling.ops.filters import truncate
 from dlm_sampling.ops.heat import cold_rows, heated
-from dlm_sampling.ops.pairs import Pair
-from dlm_sampling.ops.rows import Block, LogitRows, Scratch, Source, blocks, shape_of
+from dlm_sampling.ops.pairs import Pair, dtype_of, plain_of
+from dlm_sampling.ops.rows import Block, Scratch, Source, blocks, shape_of
 from dlm_sampling.ops.tiles import Heat, Table, chunks, column, refuse_lawless
 from dlm_sampling.types import TokenLaw
 
@@ -45,10 +46,12 @@ def log_probs(
     Raises:
         ValueError: as `draw`.
     """
-    source, vocab, plan = _plan(source, law, rows, check, temperature)
-    fused = kernel("log_probs", plan.like, dtype=plan.read, vocab=vocab)
+    check = check and may_ask()
+    vocab, like = _checked(source, rows, temperature)
+    fused = kernel("log_probs", like, dtype=dtype_of(source), vocab=vocab)
     if fused is not None:
         return fused(source, law=law, rows=rows, check=check, temperature=temperature)
+    plan = _plan(like, vocab, law, check, temperature)
     plain = source.rows() if isinstance(source, Pair) else source
     parts: list[Tensor] = []
     for block in blocks(plain, rows):
@@ -56,7 +59,7 @@ def log_probs(
         for here in chunks(block, law):
             out[here] = _log_law(block, here, plan)
         parts.append(out)
-    return torch.cat(parts) if parts else plan.like.new_empty(0, vocab)
+    return torch.cat(parts) if parts else like.new_empty(0, vocab)
 
 
 def log_prob_of(
@@ -84,20 +87,24 @@ def log_prob_of(
     Raises:
         ValueError: as `draw`, and with `check` a token outside of the vocabulary.
     """
-    source, vocab, plan = _plan(source, law, rows, check, temperature)
+    check = check and may_ask()
+    vocab, like = _checked(source, rows, temperature)
     if check and bool(((tokens < 0) | (tokens >= vocab)).any()):
         low, high = int(tokens.min()), int(tokens.max())
         raise ValueError(f"tokens span {low}..{high}: must be ids in [0, {vocab}).")
-    fused = kernel("log_prob_of", plan.like, dtype=plan.read, vocab=vocab)
+    fused = kernel("log_prob_of", like, dtype=dtype_of(source), vocab=vocab)
     if fused is not None:
         return fused(source, tokens, law=law, rows=rows, check=check, temperature=temperature)
+    plan = _plan(like, vocab, law, check, temperature)
     plain = source.rows() if isinstance(source, Pair) else source
+    if rows is not None and not check:
+        rows = rows.clamp_min(0)
     parts: list[Tensor] = []
     for block in blocks(plain, rows):
         ids = tokens[block.span, None]
         for here in chunks(block, law):
             parts.append(_log_law(block, here, plan).gather(1, ids[here])[:, 0])
-    return torch.cat(parts) if parts else plan.like
+    return torch.cat(parts) if parts else like
 
 
 def filtered_log_law(logits: Tensor, law: TokenLaw) -> Tensor:
@@ -113,29 +120,27 @@ class _Plan(NamedTuple):
     scratch: Scratch
     check: bool
     temperature: Heat  # one number, or [R]
-    read: torch.dtype | None  # of the logits, where it is known before they are made
-    like: Tensor  # no elements; dtype and device of the result
 
 
-def _plan(
-    source: Source | Pair,
-    law: TokenLaw,
-    rows: Tensor | None,
-    check: bool,
-    temperature: Tensor | None,
-) -> tuple[Source | Pair, int, _Plan]:
-    plain = source.first if isinstance(source, Pair) else source
+def _checked(
+    source: Source | Pair, rows: Tensor | None, temperature: Tensor | None
+) -> tuple[int, Tensor]:
+    """Columns of the logits, and no elements of the dtype and on the device of the result."""
+    plain = plain_of(source)
     count, vocab = shape_of(plain)
     wanted = count if rows is None else rows.shape[0]
     if temperature is not None and temperature.shape != (wanted,):
         shape = tuple(temperature.shape)
         raise ValueError(f"temperature has shape {shape}: must be ({wanted},), one per row drawn.")
-    read = None if isinstance(plain, LogitRows) else plain.dtype
-    dtype = torch.float64 if read == torch.float64 else torch.float32
-    like = torch.empty(0, dtype=dtype, device=plain.device)
-    table = Table.build(vocab, law, plain.device)
+    dtype = torch.float64 if dtype_of(source) == torch.float64 else torch.float32
+    return vocab, torch.empty(0, dtype=dtype, device=plain.device)
+
+
+def _plan(
+    like: Tensor, vocab: int, law: TokenLaw, check: bool, temperature: Tensor | None
+) -> _Plan:
     heat = law.temperature if temperature is None else temperature
-    return source, vocab, _Plan(law, table, Scratch(), check, heat, read, like)
+    return _Plan(law, Table.build(vocab, law, like.device), Scratch(), check, heat)
 
 
 def _log_law(block: Block, here: slice, plan: _Plan) -> Tensor:

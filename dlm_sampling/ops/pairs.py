@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops.rows import LogitRows
+from dlm_sampling.ops.rows import LogitRows, Source
 
 _LOG2E = 1.0 / math.log(2.0)
 
@@ -78,7 +78,7 @@ class Pair(ABC):
             )
             return self.combined(one, other, mix[:, index, None])
 
-        return LogitRows(fetch, count, vocab, self.first.device)
+        return LogitRows(fetch, count, vocab, self.first.device, dtype=self.dtype)
 
     def _numbers(self, *values: float | Tensor) -> Tensor:
         device = self.first.device
@@ -141,3 +141,13 @@ class Remainder(Pair):
         first = (first - mix[0]).mul_(_LOG2E).exp2_()
         second = (second - mix[1]).mul_(_LOG2E).exp2_()
         return first.sub_(second).clamp_min_(0.0).log_()
+
+
+def plain_of(source: Source | Pair) -> Source:
+    """A source, or the first of a pair, which tells the shape and the device."""
+    return source.first if isinstance(source, Pair) else source
+
+
+def dtype_of(source: Source | Pair) -> torch.dtype | None:
+    """Of the logits, if it is known before they are made."""
+    return plain_of(source).dtype

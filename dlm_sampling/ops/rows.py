@@ -29,6 +29,7 @@ class LogitRows:
         vocab_size: V.
         device: where the logits live.
         block: most rows in one call; block * V logits exist at a time.
+        dtype: of the logits, or None where it is not known before they are made.
     """
 
     fetch: Callable[[Tensor], Tensor]
@@ -36,6 +37,7 @@ class LogitRows:
     vocab_size: int
     device: torch.device
     block: int = 64
+    dtype: torch.dtype | None = None
 
 
 def head_rows(
@@ -74,7 +76,7 @@ def head_rows(
             return torch.mm(chosen, down, out=out)
         return torch.addmm(bias, chosen, down, out=out)
 
-    return LogitRows(fetch, count, vocab, hidden.device, block)
+    return LogitRows(fetch, count, vocab, hidden.device, block, hidden.dtype)
 
 
 Source = Tensor | LogitRows
@@ -168,8 +170,9 @@ class Block:
             tiles = self.logits.as_strided(shape, (down, TILE * across, across))
             out = tiles[rows, tile.clamp(max=full - 1)]
         if rest:
-            ragged = tile == full
-            out[:, :rest][ragged] = self.logits[rows[ragged], full * TILE :]
+            # Read for every row: to pick the rows that need it would wait for the device.
+            ragged, tail = (tile == full).unsqueeze(1), self.logits[rows, full * TILE :]
+            out[:, :rest] = torch.where(ragged, tail, out[:, :rest])
         return out.to(self.dtype)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dlm_sampling.ops.asking import may_ask
 from dlm_sampling.ops.filters import Boundary, truncate
 from dlm_sampling.ops.rows import TILE, Block, Scratch, grid
 from dlm_sampling.types import TokenLaw
@@ -43,16 +45,24 @@ class Table(NamedTuple):
         Raises:
             ValueError: an id outside of the vocabulary.
         """
-        bad = [i for i in law.suppressed if not 0 <= i < vocab]
+        return _table(vocab, tuple(sorted(set(law.suppressed))), device)
+
+    @classmethod
+    def of(cls, vocab: int, listed: tuple[int, ...], device: torch.device) -> Table:
+        """The table of sorted ids.
+
+        Raises:
+            ValueError: an id outside of the vocabulary.
+        """
+        bad = [i for i in listed if not 0 <= i < vocab]
         if bad:
             raise ValueError(f"suppressed id {bad[0]} is unknown: must be in [0, {vocab}).")
-        listed = tuple(sorted(set(law.suppressed)))
         ids = torch.tensor(listed, dtype=torch.int64, device=device)
         tiles, width = grid(vocab)
         allowed = torch.arange(tiles * width, device=device) < vocab
         allowed[ids] = False
         allowed = allowed.view(tiles, width)
-        special = {i // TILE for i in law.suppressed}
+        special = {i // TILE for i in listed}
         if vocab % TILE:
             special.add(vocab // TILE)
         few = listed if len(listed) <= _FEW else ()
@@ -74,6 +84,9 @@ class Table(NamedTuple):
     def width(self) -> int:
         """How many ids a tile holds."""
         return self.allowed.shape[1]
+
+
+_table = cache(Table.of)  # a CUDA graph reads tables where they are, so none is ever dropped
 
 
 class Sums(NamedTuple):
@@ -245,6 +258,6 @@ class _Pass:
 def _write_sums(products: Tensor, out: Tensor) -> None:
     """Sum of each tile of products [r, tiles, width] into `out`; 0 * (-inf) counts as 0."""
     torch.sum(products, -1, out=out)
-    if not math.isfinite(out.sum().item()):
+    if not may_ask() or not math.isfinite(out.sum().item()):
         mended = products.nan_to_num(nan=0.0).sum(-1)
         out.copy_(torch.where(out.isfinite(), out, mended))

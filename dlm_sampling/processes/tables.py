@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dlm_sampling.ops import filtered_log_law
@@ -11,7 +10,7 @@ from dlm_sampling.types import PredictionKind, Process, TokenLaw
 
 def one_hot(x: Tensor, like: Tensor) -> Tensor:
     """1[y = x] as a law, [..., V] in the type and with the columns of `like`."""
-    return torch.nn.functional.one_hot(x, like.shape[-1]).to(like.dtype)
+    return like.new_zeros(*x.shape, like.shape[-1]).scatter(-1, x.unsqueeze(-1), 1.0)
 
 
 def value_at(table: Tensor, x: Tensor) -> Tensor:

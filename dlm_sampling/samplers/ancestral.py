@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dlm_sampling.ops import any_of
 from dlm_sampling.processes import Uniform
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.grid import GridSampler
@@ -88,7 +89,7 @@ class Ancestral(GridSampler):
             predict.vocab_size,
             rng,
         )
-        if bool(last.any()):
+        if any_of(last):
             final = self.remove_noise(process, prediction, ending, rng, alpha_t)
             draw = merge(ending, final, draw)
         return written(canvas, draw, canvas.editable, last)

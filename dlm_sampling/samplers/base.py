@@ -37,6 +37,8 @@ class SamplerBase(ABC, Generic[S]):
     nfe: ClassVar[str] = "at most steps"
     runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing",)
     """The kinds of noise whose models it samples from."""
+    captured_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
+    """The kinds of noise on which a CUDA graph can hold its step, as this asks the host nothing."""
 
     @property
     def revises(self) -> bool:

@@ -52,6 +52,7 @@ class DInferCredit(SamplerBase[CreditState]):
 
     law = TokenLaw(temperature=0.0)
     paper = "Wang et al. 2025, arXiv:2510.06133"
+    captured_on = ()
     nfe = "adaptive; 1 to tokens"
 
     def __post_init__(self) -> None:

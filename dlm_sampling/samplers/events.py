@@ -58,6 +58,7 @@ class EventSampler(SamplerBase[EventState]):
     noise_removal: NoiseRemoval = "sample"
 
     runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
+    captured_on = ()
 
     def __post_init__(self) -> None:
         check_grid(self.t_end, self.noise_removal)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from dlm_sampling.ops import Stream
+from dlm_sampling.ops import Stream, any_of
 from dlm_sampling.samplers.checks import NoiseRemoval
 from dlm_sampling.samplers.packed import merge
 from dlm_sampling.samplers.remasking import reveal_and_remask
@@ -77,7 +77,7 @@ def settle(
         last: rows whose schedule ends here, bool [B].
         noise_removal: "sample", or "argmax" of the posterior.
     """
-    if not bool(last.any()):
+    if not any_of(last):
         return written(canvas, moved, canvas.editable, last)
     ending = last.unsqueeze(1) & canvas.editable
     final = denoise(process, prediction, ending, rng, alpha, noise_removal)

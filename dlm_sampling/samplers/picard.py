@@ -59,6 +59,7 @@ class Picard(SamplerBase[PicardState]):
     paper = "Shih et al. 2023, arXiv:2305.16317"
     nfe = "window x sweeps; at most as many sweeps as the solver has steps"
     runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform", "matrix")
+    captured_on = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.base, SamplerBase):  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -105,6 +105,12 @@ class Entry:
         return self.build().runs_on
 
     @property
+    def captured_on(self) -> tuple[NoiseKind, ...]:
+        """The kinds of noise on which `generate(..., cuda_graph=True)` takes it."""
+        built = self.build()
+        return tuple(kind for kind in built.captured_on if kind in built.runs_on)
+
+    @property
     def nfe(self) -> str:
         """Forward passes, in words."""
         return self.build().nfe

@@ -45,6 +45,7 @@ class Tweedie(GridSampler):
     noise_removal: NoiseRemoval = "sample"
 
     runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
+    captured_on = ("absorbing",)
     paper = "Lou et al. 2024, arXiv:2310.16834"
 
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:

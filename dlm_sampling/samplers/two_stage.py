@@ -90,6 +90,7 @@ class TwoStage(SamplerBase[StageState]):
     clock: ClockName = "hazard"
 
     runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform", "matrix")
+    captured_on = ()
     restarts: ClassVar[bool]
     """Whether stage 2 starts at x again, instead of at x*."""
 

@@ -57,10 +57,19 @@ def test_forced_kernels_that_cannot_run_say_why(
     monkeypatch: pytest.MonkeyPatch, package: types.ModuleType
 ) -> None:
     monkeypatch.setenv("DLM_KERNELS", "triton")
-    with pytest.raises(RuntimeError, match=r"'draw' cannot run: torch.float64 on cpu\."):
-        kernel("draw", torch.empty(1), dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"'draw' cannot run: torch.float8_e5m2 on cpu\."):
+        kernel("draw", torch.empty(1), dtype=torch.float8_e5m2)
     with pytest.raises(RuntimeError, match="'sort' cannot run: it cannot be loaded"):
         kernel("sort", torch.empty(1), dtype=torch.float32)
+
+
+def test_what_has_no_kernel_by_design_is_left_to_torch(
+    monkeypatch: pytest.MonkeyPatch, package: types.ModuleType
+) -> None:
+    """Rules over tables draw from float64 laws, and orders of positions are whole numbers."""
+    monkeypatch.setenv("DLM_KERNELS", "triton")
+    assert kernel("draw", torch.empty(1), dtype=torch.float64) is None
+    assert kernel("top_k_positions", torch.empty(1), score=torch.int64, length=1) is None
 
 
 class OnTheGPU:

@@ -1,0 +1,352 @@
+"""A run whose step is recorded once as a CUDA graph and then replayed.
+
+Every row takes part in every step, in tensors of fixed shape; rows that are done change no more.
+The host enqueues the next step before it reads what became of the last one, so that the device
+never waits for it.  What a graph cannot hold happens between replays: the argmax at positions that
+a finished schedule left unknown, and the events for callbacks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from dlm_sampling import ops
+from dlm_sampling.blocks import BlockPlan
+from dlm_sampling.captured_prediction import CapturedPredictor
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.predictor import Predictor
+from dlm_sampling.run import Inputs, Run, RunOptions, SampleOutput
+from dlm_sampling.samplers.registry import available
+from dlm_sampling.trajectory import StepEvent
+from dlm_sampling.types import Canvas, Sampler, Step, TokenLaw
+
+Record = Callable[[Callable[[], None]], Callable[[], None]]
+"""Takes a step and returns what repeats it."""
+
+_MOVED = ("tokens", "unknown", "logprob", "state")  # what the sampler's step changes
+_TURNED = ("block", "step", "rng")  # what counting the step changes
+_WARM_UP = 2  # steps before recording: libraries set themselves up, tables reach the device
+
+
+class Shown(NamedTuple):
+    """What a listener is told of the last step; all [B, L]."""
+
+    logprob: Tensor
+    log_confidence: Tensor
+    entropy: Tensor
+
+
+class CapturedRun(Run):
+    """A run of all rows to the end, step by recorded step.
+
+    Args:
+        record: makes the CUDA graph; a test on a CPU passes something that only repeats the step.
+
+    Raises:
+        ValueError: the sampler, the model or the padding cannot be recorded.
+        RuntimeError: the kernels cannot run.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler[Any],
+        inputs: Inputs,
+        plan: BlockPlan,
+        seeds: Sequence[int],
+        options: RunOptions,
+        record: Record,
+    ) -> None:
+        """The ordinary run's tensors, and those that only a replay needs."""
+        check_capture(denoiser, sampler, inputs, options)
+        super().__init__(denoiser, sampler, inputs, plan, seeds, options)
+        self.record = record
+        self.ordinary: Predictor = self.predictor
+        self.state = _copied(self.state)
+        self.done = self.plan.number == 0
+        nobody = torch.zeros_like(self.done)
+        self.waiting, self.lawless, self.frozen = nobody.clone(), nobody.clone(), nobody.clone()
+        self.flags = torch.zeros(3, dtype=torch.bool, device=self.done.device)
+        self.width = int((plan.stop - plan.start).max()) if plan.start.numel() else 0
+        self.captured = CapturedPredictor.of(self.ordinary, self.lawless)
+        listens = options.callback is not None or options.return_trajectory
+        blank = torch.zeros_like(self.logprob)
+        self.shown = Shown(blank.clone(), blank.clone(), blank.clone()) if listens else None
+
+    def tick(self) -> None:
+        """One step of all rows that are not done and do not wait, on the device alone."""
+        live = ~(self.done | self.waiting)
+        held = {name: getattr(self, name) for name in (*_MOVED, *_TURNED)}
+        self.predictor = self.captured
+        self.captured.begin(live, self.window())
+        with ops.unasked():
+            canvas, step, over = self.move()
+        left = (self.unknown & canvas.editable).any(1) & over
+        goes = live & ~left
+        ended, done = self.endings(over)
+        stuck = self.stuck(canvas, over)
+        self.turn(over)
+        changes = [
+            (self.done, self.done | (goes & done)),
+            (self.waiting, self.waiting | (live & left)),
+            (self.frozen, self.frozen | (live & stuck)),
+            (self.out_ended, self.out_ended | (goes & ended)),
+            (self.out_steps, self.out_steps + goes),
+            *_changes([held[n] for n in _MOVED], [getattr(self, n) for n in _MOVED], live),
+            *_changes([held[n] for n in _TURNED], [getattr(self, n) for n in _TURNED], goes),
+            *self.shown_changes(canvas, step),
+        ]
+        for there, value in changes:
+            there.copy_(value)
+        for name, value in held.items():
+            setattr(self, name, value)
+        failed = (self.lawless | self.frozen).any()
+        self.flags.copy_(torch.stack([self.done.all(), self.waiting.any(), failed]))
+
+    def window(self) -> Tensor:
+        """Columns of each row's block, and further ones where it is narrower, int64 [B, W]."""
+        first = self.of_block(self.plan.start).unsqueeze(1)
+        column = first + torch.arange(self.width, device=first.device)
+        return column % max(self.tokens.shape[1], 1)
+
+    def shown_changes(self, canvas: Canvas, step: Step) -> Iterator[tuple[Tensor, Tensor]]:
+        """What listeners will be told of this step."""
+        if self.shown is not None:
+            told = (step.logprob.masked_fill(~canvas.editable, 0.0), *step[3:5])
+            for there, value in zip(self.shown, told, strict=True):
+                yield there, torch.zeros_like(there) if value is None else value
+
+    def finish(self) -> SampleOutput:
+        """Record the step, then replay it until every row is done."""
+        kept = [there.clone() for there in self.buffers()]
+        replay = self.record(self.tick)
+        for there, value in zip(self.buffers(), kept, strict=True):
+            there.copy_(value)
+        watch = Watch(self.flags, lag=0 if self.shown is not None else 1)
+        over = bool(self.done.all())
+        while not over:
+            event = self.event() if self.shown is not None else None
+            replay()
+            over, waiting, failed = watch.look()
+            if failed:
+                raise self.failure()
+            if waiting:
+                self.settle()
+            if event is not None:
+                self.tell(event)
+                over = bool(self.done.all())
+            self.iteration += 1
+        filled = (self.out_ended.unsqueeze(1) & self.unknown, self.filler)
+        tokens = self.tokens.masked_fill(*filled)
+        return SampleOutput(
+            tokens,
+            self.logprob,
+            self.ordinary.nfe,
+            self.out_steps,
+            self.out_ended,
+            self.trajectory,
+        )
+
+    def settle(self) -> None:
+        """Fill what finished schedules left unknown, outside of the graph, and end those blocks."""
+        rows = self.waiting.clone()
+        held = {name: getattr(self, name) for name in (*_MOVED, *_TURNED)}
+        self.predictor = self.ordinary
+        canvas = self.canvas()
+        if self.options.causal_blocks:
+            self.predictor.horizon = self.of_block(self.plan.stop)
+        told = self.logprob if self.shown is None else self.shown.logprob
+        step = self.fill(canvas, rows, Step(self.tokens, self.unknown, told))
+        ended, done = self.endings(rows)
+        self.turn(rows)
+        changes = [
+            (self.done, self.done | (rows & done)),
+            (self.waiting, self.waiting & ~rows),
+            (self.out_ended, self.out_ended | (rows & ended)),
+            (self.out_steps, self.out_steps + rows),
+            *_changes([held[n] for n in _MOVED], [getattr(self, n) for n in _MOVED], rows),
+            *_changes([held[n] for n in _TURNED], [getattr(self, n) for n in _TURNED], rows),
+        ]
+        if self.shown is not None:
+            changes += [(self.shown.logprob, step.logprob)]
+        for there, value in changes:
+            there.copy_(value)
+        for name, value in held.items():
+            setattr(self, name, value)
+
+    def event(self) -> StepEvent:
+        """The rows that the next step moves, and how they stand before it."""
+        rows = (~self.done).nonzero().squeeze(1)
+        unknown, nfe = self.unknown[rows], self.ordinary.nfe[rows]
+        nothing = torch.zeros_like(rows, dtype=torch.bool)
+        tokens, logprob = self.tokens[rows], self.logprob[rows]
+        return StepEvent(
+            self.iteration, rows, tokens, tokens, unknown, unknown, self.block[rows],
+            self.step[rows], nfe, nothing, logprob, None, None, nothing,
+        )  # fmt: skip
+
+    def tell(self, event: StepEvent) -> None:
+        """Complete the event after its step, and pass it on."""
+        rows, before = event.rows, event.before
+        tokens, unknown, nfe = self.tokens[rows], self.unknown[rows], self.ordinary.nfe[rows]
+        logprob, log_confidence, entropy = (part[rows] for part in self.shown or ())
+        event = replace(
+            event, tokens=tokens, unknown=unknown, nfe=nfe, forwarded=nfe > event.nfe,
+            written=(tokens != before) | (event.unknown & ~unknown), logprob=logprob,
+            log_confidence=log_confidence, entropy=entropy, final=self.done[rows],
+        )  # fmt: skip
+        self.pass_on(event)
+
+    def failure(self) -> Exception:
+        """The error for rows that cannot go on."""
+        if bool(self.frozen.any()):
+            return self.endless()
+        row = int(self.lawless.long().argmax())
+        return ValueError(
+            f"row {row}: the logits hold NaN, +inf, or no token that may be drawn. Run it without "
+            "cuda_graph to learn where, and check the model's output."
+        )
+
+    def buffers(self) -> list[Tensor]:
+        """Every tensor that a step writes in place."""
+        named = [getattr(self, name) for name in (*_MOVED, *_TURNED)]
+        found = [self.done, self.waiting, self.lawless, self.frozen, self.flags]
+        found += [self.out_steps, self.out_ended, self.ordinary.nfe, *(self.shown or ())]
+        return [*found, *_leaves(named)]
+
+
+class Watch:
+    """Reads flags `lag` steps late, so that reading them does not hold up the device."""
+
+    def __init__(self, flags: Tensor, lag: int) -> None:
+        self.flags, self.lag = flags, lag
+        self.sent: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+
+    def look(self) -> list[bool]:
+        """The flags as they were `lag` calls ago; False before."""
+        there, event = self.flags, None
+        here = torch.empty(there.shape, dtype=there.dtype, pin_memory=there.is_cuda)
+        here.copy_(there, non_blocking=True)
+        if there.is_cuda:
+            event = torch.cuda.Event()
+            event.record()
+        self.sent.append((here, event))
+        if len(self.sent) <= self.lag:
+            return [False] * len(there)
+        here, event = self.sent.popleft()
+        if event is not None:
+            event.synchronize()
+        return cast("list[bool]", here.tolist())
+
+
+def record(step: Callable[[], None]) -> Callable[[], None]:
+    """Record a step over fixed tensors as a CUDA graph; what it changed must be put back.
+
+    Raises:
+        RuntimeError: the step asks the host something, or uses memory in a way that cannot be
+            recorded.
+    """
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(_WARM_UP):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError as error:
+        raise RuntimeError(
+            "cuda_graph=True: this step cannot be recorded; the sampler or the model waits for the "
+            f"device, or copies from the host, in it ({error}). Leave cuda_graph out."
+        ) from error
+    return graph.replay
+
+
+def check_capture(
+    denoiser: Denoiser, sampler: Sampler[Any], inputs: Inputs, options: RunOptions
+) -> None:
+    """Refuse what a graph cannot hold.
+
+    Raises:
+        ValueError: see `CapturedRun`.
+    """
+    kind = denoiser.process.name
+    if kind not in getattr(sampler, "captured_on", ("absorbing", "uniform")):
+        fitting = [name for name, entry in available().items() if kind in entry.captured_on]
+        raise ValueError(
+            f"cuda_graph=True: on {kind} noise {type(sampler).__name__} decides on the host, or "
+            f"holds tensors of changing size. These can be recorded: {', '.join(fitting)}."
+        )
+    if denoiser.carries:
+        raise ValueError(
+            f"cuda_graph=True: this denoiser ({denoiser.family}) carries a state from pass to pass."
+        )
+    if not denoiser.capturable:
+        raise ValueError(
+            f"cuda_graph=True: the network of this denoiser ({denoiser.family}) chooses the shapes "
+            "of its work by values, as experts do that take the tokens sent to them."
+        )
+    padded = options.causal_blocks or not bool(inputs.attention.all())
+    if padded and not denoiser.honours_padding:
+        raise ValueError(
+            f"cuda_graph=True: this denoiser ({denoiser.family}) takes no attention mask, so rows "
+            "of different length and causal_blocks need passes of changing shape. Give prompts of "
+            "one length, or batch_size=1."
+        )
+
+
+def check_device(device: torch.device, law: TokenLaw) -> None:
+    """Refuse where nothing can be recorded.
+
+    Raises:
+        ValueError: no GPU.
+        RuntimeError: the law has filters and the kernels cannot run; torch's filters wait for the
+            device.
+    """
+    if device.type != "cuda":
+        raise ValueError(
+            f"cuda_graph=True: the denoiser is on {device.type}; move it to a GPU "
+            "(device='cuda'), or leave cuda_graph out."
+        )
+    problem = ops.why_no_kernels(device) if law.filters else None
+    if problem is not None:
+        raise RuntimeError(
+            f"cuda_graph=True: top_k, top_p and min_p need the Triton kernels then: {problem}."
+        )
+
+
+def _changes(
+    old: Sequence[Any], new: Sequence[Any], rows: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What each tensor of `old` will hold: the rows of `new` where `rows` is True."""
+    for there, value in zip(_leaves(old), _leaves(new), strict=True):
+        chosen = rows.view(-1, *[1] * (there.ndim - 1))
+        yield there, torch.where(chosen, value.to(there.dtype), there)
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    """The tensors of a sampler's state, or of other things that hold rows."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, ops.Rng):
+        return [value.step]
+    parts = cast("Sequence[Any]", value) if isinstance(value, tuple | list) else ()
+    return [leaf for part in parts for leaf in _leaves(part)]
+
+
+def _copied(state: Any) -> Any:
+    """A state whose tensors nothing else shares."""
+    if isinstance(state, Tensor):
+        return state.clone()
+    if not isinstance(state, tuple):
+        return state
+    parts = [_copied(part) for part in cast("tuple[Any, ...]", state)]
+    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)  # pyright: ignore

@@ -1,0 +1,209 @@
+"""`cuda_graph=True`: the recorded step gives what the ordinary loop gives, and holds no question.
+
+There is no GPU here: `tests.capture.recorder` stands in for the CUDA graph, and refuses what one
+cannot hold.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dlm_sampling import loop, samplers
+from dlm_sampling.captured import check_device
+from dlm_sampling.denoisers import AutoDenoiser, wrap
+from dlm_sampling.generate import generate
+from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.trajectory import StepEvent
+from dlm_sampling.types import TokenLaw
+from tests.capture import CannotRecordError, recorder
+from tests.test_contract import CASES, RAGGED, CountingToy, canvas, denoiser
+
+FAMILIES = Path(__file__).parent / "fixtures" / "models"
+HELD = [(name, kind) for name, kind in CASES if kind in samplers.available()[name].captured_on]
+RECORDED = (
+    "llada",
+    "dream",
+    "mdlm",
+    "mdlm_hf",
+    "sedd_absorb",
+    "sedd_uniform",
+    "duo",
+    "bd3lm",
+    "sdar",
+)
+FIELDS = ("rows", "before", "tokens", "unknown", "written", "block", "step", "final")
+NOT_HELD = [case for case in CASES if case not in HELD]
+
+
+@pytest.fixture(autouse=True)
+def no_gpu_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "record", recorder)
+    monkeypatch.setattr(loop, "check_device", lambda *_: None)
+
+
+def run(name: str, kind: str, *, captured: bool, **options: Any) -> SampleOutput:
+    tokens, editable, attention = canvas(RAGGED)
+    options = {"steps": 6, "block_length": 4, "attention_mask": attention, **options}
+    model = denoiser(CountingToy(), kind)
+    return sample(
+        model, samplers.create(name), tokens, editable, seeds=[1, 2, 3, 4], cuda_graph=captured,
+        **options,
+    )  # fmt: skip
+
+
+def same(ours: SampleOutput, theirs: SampleOutput) -> None:
+    assert torch.equal(ours.tokens, theirs.tokens)
+    torch.testing.assert_close(ours.logprob, theirs.logprob)
+    assert torch.equal(ours.steps, theirs.steps)
+    assert torch.equal(ours.ended, theirs.ended)
+    assert bool((ours.nfe >= theirs.nfe).all())
+
+
+@pytest.mark.parametrize(("name", "kind"), HELD)
+def test_a_recorded_step_gives_the_tokens_of_the_loop(name: str, kind: str) -> None:
+    """Ragged rows, blocks that end at different steps, and schedules that leave something over."""
+    for options in ({}, {"steps": 3, "block_length": None, "law": TokenLaw(temperature=0.8)}):
+        ours = run(name, kind, captured=True, **options)
+        same(ours, run(name, kind, captured=False, **options))
+
+
+@pytest.mark.parametrize(("name", "kind"), NOT_HELD)
+def test_what_cannot_be_recorded_is_refused_and_really_cannot(
+    name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"cuda_graph=True: on \w+ noise .* can be recorded: "):
+        run(name, kind, captured=True)
+    monkeypatch.setattr("dlm_sampling.captured.check_capture", lambda *_: None)
+    with pytest.raises((CannotRecordError, ValueError), match=r"host|values|cuda_graph"):
+        run(name, kind, captured=True, attention_mask=None)
+
+
+def test_guidance_filters_hidden_blocks_and_the_end_of_text() -> None:
+    cases: list[dict[str, Any]] = [
+        {"guidance_scale": 1.5},
+        {"law": TokenLaw(top_k=3, temperature=0.7)},
+        {"law": TokenLaw(top_p=0.8, min_p=0.02), "causal_blocks": True},
+        {"stop_token_ids": (3, 5), "law": TokenLaw()},
+        {"every_step": True},
+        {"suppress_mask": False, "align_blocks": True},
+    ]
+    for options in cases:
+        for name in ("llada", "ancestral", "remdm-conf", "dinfer-threshold"):
+            ours = run(name, "absorbing", captured=True, **options)
+            same(ours, run(name, "absorbing", captured=False, **options))
+
+
+def test_listeners_hear_the_same_story() -> None:
+    for name in ("llada", "remdm-cap", "euler"):
+        heard: list[list[StepEvent]] = [[], []]
+        for captured in (False, True):
+            out = run(
+                name, "absorbing", captured=captured, callback=heard[captured].append,
+                return_trajectory=True, steps=3, block_length=None,
+            )  # fmt: skip
+            assert out.trajectory is not None
+            assert len(out.trajectory.events) == len(heard[captured])
+        assert len(heard[0]) == len(heard[1]) > 2
+        for ours, theirs in zip(heard[1], heard[0], strict=True):
+            for field in (
+                "rows",
+                "before",
+                "tokens",
+                "unknown",
+                "written",
+                "block",
+                "step",
+                "final",
+            ):
+                assert torch.equal(getattr(ours, field), getattr(theirs, field)), field
+            torch.testing.assert_close(ours.logprob, theirs.logprob)
+            assert ours.iteration == theirs.iteration
+
+
+def test_a_pass_that_was_made_counts_even_if_nothing_was_written() -> None:
+    """The graph always holds the forward pass: nfe is what was run for rows that were not done."""
+    ours = run("ancestral", "absorbing", captured=True)
+    theirs = run("ancestral", "absorbing", captured=False)
+    assert bool((ours.nfe > theirs.nfe).any())
+    # A step each, and one more pass where the last step left something to fill.
+    assert bool(((ours.nfe - ours.steps >= 0) & (ours.nfe - ours.steps <= 3)).all())
+
+
+def test_logits_without_a_law_and_samplers_without_progress_end_the_run() -> None:
+    def broken(input_ids: Tensor) -> Tensor:
+        logits = torch.zeros(*input_ids.shape, 5)
+        return torch.cat([logits[:1], logits[1:] / 0.0])
+
+    model = wrap(broken, vocab_size=5, mask_token_id=4)
+    tokens = torch.zeros(2, 4, dtype=torch.int64)
+    options: dict[str, Any] = {"seeds": [1, 2], "cuda_graph": True}
+    with pytest.raises(ValueError, match="row 1: the logits hold NaN"):
+        sample(model, samplers.LLaDA(), tokens, tokens == 0, **options)
+
+    class Idle(SamplerBase[None]):
+        def schedule_length(self, steps: int) -> None:
+            """Adaptive."""
+
+        def step(self, state: Any, canvas: Any, clock: Any, predict: Any, rng: Any) -> Any:
+            draw = predict(canvas.tokens, canvas.unknown_fraction).draw(canvas.eligible, rng)
+            return None, reveal(canvas, canvas.eligible & False, draw)
+
+    good = wrap(lambda ids: torch.zeros(*ids.shape, 5), vocab_size=5, mask_token_id=4)
+    with pytest.raises(RuntimeError, match="Idle made 80 steps"):
+        sample(good, Idle(), tokens, tokens == 0, **options)
+
+
+def test_a_step_that_asks_is_found() -> None:
+    """The stand-in has power: an innocent question to the device is an error."""
+
+    class Curious(samplers.LLaDA):
+        def step(self, state: Any, canvas: Any, *rest: Any) -> Any:
+            if bool(canvas.unknown.all()):
+                pass
+            return super().step(state, canvas, *rest)
+
+    tokens = torch.zeros(1, 4, dtype=torch.int64)
+    model = denoiser(CountingToy())
+    with pytest.raises(CannotRecordError, match="reads a value on the host"):
+        sample(model, Curious(), tokens, tokens == 0, seeds=[1], cuda_graph=True)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("folder", RECORDED)
+def test_networks_of_the_families_can_be_recorded(folder: str, padded: bool) -> None:
+    model = AutoDenoiser.from_pretrained(FAMILIES / folder)
+    prompts = [[5, 6, 7], [8, 9] if padded else [8, 9, 10]]
+    options: dict[str, Any] = {"max_new_tokens": 8, "seed": 3, "steps": 3}
+    ours = generate(model, prompts, cuda_graph=True, **options)
+    theirs = generate(model, prompts, **options)
+    assert torch.equal(ours.sequences, theirs.sequences)
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"), [("llada_moe", "experts"), ("diffusion_gemma", "carries a state")]
+)
+def test_networks_that_cannot_be_recorded_are_refused(folder: str, why: str) -> None:
+    model = AutoDenoiser.from_pretrained(FAMILIES / folder)
+    with pytest.raises(ValueError, match=f"cuda_graph=True: .*{why}"):
+        generate(model, [[5, 6, 7]], max_new_tokens=8, cuda_graph=True)
+
+
+def test_a_network_without_an_attention_mask_takes_rows_of_one_length() -> None:
+    model = wrap(lambda ids: torch.zeros(*ids.shape, 5), vocab_size=5, mask_token_id=4)
+    generate(model, [[1, 2], [3, 1]], max_new_tokens=3, cuda_graph=True, sampler="llada")
+    with pytest.raises(ValueError, match="Give prompts of one length, or batch_size=1"):
+        generate(model, [[1, 2], [3]], max_new_tokens=3, cuda_graph=True, sampler="llada")
+
+
+def test_without_a_gpu_or_a_kernel_it_says_so() -> None:
+    with pytest.raises(ValueError, match="the denoiser is on cpu; move it to a GPU"):
+        check_device(torch.device("cpu"), TokenLaw())
+    check_device(torch.device("cuda"), TokenLaw())
+    with pytest.raises(RuntimeError, match="top_k, top_p and min_p need the Triton kernels"):
+        check_device(torch.device("cuda"), TokenLaw(top_k=3))
