@@ -67,6 +67,17 @@ def recorder(step: Callable[[], None]) -> Callable[[], None]:
     return repeat
 
 
+def steps_only_on_the_device(step: Callable[[], None]) -> Callable[[], None]:
+    """As `recorder`, with whatever implements the operators in place."""
+    step()
+
+    def repeat() -> None:
+        with _Recorder():
+            step()
+
+    return repeat
+
+
 @contextmanager
 def opaque_kernels() -> Iterator[None]:
     """Every op that has a kernel runs its torch twin as one operator, hidden from a recorder."""

@@ -1,13 +1,13 @@
 """What the kernels read of a law, as small tensors on the device; made once per law and device.
 
 A law in Python numbers is copied to the device at its first draw, so a CUDA graph needs one draw
-with that law before it is captured.
+with that law before it is captured.  None is ever dropped: a graph reads them by their addresses.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -59,7 +59,7 @@ class Suppressed(NamedTuple):
     ids: Tensor
 
 
-@lru_cache(maxsize=64)
+@cache
 def suppressed_table(suppressed: tuple[int, ...], vocab: int, device: torch.device) -> Suppressed:
     """The table of sorted ids.  Raises ValueError for an id outside of the vocabulary."""
     bad = [i for i in suppressed if not 0 <= i < vocab]
@@ -73,7 +73,7 @@ def suppressed_table(suppressed: tuple[int, ...], vocab: int, device: torch.devi
     return Suppressed(starts.to(device, torch.int32), ids.to(device, torch.int32))
 
 
-@lru_cache(maxsize=64)
+@cache
 def limits(filters: Filters, vocab: int, device: torch.device) -> Tensor:
     """top_k, top_p and min_p, float64 [3]."""
     most = min(filters.top_k or vocab, vocab)
@@ -81,13 +81,13 @@ def limits(filters: Filters, vocab: int, device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float64).to(device)
 
 
-@lru_cache(maxsize=256)
+@cache
 def number(value: int, device: torch.device) -> Tensor:
     """An int64 scalar on the device."""
     return torch.tensor(value, dtype=torch.int64).to(device)
 
 
-@lru_cache(maxsize=64)
+@cache
 def scales(viewed: float, sampled: float, device: torch.device) -> Tensor:
     """log2(e) / temperature of the statistics and of the draw, and whether that is 0; [3, 1]."""
     columns = [[_LOG2E / _finite(viewed)], [_LOG2E / _finite(sampled)], [float(sampled == 0.0)]]

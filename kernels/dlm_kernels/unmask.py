@@ -51,26 +51,32 @@ class Noise(NamedTuple):
         return cls(rng.keys, rng.step, rng.origin, draw, int(stream))
 
 
-def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor) -> Tensor:
+def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor, *, check: bool = True) -> Tensor:
     """The k eligible positions of largest score in each row, as dlm_sampling.ops.top_k_positions.
 
     Args:
         score: floating point [B, L].
         eligible: bool [B, L].
         k: int64 [B]; clamped to [0, number of eligible positions].
+        check: refuse NaN scores; waits for the device.
 
     Returns:
         bool [B, L].
 
     Raises:
-        ValueError: a NaN score at an eligible position; asking waits for the device.
+        ValueError: with `check`, a NaN score at an eligible position.
         TypeError: the kernel cannot run: device or dtype.
     """
-    return _choose(score, eligible, k, None)
+    return _choose(score, eligible, k, None, check=check)
 
 
 def threshold_positions(
-    score: Tensor, eligible: Tensor, threshold: float | Tensor, *, at_least: int | Tensor = 1
+    score: Tensor,
+    eligible: Tensor,
+    threshold: float | Tensor,
+    *,
+    at_least: int | Tensor = 1,
+    check: bool = True,
 ) -> Tensor:
     """Scores >= threshold, and never fewer than the `at_least` best, as the op of this name.
 
@@ -79,19 +85,26 @@ def threshold_positions(
         eligible: bool [B, L].
         threshold: one number, or [B], or [B, L].
         at_least: one int, or int64 [B]; clamped to the number of eligible positions.
+        check: refuse NaN scores; waits for the device.
 
     Returns:
         bool [B, L].
 
     Raises:
-        ValueError: a NaN score at an eligible position; asking waits for the device.
+        ValueError: with `check`, a NaN score at an eligible position.
         TypeError: the kernel cannot run: device or dtype.
     """
-    return _choose(score, eligible, _counts(at_least, score), _limits(threshold, score))
+    rules = (_counts(at_least, score), _limits(threshold, score))
+    return _choose(score, eligible, *rules, check=check)
 
 
 def budget_positions(
-    score: Tensor, cost: Tensor, eligible: Tensor, budget: float | Tensor
+    score: Tensor,
+    cost: Tensor,
+    eligible: Tensor,
+    budget: float | Tensor,
+    *,
+    check: bool = True,
 ) -> Tensor:
     """The longest head by score whose cost, less its largest, is within budget, as the op.
 
@@ -100,15 +113,17 @@ def budget_positions(
         cost: floating point [B, L].
         eligible: bool [B, L].
         budget: one number, or [B].
+        check: refuse NaN scores; waits for the device.
 
     Returns:
         bool [B, L].
 
     Raises:
-        ValueError: a NaN score at an eligible position; asking waits for the device.
+        ValueError: with `check`, a NaN score at an eligible position.
         TypeError: the kernel cannot run: device or dtype.
     """
-    return _choose(score, eligible, _counts(0, score), None, cost, _budgets(budget, score))
+    rules = (_counts(0, score), None, cost, _budgets(budget, score))
+    return _choose(score, eligible, *rules, check=check)
 
 
 def stochastic_positions(
@@ -119,6 +134,7 @@ def stochastic_positions(
     *,
     stream: int,
     sub: int | Tensor = 0,
+    check: bool = True,
 ) -> Tensor:
     """Draw k positions without replacement, in proportion to the weights, as the op of this name.
 
@@ -129,15 +145,16 @@ def stochastic_positions(
         rng: a dlm_sampling.ops.Rng.
         stream: which random stream.
         sub: index of the draw within the step; an int64 tensor [] stays on the device.
+        check: refuse NaN scores; waits for the device.
 
     Returns:
         bool [B, L].
 
     Raises:
-        ValueError: a NaN log-weight at an eligible position; asking waits for the device.
+        ValueError: with `check`, a NaN log-weight at an eligible position.
         TypeError: the kernel cannot run: device or dtype.
     """
-    return _choose(log_weight, eligible, k, None, noise=Noise.of(rng, stream, sub))
+    return _choose(log_weight, eligible, k, None, noise=Noise.of(rng, stream, sub), check=check)
 
 
 def unmask_(
@@ -287,10 +304,12 @@ def _choose(
     cost: Tensor | None = None,
     budget: Tensor | None = None,
     noise: Noise | None = None,
+    *,
+    check: bool,
 ) -> Tensor:
     rules = (k, threshold, cost, budget, None)
     chosen, counts = choose(score, eligible, *rules, *(noise or _SILENT))
-    if bool(Written(*counts.unbind(0)).invalid.any()):
+    if check and bool(Written(*counts.unbind(0)).invalid.any()):
         row, position = (int(i) for i in (score.isnan() & eligible).nonzero()[0])
         raise ValueError(f"score is NaN at row {row}, position {position}: check its logits.")
     return chosen

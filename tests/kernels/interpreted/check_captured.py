@@ -1,0 +1,49 @@
+"""A recorded step with the kernels: what their launchers do on the host is fit for a CUDA graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dlm_sampling import loop, samplers
+from dlm_sampling.denoisers import wrap
+from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.types import TokenLaw
+from tests.capture import steps_only_on_the_device
+
+TABLE = torch.randn(4, 9, generator=torch.Generator().manual_seed(3))
+
+
+def run(name: str, law: TokenLaw, cuda_graph: bool) -> SampleOutput:
+    model = wrap(
+        lambda ids: TABLE[: ids.shape[1]] + 0.1 * ids.sum(1)[:, None, None] / TABLE,
+        vocab_size=9,
+        mask_token_id=8,
+    )
+    tokens = torch.zeros(2, 4, dtype=torch.int64)
+    editable = torch.tensor([[False, True, True, True], [True, True, False, True]])
+    return sample(
+        model, samplers.create(name), tokens, editable, seeds=[3, 4], steps=2, law=law,
+        cuda_graph=cuda_graph,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
+        ("llada", TokenLaw(0.0)),
+        ("remdm-cap", TokenLaw(0.8, top_p=0.9)),
+        ("eb-sampler", TokenLaw()),
+        ("p2-random", TokenLaw(top_k=3)),
+    ],
+)
+def test_the_launchers_ask_nothing(
+    name: str, law: TokenLaw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLM_KERNELS", "triton")
+    monkeypatch.setattr(loop, "record", steps_only_on_the_device)
+    monkeypatch.setattr(loop, "check_device", lambda *_: None)
+
+    ours, theirs = run(name, law, True), run(name, law, False)
+    assert torch.equal(ours.tokens, theirs.tokens)
+    torch.testing.assert_close(ours.logprob, theirs.logprob)
