@@ -77,7 +77,12 @@ def parts(source: Tensor | Any, rows: Tensor | None, count: int) -> Iterator[Par
         for start in range(0, count, source.block):
             span = slice(start, min(start + source.block, count))
             every = torch.arange(span.start, span.stop, device=source.device)
-            yield Part(Logits(source.fetch(every if rows is None else rows[span])), None, span)
+            if rows is None:
+                yield Part(Logits(source.fetch(every)), None, span)
+                continue
+            here = rows[span]  # -1 is no row: something is made in its place, and not read
+            index = torch.where(here < 0, -1, every - span.start)
+            yield Part(Logits(source.fetch(here.clamp_min(0))), index, span)
     else:
         yield Part(Logits(source.first, source.second, source.mix(), source.kind), rows, whole)
 

@@ -162,6 +162,7 @@ def tile_kernel(
 
     scales float32 [3, R]: log2(e) / temperature of the statistics and of the draw, and whether the
     draw is the argmax.  mix float32 [2, N].  READ: how whole tiles are read, see `windows`.
+    An index of -1 is no row: nothing is read, and it leaves what a row of -inf leaves.
     """
     row = tl.program_id(0).to(tl.int64)
     source = row_of(rows, row, height, HAS_ROWS)
@@ -176,6 +177,19 @@ def tile_kernel(
     first = tl.program_id(1) * GROUP
     lane = tl.arange(0, TILE)
     stop = tl.maximum(tl.minimum(first + GROUP, vocab // TILE), first)
+    end = tl.minimum(first + GROUP, tiles)
+    if HAS_ROWS:
+        there = tl.load(rows + row) >= 0
+        mine = first + tl.arange(0, GROUP)
+        absent = mine < tl.where(there, first, end)
+        at = row * tiles + mine
+        zero = tl.zeros((GROUP,), dtype=tl.float32)
+        tl.store(tile_max + at, zero - float("inf"), mask=absent)
+        tl.store(sums + at, zero, mask=absent)
+        tl.store(cross + at, zero, mask=absent)
+        if TWO:
+            tl.store(sampled + at, zero, mask=absent)
+        stop, end = tl.where(there, stop, first), tl.where(there, end, first)
     start, shift = window(logits, READ)
     start_other = start
     if MIX != ALONE:
@@ -193,7 +207,7 @@ def tile_kernel(
         tile += 1
     # The ragged tile needs a mask; and where a tile was odd, its group is done again.
     tile = tl.where(again != 0, first, stop)
-    while tile < tl.minimum(first + GROUP, tiles):
+    while tile < end:
         x = load(logits, other, tile * TILE + lane, tile, starts, suppressed, vocab, stride_id,
                  stride_other_id, mix0, mix1, MIX)  # fmt: skip
         _leave(x, row * tiles + tile, tile_max, sums, cross, sampled, scale, scale_sampled, TWO)

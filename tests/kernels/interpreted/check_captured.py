@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 from dlm_sampling import loop, samplers
 from dlm_sampling.denoisers import wrap
 from dlm_sampling.loop import SampleOutput, sample
-from dlm_sampling.types import TokenLaw
+from dlm_sampling.types import DenoiserOutput, TokenLaw
 from tests.capture import steps_only_on_the_device
+
+Network = Callable[[Tensor], Tensor | DenoiserOutput]
 
 TABLE = torch.randn(4, 9, generator=torch.Generator().manual_seed(3))
 
 
-def run(name: str, law: TokenLaw, cuda_graph: bool) -> SampleOutput:
-    model = wrap(
-        lambda ids: TABLE[: ids.shape[1]] + 0.1 * ids.sum(1)[:, None, None] / TABLE,
-        vocab_size=9,
-        mask_token_id=8,
-    )
+HEAD = torch.nn.Linear(9, 9)
+
+
+def logits(ids: Tensor) -> Tensor:
+    return TABLE[: ids.shape[1]] + 0.1 * ids.sum(1)[:, None, None] / TABLE
+
+
+def hidden(ids: Tensor) -> DenoiserOutput:
+    return DenoiserOutput(logits(ids), HEAD)
+
+
+def run(network: Network, name: str, law: TokenLaw, cuda_graph: bool) -> SampleOutput:
+    model = wrap(network, vocab_size=9, mask_token_id=8)
     tokens = torch.zeros(2, 4, dtype=torch.int64)
     editable = torch.tensor([[False, True, True, True], [True, True, False, True]])
     return sample(
@@ -29,21 +41,21 @@ def run(name: str, law: TokenLaw, cuda_graph: bool) -> SampleOutput:
 
 
 @pytest.mark.parametrize(
-    ("name", "law"),
+    ("network", "name", "law"),
     [
-        ("llada", TokenLaw(0.0)),
-        ("remdm-cap", TokenLaw(0.8, top_p=0.9)),
-        ("eb-sampler", TokenLaw()),
-        ("p2-random", TokenLaw(top_k=3)),
+        (logits, "llada", TokenLaw(0.0)),
+        (hidden, "remdm-cap", TokenLaw(0.8, top_p=0.9)),
+        (hidden, "eb-sampler", TokenLaw()),
+        (logits, "p2-random", TokenLaw(top_k=3)),
     ],
 )
 def test_the_launchers_ask_nothing(
-    name: str, law: TokenLaw, monkeypatch: pytest.MonkeyPatch
+    network: Network, name: str, law: TokenLaw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DLM_KERNELS", "triton")
     monkeypatch.setattr(loop, "record", steps_only_on_the_device)
     monkeypatch.setattr(loop, "check_device", lambda *_: None)
 
-    ours, theirs = run(name, law, True), run(name, law, False)
+    ours, theirs = run(network, name, law, True), run(network, name, law, False)
     assert torch.equal(ours.tokens, theirs.tokens)
     torch.testing.assert_close(ours.logprob, theirs.logprob)

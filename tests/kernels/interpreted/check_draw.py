@@ -142,6 +142,33 @@ def test_without_the_check_the_good_rows_are_drawn() -> None:
     assert ((found.token >= 0) & (found.token < 2)).all()
 
 
+LAWS = [TokenLaw(), TokenLaw(0.0), TokenLaw(0.7, top_k=3, top_p=0.8, suppressed=(1,))]
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("made", [False, True])
+def test_places_without_a_row_are_passed_over(law: TokenLaw, made: bool) -> None:
+    """An index of -1 costs no read, whatever the logits are; the other places are drawn as ever."""
+    hidden, weight = normal(4, 3), normal(1030, 3, seed=1)
+    rows, kept = torch.tensor([-1, 2, -1, 1, 3]), torch.tensor([1, 3, 4])
+    logits = hidden @ weight.T
+    if not made:
+        logits[0] = torch.nan  # the nearest row: reading it would show
+    source = ops.head_rows(hidden, weight, block=2) if made else logits
+    place = noise(5)
+    found = dlm_kernels.draw(source, **place, rows=rows, law=law, check=False)
+    some = {name: value[kept] for name, value in place.items()}
+    expected = ops.draw(logits, **some, rows=rows[kept], law=law)
+    assert torch.equal(found.token[kept], expected.token)
+    torch.testing.assert_close(found.logprob[kept], expected.logprob, rtol=1e-5, atol=1e-5)
+    assert ((found.token >= 0) & (found.token < 1030)).all()
+    assert not found.log_normalizer[::2][:2].isnan().any()
+    score = dlm_kernels.log_prob_of(source, found.token, rows=rows, law=law, check=False)
+    torch.testing.assert_close(score[kept], expected.logprob, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"rows\[0\] is no row"):
+        dlm_kernels.draw(source, **place, rows=rows, law=law)
+
+
 def test_no_rows() -> None:
     found = dlm_kernels.draw(torch.zeros(0, 5), **noise(0))
     assert [field.shape for field in found] == [(0,)] * 7
