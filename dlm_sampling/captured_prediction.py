@@ -28,7 +28,8 @@ class CapturedPrediction(LazyPrediction):
             self._pass(torch.arange(len(needed), device=needed.device))
 
     def _sites(self, where: Tensor) -> Sites:
-        return Sites.within(where, self._predictor.columns)
+        live = self._predictor.live.unsqueeze(1)
+        return Sites.within(where & live, self._predictor.columns)
 
     def _draw(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from dlm_sampling import ops
 from dlm_sampling.processes.tables import clean_table
 from dlm_sampling.sites import Sites
-from dlm_sampling.types import Draw, PredictionKind, RandomSource, Site, Statistics, TokenLaw
+from dlm_sampling.types import (
+    Draw,
+    PredictionKind,
+    RandomSource,
+    Site,
+    Statistics,
+    TokenLaw,
+    TwoLogits,
+)
 
 if TYPE_CHECKING:
     from dlm_sampling.predictor import Predictor
@@ -115,7 +123,7 @@ class LazyPrediction:
 
     def draw_from(
         self,
-        logits: Tensor,
+        logits: Tensor | TwoLogits,
         where: Tensor,
         rng: RandomSource,
         *,
@@ -124,7 +132,8 @@ class LazyPrediction:
     ) -> Draw:
         """Draw as `draw` does from other logits; see `types.Prediction.draw_from`."""
         law, sites = self._predictor.law, self._sites(where)
-        return self._draw(Read(logits), sites, rng, law, statistics, sub)
+        source = logits if isinstance(logits, Tensor) else cast("ops.Pair", logits)
+        return self._draw(Read(source), sites, rng, law, statistics, sub)
 
     def _draw(
         self,

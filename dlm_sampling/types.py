@@ -171,6 +171,20 @@ class Site(NamedTuple):
     column: Tensor  # int64 [r], index of each position in its row
 
 
+class TwoLogits(Protocol):
+    """Two tensors of logits that are read as one; `ops.Pair` implements it."""
+
+    @property
+    def first(self) -> Tensor:
+        """Logits [R, V]."""
+        ...
+
+    @property
+    def second(self) -> Tensor:
+        """Logits [R, V]."""
+        ...
+
+
 class Prediction(Protocol):
     """A lazy prediction of the clean tokens given one canvas: the forward runs when first asked."""
 
@@ -204,7 +218,7 @@ class Prediction(Protocol):
 
     def draw_from(
         self,
-        logits: Tensor,
+        logits: Tensor | TwoLogits,
         where: Tensor,
         rng: RandomSource,
         *,
@@ -214,7 +228,8 @@ class Prediction(Protocol):
         """Draw as `draw` does, with the run's temperature and filters, but from `logits`.
 
         logits [R, V] belong to the positions of `where` in row-major order; no forward pass.  For
-        rules that combine the laws of several forward passes, which they read with `log_probs`.
+        rules that combine the laws of several forward passes, which they read with `log_probs`, as
+        one table or as an `ops.Pair`, whose table is never made.
         """
         ...
 

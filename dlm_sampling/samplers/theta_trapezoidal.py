@@ -15,10 +15,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from dlm_sampling.ops import Remainder, Stream, unasked
 from dlm_sampling.processes.theta import trapezoidal_rates, trapezoidal_weights
-from dlm_sampling.samplers.two_stage import TwoStage
+from dlm_sampling.samplers.packed import unpack
+from dlm_sampling.samplers.two_stage import Interval, StageState, TwoStage
+from dlm_sampling.types import Canvas, Draw, Prediction, RandomSource
 
 
 @dataclass(frozen=True)
@@ -52,3 +56,34 @@ class ThetaTrapezoidal(TwoStage):
     def bound(self, rate_t: Tensor, rate_star: Tensor) -> Tensor:
         """a1 c_rho, since p_rho sums to 1."""
         return trapezoidal_weights(self.theta)[0] * rate_star
+
+    def jump(
+        self,
+        state: StageState,
+        where: Tensor,
+        canvas: Canvas,
+        interval: Interval,
+        prediction: Prediction,
+        rng: RandomSource,
+    ) -> tuple[Tensor, Draw]:
+        """Accept candidates and draw their tokens, in one read of both laws.
+
+        The sum of the rates is the normaliser of their draw.  Where x* holds a token R* is 0 and
+        nothing jumps.
+        """
+        masked = where & (state.star == canvas.mask)
+        row = masked.nonzero(as_tuple=True)[0]
+        log_star, log_t = (
+            prediction.log_probs(masked),
+            unpack(state.laws, state.candidates, masked),
+        )
+        nothing = log_star.new_zeros(len(row))
+        a1, a2 = trapezoidal_weights(self.theta)
+        factors = a1 * interval.rate_star[row], a2 * interval.rate_t[row]
+        rates = Remainder(log_star, log_t.to(log_star.dtype), nothing, nothing, factors)
+        with unasked():  # a position none of whose rates is positive has no law, and never jumps
+            draw = prediction.draw_from(rates, masked, rng, sub=1)
+        total = draw.log_normalizer.double().exp()
+        chance = -torch.expm1(-self.second_window(interval).unsqueeze(1) * total)
+        u = rng.uniform(Stream.COMMIT, canvas.tokens)
+        return masked & (u * self.bound_prob(interval).unsqueeze(1) < chance), draw
