@@ -314,7 +314,7 @@ def check_device(device: torch.device, law: TokenLaw) -> None:
     if device.type != "cuda":
         raise ValueError(
             f"cuda_graph=True: the denoiser is on {device.type}; move it to a GPU "
-            "(device='cuda'), or leave cuda_graph out."
+            "(device_map='cuda', or --device cuda), or leave cuda_graph out."
         )
     problem = ops.why_no_kernels(device) if law.filters else None
     if problem is not None:

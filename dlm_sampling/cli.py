@@ -132,6 +132,9 @@ def generate(
     ] = BATCH_ROWS,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="On a GPU: record a step and replay it.")
+    ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
     ] = False,
@@ -179,6 +182,7 @@ def generate(
             "min_p": min_p,
             "guidance_scale": guidance_scale,
             "eos": eos,
+            "cuda_graph": cuda_graph,
         }
         canvas = open_live(denoiser) if live else None
         job = Job(denoiser, options, samples, seed, as_json, model, name, canvas)
