@@ -39,6 +39,37 @@ class LogitRows:
     block: int = 64
     dtype: torch.dtype | None = None
 
+    @property
+    def head(self) -> Head | None:
+        """The output head whose logits these are, or None if anything else is done to them."""
+        return self.fetch if isinstance(self.fetch, Head) else None
+
+
+class Head:
+    """A linear output head over hidden states, as a function from row indices to logits.
+
+    Args:
+        hidden: [N, d].
+        weight: [V, d].
+        bias: [V], or None.
+    """
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        self.hidden, self.weight, self.bias = hidden, weight, bias
+        self._room: Tensor | None = None
+
+    @torch.no_grad()
+    def __call__(self, index: Tensor) -> Tensor:
+        """Logits of the rows int64 [r], as [r, V]; gone at the next call."""
+        vocab = self.weight.shape[0]
+        if self._room is None or self._room.shape[0] < len(index):
+            self._room = self.hidden.new_empty(len(index), -(-vocab // _PITCH) * _PITCH)
+        out = self._room[: len(index), :vocab]
+        chosen, down = self.hidden.index_select(0, index), self.weight.T
+        if self.bias is None:
+            return torch.mm(chosen, down, out=out)
+        return torch.addmm(self.bias, chosen, down, out=out)
+
 
 def head_rows(
     hidden: Tensor, weight: Tensor, *, bias: Tensor | None = None, block: int = 256
@@ -47,7 +78,9 @@ def head_rows(
 
     Every block is written into the same buffer, so that block * V logits exist at most, and its
     rows lie a multiple of 64 apart, which keeps the kernels' reads wide for every V.  What `fetch`
-    returned is gone at its next call.
+    returned is gone at its next call.  Where the kernels run, `draw` without filters may read
+    `hidden` and `weight` itself and make no logits at all; DLM_FUSED_HEAD "auto" (default: where
+    that was measured faster, nowhere yet), "on" or "off" decides.
 
     Args:
         hidden: [N, d].
@@ -63,20 +96,10 @@ def head_rows(
         raise ValueError(f"hidden and weight have shapes {shapes}: must be [N, d] and [V, d].")
     if block < 1:
         raise ValueError(f"block={block}: must be at least 1; try 256.")
-    count, vocab = hidden.shape[0], weight.shape[0]
-    room: list[Tensor] = []
-
-    @torch.no_grad()
-    def fetch(index: Tensor) -> Tensor:
-        if not room or room[0].shape[0] < len(index):
-            room[:] = [hidden.new_empty(len(index), -(-vocab // _PITCH) * _PITCH)]
-        out = room[0][: len(index), :vocab]
-        chosen, down = hidden.index_select(0, index), weight.T
-        if bias is None:
-            return torch.mm(chosen, down, out=out)
-        return torch.addmm(bias, chosen, down, out=out)
-
-    return LogitRows(fetch, count, vocab, hidden.device, block, hidden.dtype)
+    return LogitRows(
+        Head(hidden, weight, bias), hidden.shape[0], weight.shape[0], hidden.device, block,
+        hidden.dtype,
+    )  # fmt: skip
 
 
 Source = Tensor | LogitRows

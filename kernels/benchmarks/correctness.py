@@ -56,6 +56,7 @@ def run(report: Report) -> None:
             tokens(report, rows, vocab, dtype, name)
     strides_and_pairs(report)
     laws_and_divergence(report)
+    fused_head(report)
     positions(report)
     statistics(report)
     if not report.small:
@@ -152,6 +153,36 @@ def strides_and_pairs(report: Report) -> None:
         expected, found = both(report, pair, moved, 4, rows=rows)
         combined = pair.rows().fetch(rows)
         report.add(name, **compared(combined, TokenLaw(), expected, found))
+
+
+def fused_head(report: Report) -> None:
+    """Tokens and records without logits, against the specification over the logits.
+
+    Hidden states and weight are multiples of 1/4, so that the logits are the same in every order
+    of summation.
+    """
+    shapes = [(3, 16, 70)]
+    if not report.small:
+        shapes += [(33, 768, 50_258), (300, 128, 50_258), (1100, 64, 126_464), (2, 4096, 32_000)]
+    for rows, width, vocab in shapes:
+        generator = torch.Generator().manual_seed(rows)
+        hidden, weight = (
+            (torch.randint(-2, 3, (n, width), generator=generator, dtype=torch.int8) / 4).bfloat16()
+            for n in (rows, vocab)
+        )
+        place, there = noise(rows, report.device), [x.to(report.device) for x in (hidden, weight)]
+        for name, law, rounded in (
+            ("float32 logits", TokenLaw(0.7, suppressed=(0, vocab - 1)), False),
+            ("temperature 0", TokenLaw(0.0), True),
+            ("bfloat16 logits", TokenLaw(), True),
+        )[: 1 if report.dry else 3]:
+            logits = hidden.float() @ weight.float().T
+            logits = logits.bfloat16() if rounded else logits
+            expected = ops.draw(logits, **noise(rows, torch.device("cpu")), law=law)
+            found = dlm_kernels.head_draw(*there, **place, law=law, rounded=rounded)
+            found = [field.cpu() for field in found]
+            label = {"width": width, "vocab": vocab}
+            report.add(f"fused head, {name}", **label, **compared(logits, law, expected, found))
 
 
 def laws_and_divergence(report: Report) -> None:

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+HeadPeer = Callable[[Tensor, Tensor], Tensor]
 Peer = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 
 
@@ -80,4 +81,23 @@ def peers(*, compiled: bool) -> dict[str, Peer]:
             return token, scaled.softmax(-1).gather(-1, token[:, None])[:, 0]
 
         found["FlashInfer"] = flashinfer
+    return found
+
+
+def head_peers() -> dict[str, HeadPeer]:
+    """Published fused heads, from hidden states and the weight to tokens alone; no statistics.
+
+    FlashSampling (Ruiz et al. 2026, arXiv:2603.15854) counts if its package can be imported.
+    """
+    found: dict[str, HeadPeer] = {}
+    if find_spec("fused_mm_sampling") is not None:
+        library = import_module("fused_mm_sampling.core")
+
+        def flash_sampling(hidden: Tensor, weight: Tensor) -> Tensor:
+            return library.fused_mm_sample_triton(
+                weights=weight, hidden_states=hidden, num_samples=1,
+                temperature=torch.ones((), device=hidden.device), seed=0,
+            )  # fmt: skip
+
+        found["FlashSampling, token only"] = flash_sampling
     return found

@@ -21,6 +21,7 @@ _HOME = {
     "budget_positions": "dlm_kernels.unmask",
     "divergence": "dlm_kernels.moved",
     "draw": "dlm_kernels.categorical",
+    "head_draw": "dlm_kernels.fused_head",
     "log_prob_of": "dlm_kernels.given",
     "log_probs": "dlm_kernels.given",
     "obstacle": "dlm_kernels.limits",

@@ -8,37 +8,27 @@ No GPU has run this yet; see kernels/STATUS.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dlm_kernels import finish
+from dlm_kernels.calls import (
+    ALWAYS,
+    Draw,
+    columns,
+    finish_warps,
+    heats,
+    refuse_lawless,
+    results,
+    split,
+)
 from dlm_kernels.finish import finish_kernel
+from dlm_kernels.fused_head import head_draw, wanted
 from dlm_kernels.limits import obstacle, refuse
 from dlm_kernels.passes import Logits, parts, run_passes, shape_of
-from dlm_kernels.tables import Filters, Law, number, row_scales
+from dlm_kernels.tables import Filters, Law, number
 from dlm_kernels.tables import scales as temperatures
-
-_PROBLEMS = {
-    finish.NO_TOKEN.value: "no token that may be drawn",
-    finish.NOT_A_NUMBER.value: "NaN",
-    finish.INFINITE.value: "+inf",
-}
-NEVER, ALWAYS, BY_ROW = 0, 1, 2  # which rows take the argmax
-
-
-class Draw(NamedTuple):
-    """The fields of dlm_sampling.types.Draw, [R]."""
-
-    token: Tensor
-    logprob: Tensor
-    log_confidence: Tensor
-    max_logprob: Tensor
-    margin: Tensor
-    entropy: Tensor
-    log_normalizer: Tensor
-
 
 _MODEL = Law()
 
@@ -60,7 +50,8 @@ def draw(
 
     Args:
         source: logits [N, V], float32, float16 or bfloat16 of any strides; or a
-            dlm_sampling.ops.LogitRows; or a dlm_sampling.ops.Pair.
+            dlm_sampling.ops.LogitRows, of which one with a `head` may run fused, see
+            `dlm_kernels.fused_head.wanted`; or a dlm_sampling.ops.Pair.
         keys: int64 [R].
         positions: int64 [R].
         steps: int64 [R].
@@ -81,6 +72,13 @@ def draw(
         TypeError: the kernels cannot run: device, dtype, size of the vocabulary.
     """
     refuse(obstacle(keys.device, vocab=shape_of(source)[1]))
+    head = getattr(source, "head", None)
+    if head is not None and wanted(head.hidden, head.weight, law, keys.shape[0]):
+        return head_draw(
+            head.hidden, head.weight, bias=head.bias, keys=keys, positions=positions, steps=steps,
+            law=law, sub=sub, statistics=statistics, rows=rows, check=check,
+            temperature=temperature,
+        )  # fmt: skip
     viewed, filters = statistics == "law", Filters.of(law)
     heat = heats(law, temperature, viewed, check)
     filtered = filters if viewed or heat.mode != ALWAYS else Filters()
@@ -88,11 +86,11 @@ def draw(
     found = [
         draw_rows(
             *part.logits[:3], part.rows, keys[part.span], positions[part.span], steps[part.span],
-            *_split(sub), columns(heat.scales, part.span), *heat.numbers, suppressed, *filtered,
+            *split(sub), columns(heat.scales, part.span), *heat.numbers, suppressed, *filtered,
             part.logits.kind, heat.mode, heat.one_law, viewed and filtered.active,
         )
         for part in parts(source, rows, keys.shape[0])
-    ] or [_results(keys)]  # fmt: skip
+    ] or [results(keys)]  # fmt: skip
     token, record, status = (torch.cat(field, -1) for field in zip(*found, strict=True))
     if check:
         refuse_lawless(status)
@@ -144,7 +142,7 @@ def draw_rows(
         token int64 [R]; the other fields of `Draw` float32 [6, R]; status int32 [R], 0 where the
         row defines a law.
     """
-    token, record, status = _results(keys)
+    token, record, status = results(keys)
     count = keys.shape[0]
     if count == 0:
         return token, record, status
@@ -161,7 +159,7 @@ def draw_rows(
         finish_kernel[(count,)](
             *left, *noise, place, token, record, status, *edges, count, *where, **options,
             GREEDY=greedy, FILTERS=filters.active, VIEWED=viewed,
-            num_warps=_finish_warps(count), enable_fp_fusion=True,
+            num_warps=finish_warps(count), enable_fp_fusion=True,
         )  # fmt: skip
     return token, record, status
 
@@ -171,84 +169,4 @@ def _(
     logits: Tensor, second: Tensor | None, mix: Tensor | None, rows: Tensor | None, keys: Tensor,
     *_: object,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return _results(keys)
-
-
-def _results(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for tokens [R], the other fields of Draw [6, R], and a status [R]."""
-    count = keys.shape[0]
-    return (
-        torch.empty(count, dtype=torch.int64, device=keys.device),
-        torch.empty(6, count, dtype=torch.float32, device=keys.device),
-        torch.empty(count, dtype=torch.int32, device=keys.device),
-    )
-
-
-def _finish_warps(rows: int) -> int:
-    """One warp issues least, four wait least; where the two cross has not been measured."""
-    return 4 if rows < 1024 else 1
-
-
-def _split(sub: int | Tensor) -> tuple[int, Tensor | None]:
-    return (0, sub) if isinstance(sub, Tensor) else (sub, None)
-
-
-class Heats(NamedTuple):
-    """The temperatures of a call."""
-
-    scales: Tensor | None  # of `tables.row_scales`, [3, R]
-    numbers: tuple[float, float]  # of the statistics and of the draw, without scales
-    mode: int  # which rows take the argmax
-    one_law: bool  # whether the statistics and the draw have one temperature
-
-
-def heats(law: Law | Any, temperature: Tensor | None, viewed: bool, check: bool) -> Heats:
-    """Temperatures of the draw and of its statistics.
-
-    Args:
-        law: its temperature is read unless the next one is given.
-        temperature: float [R], or None.
-        viewed: whether the statistics are of the law that is drawn from.
-        check: refuse impossible entries of `temperature`; waits for the device.
-
-    Raises:
-        ValueError: with `check`, a temperature that is negative or not finite.
-    """
-    if temperature is not None:
-        if check:
-            _refuse_heat(temperature)
-        table = row_scales(temperature, None if viewed else 1.0)
-        return Heats(table, (1.0, 1.0), BY_ROW, viewed)
-    mode = NEVER if law.temperature else ALWAYS
-    one_law = viewed or mode == ALWAYS or law.temperature == 1.0
-    heat = law.temperature if viewed else 1.0
-    return Heats(None, (float(heat), float(law.temperature)), mode, one_law)
-
-
-def columns(table: Tensor | None, span: slice) -> Tensor | None:
-    """The columns of some rows."""
-    return None if table is None else table[:, span]
-
-
-def refuse_lawless(status: Tensor) -> None:
-    """Raise ValueError for the first row that is not there or has no law; waits for the device."""
-    bad = status != finish.FINE.value
-    if not bool(bad.any()):
-        return
-    row = int(bad.to(torch.uint8).argmax())
-    if int(status[row]) == finish.NO_ROW.value:
-        raise ValueError(f"rows[{row}] is no row of the logits: count them from 0.")
-    raise ValueError(
-        f"row {row} of the logits holds {_PROBLEMS[int(status[row])]}: check the model's output "
-        "(a wider dtype helps against overflow), or suppress fewer ids."
-    )
-
-
-def _refuse_heat(temperature: Tensor) -> None:
-    bad = ~(temperature.isfinite() & (temperature >= 0))
-    if bool(bad.any()):
-        row = int(bad.nonzero()[0])
-        raise ValueError(
-            f"temperature[{row}]={temperature[row].item()}: must be finite and >= 0; 0 is argmax, "
-            "1 the model's law."
-        )
+    return results(keys)

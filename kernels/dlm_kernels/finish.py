@@ -17,9 +17,9 @@ from dlm_kernels.philox import arrivals
 from dlm_kernels.tiles import ALONE, FLOOR, TILE, gaps, largest, load, row_of
 
 RUN = tl.constexpr(32)
-_RUNS = tl.constexpr(32)  # runs per tile
+RUNS = tl.constexpr(32)  # runs per tile
 LN2 = tl.constexpr(0.6931471805599453)
-_TOKEN_STREAM = tl.constexpr(0)
+TOKEN_STREAM = tl.constexpr(0)
 
 FINE = tl.constexpr(0)
 NO_TOKEN = tl.constexpr(1)  # every logit of the row is -inf
@@ -49,7 +49,7 @@ def _race(
     """The token drawn and its logit; `weight` float64 [TILES] are the sums of the tiles."""
     lane = tl.arange(0, RUN)
     tiles = tl.arange(0, TILES)
-    clock = arrivals(key, position, step, sub, tiles + (RUN + _RUNS), _TOKEN_STREAM)
+    clock = arrivals(key, position, step, sub, tiles + (RUN + RUNS), TOKEN_STREAM)
     tile = tl.argmax(weight / clock, 0)
     top = tl.max(tl.where(tiles == tile, peaks, float("-inf")), 0)
     ids = tile * TILE + lane[:, None] * RUN + lane[None, :]
@@ -58,13 +58,13 @@ def _race(
     if FILTERS:
         x = tl.where(keeps(x, ids, peak, scale, cut, last, least, SHIFT), x, float("-inf"))
     runs = tl.sum(tl.exp2(gaps(x, top) * scale), 1).to(tl.float64)
-    clock = arrivals(key, position, step, sub, lane + RUN, _TOKEN_STREAM)
+    clock = arrivals(key, position, step, sub, lane + RUN, TOKEN_STREAM)
     first = tile * TILE + tl.argmax(runs / clock, 0) * RUN
     x = load(logits, other, first + lane, tile, starts, suppressed, vocab, stride_id,
              stride_other_id, mix0, mix1, MIX)  # fmt: skip
     if FILTERS:
         x = tl.where(keeps(x, first + lane, peak, scale, cut, last, least, SHIFT), x, float("-inf"))
-    clock = arrivals(key, position, step, sub, lane, _TOKEN_STREAM)
+    clock = arrivals(key, position, step, sub, lane, TOKEN_STREAM)
     place = tl.argmax(tl.exp2(gaps(x, top) * scale).to(tl.float64) / clock, 0)
     return first + place, tl.max(tl.where(lane == place, x, float("-inf")), 0)
 
@@ -84,6 +84,55 @@ def _greedy(
     inside = tl.max(tl.where(ids == token, float("-inf"), x), 0)
     outside = tl.max(tl.where(tiles == tile, float("-inf"), peaks), 0)
     return token, tl.maximum(inside, outside)
+
+
+@triton.jit
+def totals(peaks, sums, cross, scale):
+    """Of a row, from what its tiles left: largest logit, gaps to it, total, its log, entropy."""
+    peak = tl.reduce(peaks, 0, largest)
+    gap = gaps(peaks, peak)
+    d = tl.maximum(gap * scale, FLOOR)
+    ratio, s = tl.exp2(d).to(tl.float64), sums.to(tl.float64)
+    total = tl.sum(s * ratio, 0)
+    log_total = tl.log(total)
+    turned = ratio * (cross.to(tl.float64) + s * d.to(tl.float64))
+    return peak, gap, total, log_total, log_total - tl.sum(turned, 0) * LN2 / total
+
+
+@triton.jit
+def leave(
+    token, record, status, row, count, vocab, scales, stride_law, peak, total, log_total, entropy,
+    best, second, drawn, found, mass, verdict, GREEDY: tl.constexpr,
+):  # fmt: skip
+    """Write the token of a row, the record in the order of Draw, and the status.
+
+    best is the argmax and `second` the largest logit of all others; `drawn` won the race, has the
+    logit `found`, and `mass` is the total of the law that it was drawn from.
+    """
+    scale = tl.load(scales)
+    chosen, logit, logprob = best, peak, total * 0.0
+    if GREEDY != 1:
+        scale_sampled = tl.load(scales + stride_law)
+        fall = gaps(found, peak).to(tl.float64) * scale_sampled * LN2 - tl.log(mass)
+        if GREEDY == 2:
+            cold = tl.load(scales + 2 * stride_law) > 0.0
+            chosen = tl.where(cold, best, drawn)
+            logit = tl.where(cold, peak, found)
+            logprob = tl.where(cold, 0.0, fall)
+        else:
+            chosen, logit, logprob = drawn, found, fall
+    confidence = gaps(logit, peak).to(tl.float64) * scale * LN2 - log_total
+    margin = (1.0 - tl.exp(gaps(second, peak).to(tl.float64) * scale * LN2)) / total
+    # A row without a law still gets an id of the vocabulary; its status tells.
+    tl.store(token + row, tl.minimum(chosen, vocab - 1).to(tl.int64))
+    tl.store(status + row, verdict)
+    record += row
+    tl.store(record, tl.minimum(logprob, 0.0).to(tl.float32))
+    tl.store(record + count, tl.minimum(confidence, 0.0).to(tl.float32))
+    tl.store(record + 2 * count, (-log_total).to(tl.float32))
+    tl.store(record + 3 * count, margin.to(tl.float32))
+    tl.store(record + 4 * count, tl.maximum(entropy, 0.0).to(tl.float32))
+    tl.store(record + 5 * count, (peak.to(tl.float64) * scale * LN2 + log_total).to(tl.float32))
 
 
 @triton.jit
@@ -114,24 +163,20 @@ def finish_kernel(
     inside = lane < tiles
     at = row * tiles + lane
     peaks = tl.load(tile_max + at, mask=inside, other=float("-inf"))
-    peak = tl.reduce(peaks, 0, largest)
-    gap = gaps(peaks, peak)
-    d = tl.maximum(gap * scale, FLOOR)
-    ratio = tl.exp2(d).to(tl.float64)
-    s = tl.load(sums + at, mask=inside, other=0.0).to(tl.float64)
-    t = tl.load(cross + at, mask=inside, other=0.0).to(tl.float64)
-    total = tl.sum(s * ratio, 0)
-    log_total = tl.log(total)
-    entropy = log_total - tl.sum(ratio * (t + s * d.to(tl.float64)), 0) * LN2 / total
+    peak, gap, total, log_total, entropy = totals(
+        peaks, tl.load(sums + at, mask=inside, other=0.0),
+        tl.load(cross + at, mask=inside, other=0.0), scale,
+    )  # fmt: skip
     best, second = _greedy(logits, other, peaks, peak, starts, suppressed, vocab, stride_id,
                            stride_other_id, mix0, mix1, MIX, TILES)  # fmt: skip
     if VIEWED:
         second = tl.where(tl.load(sizes + row) < 2, float("-inf"), second)
-    chosen, logit, logprob = best, peak, total * 0.0
+    drawn, found, mass = best, peak, total
     if GREEDY != 1:
         scale_sampled = tl.load(scales + stride_law)
         weight = tl.load(sampled + at, mask=inside, other=0.0).to(tl.float64)
         weight *= tl.exp2(gap * scale_sampled).to(tl.float64)
+        mass = tl.sum(weight, 0)
         cut, last, least = row, row, peak
         if FILTERS:
             cut, last = tl.load(cuts + row), tl.load(lasts + row)
@@ -142,24 +187,8 @@ def finish_kernel(
             stride_other_id, mix0, mix1, scale_sampled, cut, last, least,
             MIX, FILTERS, SHIFT, TILES,
         )  # fmt: skip
-        fall = gaps(found, peak).to(tl.float64) * scale_sampled * LN2
-        fall -= tl.log(tl.sum(weight, 0))
-        if GREEDY == 2:
-            cold = tl.load(scales + 2 * stride_law) > 0.0
-            chosen = tl.where(cold, best, drawn)
-            logit = tl.where(cold, peak, found)
-            logprob = tl.where(cold, 0.0, fall)
-        else:
-            chosen, logit, logprob = drawn, found, fall
-    confidence = gaps(logit, peak).to(tl.float64) * scale * LN2 - log_total
-    margin = (1.0 - tl.exp(gaps(second, peak).to(tl.float64) * scale * LN2)) / total
-    # A row without a law still gets an id of the vocabulary; its status tells.
-    tl.store(token + row, tl.minimum(chosen, vocab - 1).to(tl.int64))
-    tl.store(status + row, status_of(peak, rows, row, height, HAS_ROWS))
-    record += row
-    tl.store(record, tl.minimum(logprob, 0.0).to(tl.float32))
-    tl.store(record + count, tl.minimum(confidence, 0.0).to(tl.float32))
-    tl.store(record + 2 * count, (-log_total).to(tl.float32))
-    tl.store(record + 3 * count, margin.to(tl.float32))
-    tl.store(record + 4 * count, tl.maximum(entropy, 0.0).to(tl.float32))
-    tl.store(record + 5 * count, (peak.to(tl.float64) * scale * LN2 + log_total).to(tl.float32))
+    leave(
+        token, record, status, row, count, vocab, scales, stride_law, peak, total, log_total,
+        entropy, best, second, drawn, found, mass, status_of(peak, rows, row, height, HAS_ROWS),
+        GREEDY,
+    )  # fmt: skip

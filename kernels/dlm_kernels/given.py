@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dlm_kernels.categorical import NEVER, columns, heats, refuse_lawless
+from dlm_kernels.calls import NEVER, columns, heats, refuse_lawless
 from dlm_kernels.edges import keeps
 from dlm_kernels.finish import LN2, status_of
 from dlm_kernels.limits import obstacle, refuse

@@ -81,12 +81,13 @@ def compiled(
     warps: int,
     most_registers: int | None = None,
     odd: bool = False,
+    stages: int | None = None,
 ) -> Machine:
     """Compile a kernel; arguments not named in `types` or `constants` are 32-bit integers."""
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
     # Torch aligns its memory, and the row stride of a useful vocabulary is a multiple of 16.
-    rows = () if odd else ("stride_row", "stride_other_row")
+    rows = () if odd else ("stride_row", "stride_other_row", "stride_hidden", "stride_weight")
     aligned = [n for n in names if signature[n].startswith("*") or n in rows]
     source = ASTSource(
         fn=kernel,
@@ -96,6 +97,8 @@ def compiled(
     )
     target = GPUTarget("cuda", capability, 32)
     options = {"num_warps": warps, "enable_fp_fusion": True, "maxnreg": most_registers}
+    if stages is not None:
+        options["num_stages"] = stages
     return _disassembled(triton.compile(source, target=target, options=options))
 
 

@@ -106,3 +106,15 @@ def test_the_kernels_count_as_confirmed_only_with_a_result_file() -> None:
     path = FOLDER / "results" / "correctness.json"
     proof = path.exists() and json.loads(path.read_text())["passed"]
     assert bool(proof) >= dlm_kernels.CONFIRMED_ON_A_GPU
+
+
+def test_the_fused_head_is_on_only_where_a_result_file_says_it_is_faster() -> None:
+    from dlm_kernels.limits import FASTER_BELOW
+
+    path = FOLDER / "results" / "head.json"
+    cases = json.loads(path.read_text())["cases"] if path.exists() else []
+    for width, most in FASTER_BELOW.items():
+        known = [c for c in cases if c["width"] == width and c["rows"] <= most]
+        ratios = [c["times_blocks"] for c in known if c["name"] == "fused head"]
+        assert ratios and max(ratios) < 1.0, f"width {width}: not measured faster up to {most} rows"
+        assert any(c["rows"] == most for c in known), f"width {width}: {most} rows not measured"
