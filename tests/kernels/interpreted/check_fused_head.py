@@ -20,8 +20,10 @@ from dlm_kernels.fused_head import Shape
 from dlm_kernels.head import largest_along, picked
 from torch import Tensor
 
-from dlm_sampling import ops
-from dlm_sampling.types import Draw, TokenLaw
+from dlm_sampling import ops, samplers
+from dlm_sampling.denoisers import wrap
+from dlm_sampling.loop import sample
+from dlm_sampling.types import DenoiserOutput, Draw, TokenLaw
 from tests.kernels.interpreted.twins import CLOSE, noise, normal
 
 INF = math.inf
@@ -296,3 +298,30 @@ def test_nothing_waits_for_the_device_and_a_step_compiles_into_one_graph() -> No
     assert torch.equal(whole(hidden, weight, keys), expected)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         assert step(*(mode.from_tensor(x) for x in (hidden, weight, keys))).shape == (3,)
+
+
+def test_the_loop_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that hands out hidden states and a head of 16 bits; two steps, the same tokens."""
+    table, head = quarters(4, 8).half(), torch.nn.Linear(8, 9).half().requires_grad_(False)
+    head.weight.copy_(quarters(9, 8, seed=1)), head.bias.copy_(quarters(9, seed=2))
+    launched: list[int] = []
+    run = fused_head.head_rows
+    monkeypatch.setattr(fused_head, "head_rows", lambda *a: launched.append(1) or run(*a))
+
+    def network(ids: Tensor) -> DenoiserOutput:
+        return DenoiserOutput(table[: ids.shape[1]] + (ids % 3)[..., None].half() / 4, head)
+
+    def tokens(kernels: str, fused: str) -> Tensor:
+        monkeypatch.setenv("DLM_KERNELS", kernels)
+        monkeypatch.setenv("DLM_FUSED_HEAD", fused)
+        model = wrap(network, vocab_size=9, mask_token_id=8)
+        canvas = torch.zeros(2, 4, dtype=torch.int64)
+        free = torch.tensor([[False, True, True, True], [True, True, False, True]])
+        return sample(
+            model, samplers.create("llada"), canvas, free, seeds=[3, 4], steps=2, law=TokenLaw(0.8)
+        ).tokens
+
+    expected = tokens("torch", "on")
+    assert not launched
+    assert torch.equal(tokens("triton", "on"), expected)
+    assert launched
