@@ -267,7 +267,7 @@ class ReMDM(SamplerBase[ReMDMState]):
     ) -> Tensor:
         """Exact law of x_s given x_t, [B, L, V]; t > s float64 broadcast to [B, 1]."""
         if confidence is None:
-            confidence = torch.zeros(canvas.tokens.shape, dtype=torch.float64)
+            confidence = torch.zeros_like(canvas.tokens, dtype=torch.float64)
         rates = self.rate(t, s, confidence, canvas.committed)
         return remask_probs(canvas, log_p0, rates)
 
