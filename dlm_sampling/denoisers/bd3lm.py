@@ -6,15 +6,13 @@ Models, arXiv:2503.09573, released code github.com/kuleshov-group/bd3lms.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import Denoiser, positions_of
+from dlm_sampling.denoisers.base import positions_of
 from dlm_sampling.denoisers.block_causal import (
     block_causal_bias,
     check_block_length,
@@ -23,24 +21,22 @@ from dlm_sampling.denoisers.block_causal import (
 from dlm_sampling.denoisers.checkpoint import Checkpoint
 from dlm_sampling.denoisers.dit import Dit
 from dlm_sampling.denoisers.dit_checkpoint import (
-    GPT2_END,
     GPT2_SIZE,
     PREFIX,
+    hub_config,
     load_dit,
     prefix_of,
     read_sizes,
-    save_dit,
 )
+from dlm_sampling.denoisers.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.families import Family, LoadOptions, register
-from dlm_sampling.denoisers.noise import EPS
+from dlm_sampling.denoisers.noise import clipped_noise
 from dlm_sampling.denoisers.stock import is_rotary
 from dlm_sampling.denoisers.text import (
     TokenizerSource,
     gpt2_with_mask,
-    special_id,
     tokenizer_source,
 )
-from dlm_sampling.types import DenoiserOutput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +45,7 @@ SCHEDULE_BUFFERS = ("sampling_eps_min", "sampling_eps_max")
 """Bounds of the clipped training schedule, kept among the tensors; sampling does not need them."""
 
 
-class BD3LMDenoiser(Denoiser):
+class BD3LMDenoiser(DitDenoiser):
     """A BD3-LM network: logits in place, each block sees itself and all earlier blocks.
 
     Args:
@@ -81,31 +77,22 @@ class BD3LMDenoiser(Denoiser):
     ) -> None:
         """Wrap the network; see the class."""
         columns = network.config.vocab_size
-        end = special_id("eos_token_id", eos_token_id, tokenizer, None)
-        if end is None and columns == GPT2_SIZE + 1:
-            end = GPT2_END
         super().__init__(
-            vocab_size=columns,
+            network,
+            is_gpt2=columns == GPT2_SIZE + 1,
+            tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
             mask_token_id=columns - 1 if mask_token_id is None else mask_token_id,
-            eos_token_id=end,
-            pad_token_id=end,
             max_length=max_length,
             time_conditioned=time_conditioned,
-            tokenizer=tokenizer,
-            module=network.eval(),
+            noise=clipped_noise,
         )
-        self.network = network
         self.block_length = check_block_length(block_length)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Hidden states and the output head."""
-        table = self.network.vocab_embed.embedding
-        bias = block_causal_bias(input_ids, attention_mask, self.block_width, table.dtype)
-        positions = positions_of(attention_mask, input_ids)
-        hidden = self.network(input_ids, self.sigma(input_ids, t), positions, bias)
-        return DenoiserOutput(hidden, self.network.output_layer.linear)
+    def attention_bias(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """The block-causal bias."""
+        dtype = self.network.vocab_embed.embedding.dtype
+        return block_causal_bias(input_ids, attention_mask, self.block_width, dtype)
 
     def training_logits(self, noised: Tensor, clean: Tensor, t: Tensor | None = None) -> Tensor:
         """Logits [B, L, V] of all noised blocks at once, each after clean earlier blocks (NFE 1).
@@ -129,40 +116,25 @@ class BD3LMDenoiser(Denoiser):
         assert self.block_length is not None
         return self.block_length
 
-    def sigma(self, input_ids: Tensor, t: Tensor | None) -> Tensor:
-        """Total noise [B]: min(-log(1 - t), -log eps), or 0 if it is not conditioned on."""
-        if t is None or not self.time_conditioned:
-            return torch.zeros(len(input_ids), device=input_ids.device)
-        return -torch.log1p(-t.double()).clamp_min(math.log(EPS)).float()
-
-    def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
-    ) -> None:
-        """Write config.json, safetensors (`backbone.` names) and tokenizer as the authors.
-
-        Args:
-            folder: created if needed.
-            dtype: type of the written weights, such as "bfloat16"; default: as they are.
-        """
-        sizes = self.network.config
-        authors = {
+    def authors_config(self) -> dict[str, Any]:
+        """The flat config of the hub, under the authors' keys."""
+        return {
+            **hub_config(self.network, self.max_length),
             "architectures": ["BD3LM"],
             "model_type": "bd3lm",
-            "adaln": sizes.adaln,
+            "adaln": self.network.config.adaln,
             "block_size": self.block_length,
             "cross_attn": True,
-            "vocab_size": sizes.vocab_size,
-            "hidden_dim": sizes.hidden_size,
-            "cond_dim": sizes.cond_dim,
-            "n_blocks": sizes.n_blocks,
-            "n_heads": sizes.n_heads,
-            "model_length": self.max_length,
             "time_conditioning": self.time_conditioned,
             "var_min": False,
             "mask_token_id": self.mask_token_id,
             "eos_token_id": self.eos_token_id,
         }
-        save_dit(self.network, folder, authors, self.tokenizer, prefix=PREFIX, dtype=dtype)
+
+    @staticmethod
+    def authors_name(key: str) -> str:
+        """Name of a tensor in the authors' files, after `backbone.`."""
+        return PREFIX + key
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> BD3LMDenoiser:

@@ -21,11 +21,11 @@ from dlm_sampling.denoisers.dit_checkpoint import (
     load_dit,
     read_sizes,
     rows_of,
-    save_dit,
     training_config,
 )
 from dlm_sampling.denoisers.families import LoadOptions
 from dlm_sampling.denoisers.placement import DeviceMap
+from dlm_sampling.denoisers.published import save_published
 from dlm_sampling.denoisers.stock import key_bias
 
 EMBEDDING = "vocab_embed.embedding"
@@ -141,4 +141,4 @@ class DDPDPlanner:
             "noise": {"type": "loglinear"},
             "tokens": self.vocab_size,
         }
-        save_dit(self.network, folder, authors, None, dtype=dtype)
+        save_published(self.network, folder, authors, dtype=dtype)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from dlm_sampling.denoisers.checkpoint import Checkpoint, CheckpointError, open_tensors
 from dlm_sampling.denoisers.dit import Dit, DitConfig
 from dlm_sampling.denoisers.families import LoadOptions
-from dlm_sampling.denoisers.placement import parse_dtype, plan_placement
+from dlm_sampling.denoisers.placement import plan_placement
 from dlm_sampling.denoisers.stock import is_rotary
-from dlm_sampling.denoisers.text import save_tokenizer
-from dlm_sampling.denoisers.weights import load_weights, save_weights, write_json
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from dlm_sampling.denoisers.weights import load_weights
 
 GPT2_END, GPT2_SIZE = 50256, 50257
 PREFIX = "backbone."
@@ -98,23 +93,6 @@ def load_dit(
     return network
 
 
-def save_dit(
-    network: Dit,
-    folder: str | Path,
-    config: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase | None,
-    *,
-    prefix: str = "",
-    dtype: torch.dtype | str | None = None,
-) -> None:
-    """Write config.json, safetensors (names after `prefix`) and tokenizer; makes the folder."""
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    save_weights(network, target, lambda key: prefix + key, dtype=parse_dtype(dtype))
-    write_json(target / "config.json", config)
-    save_tokenizer(tokenizer, target)
-
-
 def training_config(network: Dit, length: int | None) -> dict[str, Any]:
     """The `model` section of the authors' training configs."""
     sizes = network.config
@@ -125,4 +103,17 @@ def training_config(network: Dit, length: int | None) -> dict[str, Any]:
         "n_blocks": sizes.n_blocks,
         "n_heads": sizes.n_heads,
         "length": length,
+    }
+
+
+def hub_config(network: Dit, length: int | None) -> dict[str, Any]:
+    """Sizes and training length under the keys of the authors' hub configs, which are flat."""
+    sizes = network.config
+    return {
+        "vocab_size": sizes.vocab_size,
+        "hidden_dim": sizes.hidden_size,
+        "cond_dim": sizes.cond_dim,
+        "n_blocks": sizes.n_blocks,
+        "n_heads": sizes.n_heads,
+        "model_length": length,
     }

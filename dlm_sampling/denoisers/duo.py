@@ -6,30 +6,24 @@ Sahoo et al. 2025, The Diffusion Duality, arXiv:2506.10892, released code github
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import Denoiser, positions_of
 from dlm_sampling.denoisers.checkpoint import Checkpoint
 from dlm_sampling.denoisers.dit import Dit
 from dlm_sampling.denoisers.dit_checkpoint import (
-    GPT2_END,
     GPT2_SIZE,
     load_dit,
     read_sizes,
     rows_of,
-    save_dit,
     training_config,
 )
+from dlm_sampling.denoisers.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.families import Family, LoadOptions, register
-from dlm_sampling.denoisers.noise import total_noise
-from dlm_sampling.denoisers.stock import key_bias
-from dlm_sampling.denoisers.text import TokenizerSource, gpt2, special_id, tokenizer_source
+from dlm_sampling.denoisers.text import TokenizerSource, gpt2, tokenizer_source
 from dlm_sampling.schedules import LOG_LINEAR
-from dlm_sampling.types import DenoiserOutput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +31,7 @@ if TYPE_CHECKING:
 EMBEDDING = "vocab_embed.embedding"
 
 
-class DuoDenoiser(Denoiser):
+class DuoDenoiser(DitDenoiser):
     """A Duo network: logits in place, uniform noise over all columns, no mask.
 
     The logits are of kind "leave_one_out": Duo's ELBO plugs the network's law into
@@ -65,34 +59,17 @@ class DuoDenoiser(Denoiser):
         eos_token_id: int | None = None,
     ) -> None:
         """Wrap the network; see the class."""
-        columns = network.config.vocab_size
-        end = special_id("eos_token_id", eos_token_id, tokenizer, None)
-        if end is None and columns in (GPT2_SIZE, GPT2_SIZE + 1):
-            end = GPT2_END
         super().__init__(
-            vocab_size=columns,
+            network,
+            is_gpt2=network.config.vocab_size in (GPT2_SIZE, GPT2_SIZE + 1),
+            tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
             mask_token_id=None,
-            eos_token_id=end,
-            pad_token_id=end,
             max_length=max_length,
             time_conditioned=time_conditioned,
             kind="leave_one_out",
             schedule=LOG_LINEAR,
-            tokenizer=tokenizer,
-            module=network.eval(),
         )
-        self.network = network
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Hidden states and the output head."""
-        rows, device = len(input_ids), input_ids.device
-        seen = t if self.time_conditioned else None
-        sigma = torch.zeros(rows, device=device) if seen is None else total_noise(seen)
-        bias = key_bias(attention_mask, self.network.vocab_embed.embedding.dtype)
-        hidden = self.network(input_ids, sigma, positions_of(attention_mask, input_ids), bias)
-        return DenoiserOutput(hidden, self.network.output_layer.linear)
 
     def soft_logits(self, weights: Tensor, sigma: Tensor) -> Tensor:
         """Logits [B, L, V] of a canvas of mixtures (NFE 1), as in the Gaussian relaxation.
@@ -106,16 +83,9 @@ class DuoDenoiser(Denoiser):
         embeds = weights @ self.network.vocab_embed.embedding
         return self.network.output_layer.linear(self.network.run(embeds, sigma, positions))
 
-    def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
-    ) -> None:
-        """Write config.json (the training config), safetensors and tokenizer as the authors.
-
-        Args:
-            folder: created if needed.
-            dtype: type of the written weights, such as "bfloat16"; default: as they are.
-        """
-        authors = {
+    def authors_config(self) -> dict[str, Any]:
+        """The training config, under the authors' keys."""
+        return {
             "algo": {
                 "name": "duo",
                 "backbone": "dit",
@@ -127,7 +97,6 @@ class DuoDenoiser(Denoiser):
             "vocab_size": self.vocab_size,
             "eos_token_id": self.eos_token_id,
         }
-        save_dit(self.network, folder, authors, self.tokenizer, dtype=dtype)
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> DuoDenoiser:

@@ -34,7 +34,6 @@ from dlm_sampling.denoisers.families import Family, LoadOptions, family_of, regi
 from dlm_sampling.denoisers.llada import LLaDADenoiser
 from dlm_sampling.denoisers.masked_lm import MaskedLMDenoiser
 from dlm_sampling.denoisers.mdlm import MDLMDenoiser
-from dlm_sampling.denoisers.noise import total_noise
 from dlm_sampling.denoisers.placement import parse_dtype
 from dlm_sampling.denoisers.stock import key_bias, run_layers
 from dlm_sampling.denoisers.weights import cast_floats, write_json
@@ -202,9 +201,7 @@ def _(base: MDLMDenoiser | DuoDenoiser) -> Seam:
     network = base.network
 
     def run(embeds: Tensor, attention_mask: Tensor | None, t: Tensor | None) -> DenoiserOutput:
-        seen = t if base.time_conditioned else None
-        sigma = embeds.new_zeros(len(embeds)) if seen is None else total_noise(seen)
-        bias = key_bias(attention_mask, embeds.dtype)
+        bias, sigma = key_bias(attention_mask, embeds.dtype), base.sigma(embeds, t)
         hidden = network.run(embeds, sigma, positions_of(attention_mask, embeds), bias)
         return DenoiserOutput(hidden, network.output_layer.linear, carry=hidden)
 

@@ -8,40 +8,31 @@ tokens kept) is the loop's; here the raw logits come out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from dlm_sampling.denoisers.base import Denoiser, positions_of
 from dlm_sampling.denoisers.checkpoint import Checkpoint
 from dlm_sampling.denoisers.dit import Dit
 from dlm_sampling.denoisers.dit_checkpoint import (
-    GPT2_END,
     GPT2_SIZE,
     PREFIX,
+    hub_config,
     load_dit,
     read_sizes,
-    save_dit,
 )
+from dlm_sampling.denoisers.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.families import Family, LoadOptions, register
-from dlm_sampling.denoisers.noise import total_noise
-from dlm_sampling.denoisers.stock import key_bias
 from dlm_sampling.denoisers.text import (
     TokenizerSource,
     gpt2_with_mask,
-    special_id,
     tokenizer_source,
 )
 from dlm_sampling.schedules import LOG_LINEAR
-from dlm_sampling.types import DenoiserOutput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class MDLMDenoiser(Denoiser):
+class MDLMDenoiser(DitDenoiser):
     """An MDLM network: logits in place, padding masked, positions from the first real token.
 
     Args:
@@ -68,57 +59,32 @@ class MDLMDenoiser(Denoiser):
     ) -> None:
         """Wrap the network; see the class."""
         columns = network.config.vocab_size
-        end = special_id("eos_token_id", eos_token_id, tokenizer, None)
-        if end is None and columns == GPT2_SIZE + 1:
-            end = GPT2_END
         super().__init__(
-            vocab_size=columns,
+            network,
+            is_gpt2=columns == GPT2_SIZE + 1,
+            tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
             mask_token_id=columns - 1 if mask_token_id is None else mask_token_id,
-            eos_token_id=end,
-            pad_token_id=end,
             max_length=max_length,
             time_conditioned=time_conditioned,
             schedule=LOG_LINEAR,
-            tokenizer=tokenizer,
-            module=network.eval(),
         )
-        self.network = network
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Hidden states and the output head."""
-        rows, device = len(input_ids), input_ids.device
-        seen = t if self.time_conditioned else None
-        sigma = torch.zeros(rows, device=device) if seen is None else total_noise(seen)
-        bias = key_bias(attention_mask, self.network.vocab_embed.embedding.dtype)
-        hidden = self.network(input_ids, sigma, positions_of(attention_mask, input_ids), bias)
-        return DenoiserOutput(hidden, self.network.output_layer.linear)
-
-    def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
-    ) -> None:
-        """Write config.json (flat), safetensors (`backbone.` names) and tokenizer as the authors.
-
-        Args:
-            folder: created if needed.
-            dtype: type of the written weights, such as "bfloat16"; default: as they are.
-        """
-        sizes = self.network.config
-        authors = {
+    def authors_config(self) -> dict[str, Any]:
+        """The flat config of the hub, under the authors' keys."""
+        return {
+            **hub_config(self.network, self.max_length),
             "architectures": ["MDLM"],
             "model_type": "mdlm",
-            "vocab_size": sizes.vocab_size,
-            "hidden_dim": sizes.hidden_size,
-            "cond_dim": sizes.cond_dim,
-            "n_blocks": sizes.n_blocks,
-            "n_heads": sizes.n_heads,
-            "model_length": self.max_length,
             "time_conditioning": self.time_conditioned,
             "mask_token_id": self.mask_token_id,
             "eos_token_id": self.eos_token_id,
         }
-        save_dit(self.network, folder, authors, self.tokenizer, prefix=PREFIX, dtype=dtype)
+
+    @staticmethod
+    def authors_name(key: str) -> str:
+        """Name of a tensor in the authors' files, after `backbone.`."""
+        return PREFIX + key
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> MDLMDenoiser:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,11 @@ EPS = 1e-3
 def total_noise(t: Tensor) -> Tensor:
     """sigma(t) = -log(1 - (1 - eps) t), the log-linear schedule; [B] -> [B], float32."""
     return -torch.log1p(-(1 - EPS) * t.double()).float()
+
+
+def clipped_noise(t: Tensor) -> Tensor:
+    """sigma(t) = min(-log(1 - t), -log eps), as BD3-LM is given it; [B] -> [B], float32."""
+    return -torch.log1p(-t.double()).clamp_min(math.log(EPS)).float()
 
 
 def geometric_noise(t: Tensor, low: float, high: float) -> Tensor:

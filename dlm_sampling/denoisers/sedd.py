@@ -10,33 +10,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import Denoiser, positions_of
 from dlm_sampling.denoisers.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.dit import Dit
 from dlm_sampling.denoisers.dit_checkpoint import (
-    GPT2_END,
     GPT2_SIZE,
     HEAD,
     load_dit,
     read_sizes,
     rows_of,
-    save_dit,
     training_config,
 )
+from dlm_sampling.denoisers.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.families import Family, LoadOptions, register
 from dlm_sampling.denoisers.noise import geometric_noise, total_noise
-from dlm_sampling.denoisers.stock import key_bias
 from dlm_sampling.denoisers.text import (
     TokenizerSource,
     gpt2,
     gpt2_with_mask,
-    special_id,
     tokenizer_source,
 )
 from dlm_sampling.schedules import LOG_LINEAR, Geometric, Schedule
@@ -50,7 +45,7 @@ EARLIEST = 1e-5
 GEOMETRIC = (1e-4, 20.0)
 
 
-class SEDDDenoiser(Denoiser):
+class SEDDDenoiser(DitDenoiser):
     """A SEDD network: column y at position i is log p_t(x with y at i) / p_t(x), own token 0.
 
     With absorbing noise and `scale_by_sigma` the network's output is divided by
@@ -91,24 +86,19 @@ class SEDDDenoiser(Denoiser):
                 "pass scale_by_sigma=False."
             )
         columns = network.config.vocab_size
-        end = special_id("eos_token_id", eos_token_id, tokenizer, None)
-        if end is None and columns - (mask_token_id is not None) == GPT2_SIZE:
-            end = GPT2_END
         super().__init__(
-            vocab_size=columns,
+            network,
+            is_gpt2=columns - (mask_token_id is not None) == GPT2_SIZE,
+            noise=noise,
+            tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
             mask_token_id=mask_token_id,
-            eos_token_id=end,
-            pad_token_id=end,
             max_length=max_length,
             time_conditioned=True,
             kind="log_score",
             schedule=_schedule(noise),
-            tokenizer=tokenizer,
-            module=network.eval(),
         )
-        self.network = network
         self.scale_by_sigma = scale_by_sigma
-        self.noise = noise
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
@@ -122,33 +112,24 @@ class SEDDDenoiser(Denoiser):
         self, input_ids: Tensor, sigma: Tensor, attention_mask: Tensor | None = None
     ) -> Tensor:
         """Log-scores [B, L, V] at total noise sigma [B] > 0 (NFE 1)."""
-        bias = key_bias(attention_mask, self.network.vocab_embed.embedding.dtype)
-        positions = positions_of(attention_mask, input_ids)
-        values = self.network.output_layer.linear(self.network(input_ids, sigma, positions, bias))
+        hidden = self.hidden_states(input_ids, sigma, attention_mask)
+        values = self.network.output_layer.linear(hidden)
         if self.scale_by_sigma:
             scale = torch.expm1(sigma.double()).log() + math.log(self.vocab_size - 1)
             values = values - scale.to(values.dtype)[:, None, None]
         return values.scatter(-1, input_ids[..., None], 0.0)
 
-    def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
-    ) -> None:
-        """Write config.json (the training config), safetensors and tokenizer as the authors.
-
-        Args:
-            folder: created if needed.
-            dtype: type of the written weights, such as "bfloat16"; default: as they are.
-        """
+    def authors_config(self) -> dict[str, Any]:
+        """The training config, under the authors' keys."""
         absorbing = self.mask_token_id is not None
         model = training_config(self.network, self.max_length)
-        authors = {
+        return {
             "graph": {"type": "absorb" if absorbing else "uniform"},
             "model": {**model, "scale_by_sigma": self.scale_by_sigma},
             "noise": noise_config(self.noise),
             "tokens": self.vocab_size - absorbing,
             "eos_token_id": self.eos_token_id,
         }
-        save_dit(self.network, folder, authors, self.tokenizer, dtype=dtype)
 
 
 class GeometricNoise:
