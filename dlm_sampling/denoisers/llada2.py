@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlm_sampling.denoisers.block_causal import block_causal_bias, check_block_length
-from dlm_sampling.denoisers.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoint import Checkpoint
 from dlm_sampling.denoisers.families import Family, LoadOptions, register
 from dlm_sampling.denoisers.moe import MoeConfig, MoeNetwork
-from dlm_sampling.denoisers.moe_checkpoint import MoeDenoiser, check_fixed, load_moe, save_moe
-from dlm_sampling.denoisers.text import TokenizerSource, special_id, tokenizer_source
+from dlm_sampling.denoisers.moe_checkpoint import MoeDenoiser, check_fixed, load_moe, reading_sizes
+from dlm_sampling.denoisers.text import TokenizerSource, tokenizer_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,9 +129,9 @@ class LLaDA2Denoiser(MoeDenoiser):
         super().__init__(
             network,
             mask_token_id=mask_token_id,
-            eos_token_id=special_id("eos_token_id", eos_token_id, tokenizer, None),
-            pad_token_id=special_id("pad_token_id", pad_token_id, tokenizer, None),
             tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
         )
         self.choice = choice
         self.block_length = check_block_length(block_length)
@@ -143,50 +142,30 @@ class LLaDA2Denoiser(MoeDenoiser):
         dtype = self.network.lm_head.weight.dtype
         return block_causal_bias(input_ids, attention_mask, self.block_length, dtype)
 
-    def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
-    ) -> None:
-        """Write config.json, safetensors and tokenizer as the authors publish them.
-
-        Args:
-            folder: created if needed.
-            dtype: type of the written weights, such as "bfloat16"; default: as they are.
-        """
+    def authors_config(self) -> dict[str, Any]:
+        """The config under the authors' keys."""
         sizes = self.network.config
-        authors = {
+        return {
             **FIXED,
             **asdict(self.choice),
+            **self.shared_config(),
             "architectures": ["LLaDA2MoeModelLM"],
             "model_type": "llada2_moe",
-            "vocab_size": sizes.vocab_size,
-            "hidden_size": sizes.hidden_size,
-            "num_hidden_layers": len(sizes.dense_layers),
-            "num_attention_heads": sizes.n_heads,
-            "num_key_value_heads": sizes.n_kv_heads,
             "head_dim": sizes.head_dim,
             "first_k_dense_replace": sum(sizes.dense_layers),
             "intermediate_size": sizes.dense_width,
             "moe_intermediate_size": sizes.expert_width,
-            "num_experts": sizes.n_experts,
             "num_shared_experts": sizes.shared_width // sizes.expert_width,
-            "partial_rotary_factor": sizes.rotary_width / sizes.head_dim,
-            "rope_theta": sizes.rope_theta,
-            "rms_norm_eps": sizes.eps,
             "use_qk_norm": sizes.qk_norm,
-            "max_position_embeddings": sizes.max_length,
             "block_length": self.block_length,
-            "mask_token_id": self.mask_token_id,
-            "eos_token_id": self.eos_token_id,
-            "pad_token_id": self.pad_token_id,
         }
-        save_moe(self.network, folder, authors, self.tokenizer, authors_name, dtype)
 
-
-def authors_name(key: str) -> str:
-    """Name of a tensor in the authors' files from its name in the module."""
-    for own, theirs in NAMES.items():
-        key = key.replace(own, theirs)
-    return key
+    @staticmethod
+    def authors_name(key: str) -> str:
+        """Name of a tensor in the authors' files from its name in the module."""
+        for own, theirs in NAMES.items():
+            key = key.replace(own, theirs)
+        return key
 
 
 def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
@@ -197,7 +176,7 @@ def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
     """
     check_fixed(checkpoint, FIXED)
     given = checkpoint.config
-    try:
+    with reading_sizes(checkpoint):
         layers, heads = given["num_hidden_layers"], given["num_attention_heads"]
         width = given.get("head_dim") or given["hidden_size"] // heads
         dense = given.get("first_k_dense_replace", 0)
@@ -219,11 +198,6 @@ def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
             fused_qkv=True,
             max_length=given.get("max_position_embeddings"),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{checkpoint.name!r}: config.json lacks a size of the network, or it does not fit "
-            f"({error})."
-        ) from error
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDA2Denoiser:
@@ -239,7 +213,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDA2Denoiser:
         return GroupedRouter(config, choice)
 
     return LLaDA2Denoiser(
-        load_moe(sizes, router, checkpoint, options, authors_name),
+        load_moe(sizes, router, checkpoint, options, LLaDA2Denoiser.authors_name),
         choice=choice,
         mask_token_id=mask_token_id,
         block_length=options.extra.get("block_length", given.get("block_length", BLOCK_LENGTH)),

@@ -6,18 +6,17 @@ Zhu et al. 2025, LLaDA-MoE, arXiv:2509.24389; released weights inclusionAI/LLaDA
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlm_sampling.denoisers.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoint import Checkpoint
 from dlm_sampling.denoisers.families import Family, LoadOptions, register
 from dlm_sampling.denoisers.moe import MoeConfig, MoeNetwork
-from dlm_sampling.denoisers.moe_checkpoint import MoeDenoiser, check_fixed, load_moe, save_moe
-from dlm_sampling.denoisers.text import TokenizerSource, special_id, tokenizer_source
+from dlm_sampling.denoisers.moe_checkpoint import MoeDenoiser, check_fixed, load_moe, reading_sizes
+from dlm_sampling.denoisers.text import TokenizerSource, tokenizer_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,52 +79,27 @@ class LLaDAMoEDenoiser(MoeDenoiser):
         super().__init__(
             network,
             mask_token_id=mask_token_id,
-            eos_token_id=special_id("eos_token_id", eos_token_id, tokenizer, None),
-            pad_token_id=special_id("pad_token_id", pad_token_id, tokenizer, None),
             tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
         )
         self.top_k = top_k
 
-    def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
-    ) -> None:
-        """Write config.json, safetensors and tokenizer as the authors publish them.
-
-        Args:
-            folder: created if needed.
-            dtype: type of the written weights, such as "bfloat16"; default: as they are.
-        """
+    def authors_config(self) -> dict[str, Any]:
+        """The config under the authors' keys."""
         sizes = self.network.config
-        authors = {
+        return {
             **FIXED,
+            **self.shared_config(),
             "architectures": ["LLaDAMoEModelLM"],
             "model_type": "llada_moe",
-            "vocab_size": sizes.vocab_size,
-            "hidden_size": sizes.hidden_size,
-            "num_hidden_layers": len(sizes.dense_layers),
-            "num_attention_heads": sizes.n_heads,
-            "num_key_value_heads": sizes.n_kv_heads,
             "moe_layer_freq": [int(not dense) for dense in sizes.dense_layers],
             "dense_intermediate_size": sizes.dense_width,
             "expert_intermediate_size": sizes.expert_width,
-            "num_experts": sizes.n_experts,
             "num_experts_per_tok": self.top_k,
-            "partial_rotary_factor": sizes.rotary_width / sizes.head_dim,
-            "rope_theta": sizes.rope_theta,
-            "rms_norm_eps": sizes.eps,
             "qk_layernorm": sizes.qk_norm,
             "clip_qkv": sizes.clip_qkv,
-            "max_position_embeddings": sizes.max_length,
-            "mask_token_id": self.mask_token_id,
-            "eos_token_id": self.eos_token_id,
-            "pad_token_id": self.pad_token_id,
         }
-        save_moe(self.network, folder, authors, self.tokenizer, authors_name, dtype)
-
-
-def authors_name(key: str) -> str:
-    """The module's names are the authors'."""
-    return key
 
 
 def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
@@ -136,7 +110,7 @@ def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
     """
     check_fixed(checkpoint, FIXED)
     given = checkpoint.config
-    try:
+    with reading_sizes(checkpoint):
         layers, heads = given["num_hidden_layers"], given["num_attention_heads"]
         width = given["hidden_size"] // heads
         routed = given.get("moe_layer_freq") or [1] * layers
@@ -158,11 +132,6 @@ def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
             clip_qkv=given.get("clip_qkv"),
             max_length=given.get("max_position_embeddings"),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{checkpoint.name!r}: config.json lacks a size of the network, or it does not fit "
-            f"({error})."
-        ) from error
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDAMoEDenoiser:
@@ -175,7 +144,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDAMoEDenoiser:
         return SoftmaxRouter(config, top_k)
 
     return LLaDAMoEDenoiser(
-        load_moe(sizes, router, checkpoint, options, authors_name),
+        load_moe(sizes, router, checkpoint, options, LLaDAMoEDenoiser.authors_name),
         top_k=top_k,
         mask_token_id=mask_token_id,
         tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
