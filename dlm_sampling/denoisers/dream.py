@@ -8,20 +8,17 @@ place right here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import shift_right
 from dlm_sampling.denoisers.checkpoint import Checkpoint
 from dlm_sampling.denoisers.families import Family, LoadOptions, register
-from dlm_sampling.denoisers.qwen_checkpoint import save_qwen, stock_config
+from dlm_sampling.denoisers.qwen_checkpoint import qwen_config, stock_config
 from dlm_sampling.denoisers.stock import StockDenoiser, load_stock
 from dlm_sampling.denoisers.text import (
     TokenizerSource,
-    special_id,
     tokenizer_source,
 )
 from dlm_sampling.types import DenoiserOutput
@@ -56,15 +53,12 @@ class DreamDenoiser(StockDenoiser):
         pad_token_id: int | None = None,
     ) -> None:
         """Wrap the model; see the class."""
-        config: Any = model.config
         super().__init__(
             model,
-            vocab_size=config.vocab_size,
             mask_token_id=mask_token_id,
-            eos_token_id=special_id("eos_token_id", eos_token_id, tokenizer, config),
-            pad_token_id=special_id("pad_token_id", pad_token_id, tokenizer, config),
-            max_length=config.max_position_embeddings,
             tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
         )
 
     def forward(
@@ -74,20 +68,13 @@ class DreamDenoiser(StockDenoiser):
         hidden = self.hidden_states(input_ids, attention_mask)
         return DenoiserOutput(shift_right(hidden, attention_mask), self.model.lm_head)
 
-    def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
-    ) -> None:
-        """Write config.json, safetensors and tokenizer as the authors publish them.
-
-        Args:
-            folder: created if needed.
-            dtype: type of the written weights, such as "bfloat16"; default: as they are.
-        """
-        identity = {
+    def authors_config(self) -> dict[str, Any]:
+        """The config under the authors' keys."""
+        return {
+            **qwen_config(self, ()),
             "architectures": ["DreamModel"],
             "model_type": "Dream",
         }
-        save_qwen(self, folder, identity, (), dtype=dtype)
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> DreamDenoiser:

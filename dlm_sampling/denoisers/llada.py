@@ -8,24 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
 
 from dlm_sampling.denoisers.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.families import Family, LoadOptions, register
-from dlm_sampling.denoisers.placement import parse_dtype
-from dlm_sampling.denoisers.stock import StockDenoiser, load_stock, rope_theta, tied_names
+from dlm_sampling.denoisers.stock import StockDenoiser, load_stock, rope_theta
 from dlm_sampling.denoisers.text import (
     TokenizerSource,
-    save_tokenizer,
-    special_id,
     tokenizer_source,
 )
-from dlm_sampling.denoisers.weights import save_weights, write_json
-from dlm_sampling.types import DenoiserOutput
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
@@ -90,45 +81,15 @@ class LLaDADenoiser(StockDenoiser):
         vocab_size: int | None = None,
     ) -> None:
         """Wrap the model; see the class."""
-        config: Any = model.config
-        columns: int = config.vocab_size
+        columns: int = model.config.vocab_size
         super().__init__(
             model,
-            vocab_size=columns,
             mask_token_id=mask_token_id,
-            eos_token_id=special_id("eos_token_id", eos_token_id, tokenizer, config),
-            pad_token_id=special_id("pad_token_id", pad_token_id, tokenizer, config),
-            max_length=config.max_position_embeddings,
-            suppressed=range(columns if vocab_size is None else vocab_size, columns),
             tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            suppressed=range(columns if vocab_size is None else vocab_size, columns),
         )
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Hidden states and the output head."""
-        return DenoiserOutput(self.hidden_states(input_ids, attention_mask), self.model.lm_head)
-
-    def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
-    ) -> None:
-        """Write config.json, safetensors and tokenizer as the authors publish them.
-
-        Args:
-            folder: created if needed.
-            dtype: type of the written weights, such as "bfloat16"; default: as they are.
-        """
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        save_weights(
-            self.model,
-            target,
-            authors_name,
-            dtype=parse_dtype(dtype),
-            tied=tied_names(self.model.config),
-        )
-        write_json(target / "config.json", self.authors_config())
-        save_tokenizer(self.tokenizer, target)
 
     def authors_config(self) -> dict[str, Any]:
         """The config under the authors' keys."""
@@ -153,13 +114,13 @@ class LLaDADenoiser(StockDenoiser):
             "pad_token_id": self.pad_token_id,
         }
 
-
-def authors_name(key: str) -> str:
-    """Name of a tensor in the authors' files from its name in the stock Llama module."""
-    layer = LAYER.fullmatch(key)
-    if layer is None:
-        return f"model.transformer.{TOP_NAMES[key.removesuffix('.weight')]}.weight"
-    return f"model.transformer.blocks.{layer[1]}.{NAMES[layer[2]]}.weight"
+    @staticmethod
+    def authors_name(key: str) -> str:
+        """Name of a tensor in the authors' files from its name in the stock Llama module."""
+        layer = LAYER.fullmatch(key)
+        if layer is None:
+            return f"model.transformer.{TOP_NAMES[key.removesuffix('.weight')]}.weight"
+        return f"model.transformer.blocks.{layer[1]}.{NAMES[layer[2]]}.weight"
 
 
 def stock_config(checkpoint: Checkpoint) -> Any:
@@ -210,7 +171,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDADenoiser:
     config = stock_config(checkpoint)
     mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, config.vocab_size)
     return LLaDADenoiser(
-        load_stock(LlamaForCausalLM, config, checkpoint, options, authors_name),
+        load_stock(LlamaForCausalLM, config, checkpoint, options, LLaDADenoiser.authors_name),
         mask_token_id=mask_token_id,
         tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
         eos_token_id=config.eos_token_id,

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
-
 from dlm_sampling.denoisers.checkpoint import Checkpoint, CheckpointError
-from dlm_sampling.denoisers.placement import parse_dtype
-from dlm_sampling.denoisers.stock import StockDenoiser, rope_theta, tied_names
-from dlm_sampling.denoisers.text import save_tokenizer
-from dlm_sampling.denoisers.weights import save_weights, write_json
+from dlm_sampling.denoisers.stock import StockDenoiser, rope_theta
 
 SHARED = (
     "vocab_size",
@@ -58,30 +51,15 @@ def stock_config(maker: Any, checkpoint: Checkpoint, name: str, further: tuple[s
     )
 
 
-def save_qwen(
-    denoiser: StockDenoiser,
-    folder: str | Path,
-    identity: Mapping[str, Any],
-    further: tuple[str, ...],
-    *,
-    dtype: torch.dtype | str | None,
-) -> None:
-    """Write config.json, safetensors and tokenizer as the authors publish them.
+def qwen_config(denoiser: StockDenoiser, further: tuple[str, ...]) -> dict[str, Any]:
+    """The authors' config but for `architectures`, `model_type` and what one model only has.
 
     Args:
         denoiser: with stock modules.
-        folder: created if needed.
-        identity: `architectures`, `model_type`, and what only this model's config has.
         further: as in `stock_config`.
-        dtype: type of the written weights, such as "bfloat16"; None: as they are.
     """
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     config: Any = denoiser.model.config
-    tied = tied_names(config)
-    save_weights(denoiser.model, target, lambda key: key, dtype=parse_dtype(dtype), tied=tied)
-    authors = {
-        **identity,
+    return {
         **{key: getattr(config, key) for key in (*SHARED, *further)},
         "rope_theta": rope_theta(config),
         "rope_scaling": None,
@@ -90,5 +68,3 @@ def save_qwen(
         "eos_token_id": denoiser.eos_token_id,
         "pad_token_id": denoiser.pad_token_id,
     }
-    write_json(target / "config.json", authors)
-    save_tokenizer(denoiser.tokenizer, target)

@@ -6,7 +6,6 @@ Cheng et al. 2025, SDAR, arXiv:2510.06303, released code github.com/JetAstra/SDA
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,14 +14,13 @@ from torch import Tensor
 from dlm_sampling.denoisers.block_causal import block_causal_bias, check_block_length
 from dlm_sampling.denoisers.checkpoint import Checkpoint
 from dlm_sampling.denoisers.families import Family, LoadOptions, register
-from dlm_sampling.denoisers.qwen_checkpoint import save_qwen, stock_config
+from dlm_sampling.denoisers.qwen_checkpoint import qwen_config, stock_config
 from dlm_sampling.denoisers.stock import StockDenoiser, load_stock
 from dlm_sampling.denoisers.text import (
     TokenizerSource,
     special_id,
     tokenizer_source,
 )
-from dlm_sampling.types import DenoiserOutput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
@@ -64,23 +62,14 @@ class SDARDenoiser(StockDenoiser):
         pad_token_id: int | None = None,
     ) -> None:
         """Wrap the model; see the class."""
-        config: Any = model.config
         super().__init__(
             model,
-            vocab_size=config.vocab_size,
             mask_token_id=mask_token_id,
-            eos_token_id=special_id("eos_token_id", eos_token_id, tokenizer, config),
-            pad_token_id=special_id("pad_token_id", pad_token_id, tokenizer, config),
-            max_length=config.max_position_embeddings,
             tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
         )
         self.block_length = check_block_length(block_length)
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Hidden states and the output head."""
-        return DenoiserOutput(self.hidden_states(input_ids, attention_mask), self.model.lm_head)
 
     def attention_bias(
         self, input_ids: Tensor, attention_mask: Tensor | None, dtype: torch.dtype
@@ -89,21 +78,14 @@ class SDARDenoiser(StockDenoiser):
         assert self.block_length is not None
         return block_causal_bias(input_ids, attention_mask, self.block_length, dtype)
 
-    def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
-    ) -> None:
-        """Write config.json, safetensors and tokenizer as the authors publish them.
-
-        Args:
-            folder: created if needed.
-            dtype: type of the written weights, such as "bfloat16"; default: as they are.
-        """
-        identity = {
+    def authors_config(self) -> dict[str, Any]:
+        """The config under the authors' keys."""
+        return {
+            **qwen_config(self, FURTHER),
             "architectures": ["SDARForCausalLM"],
             "model_type": "sdar",
             "block_size": self.block_length,
         }
-        save_qwen(self, folder, identity, FURTHER, dtype=dtype)
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> SDARDenoiser:

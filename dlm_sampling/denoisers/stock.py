@@ -6,17 +6,23 @@ attention kernels apply, and a cache can be handed to the layers later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import Denoiser, positions_of
+from dlm_sampling.denoisers.base import positions_of
 from dlm_sampling.denoisers.checkpoint import Checkpoint
 from dlm_sampling.denoisers.families import LoadOptions
 from dlm_sampling.denoisers.placement import plan_placement
+from dlm_sampling.denoisers.published import PublishedDenoiser
+from dlm_sampling.denoisers.text import TokenizerSource, special_id
 from dlm_sampling.denoisers.weights import NameOf, load_weights, tie
+from dlm_sampling.types import DenoiserOutput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -63,19 +69,61 @@ def run_layers(
     return stack.norm(hidden)
 
 
-class StockDenoiser(Denoiser):
-    """Base of the denoisers that are a stock `...ForCausalLM` module made bidirectional."""
+class StockDenoiser(PublishedDenoiser):
+    """Base of the denoisers that are a stock `...ForCausalLM` module made bidirectional.
 
-    def __init__(self, model: Any, **facts: Any) -> None:
-        """Check the attention backend; `facts` are those of `Denoiser`."""
-        attention: str = model.config._attn_implementation
+    Args:
+        model: stock modules; never modified.
+        mask_token_id: the mask id.
+        tokenizer: the tokenizer, or a function that loads it.
+        eos_token_id: default: the tokenizer's if one is given, else the model config's.
+        pad_token_id: as `eos_token_id`.
+        suppressed: ids that are never drawn.
+
+    Raises:
+        ValueError: an attention backend that would mask causally.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        mask_token_id: int,
+        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+        suppressed: Iterable[int] = (),
+    ) -> None:
+        """Check the attention backend; see the class."""
+        config: Any = model.config
+        attention: str = config._attn_implementation
         if attention not in ("sdpa", "eager"):
             raise ValueError(
                 f"attn_implementation={attention!r}: must be 'sdpa' or 'eager'; others would "
                 "mask causally."
             )
-        super().__init__(module=model.eval(), **facts)
+        super().__init__(
+            vocab_size=config.vocab_size,
+            mask_token_id=mask_token_id,
+            eos_token_id=special_id("eos_token_id", eos_token_id, tokenizer, config),
+            pad_token_id=special_id("pad_token_id", pad_token_id, tokenizer, config),
+            max_length=config.max_position_embeddings,
+            suppressed=suppressed,
+            tokenizer=tokenizer,
+            module=model.eval(),
+        )
         self.model: Any = model
+
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """The output head's weight, if it is the embedding's."""
+        return tied_names(self.model.config)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
+    ) -> DenoiserOutput:
+        """Hidden states and the output head."""
+        return DenoiserOutput(self.hidden_states(input_ids, attention_mask), self.model.lm_head)
 
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """Hidden states [B, L, d] in the network's own alignment."""
