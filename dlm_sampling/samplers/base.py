@@ -90,6 +90,44 @@ class SamplerBase(ABC, Generic[S]):
         """Move every row one step."""
 
 
+@dataclass(frozen=True)
+class AdaptiveSampler(SamplerBase[S]):
+    """What samplers share that write as many positions as the confidence of the draws allows.
+
+    They go on until nothing is unknown, and draw greedily unless told otherwise.
+    """
+
+    law = TokenLaw(temperature=0.0)
+    nfe = "adaptive; 1 to tokens"
+
+    @property
+    def exact(self) -> bool:
+        """Confidence is read at the drawn token."""
+        return False
+
+    def schedule_length(self, steps: int) -> None:
+        """Until nothing is unknown."""
+
+
+@dataclass(frozen=True)
+class ConfidenceSampler(AdaptiveSampler[None]):
+    """An adaptive sampler whose whole rule is which positions a step writes, by their confidence.
+
+    Confidence is the drawn token's probability under the model's own law.
+    """
+
+    def step(
+        self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
+    ) -> tuple[None, Step]:
+        """Draw at every unknown position, and write the `positions`."""
+        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(canvas.eligible, rng)
+        return None, reveal(canvas, self.positions(draw.log_confidence, canvas.eligible), draw)
+
+    @abstractmethod
+    def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
+        """The positions to write, bool [B, L], a subset of `eligible` (bool [B, L])."""
+
+
 def even_quota(total: Tensor, clock: Clock) -> Tensor:
     """Split `total` positions over the steps of a block, the first n mod S steps one more.
 

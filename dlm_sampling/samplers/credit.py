@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.base import AdaptiveSampler, reveal
 from dlm_sampling.samplers.checks import at_least, unit_interval
 from dlm_sampling.samplers.quotas import near_best_positions
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
+from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 
 class CreditState(NamedTuple):
@@ -30,7 +30,7 @@ class CreditState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DInferCredit(SamplerBase[CreditState]):
+class DInferCredit(AdaptiveSampler[CreditState]):
     """Write by dInfer's threshold rule, under a law that favours tokens predicted before.
 
     Tokens are drawn from the fused law, and confidence is read from it.  The number of steps is not
@@ -50,24 +50,14 @@ class DInferCredit(SamplerBase[CreditState]):
     boost_gamma: float = 0.2
     decay_beta: float = 0.8
 
-    law = TokenLaw(temperature=0.0)
     paper = "Wang et al. 2025, arXiv:2510.06133"
     captured_on = ()
-    nfe = "adaptive; 1 to tokens"
 
     def __post_init__(self) -> None:
         at_least("threshold", self.threshold, 0.0, "the released default is 0.9")
         at_least("credit_alpha", self.credit_alpha, 0.0, "the released default is 0.7")
         at_least("boost_gamma", self.boost_gamma, 0.0, "the released default is 0.2")
         unit_interval("decay_beta", self.decay_beta, "the released default is 0.8")
-
-    @property
-    def exact(self) -> bool:
-        """Confidence is read at the drawn token."""
-        return False
-
-    def schedule_length(self, steps: int) -> None:
-        """Until nothing is unknown."""
 
     def init(self, canvas: Canvas) -> CreditState:
         """No credit."""

@@ -17,16 +17,15 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import threshold_positions
-from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.base import ConfidenceSampler
 from dlm_sampling.samplers.checks import at_least, log_threshold
 from dlm_sampling.samplers.quotas import near_best_positions
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 PAPER = "Ma et al. 2025, arXiv:2510.08666"
 
 
 @dataclass(frozen=True)
-class DInferThreshold(SamplerBase[None]):
+class DInferThreshold(ConfidenceSampler):
     """Write the positions whose confidence reaches `threshold` or is within 1e-5 of the best one.
 
     The number of steps is not used.  Confidence is the drawn token's probability under the model's
@@ -40,28 +39,14 @@ class DInferThreshold(SamplerBase[None]):
 
     threshold: float = 0.9
 
-    law = TokenLaw(temperature=0.0)
     paper = PAPER
-    nfe = "adaptive; 1 to tokens"
 
     def __post_init__(self) -> None:
         at_least("threshold", self.threshold, 0.0, "the released default is 0.9")
 
-    @property
-    def exact(self) -> bool:
-        """Confidence is read at the drawn token."""
-        return False
-
-    def schedule_length(self, steps: int) -> None:
-        """Until nothing is unknown."""
-
-    def step(
-        self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
-    ) -> tuple[None, Step]:
-        """Write what reaches the bound."""
-        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(canvas.eligible, rng)
-        where = near_best_positions(draw.log_confidence, canvas.eligible, self.threshold)
-        return None, reveal(canvas, where, draw)
+    def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
+        """What reaches the bound, bool [B, L]."""
+        return near_best_positions(log_confidence, eligible, self.threshold)
 
 
 def best_of_runs(score: Tensor, eligible: Tensor) -> Tensor:
@@ -78,7 +63,7 @@ def best_of_runs(score: Tensor, eligible: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DInferHierarchy(SamplerBase[None]):
+class DInferHierarchy(ConfidenceSampler):
     """Write the best of every run of unknown positions: tokens written together lie apart.
 
     The number of steps is not used.  Both comparisons are strict, as released.  Confidence is the
@@ -95,7 +80,6 @@ class DInferHierarchy(SamplerBase[None]):
     threshold: float | None = 0.9
     low_threshold: float | None = 0.3
 
-    law = TokenLaw(temperature=0.0)
     paper = PAPER
     nfe = "adaptive; about log2(tokens) to tokens"
 
@@ -105,23 +89,8 @@ class DInferHierarchy(SamplerBase[None]):
         if self.low_threshold is not None:
             at_least("low_threshold", self.low_threshold, 0.0, "try 0.3, or None")
 
-    @property
-    def exact(self) -> bool:
-        """Confidence is read at the drawn token."""
-        return False
-
-    def schedule_length(self, steps: int) -> None:
-        """Until nothing is unknown."""
-
-    def step(
-        self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
-    ) -> tuple[None, Step]:
-        """Write the best of each run and what is above the threshold."""
-        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(canvas.eligible, rng)
-        return None, reveal(canvas, self.positions(draw.log_confidence, canvas.eligible), draw)
-
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
-        """The rule of the class, bool [B, L]."""
+        """The best of each run and what is above the threshold, bool [B, L]."""
         where = best_of_runs(log_confidence, eligible)
         if self.low_threshold is not None:
             where &= log_confidence > log_threshold(self.low_threshold)

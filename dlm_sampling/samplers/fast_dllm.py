@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import threshold_positions, top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.base import AdaptiveSampler, ConfidenceSampler, reveal
 from dlm_sampling.samplers.checks import at_least, log_threshold
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
+from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 _PAPER = "Wu et al. 2025, arXiv:2505.22618"
 
 
 @dataclass(frozen=True)
-class FastDLLM(SamplerBase[None]):
+class FastDLLM(ConfidenceSampler):
     """Write all positions whose confidence is at least `threshold`, and always the best one.
 
     The number of steps is not used: a block takes as many as it needs.  The authors decode blocks
@@ -39,33 +39,18 @@ class FastDLLM(SamplerBase[None]):
 
     threshold: float = 0.9
 
-    law = TokenLaw(temperature=0.0)
     paper = _PAPER
-    nfe = "adaptive; 1 to tokens"
 
     def __post_init__(self) -> None:
         at_least("threshold", self.threshold, 0.0, "try 0.9; above 1 is one token per step")
 
-    @property
-    def exact(self) -> bool:
-        """Confidence is read at the drawn token."""
-        return False
-
-    def schedule_length(self, steps: int) -> None:
-        """Until nothing is unknown."""
-
-    def step(
-        self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
-    ) -> tuple[None, Step]:
-        """Write what passes the threshold."""
-        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(canvas.eligible, rng)
-        bound = log_threshold(self.threshold)
-        where = threshold_positions(draw.log_confidence, canvas.eligible, bound)
-        return None, reveal(canvas, where, draw)
+    def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
+        """What passes the threshold, and the best one, bool [B, L]."""
+        return threshold_positions(log_confidence, eligible, log_threshold(self.threshold))
 
 
 @dataclass(frozen=True)
-class FastDLLMFactor(SamplerBase[None]):
+class FastDLLMFactor(ConfidenceSampler):
     """Write the longest head of the sorted confidences whose n-th is at least 1 - factor / (n + 1).
 
     Fields:
@@ -79,29 +64,15 @@ class FastDLLMFactor(SamplerBase[None]):
     factor: float = 1.0
     released: bool = False
 
-    law = TokenLaw(temperature=0.0)
     paper = _PAPER
-    nfe = "adaptive; 1 to tokens"
 
     def __post_init__(self) -> None:
         at_least("factor", self.factor, 0.0, "the released default is 1; 0 is one token per step")
 
-    @property
-    def exact(self) -> bool:
-        """Confidence is read at the drawn token."""
-        return False
-
-    def schedule_length(self, steps: int) -> None:
-        """Until nothing is unknown."""
-
-    def step(
-        self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
-    ) -> tuple[None, Step]:
-        """Write the head that passes."""
-        eligible = canvas.eligible
-        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(eligible, rng)
-        count = self.count(draw.log_confidence.exp(), eligible)
-        return None, reveal(canvas, top_k_positions(draw.log_confidence, eligible, count), draw)
+    def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
+        """The head that passes, bool [B, L]."""
+        count = self.count(log_confidence.exp(), eligible)
+        return top_k_positions(log_confidence, eligible, count)
 
     def count(self, confidence: Tensor, eligible: Tensor) -> Tensor:
         """How many positions to write, int64 [B]; confidence [B, L] in [0, 1]."""
@@ -120,7 +91,7 @@ class FastDLLMDreamState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FastDLLMDream(SamplerBase[FastDLLMDreamState]):
+class FastDLLMDream(AdaptiveSampler[FastDLLMDreamState]):
     """Write the best positions within a growing budget if their confidence is at least `threshold`.
 
         budget_i = (LLaDA's quotas of steps 0 .. i) - (positions written so far)
@@ -137,17 +108,11 @@ class FastDLLMDream(SamplerBase[FastDLLMDreamState]):
 
     threshold: float = 0.9
 
-    law = TokenLaw(temperature=0.0)
     paper = _PAPER
     nfe = "adaptive; min(steps, tokens) to tokens"
 
     def __post_init__(self) -> None:
         at_least("threshold", self.threshold, 0.0, "try 0.9; above 1 is one token per step")
-
-    @property
-    def exact(self) -> bool:
-        """Confidence is read at the drawn token."""
-        return False
 
     def schedule_length(self, steps: int) -> None:
         """Until nothing is unknown; the planned steps are exceeded where tokens are held back."""
