@@ -31,7 +31,7 @@ from dlm_sampling.samplers.tau_leaping import Events, TauLeaping
 from dlm_sampling.samplers.theta_trapezoidal import ThetaTrapezoidal
 from dlm_sampling.samplers.tweedie import Tweedie
 from dlm_sampling.samplers.two_stage import Interval
-from dlm_sampling.schedules import LINEAR, LOG_LINEAR, Schedule, reverse_rate
+from dlm_sampling.schedules import Schedule, reverse_rate
 from dlm_sampling.types import Canvas, NoiseKind, Process
 
 BaseName = Literal["euler", "tweedie", "tau-leaping", "theta-trapezoidal"]
@@ -111,9 +111,9 @@ class LearnedEuler(LearnedGrid, Euler):
         apply="log_score" steps + 1.
     """
 
-    schedule: Schedule = LOG_LINEAR
-    t_end: float = 1e-5
-    noise_removal: NoiseRemoval = "sample"
+    schedule: Schedule = Euler.schedule
+    t_end: float = Euler.t_end
+    noise_removal: NoiseRemoval = Euler.noise_removal
 
     paper = _PAPER
 
@@ -135,10 +135,10 @@ class LearnedTauLeaping(LearnedGrid, TauLeaping):
         apply="log_score" steps + 1.
     """
 
-    schedule: Schedule = LINEAR
-    t_end: float = 1e-3
-    noise_removal: NoiseRemoval = "argmax"
-    events: Events = "last"
+    schedule: Schedule = TauLeaping.schedule
+    t_end: float = TauLeaping.t_end
+    noise_removal: NoiseRemoval = TauLeaping.noise_removal
+    events: Events = TauLeaping.events
 
     linear = False
     paper = _PAPER
@@ -160,9 +160,9 @@ class LearnedTweedie(LearnedGrid, Tweedie):
         apply="log_score" steps + 1.
     """
 
-    schedule: Schedule = LOG_LINEAR
-    t_end: float = 1e-5
-    noise_removal: NoiseRemoval = "sample"
+    schedule: Schedule = Tweedie.schedule
+    t_end: float = Tweedie.t_end
+    noise_removal: NoiseRemoval = Tweedie.noise_removal
 
     paper = _PAPER
 
