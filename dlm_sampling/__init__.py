@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dlm_sampling.generate import GenerateOutput, generate
     from dlm_sampling.learn import learn_sampler
     from dlm_sampling.loop import sample
+    from dlm_sampling.replay import replay
+    from dlm_sampling.rollout import Rollout
     from dlm_sampling.trajectory import Trajectory
 
 __version__ = "0.1.0"
@@ -30,10 +32,12 @@ __all__ = [
     "AutoDenoiser",
     "Denoiser",
     "GenerateOutput",
+    "Rollout",
     "Trajectory",
     "__version__",
     "generate",
     "learn_sampler",
+    "replay",
     "sample",
     "samplers",
     "wrap",
@@ -43,9 +47,11 @@ _HOME = {
     "AutoDenoiser": "dlm_sampling.denoisers",
     "Denoiser": "dlm_sampling.denoisers",
     "GenerateOutput": "dlm_sampling.generate",
+    "Rollout": "dlm_sampling.rollout",
     "Trajectory": "dlm_sampling.trajectory",
     "generate": "dlm_sampling.generate",
     "learn_sampler": "dlm_sampling.learn",
+    "replay": "dlm_sampling.replay",
     "sample": "dlm_sampling.loop",
     "wrap": "dlm_sampling.denoisers",
 }

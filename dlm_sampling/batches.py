@@ -100,7 +100,7 @@ def _join(parts: list[tuple[Tensor, SampleOutput]], batch: CanvasBatch) -> Sampl
         initial = torch.cat(
             [out.trajectory.initial for _, out in parts if out.trajectory is not None]
         ).cpu()[order]
-        trajectory = Trajectory(initial, batch.editable, events)
+        trajectory = Trajectory(initial, batch.editable, events, batch.attention)
     return SampleOutput(
         gather("tokens"),
         gather("logprob"),

@@ -189,6 +189,7 @@ class CapturedRun(Run):
         return StepEvent(
             self.iteration, rows, tokens, tokens, unknown, unknown, self.block[rows],
             self.step[rows], nfe, nothing, logprob, None, None, nothing,
+            self.of_block(self.plan.stop)[rows] if self.options.causal_blocks else None,
         )  # fmt: skip
 
     def tell(self, event: StepEvent) -> None:
@@ -200,6 +201,7 @@ class CapturedRun(Run):
             event, tokens=tokens, unknown=unknown, nfe=nfe, forwarded=nfe > event.nfe,
             written=(tokens != before) | (event.unknown & ~unknown), logprob=logprob,
             log_confidence=log_confidence, entropy=entropy, final=self.done[rows],
+            time=self.captured.told[rows],
         )  # fmt: skip
         self.pass_on(event)
 

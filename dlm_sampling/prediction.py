@@ -245,10 +245,11 @@ class LazyPrediction:
         sites = self._sites(where)
         if not len(sites):
             return torch.zeros(where.shape, device=where.device)
-        law, read = self._predictor.law if tempered else self._own_law, self._read(sites)
-        return sites.spread(
-            ops.log_prob_of(read.source, sites.read(tokens), law=law, rows=read.rows)
-        )
+        law, ids = self._predictor.law if tempered else self._own_law, sites.read(tokens)
+        if torch.is_grad_enabled():
+            return sites.spread(ops.graded_log_prob_of(self._logits(sites), ids, law=law))
+        read = self._read(sites)
+        return sites.spread(ops.log_prob_of(read.source, ids, law=law, rows=read.rows))
 
     @property
     def _vocab_size(self) -> int:

@@ -52,10 +52,13 @@ class Predictor:
     schedule: Schedule | None = None
     horizon: Tensor | None = None
     padded: bool = field(init=False)
+    told: Tensor = field(init=False)
+    """float64 [B], the time in each row's latest pass, for time-conditioned models; else NaN."""
     carries: list[Carry] = field(init=False)
 
     def __post_init__(self) -> None:
         self.padded = not bool(self.attention.all())
+        self.told = torch.full_like(self.nfe, torch.nan, dtype=torch.float64)
         self.eager = self.eager or self.denoiser.carries
         passes = 2 if self.guidance_scale != 0.0 else 1
         self.carries = [
@@ -155,6 +158,8 @@ class Predictor:
         self.charge(active, 2 if guided else 1)
         heat = None if temperature is None else temperature[active]
         time = self.model_time(t)
+        if self.denoiser.time_conditioned:
+            self.told[self.rows[active]] = time[active]
         length = None if dt is None else (time - self.model_time(t - dt))[active]
         canvas = PassRows(x[active], time[active], self.attention[active], active, heat, length)
         conditional = self._run(canvas, 0)
@@ -229,6 +234,14 @@ class Predictor:
             head = out.head
         assert values is not None
         return DenoiserOutput(values, head, carry)
+
+
+def full_law(law: TokenLaw, denoiser: Denoiser, *, suppress_mask: bool = True) -> TokenLaw:
+    """The law with all that a denoiser never writes among its suppressed ids."""
+    banned = {*law.suppressed, *denoiser.suppressed}
+    if suppress_mask and denoiser.mask_token_id is not None:
+        banned.add(denoiser.mask_token_id)
+    return replace(law, suppressed=tuple(sorted(banned)))
 
 
 class PassRows(NamedTuple):

@@ -17,7 +17,7 @@ from dlm_sampling import ops
 from dlm_sampling.blocks import BlockPlan
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.prediction import LazyPrediction
-from dlm_sampling.predictor import Predictor
+from dlm_sampling.predictor import Predictor, full_law
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.registry import available
 from dlm_sampling.schedules import Schedule
@@ -162,10 +162,7 @@ class Run:
         law, stops, pad = options.law, options.stop_token_ids, denoiser.pad_token_id
         self.stops = torch.tensor(stops, dtype=torch.int64, device=device)
         self.filler = pad if pad is not None else stops[0] if stops else 0
-        banned = {*law.suppressed, *denoiser.suppressed}
-        if options.suppress_mask and denoiser.mask_token_id is not None:
-            banned.add(denoiser.mask_token_id)
-        law = replace(law, suppressed=tuple(sorted(banned)))
+        law = full_law(law, denoiser, suppress_mask=options.suppress_mask)
         self.editable = inputs.editable
         self.unknown = inputs.editable.clone()
         self.block: Tensor = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -193,7 +190,9 @@ class Run:
         self.out_ended = torch.zeros_like(rows, dtype=torch.bool)
         self.trajectory: Trajectory | None = None
         if options.return_trajectory:
-            self.trajectory = Trajectory(self.tokens.clone(), inputs.editable)
+            self.trajectory = Trajectory(
+                self.tokens.clone(), inputs.editable, attention_mask=inputs.attention
+            )
         self.state = sampler.init(self.canvas())
 
     @property
@@ -350,6 +349,8 @@ class Run:
             log_confidence=step.log_confidence,
             entropy=step.entropy,
             final=done,
+            horizon=self.predictor.horizon,
+            time=self.predictor.told[self.rows],
         )
         self.pass_on(event)
 

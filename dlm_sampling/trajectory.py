@@ -30,6 +30,9 @@ class StepEvent:
         log_confidence, entropy: [A, L] or None, statistics of the evaluated positions (nats), 0
             elsewhere.
         final: bool [A], whether the row ended with this step.
+        horizon: int64 [A], first column that the model did not see, or None: it saw all.
+        time: float64 [A], the time that the model was told in the row's latest pass, on its own
+            schedule; NaN or None where it is told none.
     """
 
     iteration: int
@@ -46,6 +49,8 @@ class StepEvent:
     log_confidence: Tensor | None
     entropy: Tensor | None
     final: Tensor
+    horizon: Tensor | None = None
+    time: Tensor | None = None
 
 
 StepCallback = Callable[[StepEvent], None]
@@ -59,11 +64,13 @@ class Trajectory:
         initial: int64 [B, L], the canvas before the first step.
         editable: bool [B, L], positions that the run may write.
         events: the steps, in order.
+        attention_mask: bool [B, L], False at padding; None: there is none.
     """
 
     initial: Tensor
     editable: Tensor
     events: list[StepEvent] = field(default_factory=list[StepEvent])
+    attention_mask: Tensor | None = None
 
     def steps(self, row: int) -> list[tuple[StepEvent, int]]:
         """The events of one row, each with the row's index inside the event."""

@@ -276,7 +276,8 @@ class Prediction(Protocol):
     def log_prob_of(self, tokens: Tensor, where: Tensor, *, tempered: bool = False) -> Tensor:
         """Log-probability of `tokens` at `where`, [B, L], 0 elsewhere.
 
-        Under the model's own law, or under the run's law with its temperature and filters.
+        Under the model's own law, or under the run's law with its temperature and filters.  In
+        grad mode it leaves a graph.
         """
         ...
 

@@ -38,8 +38,9 @@ RANKS: list[set[str]] = [
         "cache",
         "prompts",
         "trajectory",
+        "scoring",
     },
-    {"generate", "batches", "streaming", "testing"},
+    {"generate", "batches", "streaming", "testing", "rollout", "replay"},
     {"presets", "doctor", "bench", "sudoku", "learn"},
     {
         "live",

@@ -4,6 +4,7 @@ from dlm_sampling.ops._dispatch import why_no_kernels
 from dlm_sampling.ops.asking import any_of, may_ask, unasked
 from dlm_sampling.ops.categorical import draw
 from dlm_sampling.ops.divergence import divergence
+from dlm_sampling.ops.graded import graded_log_prob_of
 from dlm_sampling.ops.log_law import filtered_log_law, log_prob_of, log_probs
 from dlm_sampling.ops.pairs import Guided, Pair, Remainder
 from dlm_sampling.ops.philox import RANDOM_STREAM, Rng, Stream, fresh_seed, row_seeds
@@ -31,6 +32,7 @@ __all__ = [
     "draw",
     "filtered_log_law",
     "fresh_seed",
+    "graded_log_prob_of",
     "head_rows",
     "log_prob_of",
     "log_probs",

@@ -1,0 +1,436 @@
+"""Replay: recomputed log-probabilities are those of the run, and gradients flow through them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dlm_sampling import (
+    AutoDenoiser,
+    Rollout,
+    Trajectory,
+    generate,
+    loop,
+    ops,
+    replay,
+    samplers,
+    wrap,
+)
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.testing import FixtureToy
+from dlm_sampling.types import DenoiserOutput, TokenLaw
+from tests.capture import recorder
+from tests.samplers.small import MASK, SYMBOLS, run, small_toy
+
+LENGTH, ROWS = 7, 6
+ORDERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "random": (samplers.LLaDA(order="random"), {"steps": 3}),
+    "confidence": (samplers.LLaDA(), {"steps": 4}),
+    "blocks": (samplers.LLaDA(order="margin"), {"block_length": 2}),
+    "hitting": (samplers.FirstHitting(), {}),
+}
+
+
+def recorded(toy: Denoiser, name: str, law: TokenLaw | None = None) -> SampleOutput:
+    sampler, options = ORDERS[name]
+    law = TokenLaw() if law is None else law
+    return run(toy, sampler, length=LENGTH, rows=ROWS, prompt=[1], law=law, **options)
+
+
+def rollout_of(out: SampleOutput) -> Rollout:
+    return Rollout.from_output(out, range(len(out.tokens)))
+
+
+def drawn(trajectory: Trajectory) -> Tensor:
+    """Log-probability of each token by the events, in the precision of the model."""
+    found = torch.zeros(trajectory.initial.shape, dtype=trajectory.events[0].logprob.dtype)
+    for event in trajectory.events:
+        found[event.rows] = torch.where(event.written, event.logprob, found[event.rows])
+    return found
+
+
+@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.float32, 1e-5), (torch.float64, 1e-12)], ids=["32", "64"]
+)
+def test_equals_what_was_sampled(name: str, dtype: torch.dtype, error: float) -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9).variant(dtype=dtype)
+    out = recorded(toy, name)
+    assert out.trajectory is not None
+    steps = torch.tensor(
+        [sum(bool(e.written[i].any()) for e, i in out.trajectory.steps(b)) for b in range(ROWS)]
+    )
+    for given in (out, out.trajectory, rollout_of(out)):
+        for size in (None, 4):
+            found = replay(toy, given, batch_size=size, grad=False)
+            assert found.logprob.dtype == dtype
+            assert (found.logprob - drawn(out.trajectory)).abs().max() <= error
+            assert (found.logprob - out.logprob).abs().max() <= 1e-5
+            assert (found.total - drawn(out.trajectory).sum(1)).abs().max() <= 10 * error
+            assert torch.equal(found.nfe, steps)
+    assert (rollout_of(out).logprob - drawn(out.trajectory)).abs().max() == 0.0
+    other = replay(small_toy(seed=1, length=LENGTH, vocab_size=9).variant(dtype=dtype), out)
+    assert (other.logprob - out.logprob).abs().max() > 0.1  # another model, other numbers
+
+
+def test_under_the_sampled_law() -> None:
+    law = TokenLaw(temperature=0.7, top_p=0.8, suppressed=(2,))
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    out = recorded(toy, "random", law)
+    for grad in (False, True):
+        found = replay(toy, rollout_of(out), law=law, grad=grad).logprob
+        assert (found - out.logprob).abs().max() <= 1e-6
+        assert (replay(toy, out, grad=grad).logprob - out.logprob).abs().max() > 0.01
+    cold = TokenLaw(temperature=0.0)
+    out = recorded(toy, "random", cold)
+    for grad in (False, True):
+        assert replay(toy, out, law=cold, grad=grad).logprob.abs().max() == 0.0
+
+
+def test_padding_and_order_of_the_batch_change_nothing() -> None:
+    toy = small_toy(length=LENGTH + 3, vocab_size=9).variant(honours_padding=False)
+    rollout = rollout_of(recorded(toy, "confidence"))
+    before = replay(toy, rollout).logprob
+    order = torch.tensor([3, 0, 5, 1])
+    mixed = rollout.select(order)
+    assert mixed.seeds == (3, 0, 5, 1)
+    assert torch.equal(replay(toy, mixed).logprob, before[order])
+
+    def padded(x: Tensor, value: float) -> Tensor:
+        return nn.functional.pad(x, (3, 0), value=value)
+
+    longer = replace(
+        rollout,
+        tokens=padded(rollout.tokens, 4),
+        attention_mask=padded(rollout.attention_mask, False),
+        editable=padded(rollout.editable, False),
+        step_index=padded(rollout.step_index, -1),
+    )
+    assert (replay(toy, longer).logprob[:, 3:] - before).abs().max() <= 1e-12
+    ignored = replace(longer, attention_mask=torch.ones_like(longer.attention_mask))
+    assert (replay(toy, ignored).logprob[:, 3:] - before).abs().max() > 0.01
+
+
+def test_a_run_remembers_its_padding() -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9).variant(honours_padding=False)
+    out = generate(
+        toy, [[1], [2, 3, 1]], sampler=samplers.LLaDA(), temperature=1.0, max_new_tokens=4,
+        seed=0, return_trajectory=True, batch_size=1,
+    )  # fmt: skip
+    for given in (out, Rollout.from_output(out)):
+        assert (replay(toy, given).logprob - out.logprobs).abs().max() <= 1e-6
+
+
+def by_hand(toy: FixtureToy, rollout: Rollout, shrink: int) -> tuple[Tensor, list[int]]:
+    """Position by position, with Python's arithmetic over the steps."""
+    found, passes = torch.zeros(rollout.tokens.shape, dtype=torch.float64), []
+    for b, steps in enumerate(rollout.step_index.tolist()):
+        distinct = sorted({s for s in steps if s >= 0})
+        passes.append(math.ceil(len(distinct) / shrink))
+        for first in range(0, len(distinct), shrink):
+            group = distinct[first : first + shrink]
+            canvas = rollout.tokens[b].clone()
+            canvas[[i for i, s in enumerate(steps) if s >= group[0]]] = toy.mask_column
+            logp = toy.logits(canvas[None])[0].log_softmax(-1)
+            for i, s in enumerate(steps):
+                if s in group:
+                    found[b, i] = logp[i, rollout.tokens[b, i]]
+    return found, passes
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 3, 5, 100])
+def test_shrink_merges_steps(shrink: int) -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    for name in ("random", "blocks"):
+        out = recorded(toy, name)
+        expected, passes = by_hand(toy, rollout_of(out), shrink)
+        for given in (out, rollout_of(out)):
+            found = replay(toy, given, shrink=shrink)
+            assert (found.logprob - expected).abs().max() <= 1e-12
+            assert found.nfe.tolist() == passes
+            assert found.step_logprob.shape == (ROWS, max(passes))
+            assert (found.step_logprob.sum(1) - expected.sum(1)).abs().max() <= 1e-12
+    if shrink == 100:
+        assert passes == [1] * ROWS
+
+
+def every_rollout(sizes: tuple[int, ...]) -> Rollout:
+    """All orders of writing 3 positions in steps of the given sizes, and all tokens."""
+    steps = sorted(set(itertools.permutations(k for k, n in enumerate(sizes) for _ in range(n))))
+    texts = list(itertools.product(range(SYMBOLS), repeat=3))
+    pairs = list(itertools.product(steps, texts))
+    index = torch.tensor([s for s, _ in pairs], dtype=torch.int32)
+    tokens, yes = torch.tensor([x for _, x in pairs]), torch.ones(len(pairs), 3, dtype=torch.bool)
+    return Rollout(tokens, yes, yes, index, torch.zeros(index.shape), tuple(range(len(pairs))),
+                   torch.zeros(len(pairs), dtype=torch.int64))  # fmt: skip
+
+
+def enumerated(toy: Denoiser, sizes: tuple[int, ...]) -> Tensor:
+    """Law of the text of the sampler that writes uniformly random positions, [27]."""
+    law: dict[tuple[int, ...], Tensor] = {(MASK,) * 3: torch.ones((), dtype=torch.float64)}
+    for size in sizes:
+        after: dict[tuple[int, ...], Tensor] = {}
+        for canvas, mass in law.items():
+            p = toy.logits(torch.tensor([canvas]))[0, :, :SYMBOLS].softmax(-1)
+            open_ = [i for i, v in enumerate(canvas) if v == MASK]
+            choices = list(itertools.combinations(open_, size))
+            for places in choices:
+                for values in itertools.product(range(SYMBOLS), repeat=size):
+                    put = dict(zip(places, values, strict=True))
+                    key = tuple(put.get(i, v) for i, v in enumerate(canvas))
+                    share = torch.stack([p[i, v] for i, v in put.items()]).prod()
+                    after[key] = after.get(key, 0.0) + mass * share / len(choices)
+        law = after
+    return torch.stack([law[x] for x in itertools.product(range(SYMBOLS), repeat=3)])
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1), (3,)], ids=str)
+def test_all_trajectories_add_up_to_the_samplers_law(sizes: tuple[int, ...]) -> None:
+    toy, rollout = small_toy(), every_rollout(sizes)
+    orders = len(rollout.tokens) // SYMBOLS**3
+    chance = replay(toy, rollout).total.exp() / orders
+    assert abs(float(chance.sum()) - 1.0) <= 1e-12
+    text = (rollout.tokens * torch.tensor([9, 3, 1])).sum(1)
+    marginal = torch.zeros(27, dtype=torch.float64).index_add(0, text, chance)
+    assert (marginal - enumerated(toy, sizes)).abs().max() <= 1e-12
+    if sizes == (2, 1):
+        mean_field = replay(toy, rollout, shrink=2).total.exp() / orders
+        wrong = torch.zeros(27, dtype=torch.float64).index_add(0, text, mean_field)
+        assert (wrong - enumerated(toy, sizes)).abs().max() > 1e-3
+
+
+class Trainable(Denoiser):
+    """Hidden states that depend on all tokens, and a head, in float64."""
+
+    def __init__(self, table: Tensor, head: Callable[[Tensor], Tensor], mask: int) -> None:
+        super().__init__(vocab_size=len(table), mask_token_id=mask)
+        self.table, self.head = table, head
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
+    ) -> DenoiserOutput:
+        e = self.table[input_ids]
+        place = torch.arange(1, input_ids.shape[1] + 1).double().unsqueeze(1) * 0.3
+        return DenoiserOutput((e.sum(1, keepdim=True) * place).sin() + 0.5 * e, self.head)
+
+
+def trainable(seed: int = 0) -> tuple[Tensor, nn.Linear, Callable[[Tensor], Trainable]]:
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(MASK + 1, 3, generator=generator, dtype=torch.float64)
+    head = nn.Linear(3, MASK + 1).double()
+    with torch.no_grad():
+        for p in head.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64))
+    return table.requires_grad_(), head, lambda table: Trainable(table, head, MASK)
+
+
+LAWS = [None, TokenLaw(temperature=0.6, top_k=2, suppressed=(1,))]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=["model", "filtered"])
+def test_gradients_are_those_of_finite_differences(law: TokenLaw | None) -> None:
+    table, head, model = trainable()
+    rollout = every_rollout((2, 1))
+    keep = torch.arange(0, len(rollout.tokens), 7)
+    if law is not None:  # the tokens that pass the filters
+        possible = replay(model(table), rollout, law=law, grad=False).total.isfinite()
+        keep = possible.nonzero().squeeze(1)[:6]
+    rollout = rollout.select(keep)
+
+    def logprob(table: Tensor, weight: Tensor, shrink: int = 1) -> Tensor:
+        net = Trainable(table, lambda h: nn.functional.linear(h, weight, head.bias), MASK)
+        return replay(net, rollout, law=law, shrink=shrink).logprob
+
+    assert torch.autograd.gradcheck(logprob, (table, head.weight.detach().requires_grad_()))
+    found = replay(model(table), rollout, law=law)
+    assert found.logprob.requires_grad
+    with torch.no_grad():
+        plain = replay(model(table), rollout, law=law)
+    assert not plain.logprob.requires_grad
+    assert (found.logprob - plain.logprob).abs().max() <= 1e-12
+    assert not replay(model(table), rollout, law=law, grad=False).logprob.requires_grad
+    with torch.no_grad():
+        assert replay(model(table), rollout, law=law, grad=True).logprob.requires_grad
+
+
+def test_reinforce_over_all_trajectories_is_the_gradient_of_the_mean_reward() -> None:
+    table, head, model = trainable()
+    sizes = (1, 1, 1)
+    rollout = every_rollout(sizes)
+    reward = torch.randn(27, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    text = (rollout.tokens * torch.tensor([9, 3, 1])).sum(1)
+    leaves = (table, *head.parameters())
+    logprob = replay(model(table), rollout).total
+    chance = logprob.detach().exp() / 6
+    found = torch.autograd.grad((chance * reward[text] * logprob).sum(), leaves)
+    expected = torch.autograd.grad((enumerated(model(table), sizes) * reward).sum(), leaves)
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-10
+        assert other.abs().max() > 1e-3
+
+
+def test_rewritten_tokens_are_scored_at_every_write() -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    sampler = samplers.create("remdm-cap", eta=0.5)
+    out = run(toy, sampler, length=LENGTH, rows=ROWS, law=TokenLaw(), steps=8)
+    assert out.trajectory is not None
+    expected = torch.zeros(ROWS, dtype=torch.float64)
+    writes = torch.zeros(out.tokens.shape, dtype=torch.int64)
+    greedy = torch.zeros(out.tokens.shape, dtype=torch.bool)
+    for event in out.trajectory.events:
+        new = event.written & ~event.unknown
+        writes[event.rows] += new
+        expected[event.rows] += (event.logprob * new).sum(1)
+        greedy[event.rows] = torch.where(new, event.logprob == 0.0, greedy[event.rows])
+    assert (writes > 1).any()
+    found = replay(toy, out)
+    last_write = (found.logprob - out.logprob).masked_fill(greedy, 0.0)
+    assert last_write.abs().max() <= 1e-6  # the last step's noise removal is an argmax
+    rows = ~greedy.any(1)
+    assert rows.any()
+    assert (found.total - expected)[rows].abs().max() <= 1e-6
+    assert (found.total - found.logprob.sum(1)).abs().max() > 0.1  # the replaced tokens count
+    with pytest.raises(ValueError, match="more than once"):
+        rollout_of(out)
+
+
+def test_uniform_noise_is_scored_as_predicted() -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    net = wrap(lambda input_ids: toy.logits(input_ids), vocab_size=9, mask_token_id=None)
+    out = run(net, samplers.Ancestral(), length=LENGTH, rows=3, steps=4)
+    assert out.trajectory is not None
+    found = replay(net, out)
+    for b in range(3):
+        steps = out.trajectory.steps(b)
+        logp = toy.logits(torch.stack([e.before[i] for e, i in steps])).log_softmax(-1)
+        texts = torch.stack([e.tokens[i] for e, i in steps]).unsqueeze(2)
+        written = torch.stack([e.written[i] for e, i in steps])
+        scores = logp.gather(2, texts).squeeze(2) * written
+        assert (found.logprob[b] - scores[-1]).abs().max() <= 1e-12  # the last step writes all
+        nonempty = written.any(1)
+        assert (
+            found.step_logprob[b, : nonempty.sum()] - scores.sum(1)[nonempty]
+        ).abs().max() < 1e-9
+    with pytest.raises(ValueError, match="more than once"):
+        rollout_of(out)
+
+
+def test_times_and_hidden_blocks_are_remembered() -> None:
+    base = small_toy(length=LENGTH, vocab_size=9)
+
+    class Timed(FixtureToy):
+        def forward(
+            self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
+        ) -> DenoiserOutput:
+            assert t is not None
+            out = super().forward(input_ids, attention_mask, t, carry)
+            return out._replace(values=out.values * (0.2 + t)[:, None, None])
+
+    timed = Timed(base.embedding, base.positions, base.mask_column)
+    timed.time_conditioned = True
+    out = run(timed, samplers.Ancestral(noise_removal="sample"), length=LENGTH, rows=ROWS, steps=5)
+    assert (replay(timed, out).logprob - out.logprob).abs().max() <= 1e-6
+    with pytest.raises(ValueError, match="times"):
+        replay(timed, rollout_of(out))
+    unaware = run(base, samplers.Ancestral(), length=LENGTH, rows=2, steps=5)
+    with pytest.raises(ValueError, match="times"):
+        replay(timed, unaware)
+    hidden = base.variant(honours_padding=False)
+    blocks = {"block_length": 3, "causal_blocks": True, "law": TokenLaw()}
+    out = run(hidden, samplers.LLaDA(), length=LENGTH, rows=ROWS, **blocks)
+    assert (replay(hidden, out).logprob - out.logprob).abs().max() <= 1e-6
+    with pytest.raises(ValueError, match="causal_blocks"):
+        rollout_of(out)
+
+
+def test_a_recorded_step_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "check_device", lambda *_: None)
+    monkeypatch.setattr(loop, "record", recorder)
+    toy = small_toy(length=LENGTH, vocab_size=9).variant(mask_logit=None)
+    plain, graph = (recorded_graph(toy, on) for on in (False, True))
+    found = [replay(toy, given).logprob for given in (plain, graph, rollout_of(graph))]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def recorded_graph(toy: Denoiser, on: bool) -> SampleOutput:
+    tokens = torch.zeros(ROWS, LENGTH, dtype=torch.int64)
+    return sample(
+        toy, samplers.LLaDA(order="margin"), tokens, torch.ones_like(tokens).bool(),
+        seeds=ops.row_seeds(1, ROWS), law=TokenLaw(), block_length=3, causal_blocks=False,
+        return_trajectory=True, cuda_graph=on,
+    )  # fmt: skip
+
+
+def test_text_that_was_cut_is_kept_as_the_model_saw_it() -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    toy.eos_token_id, toy.pad_token_id = 0, 7
+    options: dict[str, Any] = {"max_new_tokens": LENGTH - 1, "num_return_sequences": 40, "seed": 3}
+    for eos, sampler in (
+        ("cut", samplers.LLaDA()),
+        ("stop", samplers.LLaDA(order="left_to_right")),
+    ):
+        out = generate(
+            toy, [[1]], sampler=sampler, temperature=1.0, eos=eos, return_trajectory=True, **options
+        )  # fmt: skip
+        rollout = Rollout.from_output(out)
+        kept = out.logprobs != 0
+        assert (
+            (rollout.logprob != 0).sum() > kept.sum()
+            if eos == "cut"
+            else "eos" in out.finish_reasons
+        )
+        assert torch.equal(rollout.step_index >= 0, rollout.logprob != 0)
+        found = replay(toy, rollout).logprob
+        assert (found - out.logprobs)[kept].abs().max() <= 1e-6
+        assert (found - rollout.logprob).abs().max() <= 1e-6
+        assert rollout.seeds == tuple(out.seeds)
+
+
+def test_what_cannot_be_replayed_is_refused() -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    out = recorded(toy, "random")
+    with pytest.raises(ValueError, match="shrink=0"):
+        replay(toy, out, shrink=0)
+    with pytest.raises(ValueError, match="batch_size=0"):
+        replay(toy, out, batch_size=0)
+    with pytest.raises(ValueError, match="seeds"):
+        Rollout.from_output(out)
+    bare = replace(out, trajectory=None)
+    with pytest.raises(ValueError, match="return_trajectory=True"):
+        replay(toy, bare)
+    with pytest.raises(ValueError, match="return_trajectory=True"):
+        Rollout.from_output(bare, range(ROWS))
+    maskless = wrap(lambda input_ids: toy.logits(input_ids), vocab_size=9, mask_token_id=None)
+    with pytest.raises(ValueError, match="no mask"):
+        replay(maskless, rollout_of(out))
+    toy.carries = True
+    with pytest.raises(ValueError, match="carries a state"):
+        replay(toy, out)
+
+
+def test_a_network_gets_the_gradient_of_its_logits(tiny_llada: Path) -> None:
+    denoiser = AutoDenoiser.from_pretrained(tiny_llada)
+    out = generate(denoiser, "abc", max_new_tokens=6, steps=3, seed=0, temperature=1.0,
+                   num_return_sequences=3, return_trajectory=True)  # fmt: skip
+    rollout = Rollout.from_output(out)
+    assert denoiser.module is not None
+    weights = list(denoiser.module.parameters())
+    found = torch.autograd.grad(replay(denoiser, rollout, shrink=3).total.sum(), weights)
+    mask = denoiser.mask_token_id
+    assert mask is not None
+    logits = denoiser.logits(rollout.tokens.masked_fill(rollout.editable, mask)).float()
+    logits = logits.index_fill(2, torch.tensor([mask, *denoiser.suppressed]), -torch.inf)
+    logp = logits.log_softmax(-1).gather(2, rollout.tokens.unsqueeze(2)).squeeze(2)
+    expected = torch.autograd.grad(logp[rollout.step_index >= 0].sum(), weights)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert max(float(g.abs().max()) for g in expected) > 0.1
