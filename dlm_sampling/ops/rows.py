@@ -16,7 +16,8 @@ RUN = 32
 
 _PITCH = 64  # elements; rows that begin at a multiple are read 16 bytes at a time
 
-_BLOCK = 1 << 18  # logits of winning tiles that are looked at together
+_BLOCK = {"cpu": 1 << 18}  # logits of winning tiles that are looked at together
+_BLOCK_GPU = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,8 @@ def blocks(source: Source, rows: Tensor | None) -> Iterator[Block]:
     """Split the rows asked for (int64 [R], or None for all of them in order) into blocks."""
     count = shape_of(source)[0] if rows is None else rows.shape[0]
     width = max(256, grid(shape_of(source)[1])[1])
-    size = source.block if isinstance(source, LogitRows) else _BLOCK // width
+    most = _BLOCK.get(source.device.type, _BLOCK_GPU)
+    size = source.block if isinstance(source, LogitRows) else most // width
     for start in range(0, count, size):
         span = slice(start, min(start + size, count))
         if isinstance(source, LogitRows):

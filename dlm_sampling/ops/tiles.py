@@ -26,7 +26,8 @@ LOG2E = 1.0 / math.log(2.0)
 Heat = float | Tensor
 """A temperature > 0: one number, or one per row, [b]."""
 
-_CHUNK_BYTES = 1 << 21  # one scratch buffer
+_CHUNK_BYTES = {"cpu": 1 << 21}  # one scratch buffer: what a core's cache holds
+_CHUNK_BYTES_GPU = 1 << 28  # launches cost more than passes over memory
 _FILTER_BUFFERS = 4  # how many such buffers the filters need at once
 
 
@@ -127,8 +128,9 @@ def column(heat: Heat, here: slice, like: Tensor, *, times: float = 1.0) -> floa
 
 
 def chunks(block: Block, law: TokenLaw) -> Iterator[slice]:
-    """Split the rows of a block so that what is in hand stays in the cache."""
-    size = _CHUNK_BYTES // (_FILTER_BUFFERS if law.filters else 1)
+    """Split the rows of a block so that what is in hand stays in the cache of a CPU."""
+    size = _CHUNK_BYTES.get(block.device.type, _CHUNK_BYTES_GPU)
+    size //= _FILTER_BUFFERS if law.filters else 1
     tiles, width = grid(block.vocab)
     step = max(1, size // (tiles * width * block.dtype.itemsize))
     for start in range(0, block.size, step):

@@ -303,8 +303,8 @@ def test_rows_do_not_depend_on_the_batch(
     assert same(run(everything, wide[:, 1, 3:]), whole)
     assert same(run(everything, logits.T.contiguous().T), whole)
 
-    monkeypatch.setattr(tiles_module, "_CHUNK_BYTES", 3 * vocab * 4)
-    monkeypatch.setattr(rows_module, "_BLOCK", 9000)
+    monkeypatch.setitem(tiles_module._CHUNK_BYTES, "cpu", 3 * vocab * 4)
+    monkeypatch.setitem(rows_module._BLOCK, "cpu", 9000)
     assert same(run(everything), whole)
     assert same(run(mixed, logits, rows=mixed), expected)
 
