@@ -124,12 +124,9 @@ class CapturedRun(Run):
 
     def finish(self) -> SampleOutput:
         """Record the step, then replay it until every row is done."""
-        kept = [there.clone() for there in self.buffers()]
-        replay = self.record(self.tick)
-        for there, value in zip(self.buffers(), kept, strict=True):
-            there.copy_(value)
-        watch = Watch(self.flags, lag=0 if self.shown is not None else 1)
         over = bool(self.done.all())
+        replay = self.recorded() if not over else self.tick
+        watch = Watch(self.flags, lag=0 if self.shown is not None else 1)
         while not over:
             event = self.event() if self.shown is not None else None
             replay()
@@ -152,6 +149,14 @@ class CapturedRun(Run):
             self.out_ended,
             self.trajectory,
         )
+
+    def recorded(self) -> Callable[[], None]:
+        """What repeats the step; recording it leaves no trace in the rows."""
+        kept = [there.clone() for there in self.buffers()]
+        replay = self.record(self.tick)
+        for there, value in zip(self.buffers(), kept, strict=True):
+            there.copy_(value)
+        return replay
 
     def settle(self) -> None:
         """Fill what finished schedules left unknown, outside of the graph, and end those blocks."""

@@ -207,3 +207,12 @@ def test_without_a_gpu_or_a_kernel_it_says_so() -> None:
     check_device(torch.device("cuda"), TokenLaw())
     with pytest.raises(RuntimeError, match="top_k, top_p and min_p need the Triton kernels"):
         check_device(torch.device("cuda"), TokenLaw(top_k=3))
+
+
+def test_rows_with_nothing_to_write_need_no_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "record", None)
+    tokens = torch.full((2, 4), 3)
+    out = sample(
+        denoiser(CountingToy()), samplers.LLaDA(), tokens, tokens < 0, seeds=[1, 2], cuda_graph=True
+    )
+    assert torch.equal(out.tokens, tokens) and out.nfe.tolist() == [0, 0]
