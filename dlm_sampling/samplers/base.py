@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -128,6 +128,17 @@ class ConfidenceSampler(AdaptiveSampler[None]):
         """The positions to write, bool [B, L], a subset of `eligible` (bool [B, L])."""
 
 
+class BlockTotal(NamedTuple):
+    """State of a sampler whose quotas are shares of its block: how much there was to write."""
+
+    total: Tensor  # int64 [B], unknown positions when the block began
+
+
+def block_total(before: Tensor, canvas: Canvas, clock: Clock) -> Tensor:
+    """Unknown positions when the block began, int64 [B]: counted by rows that enter it now."""
+    return torch.where(clock.step == 0, canvas.eligible.sum(1), before)
+
+
 def even_quota(total: Tensor, clock: Clock) -> Tensor:
     """Split `total` positions over the steps of a block, the first n mod S steps one more.
 
@@ -138,7 +149,7 @@ def even_quota(total: Tensor, clock: Clock) -> Tensor:
 
 
 def reveal(canvas: Canvas, where: Tensor, draw: Draw) -> Step:
-    """Write the drawn tokens at `where` (bool [B, L], a subset of the eligible positions)."""
+    """Write the drawn tokens at `where` (bool [B, L], a subset of the editable positions)."""
     return Step(
         tokens=torch.where(where, draw.token, canvas.tokens),
         unknown=canvas.unknown & ~where,

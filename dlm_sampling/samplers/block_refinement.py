@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.checks import at_least
 from dlm_sampling.samplers.quotas import block_quota, confident_or_quota
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
@@ -110,13 +110,7 @@ class BlockRefinement(SamplerBase[RefinementState]):
         had_mask = canvas.eligible.any(1)
         past = torch.where(clock.step == 0, 0, state.post_steps)
         state = RefinementState(had_mask, (changed & ~write).any(1), past + (~had_mask).long())
-        return state, Step(
-            tokens=torch.where(changed, draw.token, canvas.tokens),
-            unknown=canvas.unknown & ~write,
-            logprob=draw.logprob.masked_fill(~changed, 0.0),
-            log_confidence=draw.log_confidence,
-            entropy=draw.entropy,
-        )
+        return state, reveal(canvas, changed, draw)
 
     def drawn(self, canvas: Canvas) -> Tensor:
         """Positions whose draw can change the canvas, bool [B, L]."""

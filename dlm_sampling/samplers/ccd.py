@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import any_of, top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.base import SamplerBase, block_total, reveal
 from dlm_sampling.samplers.checks import at_least
 from dlm_sampling.samplers.orders import LAW_ORDERS, OrderName, check_order
 from dlm_sampling.types import (
@@ -95,7 +95,7 @@ class CCD(SamplerBase[CCDState]):
     ) -> tuple[CCDState, Step]:
         """Compare with the step before, write, and note what waits."""
         eligible = canvas.eligible
-        total = torch.where(clock.step == 0, eligible.sum(1), state.total)
+        total = block_total(state.total, canvas, clock)
         share = (total // clock.steps).clamp_min(1)
         window = self.window(state.window, eligible.sum(1), total, share, clock)
         prediction = predict(canvas.tokens, canvas.unknown_fraction)

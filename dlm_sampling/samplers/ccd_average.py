@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, even_quota, reveal
+from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota, reveal
 from dlm_sampling.samplers.checks import at_least
 from dlm_sampling.samplers.orders import LAW_ORDERS, OrderName, check_order
 from dlm_sampling.samplers.windows import LawWindow, empty_window, recall, remember
@@ -76,7 +76,7 @@ class CCDAverage(SamplerBase[CCDAverageState]):
     ) -> tuple[CCDAverageState, Step]:
         """Average, draw from the mean law, write the quota."""
         eligible = canvas.eligible
-        total = torch.where(clock.step == 0, eligible.sum(1), state.total)
+        total = block_total(state.total, canvas, clock)
         prediction = predict(canvas.tokens, canvas.unknown_fraction)
         probs = prediction.log_probs(eligible).exp_()
         mean = probs.clone()

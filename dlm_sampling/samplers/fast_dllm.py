@@ -11,13 +11,18 @@ own law.  Wu et al. 2025, "Fast-dLLM", arXiv:2505.22618, and the released `gener
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.ops import threshold_positions, top_k_positions
-from dlm_sampling.samplers.base import AdaptiveSampler, ConfidenceSampler, reveal
+from dlm_sampling.samplers.base import (
+    AdaptiveSampler,
+    BlockTotal,
+    ConfidenceSampler,
+    block_total,
+    reveal,
+)
 from dlm_sampling.samplers.checks import at_least, log_threshold
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
@@ -84,14 +89,8 @@ class FastDLLMFactor(ConfidenceSampler):
         return torch.where(count == unknown - 1, unknown, count) if self.released else count
 
 
-class FastDLLMDreamState(NamedTuple):
-    """What the budget needs."""
-
-    total: Tensor  # int64 [B], unknown positions when the block began
-
-
 @dataclass(frozen=True)
-class FastDLLMDream(AdaptiveSampler[FastDLLMDreamState]):
+class FastDLLMDream(AdaptiveSampler[BlockTotal]):
     """Write the best positions within a growing budget if their confidence is at least `threshold`.
 
         budget_i = (LLaDA's quotas of steps 0 .. i) - (positions written so far)
@@ -117,28 +116,28 @@ class FastDLLMDream(AdaptiveSampler[FastDLLMDreamState]):
     def schedule_length(self, steps: int) -> None:
         """Until nothing is unknown; the planned steps are exceeded where tokens are held back."""
 
-    def init(self, canvas: Canvas) -> FastDLLMDreamState:
+    def init(self, canvas: Canvas) -> BlockTotal:
         """Counted when a row enters a block."""
-        return FastDLLMDreamState(torch.zeros_like(canvas.start))
+        return BlockTotal(torch.zeros_like(canvas.start))
 
     def step(
         self,
-        state: FastDLLMDreamState,
+        state: BlockTotal,
         canvas: Canvas,
         clock: Clock,
         predict: Predict,
         rng: RandomSource,
-    ) -> tuple[FastDLLMDreamState, Step]:
+    ) -> tuple[BlockTotal, Step]:
         """Write what passes the threshold within the budget."""
         eligible = canvas.eligible
         unknown = eligible.sum(1)
-        total = torch.where(clock.step == 0, unknown, state.total)
+        total = block_total(state.total, canvas, clock)
         budget = planned(total, clock) - (total - unknown)
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(eligible, rng, statistics="law")
         allowed = top_k_positions(draw.log_confidence, eligible, budget.clamp_min(1))
         bound = log_threshold(self.threshold)
         where = threshold_positions(draw.log_confidence, allowed, bound)
-        return FastDLLMDreamState(total), reveal(canvas, where, draw)
+        return BlockTotal(total), reveal(canvas, where, draw)
 
 
 def planned(total: Tensor, clock: Clock) -> Tensor:

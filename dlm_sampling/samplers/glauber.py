@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
-from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.checks import unit_interval
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import (
@@ -130,19 +130,12 @@ class Glauber(SamplerBase[None]):
         if canvas.mask_token_id is None:
             draw = self.heat_bath(canvas, chosen, self.time(canvas, clock), predict, rng)
             unknown = canvas.unknown & ~(last & canvas.editable)
-        else:
-            blank = canvas.tokens.masked_fill(chosen, canvas.mask_token_id)
-            hidden = canvas._replace(tokens=blank, unknown=canvas.unknown | chosen)
-            chosen = chosen | (last & canvas.eligible)
-            draw = predict(blank, hidden.unknown_fraction).draw(chosen, rng)
-            unknown = canvas.unknown & ~chosen
-        return None, Step(
-            tokens=torch.where(chosen, draw.token, canvas.tokens),
-            unknown=unknown,
-            logprob=draw.logprob.masked_fill(~chosen, 0.0),
-            log_confidence=draw.log_confidence,
-            entropy=draw.entropy,
-        )
+            return None, reveal(canvas, chosen, draw)._replace(unknown=unknown)
+        blank = canvas.tokens.masked_fill(chosen, canvas.mask_token_id)
+        hidden = canvas._replace(tokens=blank, unknown=canvas.unknown | chosen)
+        chosen = chosen | (last & canvas.eligible)
+        draw = predict(blank, hidden.unknown_fraction).draw(chosen, rng)
+        return None, reveal(canvas, chosen, draw)
 
     def heat_bath(
         self, canvas: Canvas, where: Tensor, t: Tensor, predict: Predict, rng: RandomSource

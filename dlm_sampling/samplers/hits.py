@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream, top_k_positions
-from dlm_sampling.samplers.base import even_quota
+from dlm_sampling.samplers.base import block_total, even_quota
 from dlm_sampling.schedules import LogLinear, Schedule, grid_time
 from dlm_sampling.types import Canvas, Clock, RandomSource
 
@@ -67,7 +67,7 @@ class Hits:
         tau = self.schedule.time_of(1.0 - u * (1.0 - alpha_end))
         return HitState(
             torch.where(fresh.unsqueeze(1), tau, state.tau),
-            torch.where(fresh, canvas.eligible.sum(1), state.total),
+            block_total(state.total, canvas, clock),
         )
 
     def next_group(self, state: HitState, canvas: Canvas, clock: Clock) -> tuple[Tensor, Tensor]:

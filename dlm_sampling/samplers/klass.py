@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, divergence, top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, even_quota, reveal
+from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota, reveal
 from dlm_sampling.samplers.checks import at_least, log_threshold
 from dlm_sampling.samplers.windows import LawWindow, empty_window, recall, remember
 from dlm_sampling.types import Canvas, Clock, Predict, Prediction, RandomSource, Step, TokenLaw
@@ -118,7 +118,7 @@ class KLASS(SamplerBase[KLASSState]):
     ) -> tuple[KLASSState, Step]:
         """Write the ready positions, or the quota."""
         eligible = canvas.eligible
-        total = torch.where(clock.step == 0, eligible.sum(1), state.total)
+        total = block_total(state.total, canvas, clock)
         prediction = predict(canvas.tokens, canvas.unknown_fraction)
         draw = prediction.draw(eligible, rng)
         log_p = prediction.log_probs(eligible)

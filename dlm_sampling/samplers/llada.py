@@ -10,25 +10,17 @@ The same rule with a cosine quota is MaskGIT's, Chang et al. 2022, arXiv:2202.04
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, even_quota, reveal
+from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, even_quota, reveal
 from dlm_sampling.samplers.orders import LAW_ORDERS, POSITION_ORDERS, OrderName, check_order
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 
-class LLaDAState(NamedTuple):
-    """What the quota needs."""
-
-    total: Tensor  # int64 [B], unknown positions when the block began
-
-
 @dataclass(frozen=True)
-class LLaDA(SamplerBase[LLaDAState]):
+class LLaDA(SamplerBase[BlockTotal]):
     """Write the quota of this step at the positions that come first in `order`.
 
     The score reads the model's law at temperature 1 without noise, whatever the sampling
@@ -58,27 +50,27 @@ class LLaDA(SamplerBase[LLaDAState]):
         """Confidence is read at the drawn token, so those positions depend on the tokens."""
         return self.order != "confidence" and not self.delayed_ids
 
-    def init(self, canvas: Canvas) -> LLaDAState:
+    def init(self, canvas: Canvas) -> BlockTotal:
         """Counted when a row enters a block."""
-        return LLaDAState(torch.zeros_like(canvas.start))
+        return BlockTotal(torch.zeros_like(canvas.start))
 
     def step(
-        self, state: LLaDAState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
-    ) -> tuple[LLaDAState, Step]:
+        self, state: BlockTotal, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
+    ) -> tuple[BlockTotal, Step]:
         """Write the quota of this step."""
         eligible = canvas.eligible
-        total = torch.where(clock.step == 0, eligible.sum(1), state.total)
+        total = block_total(state.total, canvas, clock)
         quota = even_quota(total, clock)
         prediction = predict(canvas.tokens, canvas.unknown_fraction)
         if self.order in POSITION_ORDERS:
             where = top_k_positions(POSITION_ORDERS[self.order](canvas, rng), eligible, quota)
-            return LLaDAState(total), reveal(canvas, where, prediction.draw(where, rng))
+            return BlockTotal(total), reveal(canvas, where, prediction.draw(where, rng))
         draw = prediction.draw(eligible & (quota > 0).unsqueeze(1), rng)
         score = LAW_ORDERS[self.order].score(draw)
         for token_id in self.delayed_ids:
             score = score.masked_fill(draw.token == token_id, torch.finfo(score.dtype).min)
         where = top_k_positions(score, eligible, quota)
-        return LLaDAState(total), reveal(canvas, where, draw)
+        return BlockTotal(total), reveal(canvas, where, draw)
 
 
 def llada_random() -> LLaDA:

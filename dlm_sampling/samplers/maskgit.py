@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, reveal
 from dlm_sampling.samplers.checks import at_least
 from dlm_sampling.samplers.quotas import floor_share
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
@@ -35,14 +35,8 @@ MASK_SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class MaskGITState(NamedTuple):
-    """What the quota needs."""
-
-    total: Tensor  # int64 [B], unknown positions when the block began
-
-
 @dataclass(frozen=True)
-class MaskGIT(SamplerBase[MaskGITState]):
+class MaskGIT(SamplerBase[BlockTotal]):
     """Draw every masked token, keep the most confident by a noisy score, and mask the rest again.
 
     Fields:
@@ -70,21 +64,21 @@ class MaskGIT(SamplerBase[MaskGITState]):
         """The score is read at the drawn token, so the positions depend on the tokens."""
         return False
 
-    def init(self, canvas: Canvas) -> MaskGITState:
+    def init(self, canvas: Canvas) -> BlockTotal:
         """Counted when a row enters a block."""
-        return MaskGITState(torch.zeros_like(canvas.start))
+        return BlockTotal(torch.zeros_like(canvas.start))
 
     def step(
-        self, state: MaskGITState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
-    ) -> tuple[MaskGITState, Step]:
+        self, state: BlockTotal, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
+    ) -> tuple[BlockTotal, Step]:
         """Write all but n_i of the masked positions."""
         eligible = canvas.eligible
-        total = torch.where(clock.step == 0, eligible.sum(1), state.total)
+        total = block_total(state.total, canvas, clock)
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(eligible, rng)
         noise = rng.gumbel(Stream.POSITION, canvas.tokens) * self.temperature(clock).unsqueeze(1)
         quota = eligible.sum(1) - self.left_masked(total, eligible.sum(1), clock)
         where = top_k_positions(draw.log_confidence.double() + noise, eligible, quota)
-        return MaskGITState(total), reveal(canvas, where, draw)
+        return BlockTotal(total), reveal(canvas, where, draw)
 
     def temperature(self, clock: Clock) -> Tensor:
         """choice_temperature (1 - (i + 1) / S), float64 [B]."""

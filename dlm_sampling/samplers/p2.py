@@ -23,6 +23,7 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.quotas import below_cutoff, floor_share, lowest_positions
+from dlm_sampling.samplers.remasking import reveal_and_remask
 from dlm_sampling.types import (
     Canvas,
     Clock,
@@ -188,13 +189,7 @@ class P2(SamplerBase[None]):
             draw, score, old = self.scores(prediction, predict, canvas, keep, rng)
             low = self.lowest(score, old, canvas, keep)
         write, remask = canvas.eligible & ~low, canvas.committed & low
-        return None, Step(
-            tokens=torch.where(write, draw.token, canvas.tokens).masked_fill(remask, canvas.mask),
-            unknown=(canvas.unknown & ~write) | remask,
-            logprob=draw.logprob.masked_fill(~write, 0.0),
-            log_confidence=draw.log_confidence,
-            entropy=draw.entropy,
-        )
+        return None, reveal_and_remask(canvas, write, remask, draw)
 
     def lowest(self, score: Tensor, old: Tensor, canvas: Canvas, keep: Tensor) -> Tensor:
         """Positions to leave masked, bool [B, L]: by `score` if masked, by eta * `old` if not."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, even_quota, reveal
+from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota, reveal
 from dlm_sampling.samplers.token_frequencies import (
     FrequencySource,
     TokenFrequencies,
@@ -92,7 +92,7 @@ class PCSampler(SamplerBase[PCState]):
     ) -> tuple[PCState, Step]:
         """Write the quota of this step."""
         eligible = canvas.eligible
-        state = state._replace(total=torch.where(clock.step == 0, eligible.sum(1), state.total))
+        state = state._replace(total=block_total(state.total, canvas, clock))
         quota = even_quota(state.total, clock)
         where = eligible & (quota > 0).unsqueeze(1)
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(where, rng)

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, even_quota, reveal
+from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, even_quota, reveal
 from dlm_sampling.samplers.quotas import block_width
 from dlm_sampling.samplers.token_frequencies import (
     FrequencySource,
@@ -32,14 +31,8 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, Token
 _SMALLEST_RANGE = 1e-9
 
 
-class PCLinearState(NamedTuple):
-    """What the quota needs."""
-
-    total: Tensor  # int64 [B], unknown positions when the block began
-
-
 @dataclass(frozen=True)
-class PCLinear(SamplerBase[PCLinearState]):
+class PCLinear(SamplerBase[BlockTotal]):
     """Write the quota of this step where calibrated confidence plus nearness is largest.
 
     At written positions c reads the probability of the model's drawn token there and the frequency
@@ -76,21 +69,21 @@ class PCLinear(SamplerBase[PCLinearState]):
         """The score is read at the drawn token, so the positions depend on the tokens."""
         return False
 
-    def init(self, canvas: Canvas) -> PCLinearState:
+    def init(self, canvas: Canvas) -> BlockTotal:
         """Counted when a row enters a block."""
-        return PCLinearState(torch.zeros_like(canvas.start))
+        return BlockTotal(torch.zeros_like(canvas.start))
 
     def step(
         self,
-        state: PCLinearState,
+        state: BlockTotal,
         canvas: Canvas,
         clock: Clock,
         predict: Predict,
         rng: RandomSource,
-    ) -> tuple[PCLinearState, Step]:
+    ) -> tuple[BlockTotal, Step]:
         """Write the quota of this step."""
         eligible = canvas.eligible
-        total = torch.where(clock.step == 0, eligible.sum(1), state.total)
+        total = block_total(state.total, canvas, clock)
         quota = even_quota(total, clock)
         where = canvas.editable & (quota > 0).unsqueeze(1)
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(where, rng)
@@ -99,7 +92,7 @@ class PCLinear(SamplerBase[PCLinearState]):
         score = (1.0 - self.lambd) * _unit_range(content, canvas.editable) + self.lambd * _nearness(
             canvas
         )
-        return PCLinearState(total), reveal(canvas, top_k_positions(score, eligible, quota), draw)
+        return BlockTotal(total), reveal(canvas, top_k_positions(score, eligible, quota), draw)
 
 
 def _unit_range(content: Tensor, inside: Tensor) -> Tensor:

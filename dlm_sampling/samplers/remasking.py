@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dlm_sampling.samplers.base import reveal
 from dlm_sampling.types import Canvas, Draw, Step
 
 
@@ -37,14 +38,9 @@ def unmask_prob(rates: Rates) -> Tensor:
 
 def reveal_and_remask(canvas: Canvas, where: Tensor, remask: Tensor, draw: Draw) -> Step:
     """Write the drawn tokens at `where`, put masks at `remask`; bool [B, L], disjoint."""
-    written = torch.where(where, draw.token, canvas.tokens)
-    return Step(
-        tokens=written.masked_fill(remask, canvas.mask),
-        unknown=(canvas.unknown & ~where) | remask,
-        logprob=draw.logprob.masked_fill(~where, 0.0),
-        log_confidence=draw.log_confidence,
-        entropy=draw.entropy,
-    )
+    step = reveal(canvas, where, draw)
+    tokens = step.tokens.masked_fill(remask, canvas.mask)
+    return step._replace(tokens=tokens, unknown=step.unknown | remask)
 
 
 def remask_probs(canvas: Canvas, log_p0: Tensor, rates: Rates) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, even_quota
+from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota
 from dlm_sampling.samplers.checks import at_least, unit_interval
 from dlm_sampling.samplers.remasking import reveal_and_remask
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
@@ -94,7 +94,7 @@ class ReMDMLLaDA(SamplerBase[ReMDMLLaDAState]):
         rng: RandomSource,
     ) -> tuple[ReMDMLLaDAState, Step]:
         """Unmask, or mask again."""
-        total = torch.where(clock.step == 0, canvas.eligible.sum(1), state.total)
+        total = block_total(state.total, canvas, clock)
         phase = self.phase(clock)
         quota = even_quota(total, Clock(phase.unmasking, clock.steps))
         quota = torch.where(phase.looping, state.remasked, quota).masked_fill(phase.remasks, 0)
