@@ -16,15 +16,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.hits import LINEAR, Hits, HitState
+from dlm_sampling.samplers.hits import LINEAR, Hits
+from dlm_sampling.samplers.hitting import HittingSampler
 from dlm_sampling.schedules import Schedule
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
+from dlm_sampling.types import TokenLaw
 
 
 @dataclass(frozen=True)
-class BD3LM(SamplerBase[HitState]):
+class BD3LM(HittingSampler):
     """First-hitting inside every block, with the nucleus 0.9 that leaves out the crossing token.
 
     Meant for block-causal models: `causal_blocks` of the loop with the model's block length (4, 8
@@ -44,29 +44,10 @@ class BD3LM(SamplerBase[HitState]):
     paper = "Arriola et al. 2025, arXiv:2503.09573"
     nfe = "ceil(tokens / tokens_per_step)"
 
-    def __post_init__(self) -> None:
-        _ = self.hits
-
     @property
     def hits(self) -> Hits:
         """When which position is hit."""
         return Hits(self.tokens_per_step, schedule=self.schedule)
-
-    def schedule_length(self, steps: int) -> int | None:
-        """Until nothing is unknown."""
-        return self.hits.schedule_length(steps)
-
-    def init(self, canvas: Canvas) -> HitState:
-        """Times are drawn when a row enters a block."""
-        return self.hits.init(canvas)
-
-    def step(
-        self, state: HitState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
-    ) -> tuple[HitState, Step]:
-        """Write the next hits of the block."""
-        state = self.hits.enter_block(state, canvas, clock, rng)
-        where, t = self.hits.next_group(state, canvas, clock)
-        return state, reveal(canvas, where, predict(canvas.tokens, t).draw(where, rng))
 
 
 class StopVerdict(NamedTuple):

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.samplers.hits import LINEAR, Hits, HitState
+from dlm_sampling.samplers.hits import LINEAR, Hits
+from dlm_sampling.samplers.hitting import HittingSampler
 from dlm_sampling.schedules import Schedule
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 
 @dataclass(frozen=True)
-class FirstHitting(SamplerBase[HitState]):
+class FirstHitting(HittingSampler):
     """Unmask positions in the order of their hitting times, each forward pass at the next hit.
 
     With one token per forward the result is an exact sample of the model's any-order law, whatever
@@ -42,27 +41,7 @@ class FirstHitting(SamplerBase[HitState]):
     paper = "Zheng et al. 2024, arXiv:2409.02908"
     nfe = "ceil(tokens / tokens_per_step); with grid: intervals with a hit"
 
-    def __post_init__(self) -> None:
-        _ = self.hits
-
     @property
     def hits(self) -> Hits:
         """When which position is hit."""
         return Hits(self.tokens_per_step, self.grid, self.schedule, self.t_end)
-
-    def schedule_length(self, steps: int) -> int | None:
-        """Until nothing is unknown; the grid has its steps and one for hits after t_end."""
-        return self.hits.schedule_length(steps)
-
-    def init(self, canvas: Canvas) -> HitState:
-        """Times are drawn when a row enters a block."""
-        return self.hits.init(canvas)
-
-    def step(
-        self, state: HitState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
-    ) -> tuple[HitState, Step]:
-        """Write the next group of hits."""
-        state = self.hits.enter_block(state, canvas, clock, rng)
-        where, t = self.hits.next_group(state, canvas, clock)
-        draw = predict(canvas.tokens, t).draw(where, rng)
-        return state, reveal(canvas, where, draw)
