@@ -159,15 +159,7 @@ class Denoiser(ABC):
             ValueError: shapes do not fit, `t` is missing for a time-conditioned model, or `dt` for
                 a step-conditioned one.
         """
-        if input_ids.ndim != 2:
-            raise ValueError(
-                f"input_ids has shape {tuple(input_ids.shape)}: must be [rows, positions]."
-            )
-        if attention_mask is not None and attention_mask.shape != input_ids.shape:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}: must be "
-                f"{tuple(input_ids.shape)}, as input_ids."
-            )
+        check_shapes(input_ids, attention_mask)
         if t is None and self.time_conditioned:
             raise ValueError(
                 "t is missing: this model is conditioned on the noise level; "
@@ -268,6 +260,19 @@ def check_mask_id(mask_token_id: int | None, vocab_size: int) -> None:
         raise ValueError(
             f"mask_token_id={mask_token_id}: must be in [0, {vocab_size}), the range of the "
             "vocabulary."
+        )
+
+
+def check_shapes(input_ids: Tensor, attention_mask: Tensor | None) -> None:
+    """Refuse a canvas that is no table of rows, or a mask of another shape."""
+    if input_ids.ndim != 2:
+        raise ValueError(
+            f"input_ids has shape {tuple(input_ids.shape)}: must be [rows, positions]."
+        )
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}: must be "
+            f"{tuple(input_ids.shape)}, as input_ids."
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlm_sampling.denoisers.base import device_of, positions_of
+from dlm_sampling.denoisers.base import check_shapes, device_of, positions_of
 from dlm_sampling.denoisers.checkpoint import CheckpointError, open_checkpoint
 from dlm_sampling.denoisers.dit import Dit
 from dlm_sampling.denoisers.dit_checkpoint import (
@@ -74,15 +74,7 @@ class DDPDPlanner:
         Raises:
             ValueError: shapes do not fit.
         """
-        if input_ids.ndim != 2:
-            raise ValueError(
-                f"input_ids has shape {tuple(input_ids.shape)}: must be [rows, positions]."
-            )
-        if attention_mask is not None and attention_mask.shape != input_ids.shape:
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}: must be "
-                f"{tuple(input_ids.shape)}, as input_ids."
-            )
+        check_shapes(input_ids, attention_mask)
         ids = input_ids.to(self.device)
         seen = None if attention_mask is None else attention_mask.to(self.device, torch.bool)
         return self.at_noise(ids, torch.zeros(len(ids), device=self.device), seen)

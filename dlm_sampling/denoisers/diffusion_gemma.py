@@ -7,22 +7,19 @@ are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.families import Family, LoadOptions, register
-from dlm_sampling.denoisers.placement import parse_dtype, single_device
 from dlm_sampling.denoisers.text import (
     TokenizerSource,
-    save_tokenizer,
     special_id,
     tokenizer_source,
 )
+from dlm_sampling.denoisers.transformers_format import TransformersDenoiser, load_model
 from dlm_sampling.types import DenoiserOutput
 
 if TYPE_CHECKING:
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
 CLASS = "DiffusionGemmaForBlockDiffusion"
 
 
-class DiffusionGemmaDenoiser(Denoiser):
+class DiffusionGemmaDenoiser(TransformersDenoiser):
     """A DiffusionGemma network: the last `canvas_length` columns are the canvas, the rest prompt.
 
     The prompt is encoded causally; the canvas sees it and all of itself.  The kind is "posterior",
@@ -131,23 +128,6 @@ class DiffusionGemmaDenoiser(Denoiser):
         logits, given = carry
         return logits / temperature.to(logits.dtype).view(-1, 1, 1), given
 
-    def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
-    ) -> None:
-        """Write the model with its own `save_pretrained`, and the tokenizer.
-
-        Args:
-            folder: created if needed.
-            dtype: must be None; the model is written as it is.
-        """
-        if parse_dtype(dtype) is not None:
-            raise ValueError(
-                f"dtype={dtype!r}: must be None here; convert the model first with "
-                "denoiser.module.to(dtype)."
-            )
-        self.model.save_pretrained(folder)
-        save_tokenizer(self.tokenizer, Path(folder))
-
 
 def sampler_options(config: Any) -> dict[str, Any]:
     """What a generation config of the model sets of its sampler, under our names."""
@@ -177,28 +157,14 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DiffusionGemmaDenoiser
             f"{checkpoint.name!r} needs {CLASS}, which transformers {transformers.__version__} "
             "lacks: pip install 'transformers>=5.23,<6'."
         )
-    device = single_device(options.device_map)
-    placing: dict[str, Any] = {} if device is not None else {"device_map": options.device_map}
-    try:
-        model, report = loader.from_pretrained(
-            checkpoint.folder,
-            dtype=options.dtype_for(checkpoint),
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **placing,
-        )
-    except (OSError, RuntimeError, ImportError) as error:
-        raise CheckpointError(
-            f"{checkpoint.name!r} could not be loaded: {str(error).strip().splitlines()[0]}"
-        ) from error
+    model, report = load_model(loader, checkpoint, options)
     if absent := sorted(str(key) for key in report["missing_keys"]):
         raise CheckpointError(
             f"{checkpoint.name!r}: {len(absent)} tensors are missing, first {absent[0]}. "
             "The download is incomplete, or config.json describes another architecture."
         )
     return DiffusionGemmaDenoiser(
-        model if device is None else model.to(device),
+        model,
         tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
     )
 

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
-from dlm_sampling.denoisers.base import Denoiser, positions_of
+from dlm_sampling.denoisers.base import positions_of
 from dlm_sampling.denoisers.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.families import Family, LoadOptions, register
-from dlm_sampling.denoisers.placement import parse_dtype, single_device
-from dlm_sampling.denoisers.text import has_tokenizer, load_named, save_tokenizer, special_id
+from dlm_sampling.denoisers.text import has_tokenizer, load_named, special_id
+from dlm_sampling.denoisers.transformers_format import TransformersDenoiser, load_model
 from dlm_sampling.types import DenoiserOutput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class MaskedLMDenoiser(Denoiser):
+class MaskedLMDenoiser(TransformersDenoiser):
     """A masked language model: logits in place, positions counted from the first real token.
 
     Padding is honoured where the model takes explicit position ids; models that count columns
@@ -72,23 +70,6 @@ class MaskedLMDenoiser(Denoiser):
             ).expand_as(input_ids)
         return DenoiserOutput(self.model(input_ids=input_ids, **given).logits)
 
-    def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
-    ) -> None:
-        """Write the model with its own `save_pretrained`, and the tokenizer.
-
-        Args:
-            folder: created if needed.
-            dtype: must be None; masked language models are written as they are.
-        """
-        if parse_dtype(dtype) is not None:
-            raise ValueError(
-                f"dtype={dtype!r}: must be None here; convert the model first with "
-                "denoiser.module.to(dtype)."
-            )
-        self.model.save_pretrained(folder)
-        save_tokenizer(self.tokenizer, Path(folder))
-
 
 def position_offset(model: Any) -> int:
     """Index of the first position: RoBERTa's tables reserve the rows up to the padding index."""
@@ -112,22 +93,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
     mask_token_id = options.mask_id(
         checkpoint, getattr(tokenizer, "mask_token_id", None), checkpoint.config["vocab_size"]
     )
-    device = single_device(options.device_map)
-    placing: dict[str, Any] = {} if device is not None else {"device_map": options.device_map}
-    loader: Any = AutoModelForMaskedLM
-    try:
-        model, report = loader.from_pretrained(
-            checkpoint.folder,
-            dtype=options.dtype_for(checkpoint),
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **placing,
-        )
-    except (OSError, RuntimeError, ImportError) as error:
-        raise CheckpointError(
-            f"{checkpoint.name!r} could not be loaded: {str(error).strip().splitlines()[0]}"
-        ) from error
+    model, report = load_model(AutoModelForMaskedLM, checkpoint, options)
     for problem in ("missing_keys", "mismatched_keys"):
         if report[problem]:
             first = sorted(str(key) for key in report[problem])[0]
@@ -137,7 +103,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
                 "It is no complete masked language model; part of it would be random."
             )
     return MaskedLMDenoiser(
-        model if device is None else model.to(device),
+        model,
         mask_token_id=mask_token_id,
         tokenizer=tokenizer,
     )
