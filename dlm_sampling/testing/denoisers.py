@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dlm_sampling.denoisers.base import Denoiser, shift_right
-from dlm_sampling.testing.laws import all_states
+from dlm_sampling.testing.laws import all_states, joint_table
 from dlm_sampling.types import DenoiserOutput
 
 MAX_PAIRS = 1 << 22  # (row, support point) pairs held at once: 32 MiB in float64
@@ -149,11 +149,7 @@ class EnumerableDenoiser(SupportDenoiser):
         device: torch.device | str = "cpu",
     ) -> None:
         """See the class."""
-        table = torch.as_tensor(joint, dtype=torch.float64)
-        if table.ndim == 0 or len(set(table.shape)) != 1:
-            raise ValueError(
-                f"joint has shape {tuple(table.shape)}: must be [S] * L, the same S on every axis."
-            )
+        table = joint_table(joint)
         size = table.shape[0]
         points = all_states(table.ndim, size)
         super().__init__(points, table.flatten(), vocab_size=size + 1, dtype=dtype, device=device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,16 @@ def all_states(length: int, num_symbols: int) -> Tensor:
     """Every sequence of `length` symbols in C order, int64 [num_symbols ** length, length]."""
     grid = torch.arange(num_symbols**length)
     return torch.stack(torch.unravel_index(grid, (num_symbols,) * length), dim=1)
+
+
+def joint_table(joint: Tensor | Sequence[Any]) -> Tensor:
+    """A joint law as it was given, float64 [S] * L; refuses axes of different sizes."""
+    table = torch.as_tensor(joint, dtype=torch.float64)
+    if table.ndim == 0 or len(set(table.shape)) != 1:
+        raise ValueError(
+            f"joint has shape {tuple(table.shape)}: must be [S] * L, the same S on every axis."
+        )
+    return table
 
 
 def count_states(tokens: Tensor, num_symbols: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.processes import Uniform
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
-from dlm_sampling.testing.laws import all_states
+from dlm_sampling.testing.laws import all_states, joint_table
 from dlm_sampling.types import DenoiserOutput, PredictionKind, Process
 
 MAX_PAIRS = 4_000_000
@@ -53,11 +53,7 @@ class NoisyEnumerableDenoiser(Denoiser):
         device: torch.device | str = "cpu",
     ) -> None:
         """See the class."""
-        table = torch.as_tensor(joint, dtype=torch.float64)
-        if table.ndim == 0 or len(set(table.shape)) != 1:
-            raise ValueError(
-                f"joint has shape {tuple(table.shape)}: must be [S] * L, the same S on every axis."
-            )
+        table = joint_table(joint)
         if not bool((table >= 0).all()) or not bool(table.sum() > 0):
             raise ValueError("joint: must be >= 0, and not all zero.")
         super().__init__(
