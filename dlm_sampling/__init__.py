@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dlm_sampling import samplers
     from dlm_sampling.denoisers import AutoDenoiser, Denoiser, wrap
+    from dlm_sampling.elbo import elbo
     from dlm_sampling.generate import GenerateOutput, generate
     from dlm_sampling.learn import learn_sampler
     from dlm_sampling.loop import sample
@@ -35,6 +36,7 @@ __all__ = [
     "Rollout",
     "Trajectory",
     "__version__",
+    "elbo",
     "generate",
     "learn_sampler",
     "replay",
@@ -49,6 +51,7 @@ _HOME = {
     "GenerateOutput": "dlm_sampling.generate",
     "Rollout": "dlm_sampling.rollout",
     "Trajectory": "dlm_sampling.trajectory",
+    "elbo": "dlm_sampling.elbo",
     "generate": "dlm_sampling.generate",
     "learn_sampler": "dlm_sampling.learn",
     "replay": "dlm_sampling.replay",

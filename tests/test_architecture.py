@@ -40,7 +40,7 @@ RANKS: list[set[str]] = [
         "trajectory",
         "scoring",
     },
-    {"generate", "batches", "streaming", "testing", "rollout", "replay"},
+    {"generate", "batches", "streaming", "testing", "rollout", "replay", "elbo", "masks"},
     {"presets", "doctor", "bench", "sudoku", "learn"},
     {
         "live",

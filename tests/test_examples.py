@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ def test_all_are_tested() -> None:
     assert EXAMPLES == [
         "custom_denoiser.py",
         "generate_llada.py",
+        "grpo_logprobs.py",
         "infill.py",
         "train_loopholing.py",
         "train_sudoku.py",
@@ -63,6 +65,15 @@ def test_infill(tiny_llada: Path) -> None:
 
 def test_custom_denoiser() -> None:
     assert "5 of 5 with 9 forward passes" in run("custom_denoiser.py", "--rows", "5")
+
+
+def test_grpo_logprobs(tiny_llada: Path) -> None:
+    options = ("--model", str(tiny_llada), "--updates", "2", "--group", "4", "--length", "8")
+    lines = run("grpo_logprobs.py", "Once", *options).splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        first = re.search(r"first ratio within (\S+) of 1, drift [+-]\d", line)
+        assert first and float(first[1]) < 1e-5
 
 
 BOOK = "The old king went into the forest, and the fox said: come home.\n\n" * 60

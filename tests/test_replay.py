@@ -303,6 +303,32 @@ def test_rewritten_tokens_are_scored_at_every_write() -> None:
         rollout_of(out)
 
 
+def test_merged_steps_are_scored_on_what_they_leave_behind() -> None:
+    """A token written and masked again, or replaced, within one group is no part of its outcome."""
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    out = run(toy, samplers.create("remdm-cap", eta=0.5), length=LENGTH, rows=ROWS,
+              law=TokenLaw(), steps=12)  # fmt: skip
+    assert out.trajectory is not None
+    lost = 0
+    found = replay(toy, out, shrink=3)
+    for b in range(ROWS):
+        steps = [(e, i, e.written[i] & ~e.unknown[i]) for e, i in out.trajectory.steps(b)]
+        starts = [k for k, (_, _, new) in enumerate(steps) if new.any()]
+        for g, first in enumerate(starts[::3]):
+            closing = starts[3 * g + 2] if 3 * g + 2 < len(starts) else len(steps) - 1
+            group = steps[first : closing + 1]
+            event, i, _ = group[0]
+            last, j, _ = group[-1]
+            ever = torch.stack([new for _, _, new in group]).any(0)
+            left = ever & ~last.unknown[j]
+            lost += int((ever & ~left).sum())
+            logp = toy.logits(event.before[i][None])[0].log_softmax(-1)
+            score = logp.gather(1, last.tokens[j].unsqueeze(1)).squeeze(1)[left].sum()
+            assert abs(float(found.step_logprob[b, g]) - float(score)) <= 1e-12
+        assert int(found.nfe[b]) == math.ceil(len(starts) / 3)
+    assert lost > 0
+
+
 def test_uniform_noise_is_scored_as_predicted() -> None:
     toy = small_toy(length=LENGTH, vocab_size=9)
     net = wrap(lambda input_ids: toy.logits(input_ids), vocab_size=9, mask_token_id=None)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import checkpoint
 
+from dlm_sampling.ops.heat import heated
 from dlm_sampling.ops.log_law import log_probs
 from dlm_sampling.ops.rows import LogitRows
 from dlm_sampling.ops.tiles import Table, refuse_lawless
@@ -62,7 +63,9 @@ def _block(source: LogitRows, here: Tensor, tokens: Tensor, law: TokenLaw, check
     else:
         banned = Table.build(source.vocab_size, law, logits.device).suppressed
         logits = logits.index_fill(1, banned, -math.inf)
-        if check:
-            refuse_lawless(logits.detach().amax(-1), int(here[0]))
-    log_p = (logits / (law.temperature or 1.0)).log_softmax(-1)
-    return log_p.gather(1, tokens.unsqueeze(1)).squeeze(1)
+    peak = logits.detach().amax(-1, keepdim=True)
+    if check:
+        refuse_lawless(peak[:, 0], int(here[0]))
+    # The operations of `log_prob_of`, in its order, for the same rounding.
+    x = (logits - peak) * (1.0 / heated(law.temperature))
+    return (x.gather(1, tokens.unsqueeze(1)) - x.logsumexp(-1, keepdim=True)).squeeze(1)

@@ -45,6 +45,7 @@ class Stream(IntEnum):
     TIME = 5  # jump times
     RESAMPLE = 6  # choice between particles or candidates
     INITIAL = 7  # the first canvas of uniform noise
+    MASK = 8  # which positions the likelihood bound masks
     USER = 15  # never used by the library
 
 

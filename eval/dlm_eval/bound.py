@@ -25,13 +25,12 @@ from tqdm import tqdm
 
 from dlm_eval.books import encode_book, read_split
 from dlm_eval.uniform_bound import uniform_bound
-from dlm_sampling import AutoDenoiser, Denoiser
+from dlm_sampling import AutoDenoiser, Denoiser, elbo
+from dlm_sampling.ops import row_seeds
 
 
 def bound(denoiser: Denoiser, windows: Tensor, *, samples: int, seed: int, batch: int) -> Tensor:
-    """Unbiased estimates of the bound, one per window, in nats.
-
-    The levels l of the samples are stratified over the windows.
+    """Unbiased estimates of the bound, one per window, in nats: `dlm_sampling.elbo`, stratified.
 
     Args:
         denoiser: a model whose logits are a law of the clean token at masked positions.
@@ -43,35 +42,21 @@ def bound(denoiser: Denoiser, windows: Tensor, *, samples: int, seed: int, batch
     Returns:
         float64 [N].  Costs `samples` forward passes per window.
     """
-    generator = torch.Generator().manual_seed(seed)
-    count, length = windows.shape
-    total = torch.zeros(count, dtype=torch.float64)
-    for _ in tqdm(range(samples), unit="pass", disable=None):
-        strata = (
-            torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
-        ) / count
-        masked_count = (strata * length).floor().long().clamp(max=length - 1) + 1
-        rank = torch.rand(count, length, generator=generator).argsort(1).argsort(1)
-        masked = rank < masked_count.unsqueeze(1)
-        for rows in torch.arange(count).split(batch):
-            nll = masked_nll(denoiser, windows[rows], masked[rows])
-            total[rows] += nll * length / masked_count[rows]
-    return total / samples
-
-
-def masked_nll(denoiser: Denoiser, windows: Tensor, masked: Tensor) -> Tensor:
-    """Sum of -log p over the masked positions of each row, float64 [n]."""
-    assert denoiser.mask_token_id is not None
-    noised = windows.masked_fill(masked, denoiser.mask_token_id).to(denoiser.device)
-    with torch.no_grad():
-        out = denoiser(noised, None, masked.double().mean(1) if denoiser.time_conditioned else None)
-        values = out.values[masked.to(out.values.device)]
-        logits = (values if out.head is None else out.head(values)).float()
-        logits[:, denoiser.mask_token_id] = -torch.inf
-        log_p = logits.log_softmax(-1).gather(1, windows[masked].unsqueeze(1).to(logits.device))
-    grid = torch.zeros(masked.shape, dtype=torch.float64)
-    grid[masked] = -log_p.squeeze(1).double().cpu()
-    return grid.sum(1)
+    seeds = row_seeds(seed, len(windows))
+    values: list[Tensor] = []
+    for rows in tqdm(torch.arange(len(windows)).split(batch), unit="batch", disable=None):
+        text = windows[rows]
+        found = elbo(
+            denoiser,
+            text,
+            editable=torch.ones_like(text, dtype=torch.bool),
+            scheme="stratified",
+            n=samples,
+            seed=[seeds[i] for i in rows.tolist()],
+            grad=False,
+        )
+        values.append(-found.value.double().cpu())
+    return torch.cat(values)
 
 
 def report(
