@@ -28,12 +28,13 @@ _MODEL = TokenLaw()
 def graded_log_prob_of(
     source: LogitRows, tokens: Tensor, *, law: TokenLaw = _MODEL, check: bool = True
 ) -> Tensor:
-    """`log_prob_of` for logits that want gradients, [R]; equal to it within rounding.
+    """`log_prob_of` for logits that want first derivatives, [R].
 
     Args:
         source: logits of R rows, whose `fetch` leaves a graph, and may run twice.
         tokens: int64 [R].
-        law: temperature, filters and suppressed ids; at temperature 0 the gradient is 0.
+        law: temperature, filters and suppressed ids; the gradient is 0 at temperature 0, and for
+            tokens that do not pass.
         check: refuse rows that define no law.
 
     Returns:
@@ -56,16 +57,38 @@ def _block(source: LogitRows, here: Tensor, tokens: Tensor, law: TokenLaw, check
     """The rows `here` (int64 [r]) of a source."""
     logits = source.fetch(here)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    function: Any = _LogProbOf
+    return function.apply(logits, tokens, law, int(here[0]) if check else None)
+
+
+class _LogProbOf(torch.autograd.Function):
+    """Logits [r, V] and ids [r] -> [r], with the operations of `log_prob_of`, in its order."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, law: TokenLaw, first: int | None) -> Any:
+        x = _passing(logits, law, first is not None)
+        peak = x.amax(-1, keepdim=True)
+        if first is not None:
+            refuse_lawless(peak[:, 0], first)
+        coldness = 1.0 / heated(law.temperature)
+        x.sub_(peak).mul_(coldness)
+        total, ids = x.logsumexp(-1, keepdim=True), tokens.unsqueeze(1)
+        chosen = (x.gather(1, ids) - total).squeeze(1)
+        ctx.save_for_backward(x, total, ids, chosen > -math.inf)
+        ctx.coldness = coldness
+        return chosen
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, total, ids, possible = ctx.saved_tensors
+        slope = torch.where(possible, grads[0] * ctx.coldness, 0.0).unsqueeze(1)
+        out = (x - total).exp_().mul_(-slope).scatter_add_(1, ids, slope)
+        return out, None, None, None
+
+
+def _passing(logits: Tensor, law: TokenLaw, check: bool) -> Tensor:
+    """A copy with -inf at the tokens that do not pass."""
     if law.filters or law.temperature == 0.0:
-        with torch.no_grad():
-            passes = log_probs(logits.detach(), law=law, check=check) > -math.inf
-        logits = logits.masked_fill(~passes, -math.inf)
-    else:
-        banned = Table.build(source.vocab_size, law, logits.device).suppressed
-        logits = logits.index_fill(1, banned, -math.inf)
-    peak = logits.detach().amax(-1, keepdim=True)
-    if check:
-        refuse_lawless(peak[:, 0], int(here[0]))
-    # The operations of `log_prob_of`, in its order, for the same rounding.
-    x = (logits - peak) * (1.0 / heated(law.temperature))
-    return (x.gather(1, tokens.unsqueeze(1)) - x.logsumexp(-1, keepdim=True)).squeeze(1)
+        return logits.masked_fill(log_probs(logits, law=law, check=check) == -math.inf, -math.inf)
+    banned = Table.build(logits.shape[1], law, logits.device).suppressed
+    return logits.index_fill(1, banned, -math.inf)
