@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 import torch
 
+_HAS_TRITON = find_spec("triton") is not None  # looked up once: torch.compile does not trace it
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST_VOCABULARY = 1 << 20
 
@@ -33,7 +34,7 @@ def obstacle(
     """
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     obstacles = {
-        "triton is not installed": find_spec("triton") is None,
+        "triton is not installed": not _HAS_TRITON,
         f"the tensors are on {device.type}, the kernels run on CUDA devices": (
             device.type != "cuda" and not interpreted
         ),
