@@ -2,8 +2,11 @@
 
 Every row takes part in every step, in tensors of fixed shape; rows that are done change no more.
 The host enqueues the next step before it reads what became of the last one, so that the device
-never waits for it.  What a graph cannot hold happens between replays: the argmax at positions that
-a finished schedule left unknown, and the events for callbacks.
+need not wait for it.  What a graph cannot hold happens between replays: the argmax at positions
+that a finished schedule left unknown, and the events for callbacks.
+
+No GPU has run this yet: the tests put something in the place of the graph that only repeats the
+step, and refuses what a graph cannot hold.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from dlm_sampling import ops
 from dlm_sampling.blocks import BlockPlan
 from dlm_sampling.captured_prediction import CapturedPredictor
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.inputs import Inputs
 from dlm_sampling.predictor import Predictor
-from dlm_sampling.run import Inputs, Run, RunOptions, SampleOutput
+from dlm_sampling.run import Run, RunOptions, SampleOutput
 from dlm_sampling.samplers.registry import available
 from dlm_sampling.trajectory import StepEvent
 from dlm_sampling.types import Canvas, Sampler, Step, TokenLaw
@@ -82,32 +86,58 @@ class CapturedRun(Run):
     def tick(self) -> None:
         """One step of all rows that are not done and do not wait, on the device alone."""
         live = ~(self.done | self.waiting)
-        held = {name: getattr(self, name) for name in (*_MOVED, *_TURNED)}
+        held = self.held()
         self.predictor = self.captured
         self.captured.begin(live, self.window())
         with ops.unasked():
             canvas, step, over = self.move()
         left = (self.unknown & canvas.editable).any(1) & over
-        goes = live & ~left
-        ended, done = self.endings(over)
         stuck = self.stuck(canvas, over)
-        self.turn(over)
-        changes = [
-            (self.done, self.done | (goes & done)),
+        further = [
             (self.waiting, self.waiting | (live & left)),
             (self.frozen, self.frozen | (live & stuck)),
-            (self.out_ended, self.out_ended | (goes & ended)),
-            (self.out_steps, self.out_steps + goes),
-            *_changes([held[n] for n in _MOVED], [getattr(self, n) for n in _MOVED], live),
-            *_changes([held[n] for n in _TURNED], [getattr(self, n) for n in _TURNED], goes),
             *self.shown_changes(canvas, step),
         ]
+        self.conclude(held, over, live, live & ~left, further)
+        failed = (self.lawless | self.frozen).any()
+        self.flags.copy_(torch.stack([self.done.all(), self.waiting.any(), failed]))
+
+    def held(self) -> dict[str, Any]:
+        """The tensors that the graph reads and writes, by name."""
+        return {name: getattr(self, name) for name in (*_MOVED, *_TURNED)}
+
+    def conclude(
+        self,
+        held: dict[str, Any],
+        over: Tensor,
+        moved: Tensor,
+        counted: Tensor,
+        further: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:
+        """End a step: write what became of the rows into the tensors that the next one reads.
+
+        Args:
+            held: those tensors; their names are taken back from the step's own.
+            over: bool [B], rows whose block ended.
+            moved: bool [B], rows that take over what the sampler did.
+            counted: bool [B], rows for which the step is complete.
+            further: other tensors and what they will hold.
+        """
+        ended, done = self.endings(over)
+        self.turn(over)
+        new = self.held()
+        changes = [
+            (self.done, self.done | (counted & done)),
+            (self.out_ended, self.out_ended | (counted & ended)),
+            (self.out_steps, self.out_steps + counted),
+            *further,
+        ]
+        for names, rows in ((_MOVED, moved), (_TURNED, counted)):
+            changes += _changes([held[n] for n in names], [new[n] for n in names], rows)
         for there, value in changes:
             there.copy_(value)
         for name, value in held.items():
             setattr(self, name, value)
-        failed = (self.lawless | self.frozen).any()
-        self.flags.copy_(torch.stack([self.done.all(), self.waiting.any(), failed]))
 
     def window(self) -> Tensor:
         """Columns of each row's block, and further ones where it is narrower, int64 [B, W]."""
@@ -160,30 +190,17 @@ class CapturedRun(Run):
 
     def settle(self) -> None:
         """Fill what finished schedules left unknown, outside of the graph, and end those blocks."""
-        rows = self.waiting.clone()
-        held = {name: getattr(self, name) for name in (*_MOVED, *_TURNED)}
+        rows, held = self.waiting.clone(), self.held()
         self.predictor = self.ordinary
         canvas = self.canvas()
         if self.options.causal_blocks:
             self.predictor.horizon = self.of_block(self.plan.stop)
         told = self.logprob if self.shown is None else self.shown.logprob
         step = self.fill(canvas, rows, Step(self.tokens, self.unknown, told))
-        ended, done = self.endings(rows)
-        self.turn(rows)
-        changes = [
-            (self.done, self.done | (rows & done)),
-            (self.waiting, self.waiting & ~rows),
-            (self.out_ended, self.out_ended | (rows & ended)),
-            (self.out_steps, self.out_steps + rows),
-            *_changes([held[n] for n in _MOVED], [getattr(self, n) for n in _MOVED], rows),
-            *_changes([held[n] for n in _TURNED], [getattr(self, n) for n in _TURNED], rows),
-        ]
+        further = [(self.waiting, self.waiting & ~rows)]
         if self.shown is not None:
-            changes += [(self.shown.logprob, step.logprob)]
-        for there, value in changes:
-            there.copy_(value)
-        for name, value in held.items():
-            setattr(self, name, value)
+            further += [(self.shown.logprob, step.logprob)]
+        self.conclude(held, rows, rows, rows, further)
 
     def event(self) -> StepEvent:
         """The rows that the next step moves, and how they stand before it."""

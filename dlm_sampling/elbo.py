@@ -22,8 +22,8 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.errors import unknown_choice
+from dlm_sampling.inputs import Inputs, check_ids, check_inputs
 from dlm_sampling.masks import SCHEMES, MaskPlan, Places
-from dlm_sampling.run import Inputs, check_inputs
 from dlm_sampling.scoring import Scorer, Views, check_batch_size
 
 SchemeName = Literal[
@@ -91,9 +91,9 @@ def elbo(
         time at which the masked share of the positions is expected.
 
     Raises:
-        ValueError: the model has no masks or carries a state, shapes do not fit, a token to score
-            is the mask, n or batch_size < 1, n is odd with "coupled", C > 12 with "enumerate", or
-            arguments come in pairs that exclude each other.
+        ValueError: the model has no masks or carries a state, shapes do not fit, tokens that are no
+            ids of the model, a token to score is the mask, n or batch_size < 1, n is odd with
+            "coupled", C > 12 with "enumerate", or arguments come in pairs that exclude each other.
     """
     _check_noise(denoiser)
     check_batch_size(batch_size)
@@ -184,6 +184,7 @@ def _check_noise(denoiser: Denoiser) -> None:
 
 
 def _check_tokens(denoiser: Denoiser, inputs: Inputs) -> None:
+    check_ids(denoiser, inputs.tokens, inputs.attention)
     masked = (inputs.tokens == denoiser.mask_token_id) & inputs.editable
     if bool(masked.any()):
         row, position = (int(i) for i in masked.nonzero()[0])

@@ -15,7 +15,8 @@ from torch import Tensor
 from dlm_sampling.blocks import check_canvas, check_whole, plan_blocks
 from dlm_sampling.captured import CapturedRun, check_device, record
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.run import Run, RunOptions, SampleOutput, check_inputs
+from dlm_sampling.inputs import check_inputs
+from dlm_sampling.run import Run, RunOptions, SampleOutput
 from dlm_sampling.trajectory import StepCallback
 from dlm_sampling.types import Sampler, TokenLaw
 
@@ -76,14 +77,14 @@ def sample(
         cuda_graph: record one step as a CUDA graph and replay it: the same tokens without a launch
             per kernel.  Every row takes part in every step until all are done, so each step counts
             as a forward pass of its rows, also one that writes nothing.  With a callback, or a
-            trajectory, the host waits for every step.
+            trajectory, the host waits for every step.  No GPU has run this yet.
 
     Returns:
         The finished canvases; no mask is left and fixed positions are untouched.
 
     Raises:
-        ValueError: shapes do not match, `seeds` has a wrong length, the sampler is for another
-            noise, a block is not a whole canvas of a network that writes no others, or with
+        ValueError: shapes do not match, tokens that are no ids of the model, `seeds` has a wrong
+            length, the sampler is for another noise, a block is not a whole canvas of a network that writes no others, or with
             `cuda_graph` there is no GPU, or the sampler's step cannot be recorded.
         RuntimeError: with `cuda_graph`, filters without the Triton kernels, or a network whose
             pass cannot be recorded.

@@ -123,8 +123,14 @@ def trajectory_of(output: Output) -> Trajectory:
     """The steps of a run.
 
     Raises:
+        TypeError: this is no output of a run.
         ValueError: they were not kept.
     """
+    if not hasattr(output, "trajectory"):
+        raise TypeError(
+            f"run is a {type(output).__name__}: must be the output of `generate` or `sample` with "
+            "return_trajectory=True, its trajectory, or a Rollout."
+        )
     if output.trajectory is None:
         raise ValueError("output has no trajectory: call with return_trajectory=True.")
     return output.trajectory

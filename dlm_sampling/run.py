@@ -16,6 +16,7 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.blocks import BlockPlan
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.inputs import Inputs
 from dlm_sampling.prediction import LazyPrediction
 from dlm_sampling.predictor import Predictor, full_law
 from dlm_sampling.samplers.base import SamplerBase, reveal
@@ -61,47 +62,6 @@ class RunOptions:
     causal_blocks: bool
     callback: StepCallback | None
     return_trajectory: bool
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The canvases on the denoiser's device; all [B, L]."""
-
-    tokens: Tensor
-    editable: Tensor
-    attention: Tensor
-
-
-def check_inputs(
-    denoiser: Denoiser,
-    tokens: Tensor,
-    editable: Tensor,
-    attention_mask: Tensor | None,
-    seeds: Sequence[int],
-) -> Inputs:
-    """Check shapes, move to the denoiser's device."""
-    if tokens.ndim != 2 or editable.shape != tokens.shape:
-        raise ValueError(
-            f"tokens {tuple(tokens.shape)} and editable {tuple(editable.shape)}: both must "
-            "be [batch, length]."
-        )
-    if len(seeds) != len(tokens):
-        raise ValueError(
-            f"seeds has {len(seeds)} entries for {len(tokens)} rows: give one per row."
-        )
-    if attention_mask is not None and attention_mask.shape != tokens.shape:
-        raise ValueError(
-            f"attention_mask {tuple(attention_mask.shape)}: must be {tuple(tokens.shape)} "
-            "like tokens."
-        )
-    device = denoiser.device
-    attention = (
-        torch.ones_like(tokens, dtype=torch.bool)
-        if attention_mask is None
-        else attention_mask.bool()
-    )
-    tokens, editable = tokens.to(device), editable.to(device, torch.bool)
-    return Inputs(tokens, editable, attention.to(device))
 
 
 def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) -> Process:

@@ -29,6 +29,7 @@ RANKS: list[set[str]] = [
         "predictor",
         "prediction",
         "sites",
+        "inputs",
         "captured",
         "captured_prediction",
         "loop",

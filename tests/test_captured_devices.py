@@ -20,7 +20,8 @@ from dlm_sampling import samplers
 from dlm_sampling.blocks import plan_blocks
 from dlm_sampling.captured import CapturedRun
 from dlm_sampling.denoisers import AutoDenoiser, Denoiser
-from dlm_sampling.run import RunOptions, check_inputs
+from dlm_sampling.inputs import check_inputs
+from dlm_sampling.run import RunOptions
 from dlm_sampling.types import TokenLaw
 from tests.test_captured import FAMILIES, HELD, RECORDED
 from tests.test_contract import RAGGED, CountingToy, canvas, denoiser

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlm_sampling import elbo, ops, wrap
+from dlm_sampling import elbo, ops, replay, sample, samplers, wrap
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.elbo import Elbo
 from dlm_sampling.masks import SCHEMES, MaskPlan, Places
@@ -298,3 +298,22 @@ def test_what_has_no_bound_is_refused() -> None:
     toy.carries = True
     with pytest.raises(ValueError, match="carries a state"):
         of(toy, TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (torch.zeros(1, 3), "tokens are torch.float32: must be token ids"),
+        (torch.tensor([[0, 99, 1]]), r"tokens\[0, 1\] is 99: must be an id in \[0, 5\)"),
+        (torch.tensor([[0, 1, -1]]), r"tokens\[0, 2\] is -1"),
+    ],
+)
+def test_what_is_no_text_of_the_model_is_refused(tokens: Tensor, message: str) -> None:
+    model = wrap(lambda ids: torch.zeros(*ids.shape, 5), vocab_size=5, mask_token_id=4)
+    everywhere = torch.ones(1, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match=message):
+        elbo(model, tokens, editable=everywhere)
+    with pytest.raises(ValueError, match=message):
+        sample(model, samplers.LLaDA(), tokens, ~everywhere, seeds=[1])
+    with pytest.raises(TypeError, match="run is a int: must be the output of"):
+        replay(model, 3)  # type: ignore[arg-type]

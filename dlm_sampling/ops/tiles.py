@@ -27,7 +27,7 @@ Heat = float | Tensor
 """A temperature > 0: one number, or one per row, [b]."""
 
 _CHUNK_BYTES = {"cpu": 1 << 21}  # one scratch buffer: what a core's cache holds
-_CHUNK_BYTES_GPU = 1 << 28  # launches cost more than passes over memory
+_CHUNK_BYTES_GPU = 1 << 28  # few launches rather than small buffers; not measured yet
 _FILTER_BUFFERS = 4  # how many such buffers the filters need at once
 
 

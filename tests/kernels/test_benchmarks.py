@@ -55,6 +55,11 @@ def test_near_ties_are_told_by_the_race_itself(monkeypatch: pytest.MonkeyPatch) 
     assert told["not_near_ties"] == told["different_tokens"] == 6 and not told["passed"]
 
 
+def checks_only(part: str, case: dict[str, object]) -> bool:
+    """A case without a time."""
+    return part in ("correctness", "library") or case["name"] == "the same tokens"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="triton is made for Linux only")
 def test_dry_run(tmp_path: Path, pages: ModuleType) -> None:
@@ -66,7 +71,7 @@ def test_dry_run(tmp_path: Path, pages: ModuleType) -> None:
     for found in files.values():
         assert found["dry_run"] and found["passed"] and found["complete"]
         assert found["torch"] and found["triton"] and "interpreter" in found["device"]
-        assert all("eager_us" in c or "passed" in c for c in found["cases"])
+        assert all("eager_us" in c or checks_only(found["part"], c) for c in found["cases"])
     checks = files["correctness.dry.json"]["cases"]
     assert len(checks) >= 14 and all(case["passed"] is True for case in checks)
     assert "no GPU has run these kernels" in pages.page(tmp_path)

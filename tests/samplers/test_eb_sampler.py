@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
+from dlm_sampling.ops import budget_positions
 from dlm_sampling.samplers import EBSampler, LLaDA
 from dlm_sampling.types import TokenLaw
 from tests.samplers.adaptive import P_LIMIT, against_rule, constant, run, same_run, toys
@@ -52,6 +54,23 @@ def test_it_draws_its_exact_law(gamma, proxy):
 def test_the_negative_control_is_found():
     """All positions at once, which ignores their dependence, is told from the bounded rule."""
     assert against_rule(EBSampler(10.0), rule(0.5, "entropy")).p < P_LIMIT
+
+
+def test_positions_are_those_of_brute_force():
+    generator = torch.Generator().manual_seed(3)
+    h = torch.rand(400, 9, generator=generator, dtype=torch.float64)
+    error = torch.rand(400, 9, generator=generator, dtype=torch.float64)
+    eligible = torch.rand(400, 9, generator=generator) < 0.7
+    for gamma in (0.0, 0.2, 1.0, 3.0):
+        for by in (h, error):
+            got = budget_positions(-by, h, eligible, gamma)
+            for b in range(len(h)):
+                own = eligible[b].nonzero().squeeze(1).tolist()
+                expected = set()
+                if own:
+                    e = {i: float(by[b, i]) for i in own}
+                    expected = brute_force(e, {i: float(h[b, i]) for i in own}, gamma)
+                assert set(got[b].nonzero().squeeze(1).tolist()) == expected
 
 
 @pytest.mark.parametrize("law", [TokenLaw(temperature=0.0), TokenLaw()])

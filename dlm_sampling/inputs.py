@@ -1,0 +1,82 @@
+"""The canvases of a call, checked once and on the denoiser's device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.denoisers.base import Denoiser
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The canvases on the denoiser's device; all [B, L]."""
+
+    tokens: Tensor  # int64
+    editable: Tensor  # bool
+    attention: Tensor  # bool, False at padding
+
+
+def check_inputs(
+    denoiser: Denoiser,
+    tokens: Tensor,
+    editable: Tensor,
+    attention_mask: Tensor | None,
+    seeds: Sequence[int],
+) -> Inputs:
+    """Check the canvases, and move them to the denoiser's device.
+
+    Args:
+        denoiser: the model.
+        tokens: integers [B, L]; what stands at `editable` is not looked at.
+        editable: bool [B, L].
+        attention_mask: bool or 0 and 1 [B, L], or None for no padding.
+        seeds: one per row.
+
+    Raises:
+        ValueError: shapes do not fit, tokens are no integers, or a fixed one is no id of the model.
+    """
+    if tokens.ndim != 2 or editable.shape != tokens.shape:
+        raise ValueError(
+            f"tokens {tuple(tokens.shape)} and editable {tuple(editable.shape)}: both must "
+            "be [batch, length]."
+        )
+    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ValueError(f"tokens are {tokens.dtype}: must be token ids, int64 [batch, length].")
+    if len(seeds) != len(tokens):
+        raise ValueError(
+            f"seeds has {len(seeds)} entries for {len(tokens)} rows: give one per row."
+        )
+    if attention_mask is not None and attention_mask.shape != tokens.shape:
+        raise ValueError(
+            f"attention_mask {tuple(attention_mask.shape)}: must be {tuple(tokens.shape)} "
+            "like tokens."
+        )
+    device = denoiser.device
+    attention = (
+        torch.ones_like(tokens, dtype=torch.bool)
+        if attention_mask is None
+        else attention_mask.bool()
+    )
+    tokens, editable = tokens.to(device, torch.int64), editable.to(device, torch.bool)
+    attention = attention.to(device)
+    check_ids(denoiser, tokens, attention & ~editable)
+    return Inputs(tokens, editable, attention)
+
+
+def check_ids(denoiser: Denoiser, tokens: Tensor, where: Tensor) -> None:
+    """Refuse ids at `where` (bool [B, L]) that the model has no column for.
+
+    Raises:
+        ValueError: there is one; the first is named.
+    """
+    bad = where & ((tokens < 0) | (tokens >= denoiser.vocab_size))
+    if bool(bad.any()):
+        row, position = (int(i) for i in bad.nonzero()[0])
+        raise ValueError(
+            f"tokens[{row}, {position}] is {int(tokens[row, position])}: must be an id in "
+            f"[0, {denoiser.vocab_size}); were they made with this model's tokenizer?"
+        )
