@@ -84,8 +84,9 @@ def sample(
 
     Raises:
         ValueError: shapes do not match, tokens that are no ids of the model, `seeds` has a wrong
-            length, the sampler is for another noise, a block is not a whole canvas of a network that writes no others, or with
-            `cuda_graph` there is no GPU, or the sampler's step cannot be recorded.
+            length, the sampler is for another noise, a block is not a whole canvas of a network
+            that writes no others, or with `cuda_graph` there is no GPU, or the sampler's step
+            cannot be recorded.
         RuntimeError: with `cuda_graph`, filters without the Triton kernels, or a network whose
             pass cannot be recorded.
     """

@@ -126,6 +126,45 @@ def test_listeners_hear_the_same_story() -> None:
             assert ours.iteration == theirs.iteration
 
 
+class Slow(SamplerBase[None]):
+    """Writes one position per step, however few the steps: the loop has to fill the rest."""
+
+    def step(self, state: None, canvas: Any, clock: Any, predict: Any, rng: Any) -> Any:
+        first = canvas.eligible & (canvas.eligible.long().cumsum(1) == 1)
+        return None, reveal(
+            canvas, first, predict(canvas.tokens, clock.step.double()).draw(first, rng)
+        )
+
+
+@pytest.mark.parametrize("listens", [False, True])
+def test_what_a_schedule_leaves_is_filled_between_replays(listens: bool) -> None:
+    """In every block, at other steps in every row; the rows that wait lose and repeat nothing."""
+    tokens, editable, attention = canvas(RAGGED)
+    stories: list[list[StepEvent]] = [[], []]
+    found = [
+        sample(
+            denoiser(CountingToy()),
+            Slow(),
+            tokens,
+            editable,
+            attention_mask=attention,
+            seeds=[1, 2, 3, 4],
+            steps_per_block=2,
+            block_length=4,
+            cuda_graph=captured,
+            callback=stories[captured].append if listens else None,
+        )
+        for captured in (False, True)
+    ]
+    same(found[1], found[0])
+    assert torch.equal(found[1].nfe, found[0].nfe) and bool((found[0].nfe > found[0].steps).all())
+    assert len(stories[0]) == len(stories[1])
+    for ours, theirs in zip(stories[1], stories[0], strict=True):
+        for field in FIELDS:
+            assert torch.equal(getattr(ours, field), getattr(theirs, field)), field
+        torch.testing.assert_close(ours.logprob, theirs.logprob)
+
+
 def test_a_pass_that_was_made_counts_even_if_nothing_was_written() -> None:
     """The graph always holds the forward pass: nfe is what was run for rows that were not done."""
     ours = run("ancestral", "absorbing", captured=True)
