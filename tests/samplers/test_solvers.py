@@ -235,3 +235,60 @@ def test_greedy_tokens_of_a_one_hot_law_are_the_data() -> None:
 def test_fields_are_checked(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+WEIGHTS = torch.tensor([[0.1, 0.1, 0.8], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1]], dtype=torch.float64)
+EMPTY = 3
+
+
+def interval_law(theta: float, window: float, a2_factor: float = 1.0) -> Tensor:
+    """Law of two positions after both stages of one interval from an empty canvas, [16]; by hand.
+
+    Stage 1 reveals with 1 - exp(-theta W) from p_t; stage 2 jumps from a mask of x* with
+    1 - exp(-(1 - theta) W sum r), r = [a1 p_rho - a2 p_t]_+, to a token in proportion to r.
+    """
+    joint = WEIGHTS / WEIGHTS.sum()
+    p = [joint.sum(1), joint.sum(0)]
+    a1 = 1.0 / (2.0 * theta * (1.0 - theta))
+    a2 = ((1.0 - theta) ** 2 + theta**2) * a1 * a2_factor
+    first = 1.0 - math.exp(-theta * window)
+
+    def given(i: int, other: int) -> Tensor:
+        if other == EMPTY:
+            return p[i]
+        row = joint[:, other] if i == 0 else joint[other]
+        return row / row.sum()
+
+    def after(i: int, star: int, other: int) -> Tensor:
+        if star != EMPTY:
+            return torch.nn.functional.one_hot(torch.tensor(star), 4).double()
+        rates = (a1 * given(i, other) - a2 * p[i]).clamp_min(0.0)
+        stay = math.exp(-(1.0 - theta) * window * float(rates.sum()))
+        law = (1.0 - stay) * rates / rates.sum()
+        return torch.cat([law, torch.tensor([stay], dtype=torch.float64)])
+
+    law = torch.zeros(4, 4, dtype=torch.float64)
+    begin = [torch.cat([first * q, torch.tensor([1.0 - first])]) for q in p]
+    for a in range(4):
+        for b in range(4):
+            law += begin[0][a] * begin[1][b] * torch.outer(after(0, a, b), after(1, b, a))
+    return law.flatten()
+
+
+@pytest.mark.parametrize("theta", [0.3, 0.5])
+def test_an_interval_of_theta_trapezoidal_has_its_law_by_hand(theta: float) -> None:
+    """Before the noise removal, which hides much of what stage 2 did; small errors are found."""
+    rows, t_end = 150_000, 0.45
+    window = -math.log(t_end)  # ln((1 - alpha_t) / (1 - alpha_s)) at t = 1, alpha = 1 - t
+    sampler = ThetaTrapezoidal(theta, LogLinear(0.0), t_end)
+    toy = EnumerableDenoiser(WEIGHTS / WEIGHTS.sum())
+    canvases: list[Tensor] = []
+    tokens = torch.zeros(rows, 2, dtype=torch.int64)
+    sample(
+        toy, sampler, tokens, tokens == 0, seeds=row_seeds(7, rows), steps=2, every_step=True,
+        law=TokenLaw(), callback=lambda event: canvases.append(event.tokens.clone()),
+    )  # fmt: skip
+    counts = count_states(canvases[1], 4)
+    assert chi_square(counts, interval_law(theta, window)).p > 1e-4
+    assert chi_square(counts, interval_law(theta, window, 0.9)).p < 1e-6
+    assert chi_square(counts, interval_law(theta, window * 1.03)).p < 1e-6
