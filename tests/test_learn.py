@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import AutoDenoiser, learn_sampler
-from dlm_sampling.denoisers import wrap
 from dlm_sampling.learn import course
 from dlm_sampling.learn.course import later_times, refined
 from dlm_sampling.learn.learner import fingerprint
@@ -29,8 +28,8 @@ from dlm_sampling.samplers import (
 from dlm_sampling.schedules import Cosine, HalfCosine, LogLinear, reverse_rate
 from dlm_sampling.testing import EnumerableDenoiser, exact_chain_law, final_draw, tv
 from tests.parity.laws import mask_canvas
+from tests.samplers.worlds import LENGTH, SYMBOLS, noisy, world
 
-SYMBOLS, LENGTH = 3, 3
 SOLVERS: list[Any] = [
     LearnedEuler(),
     LearnedEuler(HalfCosine(0.01)),
@@ -38,23 +37,6 @@ SOLVERS: list[Any] = [
     LearnedTauLeaping(),
     LearnedTrapezoidal(),
 ]
-
-
-def world(seed: int = 1, scale: float = 1.5) -> EnumerableDenoiser:
-    weights = torch.randn([SYMBOLS] * LENGTH, generator=torch.Generator().manual_seed(seed))
-    return EnumerableDenoiser((scale * weights.double()).flatten().softmax(0).view_as(weights))
-
-
-def noisy(size: int = 5) -> Any:
-    """A network of uniform noise."""
-    generator = torch.Generator().manual_seed(3)
-    e, p = torch.randn(size, size, generator=generator), torch.randn(64, size, generator=generator)
-
-    def logits(input_ids: Tensor) -> Tensor:
-        seen = e[input_ids]
-        return p[: input_ids.shape[1]] + seen.mean(1, keepdim=True) + seen
-
-    return wrap(logits, vocab_size=size, mask_token_id=None)
 
 
 def apart() -> EnumerableDenoiser:

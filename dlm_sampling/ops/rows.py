@@ -87,7 +87,7 @@ def head_rows(
         hidden: [N, d].
         weight: [V, d], of the same dtype.
         bias: [V], or None.
-        block: most rows at a time; about 256 fill a large GPU.
+        block: most rows at a time; 256 by the arithmetic of a large GPU, which has not been timed.
 
     Raises:
         ValueError: the two do not fit, or block < 1.

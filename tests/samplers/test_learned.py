@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import generate
-from dlm_sampling.denoisers import wrap
-from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.loop import sample
 from dlm_sampling.ops import row_seeds
 from dlm_sampling.processes import Absorbing
@@ -49,25 +47,9 @@ from tests.parity.laws_chains import MASK as RULES
 from tests.parity.laws_chains import MaskWorld
 from tests.parity.laws_kernels import grid_of, propagate
 from tests.samplers.small import run
+from tests.samplers.worlds import LENGTH, SYMBOLS, noisy, world
 
-LENGTH, SYMBOLS, ROWS, P_LIMIT = 3, 3, 8000, 1e-4
-
-
-def world(seed: int, scale: float = 1.5) -> EnumerableDenoiser:
-    weights = torch.randn([SYMBOLS] * LENGTH, generator=torch.Generator().manual_seed(seed))
-    return EnumerableDenoiser((scale * weights.double()).flatten().softmax(0).view_as(weights))
-
-
-def noisy(size: int = 5) -> Denoiser:
-    """A network of uniform noise: logits that depend on every token."""
-    generator = torch.Generator().manual_seed(3)
-    e, p = torch.randn(size, size, generator=generator), torch.randn(64, size, generator=generator)
-
-    def logits(input_ids: Tensor) -> Tensor:
-        seen = e[input_ids]
-        return p[: input_ids.shape[1]] + seen.mean(1, keepdim=True) + seen
-
-    return wrap(logits, vocab_size=size, mask_token_id=None)
+ROWS, P_LIMIT = 8000, 1e-4
 
 
 def equal_times(number: int, t_end: float) -> tuple[float, ...]:
