@@ -7,21 +7,20 @@ The names below are the public interface; each is imported when it is first used
 from __future__ import annotations
 
 import logging
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dlm_sampling import samplers
     from dlm_sampling.denoisers import AutoDenoiser, Denoiser, wrap
-    from dlm_sampling.elbo import elbo
-    from dlm_sampling.generate import GenerateOutput, generate
+    from dlm_sampling.engine.sample import sample
+    from dlm_sampling.engine.trajectory import Trajectory
     from dlm_sampling.learn import learn_sampler
-    from dlm_sampling.loop import sample
-    from dlm_sampling.replay import replay
-    from dlm_sampling.rollout import Rollout
-    from dlm_sampling.trajectory import Trajectory
+    from dlm_sampling.likelihood.elbo import elbo
+    from dlm_sampling.likelihood.replay import replay
+    from dlm_sampling.likelihood.rollout import Rollout
+    from dlm_sampling.text.completion import GenerateOutput
+    from dlm_sampling.text.generate import generate
 
 __version__ = "0.1.0"
 
@@ -48,14 +47,14 @@ __all__ = [
 _HOME = {
     "AutoDenoiser": "dlm_sampling.denoisers",
     "Denoiser": "dlm_sampling.denoisers",
-    "GenerateOutput": "dlm_sampling.generate",
-    "Rollout": "dlm_sampling.rollout",
-    "Trajectory": "dlm_sampling.trajectory",
-    "elbo": "dlm_sampling.elbo",
-    "generate": "dlm_sampling.generate",
+    "GenerateOutput": "dlm_sampling.text.completion",
+    "Rollout": "dlm_sampling.likelihood.rollout",
+    "Trajectory": "dlm_sampling.engine.trajectory",
+    "elbo": "dlm_sampling.likelihood.elbo",
+    "generate": "dlm_sampling.text.generate",
     "learn_sampler": "dlm_sampling.learn",
-    "replay": "dlm_sampling.replay",
-    "sample": "dlm_sampling.loop",
+    "replay": "dlm_sampling.likelihood.replay",
+    "sample": "dlm_sampling.engine.sample",
     "wrap": "dlm_sampling.denoisers",
 }
 
@@ -74,15 +73,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps `dlm_sampling.generate` the function when the module of that name is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and _HOME.get(name) == value.__name__:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -8,11 +8,11 @@ import sys
 def main() -> None:
     """Run the command line; an interrupt during its import ends as quietly as a later one."""
     try:
-        from dlm_sampling import cli
+        from dlm_sampling.cli import app
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(130)
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from train_sudoku import build_model, build_tokenizer, divergence, hide, train
 
 from dlm_sampling import AutoDenoiser, Denoiser, generate, wrap
 from dlm_sampling.denoisers import LoopholingDenoiser, MaskedLMDenoiser
-from dlm_sampling.sudoku import CELLS, MASK, SudokuOracle, all_grids, is_valid
+from dlm_sampling.testing.sudoku import CELLS, MASK, SudokuOracle, all_grids, is_valid
 
 ARMS = {
     "base": (0.0, 1.0),

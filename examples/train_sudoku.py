@@ -2,11 +2,11 @@
 
     python examples/train_sudoku.py --out runs/sudoku4x4 --results runs/sudoku4x4.json
 
-A grid is 16 tokens (`dlm_sampling.sudoku`).  The network is a small BERT because it needs absolute
-positions: with rotary positions alone, every cell of a canvas of masks attends to the same set of
-equal values, and with few clues it can hardly tell where the rows end.  The objective is the masked
-diffusion bound in its any-order form, which has no weights to cap: draw a number k of cells
-uniformly from 1 to 16 and average the cross-entropy over them,
+A grid is 16 tokens (`dlm_sampling.testing.sudoku`).  The network is a small BERT because it needs
+absolute positions: with rotary positions alone, every cell of a canvas of masks attends to the
+same set of equal values, and with few clues it can hardly tell where the rows end.  The
+objective is the masked diffusion bound in its any-order form, which has no weights
+to cap: draw a number k of cells uniformly from 1 to 16 and average the cross-entropy over them,
 
     -log p(x) <= 16 E_k E_{masked | k} [ 1/k sum_{masked i} -log p(x_i | x_unmasked) ].
 
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from dlm_sampling import AutoDenoiser, Denoiser, generate
-from dlm_sampling.sudoku import CELLS, MASK, SIDE, SudokuOracle, all_grids, is_valid
+from dlm_sampling.testing.sudoku import CELLS, MASK, SIDE, SudokuOracle, all_grids, is_valid
 
 SAMPLERS = {"random order": "llada-random", "confidence order": "llada"}
 CLUES, STEPS = (0, 5), (4, 8, 16)

@@ -33,7 +33,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from dlm_eval.uniform_bound import uniform_bound
+from dlm_eval.judges.uniform_bound import uniform_bound
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F

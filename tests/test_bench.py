@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from dlm_sampling.bench import BASELINE, GREEDY, METHODS, peak_megabytes, run_bench
+from dlm_sampling.checkup.bench import BASELINE, GREEDY, METHODS, peak_megabytes, run_bench
 from tests.ops.laws import chi_square_p
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dlm_sampling.blocks import plan_blocks
+from dlm_sampling.engine.blocks import plan_blocks
 
 
 def enumerate_blocks(

@@ -13,13 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling import loop, samplers
-from dlm_sampling.captured import check_device
+from dlm_sampling import samplers
 from dlm_sampling.denoisers import AutoDenoiser, wrap
-from dlm_sampling.generate import generate
-from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.engine import sample as loop
+from dlm_sampling.engine.graph import check_device
+from dlm_sampling.engine.sample import SampleOutput, sample
+from dlm_sampling.engine.trajectory import StepEvent
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.trajectory import StepEvent
+from dlm_sampling.text.generate import generate
 from dlm_sampling.types import TokenLaw
 from tests.capture import CannotRecordError, recorder
 from tests.test_contract import CASES, RAGGED, CountingToy, canvas, denoiser
@@ -79,7 +80,7 @@ def test_what_cannot_be_recorded_is_refused_and_really_cannot(
 ) -> None:
     with pytest.raises(ValueError, match=r"cuda_graph=True: on \w+ noise .* can be recorded: "):
         run(name, kind, captured=True)
-    monkeypatch.setattr("dlm_sampling.captured.check_capture", lambda *_: None)
+    monkeypatch.setattr("dlm_sampling.engine.recorded.check_capture", lambda *_: None)
     with pytest.raises((CannotRecordError, ValueError), match=r"host|values|cuda_graph"):
         run(name, kind, captured=True, attention_mask=None)
 

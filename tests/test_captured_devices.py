@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dlm_sampling import samplers
-from dlm_sampling.blocks import plan_blocks
-from dlm_sampling.captured import CapturedRun
 from dlm_sampling.denoisers import AutoDenoiser, Denoiser
-from dlm_sampling.inputs import check_inputs
-from dlm_sampling.run import RunOptions
+from dlm_sampling.engine.blocks import plan_blocks
+from dlm_sampling.engine.checks import check_inputs
+from dlm_sampling.engine.options import RunOptions
+from dlm_sampling.engine.recorded import CapturedRun
 from dlm_sampling.types import TokenLaw
 from tests.test_captured import FAMILIES, HELD, RECORDED
 from tests.test_contract import RAGGED, CountingToy, canvas, denoiser

@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import pytest
 
-from dlm_sampling import cli
-from dlm_sampling.cli_io import UsageError, check_model, parse_value
-from dlm_sampling.display import json_line, one_line, printable
+from dlm_sampling.cli import app as cli
+from dlm_sampling.cli.io import UsageError, check_model, parse_value
+from dlm_sampling.viewers.safe_text import json_line, one_line, printable
 from tests.tiny import CONTEXT
 
 ROOT = Path(__file__).resolve().parent.parent

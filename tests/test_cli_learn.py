@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from dlm_sampling import cli
+from dlm_sampling.cli import app as cli
 
 
 class Result(NamedTuple):

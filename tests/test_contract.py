@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dlm_sampling import samplers
 from dlm_sampling.denoisers import wrap
-from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.processes import Absorbing, RateMatrix, Uniform
 from dlm_sampling.processes.matrix import uniform_rates
 from dlm_sampling.types import Process

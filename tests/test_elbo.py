@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from dlm_sampling import elbo, ops, replay, sample, samplers, wrap
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.elbo import Elbo
-from dlm_sampling.masks import SCHEMES, MaskPlan, Places
+from dlm_sampling.likelihood.elbo import Elbo
+from dlm_sampling.likelihood.mask_plans import SCHEMES, MaskPlan, Places
 from dlm_sampling.schedules import LINEAR
 from dlm_sampling.testing import EnumerableDenoiser, FixtureToy, all_states
 from dlm_sampling.types import DenoiserOutput

@@ -5,7 +5,7 @@ import torch
 
 from dlm_sampling import AutoDenoiser, generate
 from dlm_sampling.embedded import embedded_models, embedded_path
-from dlm_sampling.sudoku import CELLS, MASK, SudokuOracle, all_grids, is_valid, parse
+from dlm_sampling.testing.sudoku import CELLS, MASK, SudokuOracle, all_grids, is_valid, parse
 
 
 @pytest.fixture(scope="module")

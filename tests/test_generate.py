@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import AutoDenoiser, generate, samplers, wrap
+from dlm_sampling.engine.trajectory import StepEvent
 from dlm_sampling.samplers import SamplerConfig, load_config, save_config
-from dlm_sampling.trajectory import StepEvent
 
 VOCAB, MASK, EOS, PAD = 11, 10, 9, 8
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.samplers import Ancestral, DreamOrigin, FirstHitting, LLaDA, ReMDM
 from dlm_sampling.samplers.remdm import Cap, Confidence, Loop, Rescale
 from dlm_sampling.schedules import HalfCosine, LogLinear

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 from torch import Tensor
 
-from dlm_sampling.live import LiveCanvas, fold_lines, leading_padding
-from dlm_sampling.trajectory import StepEvent
+from dlm_sampling.engine.trajectory import StepEvent
+from dlm_sampling.viewers.terminal import LiveCanvas, fold_lines, leading_padding
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

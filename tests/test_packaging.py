@@ -239,7 +239,7 @@ import dlm_sampling.loop
 from dlm_sampling import generate
 import dlm_sampling
 assert callable(generate) and generate is dlm_sampling.generate, generate
-assert dlm_sampling.loop.sample is dlm_sampling.sample
+assert dlm_sampling.engine.sample.sample is dlm_sampling.sample
 assert dlm_sampling.samplers.available()
 """
 

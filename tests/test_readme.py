@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from dlm_sampling import cli, samplers
+from dlm_sampling import samplers
+from dlm_sampling.cli import app as cli
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -89,7 +90,7 @@ def proof() -> str:
         f"theta-trapezoidal {mild['theta-trapezoidal'][0]:.2f}, tau-leaping "
         f"{mild['tau-leaping'][0]:.2f}, Euler {mild['euler'][0]:.2f} where nothing is clamped; "
         f"theta-trapezoidal {strong['theta-trapezoidal'][1]:.2f} where rates are | "
-        "`python -m dlm_eval.orders`, [eval/ORDERS.md](eval/ORDERS.md) |"
+        "`python -m dlm_eval.convergence.orders`, [eval/ORDERS.md](eval/ORDERS.md) |"
     )
     grids = result("loopholing.json")["summary"]
     plain, looped = grids["base, equal compute"], grids["loopholing, p = 0.5"]
@@ -112,8 +113,9 @@ def proof() -> str:
                 f"| `{model}` on *{name}*, a book it never saw | at most "
                 f"{book['bits_per_char']:.3f} ± {book['standard_error']:.3f} bits per character; "
                 f"3-gram {grams['3-gram']['bits_per_char']:.3f}, "
-                f"5-gram {grams['5-gram']['bits_per_char']:.3f} | `python -m dlm_eval.bound`, "
-                "`python -m dlm_eval.ngram` |"
+                f"5-gram {grams['5-gram']['bits_per_char']:.3f} | "
+                "`python -m dlm_eval.judges.bound`, "
+                "`python -m dlm_eval.judges.ngram` |"
             )
     return "\n".join(lines) + "\n"
 

@@ -13,19 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlm_sampling import (
-    AutoDenoiser,
-    Rollout,
-    Trajectory,
-    generate,
-    loop,
-    ops,
-    replay,
-    samplers,
-    wrap,
-)
+from dlm_sampling import AutoDenoiser, Rollout, Trajectory, generate, ops, replay, samplers, wrap
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.engine import sample as loop
+from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.testing import FixtureToy
 from dlm_sampling.types import DenoiserOutput, TokenLaw
 from tests.capture import recorder

@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
-from dlm_sampling.sudoku import MASK, SudokuOracle, all_grids, is_valid, parse, render
 from dlm_sampling.testing import chi_square
+from dlm_sampling.testing.sudoku import MASK, SudokuOracle, all_grids, is_valid, parse, render
 
 
 def brute_force_grids():

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from dlm_sampling import ops, samplers
-from dlm_sampling.loop import sample
-from dlm_sampling.sudoku import SudokuOracle, all_grids, is_valid
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.testing import chi_square
+from dlm_sampling.testing.sudoku import SudokuOracle, all_grids, is_valid
 from dlm_sampling.types import TokenLaw
 
 CELLS = 16

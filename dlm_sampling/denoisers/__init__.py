@@ -2,20 +2,20 @@
 
 from dlm_sampling.denoisers.auto import AutoDenoiser
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.denoisers.bd3lm import BD3LMDenoiser
-from dlm_sampling.denoisers.checkpoint import CheckpointError
-from dlm_sampling.denoisers.ddpd import DDPDPlanner
-from dlm_sampling.denoisers.diffusion_gemma import DiffusionGemmaDenoiser
-from dlm_sampling.denoisers.dream import DreamDenoiser
-from dlm_sampling.denoisers.duo import DuoDenoiser
-from dlm_sampling.denoisers.llada import LLaDADenoiser
-from dlm_sampling.denoisers.llada2 import LLaDA2Denoiser
-from dlm_sampling.denoisers.llada_moe import LLaDAMoEDenoiser
-from dlm_sampling.denoisers.loopholing import LoopholingDenoiser
-from dlm_sampling.denoisers.masked_lm import MaskedLMDenoiser
-from dlm_sampling.denoisers.mdlm import MDLMDenoiser
-from dlm_sampling.denoisers.sdar import SDARDenoiser
-from dlm_sampling.denoisers.sedd import SEDDDenoiser
+from dlm_sampling.denoisers.checkpoints.checkpoint import CheckpointError
+from dlm_sampling.denoisers.families.bd3lm import BD3LMDenoiser
+from dlm_sampling.denoisers.families.ddpd import DDPDPlanner
+from dlm_sampling.denoisers.families.diffusion_gemma import DiffusionGemmaDenoiser
+from dlm_sampling.denoisers.families.dream import DreamDenoiser
+from dlm_sampling.denoisers.families.duo import DuoDenoiser
+from dlm_sampling.denoisers.families.llada import LLaDADenoiser
+from dlm_sampling.denoisers.families.llada2 import LLaDA2Denoiser
+from dlm_sampling.denoisers.families.llada_moe import LLaDAMoEDenoiser
+from dlm_sampling.denoisers.families.loopholing import LoopholingDenoiser
+from dlm_sampling.denoisers.families.masked_lm import MaskedLMDenoiser
+from dlm_sampling.denoisers.families.mdlm import MDLMDenoiser
+from dlm_sampling.denoisers.families.sdar import SDARDenoiser
+from dlm_sampling.denoisers.families.sedd import SEDDDenoiser
 from dlm_sampling.denoisers.wrap import wrap
 
 __all__ = [

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.denoisers.checkpoint import (
+from dlm_sampling.denoisers.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointError,
     open_checkpoint,
     read_json,
 )
-from dlm_sampling.denoisers.families import FAMILIES, LoadOptions, family_of
-from dlm_sampling.denoisers.placement import DeviceMap
+from dlm_sampling.denoisers.checkpoints.placement import DeviceMap
+from dlm_sampling.denoisers.registry import FAMILIES, LoadOptions, family_of
 from dlm_sampling.embedded import embedded_models, embedded_path
 from dlm_sampling.errors import suggestion
 
@@ -119,7 +119,7 @@ class AutoDenoiser:
 def load_families() -> None:
     """Import the files that register families."""
     for name in FAMILY_MODULES:
-        import_module(f"dlm_sampling.denoisers.{name}")
+        import_module(f"dlm_sampling.denoisers.families.{name}")
 
 
 def check_options(given: dict[str, Any], known: frozenset[str]) -> None:

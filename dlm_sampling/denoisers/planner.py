@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.denoisers.ddpd import DDPDPlanner
+from dlm_sampling.denoisers.families.ddpd import DDPDPlanner
 from dlm_sampling.denoisers.wrap import accepted_arguments
 from dlm_sampling.types import DenoiserOutput
 

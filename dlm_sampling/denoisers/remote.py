@@ -21,13 +21,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.denoisers.checkpoint import READ, Checkpoint, CheckpointError, download
-from dlm_sampling.denoisers.construction import empty_parameters
-from dlm_sampling.denoisers.families import LoadOptions
-from dlm_sampling.denoisers.placement import plan_placement
-from dlm_sampling.denoisers.shims import old_names, old_tying
-from dlm_sampling.denoisers.text import tokenizer_source
-from dlm_sampling.denoisers.weights import load_weights, tie
+from dlm_sampling.denoisers.checkpoints.checkpoint import (
+    READ,
+    Checkpoint,
+    CheckpointError,
+    download,
+)
+from dlm_sampling.denoisers.checkpoints.meta_device import empty_parameters
+from dlm_sampling.denoisers.checkpoints.placement import plan_placement
+from dlm_sampling.denoisers.checkpoints.shims import old_names, old_tying
+from dlm_sampling.denoisers.checkpoints.tokenizers import tokenizer_source
+from dlm_sampling.denoisers.checkpoints.weights import load_weights, tie
+from dlm_sampling.denoisers.registry import LoadOptions
 from dlm_sampling.denoisers.wrap import wrap
 
 logger = logging.getLogger("dlm_sampling")

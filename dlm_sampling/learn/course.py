@@ -18,8 +18,8 @@ from dlm_sampling.learn.fits import FITS, Fit
 from dlm_sampling.learn.settings import Learning
 from dlm_sampling.learn.targets import DIVERGENCES, TARGETS, Solvers, Sums
 from dlm_sampling.learn.walk import Walk
-from dlm_sampling.samplers.learned import Learned
-from dlm_sampling.samplers.pace import Pace
+from dlm_sampling.samplers.lsd.pace import Pace
+from dlm_sampling.samplers.lsd.solvers import Learned
 
 Times = tuple[float, ...]
 

@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.fit import check_fit
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.learn.course import Course
 from dlm_sampling.learn.settings import Learning
-from dlm_sampling.run import check_fit
-from dlm_sampling.samplers.learned import LEARNED, BaseName, Learned
-from dlm_sampling.samplers.learned_file import LearnedFile, options_of, schedule_record
-from dlm_sampling.samplers.pace import Pace
+from dlm_sampling.samplers.lsd.pace import Pace
+from dlm_sampling.samplers.lsd.saved import LearnedFile, options_of, schedule_record
+from dlm_sampling.samplers.lsd.solvers import LEARNED, BaseName, Learned
 
 
 def learn_sampler(

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.learn.walk import Walk
-from dlm_sampling.samplers.learned import Learned
+from dlm_sampling.samplers.lsd.solvers import Learned
 
 TargetName = Literal["interval", "trajectory"]
 DivergenceName = Literal["squared", "score-entropy"]

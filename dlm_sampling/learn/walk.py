@@ -16,9 +16,9 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.prediction import LazyPrediction
-from dlm_sampling.predictor import Predictor
-from dlm_sampling.samplers.learned import Learned
+from dlm_sampling.prediction.lazy import LazyPrediction
+from dlm_sampling.prediction.predictor import Predictor
+from dlm_sampling.samplers.lsd.solvers import Learned
 from dlm_sampling.types import Canvas, Clock, Sampler
 
 

@@ -1,20 +1,20 @@
 """The arithmetic: random numbers, exact categorical sampling, choosing positions."""
 
 from dlm_sampling.ops._dispatch import why_no_kernels
-from dlm_sampling.ops.asking import any_of, may_ask, unasked
 from dlm_sampling.ops.categorical import draw
+from dlm_sampling.ops.combined import Guided, Pair, Remainder
 from dlm_sampling.ops.divergence import divergence
-from dlm_sampling.ops.graded import graded_log_prob_of
-from dlm_sampling.ops.log_law import filtered_log_law, log_prob_of, log_probs
-from dlm_sampling.ops.pairs import Guided, Pair, Remainder
+from dlm_sampling.ops.grad import graded_log_prob_of
+from dlm_sampling.ops.host_sync import any_of, may_ask, unasked
+from dlm_sampling.ops.log_probs import filtered_log_law, log_prob_of, log_probs
 from dlm_sampling.ops.philox import RANDOM_STREAM, Rng, Stream, fresh_seed, row_seeds
-from dlm_sampling.ops.rows import TILE, LogitRows, Source, head_rows
-from dlm_sampling.ops.select import (
+from dlm_sampling.ops.positions import (
     budget_positions,
     stochastic_positions,
     threshold_positions,
     top_k_positions,
 )
+from dlm_sampling.ops.sources import TILE, LogitRows, Source, head_rows
 
 __all__ = [
     "RANDOM_STREAM",

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops._dispatch import kernel
-from dlm_sampling.ops.asking import may_ask
-from dlm_sampling.ops.heat import cold_rows, heated
-from dlm_sampling.ops.pairs import Pair, dtype_of, plain_of
+from dlm_sampling.ops.combined import Pair, dtype_of, plain_of
+from dlm_sampling.ops.host_sync import may_ask
 from dlm_sampling.ops.philox import Stream, exponential_from_words, random_words
-from dlm_sampling.ops.rows import RUN, TILE, Block, Scratch, Source, blocks, shape_of
+from dlm_sampling.ops.sources import RUN, TILE, Block, Scratch, Source, blocks, shape_of
+from dlm_sampling.ops.temperature import cold_rows, heated
 from dlm_sampling.ops.tiles import LOG2E, Heat, Heated, Sums, Table, column, sweep, take
 from dlm_sampling.types import Draw, Statistics, TokenLaw
 

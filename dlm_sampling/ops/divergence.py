@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops._dispatch import kernel
-from dlm_sampling.ops.rows import Block, Scratch, blocks, shape_of
+from dlm_sampling.ops.sources import Block, Scratch, blocks, shape_of
 from dlm_sampling.ops.tiles import Table, chunks
 from dlm_sampling.types import TokenLaw
 

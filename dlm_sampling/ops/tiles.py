@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops.asking import may_ask
 from dlm_sampling.ops.filters import Boundary, truncate
-from dlm_sampling.ops.rows import TILE, Block, Scratch, grid
+from dlm_sampling.ops.host_sync import may_ask
+from dlm_sampling.ops.sources import TILE, Block, Scratch, grid
 from dlm_sampling.types import TokenLaw
 
 _FEW = 8  # so many columns are cleared faster one by one

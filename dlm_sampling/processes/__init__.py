@@ -2,7 +2,7 @@
 
 from dlm_sampling.processes import conversions, jumps, matrix, theta, tweedie
 from dlm_sampling.processes.absorbing import Absorbing
-from dlm_sampling.processes.general import MatrixChain, RateMatrix
+from dlm_sampling.processes.rate_matrix import MatrixChain, RateMatrix
 from dlm_sampling.processes.uniform import Uniform
 
 __all__ = [

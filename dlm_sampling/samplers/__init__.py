@@ -7,11 +7,10 @@ from dlm_sampling.samplers.block_refinement import BlockRefinement
 from dlm_sampling.samplers.ccd import CCD
 from dlm_sampling.samplers.ccd_average import CCDAverage
 from dlm_sampling.samplers.config import SamplerConfig, from_config, load_config, save_config
-from dlm_sampling.samplers.count_frequencies import count_tokens
-from dlm_sampling.samplers.credit import DInferCredit
 from dlm_sampling.samplers.dfm_corrector import DFMCorrector
 from dlm_sampling.samplers.diffusion_gemma import DiffusionGemma
 from dlm_sampling.samplers.dinfer import DInferHierarchy, DInferThreshold
+from dlm_sampling.samplers.dinfer_credit import DInferCredit
 from dlm_sampling.samplers.dream import Dream, DreamOrigin
 from dlm_sampling.samplers.duo import Duo
 from dlm_sampling.samplers.eb_sampler import EBSampler
@@ -23,23 +22,25 @@ from dlm_sampling.samplers.first_hitting_high_order import (
     FirstHittingExtrapolation,
 )
 from dlm_sampling.samplers.flow_matching import FlowMatching
+from dlm_sampling.samplers.frequencies.count_frequencies import count_tokens
+from dlm_sampling.samplers.frequencies.token_frequencies import TokenFrequencies
 from dlm_sampling.samplers.fs_dfm import FSDFM
 from dlm_sampling.samplers.gillespie import Gillespie
 from dlm_sampling.samplers.glauber import Glauber
 from dlm_sampling.samplers.klass import KLASS, klass_preset
-from dlm_sampling.samplers.learned import (
+from dlm_sampling.samplers.llada import LLaDA
+from dlm_sampling.samplers.lsd.pace import Pace
+from dlm_sampling.samplers.lsd.saved import LearnedFile, load_learned, save_learned
+from dlm_sampling.samplers.lsd.solvers import (
     LearnedEuler,
     LearnedTauLeaping,
     LearnedTrapezoidal,
     LearnedTweedie,
 )
-from dlm_sampling.samplers.learned_file import LearnedFile, load_learned, save_learned
-from dlm_sampling.samplers.llada import LLaDA
 from dlm_sampling.samplers.maskgit import MaskGIT
 from dlm_sampling.samplers.p2 import P2
-from dlm_sampling.samplers.pace import Pace
-from dlm_sampling.samplers.pc import PC_PRESETS, PCSampler, pc_preset
 from dlm_sampling.samplers.pc_linear import PCLinear, pc_linear_preset
+from dlm_sampling.samplers.pc_sampler import PC_PRESETS, PCSampler, pc_preset
 from dlm_sampling.samplers.picard import Picard
 from dlm_sampling.samplers.planned import Planned
 from dlm_sampling.samplers.planned_adaptive import PlannedAdaptive
@@ -65,7 +66,6 @@ from dlm_sampling.samplers.sdar import SDAR
 from dlm_sampling.samplers.tau_leaping import TauLeaping
 from dlm_sampling.samplers.theta_rk2 import ThetaRK2
 from dlm_sampling.samplers.theta_trapezoidal import ThetaTrapezoidal
-from dlm_sampling.samplers.token_frequencies import TokenFrequencies
 from dlm_sampling.samplers.tweedie import Tweedie
 from dlm_sampling.samplers.uniformization import Uniformization
 

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from dlm_sampling.ops import any_of
 from dlm_sampling.processes import Uniform
-from dlm_sampling.samplers.checks import NoiseRemoval
-from dlm_sampling.samplers.grid import GridSampler
-from dlm_sampling.samplers.mixture import reverse_by_mixture
-from dlm_sampling.samplers.packed import merge
-from dlm_sampling.samplers.tables import written
+from dlm_sampling.samplers.parts.checks import NoiseRemoval
+from dlm_sampling.samplers.parts.grid import GridSampler
+from dlm_sampling.samplers.parts.kept_laws import merge
+from dlm_sampling.samplers.parts.table_step import written
+from dlm_sampling.samplers.parts.uniform_mixture import reverse_by_mixture
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Canvas, Predict, PredictionKind, Process, RandomSource, Step
 

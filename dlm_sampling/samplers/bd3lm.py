@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.hits import LINEAR, Hits
-from dlm_sampling.samplers.hitting import HittingSampler
+from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.hitting_groups import HittingSampler
+from dlm_sampling.samplers.parts.hitting_times import LINEAR, Hits
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import TokenLaw
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.quotas import block_quota, confident_or_quota
+from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.quotas import block_quota, confident_or_quota
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
 
 

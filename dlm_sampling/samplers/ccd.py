@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dlm_sampling.ops import any_of, top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, block_total, reveal
-from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.orders import LAW_ORDERS, OrderName, check_order
+from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.orders import LAW_ORDERS, OrderName, check_order
 from dlm_sampling.types import (
     Canvas,
     Clock,

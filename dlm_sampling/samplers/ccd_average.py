@@ -17,9 +17,9 @@ from torch import Tensor
 
 from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota, reveal
-from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.orders import LAW_ORDERS, OrderName, check_order
-from dlm_sampling.samplers.windows import LawWindow, empty_window, recall, remember
+from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.kept_laws import LawWindow, empty_window, recall, remember
+from dlm_sampling.samplers.parts.orders import LAW_ORDERS, OrderName, check_order
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 

@@ -19,8 +19,13 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.remasking import Rates, remask_probs, reveal_and_remask, unmask_prob
+from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.remasking import (
+    Rates,
+    remask_probs,
+    reveal_and_remask,
+    unmask_prob,
+)
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 

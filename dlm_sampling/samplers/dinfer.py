@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dlm_sampling.ops import threshold_positions
 from dlm_sampling.samplers.base import ConfidenceSampler
-from dlm_sampling.samplers.checks import at_least, log_threshold
-from dlm_sampling.samplers.quotas import near_best_positions
+from dlm_sampling.samplers.parts.checks import at_least, log_threshold
+from dlm_sampling.samplers.parts.quotas import near_best_positions
 
 PAPER = "Ma et al. 2025, arXiv:2510.08666"
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream, stochastic_positions, top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal, unmask_probs
-from dlm_sampling.samplers.orders import LAW_ORDERS, OrderName, check_order
+from dlm_sampling.samplers.parts.orders import LAW_ORDERS, OrderName, check_order
 from dlm_sampling.schedules import grid_time
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.samplers.ancestral import Ancestral
-from dlm_sampling.samplers.checks import NoiseRemoval
+from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Draw, NoiseKind, Prediction, Process, RandomSource
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import budget_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.samplers.checks import at_least
+from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
 
 ErrorProxy = Literal["entropy", "confidence", "margin"]

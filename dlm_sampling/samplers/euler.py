@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dlm_sampling.processes.jumps import euler_law
-from dlm_sampling.samplers.checks import NoiseRemoval
-from dlm_sampling.samplers.grid import GridSampler
+from dlm_sampling.samplers.parts.checks import NoiseRemoval
+from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, reverse_rate
 from dlm_sampling.types import Process
 

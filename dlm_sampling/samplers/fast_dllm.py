@@ -23,7 +23,7 @@ from dlm_sampling.samplers.base import (
     block_total,
     reveal,
 )
-from dlm_sampling.samplers.checks import at_least, log_threshold
+from dlm_sampling.samplers.parts.checks import at_least, log_threshold
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 _PAPER = "Wu et al. 2025, arXiv:2505.22618"

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlm_sampling.samplers.hits import LINEAR, Hits
-from dlm_sampling.samplers.hitting import HittingSampler
+from dlm_sampling.samplers.parts.hitting_groups import HittingSampler
+from dlm_sampling.samplers.parts.hitting_times import LINEAR, Hits
 from dlm_sampling.schedules import Schedule
 
 

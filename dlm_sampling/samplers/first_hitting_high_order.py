@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.samplers.hits import LINEAR, Hits, HitState
-from dlm_sampling.samplers.packed import merge, pack, unpack
+from dlm_sampling.samplers.parts.hitting_times import LINEAR, Hits, HitState
+from dlm_sampling.samplers.parts.kept_laws import merge, pack, unpack
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.processes.flow import conditional_jump_law
 from dlm_sampling.processes.tables import per_position, value_at
-from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.moves import Interval, MaskMove
-from dlm_sampling.samplers.revising import RevisingGrid
+from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove
+from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import PredictionKind, Process
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.processes.flow import shortcut_law
-from dlm_sampling.samplers.moves import Interval, MaskMove
-from dlm_sampling.samplers.revising import RevisingGrid
+from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove
+from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
 from dlm_sampling.schedules import grid_time
 from dlm_sampling.types import Canvas, Clock, Predict, Prediction, PredictionKind, Process
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.processes.tables import one_hot
-from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.events import EventSampler, EventState, Moment
+from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.event_clock import EventSampler, EventState, Moment
 from dlm_sampling.types import (
     Canvas,
     Clock,

@@ -26,7 +26,7 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.samplers.checks import unit_interval
+from dlm_sampling.samplers.parts.checks import unit_interval
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import (
     Canvas,

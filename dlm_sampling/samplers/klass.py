@@ -20,8 +20,8 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, divergence, top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota, reveal
-from dlm_sampling.samplers.checks import at_least, log_threshold
-from dlm_sampling.samplers.windows import LawWindow, empty_window, recall, remember
+from dlm_sampling.samplers.parts.checks import at_least, log_threshold
+from dlm_sampling.samplers.parts.kept_laws import LawWindow, empty_window, recall, remember
 from dlm_sampling.types import Canvas, Clock, Predict, Prediction, RandomSource, Step, TokenLaw
 
 Strategy = Literal["all", "max_conf", "min_kl", "random"]

@@ -15,7 +15,7 @@ import torch
 
 from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, even_quota, reveal
-from dlm_sampling.samplers.orders import LAW_ORDERS, POSITION_ORDERS, OrderName, check_order
+from dlm_sampling.samplers.parts.orders import LAW_ORDERS, POSITION_ORDERS, OrderName, check_order
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, reveal
-from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.quotas import floor_share
+from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.quotas import floor_share
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 MaskScheduleName = Literal["cosine", "linear", "square"]

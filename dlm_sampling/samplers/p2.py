@@ -22,8 +22,8 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.quotas import below_cutoff, floor_share, lowest_positions
-from dlm_sampling.samplers.remasking import reveal_and_remask
+from dlm_sampling.samplers.parts.quotas import below_cutoff, floor_share, lowest_positions
+from dlm_sampling.samplers.parts.remasking import reveal_and_remask
 from dlm_sampling.types import (
     Canvas,
     Clock,

@@ -19,13 +19,13 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, even_quota, reveal
-from dlm_sampling.samplers.quotas import block_width
-from dlm_sampling.samplers.token_frequencies import (
+from dlm_sampling.samplers.frequencies.token_frequencies import (
     FrequencySource,
     TokenFrequencies,
     log_content,
     read_frequencies,
 )
+from dlm_sampling.samplers.parts.quotas import block_width
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 _SMALLEST_RANGE = 1e-9

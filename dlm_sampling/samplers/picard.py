@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dlm_sampling.samplers.ancestral import Ancestral
 from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.checks import at_least
+from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.types import Canvas, Clock, NoiseKind, Predict, RandomSource, Step
 
 _ANCESTRAL = Ancestral()

@@ -23,8 +23,8 @@ from dlm_sampling.ops import Stream
 from dlm_sampling.processes.jumps import last_event_law, mixture_law
 from dlm_sampling.processes.planned import planned_rates
 from dlm_sampling.processes.tables import off_diagonal, with_stay
-from dlm_sampling.samplers.planning import PlanningSampler
-from dlm_sampling.samplers.tables import written
+from dlm_sampling.samplers.parts.planning import PlanningSampler
+from dlm_sampling.samplers.parts.table_step import written
 from dlm_sampling.schedules import grid_time
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Site, Step
 

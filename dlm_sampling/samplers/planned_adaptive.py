@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 
 from dlm_sampling.ops import Stream, stochastic_positions
-from dlm_sampling.samplers.checks import at_least
-from dlm_sampling.samplers.planning import LevelState, PlanningSampler, entered, no_level
-from dlm_sampling.samplers.tables import written
+from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.planning import LevelState, PlanningSampler, entered, no_level
+from dlm_sampling.samplers.parts.table_step import written
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 

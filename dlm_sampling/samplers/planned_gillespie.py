@@ -24,8 +24,8 @@ from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, stochastic_positions
-from dlm_sampling.samplers.planning import Plan, PlanningSampler
-from dlm_sampling.samplers.tables import written
+from dlm_sampling.samplers.parts.planning import Plan, PlanningSampler
+from dlm_sampling.samplers.parts.table_step import written
 from dlm_sampling.schedules import time_after_hazard
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, stochastic_positions
-from dlm_sampling.samplers.checks import unit_interval
-from dlm_sampling.samplers.planning import LevelState, PlanningSampler, entered, no_level
-from dlm_sampling.samplers.tables import written
+from dlm_sampling.samplers.parts.checks import unit_interval
+from dlm_sampling.samplers.parts.planning import LevelState, PlanningSampler, entered, no_level
+from dlm_sampling.samplers.parts.table_step import written
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 Selection = Literal["softmax", "sigmoid"]

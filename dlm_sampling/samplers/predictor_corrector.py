@@ -22,10 +22,10 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.processes.jumps import last_event_law
 from dlm_sampling.samplers.ancestral import Ancestral
 from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.checks import NoiseRemoval, at_least, check_grid, unit_interval
 from dlm_sampling.samplers.euler import Euler
-from dlm_sampling.samplers.moves import MaskMove, move_masks, settle
-from dlm_sampling.samplers.packed import merge
+from dlm_sampling.samplers.parts.checks import NoiseRemoval, at_least, check_grid, unit_interval
+from dlm_sampling.samplers.parts.grid_move import MaskMove, move_masks, settle
+from dlm_sampling.samplers.parts.kept_laws import merge
 from dlm_sampling.samplers.tau_leaping import TauLeaping
 from dlm_sampling.samplers.tweedie import Tweedie
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time, masking_rate, reverse_rate

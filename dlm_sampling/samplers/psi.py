@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.processes.psi import psi_law
-from dlm_sampling.samplers.checks import NoiseRemoval, check_grid, unit_interval
-from dlm_sampling.samplers.moves import Interval, MaskMove
-from dlm_sampling.samplers.remasking import sigma_max
-from dlm_sampling.samplers.revising import RevisingGrid
+from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_grid, unit_interval
+from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove
+from dlm_sampling.samplers.parts.remasking import sigma_max
+from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Clock, Process
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.quotas import below_cutoff, floor_share, lowest_positions
+from dlm_sampling.samplers.parts.quotas import below_cutoff, floor_share, lowest_positions
 from dlm_sampling.types import Canvas, Clock, Draw, NoiseKind, Predict, RandomSource, Step, TokenLaw
 
 Cutoff = Literal["exact", "released"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.samplers.checks import check_grid
+from dlm_sampling.samplers.parts.checks import check_grid
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, Prediction, RandomSource, Step
 

@@ -14,10 +14,10 @@ from dlm_sampling.samplers.bd3lm import BD3LM
 from dlm_sampling.samplers.block_refinement import BlockRefinement, llada2, llada21
 from dlm_sampling.samplers.ccd import CCD
 from dlm_sampling.samplers.ccd_average import CCDAverage
-from dlm_sampling.samplers.credit import DInferCredit
 from dlm_sampling.samplers.dfm_corrector import DFMCorrector
 from dlm_sampling.samplers.diffusion_gemma import DiffusionGemma
 from dlm_sampling.samplers.dinfer import DInferHierarchy, DInferThreshold
+from dlm_sampling.samplers.dinfer_credit import DInferCredit
 from dlm_sampling.samplers.dream import (
     DreamOrigin,
     dream_entropy,
@@ -38,13 +38,13 @@ from dlm_sampling.samplers.fs_dfm import FSDFM
 from dlm_sampling.samplers.gillespie import Gillespie
 from dlm_sampling.samplers.glauber import Glauber
 from dlm_sampling.samplers.klass import KLASS, klass_dream
-from dlm_sampling.samplers.learned import lsd
-from dlm_sampling.samplers.learned_file import SUFFIX, load_learned
 from dlm_sampling.samplers.llada import LLaDA, llada_entropy, llada_margin, llada_random
+from dlm_sampling.samplers.lsd.saved import SUFFIX, load_learned
+from dlm_sampling.samplers.lsd.solvers import lsd
 from dlm_sampling.samplers.maskgit import MaskGIT
 from dlm_sampling.samplers.p2 import P2, p2_ancestral, p2_random
-from dlm_sampling.samplers.pc import pc_sampler
 from dlm_sampling.samplers.pc_linear import pc_linear
+from dlm_sampling.samplers.pc_sampler import pc_sampler
 from dlm_sampling.samplers.picard import Picard
 from dlm_sampling.samplers.planned import Planned
 from dlm_sampling.samplers.planned_adaptive import PlannedAdaptive

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.checks import unit_interval
-from dlm_sampling.samplers.remasking import (
+from dlm_sampling.samplers.parts.checks import unit_interval
+from dlm_sampling.samplers.parts.remasking import (
     Rates,
     remask_probs,
     reveal_and_remask,

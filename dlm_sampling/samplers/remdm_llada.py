@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota
-from dlm_sampling.samplers.checks import at_least, unit_interval
-from dlm_sampling.samplers.remasking import reveal_and_remask
+from dlm_sampling.samplers.parts.checks import at_least, unit_interval
+from dlm_sampling.samplers.parts.remasking import reveal_and_remask
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 

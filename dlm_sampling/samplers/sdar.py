@@ -20,8 +20,8 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.samplers.orders import left_to_right_score
-from dlm_sampling.samplers.quotas import block_quota, confident_or_quota
+from dlm_sampling.samplers.parts.orders import left_to_right_score
+from dlm_sampling.samplers.parts.quotas import block_quota, confident_or_quota
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 Strategy = Literal["dynamic", "static", "sequential"]

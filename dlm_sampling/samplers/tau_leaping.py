@@ -21,8 +21,8 @@ from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.processes.jumps import displacement_law, last_event_law, single_event_law
-from dlm_sampling.samplers.checks import NoiseRemoval
-from dlm_sampling.samplers.grid import GridSampler
+from dlm_sampling.samplers.parts.checks import NoiseRemoval
+from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.schedules import LINEAR, Schedule, reverse_rate
 from dlm_sampling.types import Process
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dlm_sampling.processes.theta import rk2_rates, rk2_weights
-from dlm_sampling.samplers.two_stage import TwoStage
+from dlm_sampling.samplers.parts.two_stage import TwoStage
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dlm_sampling.ops import Remainder, Stream, unasked
 from dlm_sampling.processes.theta import trapezoidal_rates, trapezoidal_weights
-from dlm_sampling.samplers.packed import unpack
-from dlm_sampling.samplers.two_stage import Interval, StageState, TwoStage
+from dlm_sampling.samplers.parts.kept_laws import unpack
+from dlm_sampling.samplers.parts.two_stage import Interval, StageState, TwoStage
 from dlm_sampling.types import Canvas, Draw, Prediction, RandomSource
 
 

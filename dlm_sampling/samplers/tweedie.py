@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.processes.tweedie import tweedie_uniform
-from dlm_sampling.samplers.checks import NoiseRemoval
-from dlm_sampling.samplers.grid import GridSampler
+from dlm_sampling.samplers.parts.checks import NoiseRemoval
+from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import NoiseKind, Process
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.processes.tables import with_stay
-from dlm_sampling.samplers.events import EventSampler, EventState, Moment
+from dlm_sampling.samplers.parts.event_clock import EventSampler, EventState, Moment
 from dlm_sampling.types import (
     Canvas,
     Clock,

@@ -11,7 +11,7 @@ import dlm_kernels
 import torch
 import triton
 import triton.language as tl
-from dlm_kernels.tables import Law
+from dlm_kernels.common.device_tables import Law
 from machine import Report, rotated, timed
 from peers import peers
 from torch import Tensor

@@ -1,7 +1,7 @@
 """From hidden states to tokens: the fused head and the head in blocks, beside the whole logits.
 
 Times and extra peak memory; `times_blocks` is the time over that of the best head in blocks, which
-is what the fused head must beat to be switched on (`dlm_kernels.limits.FASTER_BELOW`).
+is what the fused head must beat to be switched on (`dlm_kernels.common.support.FASTER_BELOW`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import partial
 
 import dlm_kernels
 import torch
-from dlm_kernels.fused_head import Shape
+from dlm_kernels.head.launch import Shape
 from floor import noise
 from machine import Report, timed
 from peers import head_peers, llada, mdlm, multinomial

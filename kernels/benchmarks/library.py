@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dlm_sampling import sample, samplers
 from dlm_sampling.denoisers import Denoiser, wrap
-from dlm_sampling.loop import SampleOutput
+from dlm_sampling.engine.sample import SampleOutput
 from dlm_sampling.processes import Absorbing, RateMatrix, Uniform
 from dlm_sampling.types import Process
 

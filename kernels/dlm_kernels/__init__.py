@@ -16,19 +16,19 @@ CONFIRMED_ON_A_GPU = False
 """Whether the kernels have passed on a device; until then a caller must ask for them."""
 
 _HOME = {
-    "Noise": "dlm_kernels.unmask",
-    "Written": "dlm_kernels.unmask",
-    "budget_positions": "dlm_kernels.unmask",
-    "divergence": "dlm_kernels.moved",
-    "draw": "dlm_kernels.categorical",
-    "head_draw": "dlm_kernels.fused_head",
-    "log_prob_of": "dlm_kernels.given",
-    "log_probs": "dlm_kernels.given",
-    "obstacle": "dlm_kernels.limits",
-    "stochastic_positions": "dlm_kernels.unmask",
-    "threshold_positions": "dlm_kernels.unmask",
-    "top_k_positions": "dlm_kernels.unmask",
-    "unmask_": "dlm_kernels.unmask",
+    "Noise": "dlm_kernels.positions.launch",
+    "Written": "dlm_kernels.positions.launch",
+    "budget_positions": "dlm_kernels.positions.launch",
+    "divergence": "dlm_kernels.divergence.launch",
+    "draw": "dlm_kernels.categorical.launch",
+    "head_draw": "dlm_kernels.head.launch",
+    "log_prob_of": "dlm_kernels.log_probs.launch",
+    "log_probs": "dlm_kernels.log_probs.launch",
+    "obstacle": "dlm_kernels.common.support",
+    "stochastic_positions": "dlm_kernels.positions.launch",
+    "threshold_positions": "dlm_kernels.positions.launch",
+    "top_k_positions": "dlm_kernels.positions.launch",
+    "unmask_": "dlm_kernels.positions.launch",
 }
 
 

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from dlm_sampling.denoisers import Denoiser, DreamDenoiser, LLaDADenoiser, MDLMDenoiser
-from dlm_sampling.denoisers.dit import Dit, DitConfig, random_weights
+from dlm_sampling.denoisers.networks.dit import Dit, DitConfig, random_weights
 
 V, MASK, END = 40, 39, 38
 WORDS = ["once", "upon", "a", "time", "there", "was", "small", "fox", "and", "the", "big", "bear"]

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, Denoiser
-from dlm_sampling.denoisers.convert import convert
-from dlm_sampling.denoisers.weights import save_weights
+from dlm_sampling.denoisers.checkpoints.convert import convert
+from dlm_sampling.denoisers.checkpoints.weights import save_weights
 
 V = 40
 Maker = Callable[..., Denoiser]
@@ -131,7 +131,7 @@ def test_pickled_weights_can_be_converted_once(llada: Maker, folder: Path) -> No
     whole = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(whole, folder / "pytorch_model.bin")
-    done = run("-m", "dlm_sampling.denoisers.convert", str(folder))
+    done = run("-m", "dlm_sampling.denoisers.checkpoints.convert", str(folder))
     assert done.returncode == 0, done.stderr
     ids = torch.arange(8)[None]
     assert torch.equal(AutoDenoiser.from_pretrained(folder).logits(ids), llada().logits(ids))
@@ -301,12 +301,12 @@ def test_wrong_values(folder: Path, options: Any, message: str) -> None:
 def test_one_device_needs_no_accelerate(
     folder: Path, device_map: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlm_sampling.denoisers.placement.find_spec", lambda name: None)
+    monkeypatch.setattr("dlm_sampling.denoisers.checkpoints.placement.find_spec", lambda name: None)
     assert AutoDenoiser.from_pretrained(folder, device_map=device_map).device.type == "cpu"
 
 
 def test_several_devices_need_accelerate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlm_sampling.denoisers.placement.find_spec", lambda name: None)
+    monkeypatch.setattr("dlm_sampling.denoisers.checkpoints.placement.find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match="pip install accelerate"):
         AutoDenoiser.from_pretrained(folder, device_map="auto")
 
@@ -324,7 +324,7 @@ def test_a_plan_over_devices_gives_the_same_logits(llada: Maker, folder: Path) -
 
 def test_importing_the_denoisers_imports_neither_transformers_nor_triton() -> None:
     code = (
-        "import sys, dlm_sampling.denoisers, dlm_sampling.doctor\n"
+        "import sys, dlm_sampling.denoisers, dlm_sampling.checkup.doctor\n"
         "dlm_sampling.denoisers.auto.load_families()\n"
         "sys.exit(', '.join({'transformers', 'triton', 'accelerate'} & set(sys.modules)) or 0)"
     )

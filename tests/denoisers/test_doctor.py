@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from dlm_sampling.checkup.doctor import DoctorReport, diagnose
 from dlm_sampling.denoisers import AutoDenoiser, Denoiser, wrap
-from dlm_sampling.doctor import DoctorReport, diagnose
 
 V, MASK, END = 40, 39, 38
 TEXT = "once upon a time there was a small fox and the big bear " * 4

@@ -11,6 +11,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dlm_sampling.checkup.doctor import diagnose
 from dlm_sampling.denoisers import (
     AutoDenoiser,
     CheckpointError,
@@ -19,12 +20,11 @@ from dlm_sampling.denoisers import (
     SEDDDenoiser,
     wrap,
 )
-from dlm_sampling.denoisers.block_causal import noised_clean_bias
-from dlm_sampling.denoisers.dit import Dit, DitConfig, random_weights
-from dlm_sampling.denoisers.llada2 import GroupedRouter, RouterConfig
-from dlm_sampling.denoisers.moe import GatedMlp, MoeConfig
-from dlm_sampling.denoisers.noise import geometric_noise, total_noise
-from dlm_sampling.doctor import diagnose
+from dlm_sampling.denoisers.families.llada2 import GroupedRouter, RouterConfig
+from dlm_sampling.denoisers.networks.block_causal import noised_clean_bias
+from dlm_sampling.denoisers.networks.dit import Dit, DitConfig, random_weights
+from dlm_sampling.denoisers.networks.moe import GatedMlp, MoeConfig
+from dlm_sampling.denoisers.networks.total_noise import geometric_noise, total_noise
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "models"
 FOLDERS = (

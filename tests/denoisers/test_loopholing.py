@@ -36,12 +36,12 @@ from dlm_sampling.denoisers import (
     MDLMDenoiser,
     wrap,
 )
-from dlm_sampling.denoisers.dit import Dit, DitConfig, random_weights
-from dlm_sampling.denoisers.masked_lm import MaskedLMDenoiser
-from dlm_sampling.loop import SampleOutput, sample
-from dlm_sampling.predictor import Predictor
+from dlm_sampling.denoisers.families.masked_lm import MaskedLMDenoiser
+from dlm_sampling.denoisers.networks.dit import Dit, DitConfig, random_weights
+from dlm_sampling.engine.sample import SampleOutput, sample
+from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.sudoku import CELLS, is_valid
+from dlm_sampling.testing.sudoku import CELLS, is_valid
 from dlm_sampling.types import Canvas, Clock, Step, TokenLaw
 
 V, MASK, L = 13, 12, 9

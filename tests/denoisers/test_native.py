@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dlm_sampling.denoisers import AutoDenoiser, Denoiser
-from dlm_sampling.denoisers.noise import total_noise
-from dlm_sampling.denoisers.weights import save_weights
+from dlm_sampling.denoisers.checkpoints.weights import save_weights
+from dlm_sampling.denoisers.networks.total_noise import total_noise
 
 V, MASK, END = 40, 39, 38
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "models"

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, Denoiser
-from dlm_sampling.denoisers.checkpoint import Checkpoint
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
+from dlm_sampling.denoisers.checkpoints.shims import old_names
 from dlm_sampling.denoisers.remote import check_tensors, fetch_code
-from dlm_sampling.denoisers.shims import old_names
 
 V, MASK = 40, 39
 

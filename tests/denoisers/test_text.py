@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from tokenizers import pre_tokenizers
 
-from dlm_sampling.denoisers import AutoDenoiser, text
-from dlm_sampling.denoisers.text import (
+from dlm_sampling.denoisers import AutoDenoiser
+from dlm_sampling.denoisers.checkpoints import tokenizers as text
+from dlm_sampling.denoisers.checkpoints.tokenizers import (
     gpt2_with_mask,
     load_from_folder,
     special_id,

@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from dlm_eval.books import read_split
-from dlm_eval.ngram import main
+from dlm_eval.judges.ngram import main
+from dlm_eval.tasks.books import read_split
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import torch
-from dlm_eval.bound import bound
+from dlm_eval.judges.bound import bound
 
 from dlm_sampling import wrap
 from dlm_sampling.testing import EnumerableDenoiser

@@ -4,13 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dlm_eval import compare_samplers, worlds
-from dlm_eval.cells import LAWS, SWEEPS, Budgets, Cell, own_law
-from dlm_eval.compare_samplers import identity, measurable, measure_world
-from dlm_eval.journal import Journal, SettingsChanged
-from dlm_eval.samplers_page import render
-from dlm_eval.samplers_reading import judge_sudoku, judge_text, weights
-from dlm_eval.worlds import SudokuWorld, text_world
+from dlm_eval.comparison import samplers as compare_samplers
+from dlm_eval.comparison.cells import LAWS, SWEEPS, Budgets, Cell, own_law
+from dlm_eval.comparison.journal import Journal, SettingsChanged
+from dlm_eval.comparison.page import render
+from dlm_eval.comparison.reading import judge_sudoku, judge_text, weights
+from dlm_eval.comparison.samplers import identity, measurable, measure_world
+from dlm_eval.tasks import worlds
+from dlm_eval.tasks.worlds import SudokuWorld, text_world
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Budgets((2, 4), (8,), (8,))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dlm_eval import compare_uniform
+from dlm_eval.comparison import uniform as compare_uniform
 from typer.testing import CliRunner
 
 BOOKS = {"learnt": "the cat sat on the mat. ", "held": "a dog ran to the old hill. "}

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from dlm_eval.diversity import distinct_n, repeat_rate, unigram_entropy
+from dlm_eval.judges.diversity import distinct_n, repeat_rate, unigram_entropy
 
 
 def test_unigram_entropy_of_known_frequencies():

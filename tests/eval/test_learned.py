@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from dlm_eval import learned
-from dlm_eval.journal import SettingsChanged
-from dlm_eval.learned import BASES, Cell, equal_pace, text_cells, toy_cells, write_result
-from dlm_eval.learned_page import difference, render
-from dlm_eval.learned_toy import LENGTH, SYMBOLS, directly, distance, law_of, lowest, noisy_toy, toy
+from dlm_eval.comparison.journal import SettingsChanged
+from dlm_eval.lsd import learned
+from dlm_eval.lsd.learned import BASES, Cell, equal_pace, text_cells, toy_cells, write_result
+from dlm_eval.lsd.page import difference, render
+from dlm_eval.lsd.toy import LENGTH, SYMBOLS, directly, distance, law_of, lowest, noisy_toy, toy
 
 from dlm_sampling import sample
 from dlm_sampling.ops import row_seeds

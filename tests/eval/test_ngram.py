@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from dlm_eval.ngram import NGramJudge
+from dlm_eval.judges.ngram import NGramJudge
 
 V = 7
 

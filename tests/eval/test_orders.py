@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from dlm_eval import orders_plan, orders_rules
-from dlm_eval.orders_plan import experiments, largest_difference, record, slope
-from dlm_eval.orders_rules import final_law, simulate
+from dlm_eval.convergence import plan as orders_plan
+from dlm_eval.convergence import rules as orders_rules
+from dlm_eval.convergence.plan import experiments, largest_difference, record, slope
+from dlm_eval.convergence.rules import final_law, simulate
 
 from dlm_sampling.processes import theta
 from dlm_sampling.testing import chi_square, tv

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dlm_eval import orders
-from dlm_eval.orders_figure import STYLES, draw, fingerprint, plot
-from dlm_eval.orders_page import render
+from dlm_eval.convergence import orders
+from dlm_eval.convergence.figure import STYLES, draw, fingerprint, plot
+from dlm_eval.convergence.page import render
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]

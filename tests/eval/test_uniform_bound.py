@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from dlm_eval.uniform_bound import prior_kl, step_kl, uniform_bound
+from dlm_eval.judges.uniform_bound import prior_kl, step_kl, uniform_bound
 from torch import Tensor
 
 from dlm_sampling import Denoiser, wrap

@@ -114,7 +114,7 @@ def test_the_kernels_count_as_confirmed_only_with_a_result_file() -> None:
 
 
 def test_the_fused_head_is_on_only_where_a_result_file_says_it_is_faster() -> None:
-    from dlm_kernels.limits import FASTER_BELOW
+    from dlm_kernels.common.support import FASTER_BELOW
 
     path = FOLDER / "results" / "head.json"
     cases = json.loads(path.read_text())["cases"] if path.exists() else []

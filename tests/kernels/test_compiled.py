@@ -60,14 +60,14 @@ def k1(
     constants = constants | {"TWO": two, "GROUP": 4, "READ": (2 if odd else 1) if alike else 0}
 
     def most(capability: int) -> int | None:
-        from dlm_kernels.passes import k1_registers
+        from dlm_kernels.common.logit_pass import k1_registers
 
         return k1_registers(capability, mix, constants["READ"])
 
     types |= TILES
     registers = 144 if mix == 2 else 120 if odd else 112
     return Case(
-        "dlm_kernels.tiles", "tile_kernel", types, constants, 1, registers, limit, most, odd
+        "dlm_kernels.common.tiles", "tile_kernel", types, constants, 1, registers, limit, most, odd
     )
 
 
@@ -78,7 +78,13 @@ def cut(dtype: str, *, top_k: bool, top_p: bool) -> Case:
     types = types | TILES | EDGES | KEPT
     constants |= {"TILES": 128}
     return Case(
-        "dlm_kernels.edges", "edge_kernel", types, constants, 8, 128, most_registers=lambda _: 128
+        "dlm_kernels.filters.kernel",
+        "edge_kernel",
+        types,
+        constants,
+        8,
+        128,
+        most_registers=lambda _: 128,
     )
 
 
@@ -86,7 +92,9 @@ def k2(warps: int, *, greedy: int, filters: bool = False) -> Case:
     types, constants = logits("*bf16", 0)
     constants = constants | {"GREEDY": greedy, "FILTERS": filters, "VIEWED": False}
     constants |= {"SHIFT": 16, "TILES": 128}
-    return Case("dlm_kernels.finish", "finish_kernel", FINISH | types, constants, warps, 128)
+    return Case(
+        "dlm_kernels.categorical.kernel", "finish_kernel", FINISH | types, constants, warps, 128
+    )
 
 
 def given(*, every: bool) -> Case:
@@ -94,14 +102,14 @@ def given(*, every: bool) -> Case:
     constants = constants | {"EVERY": every, "FILTERS": True, "GREEDY": False}
     constants |= {"SHIFT": 16, "TILES": 128}
     types = types | TILES | EDGES | {"tokens": "*i64", "out": "*fp32", "status": "*i32"}
-    return Case("dlm_kernels.given", "given_kernel", types, constants, 4, 128)
+    return Case("dlm_kernels.log_probs.launch", "given_kernel", types, constants, 4, 128)
 
 
 def moved() -> Case:
     types = dict.fromkeys(("norms", "other_norms", "out", "tiny"), "*fp32") | LOOKUP
     types |= {"tiny": "fp32", "logits": "*bf16", "other": "*bf16"}
     constants = {"HAS_ROWS": True, "GROUP": 8, "stride_id": 1, "stride_other_id": 1}
-    return Case("dlm_kernels.moved", "divergence_kernel", types, constants, 4, 128)
+    return Case("dlm_kernels.divergence.launch", "divergence_kernel", types, constants, 4, 128)
 
 
 def k3(
@@ -116,11 +124,11 @@ def k3(
     if length:
         warps = length * (16 if budget else 8 if wide else 4) // 2048
         constants |= {"BLOCK": length}
-        return Case("dlm_kernels.choose", "unmask_kernel", types, constants, warps, 128)
+        return Case("dlm_kernels.positions.kernel", "unmask_kernel", types, constants, warps, 128)
     types |= {"order": "*u64" if wide else "*u32"}
     constants |= {"PIECE": 1024}
     return Case(
-        "dlm_kernels.pieces",
+        "dlm_kernels.positions.long_rows",
         "pieces_kernel",
         types,
         constants,

@@ -51,8 +51,8 @@ def fits(made: Machine, registers: int) -> None:
 def test_the_head_uses_tensor_cores_and_spills_nothing(
     name: str, capability: int, rows: int
 ) -> None:
-    from dlm_kernels.fused_head import shape_for
-    from dlm_kernels.head import head_kernel
+    from dlm_kernels.head.kernel import head_kernel
+    from dlm_kernels.head.launch import shape_for
 
     from tests.kernels.aot import compiled
 
@@ -81,7 +81,7 @@ def test_the_head_uses_tensor_cores_and_spills_nothing(
 def test_the_race_of_the_tiles_spills_nothing(
     capability: int, tiles: int, parts: int, warps: int
 ) -> None:
-    from dlm_kernels.head import clock_kernel, pick_kernel
+    from dlm_kernels.head.kernel import clock_kernel, pick_kernel
 
     from tests.kernels.aot import compiled
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.ops import rows as rows_module
+from dlm_sampling.ops import sources as rows_module
 from dlm_sampling.ops import tiles as tiles_module
 from dlm_sampling.types import Draw, TokenLaw
 from tests.ops.laws import brute_law, chi_square_p

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.ops.categorical import _Noise, _race
-from dlm_sampling.ops.rows import Block, Scratch
+from dlm_sampling.ops.sources import Block, Scratch
 from dlm_sampling.ops.tiles import Heated, Table, sweep
 from dlm_sampling.types import TokenLaw
 from tests.ops.laws import chi_square_p, poisson_plausible

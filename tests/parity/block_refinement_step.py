@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.predictor import Predictor
+from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.samplers import BlockRefinement
 from dlm_sampling.samplers.block_refinement import uniform_commits
 from dlm_sampling.testing import FixtureToy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dlm_sampling.samplers import CCD
-from dlm_sampling.samplers.orders import OrderName
+from dlm_sampling.samplers.parts.orders import OrderName
 from dlm_sampling.testing import FixtureToy
 from dlm_sampling.types import TokenLaw
 from tests.parity.common import Replay, replay, toy_of

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
+from dlm_sampling.engine.trajectory import Trajectory
 from dlm_sampling.testing import FixtureToy
-from dlm_sampling.trajectory import Trajectory
 from dlm_sampling.types import Sampler, TokenLaw
 
 

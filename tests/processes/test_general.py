@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.processes import MatrixChain, RateMatrix, Uniform, matrix
 from dlm_sampling.samplers import Ancestral, Euler, TauLeaping
-from dlm_sampling.samplers.grid import GridSampler
+from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.schedules import LOG_LINEAR, LogLinear, grid_time
 from dlm_sampling.testing import (
     NoisyEnumerableDenoiser,

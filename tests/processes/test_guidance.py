@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.predictor import Predictor
+from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.processes import Absorbing, Uniform, guidance
 from dlm_sampling.testing import EnumerableDenoiser
 from dlm_sampling.testing.laws import all_states

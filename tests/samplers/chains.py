@@ -10,11 +10,11 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.processes import Absorbing
-from dlm_sampling.samplers.checks import NoiseRemoval
-from dlm_sampling.samplers.moves import Interval
-from dlm_sampling.samplers.revising import RevisingGrid
+from dlm_sampling.samplers.parts.checks import NoiseRemoval
+from dlm_sampling.samplers.parts.grid_move import Interval
+from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.testing import (
     EnumerableDenoiser,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.testing import FixtureToy
 from dlm_sampling.types import Sampler, TokenLaw
 

@@ -14,7 +14,7 @@ from dlm_sampling.samplers import (
     FastDLLMFactor,
     LLaDA,
 )
-from dlm_sampling.sudoku import SudokuOracle, is_valid
+from dlm_sampling.testing.sudoku import SudokuOracle, is_valid
 from dlm_sampling.types import TokenLaw
 from tests.samplers.adaptive import run
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.samplers import BD3LM, FirstHitting
 from dlm_sampling.samplers.bd3lm import BlockStop, token_entropy
-from dlm_sampling.sudoku import SudokuOracle, is_valid
 from dlm_sampling.testing import EnumerableDenoiser, chi_square, count_states
+from dlm_sampling.testing.sudoku import SudokuOracle, is_valid
 from dlm_sampling.types import TokenLaw
 from tests.samplers.small import run, small_toy
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dlm_sampling.denoisers import wrap
-from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.samplers import P2, create
 from dlm_sampling.types import Sampler, TokenLaw
 from tests.test_contract import MASK, RAGGED, VOCAB, WIDTH, CountingToy, canvas, denoiser

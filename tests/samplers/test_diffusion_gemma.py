@@ -13,8 +13,8 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.denoisers import wrap
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.loop import sample
-from dlm_sampling.predictor import Predictor
+from dlm_sampling.engine.sample import sample
+from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.processes import Uniform
 from dlm_sampling.samplers import DiffusionGemma
 from dlm_sampling.samplers.diffusion_gemma import fresh_noise

@@ -28,11 +28,11 @@ from torch import Tensor
 
 from dlm_sampling import AutoDenoiser, generate, ops
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
+from dlm_sampling.engine.trajectory import StepEvent
 from dlm_sampling.processes import Uniform
 from dlm_sampling.samplers import DiffusionGemma
 from dlm_sampling.samplers.diffusion_gemma import Stability, fresh_noise
-from dlm_sampling.trajectory import StepEvent
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 if not hasattr(transformers, "DiffusionGemmaForBlockDiffusion"):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from dlm_sampling.samplers import DInferCredit, DInferHierarchy, DInferThreshold, LLaDA
-from dlm_sampling.samplers.credit import CreditState
 from dlm_sampling.samplers.dinfer import best_of_runs
+from dlm_sampling.samplers.dinfer_credit import CreditState
 from dlm_sampling.types import Clock, TokenLaw
 from tests.samplers.adaptive import (
     P_LIMIT,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.samplers import Ancestral, Duo
 from dlm_sampling.testing import NoisyEnumerableDenoiser, count_states, tv
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.processes import Absorbing, Uniform, conversions
 from dlm_sampling.samplers import Gillespie, Uniformization
 from dlm_sampling.schedules import LOG_LINEAR, HalfCosine, LogLinear

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.ops import Rng, row_seeds
 from dlm_sampling.samplers import Ancestral, FirstHitting
-from dlm_sampling.samplers.hits import Hits, HitState
+from dlm_sampling.samplers.parts.hitting_times import Hits, HitState
 from dlm_sampling.schedules import Cosine, Geometric, HalfCosine, LogLinear, Schedule, grid_time
 from dlm_sampling.testing import (
     EnumerableDenoiser,

@@ -14,7 +14,7 @@ from dlm_sampling.processes import Absorbing, Uniform, jumps
 from dlm_sampling.processes.flow import conditional_jump_law
 from dlm_sampling.samplers import Ancestral, FlowMatching
 from dlm_sampling.samplers.flow_matching import Form
-from dlm_sampling.samplers.moves import Interval
+from dlm_sampling.samplers.parts.grid_move import Interval
 from dlm_sampling.schedules import LINEAR, Cosine, Polynomial
 from dlm_sampling.testing import (
     EnumerableDenoiser,

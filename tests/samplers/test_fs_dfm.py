@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops, wrap
-from dlm_sampling.doctor import diagnose
-from dlm_sampling.loop import sample
+from dlm_sampling.checkup.doctor import diagnose
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.processes.jumps import mixture_law
 from dlm_sampling.samplers import FSDFM, Ancestral, FlowMatching
 from dlm_sampling.schedules import LINEAR, Cosine, Polynomial

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.samplers import Glauber
 from dlm_sampling.samplers.glauber import Scan
 from dlm_sampling.schedules import LINEAR

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import generate
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.ops import row_seeds
 from dlm_sampling.processes import Absorbing
 from dlm_sampling.samplers import (
@@ -30,8 +30,8 @@ from dlm_sampling.samplers import (
     load_learned,
     save_learned,
 )
-from dlm_sampling.samplers.learned import Learned, lsd
-from dlm_sampling.samplers.learned_file import options_of, read_schedule, schedule_record
+from dlm_sampling.samplers.lsd.saved import options_of, read_schedule, schedule_record
+from dlm_sampling.samplers.lsd.solvers import Learned, lsd
 from dlm_sampling.schedules import Cosine, Geometric, HalfCosine, LogLinear, grid_time
 from dlm_sampling.testing import (
     EnumerableDenoiser,

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dlm_sampling import ops, wrap
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.processes import Uniform
 from dlm_sampling.samplers import Ancestral
-from dlm_sampling.samplers.mixture import leave_one_out_here, other_token, weights
+from dlm_sampling.samplers.parts.uniform_mixture import leave_one_out_here, other_token, weights
 from dlm_sampling.schedules import grid_time
 from dlm_sampling.testing import NoisyEnumerableDenoiser, chi_square
 from dlm_sampling.types import TokenLaw

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.samplers import P2, LLaDA, create
 from dlm_sampling.samplers.p2 import KAPPAS
-from dlm_sampling.samplers.quotas import floor_share
-from dlm_sampling.sudoku import SudokuOracle, is_valid
+from dlm_sampling.samplers.parts.quotas import floor_share
 from dlm_sampling.testing import EnumerableDenoiser, FixtureToy, chi_square, count_states
+from dlm_sampling.testing.sudoku import SudokuOracle, is_valid
 from dlm_sampling.types import DenoiserOutput, TokenLaw
 from tests.samplers.small import (
     LENGTH,

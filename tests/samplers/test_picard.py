@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops, wrap
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.samplers import Ancestral, Euler, Picard, TauLeaping, ThetaTrapezoidal, Tweedie
 from dlm_sampling.types import TokenLaw
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from dlm_sampling import ops, wrap
 from dlm_sampling.denoisers import AutoDenoiser, DDPDPlanner
-from dlm_sampling.generate import generate
-from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.processes import Uniform
 from dlm_sampling.processes.planned import (
     clean_probability,
@@ -39,6 +38,7 @@ from dlm_sampling.testing import (
     tv,
 )
 from dlm_sampling.testing.laws import all_states
+from dlm_sampling.text.generate import generate
 from dlm_sampling.types import PredictionKind, TokenLaw
 from tests.parity.folders import fixtures_folder
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops, wrap
-from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.processes.planned import UniformTokens, level_of, noise_from_clean
 from dlm_sampling.samplers import Planned, PlannedSelf, create
 from dlm_sampling.schedules import LINEAR

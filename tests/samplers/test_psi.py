@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.samplers import Ancestral, Psi
-from dlm_sampling.samplers.moves import Interval
+from dlm_sampling.samplers.parts.grid_move import Interval
+from dlm_sampling.samplers.parts.remasking import Rates, sigma_max, unmask_prob
 from dlm_sampling.samplers.psi import (
     Constant,
     ConstantSigma,
@@ -22,7 +23,6 @@ from dlm_sampling.samplers.psi import (
     psi_constant,
     psi_loop,
 )
-from dlm_sampling.samplers.remasking import Rates, sigma_max, unmask_prob
 from dlm_sampling.schedules import LINEAR, Cosine
 from dlm_sampling.testing import EnumerableDenoiser, NoisyEnumerableDenoiser, tv
 from dlm_sampling.testing.laws import all_states

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.samplers import LLaDA, create
-from dlm_sampling.samplers.quotas import below_cutoff, lowest_positions
+from dlm_sampling.samplers.parts.quotas import below_cutoff, lowest_positions
 from dlm_sampling.samplers.rdm import PRESETS, RDM
 from dlm_sampling.testing import chi_square, count_states
 from dlm_sampling.types import TokenLaw

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops, wrap
-from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.samplers import RDM
 from dlm_sampling.schedules import Cosine
 from dlm_sampling.testing import chi_square, count_states

@@ -21,7 +21,7 @@ from dlm_sampling.samplers import (
     Switch,
     create,
 )
-from dlm_sampling.samplers.remasking import Rates, unmask_prob
+from dlm_sampling.samplers.parts.remasking import Rates, unmask_prob
 from dlm_sampling.samplers.remdm import RemaskRate
 from dlm_sampling.schedules import LINEAR, LogLinear
 from dlm_sampling.testing import chi_square

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from dlm_sampling import ops
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.samplers import LLaDA, create
 from dlm_sampling.samplers.sdar import SDAR
-from dlm_sampling.sudoku import SudokuOracle, is_valid
 from dlm_sampling.testing import EnumerableDenoiser, chi_square, count_states
+from dlm_sampling.testing.sudoku import SudokuOracle, is_valid
 from dlm_sampling.types import TokenLaw
 from tests.samplers.small import run, small_toy
 

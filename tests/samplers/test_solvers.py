@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.ops import row_seeds
 from dlm_sampling.processes import Absorbing
 from dlm_sampling.samplers import (
@@ -20,8 +20,8 @@ from dlm_sampling.samplers import (
     ThetaTrapezoidal,
     Tweedie,
 )
-from dlm_sampling.samplers.grid import GridSampler
-from dlm_sampling.samplers.two_stage import TwoStage
+from dlm_sampling.samplers.parts.grid import GridSampler
+from dlm_sampling.samplers.parts.two_stage import TwoStage
 from dlm_sampling.schedules import Cosine, Geometric, HalfCosine, LogLinear, grid_time
 from dlm_sampling.testing import (
     EnumerableDenoiser,

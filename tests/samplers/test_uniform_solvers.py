@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops, wrap
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.samplers import (
     Ancestral,
     Euler,
@@ -20,8 +20,8 @@ from dlm_sampling.samplers import (
     Tweedie,
     create,
 )
-from dlm_sampling.samplers.grid import GridSampler
-from dlm_sampling.samplers.moves import Interval
+from dlm_sampling.samplers.parts.grid import GridSampler
+from dlm_sampling.samplers.parts.grid_move import Interval
 from dlm_sampling.schedules import LOG_LINEAR, Cosine, Geometric, LogLinear, Schedule, grid_time
 from dlm_sampling.testing import (
     NoisyEnumerableDenoiser,

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling import loop, samplers
+from dlm_sampling import samplers
 from dlm_sampling.denoisers import wrap
-from dlm_sampling.loop import SampleOutput, sample
+from dlm_sampling.engine import sample as loop
+from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.types import DenoiserOutput, TokenLaw
 from tests.capture import steps_only_on_the_device
 

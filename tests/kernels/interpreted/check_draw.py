@@ -182,8 +182,8 @@ def test_what_has_no_kernel_is_said() -> None:
 
 
 def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:
-    from dlm_kernels.categorical import draw_rows
-    from dlm_kernels.tables import row_scales
+    from dlm_kernels.categorical.launch import draw_rows
+    from dlm_kernels.common.device_tables import row_scales
 
     rows, scales = torch.tensor([1, 0]), row_scales(torch.tensor([0.5, 2.0]), 1.0)
     law = (1.0, 0.7, [3], 2, 0.9, 0.01, True, 0)

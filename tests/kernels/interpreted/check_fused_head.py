@@ -15,14 +15,14 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from dlm_kernels import fused_head
-from dlm_kernels.fused_head import Shape
-from dlm_kernels.head import largest_along, picked
+from dlm_kernels.head import launch as fused_head
+from dlm_kernels.head.kernel import largest_along, picked
+from dlm_kernels.head.launch import Shape
 from torch import Tensor
 
 from dlm_sampling import ops, samplers
 from dlm_sampling.denoisers import wrap
-from dlm_sampling.loop import sample
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.types import DenoiserOutput, Draw, TokenLaw
 from tests.kernels.interpreted.twins import CLOSE, noise, normal
 
@@ -270,8 +270,8 @@ def test_the_environment_turns_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:
-    from dlm_kernels.fused_head import head_rows
-    from dlm_kernels.tables import row_scales
+    from dlm_kernels.common.device_tables import row_scales
+    from dlm_kernels.head.launch import head_rows
 
     rows, scales = torch.tensor([1, 0]), row_scales(torch.tensor([0.5, 2.0]), 1.0)
     hidden, weight = quarters(2, 8).half(), quarters(5, 8).half()

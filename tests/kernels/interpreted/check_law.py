@@ -91,8 +91,8 @@ def test_ids_that_are_none_have_no_log_probability() -> None:
 
 
 def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:
-    from dlm_kernels.given import given_rows
-    from dlm_kernels.tables import row_scales
+    from dlm_kernels.common.device_tables import row_scales
+    from dlm_kernels.log_probs.launch import given_rows
 
     scales = row_scales(torch.tensor([0.5, 2.0]), None)
     law = (1.0, [3], 2, 0.9, 0.01, True, 0, True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from dlm_kernels import philox as gpu
+from dlm_kernels.common import philox as gpu
 from torch import Tensor
 
 from dlm_sampling.ops import philox as spec

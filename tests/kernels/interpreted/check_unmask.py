@@ -18,8 +18,8 @@ INF = math.inf
 def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every check runs twice: with a row in registers, and with rows in pieces of a few columns."""
     if request.param == "pieces":
-        monkeypatch.setattr("dlm_kernels.unmask.HELD", 64)
-        monkeypatch.setattr("dlm_kernels.unmask.PIECE", 8)
+        monkeypatch.setattr("dlm_kernels.positions.launch.HELD", 64)
+        monkeypatch.setattr("dlm_kernels.positions.launch.PIECE", 8)
 
 
 def canvas(dtype: torch.dtype, length: int = 37) -> tuple[Tensor, Tensor]:
@@ -189,7 +189,7 @@ def test_what_has_no_kernel_is_said() -> None:
 
 
 def test_the_operators_are_what_their_schemas_and_fakes_say() -> None:
-    from dlm_kernels.unmask import choose, write_
+    from dlm_kernels.positions.launch import choose, write_
 
     score, eligible = (x[:, :5] for x in canvas(torch.float32))
     tests = ("test_schema", "test_faketensor")

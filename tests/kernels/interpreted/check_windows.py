@@ -11,10 +11,10 @@ import mmap
 
 import pytest
 import torch
-from dlm_kernels.passes import Logits, run_passes
-from dlm_kernels.tables import Filters, scales
-from dlm_kernels.tiles import GUIDED
-from dlm_kernels.windows import ALIGNED, ANY, TILE, WINDOWS
+from dlm_kernels.common.aligned_reads import ALIGNED, ANY, TILE, WINDOWS
+from dlm_kernels.common.device_tables import Filters, scales
+from dlm_kernels.common.logit_pass import Logits, run_passes
+from dlm_kernels.common.tiles import GUIDED
 from torch import Tensor
 
 from dlm_sampling.ops import Guided
@@ -40,7 +40,7 @@ def begins(logits: Tensor) -> set[int]:
 
 
 def how(*logits: Tensor) -> int:
-    from dlm_kernels.passes import _read
+    from dlm_kernels.common.logit_pass import _read
 
     return _read(logits[0], logits[1] if len(logits) > 1 else None)
 

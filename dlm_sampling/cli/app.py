@@ -1,0 +1,328 @@
+"""The command `dlm-sampling`.
+
+Standard output carries the result; everything else goes to standard error.  Exit codes: 0 done,
+1 failure, 2 wrong usage, 130 interrupted.  A failure is one line; `--debug` adds the traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.main import get_command
+
+from dlm_sampling.cli.config import read_config, write_config
+from dlm_sampling.cli.exits import close_stdout, note, quieten, verdict
+from dlm_sampling.cli.io import (
+    UsageError,
+    check_model,
+    collect_prompts,
+    open_output,
+    parse_settings,
+)
+from dlm_sampling.cli.learn import learn
+from dlm_sampling.errors import unknown_sampler
+from dlm_sampling.viewers.safe_text import json_line, one_line, printable
+
+if TYPE_CHECKING:
+    from dlm_sampling.denoisers import Denoiser
+    from dlm_sampling.samplers import Entry
+    from dlm_sampling.viewers.terminal import LiveCanvas
+
+PROGRAM = "dlm-sampling"
+DEFAULT_MODEL = "tiny-books"
+BATCH_ROWS = 16
+
+app = typer.Typer(
+    name=PROGRAM,
+    help="Samplers for diffusion language models: exact, batched, importable.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from dlm_sampling import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of a failure (anywhere).")
+    ] = False,
+) -> None:
+    """Samplers for diffusion language models: exact, batched, importable."""
+
+
+@app.command()
+def generate(
+    context: typer.Context,
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help='Prompts; "" generates without one.')
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Embedded model, folder of a checkpoint, or name on the hub.")
+    ] = DEFAULT_MODEL,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="Name (see: dlm-sampling samplers), or .json file of dlm-sampling learn; default "
+            "the model's own."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Parameter of the sampler; repeat."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Planned steps; default one per new token.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Tokens to append to each prompt; default 128.")
+    ] = None,
+    block_length: Annotated[
+        int | None, typer.Option(help="Write blocks of this length from left to right.")
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="0 is argmax, 1 the model's own law; default the sampler's."),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k most likely tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the head with this mass.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Keep tokens above this fraction of the largest.")
+    ] = None,
+    guidance_scale: Annotated[
+        float, typer.Option(help="Classifier-free guidance; 0 is none.")
+    ] = 0.0,
+    eos: Annotated[str, typer.Option(help="End-of-text: keep, cut, stop, or auto.")] = "auto",
+    seed: Annotated[int, typer.Option(help="The same seed repeats the run.")] = 0,
+    samples: Annotated[
+        int, typer.Option("--num-return-sequences", "-n", min=1, help="Texts per prompt.")
+    ] = 1,
+    source: Annotated[
+        Path | None,
+        typer.Option("--input", "-i", help="File of prompts: lines or JSON lines; - is stdin."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File for the results; default stdout.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON lines: text, ids, NFE, seed.")
+    ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show the canvas while it is denoised.")
+    ] = False,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Rows that run together; no effect on the text.")
+    ] = BATCH_ROWS,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="On a GPU: record a step and replay it.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Commit on the hub.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No closing line.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(callback=read_config, is_eager=True, help="TOML file with options."),
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Show the options in force as TOML, and stop.")
+    ] = False,
+) -> None:
+    """Write text with a diffusion language model."""
+    if print_config:
+        print(write_config(context))
+        return
+    begun = time.monotonic()
+    items = collect_prompts(prompt or [], source)
+    with open_output(output) as sink:
+        from dlm_sampling import AutoDenoiser
+        from dlm_sampling.cli.generate import Job
+        from dlm_sampling.text.generate import default_sampler
+
+        if sampler is not None:
+            find_sampler(sampler)
+        denoiser = AutoDenoiser.from_pretrained(
+            check_model(model),
+            dtype=dtype,
+            device_map=device,
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+        )
+        name = sampler or default_sampler(denoiser)
+        options: dict[str, Any] = {
+            # None keeps the checkpoint's own defaults in force; any name would replace them.
+            "sampler": sampler,
+            "sampler_options": parse_settings(settings or [], find_sampler(name).build, name),
+            "steps": steps,
+            "max_new_tokens": max_new_tokens,
+            "block_length": block_length,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "guidance_scale": guidance_scale,
+            "eos": eos,
+            "cuda_graph": cuda_graph,
+        }
+        canvas = open_live(denoiser) if live else None
+        job = Job(denoiser, options, samples, seed, as_json, model, name, canvas)
+        job.run(items, batch_size, sink)
+    if not quiet:
+        note(f"{name}, seed {seed}, {span(job.nfe)} NFE, {time.monotonic() - begun:.1f} s")
+
+
+def find_sampler(name: str) -> Entry:
+    """Return the registered sampler, or that of a file which `learn` wrote.
+
+    Raises:
+        UsageError: there is none of this name; the closest one is named.
+        ValueError, OSError: the file is no learned sampler.
+    """
+    from dlm_sampling.samplers import Entry, available, load_learned
+
+    if name.endswith(".json"):
+        return Entry(name, load_learned(name).build)
+    entries = available()
+    if name not in entries:
+        raise UsageError(str(unknown_sampler(name, entries)))
+    return entries[name]
+
+
+def open_live(denoiser: Denoiser) -> LiveCanvas | None:
+    """The live canvas, or None where standard error is no terminal."""
+    from dlm_sampling.viewers.terminal import LiveCanvas
+
+    if denoiser.tokenizer is None:
+        raise UsageError("--live needs a tokenizer, and the model has none.")
+    canvas = LiveCanvas(denoiser.tokenizer, masked=denoiser.mask_token_id is not None)
+    return canvas if canvas.console.is_terminal else None
+
+
+def span(values: list[int]) -> str:
+    """Return "64" for equal values, or "60-64"."""
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low}-{high}"
+
+
+@app.command()
+def samplers(
+    name: Annotated[str | None, typer.Argument(help="Show this one in full.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
+) -> None:
+    """List every sampler with its paper, parameters and defaults."""
+    from dlm_sampling.cli.samplers import as_record, describe
+    from dlm_sampling.samplers import available
+
+    entries = list(available().values()) if name is None else [find_sampler(name)]
+    if as_json:
+        print(json_line([as_record(entry) for entry in entries]))
+        return
+    for entry in entries:
+        print(describe(entry, whole=name is not None))
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Commit on the hub.")] = None,
+) -> None:
+    """Check whether a model behaves as a denoiser must."""
+    from dlm_sampling.checkup.doctor import diagnose
+
+    report = diagnose(
+        check_model(model),
+        dtype=dtype,
+        device_map=device,
+        trust_remote_code=trust_remote_code,
+        revision=revision,
+    )
+    if as_json:
+        print(json_line(report.to_dict()))
+    else:
+        print(printable(f"{report.model} ({report.family})"))
+        for check in report.checks:
+            remedy = f"; {check.remedy}" if check.remedy and check.remedy != check.detail else ""
+            print(f"  {check.status:<4}  {check.name:<17}  {one_line(check.detail + remedy)}")
+    failed = [check.name for check in report.checks if check.status == "fail"]
+    if failed:
+        raise RuntimeError(f"'{model}' failed: {', '.join(failed)}. The report has the remedies.")
+
+
+@app.command()
+def bench(
+    rows: Annotated[int, typer.Option(help="Positions to sample.")] = 256,
+    vocab: Annotated[int, typer.Option(help="Columns of the logits.")] = 126464,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16.")] = "float32",
+    temperature: Annotated[float, typer.Option(help="0 is argmax.")] = 1.0,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Rounds that are counted.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
+) -> None:
+    """Measure the sampling arithmetic beside published ones."""
+    from dlm_sampling.checkup.bench import run_bench
+
+    report = run_bench(rows, vocab, dtype, temperature, threads, repeats)
+    if as_json:
+        print(json_line(asdict(report)))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(report.table(), width=None if console.is_terminal else 120)
+
+
+app.command()(learn)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command, and turn whatever happens into an exit code and at most one line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    end = words.index("--") if "--" in words else len(words)
+    debug = "--debug" in words[:end]
+    words = [word for i, word in enumerate(words) if i >= end or word != "--debug"]
+    try:
+        quieten(debug)
+        run(words)
+        sys.stdout.flush()
+        code = 0
+    except BaseException as error:  # every end of the program passes here
+        code, text = verdict(error)
+        if debug and code not in (0, 130):
+            traceback.print_exception(error)
+        if text:
+            note(text)
+    close_stdout()
+    sys.exit(code)
+
+
+def run(words: list[str]) -> None:
+    """Parse the words and run the verb, without typer's own handling of errors."""
+    command = get_command(app)
+    with command.make_context(PROGRAM, words) as context:
+        command.invoke(context)

@@ -1,0 +1,108 @@
+"""How the command ends: exit codes, and the one line that goes with them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from contextlib import suppress
+from io import TextIOWrapper
+from typing import Any
+
+import typer
+
+from dlm_sampling.cli.io import UsageError
+from dlm_sampling.errors import ARGUMENT_ALIASES, fold, suggestion, unknown_choice
+from dlm_sampling.viewers.safe_text import one_line
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+def note(text: str) -> None:
+    """Write one line to standard error, if anyone still reads it."""
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        with suppress(OSError, ValueError):
+            print(one_line(text), file=sys.stderr, flush=True)
+
+
+def quieten(debug: bool) -> None:
+    """Leave standard error to this program: DLM_LOG sets what else is heard."""
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
+        raise OSError("Standard output is closed: there is nowhere to write the result.")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    level = os.environ.get("DLM_LOG", "debug" if debug else "warning").lower()
+    if level not in LOG_LEVELS:
+        raise UsageError(str(unknown_choice("DLM_LOG", level, LOG_LEVELS)))
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("dlm_sampling")
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    if level != "debug":
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if sys.stderr is None or not sys.stderr.isatty():  # pyright: ignore[reportUnnecessaryComparison]
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def verdict(error: BaseException) -> tuple[int, str]:
+    """The exit code that an exception stands for, and the line to show."""
+    if isinstance(error, typer.Exit):
+        return error.exit_code, ""
+    if isinstance(error, SystemExit):
+        return (error.code if isinstance(error.code, int) else 1), ""
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return 130, "Interrupted."
+    if isinstance(error, BrokenPipeError):
+        return 1, "Error: the reader of the output closed it before everything was written."
+    if hasattr(error, "format_message"):
+        return 2, usage_text(error)
+    if isinstance(error, UsageError):
+        return 2, f"Error: {error}"
+    return 1, f"Error: {reason(error)}"
+
+
+def usage_text(error: Any) -> str:
+    """One line about a wrong option or word; names of other libraries are understood."""
+    message: str = error.format_message()
+    option = getattr(error, "option_name", None)
+    context = getattr(error, "ctx", None)
+    if option is not None and context is not None and type(error).__name__ == "NoSuchOption":
+        known = {fold(o.lstrip("-")): o for p in context.command.params for o in p.opts}
+        hint = suggestion(fold(option.lstrip("-")), known, ARGUMENT_ALIASES)
+        for plain, dashed in known.items():
+            hint = hint.replace(f"'{plain}'", f"'{dashed}'").replace(
+                f"is {plain} ", f"is {dashed} "
+            )
+        return f"Error: Unknown option '{option}'. {hint or 'List all: --help'}"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        with suppress(OSError):
+            print(message, file=sys.stderr)
+        return ""
+    return f"Error: {message}"
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one line of bearable length."""
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}."
+    elif isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError):
+        text = str(error) or type(error).__name__
+    else:
+        text = f"{type(error).__name__}: {error} (--debug shows where)"
+    text = one_line(text)
+    return text if len(text) <= 600 else f"{text[:600]}... (--debug shows all)"
+
+
+def close_stdout() -> None:
+    """Flush; where nobody reads any more, keep the interpreter from trying again at exit."""
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
+        return
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

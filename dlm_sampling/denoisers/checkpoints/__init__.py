@@ -1,0 +1,1 @@
+"""Checkpoint files: reading, placing, converting and saving weights, configs and tokenizers."""

@@ -1,0 +1,119 @@
+"""Checkpoints of diffusion transformers: sizes from either config layout, weights, and saving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError, open_tensors
+from dlm_sampling.denoisers.checkpoints.placement import plan_placement
+from dlm_sampling.denoisers.checkpoints.weights import load_weights
+from dlm_sampling.denoisers.networks.dit import Dit, DitConfig
+from dlm_sampling.denoisers.networks.transformers_blocks import is_rotary
+from dlm_sampling.denoisers.registry import LoadOptions
+
+GPT2_END, GPT2_SIZE = 50256, 50257
+PREFIX = "backbone."
+"""What hub wrappers put before the network's names."""
+HEAD = "output_layer.linear.weight"
+
+
+def read_sizes(
+    checkpoint: Checkpoint, vocab_size: int, *, adaln: bool = True, columns: int | None = None
+) -> tuple[DitConfig, int | None]:
+    """Sizes and training length, from the nested training config or the flat hub config.
+
+    Raises:
+        CheckpointError: a size is missing.
+    """
+    given = checkpoint.config
+    nested: dict[str, Any] = given.get("model") or {}
+    flat: dict[str, Any] = {
+        **given,
+        "hidden_size": given.get("hidden_dim"),
+        "length": given.get("model_length"),
+        **nested,
+    }
+    try:
+        sizes = DitConfig(
+            vocab_size=vocab_size,
+            hidden_size=int(flat["hidden_size"]),
+            n_blocks=int(flat["n_blocks"]),
+            n_heads=int(flat["n_heads"]),
+            cond_dim=int(flat["cond_dim"]),
+            adaln=adaln,
+            columns=columns,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint.name!r}: config.json lacks a size of the network, or it is not a "
+            f"number ({error})."
+        ) from error
+    return sizes, flat["length"]
+
+
+def prefix_of(checkpoint: Checkpoint) -> str:
+    """`backbone.` if the tensors carry it, else nothing."""
+    return PREFIX if any(name.startswith(PREFIX) for name in checkpoint.files) else ""
+
+
+def rows_of(checkpoint: Checkpoint, name: str) -> int:
+    """First dimension of the network's tensor `name`, read from the file's header.
+
+    Raises:
+        CheckpointError: the checkpoint lacks it.
+    """
+    stored = prefix_of(checkpoint) + name
+    if stored not in checkpoint.files:
+        raise CheckpointError(
+            f"{checkpoint.name!r}: {stored} is missing. The download is incomplete, or "
+            "config.json describes another architecture."
+        )
+    with open_tensors(checkpoint.files[stored]) as tensors:
+        return int(tensors.get_slice(stored).get_shape()[0])
+
+
+def load_dit(
+    sizes: DitConfig,
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    ignored: Callable[[str], bool] = is_rotary,
+) -> Dit:
+    """A network with a checkpoint's weights, built without initialising any."""
+    with torch.device("meta"):
+        network = Dit(sizes)
+    prefix, dtype = prefix_of(checkpoint), options.dtype_for(checkpoint)
+    place, finish = plan_placement(network, options.device_map, dtype, ("DitBlock", "DitOutput"))
+    load_weights(
+        network, checkpoint, lambda key: prefix + key, dtype=dtype, place=place, ignored=ignored
+    )
+    finish()
+    return network
+
+
+def training_config(network: Dit, length: int | None) -> dict[str, Any]:
+    """The `model` section of the authors' training configs."""
+    sizes = network.config
+    return {
+        "type": "ddit",
+        "hidden_size": sizes.hidden_size,
+        "cond_dim": sizes.cond_dim,
+        "n_blocks": sizes.n_blocks,
+        "n_heads": sizes.n_heads,
+        "length": length,
+    }
+
+
+def hub_config(network: Dit, length: int | None) -> dict[str, Any]:
+    """Sizes and training length under the keys of the authors' hub configs, which are flat."""
+    sizes = network.config
+    return {
+        "vocab_size": sizes.vocab_size,
+        "hidden_dim": sizes.hidden_size,
+        "cond_dim": sizes.cond_dim,
+        "n_blocks": sizes.n_blocks,
+        "n_heads": sizes.n_heads,
+        "model_length": length,
+    }

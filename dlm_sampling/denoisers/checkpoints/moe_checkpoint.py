@@ -1,0 +1,135 @@
+"""Mixture-of-experts checkpoints as denoisers: the call, and what loading and saving share."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.denoisers.base import positions_of
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.placement import plan_placement
+from dlm_sampling.denoisers.checkpoints.published import PublishedDenoiser
+from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, special_id
+from dlm_sampling.denoisers.checkpoints.weights import NameOf, load_weights
+from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork, Router
+from dlm_sampling.denoisers.networks.transformers_blocks import is_rotary, key_bias
+from dlm_sampling.denoisers.registry import LoadOptions
+from dlm_sampling.types import DenoiserOutput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class MoeDenoiser(PublishedDenoiser):
+    """Base of the mixture-of-experts denoisers: no time input, logits in place.
+
+    Args:
+        network: the decoder.
+        mask_token_id: the mask id.
+        tokenizer: the tokenizer, or a function that loads it.
+        eos_token_id: default: the tokenizer's if one is given.
+        pad_token_id: as `eos_token_id`.
+    """
+
+    capturable = False
+
+    def __init__(
+        self,
+        network: MoeNetwork,
+        *,
+        mask_token_id: int,
+        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+    ) -> None:
+        """Wrap the network; see the class."""
+        sizes = network.config
+        super().__init__(
+            vocab_size=sizes.vocab_size,
+            mask_token_id=mask_token_id,
+            eos_token_id=special_id("eos_token_id", eos_token_id, tokenizer, None),
+            pad_token_id=special_id("pad_token_id", pad_token_id, tokenizer, None),
+            max_length=sizes.max_length,
+            tokenizer=tokenizer,
+            module=network.eval(),
+        )
+        self.network = network
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
+    ) -> DenoiserOutput:
+        """Hidden states and the output head."""
+        bias = self.attention_bias(input_ids, attention_mask)
+        hidden = self.network.model(input_ids, positions_of(attention_mask, input_ids), bias)
+        return DenoiserOutput(hidden, self.network.lm_head)
+
+    def attention_bias(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """Additive bias [B or 1, 1, L, L], or None; here what hides padded keys."""
+        return key_bias(attention_mask, self.network.lm_head.weight.dtype)
+
+    def shared_config(self) -> dict[str, Any]:
+        """The keys that mean the same in the authors' configs of all these families."""
+        sizes = self.network.config
+        return {
+            "vocab_size": sizes.vocab_size,
+            "hidden_size": sizes.hidden_size,
+            "num_hidden_layers": len(sizes.dense_layers),
+            "num_attention_heads": sizes.n_heads,
+            "num_key_value_heads": sizes.n_kv_heads,
+            "num_experts": sizes.n_experts,
+            "partial_rotary_factor": sizes.rotary_width / sizes.head_dim,
+            "rope_theta": sizes.rope_theta,
+            "rms_norm_eps": sizes.eps,
+            "max_position_embeddings": sizes.max_length,
+            "mask_token_id": self.mask_token_id,
+            "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
+        }
+
+
+def load_moe(
+    sizes: MoeConfig, router: Router, checkpoint: Checkpoint, options: LoadOptions, name_of: NameOf
+) -> MoeNetwork:
+    """A network with a checkpoint's weights, built without initialising any."""
+    with torch.device("meta"):
+        network = MoeNetwork(sizes, router)
+    dtype = options.dtype_for(checkpoint)
+    place, finish = plan_placement(network, options.device_map, dtype, ("MoeLayer",))
+    load_weights(network, checkpoint, name_of, dtype=dtype, place=place, ignored=is_rotary)
+    finish()
+    return network
+
+
+@contextmanager
+def reading_sizes(checkpoint: Checkpoint) -> Generator[None]:
+    """Report a size of the network that is missing or does not fit as an error of the checkpoint.
+
+    Raises:
+        CheckpointError: the block within raised KeyError, TypeError or ValueError.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{checkpoint.name!r}: config.json lacks a size of the network, or it does not fit "
+            f"({error})."
+        ) from error
+
+
+def check_fixed(checkpoint: Checkpoint, fixed: Mapping[str, Any]) -> None:
+    """Refuse a config whose architecture switches have values that no release uses.
+
+    Raises:
+        CheckpointError: the first such switch.
+    """
+    for key, value in fixed.items():
+        given = checkpoint.config.get(key, value)
+        if given != value:
+            raise CheckpointError(
+                f"{checkpoint.name!r}: config.json has {key}={given!r}; known checkpoints have "
+                f"{value!r}."
+            )

@@ -1,0 +1,89 @@
+"""Checkpoints as their authors publish them: config, tensors and tokenizer under their own names.
+
+Every family with a format of its own is written the same way; what differs between them is the
+config, the names of the tensors, and which of them are one object.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.denoisers.checkpoints.placement import parse_dtype
+from dlm_sampling.denoisers.checkpoints.tokenizers import save_tokenizer
+from dlm_sampling.denoisers.checkpoints.weights import NameOf, save_weights, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class PublishedDenoiser(Denoiser):
+    """Base of the denoisers whose authors have a checkpoint format of their own."""
+
+    @abstractmethod
+    def authors_config(self) -> dict[str, Any]:
+        """The config under the authors' keys."""
+
+    @staticmethod
+    def authors_name(key: str) -> str:
+        """Name of a tensor in the authors' files from its name in the module; here the same."""
+        return key
+
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """Tensors that are the same object as another one, which alone is written; here none."""
+        return {}
+
+    def save_pretrained(
+        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
+    ) -> None:
+        """Write config.json, safetensors and tokenizer as the authors publish them.
+
+        Args:
+            folder: created if needed.
+            dtype: type of the written weights, such as "bfloat16"; default: as they are.
+        """
+        assert self.module is not None
+        save_published(
+            self.module,
+            folder,
+            self.authors_config(),
+            self.tokenizer,
+            self.authors_name,
+            dtype=dtype,
+            tied=self.tied,
+        )
+
+
+def save_published(
+    module: nn.Module,
+    folder: str | Path,
+    config: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    name_of: NameOf = PublishedDenoiser.authors_name,
+    *,
+    dtype: torch.dtype | str | None = None,
+    tied: Mapping[str, str] | None = None,
+) -> None:
+    """Write config.json, safetensors and tokenizer; makes the folder.
+
+    Args:
+        module: the network.
+        folder: created if needed.
+        config: under the authors' keys.
+        tokenizer: written next to the weights, if there is one.
+        name_of: name of a tensor in the file from its name in the module.
+        dtype: type of the written weights, such as "bfloat16"; None: as they are.
+        tied: tensors that are the same object as another one; not written.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    save_weights(module, target, name_of, dtype=parse_dtype(dtype), tied=tied)
+    write_json(target / "config.json", config)
+    save_tokenizer(tokenizer, target)

@@ -1,0 +1,162 @@
+"""Tensors between checkpoint files and modules: by name, one by one, every deviation an error."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError, open_tensors
+
+NameOf = Callable[[str], str]
+
+
+def load_weights(
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    name_of: NameOf,
+    *,
+    dtype: torch.dtype,
+    place: Callable[[str], torch.device],
+    tied: Mapping[str, str] | None = None,
+    ignored: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """Fill a module that was built on the meta device.
+
+    Peak memory is the module plus one tensor: each tensor is read, cast and moved by itself.
+
+    Args:
+        module: the module; its non-persistent buffers stay as they are.
+        checkpoint: where the tensors are.
+        name_of: name of a tensor in the file from its name in the module.
+        dtype: type of all floating-point parameters.
+        place: device of a tensor from its name in the module.
+        tied: tensors of the module that are the same object as another one; not read.
+        ignored: names in the file that are no parameters.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, or of another shape than the config says.
+    """
+    tied = tied or {}
+    target_of = {name_of(key): key for key in module.state_dict() if key not in tied}
+    skipped = {name_of(key) for key in tied}
+    present = {name for name in checkpoint.files if name not in skipped and not ignored(name)}
+    check_names(checkpoint.name, set(target_of), present)
+    by_file: dict[Path, list[str]] = {}
+    for name in sorted(present):
+        by_file.setdefault(checkpoint.files[name], []).append(name)
+    for file, names in by_file.items():
+        with open_tensors(file) as tensors:
+            absent = set(names) - set(tensors.keys())
+            if absent:
+                raise CheckpointError(
+                    f"{checkpoint.name!r}: {file.name} lacks {min(absent)}, which the index "
+                    "promises. Download it again."
+                )
+            for name in names:
+                key = target_of[name]
+                put(
+                    module,
+                    key,
+                    tensors.get_tensor(name),
+                    dtype,
+                    place(key),
+                    f"{checkpoint.name!r}: {name}",
+                )
+    for key, source in tied.items():
+        tie(module, key, source)
+
+
+def check_names(checkpoint: str, wanted: set[str], present: set[str]) -> None:
+    """Refuse a checkpoint whose tensors are not exactly those of the architecture."""
+    if missing := sorted(wanted - present):
+        raise CheckpointError(
+            f"{checkpoint!r}: {len(missing)} tensors are missing, first {missing[0]}. "
+            "The download is incomplete, or config.json describes another architecture."
+        )
+    if unexpected := sorted(present - wanted):
+        raise CheckpointError(
+            f"{checkpoint!r}: {len(unexpected)} unexpected tensors, first {unexpected[0]}. "
+            "config.json describes another architecture."
+        )
+
+
+def cast_floats(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The tensor in `dtype` if it is floating point, else as it is."""
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def put(
+    module: nn.Module, key: str, value: Tensor, dtype: torch.dtype, device: torch.device, label: str
+) -> None:
+    """Put a tensor in the place of the module's parameter or buffer `key`.
+
+    Parameters take `dtype`; buffers keep the type that the module gave them, which may matter
+    (rotary frequencies).
+    """
+    path, _, leaf = key.rpartition(".")
+    owner = module.get_submodule(path)
+    old: Tensor = getattr(owner, leaf)
+    if old.shape != value.shape:
+        raise CheckpointError(
+            f"{label} has shape {tuple(value.shape)}, config.json says {tuple(old.shape)}."
+        )
+    if isinstance(old, nn.Parameter):
+        setattr(
+            owner,
+            leaf,
+            nn.Parameter(cast_floats(value, dtype).to(device), requires_grad=old.requires_grad),
+        )
+    else:
+        setattr(owner, leaf, value.to(device, old.dtype))
+
+
+def tie(module: nn.Module, key: str, source: str) -> None:
+    """Make parameter `key` the same object as parameter `source`."""
+    path, _, leaf = key.rpartition(".")
+    setattr(module.get_submodule(path), leaf, module.get_parameter(source))
+
+
+def save_weights(
+    module: nn.Module,
+    folder: Path,
+    name_of: NameOf,
+    *,
+    dtype: torch.dtype | None = None,
+    tied: Mapping[str, str] | None = None,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """Write a module's tensors as safetensors under the authors' names; in shards if large.
+
+    Files are replaced only when complete, so that a folder can be saved onto itself.
+    """
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    writer: Any = import_module("safetensors.torch")
+    state = {
+        name_of(key): cast_floats(value.detach(), dtype).cpu().contiguous()
+        for key, value in module.state_dict().items()
+        if key not in (tied or {})
+    }
+    split = split_torch_state_dict_into_shards(state, max_shard_size=max_shard_size)
+    for file, names in split.filename_to_tensors.items():
+        unfinished = folder / f"{file}.part"
+        writer.save_file(
+            {name: state[name] for name in names}, unfinished, metadata={"format": "pt"}
+        )
+        unfinished.chmod(0o644)  # written as 600, which would hide a shared model from its users
+        os.replace(unfinished, folder / file)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / "model.safetensors.index.json", index)
+
+
+def write_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, indented and with sorted keys."""
+    file.write_text(json.dumps(dict(value), indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Checkpoint families, one file each: how a published checkpoint becomes a denoiser."""

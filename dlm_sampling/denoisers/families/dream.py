@@ -1,0 +1,97 @@
+"""Dream, Dream-Coder and DiffuCoder: Qwen2 blocks with full attention; logits one position late.
+
+Ye et al. 2025, Dream 7B, arXiv:2508.15487; Gong et al. 2025, DiffuCoder, arXiv:2506.20639.  The
+networks keep the alignment of the causal model they were made from, so each state is moved one
+place right here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from dlm_sampling.denoisers.base import shift_right
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
+from dlm_sampling.denoisers.checkpoints.qwen_checkpoint import qwen_config, stock_config
+from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, tokenizer_source
+from dlm_sampling.denoisers.networks.transformers_blocks import StockDenoiser, load_stock
+from dlm_sampling.denoisers.registry import Family, LoadOptions, register
+from dlm_sampling.types import DenoiserOutput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
+
+MASK_TOKEN_ID = 151666
+"""Mask id of the released checkpoints (default of the authors' config class)."""
+
+
+class DreamDenoiser(StockDenoiser):
+    """A Dream network: no time input, states shifted so that position i scores token i.
+
+    Args:
+        model: stock Qwen2 modules; used with full attention, never modified.
+        mask_token_id: the mask id.
+        tokenizer: the tokenizer, or a function that loads it.
+        eos_token_id: default: the tokenizer's if one is given, else the model config's.
+        pad_token_id: as `eos_token_id`.
+    """
+
+    family = "dream"
+
+    def __init__(
+        self,
+        model: Qwen2ForCausalLM,
+        *,
+        mask_token_id: int,
+        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+    ) -> None:
+        """Wrap the model; see the class."""
+        super().__init__(
+            model,
+            mask_token_id=mask_token_id,
+            tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+        )
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
+    ) -> DenoiserOutput:
+        """Hidden states, shifted, and the output head."""
+        hidden = self.hidden_states(input_ids, attention_mask)
+        return DenoiserOutput(shift_right(hidden, attention_mask), self.model.lm_head)
+
+    def authors_config(self) -> dict[str, Any]:
+        """The config under the authors' keys."""
+        return {
+            **qwen_config(self, ()),
+            "architectures": ["DreamModel"],
+            "model_type": "Dream",
+        }
+
+
+def load(checkpoint: Checkpoint, options: LoadOptions) -> DreamDenoiser:
+    """Build the denoiser of a Dream checkpoint."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = stock_config(Qwen2Config, checkpoint, "Dream", ())
+    mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, config.vocab_size)
+    return DreamDenoiser(
+        load_stock(Qwen2ForCausalLM, config, checkpoint, options),
+        mask_token_id=mask_token_id,
+        tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+    )
+
+
+def matches(config: Mapping[str, Any]) -> bool:
+    """Dream and its descendants publish the model type with a capital letter."""
+    return str(config.get("model_type", "")).lower() == "dream"
+
+
+register(Family("dream", matches, load))

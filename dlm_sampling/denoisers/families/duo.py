@@ -1,0 +1,127 @@
+"""Duo: the diffusion transformer for uniform noise, without a mask token.
+
+Sahoo et al. 2025, The Diffusion Duality, arXiv:2506.10892, released code github.com/s-sahoo/duo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
+from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
+    GPT2_SIZE,
+    load_dit,
+    read_sizes,
+    rows_of,
+    training_config,
+)
+from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, gpt2, tokenizer_source
+from dlm_sampling.denoisers.networks.dit import Dit
+from dlm_sampling.denoisers.networks.dit_denoiser import DitDenoiser
+from dlm_sampling.denoisers.registry import Family, LoadOptions, register
+from dlm_sampling.schedules import LOG_LINEAR
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EMBEDDING = "vocab_embed.embedding"
+
+
+class DuoDenoiser(DitDenoiser):
+    """A Duo network: logits in place, uniform noise over all columns, no mask.
+
+    The logits are of kind "leave_one_out": Duo's ELBO plugs the network's law into
+    q(x_s | x_t, x_0), whose optimum is P(x0_i | x_t without position i), not the posterior
+    P(x0_i | x_t).  A sampler must not read them as the posterior.
+
+    Args:
+        network: the diffusion transformer.
+        max_length: length it was trained at.
+        time_conditioned: whether the network sees the noise level; otherwise it always sees 0.
+        tokenizer: the tokenizer, or a function that loads it.
+        eos_token_id: end-of-text id; default: the tokenizer's if one is given, else GPT-2's if the
+            vocabulary is GPT-2's.
+    """
+
+    family = "duo"
+
+    def __init__(
+        self,
+        network: Dit,
+        *,
+        max_length: int | None = None,
+        time_conditioned: bool = True,
+        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
+        eos_token_id: int | None = None,
+    ) -> None:
+        """Wrap the network; see the class."""
+        super().__init__(
+            network,
+            is_gpt2=network.config.vocab_size in (GPT2_SIZE, GPT2_SIZE + 1),
+            tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
+            mask_token_id=None,
+            max_length=max_length,
+            time_conditioned=time_conditioned,
+            kind="leave_one_out",
+            schedule=LOG_LINEAR,
+        )
+
+    def soft_logits(self, weights: Tensor, sigma: Tensor) -> Tensor:
+        """Logits [B, L, V] of a canvas of mixtures (NFE 1), as in the Gaussian relaxation.
+
+        Args:
+            weights: [B, L, V], how much of each token's embedding a position gets; rows that sum to
+                1 are laws over tokens.
+            sigma: total noise of each row, [B].
+        """
+        positions = torch.arange(weights.shape[1], device=weights.device)[None]
+        embeds = weights @ self.network.vocab_embed.embedding
+        return self.network.output_layer.linear(self.network.run(embeds, sigma, positions))
+
+    def authors_config(self) -> dict[str, Any]:
+        """The training config, under the authors' keys."""
+        return {
+            "algo": {
+                "name": "duo",
+                "backbone": "dit",
+                "parameterization": "mean",
+                "time_conditioning": self.time_conditioned,
+            },
+            "diffusion": "uniform_state",
+            "model": training_config(self.network, self.max_length),
+            "vocab_size": self.vocab_size,
+            "eos_token_id": self.eos_token_id,
+        }
+
+
+def load(checkpoint: Checkpoint, options: LoadOptions) -> DuoDenoiser:
+    """Build the denoiser of a Duo checkpoint; the number of columns is that of the embedding."""
+    vocab_size = rows_of(checkpoint, EMBEDDING)
+    sizes, length = read_sizes(checkpoint, vocab_size)
+    algorithm: Mapping[str, Any] = checkpoint.config.get("algo") or checkpoint.config
+    return DuoDenoiser(
+        load_dit(sizes, checkpoint, options),
+        max_length=length,
+        time_conditioned=bool(algorithm.get("time_conditioning", True)),
+        tokenizer=tokenizer_source(
+            checkpoint.folder,
+            options.tokenizer,
+            gpt2 if vocab_size in (GPT2_SIZE, GPT2_SIZE + 1) else None,
+        ),
+        eos_token_id=checkpoint.config.get("eos_token_id"),
+    )
+
+
+def matches(config: Mapping[str, Any]) -> bool:
+    """The nested training config of the algorithm, or a hub config of its model type."""
+    algorithm: Any = config.get("algo")
+    name = algorithm.get("name") if isinstance(algorithm, Mapping) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return name in ("duo", "duo_base") or str(config.get("model_type")).lower() == "duo"
+
+
+register(Family("duo", matches, load))

@@ -1,0 +1,191 @@
+"""LLaDA (Base, Instruct, 1.5): bidirectional Llama blocks under the authors' names.
+
+Nie et al. 2025, Large Language Diffusion Models, arXiv:2502.09992; released code
+github.com/ML-GSAI/LLaDA.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, tokenizer_source
+from dlm_sampling.denoisers.networks.transformers_blocks import (
+    StockDenoiser,
+    load_stock,
+    rope_theta,
+)
+from dlm_sampling.denoisers.registry import Family, LoadOptions, register
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+MASK_TOKEN_ID = 126336
+"""Mask id of the released checkpoints."""
+
+FIXED: dict[str, Any] = {
+    "alibi": False,
+    "attention_layer_norm": False,
+    "bias_for_layer_norm": False,
+    "block_type": "llama",
+    "include_bias": False,
+    "include_qkv_bias": False,
+    "input_emb_norm": False,
+    "layer_norm_type": "rms",
+    "layer_norm_with_affine": True,
+    "activation_type": "silu",
+    "rope": True,
+    "scale_logits": False,
+}
+"""The architecture switches of the authors' config at the only values that any release uses."""
+
+NAMES = {
+    "self_attn.q_proj": "q_proj",
+    "self_attn.k_proj": "k_proj",
+    "self_attn.v_proj": "v_proj",
+    "self_attn.o_proj": "attn_out",
+    "mlp.gate_proj": "ff_proj",
+    "mlp.up_proj": "up_proj",
+    "mlp.down_proj": "ff_out",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ff_norm",
+}
+TOP_NAMES = {"model.embed_tokens": "wte", "model.norm": "ln_f", "lm_head": "ff_out"}
+LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
+
+
+class LLaDADenoiser(StockDenoiser):
+    """A LLaDA network: no time input, logits in place, padding masked as keys.
+
+    Args:
+        model: stock Llama modules; used with full attention, never modified.
+        mask_token_id: the mask id.
+        tokenizer: the tokenizer, or a function that loads it.
+        eos_token_id: default: the tokenizer's if one is given, else the model config's.
+        pad_token_id: as `eos_token_id`.
+        vocab_size: tokens in use; output columns from here on are never drawn.  Default: all
+            columns.
+    """
+
+    family = "llada"
+
+    def __init__(
+        self,
+        model: LlamaForCausalLM,
+        *,
+        mask_token_id: int,
+        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
+        """Wrap the model; see the class."""
+        columns: int = model.config.vocab_size
+        super().__init__(
+            model,
+            mask_token_id=mask_token_id,
+            tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            suppressed=range(columns if vocab_size is None else vocab_size, columns),
+        )
+
+    def authors_config(self) -> dict[str, Any]:
+        """The config under the authors' keys."""
+        config: Any = self.model.config
+        return {
+            **FIXED,
+            "architectures": ["LLaDAModelLM"],
+            "model_type": "llada",
+            "d_model": config.hidden_size,
+            "n_layers": config.num_hidden_layers,
+            "n_heads": config.num_attention_heads,
+            "n_kv_heads": config.num_key_value_heads,
+            "mlp_hidden_size": config.intermediate_size,
+            "vocab_size": self.vocab_size - len(self.suppressed),
+            "embedding_size": self.vocab_size,
+            "max_sequence_length": config.max_position_embeddings,
+            "rms_norm_eps": config.rms_norm_eps,
+            "rope_theta": rope_theta(config),
+            "weight_tying": bool(config.tie_word_embeddings),
+            "mask_token_id": self.mask_token_id,
+            "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
+        }
+
+    @staticmethod
+    def authors_name(key: str) -> str:
+        """Name of a tensor in the authors' files from its name in the stock Llama module."""
+        layer = LAYER.fullmatch(key)
+        if layer is None:
+            return f"model.transformer.{TOP_NAMES[key.removesuffix('.weight')]}.weight"
+        return f"model.transformer.blocks.{layer[1]}.{NAMES[layer[2]]}.weight"
+
+
+def stock_config(checkpoint: Checkpoint) -> Any:
+    """The stock Llama config of an authors' config.
+
+    Raises:
+        CheckpointError: a switch of the architecture has a value that no release uses, or a size is
+            missing.
+    """
+    from transformers import LlamaConfig
+
+    maker: Any = LlamaConfig
+    given = checkpoint.config
+    for key, value in FIXED.items():
+        if given.get(key, value) != value:
+            raise CheckpointError(
+                f"{checkpoint.name!r}: config.json has {key}={given[key]!r}; LLaDA checkpoints "
+                f"have {value!r}."
+            )
+    if absent := {"d_model", "n_heads", "n_layers", "vocab_size"} - set(given):
+        raise CheckpointError(
+            f"{checkpoint.name!r}: config.json lacks {', '.join(sorted(absent))}."
+        )
+    width, heads = given["d_model"], given["n_heads"]
+    return maker(
+        vocab_size=given.get("embedding_size") or given["vocab_size"],
+        hidden_size=width,
+        intermediate_size=given.get("mlp_hidden_size") or given.get("mlp_ratio", 4) * width,
+        num_hidden_layers=given["n_layers"],
+        num_attention_heads=heads,
+        num_key_value_heads=1
+        if given.get("multi_query_attention")
+        else given.get("n_kv_heads") or heads,
+        max_position_embeddings=given.get("max_sequence_length", 1024),
+        rms_norm_eps=given.get("rms_norm_eps", 1e-5),
+        rope_theta=given.get("rope_theta", 10000.0),
+        tie_word_embeddings=given.get("weight_tying", True),
+        bos_token_id=None,
+        eos_token_id=given.get("eos_token_id"),
+        pad_token_id=given.get("pad_token_id"),
+    )
+
+
+def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDADenoiser:
+    """Build the denoiser of a LLaDA checkpoint."""
+    from transformers import LlamaForCausalLM
+
+    config = stock_config(checkpoint)
+    mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, config.vocab_size)
+    return LLaDADenoiser(
+        load_stock(LlamaForCausalLM, config, checkpoint, options, LLaDADenoiser.authors_name),
+        mask_token_id=mask_token_id,
+        tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
+        eos_token_id=config.eos_token_id,
+        pad_token_id=config.pad_token_id,
+        vocab_size=checkpoint.config["vocab_size"],
+    )
+
+
+def matches(config: Mapping[str, Any]) -> bool:
+    """Dense LLaDA; the mixture-of-experts release shares the model type but counts experts."""
+    return (
+        config.get("model_type") == "llada" and "num_experts" not in config and "d_model" in config
+    )
+
+
+register(Family("llada", matches, load))

@@ -1,0 +1,166 @@
+"""LLaDA-MoE: bidirectional blocks with routed experts.
+
+Zhu et al. 2025, LLaDA-MoE, arXiv:2509.24389; released weights inclusionAI/LLaDA-MoE-7B-A1B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
+from dlm_sampling.denoisers.checkpoints.moe_checkpoint import (
+    MoeDenoiser,
+    check_fixed,
+    load_moe,
+    reading_sizes,
+)
+from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, tokenizer_source
+from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork
+from dlm_sampling.denoisers.registry import Family, LoadOptions, register
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MASK_TOKEN_ID = 156895
+"""Mask id of the released checkpoints."""
+
+FIXED: dict[str, Any] = {
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "moe_router_enable_expert_bias": False,
+    "moe_router_score_function": "softmax",
+    "rope_scaling": None,
+    "shared_expert_intermediate_size": None,
+    "tie_word_embeddings": False,
+}
+"""Architecture switches at the only values that any release uses."""
+
+
+class SoftmaxRouter(nn.Module):
+    """The k largest of softmax(W x) over the experts, in float32, not renormalised."""
+
+    def __init__(self, config: MoeConfig, top_k: int) -> None:
+        """One row of W per expert."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.n_experts, config.hidden_size))
+        self.top_k = top_k
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and experts of each token, both [N, k]."""
+        chosen = F.linear(x, self.weight).float().softmax(dim=-1).topk(self.top_k, dim=-1)
+        return chosen.values, chosen.indices
+
+
+class LLaDAMoEDenoiser(MoeDenoiser):
+    """A LLaDA-MoE network: no time input, logits in place, full attention, padding masked as keys.
+
+    Args:
+        network: the decoder.
+        top_k: experts per token; kept for saving.
+        mask_token_id: the mask id.
+        tokenizer: the tokenizer, or a function that loads it.
+        eos_token_id: default: the tokenizer's if one is given.
+        pad_token_id: as `eos_token_id`.
+    """
+
+    family = "llada_moe"
+
+    def __init__(
+        self,
+        network: MoeNetwork,
+        *,
+        top_k: int,
+        mask_token_id: int,
+        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+    ) -> None:
+        """Wrap the network; see the class."""
+        super().__init__(
+            network,
+            mask_token_id=mask_token_id,
+            tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+        )
+        self.top_k = top_k
+
+    def authors_config(self) -> dict[str, Any]:
+        """The config under the authors' keys."""
+        sizes = self.network.config
+        return {
+            **FIXED,
+            **self.shared_config(),
+            "architectures": ["LLaDAMoEModelLM"],
+            "model_type": "llada_moe",
+            "moe_layer_freq": [int(not dense) for dense in sizes.dense_layers],
+            "dense_intermediate_size": sizes.dense_width,
+            "expert_intermediate_size": sizes.expert_width,
+            "num_experts_per_tok": self.top_k,
+            "qk_layernorm": sizes.qk_norm,
+            "clip_qkv": sizes.clip_qkv,
+        }
+
+
+def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
+    """Sizes of the network.
+
+    Raises:
+        CheckpointError: one is missing, or a switch has a value that no release uses.
+    """
+    check_fixed(checkpoint, FIXED)
+    given = checkpoint.config
+    with reading_sizes(checkpoint):
+        layers, heads = given["num_hidden_layers"], given["num_attention_heads"]
+        width = given["hidden_size"] // heads
+        routed = given.get("moe_layer_freq") or [1] * layers
+        return MoeConfig(
+            vocab_size=int(given["vocab_size"]),
+            hidden_size=int(given["hidden_size"]),
+            n_heads=heads,
+            n_kv_heads=given.get("num_key_value_heads") or heads,
+            head_dim=width,
+            dense_layers=tuple(not flag for flag in routed),
+            dense_width=given.get("dense_intermediate_size") or 0,
+            expert_width=int(given["expert_intermediate_size"]),
+            n_experts=int(given["num_experts"]),
+            shared_width=0,
+            rotary_width=int(width * given["partial_rotary_factor"]),
+            rope_theta=float(given["rope_theta"]),
+            eps=given.get("rms_norm_eps", 1e-5),
+            qk_norm=bool(given.get("qk_layernorm", True)),
+            clip_qkv=given.get("clip_qkv"),
+            max_length=given.get("max_position_embeddings"),
+        )
+
+
+def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDAMoEDenoiser:
+    """Build the denoiser of a LLaDA-MoE checkpoint."""
+    sizes = read_sizes(checkpoint)
+    top_k = int(checkpoint.config.get("num_experts_per_tok", 8))
+    mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, sizes.vocab_size)
+
+    def router(config: MoeConfig) -> nn.Module:
+        return SoftmaxRouter(config, top_k)
+
+    return LLaDAMoEDenoiser(
+        load_moe(sizes, router, checkpoint, options, LLaDAMoEDenoiser.authors_name),
+        top_k=top_k,
+        mask_token_id=mask_token_id,
+        tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
+        eos_token_id=checkpoint.config.get("eos_token_id"),
+        pad_token_id=checkpoint.config.get("pad_token_id"),
+    )
+
+
+def matches(config: Mapping[str, Any]) -> bool:
+    """Released configs share LLaDA's model type, but count experts."""
+    return config.get("model_type") in ("llada", "llada_moe") and "num_experts" in config
+
+
+register(Family("llada_moe", matches, load))

@@ -1,0 +1,130 @@
+"""Any encoder that transformers knows as a masked language model (BERT, RoBERTa, ModernBERT, ...).
+
+Wang & Cho 2019, arXiv:1902.04094, generate from BERT as from a Markov random field; read as a
+masked diffusion model, its logits at a mask are the denoising law.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from dlm_sampling.denoisers.base import positions_of
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.tokenizers import has_tokenizer, load_named, special_id
+from dlm_sampling.denoisers.checkpoints.transformers_format import TransformersDenoiser, load_model
+from dlm_sampling.denoisers.registry import Family, LoadOptions, register
+from dlm_sampling.types import DenoiserOutput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class MaskedLMDenoiser(TransformersDenoiser):
+    """A masked language model: logits in place, positions counted from the first real token.
+
+    Padding is honoured where the model takes explicit position ids; models that count columns
+    instead run rows of different padding separately.
+
+    Args:
+        model: a `...ForMaskedLM` module.
+        mask_token_id: the mask id.
+        tokenizer: the tokenizer.
+    """
+
+    family = "masked_lm"
+
+    def __init__(
+        self, model: Any, *, mask_token_id: int, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> None:
+        """Wrap the model; see the class."""
+        config = model.config
+        self.model = model
+        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self.offset = position_offset(model)
+        limit: int | None = getattr(config, "max_position_embeddings", None)
+        super().__init__(
+            vocab_size=config.vocab_size,
+            mask_token_id=mask_token_id,
+            eos_token_id=special_id("eos_token_id", None, tokenizer, config),
+            pad_token_id=special_id("pad_token_id", None, tokenizer, config),
+            max_length=None if limit is None else limit - self.offset,
+            honours_padding=self.takes_positions,
+            tokenizer=tokenizer,
+            module=model.eval(),
+        )
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
+    ) -> DenoiserOutput:
+        """Logits of all positions."""
+        given: dict[str, Tensor] = {}
+        if attention_mask is not None:
+            given["attention_mask"] = attention_mask.long()
+        if self.takes_positions:
+            given["position_ids"] = (
+                positions_of(attention_mask, input_ids) + self.offset
+            ).expand_as(input_ids)
+        return DenoiserOutput(self.model(input_ids=input_ids, **given).logits)
+
+
+def position_offset(model: Any) -> int:
+    """Index of the first position: RoBERTa's tables reserve the rows up to the padding index."""
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    for name, module in modules.items():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
+
+
+def load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
+    """Build the denoiser of a masked language model.
+
+    Raises:
+        CheckpointError: tensors are missing or of another shape, so that part of the model would be
+            random.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    tokenizer = pick_tokenizer(checkpoint, options)
+    mask_token_id = options.mask_id(
+        checkpoint, getattr(tokenizer, "mask_token_id", None), checkpoint.config["vocab_size"]
+    )
+    model, report = load_model(AutoModelForMaskedLM, checkpoint, options)
+    for problem in ("missing_keys", "mismatched_keys"):
+        if report[problem]:
+            first = sorted(str(key) for key in report[problem])[0]
+            raise CheckpointError(
+                f"{checkpoint.name!r}: {len(report[problem])} {problem.replace('_keys', '')} "
+                f"tensors, first {first}. "
+                "It is no complete masked language model; part of it would be random."
+            )
+    return MaskedLMDenoiser(
+        model,
+        mask_token_id=mask_token_id,
+        tokenizer=tokenizer,
+    )
+
+
+def pick_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of the user, or the checkpoint's; None if it has none."""
+    given = options.tokenizer
+    if given is not None:
+        return load_named(given) if isinstance(given, str) else given
+    return load_named(str(checkpoint.folder)) if has_tokenizer(checkpoint.folder) else None
+
+
+def matches(config: Mapping[str, Any]) -> bool:
+    """Model types that transformers can load with a masked-language-model head."""
+    from transformers.models.auto import modeling_auto
+
+    listed: list[str] = config.get("architectures") or []
+    headed = not listed or any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in listed)
+    known: Any = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return headed and config.get("model_type") in known
+
+
+register(Family("masked_lm", matches, load))

@@ -1,0 +1,113 @@
+"""SDAR, and models trained from it such as TraDo: Qwen3 blocks with block-causal attention.
+
+Cheng et al. 2025, SDAR, arXiv:2510.06303, released code github.com/JetAstra/SDAR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
+from dlm_sampling.denoisers.checkpoints.qwen_checkpoint import qwen_config, stock_config
+from dlm_sampling.denoisers.checkpoints.tokenizers import (
+    TokenizerSource,
+    special_id,
+    tokenizer_source,
+)
+from dlm_sampling.denoisers.networks.block_causal import block_causal_bias, check_block_length
+from dlm_sampling.denoisers.networks.transformers_blocks import StockDenoiser, load_stock
+from dlm_sampling.denoisers.registry import Family, LoadOptions, register
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+MASK_TOKEN_ID = 151669
+"""Mask id of the released checkpoints."""
+BLOCK_LENGTH = 4
+"""Block length of the released chat checkpoints, where the config does not say."""
+
+FURTHER = ("head_dim", "attention_bias")
+"""Config keys that mean the same in the authors' config and in Qwen3's, beside the usual ones."""
+
+
+class SDARDenoiser(StockDenoiser):
+    """An SDAR network: no time input, logits in place; a block sees itself and all earlier blocks.
+
+    Args:
+        model: stock Qwen3 modules; used with block-causal attention, never modified.
+        mask_token_id: the mask id.
+        block_length: columns per block; blocks count from a row's first real token.
+        tokenizer: the tokenizer, or a function that loads it.
+        eos_token_id: default: the tokenizer's if one is given, else the model config's.
+        pad_token_id: as `eos_token_id`.
+
+    Raises:
+        ValueError: `block_length` below 1.
+    """
+
+    family = "sdar"
+
+    def __init__(
+        self,
+        model: Qwen3ForCausalLM,
+        *,
+        mask_token_id: int,
+        block_length: int = BLOCK_LENGTH,
+        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+    ) -> None:
+        """Wrap the model; see the class."""
+        super().__init__(
+            model,
+            mask_token_id=mask_token_id,
+            tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+        )
+        self.block_length = check_block_length(block_length)
+
+    def attention_bias(
+        self, input_ids: Tensor, attention_mask: Tensor | None, dtype: torch.dtype
+    ) -> Tensor | None:
+        """The block-causal bias."""
+        assert self.block_length is not None
+        return block_causal_bias(input_ids, attention_mask, self.block_length, dtype)
+
+    def authors_config(self) -> dict[str, Any]:
+        """The config under the authors' keys."""
+        return {
+            **qwen_config(self, FURTHER),
+            "architectures": ["SDARForCausalLM"],
+            "model_type": "sdar",
+            "block_size": self.block_length,
+        }
+
+
+def load(checkpoint: Checkpoint, options: LoadOptions) -> SDARDenoiser:
+    """Build the denoiser of an SDAR checkpoint."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = stock_config(Qwen3Config, checkpoint, "SDAR", FURTHER)
+    mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, config.vocab_size)
+    own = checkpoint.config.get("block_size", BLOCK_LENGTH)
+    return SDARDenoiser(
+        load_stock(Qwen3ForCausalLM, config, checkpoint, options),
+        mask_token_id=mask_token_id,
+        block_length=options.extra.get("block_length", own),
+        tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
+        eos_token_id=special_id("eos_token_id", None, None, config),
+        pad_token_id=special_id("pad_token_id", None, None, config),
+    )
+
+
+def matches(config: Mapping[str, Any]) -> bool:
+    """The authors' dense model type."""
+    return config.get("model_type") == "sdar"
+
+
+register(Family("sdar", matches, load, frozenset({"block_length"})))

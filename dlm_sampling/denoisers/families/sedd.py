@@ -1,0 +1,222 @@
+"""SEDD: the diffusion transformer that learns ratios of marginals, absorbing or uniform noise.
+
+Lou, Meng & Ermon 2024, Discrete Diffusion Modeling by Estimating the Ratios of the Data
+Distribution, arXiv:2310.16834, released code
+github.com/louaaron/Score-Entropy-Discrete-Diffusion.  The denoiser of DDPD (Liu et al. 2024,
+arXiv:2410.06264) is the same network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
+    GPT2_SIZE,
+    HEAD,
+    load_dit,
+    read_sizes,
+    rows_of,
+    training_config,
+)
+from dlm_sampling.denoisers.checkpoints.tokenizers import (
+    TokenizerSource,
+    gpt2,
+    gpt2_with_mask,
+    tokenizer_source,
+)
+from dlm_sampling.denoisers.networks.dit import Dit
+from dlm_sampling.denoisers.networks.dit_denoiser import DitDenoiser
+from dlm_sampling.denoisers.networks.total_noise import geometric_noise, total_noise
+from dlm_sampling.denoisers.registry import Family, LoadOptions, register
+from dlm_sampling.schedules import LOG_LINEAR, Geometric, Schedule
+from dlm_sampling.types import DenoiserOutput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+EARLIEST = 1e-5
+"""Least time that is passed on; the score of absorbing noise is infinite at 0."""
+GEOMETRIC = (1e-4, 20.0)
+
+
+class SEDDDenoiser(DitDenoiser):
+    """A SEDD network: column y at position i is log p_t(x with y at i) / p_t(x), own token 0.
+
+    With absorbing noise and `scale_by_sigma` the network's output is divided by
+    (exp(sigma) - 1) (V - 1).  At a masked position the softmax over the other columns is the
+    posterior of the clean token.
+
+    Args:
+        network: the diffusion transformer.
+        mask_token_id: the mask id, the last column; None for uniform noise.
+        scale_by_sigma: whether the output is scaled as above; absorbing noise only.
+        noise: total noise sigma [B] of the times t [B]; default: the log-linear schedule.
+        max_length: length it was trained at.
+        tokenizer: the tokenizer, or a function that loads it.
+        eos_token_id: end-of-text id; default: the tokenizer's if one is given, else GPT-2's if the
+            vocabulary is GPT-2's.
+
+    Raises:
+        ValueError: `scale_by_sigma` without a mask.
+    """
+
+    family = "sedd"
+
+    def __init__(
+        self,
+        network: Dit,
+        *,
+        mask_token_id: int | None = None,
+        scale_by_sigma: bool = False,
+        noise: Callable[[Tensor], Tensor] = total_noise,
+        max_length: int | None = None,
+        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
+        eos_token_id: int | None = None,
+    ) -> None:
+        """Wrap the network; see the class."""
+        if scale_by_sigma and mask_token_id is None:
+            raise ValueError(
+                "scale_by_sigma=True: the scale belongs to absorbing noise; give mask_token_id, or "
+                "pass scale_by_sigma=False."
+            )
+        columns = network.config.vocab_size
+        super().__init__(
+            network,
+            is_gpt2=columns - (mask_token_id is not None) == GPT2_SIZE,
+            noise=noise,
+            tokenizer=tokenizer,
+            eos_token_id=eos_token_id,
+            mask_token_id=mask_token_id,
+            max_length=max_length,
+            time_conditioned=True,
+            kind="log_score",
+            schedule=_schedule(noise),
+        )
+        self.scale_by_sigma = scale_by_sigma
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
+    ) -> DenoiserOutput:
+        """Log-scores of all positions."""
+        assert t is not None  # the caller has checked: the network is time-conditioned
+        sigma = self.noise(t.clamp_min(EARLIEST))
+        return DenoiserOutput(self.log_score(input_ids, sigma, attention_mask))
+
+    def log_score(
+        self, input_ids: Tensor, sigma: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """Log-scores [B, L, V] at total noise sigma [B] > 0 (NFE 1)."""
+        hidden = self.hidden_states(input_ids, sigma, attention_mask)
+        values = self.network.output_layer.linear(hidden)
+        if self.scale_by_sigma:
+            scale = torch.expm1(sigma.double()).log() + math.log(self.vocab_size - 1)
+            values = values - scale.to(values.dtype)[:, None, None]
+        return values.scatter(-1, input_ids[..., None], 0.0)
+
+    def authors_config(self) -> dict[str, Any]:
+        """The training config, under the authors' keys."""
+        absorbing = self.mask_token_id is not None
+        model = training_config(self.network, self.max_length)
+        return {
+            "graph": {"type": "absorb" if absorbing else "uniform"},
+            "model": {**model, "scale_by_sigma": self.scale_by_sigma},
+            "noise": noise_config(self.noise),
+            "tokens": self.vocab_size - absorbing,
+            "eos_token_id": self.eos_token_id,
+        }
+
+
+class GeometricNoise:
+    """The geometric schedule as a function of t; see `geometric_noise`."""
+
+    def __init__(self, low: float, high: float) -> None:
+        """Noise at t = 0 and t = 1."""
+        self.low, self.high = low, high
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """Total noise [B] of t [B]."""
+        return geometric_noise(t, self.low, self.high)
+
+
+def _schedule(noise: Callable[[Tensor], Tensor]) -> Schedule | None:
+    """alpha(t) = exp(-sigma(t)) of a known noise; None for a caller's own function."""
+    if isinstance(noise, GeometricNoise):
+        return Geometric(noise.low, noise.high)
+    return LOG_LINEAR if noise is total_noise else None
+
+
+def noise_config(noise: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The `noise` section of the config for a schedule."""
+    if isinstance(noise, GeometricNoise):
+        return {"type": "geometric", "sigma_min": noise.low, "sigma_max": noise.high}
+    return {"type": "loglinear"}
+
+
+def read_noise(checkpoint: Checkpoint) -> Callable[[Tensor], Tensor]:
+    """The schedule that the config names.
+
+    Raises:
+        CheckpointError: an unknown one.
+    """
+    given: Mapping[str, Any] = checkpoint.config.get("noise") or {}
+    low, high = GEOMETRIC
+    known: dict[str, Callable[[Tensor], Tensor]] = {
+        "loglinear": total_noise,
+        "geometric": GeometricNoise(given.get("sigma_min", low), given.get("sigma_max", high)),
+    }
+    name = given.get("type", "loglinear")
+    if name not in known:
+        raise CheckpointError(
+            f"{checkpoint.name!r}: config.json has noise type {name!r}; allowed: "
+            f"{', '.join(known)}."
+        )
+    return known[name]
+
+
+def load(checkpoint: Checkpoint, options: LoadOptions) -> SEDDDenoiser:
+    """Build the denoiser of a SEDD checkpoint.
+
+    Raises:
+        CheckpointError: it is a planner, or its config contradicts itself.
+    """
+    absorbing = checkpoint.config["graph"]["type"] == "absorb"
+    tokens = int(checkpoint.config["tokens"])
+    columns = tokens + absorbing
+    if columns > 1 and rows_of(checkpoint, HEAD) == 1:
+        raise CheckpointError(
+            f"{checkpoint.name!r} is a DDPD planner, no denoiser: its head has one column. "
+            "Load it with DDPDPlanner.from_pretrained."
+        )
+    sizes, length = read_sizes(checkpoint, columns)
+    scaled = bool(checkpoint.config["model"].get("scale_by_sigma", False))
+    if scaled and not absorbing:
+        raise CheckpointError(
+            f"{checkpoint.name!r}: config.json has scale_by_sigma with uniform noise; it must be "
+            "false there."
+        )
+    default = (gpt2_with_mask if absorbing else gpt2) if tokens == GPT2_SIZE else None
+    return SEDDDenoiser(
+        load_dit(sizes, checkpoint, options),
+        mask_token_id=options.mask_id(checkpoint, columns - 1, columns) if absorbing else None,
+        scale_by_sigma=scaled,
+        noise=read_noise(checkpoint),
+        max_length=length,
+        tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer, default),
+        eos_token_id=checkpoint.config.get("eos_token_id"),
+    )
+
+
+def matches(config: Mapping[str, Any]) -> bool:
+    """The nested training config, which names a graph and counts tokens."""
+    graph: Any = config.get("graph")
+    kind = graph.get("type") if isinstance(graph, Mapping) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    return kind in ("absorb", "uniform") and "tokens" in config and "model" in config
+
+
+register(Family("sedd", matches, load))

@@ -1,0 +1,1 @@
+"""The networks that families share: transformer blocks, diffusion transformers, experts."""

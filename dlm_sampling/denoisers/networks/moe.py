@@ -1,0 +1,251 @@
+"""A bidirectional decoder with mixture-of-experts layers, as the LLaDA-MoE releases use it.
+
+Fedus et al. 2022, arXiv:2101.03961 (routed experts); Dai et al. 2024, arXiv:2401.06066 (shared and
+fine-grained experts).  Plain torch, so that one code runs with every transformers version; the
+parameter names are those of the checkpoints, one tensor set per expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dlm_sampling.denoisers.networks.attention import AttentionContext, rotary_table, rotate
+
+
+@dataclass(frozen=True)
+class MoeConfig:
+    """Sizes of the network.
+
+    Args:
+        vocab_size: embedding rows and output columns.
+        hidden_size: width d.
+        n_heads: query heads.
+        n_kv_heads: key and value heads.
+        head_dim: width of a head.
+        dense_layers: per layer, whether its MLP is dense.
+        dense_width: width of a dense MLP.
+        expert_width: width of one expert.
+        n_experts: routed experts.
+        shared_width: width of the always-on expert; 0 for none.
+        rotary_width: leading channels of a head that are rotated.
+        rope_theta: base of the rotary frequencies.
+        eps: of the norms.
+        qk_norm: whether queries and keys are normalised per head.
+        fused_qkv: whether one matrix makes queries, keys and values.
+        clip_qkv: largest magnitude of queries, keys and values, or None.
+        max_length: length it was trained at.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    dense_layers: tuple[bool, ...]
+    dense_width: int
+    expert_width: int
+    n_experts: int
+    shared_width: int
+    rotary_width: int
+    rope_theta: float
+    eps: float
+    qk_norm: bool = True
+    fused_qkv: bool = False
+    clip_qkv: float | None = None
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse heads that cannot be grouped or rotated."""
+        if self.n_heads % self.n_kv_heads or self.rotary_width % 2:
+            raise ValueError(
+                f"n_heads={self.n_heads}, n_kv_heads={self.n_kv_heads}, "
+                f"rotary_width={self.rotary_width}: heads must be a multiple of the key heads, and "
+                "the rotated width even."
+            )
+
+
+Router = Callable[[MoeConfig], nn.Module]
+"""Makes the module that maps [N, d] to weights [N, k] and experts [N, k]."""
+
+
+class RmsNorm(nn.Module):
+    """x / sqrt(mean x^2 + eps) times a weight, computed in float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        """Weight of `width` ones."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised x, in the type of x."""
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
+        return self.weight * (wide * scale).to(x.dtype)
+
+
+class GatedMlp(nn.Module):
+    """down(SiLU(gate(x)) * up(x))."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        """Three matrices without biases."""
+        super().__init__()
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., d] -> [..., d]."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class ExpertMlp(nn.Module):
+    """Each token's weighted sum of the experts that the router chose, plus the shared expert."""
+
+    def __init__(self, config: MoeConfig, router: Router) -> None:
+        """Experts with the sizes of `config`."""
+        super().__init__()
+        d = config.hidden_size
+        self.gate = router(config)
+        self.experts = nn.ModuleList(
+            GatedMlp(d, config.expert_width) for _ in range(config.n_experts)
+        )
+        self.shared_experts = GatedMlp(d, config.shared_width) if config.shared_width else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, L, d] -> [B, L, d]; one matrix product per expert that some token chose."""
+        flat = x.flatten(0, -2)
+        weights, chosen = self.gate(flat)
+        out = torch.zeros_like(flat)
+        order = chosen.flatten().argsort(stable=True)
+        token = order // chosen.shape[1]
+        counts = torch.bincount(chosen.flatten(), minlength=len(self.experts))
+        sizes = cast("list[int]", counts.tolist())
+        for expert, rows, mine in zip(
+            self.experts, token.split(sizes), order.split(sizes), strict=True
+        ):
+            if len(rows):
+                share = weights.flatten()[mine].to(flat.dtype)
+                out = out.index_add(0, rows, expert(flat[rows]) * share[:, None])
+        if self.shared_experts is not None:
+            out = out + self.shared_experts(flat)
+        return out.view_as(x)
+
+
+class MoeAttention(nn.Module):
+    """Grouped attention with normalised, rotated queries and keys."""
+
+    def __init__(self, config: MoeConfig) -> None:
+        """Projections with the sizes of `config`."""
+        super().__init__()
+        self.config = config
+        d, width = config.hidden_size, config.head_dim
+        query, key = config.n_heads * width, config.n_kv_heads * width
+        if config.fused_qkv:
+            self.qkv_proj = nn.Linear(d, query + 2 * key, bias=False)
+        else:
+            self.q_proj = nn.Linear(d, query, bias=False)
+            self.k_proj = nn.Linear(d, key, bias=False)
+            self.v_proj = nn.Linear(d, key, bias=False)
+        self.o_proj = nn.Linear(query, d, bias=False)
+        self.q_norm = RmsNorm(width, config.eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RmsNorm(width, config.eps) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], context: AttentionContext
+    ) -> Tensor:
+        """[B, L, d] -> [B, L, d]."""
+        query, key, value = self.project(x)
+        query, key = rotate(self.q_norm(query), rotary), rotate(self.k_norm(key), rotary)
+        if context.cache is not None:
+            key, value = context.cache.update(key, value, context.layer)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=context.bias, enable_gqa=True
+        )
+        return self.o_proj(mixed.transpose(1, 2).flatten(-2))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, [B, heads, L, head_dim]."""
+        sizes = self.config
+        if sizes.fused_qkv:
+            joint = self.qkv_proj(x)
+        else:
+            joint = torch.cat((self.q_proj(x), self.k_proj(x), self.v_proj(x)), dim=-1)
+        if sizes.clip_qkv is not None:
+            joint = joint.clamp(-sizes.clip_qkv, sizes.clip_qkv)
+        heads = joint.reshape(*x.shape[:2], -1, sizes.head_dim).transpose(1, 2)
+        first = sizes.n_heads
+        second = first + sizes.n_kv_heads
+        return heads[:, :first], heads[:, first:second], heads[:, second:]
+
+
+class MoeLayer(nn.Module):
+    """Attention and MLP, each after a norm and added to its input."""
+
+    def __init__(self, config: MoeConfig, router: Router, dense: bool) -> None:
+        """A layer with the sizes of `config`."""
+        super().__init__()
+        self.input_layernorm = RmsNorm(config.hidden_size, config.eps)
+        self.self_attn = MoeAttention(config)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, config.eps)
+        self.mlp = (
+            GatedMlp(config.hidden_size, config.dense_width) if dense else ExpertMlp(config, router)
+        )
+
+    def forward(
+        self, x: Tensor, rotary: tuple[Tensor, Tensor], context: AttentionContext
+    ) -> Tensor:
+        """[B, L, d] -> [B, L, d]."""
+        x = x + self.self_attn(self.input_layernorm(x), rotary, context)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class MoeStack(nn.Module):
+    """Embedding, layers and the final norm."""
+
+    def __init__(self, config: MoeConfig, router: Router) -> None:
+        """A stack with the sizes of `config`."""
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            MoeLayer(config, router, dense) for dense in config.dense_layers
+        )
+        self.norm = RmsNorm(config.hidden_size, config.eps)
+
+    def forward(
+        self, ids: Tensor, position_ids: Tensor, bias: Tensor | None = None, cache: Any = None
+    ) -> Tensor:
+        """Hidden states [B, L, d] before the head.
+
+        Args:
+            ids: int64 [B, L].
+            position_ids: int64 [B, L] or [1, L].
+            bias: additive attention bias, broadcastable to [B, heads, L, keys], or None for full
+                attention.
+            cache: an object with transformers' `Cache.update`, or None.
+        """
+        x = self.embed_tokens(ids)
+        rotary = rotary_table(
+            position_ids, self.config.rotary_width, self.config.rope_theta, x.dtype
+        )
+        for index, layer in enumerate(self.layers):
+            x = layer(x, rotary, AttentionContext(bias, cache, index))
+        return self.norm(x)
+
+
+class MoeNetwork(nn.Module):
+    """The stack as `model`, and the output head as `lm_head`."""
+
+    def __init__(self, config: MoeConfig, router: Router) -> None:
+        """A network with the sizes of `config`."""
+        super().__init__()
+        self.config = config
+        self.model = MoeStack(config, router)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -1,0 +1,182 @@
+"""Stock transformers decoder blocks (Llama, Qwen2, Qwen3) run with full attention.
+
+The layers are called one by one: with no padding no mask is built at all, so that PyTorch's fused
+attention kernels apply, and a cache can be handed to the layers later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.denoisers.base import positions_of
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
+from dlm_sampling.denoisers.checkpoints.placement import plan_placement
+from dlm_sampling.denoisers.checkpoints.published import PublishedDenoiser
+from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, special_id
+from dlm_sampling.denoisers.checkpoints.weights import NameOf, load_weights, tie
+from dlm_sampling.denoisers.registry import LoadOptions
+from dlm_sampling.types import DenoiserOutput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def key_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Additive attention bias [B, 1, L, L] that hides padded keys from every query, or None.
+
+    The bias is the lowest finite number, not -inf, so that a row of padding alone gives no NaN.
+    """
+    if attention_mask is None:
+        return None
+    length = attention_mask.shape[1]
+    bias = torch.zeros(attention_mask.shape, dtype=dtype, device=attention_mask.device)
+    bias.masked_fill_(~attention_mask, torch.finfo(dtype).min)
+    return bias[:, None, None, :].expand(-1, 1, length, -1)
+
+
+def run_layers(
+    stack: Any, embeds: Tensor, position_ids: Tensor, bias: Tensor | None = None, cache: Any = None
+) -> Tensor:
+    """Hidden states [B, L, d] after the final norm, with bidirectional attention.
+
+    Args:
+        stack: a transformers decoder (`layers`, `rotary_emb`, `norm`).
+        embeds: [B, L, d].
+        position_ids: int64 [B, L] or [1, L].
+        bias: additive attention bias, broadcastable to [B, heads, L, keys], or None for full
+            attention.
+        cache: an object with transformers' `Cache.update`, or None.
+    """
+    rotary = stack.rotary_emb(embeds, position_ids)
+    hidden: Any = embeds
+    for layer in stack.layers:
+        hidden = layer(
+            hidden,
+            attention_mask=bias,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            position_embeddings=rotary,
+            is_causal=False,
+        )
+        hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
+    return stack.norm(hidden)
+
+
+class StockDenoiser(PublishedDenoiser):
+    """Base of the denoisers that are a stock `...ForCausalLM` module made bidirectional.
+
+    Args:
+        model: stock modules; never modified.
+        mask_token_id: the mask id.
+        tokenizer: the tokenizer, or a function that loads it.
+        eos_token_id: default: the tokenizer's if one is given, else the model config's.
+        pad_token_id: as `eos_token_id`.
+        suppressed: ids that are never drawn.
+
+    Raises:
+        ValueError: an attention backend that would mask causally.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        mask_token_id: int,
+        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+        suppressed: Iterable[int] = (),
+    ) -> None:
+        """Check the attention backend; see the class."""
+        config: Any = model.config
+        attention: str = config._attn_implementation
+        if attention not in ("sdpa", "eager"):
+            raise ValueError(
+                f"attn_implementation={attention!r}: must be 'sdpa' or 'eager'; others would "
+                "mask causally."
+            )
+        super().__init__(
+            vocab_size=config.vocab_size,
+            mask_token_id=mask_token_id,
+            eos_token_id=special_id("eos_token_id", eos_token_id, tokenizer, config),
+            pad_token_id=special_id("pad_token_id", pad_token_id, tokenizer, config),
+            max_length=config.max_position_embeddings,
+            suppressed=suppressed,
+            tokenizer=tokenizer,
+            module=model.eval(),
+        )
+        self.model: Any = model
+
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """The output head's weight, if it is the embedding's."""
+        return tied_names(self.model.config)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
+    ) -> DenoiserOutput:
+        """Hidden states and the output head."""
+        return DenoiserOutput(self.hidden_states(input_ids, attention_mask), self.model.lm_head)
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Hidden states [B, L, d] in the network's own alignment."""
+        embeds = self.model.model.embed_tokens(input_ids)
+        bias = self.attention_bias(input_ids, attention_mask, embeds.dtype)
+        return run_layers(self.model.model, embeds, positions_of(attention_mask, input_ids), bias)
+
+    def attention_bias(
+        self, input_ids: Tensor, attention_mask: Tensor | None, dtype: torch.dtype
+    ) -> Tensor | None:
+        """Additive bias [B or 1, 1, L, L], or None; here what hides padded keys."""
+        return key_bias(attention_mask, dtype)
+
+
+def load_stock(
+    model_class: Callable[[Any], Any],
+    config: Any,
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    name_of: NameOf = lambda key: key,
+) -> Any:
+    """A stock `...ForCausalLM` with a checkpoint's weights, built without initialising any.
+
+    Buffers that no checkpoint holds (rotary frequencies) are computed on the CPU, as the meta
+    device would lose them.
+    """
+    with torch.device("meta"):
+        model = model_class(config)
+    tied = tied_names(config)
+    for key, source in tied.items():
+        tie(model, key, source)
+    dtype = options.dtype_for(checkpoint)
+    place, finish = plan_placement(
+        model, options.device_map, dtype, tuple(model._no_split_modules or ())
+    )
+    load_weights(model, checkpoint, name_of, dtype=dtype, place=place, tied=tied, ignored=is_rotary)
+    stack = model.model
+    stack.rotary_emb = type(stack.rotary_emb)(config=config).to(place("model.rotary_emb"))
+    finish()
+    return model
+
+
+def tied_names(config: Any) -> Mapping[str, str]:
+    """The output head's weight and the embedding that it shares, if they are tied."""
+    return {HEAD: EMBEDDING} if config.tie_word_embeddings else {}
+
+
+def is_rotary(name: str) -> bool:
+    """Whether a tensor in a file is a table of rotary frequencies, which is computed instead."""
+    return name.endswith("rotary_emb.inv_freq")
+
+
+def rope_theta(config: Any) -> float:
+    """Base of the rotary frequencies, wherever the installed transformers keeps it."""
+    parameters: Any = getattr(config, "rope_parameters", None) or {}
+    return float(parameters.get("rope_theta") or config.rope_theta)

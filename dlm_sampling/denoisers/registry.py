@@ -1,0 +1,85 @@
+"""The registry of checkpoint families: each file adds itself, and a config finds its family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.placement import DeviceMap, resolve_dtype, single_device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What the user asked for, as every family's loader gets it."""
+
+    dtype: torch.dtype | str | None = "auto"
+    device_map: DeviceMap = None
+    tokenizer: PreTrainedTokenizerBase | str | None = None
+    mask_token_id: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def dtype_for(self, checkpoint: Checkpoint) -> torch.dtype:
+        """The type of the weights of this checkpoint."""
+        return resolve_dtype(self.dtype, checkpoint.dtype, single_device(self.device_map))
+
+    def mask_id(self, checkpoint: Checkpoint, default: int | None, vocab_size: int) -> int:
+        """The mask id: the user's, the config's, or the family's default.
+
+        Raises:
+            CheckpointError: none is known, or it lies outside the vocabulary.
+        """
+        for source, value in (
+            ("mask_token_id", self.mask_token_id),
+            ("config.json's mask_token_id", checkpoint.config.get("mask_token_id")),
+            ("the family's mask id", default),
+        ):
+            if value is None:
+                continue
+            if not 0 <= value < vocab_size:
+                raise CheckpointError(
+                    f"{checkpoint.name!r}: {source} {value} is outside the vocabulary of "
+                    f"{vocab_size}. Pass mask_token_id=."
+                )
+            return int(value)
+        raise CheckpointError(
+            f"{checkpoint.name!r} does not say which token is the mask. Pass mask_token_id=."
+        )
+
+
+@dataclass(frozen=True)
+class Family:
+    """One checkpoint family.
+
+    Args:
+        name: short lower-case name.
+        matches: whether a config.json belongs to the family.
+        load: build the denoiser.
+        options: further keyword arguments of `from_pretrained` that the loader reads from `extra`.
+    """
+
+    name: str
+    matches: Callable[[Mapping[str, Any]], bool]
+    load: Callable[[Checkpoint, LoadOptions], Denoiser]
+    options: frozenset[str] = frozenset()
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def register(family: Family) -> Family:
+    """Add a family; one with the same name is replaced."""
+    FAMILIES[family.name] = family
+    return family
+
+
+def family_of(config: Mapping[str, Any]) -> Family | None:
+    """The registered family that a config belongs to; the one registered last wins."""
+    return next((family for family in reversed(FAMILIES.values()) if family.matches(config)), None)

@@ -1,0 +1,1 @@
+"""Runs a sampler over a batch of canvases: blocks, clocks, stopping, recorded steps."""

@@ -1,0 +1,37 @@
+"""Refuses a sampler that was not made for the denoiser's noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.registry import available
+from dlm_sampling.types import Process, Sampler
+
+
+def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) -> Process:
+    """The noise of the canvas; a sampler that was not made for the denoiser's noise is refused.
+
+    Raises:
+        ValueError: the noise does not fit, or guidance is asked for without a mask.
+    """
+    kind, name = denoiser.process.name, type(sampler).__name__
+    runs_on: tuple[str, ...] = getattr(sampler, "runs_on", ("absorbing",))
+    process = denoiser.process if kind in runs_on else None
+    if isinstance(sampler, SamplerBase):
+        process = sampler.canvas_process(denoiser.process)
+    if process is None:
+        fitting = [n for n, entry in available().items() if kind in entry.runs_on]
+        missing = "; pass mask_token_id= if the model has a mask" if kind == "uniform" else ""
+        raise ValueError(
+            f"sampler: {name} is for {' or '.join(runs_on)} noise, and this denoiser "
+            f"({denoiser.family}) was trained on {kind} noise{missing}. Samplers that fit: "
+            f"{', '.join(fitting)}."
+        )
+    if guidance_scale != 0.0 and denoiser.mask_token_id is None:
+        raise ValueError(
+            f"guidance_scale={guidance_scale}: the unconditional pass puts masks in place of the "
+            "prompt, and this denoiser has no mask id; use 0."
+        )
+    return process

@@ -1,0 +1,122 @@
+"""`sample`: the low-level loop, from canvases to finished canvases.
+
+It guarantees that fixed positions stay bit for bit and that no mask is left.  Everything that
+samplers share (blocks, clocks, NFE, stopping, compaction) is in `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.blocks import check_canvas, check_whole, plan_blocks
+from dlm_sampling.engine.checks import check_inputs
+from dlm_sampling.engine.graph import check_device, record
+from dlm_sampling.engine.options import RunOptions, SampleOutput
+from dlm_sampling.engine.recorded import CapturedRun
+from dlm_sampling.engine.run import Run
+from dlm_sampling.engine.trajectory import StepCallback
+from dlm_sampling.types import Sampler, TokenLaw
+
+__all__ = ["SampleOutput", "sample"]
+
+
+def sample(
+    denoiser: Denoiser,
+    sampler: Sampler[Any],
+    tokens: Tensor,
+    editable: Tensor,
+    *,
+    attention_mask: Tensor | None = None,
+    seeds: Sequence[int],
+    steps: int | None = None,
+    block_length: int | None = None,
+    steps_per_block: int | None = None,
+    align_blocks: bool = False,
+    causal_blocks: bool = False,
+    law: TokenLaw | None = None,
+    guidance_scale: float = 0.0,
+    stop_token_ids: Sequence[int] = (),
+    every_step: bool = False,
+    suppress_mask: bool = True,
+    callback: StepCallback | None = None,
+    return_trajectory: bool = False,
+    cuda_graph: bool = False,
+) -> SampleOutput:
+    """Run a sampler over a batch of canvases until every editable position is written.
+
+    Args:
+        denoiser: predicts the clean tokens.
+        sampler: decides where and when to write.
+        tokens: int64 [B, L]; fixed tokens where `editable` is False; the rest is overwritten by
+            masks.
+        editable: bool [B, L], the positions to write.
+        attention_mask: bool [B, L], False at padding; None when there is none.
+        seeds: one 64-bit seed per row; a row's result depends on its own seed only.
+        steps: planned steps over all blocks of a row; None is one per editable position, or what
+            the sampler was made for.
+        block_length: columns per block, or None for one block, or for those of a network that
+            writes whole canvases only.
+        steps_per_block: steps of every block, whatever its size; replaces `steps`.
+        align_blocks: put block boundaries at multiples of block_length from the row's first token,
+            prompt included, as block-causal models need; otherwise blocks start with the first
+            editable position.
+        causal_blocks: hide everything right of the current block from the model.
+        law: how tokens are drawn; None takes the sampler's own default.
+        guidance_scale: w of classifier-free guidance, u + (w + 1) (c - u), the unconditional pass
+            sees masks in place of all fixed tokens; a guided pass counts 2 NFE.
+        stop_token_ids: a row ends once one of these is written and everything left of it is known;
+            what is then still unknown becomes padding.
+        every_step: run the model in every planned step, even where nothing can be written, and no
+            early exit: the accounting of the released loops.
+        suppress_mask: ban the mask id from every law; False only to reproduce code that does not.
+        callback: called with a `StepEvent` after each step.
+        return_trajectory: keep all events.
+        cuda_graph: record one step as a CUDA graph and replay it: the same tokens without a launch
+            per kernel.  Every row takes part in every step until all are done, so each step counts
+            as a forward pass of its rows, also one that writes nothing.  With a callback, or a
+            trajectory, the host waits for every step.  No GPU has run this yet.
+
+    Returns:
+        The finished canvases; no mask is left and fixed positions are untouched.
+
+    Raises:
+        ValueError: shapes do not match, tokens that are no ids of the model, `seeds` has a wrong
+            length, the sampler is for another noise, a block is not a whole canvas of a network
+            that writes no others, or with `cuda_graph` there is no GPU, or the sampler's step
+            cannot be recorded.
+        RuntimeError: with `cuda_graph`, filters without the Triton kernels, or a network whose
+            pass cannot be recorded.
+    """
+    inputs = check_inputs(denoiser, tokens, editable, attention_mask, seeds)
+    origin = inputs.attention.long().argmax(1) if align_blocks else None
+    if steps is None and steps_per_block is None:
+        steps_per_block = getattr(sampler, "own_steps", None)
+    canvas_length = denoiser.canvas_length
+    if canvas_length is not None:
+        check_canvas(canvas_length, block_length, align_blocks)
+        block_length, causal_blocks = canvas_length, True
+    plan = plan_blocks(
+        inputs.editable, block_length, steps, origin=origin, steps_per_block=steps_per_block
+    )
+    if canvas_length is not None:
+        check_whole(plan, canvas_length)
+    options = RunOptions(
+        law if law is not None else getattr(sampler, "law", TokenLaw()),
+        guidance_scale,
+        tuple(stop_token_ids),
+        every_step,
+        suppress_mask,
+        causal_blocks,
+        callback,
+        return_trajectory,
+    )
+    with torch.no_grad():
+        if not cuda_graph:
+            return Run(denoiser, sampler, inputs, plan, seeds, options).finish()
+        check_device(denoiser.device, options.law)
+        return CapturedRun(denoiser, sampler, inputs, plan, seeds, options, record).finish()

@@ -1,0 +1,194 @@
+"""`elbo`: the likelihood bound of a masked diffusion model.
+
+    log p(x) >= E_l E_S (C / l) sum over i in S of log p(x_i | x outside S)
+
+l uniform on 1..C, S a uniform subset of l of the C positions.  Equal to the mean over all orders of
+the log-probability of writing the tokens one by one, and tight if the conditionals are those of one
+law.
+
+Ou et al. 2024, arXiv:2406.03736; Sahoo et al. 2024, arXiv:2406.07524; Nie et al. 2025,
+arXiv:2502.09992, eq. 14.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dlm_sampling import ops
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.checks import Inputs, check_ids, check_inputs
+from dlm_sampling.errors import unknown_choice
+from dlm_sampling.likelihood.mask_plans import SCHEMES, MaskPlan, Places
+from dlm_sampling.likelihood.scoring import Scorer, Views, check_batch_size
+
+SchemeName = Literal[
+    "count", "stratified", "bernoulli", "coupled", "mean_field", "leave_one_out", "enumerate"
+]
+DEFAULT_MASKS = 8
+
+
+@dataclass(frozen=True)
+class Elbo:
+    """What `elbo` returns, in nats; tensors on the denoiser's device, with a graph if asked for.
+
+    Fields:
+        value: [B], the mean of the terms.
+        terms: [B, n], of each mask; under the random schemes each is an estimate by itself.
+        logprob: [B, L], each token's part of the value, 0 at positions that no mask held.
+        masks: the plan; pass it to another call for the same masks.
+        nfe: int64 [B], forward passes: n but for empty masks.
+    """
+
+    value: Tensor
+    terms: Tensor
+    logprob: Tensor
+    masks: MaskPlan
+    nfe: Tensor
+
+
+def elbo(
+    denoiser: Denoiser,
+    tokens: Tensor,
+    *,
+    editable: Tensor,
+    attention_mask: Tensor | None = None,
+    n: int | None = None,
+    scheme: SchemeName = "count",
+    seed: int | Sequence[int] | None = None,
+    masks: MaskPlan | None = None,
+    grad: bool | None = None,
+    batch_size: int | None = None,
+) -> Elbo:
+    """Estimate the bound on log p(tokens at `editable` | all other tokens) of each row.
+
+    Unbiased for the bound are "count" (the default, of small variance), "stratified" (its sizes l
+    spread evenly over 1..C), "bernoulli" (t uniform, weight 1 / t) and "coupled" (pairs of a mask
+    and its complement); "enumerate" is the bound itself.  "mean_field" (all masked, one pass) and
+    "leave_one_out" (one masked at a time) are other quantities, and no bounds.
+
+    Args:
+        denoiser: a model of masked diffusion.
+        tokens: int64 [B, L], finished texts.
+        editable: bool [B, L], the C positions whose tokens are scored; the rest is context.
+        attention_mask: bool [B, L], False at padding; None when there is none.
+        n: masks per row of the random schemes; default 8.
+        scheme: how masks are chosen.
+        seed: one int, or one per row; default fresh entropy.  A row's masks depend on its own seed
+            and positions only, and not on those that sampling draws with the same seed.
+        masks: a plan of an earlier call instead of n, scheme and seed: policy, old policy and
+            reference then differ by the models alone.
+        grad: whether to leave a graph; None follows the caller's grad mode.
+        batch_size: canvases per forward pass; default B.
+
+    Returns:
+        An `Elbo`; float64 for float64 logits, else float32.  NFE n per row; 1 with "mean_field", C
+        with "leave_one_out", 2 ** C - 1 with "enumerate".  A time-conditioned model is told the
+        time at which the masked share of the positions is expected.
+
+    Raises:
+        ValueError: the model has no masks or carries a state, shapes do not fit, tokens that are no
+            ids of the model, a token to score is the mask, n or batch_size < 1, n is odd with
+            "coupled", C > 12 with "enumerate", or arguments come in pairs that exclude each other.
+    """
+    _check_noise(denoiser)
+    check_batch_size(batch_size)
+    inputs = check_inputs(denoiser, tokens, editable, attention_mask, range(len(tokens)))
+    _check_tokens(denoiser, inputs)
+    masks = _plan(inputs, scheme, n, seed) if masks is None else _given(masks, inputs, n, seed)
+    with torch.set_grad_enabled(torch.is_grad_enabled() if grad is None else grad):
+        return _estimate(Scorer(denoiser), inputs, masks, batch_size)
+
+
+def _estimate(scorer: Scorer, inputs: Inputs, plan: MaskPlan, batch_size: int | None) -> Elbo:
+    """One forward pass per mask that is not empty."""
+    draws, (batch, length) = len(plan.masks), inputs.tokens.shape
+    device, mask = inputs.tokens.device, scorer.denoiser.mask_token_id
+    assert mask is not None
+    used = plan.masks.any(2).nonzero()  # (draw, row)
+    found: list[Tensor] = [torch.zeros(0, device=device)]
+    term, place = [used.new_zeros(0)], [used.new_zeros(0)]
+    for first in range(0, len(used), batch_size or max(batch, 1)):
+        draw, row = used[first : first + (batch_size or batch)].T
+        where, text = plan.masks[draw, row], inputs.tokens[row]
+        canvas = text.masked_fill(where, mask)
+        time = _time(scorer.denoiser, where, inputs.editable[row])
+        views = Views(row, canvas, text, where, inputs.attention[row], None, time)
+        found.append(scorer(views))
+        which, column = where.nonzero(as_tuple=True)
+        term.append(row[which] * draws + draw[which])
+        place.append(row[which] * length + column)
+    listed, at, where = torch.cat(found), torch.cat(term), torch.cat(place)
+    worth = plan.weights.T.flatten()[at].to(listed.dtype)
+    terms = listed.new_zeros(batch * draws).index_add(0, at, listed * worth).view(batch, draws)
+    share = listed.new_zeros(batch * length).index_add(0, where, listed * worth / max(draws, 1))
+    nfe = torch.bincount(used[:, 1], minlength=batch)
+    value = terms.sum(1) / max(draws, 1)
+    return Elbo(value, terms, share.view(batch, length), plan, nfe)
+
+
+def _time(denoiser: Denoiser, masked: Tensor, editable: Tensor) -> Tensor | None:
+    """When so many of the positions are masked, float64 [n]."""
+    if not denoiser.time_conditioned:
+        return None
+    fraction = masked.sum(1).double() / editable.sum(1).double()
+    schedule = denoiser.schedule
+    return fraction if schedule is None else schedule.time_of(1.0 - fraction)
+
+
+def _plan(
+    inputs: Inputs, scheme: SchemeName, n: int | None, seed: int | Sequence[int] | None
+) -> MaskPlan:
+    """The masks that a scheme chooses."""
+    chosen = SCHEMES.get(scheme)
+    if chosen is None:
+        raise unknown_choice("scheme", scheme, SCHEMES)
+    if not chosen.drawn and n is not None:
+        raise ValueError(f"n={n}: scheme {scheme!r} has as many masks as it needs; leave n out.")
+    n = DEFAULT_MASKS if n is None else n
+    if n < 1:
+        raise ValueError(f"n={n}: must be at least 1.")
+    seeds = ops.row_seeds(ops.fresh_seed() if seed is None else seed, len(inputs.tokens))
+    rng = ops.Rng.from_seeds(seeds, device=inputs.tokens.device)
+    origin = inputs.attention.long().argmax(1)
+    return chosen.plan(Places(inputs.editable, replace(rng, origin=origin)), n)
+
+
+def _given(
+    plan: MaskPlan, inputs: Inputs, n: int | None, seed: int | Sequence[int] | None
+) -> MaskPlan:
+    """A plan of an earlier call, on the device, if it fits."""
+    if n is not None or seed is not None:
+        raise ValueError("masks: a plan comes with its number and seeds; leave n and seed out.")
+    masks, weights = (x.to(inputs.tokens.device) for x in (plan.masks, plan.weights))
+    if masks.shape[1:] != inputs.tokens.shape or weights.shape != masks.shape[:2]:
+        raise ValueError(
+            f"masks: the plan is for rows {tuple(masks.shape[1:])}, with weights "
+            f"{tuple(weights.shape)}; must be {tuple(inputs.tokens.shape)} as the tokens."
+        )
+    if bool((masks & ~inputs.editable).any()):
+        raise ValueError("masks: the plan masks positions that are not editable.")
+    return MaskPlan(masks, weights)
+
+
+def _check_noise(denoiser: Denoiser) -> None:
+    if denoiser.process.name != "absorbing" or denoiser.mask_token_id is None:
+        raise ValueError(
+            f"denoiser ({denoiser.family}) was trained on {denoiser.process.name} noise: this "
+            "bound is that of masks. Pass mask_token_id= if the model has a mask."
+        )
+
+
+def _check_tokens(denoiser: Denoiser, inputs: Inputs) -> None:
+    check_ids(denoiser, inputs.tokens, inputs.attention)
+    masked = (inputs.tokens == denoiser.mask_token_id) & inputs.editable
+    if bool(masked.any()):
+        row, position = (int(i) for i in masked.nonzero()[0])
+        raise ValueError(
+            f"tokens[{row}, {position}] is the mask id {denoiser.mask_token_id}: only written "
+            "tokens have a probability; set editable to False there."
+        )

@@ -1,0 +1,159 @@
+"""A run of an unmask-only sampler in a few numbers per position: what a training loop keeps of it.
+
+    z_k = mask where step_index >= k, else tokens        the canvas that step k saw
+
+Wang et al. 2025, "Revolutionizing Reinforcement Learning Framework for Diffusion Large Language
+Models", arXiv:2509.06949 (TraceRL), whose step map this is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.engine.sample import SampleOutput
+from dlm_sampling.engine.trajectory import StepEvent, Trajectory
+from dlm_sampling.likelihood.scoring import Views
+from dlm_sampling.text.completion import GenerateOutput
+
+Output = SampleOutput | GenerateOutput
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Which step wrote which token.  About 18 bytes per position, without the steps' canvases.
+
+    Fields:
+        tokens: int64 [B, L], the canvas as the last step left it: text behind an end-of-text is
+            kept, because the model saw it.
+        attention_mask: bool [B, L], False at padding.
+        editable: bool [B, L], positions that the run could write.
+        step_index: int32 [B, L], loop step that wrote the token; -1 at fixed positions, and where
+            the row stopped before it wrote anything.
+        logprob: [B, L], log-probability of each token under the law that it was drawn from.
+        seeds: one per row.
+        nfe: int64 [B], forward passes of the run.
+    """
+
+    tokens: Tensor
+    attention_mask: Tensor
+    editable: Tensor
+    step_index: Tensor
+    logprob: Tensor
+    seeds: tuple[int, ...]
+    nfe: Tensor
+
+    @classmethod
+    def from_output(cls, output: Output, seeds: Sequence[int] | None = None) -> Rollout:
+        """The rollout of a run that kept its trajectory.
+
+        Args:
+            output: of `generate` or `sample`, called with return_trajectory=True.
+            seeds: those given to `sample`; `generate` returns its own.
+
+        Raises:
+            ValueError: there is no trajectory, no seeds or too few, a token was written twice (by
+                remasking, or noise without a mask), or blocks were hidden by causal_blocks.
+        """
+        trajectory = trajectory_of(output)
+        is_text = isinstance(output, GenerateOutput)
+        final, rows = (output.sequences if is_text else output.tokens), len(trajectory.initial)
+        seeds = output.seeds if is_text and seeds is None else seeds
+        if seeds is None or len(seeds) != rows:
+            found = "None" if seeds is None else f"{len(seeds)} entries"
+            raise ValueError(f"seeds: {found} for {rows} rows; pass those given to `sample`.")
+        device = final.device
+        step_index = torch.full(final.shape, -1, dtype=torch.int32, device=device)
+        tokens, logprob = final.clone(), torch.zeros(final.shape, device=device)
+        for event in trajectory.events:
+            at, written = event.rows.to(device), event.written.to(device)
+            _check_once(event, written, step_index[at])
+            step_index[at] = step_index[at].masked_fill(written, event.iteration)
+            tokens[at] = torch.where(written, event.tokens.to(device), tokens[at])
+            drawn = event.logprob.to(device)
+            logprob = logprob.to(torch.promote_types(logprob.dtype, drawn.dtype))
+            logprob[at] = torch.where(written, drawn.to(logprob.dtype), logprob[at])
+        return cls(
+            tokens,
+            attention_of(trajectory).to(device),
+            trajectory.editable.to(device),
+            step_index,
+            logprob,
+            tuple(seeds),
+            output.nfe,
+        )
+
+    def select(self, rows: Tensor) -> Rollout:
+        """Some rows (int64 [n]) in the order given, for shuffling and splitting into batches."""
+        at = rows.to(self.tokens.device)
+        return Rollout(
+            self.tokens[at],
+            self.attention_mask[at],
+            self.editable[at],
+            self.step_index[at],
+            self.logprob[at],
+            tuple(self.seeds[i] for i in cast("list[int]", rows.tolist())),
+            self.nfe[rows.to(self.nfe.device)],
+        )
+
+    def views(self, mask_token_id: int, shrink: int, device: torch.device) -> Iterator[Views]:
+        """The canvases that a replay looks at, those of the rows' k-th steps together."""
+        tokens, attention, editable, step = (
+            x.to(device) for x in (self.tokens, self.attention_mask, self.editable, self.step_index)
+        )
+        ordered, order = step.sort(1)
+        later = (ordered.diff(dim=1) > 0) & (ordered[:, :-1] >= 0)
+        rank = torch.nn.functional.pad(later.long().cumsum(1), (1, 0))
+        never = step < 0
+        group = torch.zeros_like(rank).scatter(1, order, rank) // shrink
+        group = group.masked_fill(never, -1)
+        for k in range(int(group.max()) + 1 if group.numel() else 0):
+            where = group == k
+            rows = where.any(1).nonzero().squeeze(1)
+            hidden = editable & ((group >= k) | never)
+            canvas = tokens.masked_fill(hidden, mask_token_id)
+            yield Views(rows, canvas[rows], tokens[rows], where[rows], attention[rows])
+
+
+def trajectory_of(output: Output) -> Trajectory:
+    """The steps of a run.
+
+    Raises:
+        TypeError: this is no output of a run.
+        ValueError: they were not kept.
+    """
+    if not hasattr(output, "trajectory"):
+        raise TypeError(
+            f"run is a {type(output).__name__}: must be the output of `generate` or `sample` with "
+            "return_trajectory=True, its trajectory, or a Rollout."
+        )
+    if output.trajectory is None:
+        raise ValueError("output has no trajectory: call with return_trajectory=True.")
+    return output.trajectory
+
+
+def attention_of(trajectory: Trajectory) -> Tensor:
+    """Where a run had tokens and no padding, bool [B, L]."""
+    known = trajectory.attention_mask
+    return torch.ones_like(trajectory.editable) if known is None else known.bool()
+
+
+def _check_once(event: StepEvent, written: Tensor, step_index: Tensor) -> None:
+    """Refuse what a step per token cannot tell."""
+    twice = written & ((step_index >= 0) | event.unknown.to(written.device))
+    if bool(twice.any()):
+        row, position = (int(i) for i in twice.nonzero()[0])
+        raise ValueError(
+            f"row {int(event.rows[row])} wrote position {position} more than once (step "
+            f"{event.iteration}): a Rollout holds one step per token. Replay the output with its "
+            "trajectory instead."
+        )
+    if event.horizon is not None:
+        raise ValueError(
+            "causal_blocks hid later blocks from the model, which a Rollout does not tell. Replay "
+            "the output with its trajectory instead."
+        )

@@ -1,0 +1,84 @@
+"""Log-probabilities of given tokens on given canvases: one forward pass each, graph on request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.prediction.predictor import Predictor, full_law
+from dlm_sampling.types import TokenLaw
+
+
+class Views(NamedTuple):
+    """n canvases as the model is to see them, and the tokens to score on each."""
+
+    rows: Tensor  # int64 [n], index of each canvas's row in the batch
+    canvas: Tensor  # int64 [n, L]
+    tokens: Tensor  # int64 [n, L]
+    where: Tensor  # bool [n, L], positions whose tokens are scored; at least one per canvas
+    attention: Tensor  # bool [n, L], False at padding
+    horizon: Tensor | None = None  # int64 [n], first column that the model does not see
+    time: Tensor | None = None  # float64 [n], for time-conditioned models
+
+    def split(self, size: int | None) -> Iterator[Views]:
+        """Parts of at most `size` canvases; None: one part, empty ones left out."""
+        count = len(self.rows)
+        for start in range(0, count, size or max(count, 1)):
+            here = slice(start, start + size if size else None)
+            rest = (None if x is None else x[here] for x in self[5:])
+            yield Views(*(x[here] for x in self[:5]), *rest)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What a denoiser gives to tokens.
+
+    Fields:
+        denoiser: predicts the clean tokens.
+        law: None for the model's own law, else a law with temperature and filters.
+
+    Raises:
+        ValueError: the denoiser carries a state from pass to pass, or is told the step's length.
+    """
+
+    denoiser: Denoiser
+    law: TokenLaw | None = None
+
+    def __post_init__(self) -> None:
+        for problem, present in (
+            ("carries a state from one pass to the next", self.denoiser.carries),
+            ("is told the length of the step", self.denoiser.step_conditioned),
+        ):
+            if present:
+                raise ValueError(
+                    f"denoiser ({self.denoiser.family}) {problem}: its log-probabilities do "
+                    "not follow from a canvas alone. Use a denoiser without that."
+                )
+
+    def __call__(self, views: Views) -> Tensor:
+        """Log-probability of the tokens at `views.where`, [R], row-major; NFE 1 per canvas."""
+        nothing = torch.zeros_like(views.rows)
+        predictor = Predictor(
+            self.denoiser,
+            full_law(TokenLaw() if self.law is None else self.law, self.denoiser),
+            views.attention,
+            torch.arange(len(views.rows), device=nothing.device),
+            nothing,
+            torch.zeros_like(views.where),
+            horizon=views.horizon,
+        )
+        time = nothing.double() if views.time is None else views.time
+        prediction = predictor(views.canvas, time)
+        tempered = self.law is not None
+        return prediction.log_prob_of(views.tokens, views.where, tempered=tempered)[views.where]
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Refuse a batch of no canvases."""
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1, or None for all rows.")

@@ -1,0 +1,94 @@
+"""Log-probabilities of given tokens with a graph for autograd.
+
+    ln p(v) = x_v / T - ln sum_u exp(x_u / T),   d ln p(v) / d x_u = (1[u = v] - p(u)) / T
+
+over the tokens that pass the filters, which count as fixed.  Logits are made again going backward
+(Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174), so that a
+block of them exists at a time, and never a law of all positions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils import checkpoint
+
+from dlm_sampling.ops.log_probs import log_probs
+from dlm_sampling.ops.sources import LogitRows
+from dlm_sampling.ops.temperature import heated
+from dlm_sampling.ops.tiles import Table, refuse_lawless
+from dlm_sampling.types import TokenLaw
+
+_MODEL = TokenLaw()
+
+
+def graded_log_prob_of(
+    source: LogitRows, tokens: Tensor, *, law: TokenLaw = _MODEL, check: bool = True
+) -> Tensor:
+    """`log_prob_of` for logits that want first derivatives, [R].
+
+    Args:
+        source: logits of R rows, whose `fetch` leaves a graph, and may run twice.
+        tokens: int64 [R].
+        law: temperature, filters and suppressed ids; the gradient is 0 at temperature 0, and for
+            tokens that do not pass.
+        check: refuse rows that define no law.
+
+    Returns:
+        float64 for float64 logits, else float32.
+
+    Raises:
+        ValueError: a suppressed id outside of the vocabulary; with `check`, a row without a law.
+    """
+    every = torch.arange(source.count, device=source.device)
+    remade: Any = checkpoint
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    parts: list[Tensor] = [
+        remade.checkpoint(_block, source, here, tokens[here], law, check, **options)
+        for here in cast("tuple[Tensor, ...]", every.split(source.block))
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, device=source.device)
+
+
+def _block(source: LogitRows, here: Tensor, tokens: Tensor, law: TokenLaw, check: bool) -> Tensor:
+    """The rows `here` (int64 [r]) of a source."""
+    logits = source.fetch(here)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    function: Any = _LogProbOf
+    return function.apply(logits, tokens, law, int(here[0]) if check else None)
+
+
+class _LogProbOf(torch.autograd.Function):
+    """Logits [r, V] and ids [r] -> [r], with the operations of `log_prob_of`, in its order."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, law: TokenLaw, first: int | None) -> Any:
+        x = _passing(logits, law, first is not None)
+        peak = x.amax(-1, keepdim=True)
+        if first is not None:
+            refuse_lawless(peak[:, 0], first)
+        coldness = 1.0 / heated(law.temperature)
+        x.sub_(peak).mul_(coldness)
+        total, ids = x.logsumexp(-1, keepdim=True), tokens.unsqueeze(1)
+        chosen = (x.gather(1, ids) - total).squeeze(1)
+        ctx.save_for_backward(x, total, ids, chosen > -math.inf)
+        ctx.coldness = coldness
+        return chosen
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, total, ids, possible = ctx.saved_tensors
+        slope = torch.where(possible, grads[0] * ctx.coldness, 0.0).unsqueeze(1)
+        out = (x - total).exp_().mul_(-slope).scatter_add_(1, ids, slope)
+        return out, None, None, None
+
+
+def _passing(logits: Tensor, law: TokenLaw, check: bool) -> Tensor:
+    """A copy with -inf at the tokens that do not pass."""
+    if law.filters or law.temperature == 0.0:
+        return logits.masked_fill(log_probs(logits, law=law, check=check) == -math.inf, -math.inf)
+    banned = Table.build(logits.shape[1], law, logits.device).suppressed
+    return logits.index_fill(1, banned, -math.inf)

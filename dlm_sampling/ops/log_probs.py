@@ -1,0 +1,169 @@
+"""Log-probabilities under the sampled law: of every token, or of given tokens.
+
+ln p(v) = (x_v - m) / T - ln sum_u exp((x_u - m) / T),   over the tokens that pass the filters
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.ops._dispatch import kernel
+from dlm_sampling.ops.combined import Pair, dtype_of, plain_of
+from dlm_sampling.ops.filters import truncate
+from dlm_sampling.ops.host_sync import may_ask
+from dlm_sampling.ops.sources import Block, Scratch, Source, blocks, shape_of
+from dlm_sampling.ops.temperature import cold_rows, heated
+from dlm_sampling.ops.tiles import Heat, Table, chunks, column, refuse_lawless
+from dlm_sampling.types import TokenLaw
+
+_MODEL = TokenLaw()
+
+
+def log_probs(
+    source: Source | Pair,
+    *,
+    law: TokenLaw = _MODEL,
+    rows: Tensor | None = None,
+    check: bool = True,
+    temperature: Tensor | None = None,
+) -> Tensor:
+    """The logarithm of the sampled law, [R, V]; temperature 0: 0 at the argmax, -inf elsewhere.
+
+    Args:
+        source: logits [N, V], a `LogitRows`, or a `Pair`.
+        law: temperature, filters and suppressed ids; `TokenLaw()` is the model's own law.
+        rows: int64 [R], or None for all rows in order.
+        check: refuse rows that define no law.
+        temperature: float [R] instead of the law's.
+
+    Returns:
+        float64 for float64 logits, else float32.
+
+    Raises:
+        ValueError: as `draw`.
+    """
+    check = check and may_ask()
+    vocab, like = _checked(source, rows, temperature)
+    fused = kernel("log_probs", like, dtype=dtype_of(source), vocab=vocab)
+    if fused is not None:
+        return fused(source, law=law, rows=rows, check=check, temperature=temperature)
+    plan = _plan(like, vocab, law, check, temperature)
+    plain = source.rows() if isinstance(source, Pair) else source
+    parts: list[Tensor] = []
+    for block in blocks(plain, rows):
+        out = torch.empty(block.size, vocab, dtype=block.dtype, device=block.device)
+        for here in chunks(block, law):
+            out[here] = _log_law(block, here, plan)
+        parts.append(out)
+    return torch.cat(parts) if parts else like.new_empty(0, vocab)
+
+
+def log_prob_of(
+    source: Source | Pair,
+    tokens: Tensor,
+    *,
+    law: TokenLaw = _MODEL,
+    rows: Tensor | None = None,
+    check: bool = True,
+    temperature: Tensor | None = None,
+) -> Tensor:
+    """Log-probability of given tokens under the sampled law, [R]; [R, V] is never formed.
+
+    Args:
+        source: logits [N, V], a `LogitRows`, or a `Pair`.
+        tokens: int64 [R].
+        law: temperature, filters and suppressed ids; `TokenLaw()` is the model's own law.
+        rows: int64 [R], or None for all rows in order.
+        check: refuse rows that define no law, and tokens that are no ids.
+        temperature: float [R] instead of the law's.
+
+    Returns:
+        float64 for float64 logits, else float32.
+
+    Raises:
+        ValueError: as `draw`, and with `check` a token outside of the vocabulary.
+    """
+    check = check and may_ask()
+    vocab, like = _checked(source, rows, temperature)
+    if check and bool(((tokens < 0) | (tokens >= vocab)).any()):
+        low, high = int(tokens.min()), int(tokens.max())
+        raise ValueError(f"tokens span {low}..{high}: must be ids in [0, {vocab}).")
+    fused = kernel("log_prob_of", like, dtype=dtype_of(source), vocab=vocab)
+    if fused is not None:
+        return fused(source, tokens, law=law, rows=rows, check=check, temperature=temperature)
+    plan = _plan(like, vocab, law, check, temperature)
+    plain = source.rows() if isinstance(source, Pair) else source
+    if rows is not None and not check:
+        rows = rows.clamp_min(0)
+    parts: list[Tensor] = []
+    for block in blocks(plain, rows):
+        ids = tokens[block.span, None]
+        for here in chunks(block, law):
+            parts.append(_log_law(block, here, plan).gather(1, ids[here])[:, 0])
+    return torch.cat(parts) if parts else like
+
+
+def filtered_log_law(logits: Tensor, law: TokenLaw) -> Tensor:
+    """`log_probs` for logits of any leading shape, [..., V]."""
+    return log_probs(logits.reshape(-1, logits.shape[-1]), law=law).view(logits.shape)
+
+
+class _Plan(NamedTuple):
+    """What all blocks of a call share."""
+
+    law: TokenLaw
+    table: Table
+    scratch: Scratch
+    check: bool
+    temperature: Heat  # one number, or [R]
+
+
+def _checked(
+    source: Source | Pair, rows: Tensor | None, temperature: Tensor | None
+) -> tuple[int, Tensor]:
+    """Columns of the logits, and no elements of the dtype and on the device of the result."""
+    plain = plain_of(source)
+    count, vocab = shape_of(plain)
+    wanted = count if rows is None else rows.shape[0]
+    if temperature is not None and temperature.shape != (wanted,):
+        shape = tuple(temperature.shape)
+        raise ValueError(f"temperature has shape {shape}: must be ({wanted},), one per row drawn.")
+    dtype = torch.float64 if dtype_of(source) == torch.float64 else torch.float32
+    return vocab, torch.empty(0, dtype=dtype, device=plain.device)
+
+
+def _plan(
+    like: Tensor, vocab: int, law: TokenLaw, check: bool, temperature: Tensor | None
+) -> _Plan:
+    heat = law.temperature if temperature is None else temperature
+    return _Plan(law, Table.build(vocab, law, like.device), Scratch(), check, heat)
+
+
+def _log_law(block: Block, here: slice, plan: _Plan) -> Tensor:
+    """Log of the sampled law for some rows of a block, [r, V]."""
+    logits = block.chunk(here, plan.scratch).index_fill(1, plan.table.suppressed, -math.inf)
+    peak, token = logits.max(-1, keepdim=True)
+    first = block.span.start + here.start
+    if plan.check:
+        refuse_lawless(peak[:, 0], first)
+    temperature = plan.temperature
+    if isinstance(temperature, Tensor):
+        temperature = temperature[first : first + logits.shape[0]]
+    cold = cold_rows(temperature)
+    if cold is True:
+        return torch.full_like(logits, -math.inf).scatter_(1, token, 0.0)
+    coldness = column(heated(temperature, plan.check), slice(None), logits)
+    result = (logits - peak).mul_(coldness)
+    if plan.law.filters:
+        weight = result.exp()
+        truncate(weight, logits, peak[:, 0], plan.law, coldness)
+        result.masked_fill_(weight == 0.0, -math.inf)
+    result.sub_(result.logsumexp(-1, keepdim=True))
+    if cold is not False:
+        best = torch.full_like(result, -math.inf).scatter_(1, token, 0.0)
+        result = torch.where(cold[:, None], best, result)
+    return result

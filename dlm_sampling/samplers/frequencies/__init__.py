@@ -1,0 +1,1 @@
+"""Token frequencies of a corpus, for PC-Sampler."""

@@ -1,0 +1,1 @@
+"""What several samplers share: grids, orders, quotas, hitting times, kept laws."""

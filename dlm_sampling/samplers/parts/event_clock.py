@@ -1,0 +1,97 @@
+"""What samplers of single events share: a clock per row, and a block that ends with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_grid
+from dlm_sampling.samplers.parts.kept_laws import merge
+from dlm_sampling.samplers.parts.table_step import denoise, written
+from dlm_sampling.schedules import LOG_LINEAR, Schedule
+from dlm_sampling.types import (
+    Canvas,
+    Clock,
+    Draw,
+    NoiseKind,
+    Prediction,
+    Process,
+    RandomSource,
+    Step,
+)
+
+
+class EventState(NamedTuple):
+    """Every row has its own clock."""
+
+    t: Tensor  # float64 [B], time of the last event
+    over: Tensor  # bool [B], whether the block is written
+
+
+class Moment(NamedTuple):
+    """The prediction that a loop step reads."""
+
+    process: Process
+    prediction: Prediction
+    alpha: Tensor  # float64 [B], level of the canvas
+    ending: Tensor  # bool [B], rows that take their last step
+
+
+@dataclass(frozen=True)
+class EventSampler(SamplerBase[EventState]):
+    """Events from time 1 to t_end, then every position that is still noisy from its posterior.
+
+    `steps` has no effect: the number of events is random.
+
+    Fields:
+        schedule: alpha(t); alpha(1) > 0 without a mask.
+        t_end: where the events end.
+        noise_removal: how the last step writes, by a "sample" or by the "argmax" of the posterior.
+    """
+
+    schedule: Schedule = LOG_LINEAR
+    t_end: float = 1e-5
+    noise_removal: NoiseRemoval = "sample"
+
+    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
+    captured_on = ()
+
+    def __post_init__(self) -> None:
+        check_grid(self.t_end, self.noise_removal)
+
+    @property
+    def revises(self) -> bool:
+        """Without a mask a token may change again."""
+        return True
+
+    def schedule_length(self, steps: int) -> None:
+        """Events end a block, not a count of steps."""
+        return
+
+    def patience(self, length: int) -> int:
+        """Far beyond the number of events, about 18 per position."""
+        return 200 * length + 1000
+
+    def finished(self, state: EventState, canvas: Canvas, clock: Clock) -> Tensor:
+        """Rows that are written."""
+        return state.over
+
+    def init(self, canvas: Canvas) -> EventState:
+        """The clock starts when a row enters a block."""
+        over = torch.zeros_like(canvas.start, dtype=torch.bool)
+        return EventState(torch.ones_like(canvas.start, dtype=torch.float64), over)
+
+    def outcome(
+        self, canvas: Canvas, where: Tensor, draw: Draw, s: Tensor, now: Moment, rng: RandomSource
+    ) -> tuple[EventState, Step]:
+        """Write the draws of `where` (bool [B, L]), and what is left of the rows that end."""
+        if bool(now.ending.any()):
+            left = canvas.eligible & now.ending.unsqueeze(1)
+            final = denoise(now.process, now.prediction, left, rng, now.alpha, self.noise_removal)
+            where, draw = where | left, merge(left, final, draw)
+        step = written(canvas, draw, where, now.ending)
+        return EventState(s, now.ending | ~(step.unknown & canvas.editable).any(1)), step

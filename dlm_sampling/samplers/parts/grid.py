@@ -1,0 +1,180 @@
+"""Solvers on a time grid, one forward pass per step, each position independently.
+
+On masks a solver is a probability of revealing a masked position in a step from t to s; the token
+then has the model's law.  The Bernoulli choice comes first and tokens are drawn only where it
+succeeds: the same law as the joint categorical over tokens and mask, without its loss of small
+probabilities to rounding.  A step that reveals nothing needs no forward pass.
+
+Under any other noise it is a law of the next token, `next_law`, drawn from at every position.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from dlm_sampling.ops import Stream, any_of
+from dlm_sampling.samplers.base import SamplerBase, reveal, unmask_probs
+from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_grid
+from dlm_sampling.samplers.parts.kept_laws import merge
+from dlm_sampling.samplers.parts.table_step import denoise, process_of, where_unknown, written
+from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time
+from dlm_sampling.types import (
+    Canvas,
+    Clock,
+    Draw,
+    NoiseKind,
+    Predict,
+    Prediction,
+    PredictionKind,
+    Process,
+    RandomSource,
+    Site,
+    Step,
+)
+
+
+@dataclass(frozen=True)
+class GridSampler(SamplerBase[None]):
+    """A grid from 1 to t_end in `steps` equal steps, then the noise removal.
+
+    Fields:
+        schedule: alpha(t).
+        t_end: where the grid ends.
+        noise_removal: how the positions still masked at t_end are written in a last step, by the
+            "argmax" or by a "sample" of the same law; without a mask, every position from the
+            posterior at t_end.
+
+    NFE: on masks the number of steps that reveal something, at most min(steps + 1, tokens); else
+        steps + 1.
+    """
+
+    schedule: Schedule = LOG_LINEAR
+    t_end: float = 1e-5
+    noise_removal: NoiseRemoval = "argmax"
+
+    nfe = "steps that reveal something, at most min(steps + 1, tokens); without a mask steps + 1"
+    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform", "matrix")
+
+    def __post_init__(self) -> None:
+        check_grid(self.t_end, self.noise_removal)
+
+    def schedule_length(self, steps: int) -> int:
+        """The grid's steps and the noise removal."""
+        return steps + 1
+
+    def time_at(self, k: Tensor, number: Tensor) -> Tensor:
+        """Time of grid point k of 0..number, float64 like k; beyond the last one its time."""
+        return grid_time(k, number, self.t_end)
+
+    def by_tables(self, canvas: Canvas) -> bool:
+        """Whether a step draws from `next_law` everywhere, as it does without a mask."""
+        return canvas.mask_token_id is None
+
+    @abstractmethod
+    def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
+        """Probability that a mask is revealed between t and s < t, float64 like t."""
+
+    def reads(self, process: Process) -> PredictionKind:
+        """The kind of prediction that `next_law` takes."""
+        return process.rates_read
+
+    @abstractmethod
+    def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Law of x_s given x_t.
+
+        Args:
+            process: the noise.
+            values: prediction at x_t of the kind `reads`, float64 [..., V].
+            x: x_t, int64 [...].
+            t: time of x_t, float64, broadcast to [...].
+            s: time of x_s, < t, like t.
+
+        Returns:
+            [..., V].
+        """
+
+    def transition_probs(
+        self, canvas: Canvas, log_p: Tensor, t: Tensor, s: Tensor, process: Process | None = None
+    ) -> Tensor:
+        """Exact law of x_s given x_t, [B, L, V]; the noise removal is not part of it.
+
+        Args:
+            canvas: x_t.
+            log_p: log-law of the clean token, [B, L, V]; without a mask the logarithm of the
+                prediction of the kind `reads`.
+            t: time of x_t, float64, broadcast to [B, 1].
+            s: time of x_s, < t, like t.
+            process: the noise; default: masks if the canvas has a mask, else uniform.
+        """
+        if not self.by_tables(canvas):
+            return unmask_probs(canvas, log_p, self.reveal_prob(t, s))
+        noise, x = process_of(canvas) if process is None else process, canvas.tokens
+        law = self.next_law(noise, log_p.exp(), x, t.expand(x.shape), s.expand(x.shape))
+        return where_unknown(canvas, law)
+
+    def step(
+        self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
+    ) -> tuple[None, Step]:
+        """x_t -> x_s."""
+        t = self.time_at(clock.step, clock.steps)
+        s = self.time_at(clock.step + 1, clock.steps)
+        removal = clock.step >= clock.steps
+        if self.by_tables(canvas):
+            return None, self.move(canvas, t, s, removal, predict, rng)
+        u = rng.uniform(Stream.COMMIT, canvas.tokens)
+        revealed = u < self.reveal_prob(t, s).unsqueeze(1)
+        where = canvas.eligible & (removal.unsqueeze(1) | revealed)
+        greedy = removal if self.noise_removal == "argmax" else None
+        draw = predict(canvas.tokens, t).draw(where, rng, greedy=greedy)
+        return None, reveal(canvas, where, draw)
+
+    def move(
+        self,
+        canvas: Canvas,
+        t: Tensor,
+        s: Tensor,
+        last: Tensor,
+        predict: Predict,
+        rng: RandomSource,
+    ) -> Step:
+        """x_t -> x_s by tables, or the noise removal in the rows of `last` (bool [B])."""
+        process, alpha, prediction = (
+            predict.process,
+            self.schedule.alpha(t),
+            predict(canvas.tokens, t),
+        )
+
+        def rule(site: Site) -> Tensor:
+            return self.next_law(process, site.p, site.x, t[site.row], s[site.row])
+
+        ending = last.unsqueeze(1) & canvas.editable
+        moving = canvas.editable & ~ending
+        reads = self.reads(process)
+        moved = prediction.draw_by(rule, moving, rng, alpha=alpha, reads=reads)
+        if not any_of(last):
+            return written(canvas, moved, moving, last)
+        final = self.remove_noise(process, prediction, ending, rng, alpha)
+        return written(canvas, merge(ending, final, moved), canvas.editable, last)
+
+    def remove_noise(
+        self,
+        process: Process,
+        prediction: Prediction,
+        where: Tensor,
+        rng: RandomSource,
+        alpha: Tensor,
+    ) -> Draw:
+        """The last step without a mask, at `where` (bool [B, L]); alpha float64 [B]."""
+        return denoise(process, prediction, where, rng, alpha, self.noise_removal)
+
+    def levels(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha_t and alpha_s."""
+        return self.schedule.alpha(t), self.schedule.alpha(s)
+
+    def rates(self, process: Process, values: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """Reverse rates at time t, [..., V]; arguments as in `next_law`."""
+        return process.rates(values, x, self.schedule.alpha(t), self.schedule.rate(t))

@@ -1,0 +1,84 @@
+"""How a step on a time grid moves a canvas, whatever the noise, when tokens may be revised.
+
+On masks a step is two probabilities, positions first: a mask is revealed, a token is masked again.
+Tokens are drawn only where a mask is revealed, so a step that reveals nothing needs no forward
+pass.  Under any other noise every position is drawn from a table; see `tables`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from dlm_sampling.ops import Stream, any_of
+from dlm_sampling.samplers.parts.checks import NoiseRemoval
+from dlm_sampling.samplers.parts.kept_laws import merge
+from dlm_sampling.samplers.parts.remasking import reveal_and_remask
+from dlm_sampling.samplers.parts.table_step import denoise, written
+from dlm_sampling.types import Canvas, Draw, Prediction, Process, RandomSource, Step
+
+
+class Interval(NamedTuple):
+    """One step of the grid, from t to s < t; float64 [B], or broadcast to positions."""
+
+    t: Tensor
+    s: Tensor
+    progress: Tensor  # share of the block's steps already taken, in [0, 1)
+
+    def of(self, row: Tensor) -> Interval:
+        """The interval of every position whose row is `row`, int64 [r]."""
+        return Interval(self.t[row], self.s[row], self.progress[row])
+
+
+class MaskMove(NamedTuple):
+    """What a step does to masks and tokens, float64 [B] each."""
+
+    reveal: Tensor  # probability that a masked position is written
+    remask: Tensor  # probability that a written position is masked again
+
+
+def move_masks(
+    canvas: Canvas,
+    prediction: Prediction,
+    rng: RandomSource,
+    move: MaskMove,
+    last: Tensor,
+    noise_removal: NoiseRemoval,
+) -> Step:
+    """Reveal and mask again, each position by itself; rows of `last` (bool [B]) are written out."""
+    u = rng.uniform(Stream.COMMIT, canvas.tokens)
+    over = last.unsqueeze(1)
+    where = canvas.eligible & (over | (u < move.reveal.unsqueeze(1)))
+    remask = canvas.committed & ~over & (u < move.remask.unsqueeze(1))
+    greedy = last if noise_removal == "argmax" else None
+    return reveal_and_remask(canvas, where, remask, prediction.draw(where, rng, greedy=greedy))
+
+
+def settle(
+    canvas: Canvas,
+    moved: Draw,
+    prediction: Prediction,
+    process: Process,
+    rng: RandomSource,
+    alpha: Tensor,
+    last: Tensor,
+    noise_removal: NoiseRemoval,
+) -> Step:
+    """The canvas after draws from tables; rows of `last` are drawn from the posterior instead.
+
+    Args:
+        canvas: before the step.
+        moved: draws at the positions of all other rows.
+        prediction: at the canvas.
+        process: the noise.
+        rng: random numbers of the step.
+        alpha: level of the canvas, float64 [B].
+        last: rows whose schedule ends here, bool [B].
+        noise_removal: "sample", or "argmax" of the posterior.
+    """
+    if not any_of(last):
+        return written(canvas, moved, canvas.editable, last)
+    ending = last.unsqueeze(1) & canvas.editable
+    final = denoise(process, prediction, ending, rng, alpha, noise_removal)
+    return written(canvas, merge(ending, final, moved), canvas.editable, last)

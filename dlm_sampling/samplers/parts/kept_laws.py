@@ -1,0 +1,101 @@
+"""Laws kept from one step to the next, as they come: probabilities or their logarithms.
+
+`LawWindow` keeps those of the W positions of a block, [B, W, V]; `pack` keeps those of a few
+positions of each row one after the other, [B, K, V].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.types import Canvas, Draw, Prediction
+
+
+class LawWindow(NamedTuple):
+    """Laws at some positions of a window of W columns per row."""
+
+    start: Tensor  # int64 [B], column of the first slot; -1 when nothing is held
+    laws: Tensor  # [B, W, V]
+
+
+def empty_window(canvas: Canvas) -> LawWindow:
+    """A window that holds nothing."""
+    none = torch.zeros(len(canvas.tokens), 0, 0, device=canvas.tokens.device)
+    return LawWindow(torch.full_like(canvas.start, -1), none)
+
+
+def remember(
+    start: Tensor, pieces: Sequence[tuple[Tensor, Tensor]], absent: float = 0.0
+) -> LawWindow:
+    """Store laws in new windows.
+
+    Args:
+        start: int64 [B], first column of each row's window.
+        pieces: (where, laws) pairs: bool [B, L] at or right of `start`, and [R, V] in row-major
+            order of it.
+        absent: what stands for a law that is not held.
+    """
+    places = [where.nonzero(as_tuple=True) for where, _ in pieces]
+    slots = [column - start[row] for row, column in places]
+    width = max((int(slot.max()) + 1 for slot in slots if len(slot)), default=0)
+    laws = pieces[0][1].new_full((len(start), width, pieces[0][1].shape[1]), absent)
+    for (row, _), slot, (_, law) in zip(places, slots, pieces, strict=True):
+        laws[row, slot] = law
+    return LawWindow(start, laws)
+
+
+def recall(
+    window: LawWindow, where: Tensor, start: Tensor, like: Tensor, absent: float = 0.0
+) -> Tensor:
+    """The laws held for the positions of `where`, [R, V]; `absent` where none is held.
+
+    Args:
+        window: what was stored.
+        where: bool [B, L], at or right of `start`.
+        start: int64 [B], first column of the current block; a window of another block holds nothing
+            for it.
+        like: [R, V], gives the shape and dtype.
+        absent: what stands for a law that is not held.
+    """
+    row, column = where.nonzero(as_tuple=True)
+    slot = column - start[row]
+    held = (window.start[row] == start[row]) & (slot < window.laws.shape[1])
+    laws = torch.full_like(like, absent)
+    if bool(held.any()):
+        laws[held] = window.laws[row[held], slot[held]].to(like.dtype)
+    return laws
+
+
+def _rank(where: Tensor) -> Tensor:
+    """Number of True positions before each one in its row, int64 [B, L]."""
+    return where.long().cumsum(1) - 1
+
+
+def pack(prediction: Prediction, where: Tensor) -> Tensor:
+    """Log-laws at the positions of `where`, one after the other in each row, [B, K, V]."""
+    if not bool(where.any()):
+        return torch.zeros(len(where), 0, 1, device=where.device)
+    return pack_table(prediction.log_probs(where), where)
+
+
+def pack_table(values: Tensor, where: Tensor) -> Tensor:
+    """A table [R, V] of the positions of `where`, row-major, as [B, K, V]."""
+    if not len(values):
+        return torch.zeros(len(where), 0, 1, device=where.device)
+    packed = values.new_zeros(len(where), int(where.sum(1).max()), values.shape[1])
+    packed[where.nonzero(as_tuple=True)[0], _rank(where)[where]] = values
+    return packed
+
+
+def unpack(packed: Tensor, group: Tensor, where: Tensor) -> Tensor:
+    """The laws that were packed for `group` at the positions of its subset `where`, [R, V]."""
+    return packed[where.nonzero(as_tuple=True)[0], _rank(group)[where]]
+
+
+def merge(where: Tensor, chosen: Draw, other: Draw) -> Draw:
+    """`chosen` at `where`, `other` elsewhere."""
+    return Draw(*(torch.where(where, c, o.to(c.dtype)) for c, o in zip(chosen, other, strict=True)))

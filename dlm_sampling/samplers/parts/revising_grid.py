@@ -1,0 +1,122 @@
+"""Solvers on a time grid whose steps may also change what is written, one forward pass per step.
+
+    x_s,i ~ q(. | x_t)   independently;   the last step draws x_0,i from the posterior
+
+On masks q is given by two probabilities (`mask_move`), under other noise by a table (`next_law`);
+the table of the absorbing process says the same as the two probabilities.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from dlm_sampling.errors import unknown_choice
+from dlm_sampling.processes.tables import one_hot
+from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.parts.checks import NoiseRemoval
+from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove, move_masks, settle
+from dlm_sampling.samplers.parts.table_step import process_of
+from dlm_sampling.schedules import LINEAR, Schedule, grid_time
+from dlm_sampling.types import (
+    Canvas,
+    Clock,
+    NoiseKind,
+    Predict,
+    Prediction,
+    PredictionKind,
+    Process,
+    RandomSource,
+    Site,
+    Step,
+)
+
+
+@dataclass(frozen=True)
+class RevisingGrid(SamplerBase[None]):
+    """A grid from 1 to 0 in `steps` equal steps, the last of which is the noise removal.
+
+    Fields:
+        schedule: alpha(t).
+        noise_removal: how the last step writes: a "sample" of the posterior, or its "argmax".
+
+    NFE: steps; on masks the number of steps that reveal something.
+    """
+
+    schedule: Schedule = LINEAR
+    noise_removal: NoiseRemoval = "sample"
+
+    nfe = "steps; on masks the steps that reveal something"
+    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
+
+    def __post_init__(self) -> None:
+        if self.noise_removal not in ("argmax", "sample"):
+            raise unknown_choice("noise_removal", self.noise_removal, ("argmax", "sample"))
+
+    def interval(self, clock: Clock) -> Interval:
+        """The step that each row takes."""
+        t, s = (grid_time(clock.step + k, clock.steps, 0.0) for k in (0, 1))
+        return Interval(t, s, clock.step.double() / clock.steps.double())
+
+    def last(self, clock: Clock) -> Tensor:
+        """Rows that take the noise removal, bool [B]."""
+        return clock.last
+
+    def reads(self, process: Process) -> PredictionKind:
+        """The kind of prediction that `next_law` takes."""
+        return process.reads
+
+    def ask(self, predict: Predict, canvas: Canvas, interval: Interval, last: Tensor) -> Prediction:
+        """The prediction at x_t."""
+        return predict(canvas.tokens, interval.t)
+
+    @abstractmethod
+    def mask_move(self, interval: Interval) -> MaskMove:
+        """Probabilities of revealing a mask and of masking a token again, like `interval.t`."""
+
+    @abstractmethod
+    def next_law(self, process: Process, values: Tensor, x: Tensor, interval: Interval) -> Tensor:
+        """Law of x_s given x_t.
+
+        Args:
+            process: the noise.
+            values: prediction at x_t of the kind `reads`, float64 [..., V].
+            x: x_t, int64 [...].
+            interval: times, float64, broadcast to [...].
+
+        Returns:
+            [..., V].
+        """
+
+    def transition_probs(
+        self, canvas: Canvas, log_p: Tensor, interval: Interval, process: Process | None = None
+    ) -> Tensor:
+        """Exact law of x_s given x_t, [B, L, V]; arguments as in `GridSampler.transition_probs`.
+
+        Where a written token may change, it is that law at every position of the block.
+        """
+        noise, x = process_of(canvas) if process is None else process, canvas.tokens
+        shaped = Interval(*(value.expand(x.shape) for value in interval))
+        law = self.next_law(noise, log_p.exp(), x, shaped)
+        return law.where(canvas.editable.unsqueeze(-1), one_hot(x, law))
+
+    def step(
+        self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
+    ) -> tuple[None, Step]:
+        """x_t -> x_s, or the noise removal, each row its own."""
+        interval, last = self.interval(clock), self.last(clock)
+        prediction, removal = self.ask(predict, canvas, interval, last), self.noise_removal
+        if canvas.mask_token_id is not None:
+            move = self.mask_move(interval)
+            return None, move_masks(canvas, prediction, rng, move, last, removal)
+        process, alpha = predict.process, self.schedule.alpha(interval.t)
+
+        def rule(site: Site) -> Tensor:
+            return self.next_law(process, site.p, site.x, interval.of(site.row))
+
+        moving = canvas.editable & ~last.unsqueeze(1)
+        moved = prediction.draw_by(rule, moving, rng, alpha=alpha, reads=self.reads(process))
+        return None, settle(canvas, moved, prediction, process, rng, alpha, last, removal)

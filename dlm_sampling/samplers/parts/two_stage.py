@@ -1,0 +1,295 @@
+"""Two forward passes per interval of the grid: what the theta methods share.
+
+Stage 1 leaps from x to x* over a share theta of the interval.  Stage 2 jumps at rates w that mix
+the predictions at x and x*.  Positions come first on masks: w sums to at most a known bound, so
+a position that passes the bound's Bernoulli trial becomes a candidate in stage 1, only the laws of
+candidates are kept, and stage 2 accepts with the rest of the probability:
+
+    P(jump) = (1 - exp(-W bound)) * (1 - exp(-W sum w)) / (1 - exp(-W bound))
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.errors import unknown_choice
+from dlm_sampling.ops import Stream
+from dlm_sampling.processes.jumps import last_event_law
+from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_grid
+from dlm_sampling.samplers.parts.kept_laws import merge, pack, pack_table, unpack
+from dlm_sampling.samplers.parts.table_step import denoise, written
+from dlm_sampling.schedules import (
+    LINEAR,
+    Schedule,
+    grid_time,
+    hazard,
+    reverse_rate,
+    time_after_hazard,
+)
+from dlm_sampling.types import (
+    Canvas,
+    Clock,
+    Draw,
+    NoiseKind,
+    Predict,
+    Prediction,
+    Process,
+    RandomSource,
+    Step,
+)
+
+ClockName = Literal["hazard", "time"]
+_LEAST = 1e-12  # of alpha; before that a chain has forgotten everything
+
+
+class Interval(NamedTuple):
+    """One interval of the grid; float64 [B] or broadcastable."""
+
+    t: Tensor  # where it begins
+    middle: Tensor  # time of x*
+    window: Tensor  # its length W on the clock
+    rate_t: Tensor  # rate of unmasking per unit of the clock, at t
+    rate_star: Tensor  # and at the middle
+
+
+class StageState(NamedTuple):
+    """What stage 1 leaves for stage 2."""
+
+    star: Tensor  # int64 [B, L], x*
+    candidates: Tensor  # bool [B, L], positions that may jump in stage 2
+    laws: Tensor  # [B, K, V], log p_t at the candidates
+
+
+@dataclass(frozen=True)
+class TwoStage(SamplerBase[StageState]):
+    """An interval is two loop steps of one forward pass each; `steps` counts forward passes.
+
+    The grid has max(1, steps // 2) intervals from 1 to t_end; the noise removal is one more step.
+
+    Fields:
+        theta: share of the interval that stage 1 leaps over.
+        schedule: alpha(t).
+        t_end: where the grid ends.
+        noise_removal: how the positions still masked at t_end are written, by the "argmax" or by a
+            "sample".
+        clock: "hazard" measures time by H = ln((1 - alpha_t) / (1 - alpha_s)), on which masks are
+            revealed at the constant rate 1, and without a mask by sigma = -ln alpha, on which noise
+            comes at the constant rate 1; "time" freezes the rate c_t within each stage.
+    """
+
+    theta: float = 0.5
+    schedule: Schedule = LINEAR
+    t_end: float = 1e-3
+    noise_removal: NoiseRemoval = "argmax"
+    clock: ClockName = "hazard"
+
+    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform", "matrix")
+    captured_on = ()
+    restarts: ClassVar[bool]
+    """Whether stage 2 starts at x again, instead of at x*."""
+
+    def __post_init__(self) -> None:
+        check_grid(self.t_end, self.noise_removal)
+        if self.clock not in ("hazard", "time"):
+            raise unknown_choice("clock", self.clock, ("hazard", "time"))
+        if self.t_end == 0.0:
+            raise ValueError("t_end=0.0: must be above 0, where the rates are infinite; try 1e-3.")
+        one = torch.ones(1, dtype=torch.float64)
+        self.rates(one, one)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a position jumps in stage 2 depends on the tokens of stage 1."""
+        return False
+
+    @abstractmethod
+    def rates(self, rates_t: Tensor, rates_star: Tensor) -> Tensor:
+        """Rates of stage 2 from those at x and x*, >= 0.  Raises ValueError if theta is invalid."""
+
+    @abstractmethod
+    def bound(self, rate_t: Tensor, rate_star: Tensor) -> Tensor:
+        """Largest possible sum of the rates of stage 2 at a position."""
+
+    def schedule_length(self, steps: int) -> int:
+        """Two steps per interval and the noise removal."""
+        return 2 * max(1, steps // 2) + 1
+
+    def time_at(self, k: Tensor, number: Tensor) -> Tensor:
+        """Time of grid point k of 0..number, float64 like k; beyond the last one its time."""
+        return grid_time(k, number, self.t_end)
+
+    def interval(self, t: Tensor, s: Tensor) -> Interval:
+        """The interval from t to s on this sampler's clock."""
+        if self.clock == "hazard":
+            window, one = hazard(self.schedule, t, s), torch.ones_like(t)
+            middle = time_after_hazard(self.schedule, t, self.theta * window)
+            return Interval(t, middle, window, one, one)
+        middle = t - self.theta * (t - s)
+        rates = reverse_rate(self.schedule, t), reverse_rate(self.schedule, middle)
+        return Interval(t, middle, t - s, *rates)
+
+    def first_prob(self, interval: Interval) -> Tensor:
+        """Probability that stage 1 reveals a mask, like t."""
+        return -torch.expm1(-self.theta * interval.window * interval.rate_t)
+
+    def second_window(self, interval: Interval) -> Tensor:
+        """Length of stage 2 on the clock, like t."""
+        return interval.window if self.restarts else (1.0 - self.theta) * interval.window
+
+    def init(self, canvas: Canvas) -> StageState:
+        """Nothing is kept yet."""
+        laws = torch.zeros(len(canvas.start), 0, 1, device=canvas.tokens.device)
+        return StageState(canvas.tokens, torch.zeros_like(canvas.unknown), laws)
+
+    def step(
+        self,
+        state: StageState,
+        canvas: Canvas,
+        clock: Clock,
+        predict: Predict,
+        rng: RandomSource,
+    ) -> tuple[StageState, Step]:
+        """Stage 1, stage 2 or the noise removal, each row its own."""
+        t, s, second, removal = self.stage(clock)
+        if canvas.mask_token_id is None:
+            interval = self.interval_of_noise(t, s)
+            return self.move(state, canvas, interval, second, removal, predict, rng)
+        interval = self.interval(t, s)
+        leap, candidates = self.choose(canvas, interval, rng, ~second & ~removal)
+        prediction = predict(
+            torch.where(second.unsqueeze(1), state.star, canvas.tokens),
+            torch.where(second, interval.middle, interval.t),
+        )
+        where = leap | (canvas.eligible & removal.unsqueeze(1))
+        greedy = removal if self.noise_removal == "argmax" else None
+        draw = prediction.draw(where, rng, greedy=greedy)
+        star = torch.where(where, draw.token, canvas.tokens)
+        written = where & (removal.unsqueeze(1) | (not self.restarts))
+        jumping = state.candidates & canvas.eligible & second.unsqueeze(1)
+        if bool(jumping.any()):
+            accepted, jumps = self.jump(state, jumping, canvas, interval, prediction, rng)
+            written, draw = written | accepted, merge(accepted, jumps, draw)
+        following = StageState(star, candidates, pack(prediction, candidates))
+        return following, reveal(canvas, written, draw)
+
+    def stage(self, clock: Clock) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Ends t, s of each row's interval, whether in stage 2, whether at the removal; [B]."""
+        number = (clock.steps // 2).clamp_min(1)
+        k, removal = clock.step // 2, clock.step >= 2 * number
+        t, s = self.time_at(k, number), self.time_at(k + 1, number)
+        return t, s, (clock.step % 2 == 1) & ~removal, removal
+
+    def move(
+        self,
+        state: StageState,
+        canvas: Canvas,
+        interval: Interval,
+        second: Tensor,
+        removal: Tensor,
+        predict: Predict,
+        rng: RandomSource,
+    ) -> tuple[StageState, Step]:
+        """The same under noise without a mask: every position of the block jumps by its table.
+
+        The rates of stage 1 are kept for stage 2: [B, K, V] in float64, K positions of the block.
+        """
+        process, rows = predict.process, second.unsqueeze(1)
+        t = torch.where(second, interval.middle, interval.t)
+        x = torch.where(rows, state.star, canvas.tokens)
+        prediction, alpha = predict(x, t), self.schedule.alpha(t)
+        ending = canvas.editable & removal.unsqueeze(1)
+        moving = canvas.editable & ~ending
+        values = prediction.table(moving, alpha=alpha, reads=process.rates_read)
+        row, at_end = moving.nonzero(as_tuple=True)[0], rows.expand_as(moving)[moving]
+        rates = self.clock_rates(process, values, x[moving], t[row])
+        first, again = moving & ~rows, moving & rows
+        begin = canvas.tokens if self.restarts else x
+        window = torch.where(second, self.second_window(interval), self.theta * interval.window)
+        mixed = rates.clone()
+        if bool(again.any()):
+            mixed[at_end] = self.rates(unpack(state.laws, state.candidates, again), rates[at_end])
+        start = torch.where(again, begin, canvas.tokens)[moving]
+        draw = prediction.draw_table(last_event_law(mixed, start, window[row]), moving, rng)
+        star = torch.where(first, draw.token, canvas.tokens)
+        if bool(removal.any()):
+            final = denoise(process, prediction, ending, rng, alpha, self.noise_removal)
+            draw = merge(ending, final, draw)
+        kept = moving & (rows | (not self.restarts)) | ending
+        following = StageState(star, first, pack_table(rates[~at_end], first))
+        return following, written(canvas, draw, kept, removal)
+
+    def interval_of_noise(self, t: Tensor, s: Tensor) -> Interval:
+        """The interval from t to s without a mask; its rates are in the table."""
+        one = torch.ones_like(t)
+        if self.clock == "time":
+            return Interval(t, t - self.theta * (t - s), t - s, one, one)
+        alpha_t, alpha_s = self.schedule.alpha(t).clamp_min(_LEAST), self.schedule.alpha(s)
+        window = torch.log(alpha_s / alpha_t)
+        middle = self.schedule.time_of(alpha_t * torch.exp(self.theta * window))
+        return Interval(t, middle, window, one, one)
+
+    def clock_rates(self, process: Process, values: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """Reverse rates per unit of this sampler's clock, [R, V]; t float64 [R]."""
+        alpha, slope = self.schedule.alpha(t).clamp_min(_LEAST), self.schedule.rate(t)
+        return process.rates(values, x, alpha, alpha if self.clock == "hazard" else slope)
+
+    def choose(
+        self, canvas: Canvas, interval: Interval, rng: RandomSource, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Where stage 1 leaps and where stage 2 may jump, bool [B, L], in the rows of stage 1."""
+        open_ = canvas.eligible & rows.unsqueeze(1)
+        u = rng.uniform(Stream.COMMIT, canvas.tokens)
+        leap = open_ & (u < self.first_prob(interval).unsqueeze(1))
+        v = rng.uniform(Stream.TIME, canvas.tokens)
+        passed = v < self.bound_prob(interval).unsqueeze(1)
+        return leap, open_ & passed & (~leap | self.restarts)
+
+    def bound_prob(self, interval: Interval) -> Tensor:
+        """1 - exp(-W bound), like t."""
+        bound = self.bound(interval.rate_t, interval.rate_star)
+        return -torch.expm1(-self.second_window(interval) * bound)
+
+    def jump(
+        self,
+        state: StageState,
+        where: Tensor,
+        canvas: Canvas,
+        interval: Interval,
+        prediction: Prediction,
+        rng: RandomSource,
+    ) -> tuple[Tensor, Draw]:
+        """Accept candidates and draw their tokens from the mixed rates."""
+        row = where.nonzero(as_tuple=True)[0]
+        rates = self.mixed(state, where, canvas, interval, prediction)
+        total = rates.sum(1).double()
+        chance = -torch.expm1(-self.second_window(interval)[row] * total)
+        u = rng.uniform(Stream.COMMIT, canvas.tokens)[where]
+        hit = u * self.bound_prob(interval)[row] < chance
+        accepted = where.clone()
+        accepted[where] = hit
+        return accepted, prediction.draw_from(rates[hit].log(), accepted, rng, sub=1)
+
+    def mixed(
+        self,
+        state: StageState,
+        where: Tensor,
+        canvas: Canvas,
+        interval: Interval,
+        prediction: Prediction,
+    ) -> Tensor:
+        """Rates of stage 2 at the positions of `where`, [R, V]; 0 at x* where x* holds a token."""
+        row = where.nonzero(as_tuple=True)[0]
+        log_t = unpack(state.laws, state.candidates, where)
+        rates_t = log_t.exp() * interval.rate_t[row].to(log_t.dtype).unsqueeze(1)
+        rates_star = torch.zeros_like(rates_t)
+        masked = where & (state.star == canvas.mask)
+        if bool(masked.any()):
+            rate = interval.rate_star[masked.nonzero(as_tuple=True)[0]].to(log_t.dtype)
+            rates_star[masked[where]] = prediction.log_probs(masked).exp() * rate.unsqueeze(1)
+        return self.rates(rates_t, rates_star)

@@ -1,0 +1,1 @@
+"""From prompts to canvases, and from finished canvases to texts."""

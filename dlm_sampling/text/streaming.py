@@ -1,0 +1,130 @@
+"""Live output: transformers' streamers fed from step events, and a progress bar.
+
+A streamer speaks one sequence; a batch speaks through it row after row, each ended by `end()`, so
+the stock streamers work for any batch size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.engine.trajectory import StepEvent
+
+
+class Streamer(Protocol):
+    """What transformers calls a streamer; `put_draft(value)` is used where it exists."""
+
+    def put(self, value: Tensor) -> None:
+        """Receive tokens that will not change."""
+        ...
+
+    def end(self) -> None:
+        """The sequence is over."""
+        ...
+
+
+class StreamerFeed:
+    """Turns step events into calls of a streamer.
+
+    Tokens are confirmed from the left as soon as they are known; for samplers that revise, when
+    their row is done.  The rest of the canvas goes to `put_draft` if the streamer has it.
+
+    Args:
+        streamer: a transformers streamer.
+        tokens, editable, attention: the canvases before the first step, [B, L].
+        revises: whether committed tokens may still change.
+        stop_token_ids: nothing after one of these is confirmed.
+    """
+
+    def __init__(
+        self,
+        streamer: Streamer,
+        tokens: Tensor,
+        editable: Tensor,
+        attention: Tensor,
+        revises: bool,
+        stop_token_ids: tuple[int, ...] = (),
+    ) -> None:
+        self.streamer, self.revises, self.stop_token_ids = streamer, revises, stop_token_ids
+        self.tokens, self.unknown = tokens.clone().cpu(), editable.clone().cpu()
+        self.done = ~editable.any(1).cpu()
+        self.origin = attention.long().argmax(1).cpu()
+        self.first = torch.where(editable.any(1), editable.long().argmax(1), tokens.shape[1]).cpu()
+        self.row = -1
+        self.sent = 0
+        self._open_next()
+
+    def __call__(self, event: StepEvent) -> None:
+        """Take over an event and speak for the current row, then for those held back."""
+        rows = event.rows.cpu()
+        self.tokens[rows], self.unknown[rows] = event.tokens.cpu(), event.unknown.cpu()
+        self.done[rows] = event.final.cpu()
+        while self.row < len(self.tokens):
+            self._confirm()
+            if not self.done[self.row]:
+                self._draft()
+                return
+            self.streamer.end()
+            self._open_next()
+
+    def _open_next(self) -> None:
+        self.row += 1
+        if self.row < len(self.tokens):
+            self.sent = int(self.first[self.row])
+            self.streamer.put(
+                self.tokens[self.row, int(self.origin[self.row]) : self.sent].unsqueeze(0)
+            )
+
+    def _confirm(self) -> None:
+        """Send the known tokens that follow what was sent."""
+        if self.revises and not self.done[self.row]:
+            return
+        unknown = self.unknown[self.row, self.sent :]
+        count = int(unknown.long().argmax()) if bool(unknown.any()) else len(unknown)
+        tokens = self.tokens[self.row, self.sent : self.sent + count]
+        stop = torch.isin(tokens, torch.tensor(self.stop_token_ids, dtype=torch.int64)).nonzero()
+        if len(stop):
+            count = int(stop[0])
+        for token in tokens[:count]:
+            self.streamer.put(token.unsqueeze(0))
+        self.sent += count
+
+    def _draft(self) -> None:
+        put_draft: Any = getattr(self.streamer, "put_draft", None)
+        if put_draft is not None:
+            put_draft(self.tokens[self.row, self.sent :])
+
+
+class ProgressFeed:
+    """A tqdm bar over the positions to write; hidden off a terminal and for short work."""
+
+    def __init__(self, total: int, show: bool | None) -> None:
+        from tqdm import tqdm
+
+        disable = None if show is None else not show
+        self.bar: Any = tqdm(
+            total=total, unit="tok", disable=disable, delay=0.0 if show else 1.0, leave=False
+        )
+        self.left: dict[int, int] = {}
+        self.total = total
+
+    @property
+    def visible(self) -> bool:
+        """Whether there is anything to update."""
+        return not self.bar.disable
+
+    def __call__(self, event: StepEvent) -> None:
+        """Advance by what became known; a remasking step may move back."""
+        left = torch.where(event.final, 0, event.unknown.sum(1))
+        before = (event.unknown | event.written).sum(1)
+        table = torch.stack([event.rows, left, before], 1)
+        for row, count, start in cast("list[list[int]]", table.tolist()):
+            self.bar.update(self.left.get(row, start) - count)
+            self.left[row] = count
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self.bar.close()

@@ -1,0 +1,32 @@
+"""The nouns of the library: what a denoiser returns, what a sampler sees, what a step gives back.
+
+Shapes: B rows, L canvas positions, V vocabulary columns, R flat positions.  Time runs from 1
+    (noise) to 0 (data).  The arithmetic lives in `ops`, the loop in `engine`.
+"""
+
+from dlm_sampling.types.canvas import Canvas, Clock, Step
+from dlm_sampling.types.law import Crossing, Draw, Statistics, TokenLaw
+from dlm_sampling.types.prediction import DenoiserOutput, Predict, Prediction, Site, TwoLogits
+from dlm_sampling.types.process import NoiseKind, PredictionKind, Process, RandomSource
+from dlm_sampling.types.sampler import S, Sampler
+
+__all__ = [
+    "Canvas",
+    "Clock",
+    "Crossing",
+    "DenoiserOutput",
+    "Draw",
+    "NoiseKind",
+    "Predict",
+    "Prediction",
+    "PredictionKind",
+    "Process",
+    "RandomSource",
+    "S",
+    "Sampler",
+    "Site",
+    "Statistics",
+    "Step",
+    "TokenLaw",
+    "TwoLogits",
+]

@@ -1,0 +1,80 @@
+"""The law that a token is drawn from, and the record that one draw leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+from dlm_sampling.types.process import NoiseKind as NoiseKind
+
+Statistics = Literal["model", "law"]
+
+
+Crossing = Literal["include", "exclude"]
+
+
+@dataclass(frozen=True)
+class TokenLaw:
+    """How a token is drawn at a position once the position is to be written.
+
+    law(v) is proportional to exp(logits[v] / temperature) over the tokens that pass, in this order:
+    `suppressed` ids removed; divided by the temperature; `top_k` largest; `top_p` nucleus; `min_p`
+    times the largest probability.  temperature 0 is argmax (lowest id wins ties).  The law never
+    touches the probability that a position stays masked.
+
+    Args:
+        temperature: >= 0; 1 is the model's own law.
+        top_k: keep this many tokens, or None for all.
+        top_p: keep the smallest head of the sorted law that reaches this mass, in (0, 1], or None.
+        min_p: keep tokens with at least this fraction of the largest probability, in [0, 1), or
+            None.
+        crossing: whether the token that crosses `top_p` is kept ("include", the usual rule) or
+            dropped ("exclude", ReMDM's released rule; the first token always stays).
+        suppressed: ids that are never drawn (the mask id is added by the loop).
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    crossing: Crossing = "include"
+    suppressed: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature < float("inf"):
+            raise ValueError(
+                f"temperature={self.temperature}: must be finite and >= 0; 0 is argmax, 1 "
+                "the model's law."
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k}: must be at least 1, or None for no limit.")
+        if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p={self.top_p}: must be in (0, 1], or None; try 0.9.")
+        if self.min_p is not None and not 0.0 <= self.min_p < 1.0:
+            raise ValueError(f"min_p={self.min_p}: must be in [0, 1), or None; try 0.05.")
+
+    @property
+    def filters(self) -> bool:
+        """Whether any of top_k, top_p, min_p is set."""
+        return self.top_k is not None or self.top_p is not None or self.min_p is not None
+
+
+class Draw(NamedTuple):
+    """What one pass over the logits leaves behind: everything that later decisions may read.
+
+    All fields have the shape of the positions asked for ([R] from `ops.draw`, [B, L] from a
+    `Prediction`).  `logprob` belongs to the law that was sampled (temperature and filters; 0 at
+    temperature 0).  The other statistics belong to the model's own law (temperature 1, only
+    suppressed ids removed) with statistics="model", or to the filtered and tempered law with
+    statistics="law" (there temperature 0 counts as 1).
+    """
+
+    token: Tensor  # int64, the drawn token
+    logprob: Tensor  # log-probability of the token under the sampled law
+    log_confidence: Tensor  # log-probability of the token under the law of the statistics
+    max_logprob: Tensor  # largest log-probability
+    margin: Tensor  # largest minus second-largest probability
+    entropy: Tensor  # nats
+    log_normalizer: Tensor  # logsumexp of the logits that the statistics are taken over

@@ -1,0 +1,190 @@
+"""What a denoiser returns, and the model as a sampler sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from dlm_sampling.types.law import Draw, Statistics
+from dlm_sampling.types.process import NoiseKind as NoiseKind
+from dlm_sampling.types.process import PredictionKind, Process, RandomSource
+
+
+class DenoiserOutput(NamedTuple):
+    """What a forward pass returns: logits, or hidden states and the head that makes logits of them.
+
+    values: [B, L, V] logits if `head` is None, else [B, L, d] hidden states aligned with the
+    positions they predict.  head: maps [R, d] to [R, V].  carry: latent state for the next forward,
+    or None.
+    """
+
+    values: Tensor
+    head: Callable[[Tensor], Tensor] | None = None
+    carry: Any = None
+
+
+class Site(NamedTuple):
+    """What a rule over tables sees of r positions."""
+
+    x: Tensor  # int64 [r], current tokens
+    row: Tensor  # int64 [r], index of each position's row among the active rows
+    p: Tensor  # float64 [r, V], prediction in the kind that was asked for
+    column: Tensor  # int64 [r], index of each position in its row
+
+
+class TwoLogits(Protocol):
+    """Two tensors of logits that are read as one; `ops.Pair` implements it."""
+
+    @property
+    def first(self) -> Tensor:
+        """Logits [R, V]."""
+        ...
+
+    @property
+    def second(self) -> Tensor:
+        """Logits [R, V]."""
+        ...
+
+
+class Prediction(Protocol):
+    """A lazy prediction of the clean tokens given one canvas: the forward runs when first asked."""
+
+    @property
+    def kind(self) -> PredictionKind:
+        """What the denoiser predicts."""
+        ...
+
+    def draw(
+        self,
+        where: Tensor,
+        rng: RandomSource,
+        *,
+        statistics: Statistics = "model",
+        greedy: Tensor | None = None,
+        exclude: Tensor | None = None,
+        sub: int = 0,
+    ) -> Draw:
+        """Draw a token at each position of `where` (bool [B, L]); fields are [B, L], else zero.
+
+        Rows of `greedy` (bool [B]) take the argmax whatever the temperature; `exclude` int64 [B, L]
+        leaves one token of each position out, and needs a `direct` prediction; `sub` numbers the
+        draws of one step.
+        """
+        ...
+
+    @property
+    def direct(self) -> bool:
+        """Whether the run's law is the network's at some temperature: a law, without filters."""
+        ...
+
+    def draw_from(
+        self,
+        logits: Tensor | TwoLogits,
+        where: Tensor,
+        rng: RandomSource,
+        *,
+        statistics: Statistics = "model",
+        sub: int = 0,
+    ) -> Draw:
+        """Draw as `draw` does, with the run's temperature and filters, but from `logits`.
+
+        logits [R, V] belong to the positions of `where` in row-major order; no forward pass.  For
+        rules that combine the laws of several forward passes, which they read with `log_probs`, as
+        one table or as an `ops.Pair`, whose table is never made.
+        """
+        ...
+
+    def draw_by(
+        self,
+        rule: Callable[[Site], Tensor],
+        where: Tensor,
+        rng: RandomSource,
+        *,
+        alpha: Tensor,
+        reads: PredictionKind,
+        greedy: Tensor | None = None,
+        sub: int = 0,
+    ) -> Draw:
+        """Draw x_s at each position of `where` from the law that `rule` makes of the prediction.
+
+        The prediction, with the run's temperature and filters, comes as a table of kind `reads` at
+        the level alpha float64 [B]; the rule returns laws [r, V] of the next token, which are drawn
+        from as they are.  It is called with a block of positions at a time.  Rows of `greedy` take
+        the argmax of that law.
+        """
+        ...
+
+    def draw_table(
+        self,
+        law: Tensor,
+        where: Tensor,
+        rng: RandomSource,
+        *,
+        greedy: Tensor | None = None,
+        sub: int = 0,
+    ) -> Draw:
+        """Draw from given laws [R, V] of the positions of `where`, row-major; no filters."""
+        ...
+
+    def table(self, where: Tensor, *, alpha: Tensor, reads: PredictionKind) -> Tensor:
+        """What `draw_by` gives its rule, for all positions of `where` at once: float64 [R, V]."""
+        ...
+
+    def log_probs(self, where: Tensor) -> Tensor:
+        """Log-law of the tokens at the positions of `where`, [R, V] in row-major order."""
+        ...
+
+    def log_prob_of(self, tokens: Tensor, where: Tensor, *, tempered: bool = False) -> Tensor:
+        """Log-probability of `tokens` at `where`, [B, L], 0 elsewhere.
+
+        Under the model's own law, or under the run's law with its temperature and filters.  In
+        grad mode it leaves a graph.
+        """
+        ...
+
+
+class Predict(Protocol):
+    """The model as a sampler sees it: a canvas in, a lazy prediction out."""
+
+    @property
+    def process(self) -> Process:
+        """The noise that the model was trained on."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Columns V of its predictions."""
+        ...
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        temperature: Tensor | None = None,
+        *,
+        dt: Tensor | None = None,
+    ) -> Prediction:
+        """x_t int64 [B, L], t float64 [B] -> Prediction; at most one forward pass per row.
+
+        The logits of each row are divided by temperature, float64 [B] > 0, before anything reads
+        them, the state that the model carries included.  dt float64 [B] is the length of the step
+        that follows; only step-conditioned models are told.
+        """
+        ...
+
+    def plan(self, planner: Any, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        """What a planner (a `Denoiser` of one column) says of x, float64 [B, L], 0 in other rows.
+
+        A forward pass of each of the rows (bool [B]), which counts.
+        """
+        ...
+
+    def using(self, denoiser: Any) -> Predict:
+        """The same rows under a second `Denoiser`, without guidance; its forwards count too."""
+        ...
+
+    def repeated(self, n: int) -> Predict:
+        """Each row n times over, for n canvases of a row in one pass, which counts n times."""
+        ...

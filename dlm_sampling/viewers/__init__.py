@@ -1,0 +1,1 @@
+"""Shows a canvas while it is being denoised."""

@@ -1,0 +1,1 @@
+"""Orders of convergence of the solvers by exact propagation."""

@@ -1,0 +1,1 @@
+"""Judges of samples and models: n-gram perplexity, diversity, likelihood bounds."""

@@ -1,0 +1,1 @@
+"""What learned solvers (LSD) gain, measured."""

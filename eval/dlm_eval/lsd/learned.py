@@ -1,0 +1,274 @@
+"""LSD and LSD+ measured: exact error on an enumerable law, and a judge's perplexity of texts.
+
+    python -m dlm_eval.lsd.learned --books PATH/TO/books
+
+A killed run continues where it was: each finished measurement is a line in a journal beside the
+result file, and a run of learning keeps its state beside it.  The page eval/LSD.md is written from
+the result file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from tqdm import tqdm
+
+from dlm_eval.comparison.journal import Journal
+from dlm_eval.lsd.page import render
+from dlm_eval.lsd.toy import LENGTH, directly, distance, noisy_toy, toy
+from dlm_eval.tasks.worlds import TEXT_MODEL, TextWorld, denoiser, text_world
+from dlm_sampling import learn_sampler, sample
+from dlm_sampling.samplers import LearnedEuler, LearnedTauLeaping, LearnedTweedie, Pace
+from dlm_sampling.schedules import LINEAR, Exponential, HalfCosine
+from dlm_sampling.types import TokenLaw
+
+BASES: dict[str, Any] = {
+    "euler, log-linear": LearnedEuler(),
+    "euler, half-cosine": LearnedEuler(HalfCosine()),
+    "tau-leaping, linear": LearnedTauLeaping(noise_removal="sample"),
+}
+"""Solvers that are learnt; all end with a sample of what is left."""
+
+EXACT: dict[str, Any] = {
+    "euler, log-linear": LearnedTweedie(),
+    "euler, half-cosine": LearnedTweedie(HalfCosine()),
+    "tau-leaping, linear": LearnedTweedie(LINEAR, 1e-3),
+}
+"""The same schedule and grid with the exact chance of a reveal in every step."""
+
+UNIFORM: dict[str, Any] = {
+    "euler, uniform noise": LearnedEuler(Exponential()),
+}
+"""Solvers that are learnt on the enumerable law under uniform noise."""
+
+METHODS: dict[str, dict[str, Any]] = {
+    "LSD": {},
+    "LSD, Adam": {"fit": "gradient"},
+    "LSD+": {"times": True},
+    "LSD as printed, squared": {"target": "trajectory"},
+    "LSD as printed, score-entropy": {"target": "trajectory", "divergence": "score-entropy"},
+}
+"""What `learn_sampler` is told."""
+
+TOYS, TOY_STEPS = (0, 1), 4
+TOY_LEARNING: dict[str, Any] = {
+    "steps": TOY_STEPS,
+    "teacher_steps": 64,
+    "length": LENGTH,
+    "rows": 256,
+    "rounds": 4,
+}
+TOY_ADAM: dict[str, Any] = {"teacher_steps": 32, "rows": 32, "rounds": 60, "learning_rate": 0.03}
+SOLVER, LONGER, EXACT_STEPS = "phi = 1", "phi = 1, one step more", "exact chance of a reveal"
+DIRECT, DIRECT_TIMES = "TV minimised over phi", "TV minimised over phi and times"
+TEXT_STEPS = (16, 8, 32)
+TEXT_METHODS = ("LSD", "LSD+", "LSD as printed, score-entropy", "LSD as printed, squared")
+TEXT_LEARNING: dict[str, Any] = {"teacher_steps": 96, "length": 48, "rows": 4, "rounds": 1}
+PROMPT, NEW = 16, 48
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement: a method for a solver, on a toy (its seed) or at a number of steps."""
+
+    part: str
+    base: str
+    method: str
+    number: int
+
+
+def toy_cells() -> Iterator[Cell]:
+    """Every method on every toy; the direct search last, since it begins with what others found."""
+    for seed, bases in itertools.product(TOYS, (BASES, UNIFORM)):
+        for base in bases:
+            for method in (SOLVER, LONGER, EXACT_STEPS, *METHODS, DIRECT, DIRECT_TIMES):
+                yield Cell("toy", base, method, seed)
+
+
+def text_cells() -> Iterator[Cell]:
+    """All methods at the middle number of steps; elsewhere what it showed to matter."""
+    middle, *others = TEXT_STEPS
+    exact_already = "euler, log-linear"
+    for base in BASES:
+        for method in (SOLVER, EXACT_STEPS, *TEXT_METHODS):
+            if method != EXACT_STEPS or base != exact_already:
+                yield Cell("text", base, method, middle)
+    for steps in others:
+        for base in BASES:
+            if base != exact_already:
+                for method in (SOLVER, EXACT_STEPS, "LSD", "LSD+"):
+                    yield Cell("text", base, method, steps)
+    for steps in others:
+        for method in (SOLVER, "LSD", "LSD+"):
+            yield Cell("text", exact_already, method, steps)
+
+
+def equal_pace(base: Any, steps: int) -> Pace:
+    """Coefficients 1 and the solver's own times, written out."""
+    points = base.time_at(torch.arange(steps + 1), torch.tensor(steps))
+    return Pace((1.0,) * steps, tuple(float(t) for t in points))
+
+
+def measure_toy(cell: Cell, found: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
+    """Exact TV of a method."""
+    steps, uniform = TOY_STEPS, UNIFORM.get(cell.base)
+    base = BASES[cell.base] if uniform is None else uniform
+    world = toy(cell.number) if uniform is None else noisy_toy(cell.number, base.schedule)
+    exact = EXACT.get(cell.base, LearnedTweedie(base.schedule))
+
+    def plain(solver: Any, number: int) -> dict[str, Any]:
+        pace = equal_pace(solver, number)
+        return asdict(pace) | {"tv": distance(world, replace(solver, pace=pace), number)}
+
+    def direct(times: bool) -> dict[str, Any]:
+        # From the solver itself and from what the other methods ended with.
+        begins = [equal_pace(base, steps)]
+        for method in (*METHODS, *((DIRECT,) if times else ())):
+            other = found[replace(cell, method=method)]
+            if times or not METHODS[method].get("times", False):
+                begins.append(Pace(tuple(other["phi"]), tuple(other["t_grid"])))
+        runs = [directly(world, base, begin, times=times) for begin in begins]
+        pace, least = min(runs, key=lambda run: run[1])
+        return asdict(pace) | {"tv": least}
+
+    special: dict[str, Callable[[], dict[str, Any]]] = {
+        SOLVER: lambda: plain(base, steps),
+        LONGER: lambda: plain(base, steps + 1),
+        EXACT_STEPS: lambda: plain(exact, steps),
+        DIRECT: lambda: direct(False),
+        DIRECT_TIMES: lambda: direct(True),
+    }
+    if cell.method in special:
+        return special[cell.method]()
+    options = METHODS[cell.method]
+    how = TOY_LEARNING | (TOY_ADAM if "fit" in options else {}) | options
+    learned = learn_sampler(world, base, progress=False, **how)
+    pace = {"phi": learned.phi, "t_grid": learned.t_grid}
+    return pace | {"tv": distance(world, learned.build(), steps)}
+
+
+def measure_text(cell: Cell, world: TextWorld, state: Path) -> dict[str, Any]:
+    """Judge's nats, NFE and diversity of a method's texts."""
+    base, steps = BASES[cell.base], cell.number
+    facts: dict[str, Any] = {}
+    if cell.method in METHODS:
+        options = TEXT_LEARNING | METHODS[cell.method]
+        model = denoiser(TEXT_MODEL)
+        learned = learn_sampler(model, base, steps=steps, name=TEXT_MODEL, state=state, **options)
+        facts = {"phi": learned.phi, "t_grid": learned.t_grid, "learnt with": learned.learning}
+        sampler = learned.build()
+    else:
+        sampler = EXACT[cell.base] if cell.method == EXACT_STEPS else base
+    model, tokens, editable = world.canvas("prompted")
+    out = sample(
+        model,
+        sampler,
+        tokens,
+        editable,
+        seeds=range(world.seed, world.seed + len(tokens)),
+        steps=steps,
+        law=TokenLaw(suppressed=world.suppressed()),
+    )
+    nfe = round(float(out.nfe.double().mean()), 2)
+    return {**world.score("prompted", out.tokens), "nfe": nfe, **facts}
+
+
+def missing(cells: Iterator[Cell], found: dict[Cell, dict[str, Any]]) -> Iterator[Cell]:
+    """What is not in the journal yet, with a bar."""
+    every = list(cells)
+    part = every[0].part
+    with tqdm(desc=part, total=len(every), unit="cell", mininterval=1.0) as bar:
+        for cell in every:
+            if cell not in found:
+                bar.set_postfix_str(f"{cell.base}: {cell.method}, {cell.number}", refresh=True)
+                yield cell
+            bar.update()
+
+
+def read(journal: Journal) -> dict[Cell, dict[str, Any]]:
+    """The records of a journal by cell."""
+    names = Cell.__dataclass_fields__
+    return {Cell(**{name: r[name] for name in names}): r for r in journal.records}
+
+
+def measure_toys(out: Path) -> dict[str, Any]:
+    """The part of the result about the toys."""
+    journal = Journal(out.with_suffix(".toy.jsonl"), {"learning": TOY_LEARNING, "adam": TOY_ADAM})
+    found = read(journal)
+    for cell in missing(toy_cells(), found):
+        journal.append({**asdict(cell), **measure_toy(cell, found)})
+        found = read(journal)
+    return {**journal.settings, "records": journal.records}
+
+
+def measure_texts(out: Path, world: TextWorld) -> dict[str, Any]:
+    """The part of the result about texts."""
+    settings = {"learning": TEXT_LEARNING, "world": world.settings() | {"budgets": None}}
+    journal = Journal(out.with_suffix(".text.jsonl"), settings)
+    for cell in missing(text_cells(), read(journal)):
+        record = measure_text(cell, world, out.with_suffix(".state"))
+        journal.append({**asdict(cell), **record})
+    return {**journal.settings, "reference": world.reference(), "records": journal.records}
+
+
+def write_result(out: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Replace the measured parts in the result file, in one piece, one record per line."""
+    old = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    parts = {**old, **result}
+    lines: list[str] = []
+    for name, part in parts.items():
+        rows = ",\n".join(f"  {json.dumps(record)}" for record in part["records"])
+        head = json.dumps({**part, "records": []}).removesuffix("]}")
+        lines.append(f" {json.dumps(name)}: {head}\n{rows}\n ]}}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_suffix(".tmp")
+    draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    os.replace(draft, out)
+    return parts
+
+
+def main(
+    books: Annotated[Path | None, typer.Option(help="Folder of plain-text books.")] = None,
+    parts: Annotated[str, typer.Option(help="toy, text or both.")] = "both",
+    out: Annotated[Path, typer.Option(help="Result file; the journals lie beside it.")] = Path(
+        "eval/results/lsd.json"
+    ),
+    split: Annotated[
+        Path, typer.Option(help="Python file with TRAIN_BOOKS and HELD_OUT_BOOKS; read, not run.")
+    ] = Path("examples/train_tiny.py"),
+    page: Annotated[Path, typer.Option(help="Page to write from the result file.")] = Path(
+        "eval/LSD.md"
+    ),
+    samples: Annotated[int, typer.Option(min=2, help="Texts per cell.")] = 48,
+) -> None:
+    """Measure learned samplers; write the result file and the page."""
+    try:
+        torch.set_num_threads(1)
+        if parts not in ("toy", "text", "both"):
+            raise ValueError(f"--parts {parts!r}: must be toy, text or both.")
+        found: dict[str, Any] = {}
+        if parts != "text":
+            found["toy"] = measure_toys(out)
+        if parts != "toy":
+            if books is None:
+                raise ValueError("--books: the texts need a folder of plain-text books.")
+            size = {"prompt_tokens": PROMPT, "new_tokens": NEW}
+            found["text"] = measure_texts(out, text_world(books, split, samples=samples, **size))
+        result = write_result(out, found)
+    except (ValueError, OSError) as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(1) from error
+    page.write_text(render(result), encoding="utf-8")
+    typer.echo(f"Wrote {out} and {page}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

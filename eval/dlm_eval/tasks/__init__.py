@@ -1,0 +1,1 @@
+"""Tasks that samplers are compared on: held-out books, 4x4 sudoku."""

@@ -1,0 +1,1 @@
+"""The fused categorical draw: twin of dlm_sampling.ops.categorical."""

@@ -1,0 +1,1 @@
+"""The fused output head: tokens and statistics from hidden states, without logits."""

@@ -1,0 +1,165 @@
+"""Log-probabilities under the sampled law: twins of dlm_sampling.ops.log_prob_of and log_probs.
+
+    ln p(v) = (x_v - m) / T - ln sum_u exp((x_u - m) / T)
+
+The passes leave the sum; then one logit per row is read again for given tokens, or all of them to
+write [R, V].
+
+No GPU has run this yet; see kernels/STATUS.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from dlm_kernels.common.device_tables import Filters, Law
+from dlm_kernels.common.device_tables import scales as temperatures
+from dlm_kernels.common.logit_pass import Logits, parts, run_passes, shape_of
+from dlm_kernels.common.results import NEVER, columns, heats, refuse_lawless
+from dlm_kernels.common.support import obstacle, refuse
+from dlm_kernels.common.tiles import TILE
+from dlm_kernels.log_probs.kernel import given_kernel
+
+_MODEL = Law()
+
+
+def log_prob_of(
+    source: Tensor | Any,
+    tokens: Tensor,
+    *,
+    law: Law | Any = _MODEL,
+    rows: Tensor | None = None,
+    check: bool = True,
+    temperature: Tensor | None = None,
+) -> Tensor:
+    """Log-probability of given tokens under the sampled law, float32 [R].
+
+    Args:
+        source: logits [N, V], or a dlm_sampling.ops.LogitRows or Pair.
+        tokens: int64 [R]; NaN where it is no id of the vocabulary.
+        law: temperature, filters and suppressed ids.
+        rows: int64 [R], or None for all rows in order.
+        check: refuse rows that define no law; waits for the device.
+        temperature: float [R] instead of the law's.
+
+    Raises:
+        ValueError: a suppressed id outside of the vocabulary; with `check`, a row without a law or
+            a temperature that is negative or not finite.
+        TypeError: the kernels cannot run: device, dtype, size of the vocabulary.
+    """
+    return _run(source, tokens, law, rows, check, temperature)
+
+
+def log_probs(
+    source: Tensor | Any,
+    *,
+    law: Law | Any = _MODEL,
+    rows: Tensor | None = None,
+    check: bool = True,
+    temperature: Tensor | None = None,
+) -> Tensor:
+    """The logarithm of the sampled law, float32 [R, V]; arguments and errors as `log_prob_of`."""
+    return _run(source, None, law, rows, check, temperature)
+
+
+def _run(
+    source: Tensor | Any, tokens: Tensor | None, law: Law | Any, rows: Tensor | None, check: bool,
+    temperature: Tensor | None,
+) -> Tensor:  # fmt: skip
+    count, vocab = shape_of(source)
+    wanted = count if rows is None else rows.shape[0]
+    first = getattr(source, "first", source)
+    device = first.device
+    refuse(obstacle(device, vocab=vocab))
+    heat = heats(law, temperature, True, check)
+    suppressed = sorted(set(law.suppressed))
+    found = [
+        given_rows(
+            *part.logits[:3], part.rows, None if tokens is None else tokens[part.span],
+            part.span.stop - part.span.start, columns(heat.scales, part.span), heat.numbers[1],
+            suppressed, *Filters.of(law), part.logits.kind, heat.mode != NEVER,
+        )
+        for part in parts(source, rows, wanted)
+    ] or [_results(0, vocab, tokens is None, device)]  # fmt: skip
+    out, status = (torch.cat(field) for field in zip(*found, strict=True))
+    if check:
+        refuse_lawless(status)
+    return out
+
+
+def _results(count: int, vocab: int, every: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    shape = (count, vocab) if every else (count,)
+    return (
+        torch.empty(shape, dtype=torch.float32, device=device),
+        torch.empty(count, dtype=torch.int32, device=device),
+    )
+
+
+@torch.library.custom_op(
+    "dlm_kernels::given_rows",
+    mutates_args=(),
+    schema="(Tensor logits, Tensor? second, Tensor? mix, Tensor? rows, Tensor? tokens, int count, "
+    "Tensor? scales, float temperature, int[] suppressed, int top_k, float top_p, float min_p, "
+    "bool include, int kind, bool greedy) -> (Tensor, Tensor)",
+)
+def given_rows(
+    logits: Tensor, second: Tensor | None, mix: Tensor | None, rows: Tensor | None,
+    tokens: Tensor | None, count: int, scales: Tensor | None, temperature: float,
+    suppressed: Sequence[int],
+    top_k: int, top_p: float, min_p: float, include: bool, kind: int, greedy: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The passes and the log-probabilities as one operator; nothing waits for the device.
+
+    Args:
+        logits: as `draw_rows`, and so are second, mix, rows, scales, suppressed, the filters and
+            kind; the law's own temperature stands in both rows of scales.
+        second: [N, V] or None.
+        mix: float32 [2, N] or [2, 1], or None.
+        rows: int64 [R] or None.
+        tokens: int64 [R], or None for every token.
+        count: R.
+        scales: float32 [3, R], or None for the next.
+        temperature: of the law.
+        suppressed: ids, ascending.
+        top_k: 0 for no limit.
+        top_p: 1 for all.
+        min_p: 0 for all.
+        include: whether the token that crosses top_p is kept.
+        kind: see `tiles.mixed`.
+        greedy: whether some temperatures may be 0.
+
+    Returns:
+        float32 [R], or [R, V] without tokens; and a status int32 [R], 0 where there is a law.
+    """
+    vocab, every = logits.shape[1], tokens is None
+    out, status = _results(count, vocab, every, logits.device)
+    if count == 0:
+        return out, status
+    device = logits.device
+    scales = temperatures(temperature, temperature, device) if scales is None else scales
+    filters = Filters(top_k, top_p, min_p, include)
+    left, edges, where, options = run_passes(
+        Logits(logits, second, mix, kind), rows, count, scales, tuple(suppressed), filters,
+        one_law=True, viewed=True,
+    )  # fmt: skip
+    grid = (count, triton.cdiv(vocab, TILE.value)) if every else (count,)
+    with torch.cuda.device_of(logits):
+        given_kernel[grid](
+            *left, None if tokens is None else tokens.contiguous(), out, status, *edges, *where,
+            **options, GREEDY=greedy, FILTERS=filters.active, EVERY=every, num_warps=4,
+            enable_fp_fusion=True,
+        )  # fmt: skip
+    return out, status
+
+
+@given_rows.register_fake
+def _(
+    logits: Tensor, second: Tensor | None, mix: Tensor | None, rows: Tensor | None,
+    tokens: Tensor | None, count: int, *_: object,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _results(count, logits.shape[1], tokens is None, logits.device)
