@@ -6,7 +6,14 @@ Shapes: B rows, L canvas positions, V vocabulary columns, R flat positions.  Tim
 
 from dlm_sampling.types.canvas import Canvas, Clock, Step
 from dlm_sampling.types.law import Crossing, Draw, Statistics, TokenLaw
-from dlm_sampling.types.prediction import DenoiserOutput, Predict, Prediction, Site, TwoLogits
+from dlm_sampling.types.prediction import (
+    DenoiserOutput,
+    Pass,
+    Predict,
+    Prediction,
+    Site,
+    TwoLogits,
+)
 from dlm_sampling.types.process import NoiseKind, PredictionKind, Process, RandomSource
 from dlm_sampling.types.sampler import S, Sampler
 
@@ -17,6 +24,7 @@ __all__ = [
     "DenoiserOutput",
     "Draw",
     "NoiseKind",
+    "Pass",
     "Predict",
     "Prediction",
     "PredictionKind",

@@ -12,17 +12,36 @@ from dlm_sampling.types.process import NoiseKind as NoiseKind
 from dlm_sampling.types.process import PredictionKind, Process, RandomSource
 
 
-class DenoiserOutput(NamedTuple):
-    """What a forward pass returns: logits, or hidden states and the head that makes logits of them.
+class Pass(NamedTuple):
+    """The input of one forward pass: n canvases, and the columns whose values are wanted.
 
-    values: [B, L, V] logits if `head` is None, else [B, L, d] hidden states aligned with the
+    A denoiser that can only do whole canvases ignores `columns`; none returns fewer columns than
+    were asked for.  `rows` says which batch rows the canvases are, for a cache that holds something
+    of every batch row.
+    """
+
+    tokens: Tensor  # int64 [n, L]
+    t: Tensor | None = None  # float64 [n], noise level, 1 is pure noise
+    attention: Tensor | None = None  # bool [n, L], False at padding; None: no padding
+    dt: Tensor | None = None  # float64 [n], length of the step, for step-conditioned networks
+    carry: Any = None  # state that the previous pass over these rows returned
+    rows: Tensor | None = None  # int64 [n], batch rows; None: 0 to n - 1
+    columns: Tensor | None = None  # int64 [n, W], columns wanted; None: all
+    cache: Any = None  # keys and values of earlier passes; None: nothing is cached
+
+
+class DenoiserOutput(NamedTuple):
+    """The output of a forward pass: logits, or hidden states and the head that maps them to logits.
+
+    values: [n, W, V] logits if `head` is None, else [n, W, d] hidden states aligned with the
     positions they predict.  head: maps [R, d] to [R, V].  carry: latent state for the next forward,
-    or None.
+    or None.  columns: int64 [n, W], the column of each value; None: values of all L columns.
     """
 
     values: Tensor
     head: Callable[[Tensor], Tensor] | None = None
     carry: Any = None
+    columns: Tensor | None = None
 
 
 class Site(NamedTuple):
