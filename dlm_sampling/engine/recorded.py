@@ -85,7 +85,7 @@ class CapturedRun(Run):
         held = self.held()
         self.predictor = self.captured
         self.captured.begin(live, self.window())
-        with ops.unasked():
+        with ops.without_sync():
             canvas, step, over = self.move()
         left = (self.unknown & canvas.editable).any(1) & over
         stuck = self.stuck(canvas, over)

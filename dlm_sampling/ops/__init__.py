@@ -5,7 +5,7 @@ from dlm_sampling.ops.categorical import draw
 from dlm_sampling.ops.combined import Guided, Pair, Remainder
 from dlm_sampling.ops.divergence import divergence
 from dlm_sampling.ops.grad import graded_log_prob_of
-from dlm_sampling.ops.host_sync import any_of, may_ask, unasked
+from dlm_sampling.ops.host_sync import any_or_assume, sync_allowed, without_sync
 from dlm_sampling.ops.log_probs import filtered_log_law, log_prob_of, log_probs
 from dlm_sampling.ops.philox import RANDOM_STREAM, Rng, Stream, fresh_seed, row_seeds
 from dlm_sampling.ops.positions import (
@@ -26,7 +26,7 @@ __all__ = [
     "Rng",
     "Source",
     "Stream",
-    "any_of",
+    "any_or_assume",
     "budget_positions",
     "divergence",
     "draw",
@@ -36,11 +36,11 @@ __all__ = [
     "head_rows",
     "log_prob_of",
     "log_probs",
-    "may_ask",
     "row_seeds",
     "stochastic_positions",
+    "sync_allowed",
     "threshold_positions",
     "top_k_positions",
-    "unasked",
     "why_no_kernels",
+    "without_sync",
 ]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dlm_sampling.ops._dispatch import kernel
 from dlm_sampling.ops.combined import Pair, dtype_of, plain_of
-from dlm_sampling.ops.host_sync import may_ask
+from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.philox import Stream, exponential_from_words, random_words
 from dlm_sampling.ops.sources import RUN, TILE, Block, Scratch, Source, blocks, shape_of
 from dlm_sampling.ops.temperature import cold_rows, heated
@@ -40,7 +40,7 @@ def draw(
     statistics: Statistics = "model",
     rows: Tensor | None = None,
     check: bool = True,
-    temperature: Tensor | None = None,
+    temperatures: Tensor | None = None,
 ) -> Draw:
     """Draw one token per row and return it with the statistics of its law.
 
@@ -56,7 +56,7 @@ def draw(
         rows: int64 [R], which rows of the source; None for all of them in order.  Without `check`
             an entry may be -1: the place is passed over, and its record means nothing.
         check: refuse rows that define no law.
-        temperature: float [R], one per row drawn, instead of the law's; 0 is argmax.
+        temperatures: float [R], one per row drawn, instead of the law's; 0 is argmax.
 
     Returns:
         A `Draw` of tensors [R]; float64 for float64 logits, else float32.
@@ -65,11 +65,11 @@ def draw(
         ValueError: shapes or ids do not fit; with `check`, a row holds NaN or +inf or nothing but
             -inf, or a temperature is negative or not finite.
     """
-    check = check and may_ask()
+    check = check and sync_allowed()
     count, vocab = shape_of(plain_of(source))
     wanted = count if rows is None else rows.shape[0]
     named = (("keys", keys), ("positions", positions), ("steps", steps))
-    for name, value in (*named, ("temperature", temperature)):
+    for name, value in (*named, ("temperatures", temperatures)):
         if value is not None and value.shape != (wanted,):
             shape = tuple(value.shape)
             raise ValueError(f"{name} has shape {shape}: must be ({wanted},), one per row drawn.")
@@ -77,7 +77,7 @@ def draw(
     if fused is not None:
         record = fused(
             source, keys=keys, positions=positions, steps=steps, law=law, sub=sub,
-            statistics=statistics, rows=rows, check=check, temperature=temperature,
+            statistics=statistics, rows=rows, check=check, temperatures=temperatures,
         )  # fmt: skip
         return Draw(*record)
     source = source.rows() if isinstance(source, Pair) else source
@@ -88,7 +88,7 @@ def draw(
     parts: list[Draw] = []
     for block in blocks(source, rows):
         noise = _Noise(keys[block.span], positions[block.span], steps[block.span], int(sub))
-        heat = law.temperature if temperature is None else temperature[block.span]
+        heat = law.temperature if temperatures is None else temperatures[block.span]
         parts.append(_draw_block(block, noise, plan, heat))
     if not parts:
         return _empty(source)

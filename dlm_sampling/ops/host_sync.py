@@ -1,6 +1,6 @@
-"""Whether operators may ask the device what a tensor holds, to refuse NaN and the like at once.
+"""Whether an operator may wait for the GPU to validate values.
 
-Asking makes the host wait, which a CUDA graph cannot record.
+Steps recorded as a CUDA graph switch it off: a graph cannot record the host's wait for the device.
 """
 
 from __future__ import annotations
@@ -11,27 +11,30 @@ from contextvars import ContextVar
 
 from torch import Tensor
 
-_may_ask: ContextVar[bool] = ContextVar("may_ask", default=True)
+_sync_allowed: ContextVar[bool] = ContextVar("sync_allowed", default=True)
 
 
-def may_ask() -> bool:
-    """Whether operators may wait for the device to check values."""
-    return _may_ask.get()
+def sync_allowed() -> bool:
+    """Return whether operators may synchronise with the device, as checks of values do."""
+    return _sync_allowed.get()
 
 
-def any_of(mask: Tensor) -> bool:
-    """Whether any entry of `mask` is set; True where that may not be asked.
+def any_or_assume(mask: Tensor) -> bool:
+    """Return whether any entry of `mask` is set, or True where synchronising is not allowed.
 
     For work that changes nothing where the mask is empty, and is skipped there to save time.
     """
-    return bool(mask.any()) if may_ask() else True
+    return bool(mask.any()) if sync_allowed() else True
 
 
 @contextmanager
-def unasked() -> Generator[None]:
-    """Operators inside check no values; the caller looks at their results instead."""
-    token = _may_ask.set(False)
+def without_sync() -> Generator[None]:
+    """Forbid synchronisation inside the context: no values are checked; the caller checks results.
+
+    Nested contexts restore the setting that they found.
+    """
+    token = _sync_allowed.set(False)
     try:
         yield
     finally:
-        _may_ask.reset(token)
+        _sync_allowed.reset(token)

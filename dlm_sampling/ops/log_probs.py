@@ -14,7 +14,7 @@ from torch import Tensor
 from dlm_sampling.ops._dispatch import kernel
 from dlm_sampling.ops.combined import Pair, dtype_of, plain_of
 from dlm_sampling.ops.filters import truncate
-from dlm_sampling.ops.host_sync import may_ask
+from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.sources import Block, Scratch, Source, blocks, shape_of
 from dlm_sampling.ops.temperature import cold_rows, heated
 from dlm_sampling.ops.tiles import Heat, Table, chunks, column, refuse_lawless
@@ -29,7 +29,7 @@ def log_probs(
     law: TokenLaw = _MODEL,
     rows: Tensor | None = None,
     check: bool = True,
-    temperature: Tensor | None = None,
+    temperatures: Tensor | None = None,
 ) -> Tensor:
     """The logarithm of the sampled law, [R, V]; temperature 0: 0 at the argmax, -inf elsewhere.
 
@@ -38,7 +38,7 @@ def log_probs(
         law: temperature, filters and suppressed ids; `TokenLaw()` is the model's own law.
         rows: int64 [R], or None for all rows in order.
         check: refuse rows that define no law.
-        temperature: float [R] instead of the law's.
+        temperatures: float [R] instead of the law's.
 
     Returns:
         float64 for float64 logits, else float32.
@@ -46,12 +46,12 @@ def log_probs(
     Raises:
         ValueError: as `draw`.
     """
-    check = check and may_ask()
-    vocab, like = _checked(source, rows, temperature)
+    check = check and sync_allowed()
+    vocab, like = _checked(source, rows, temperatures)
     fused = kernel("log_probs", like, dtype=dtype_of(source), vocab=vocab)
     if fused is not None:
-        return fused(source, law=law, rows=rows, check=check, temperature=temperature)
-    plan = _plan(like, vocab, law, check, temperature)
+        return fused(source, law=law, rows=rows, check=check, temperatures=temperatures)
+    plan = _plan(like, vocab, law, check, temperatures)
     plain = source.rows() if isinstance(source, Pair) else source
     parts: list[Tensor] = []
     for block in blocks(plain, rows):
@@ -69,7 +69,7 @@ def log_prob_of(
     law: TokenLaw = _MODEL,
     rows: Tensor | None = None,
     check: bool = True,
-    temperature: Tensor | None = None,
+    temperatures: Tensor | None = None,
 ) -> Tensor:
     """Log-probability of given tokens under the sampled law, [R]; [R, V] is never formed.
 
@@ -79,7 +79,7 @@ def log_prob_of(
         law: temperature, filters and suppressed ids; `TokenLaw()` is the model's own law.
         rows: int64 [R], or None for all rows in order.
         check: refuse rows that define no law, and tokens that are no ids.
-        temperature: float [R] instead of the law's.
+        temperatures: float [R] instead of the law's.
 
     Returns:
         float64 for float64 logits, else float32.
@@ -87,15 +87,15 @@ def log_prob_of(
     Raises:
         ValueError: as `draw`, and with `check` a token outside of the vocabulary.
     """
-    check = check and may_ask()
-    vocab, like = _checked(source, rows, temperature)
+    check = check and sync_allowed()
+    vocab, like = _checked(source, rows, temperatures)
     if check and bool(((tokens < 0) | (tokens >= vocab)).any()):
         low, high = int(tokens.min()), int(tokens.max())
         raise ValueError(f"tokens span {low}..{high}: must be ids in [0, {vocab}).")
     fused = kernel("log_prob_of", like, dtype=dtype_of(source), vocab=vocab)
     if fused is not None:
-        return fused(source, tokens, law=law, rows=rows, check=check, temperature=temperature)
-    plan = _plan(like, vocab, law, check, temperature)
+        return fused(source, tokens, law=law, rows=rows, check=check, temperatures=temperatures)
+    plan = _plan(like, vocab, law, check, temperatures)
     plain = source.rows() if isinstance(source, Pair) else source
     if rows is not None and not check:
         rows = rows.clamp_min(0)
@@ -123,23 +123,23 @@ class _Plan(NamedTuple):
 
 
 def _checked(
-    source: Source | Pair, rows: Tensor | None, temperature: Tensor | None
+    source: Source | Pair, rows: Tensor | None, temperatures: Tensor | None
 ) -> tuple[int, Tensor]:
     """Columns of the logits, and no elements of the dtype and on the device of the result."""
     plain = plain_of(source)
     count, vocab = shape_of(plain)
     wanted = count if rows is None else rows.shape[0]
-    if temperature is not None and temperature.shape != (wanted,):
-        shape = tuple(temperature.shape)
-        raise ValueError(f"temperature has shape {shape}: must be ({wanted},), one per row drawn.")
+    if temperatures is not None and temperatures.shape != (wanted,):
+        shape = tuple(temperatures.shape)
+        raise ValueError(f"temperatures has shape {shape}: must be ({wanted},), one per row drawn.")
     dtype = torch.float64 if dtype_of(source) == torch.float64 else torch.float32
     return vocab, torch.empty(0, dtype=dtype, device=plain.device)
 
 
 def _plan(
-    like: Tensor, vocab: int, law: TokenLaw, check: bool, temperature: Tensor | None
+    like: Tensor, vocab: int, law: TokenLaw, check: bool, temperatures: Tensor | None
 ) -> _Plan:
-    heat = law.temperature if temperature is None else temperature
+    heat = law.temperature if temperatures is None else temperatures
     return _Plan(law, Table.build(vocab, law, like.device), Scratch(), check, heat)
 
 

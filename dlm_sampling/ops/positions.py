@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops._dispatch import kernel
-from dlm_sampling.ops.host_sync import may_ask
+from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.philox import Rng, Stream
 from dlm_sampling.types import RandomSource
 
@@ -27,7 +27,7 @@ def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor) -> Tensor:
     """
     fused = kernel("top_k_positions", score, score=score.dtype)
     if fused is not None:
-        return fused(score, eligible, k, check=may_ask())
+        return fused(score, eligible, k, check=sync_allowed())
     _refuse_nan(score, eligible)
     # Two stable sorts: by score, then eligible positions first, so that an eligible score of -inf
     # still goes before every position that is not eligible.
@@ -57,7 +57,7 @@ def threshold_positions(
     """
     fused = kernel("threshold_positions", score, score=score.dtype)
     if fused is not None:
-        return fused(score, eligible, threshold, at_least=at_least, check=may_ask())
+        return fused(score, eligible, threshold, at_least=at_least, check=sync_allowed())
     if isinstance(threshold, Tensor) and threshold.ndim == 1:
         threshold = threshold[:, None]
     if not isinstance(at_least, Tensor):
@@ -96,7 +96,7 @@ def stochastic_positions(
     if isinstance(rng, Rng):
         fused = kernel("stochastic_positions", log_weight, score=log_weight.dtype)
         if fused is not None:
-            return fused(log_weight, eligible, k, rng, stream=stream, sub=sub, check=may_ask())
+            return fused(log_weight, eligible, k, rng, stream=stream, sub=sub, check=sync_allowed())
     return top_k_positions(log_weight + rng.gumbel(stream, log_weight, sub), eligible, k)
 
 
@@ -123,7 +123,7 @@ def budget_positions(
     """
     fused = kernel("budget_positions", score, score=score.dtype)
     if fused is not None:
-        return fused(score, cost, eligible, budget, check=may_ask())
+        return fused(score, cost, eligible, budget, check=sync_allowed())
     _refuse_nan(score, eligible)
     order = torch.sort(score, dim=-1, descending=True, stable=True).indices
     late = (~eligible).gather(-1, order).to(torch.uint8)
@@ -137,7 +137,7 @@ def budget_positions(
 
 
 def _refuse_nan(score: Tensor, eligible: Tensor) -> None:
-    if score.is_floating_point() and may_ask():
+    if score.is_floating_point() and sync_allowed():
         bad = score.isnan() & eligible
         if bad.any():
             row, position = (int(i) for i in bad.nonzero()[0])

@@ -26,7 +26,7 @@ def heated(temperature: Heat, check: bool = True) -> Heat:
         if bool(bad.any()):
             row = int(bad.nonzero()[0])
             raise ValueError(
-                f"temperature[{row}]={temperature[row].item()}: must be finite and >= 0; 0 is "
+                f"temperatures[{row}]={temperature[row].item()}: must be finite and >= 0; 0 is "
                 "argmax, 1 the model's law."
             )
     return temperature.double().clamp(min=_COLDEST).masked_fill(temperature == 0, 1.0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops.filters import Boundary, truncate
-from dlm_sampling.ops.host_sync import may_ask
+from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.sources import TILE, Block, Scratch, grid
 from dlm_sampling.types import TokenLaw
 
@@ -260,6 +260,6 @@ class _Pass:
 def _write_sums(products: Tensor, out: Tensor) -> None:
     """Sum of each tile of products [r, tiles, width] into `out`; 0 * (-inf) counts as 0."""
     torch.sum(products, -1, out=out)
-    if not may_ask() or not math.isfinite(out.sum().item()):
+    if not sync_allowed() or not math.isfinite(out.sum().item()):
         mended = products.nan_to_num(nan=0.0).sum(-1)
         out.copy_(torch.where(out.isfinite(), out, mended))

@@ -87,10 +87,12 @@ class LazyPrediction:
             return _empty(sites)
         if exclude is not None:
             return self._draw(self._without(exclude, sites), sites, rng, law, statistics, sub)
-        heat = self._heat(greedy, sites, law.temperature)
-        return self._draw(self._read(sites), sites, rng, law, statistics, sub, heat)
+        temperatures = self._temperatures(greedy, sites, law.temperature)
+        return self._draw(self._read(sites), sites, rng, law, statistics, sub, temperatures)
 
-    def _heat(self, greedy: Tensor | None, sites: Sites, temperature: float) -> Tensor | None:
+    def _temperatures(
+        self, greedy: Tensor | None, sites: Sites, temperature: float
+    ) -> Tensor | None:
         """A temperature per position where some rows take the argmax, float64 [R]."""
         if greedy is None or temperature == 0.0:
             return None
@@ -134,7 +136,7 @@ class LazyPrediction:
         law: TokenLaw,
         statistics: Statistics,
         sub: int,
-        heat: Tensor | None = None,
+        temperatures: Tensor | None = None,
     ) -> Draw:
         if not len(sites):
             return _empty(sites)
@@ -148,7 +150,7 @@ class LazyPrediction:
             statistics=statistics,
             sub=sub,
             rows=read.rows,
-            temperature=heat,
+            temperatures=temperatures,
         )
         return Draw(*(sites.spread(value) for value in found))
 
@@ -190,8 +192,8 @@ class LazyPrediction:
         sub: int,
     ) -> Draw:
         """Draw from finished laws, without the run's temperature and filters."""
-        heat = self._heat(greedy, sites, 1.0)
-        return self._draw(Read(logits), sites, rng, TokenLaw(), "model", sub, heat)
+        temperatures = self._temperatures(greedy, sites, 1.0)
+        return self._draw(Read(logits), sites, rng, TokenLaw(), "model", sub, temperatures)
 
     def table(self, where: Tensor, *, alpha: Tensor, reads: PredictionKind) -> Tensor:
         """The prediction in the kind asked for; see `types.Prediction.table`."""
@@ -265,14 +267,16 @@ class LazyPrediction:
         """The logits of the asked positions, made block by block and in that order."""
         index, whole = self._index(sites), self._whole()
         all_rows = on_demand(whole)
-        heat = None if self._temperature is None else self._temperature[sites.row].unsqueeze(1)
+        temperatures = (
+            None if self._temperature is None else self._temperature[sites.row].unsqueeze(1)
+        )
 
         def fetch(i: Tensor) -> Tensor:
             values = all_rows.fetch(index[i])
-            if heat is None:
+            if temperatures is None:
                 return values
             exact = torch.promote_types(values.dtype, torch.float32)
-            return values.to(exact) / heat[i].to(exact)
+            return values.to(exact) / temperatures[i].to(exact)
 
         return replace(all_rows, fetch=fetch, count=len(index))
 

@@ -156,12 +156,14 @@ class Predictor:
         """
         guided = self.guidance_scale != 0.0
         self.charge(active, 2 if guided else 1)
-        heat = None if temperature is None else temperature[active]
+        temperatures = None if temperature is None else temperature[active]
         time = self.model_time(t)
         if self.denoiser.time_conditioned:
             self.told[self.rows[active]] = time[active]
         length = None if dt is None else (time - self.model_time(t - dt))[active]
-        canvas = PassRows(x[active], time[active], self.attention[active], active, heat, length)
+        canvas = PassRows(
+            x[active], time[active], self.attention[active], active, temperatures, length
+        )
         conditional = self._run(canvas, 0)
         if not guided:
             return conditional, None
@@ -191,8 +193,10 @@ class Predictor:
             return self._cropped(rows, None)
         carry = self.carries[part]
         out = self._cropped(rows, carry.read(rows.x, rows.which, len(self.rows)))
-        heat, after = rows.temperature, out.carry
-        carry.write(rows.which, after if heat is None else self.denoiser.temper(after, heat))
+        temperatures, after = rows.temperature, out.carry
+        carry.write(
+            rows.which, after if temperatures is None else self.denoiser.temper(after, temperatures)
+        )
         return out
 
     def _cropped(self, rows: PassRows, carry: Any) -> DenoiserOutput:

@@ -40,9 +40,9 @@ class CapturedPrediction(LazyPrediction):
         law: TokenLaw,
         statistics: Statistics,
         sub: int,
-        heat: Tensor | None = None,
+        temperatures: Tensor | None = None,
     ) -> Draw:
-        draw = super()._draw(read, sites, rng, law, statistics, sub, heat)
+        draw = super()._draw(read, sites, rng, law, statistics, sub, temperatures)
         self._predictor.report(draw.log_normalizer)
         return draw
 

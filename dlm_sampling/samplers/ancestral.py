@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dlm_sampling.ops import any_of
+from dlm_sampling.ops import any_or_assume
 from dlm_sampling.processes import Uniform
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid import GridSampler
@@ -89,7 +89,7 @@ class Ancestral(GridSampler):
             predict.vocab_size,
             rng,
         )
-        if any_of(last):
+        if any_or_assume(last):
             final = self.remove_noise(process, prediction, ending, rng, alpha_t)
             draw = merge(ending, final, draw)
         return written(canvas, draw, canvas.editable, last)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops import any_of, top_k_positions
+from dlm_sampling.ops import any_or_assume, top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, block_total, reveal
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.orders import LAW_ORDERS, OrderName, check_order
@@ -126,7 +126,7 @@ class CCD(SamplerBase[CCDState]):
 def most_likely(prediction: Prediction, draw: Draw, where: Tensor, rng: RandomSource) -> Tensor:
     """The argmax at `where`, int64 [B, L]; a second pass only where another token was drawn."""
     other = where & (draw.log_confidence < draw.max_logprob)
-    if not any_of(other):
+    if not any_or_assume(other):
         return draw.token
     everyone = torch.ones_like(where[:, 0])
     return torch.where(other, prediction.draw(other, rng, greedy=everyone).token, draw.token)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops import Remainder, Stream, unasked
+from dlm_sampling.ops import Remainder, Stream, without_sync
 from dlm_sampling.processes.theta import trapezoidal_rates, trapezoidal_weights
 from dlm_sampling.samplers.parts.kept_laws import unpack
 from dlm_sampling.samplers.parts.two_stage import Interval, StageState, TwoStage
@@ -81,7 +81,9 @@ class ThetaTrapezoidal(TwoStage):
         a1, a2 = trapezoidal_weights(self.theta)
         factors = a1 * interval.rate_star[row], a2 * interval.rate_t[row]
         rates = Remainder(log_star, log_t.to(log_star.dtype), nothing, nothing, factors)
-        with unasked():  # a position none of whose rates is positive has no law, and never jumps
+        with (
+            without_sync()
+        ):  # a position none of whose rates is positive has no law, and never jumps
             draw = prediction.draw_from(rates, masked, rng, sub=1)
         total = draw.log_normalizer.double().exp()
         chance = -torch.expm1(-self.second_window(interval).unsqueeze(1) * total)

@@ -140,8 +140,8 @@ def strides_and_pairs(report: Report) -> None:
     begun = memory[1:].view(narrow.shape).copy_(narrow)
     expected, found = both(report, narrow, begun, 8)
     report.add("rows that begin anywhere", **compared(narrow, TokenLaw(), expected, found))
-    heat = torch.tensor([0.0, 0.5, 1.0, 20.0])
-    expected, found = both(report, logits, there, 4, rows=rows, temperature=heat)
+    temperatures = torch.tensor([0.0, 0.5, 1.0, 20.0])
+    expected, found = both(report, logits, there, 4, rows=rows, temperatures=temperatures)
     report.add("temperature per row", passed=torch.equal(expected.token, found[0]))
     norms = (logits.logsumexp(-1), other.logsumexp(-1))
     for name, make in {

@@ -69,17 +69,17 @@ def test_pairs_must_fit() -> None:
 def test_rows_at_temperatures_of_their_own() -> None:
     """As the same rows alone at that temperature, with filters and without."""
     source = logits(5, vocab=1100).float()[torch.tensor([0, 1, 0, 1, 0])]
-    heat = torch.tensor([0.0, 0.3, 1.0, 1e-40, 40.0])
+    temperatures = torch.tensor([0.0, 0.3, 1.0, 1e-40, 40.0])
     where = torch.arange(5)
     for law in (TokenLaw(suppressed=(3,)), TokenLaw(top_k=50, top_p=0.9, min_p=0.001)):
         for statistics in ("model", "law"):
             call = {"keys": where, "positions": where, "steps": where, "statistics": statistics}
-            found = ops.draw(source, law=law, temperature=heat, **call)  # type: ignore[arg-type]
-            table = ops.log_probs(source, law=law, temperature=heat)
+            found = ops.draw(source, law=law, temperatures=temperatures, **call)  # type: ignore[arg-type]
+            table = ops.log_probs(source, law=law, temperatures=temperatures)
             tokens = torch.arange(5) * 200
-            given = ops.log_prob_of(source, tokens, law=law, temperature=heat)
+            given = ops.log_prob_of(source, tokens, law=law, temperatures=temperatures)
             assert torch.equal(given, table[where, tokens])
-            for i, value in enumerate(heat.tolist()):
+            for i, value in enumerate(temperatures.tolist()):
                 own = TokenLaw(value, law.top_k, law.top_p, law.min_p, suppressed=law.suppressed)
                 call["rows"] = where[i : i + 1]
                 part = {k: v[i : i + 1] if k != "statistics" else v for k, v in call.items()}
@@ -95,13 +95,15 @@ def test_rows_at_temperatures_of_their_own() -> None:
 def test_a_wrong_temperature_is_refused() -> None:
     source = logits(5)
     for bad in (-1.0, float("nan"), float("inf")):
-        heat = torch.tensor([1.0, bad])
-        with pytest.raises(ValueError, match=r"temperature\[1\]"):
-            ops.log_probs(source, temperature=heat)
-        with pytest.raises(ValueError, match=r"temperature\[1\]"):
-            ops.draw(source, keys=ZERO[:2], positions=ZERO[:2], steps=ZERO[:2], temperature=heat)
-    with pytest.raises(ValueError, match=r"temperature has shape \(3,\): must be \(2,\)"):
-        ops.log_probs(source, temperature=torch.ones(3))
+        temperatures = torch.tensor([1.0, bad])
+        with pytest.raises(ValueError, match=r"temperatures\[1\]"):
+            ops.log_probs(source, temperatures=temperatures)
+        with pytest.raises(ValueError, match=r"temperatures\[1\]"):
+            ops.draw(
+                source, keys=ZERO[:2], positions=ZERO[:2], steps=ZERO[:2], temperatures=temperatures
+            )
+    with pytest.raises(ValueError, match=r"temperatures has shape \(3,\): must be \(2,\)"):
+        ops.log_probs(source, temperatures=torch.ones(3))
 
 
 def test_no_rows_keep_dtype_and_device() -> None:

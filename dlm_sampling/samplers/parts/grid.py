@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dlm_sampling.ops import Stream, any_of
+from dlm_sampling.ops import Stream, any_or_assume
 from dlm_sampling.samplers.base import SamplerBase, reveal, unmask_probs
 from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_grid
 from dlm_sampling.samplers.parts.kept_laws import merge
@@ -155,7 +155,7 @@ class GridSampler(SamplerBase[None]):
         moving = canvas.editable & ~ending
         reads = self.reads(process)
         moved = prediction.draw_by(rule, moving, rng, alpha=alpha, reads=reads)
-        if not any_of(last):
+        if not any_or_assume(last):
             return written(canvas, moved, moving, last)
         final = self.remove_noise(process, prediction, ending, rng, alpha)
         return written(canvas, merge(ending, final, moved), canvas.editable, last)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from dlm_sampling.ops import Stream, any_of
+from dlm_sampling.ops import Stream, any_or_assume
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.kept_laws import merge
 from dlm_sampling.samplers.parts.remasking import reveal_and_remask
@@ -77,7 +77,7 @@ def settle(
         last: rows whose schedule ends here, bool [B].
         noise_removal: "sample", or "argmax" of the posterior.
     """
-    if not any_of(last):
+    if not any_or_assume(last):
         return written(canvas, moved, canvas.editable, last)
     ending = last.unsqueeze(1) & canvas.editable
     final = denoise(process, prediction, ending, rng, alpha, noise_removal)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dlm_kernels.categorical.kernel import finish_kernel
 from dlm_kernels.common.device_tables import Filters, Law, number
-from dlm_kernels.common.device_tables import scales as temperatures
+from dlm_kernels.common.device_tables import scales as law_scales
 from dlm_kernels.common.logit_pass import Logits, parts, run_passes, shape_of
 from dlm_kernels.common.results import (
     ALWAYS,
@@ -44,7 +44,7 @@ def draw(
     statistics: str = "model",
     rows: Tensor | None = None,
     check: bool = True,
-    temperature: Tensor | None = None,
+    temperatures: Tensor | None = None,
 ) -> Draw:
     """Draw one token per row, with the random bits and the meaning of dlm_sampling.ops.draw.
 
@@ -61,7 +61,7 @@ def draw(
         statistics: "model" or "law".
         rows: int64 [R], or None for all rows in order.
         check: refuse rows that define no law; waits for the device.
-        temperature: float [R] instead of the law's; 0 is argmax.
+        temperatures: float [R] instead of the law's; 0 is argmax.
 
     Returns:
         A `Draw` of tensors [R]; the statistics are float32.
@@ -77,10 +77,10 @@ def draw(
         return head_draw(
             head.hidden, head.weight, bias=head.bias, keys=keys, positions=positions, steps=steps,
             law=law, sub=sub, statistics=statistics, rows=rows, check=check,
-            temperature=temperature,
+            temperatures=temperatures,
         )  # fmt: skip
     viewed, filters = statistics == "law", Filters.of(law)
-    heat = heats(law, temperature, viewed, check)
+    heat = heats(law, temperatures, viewed, check)
     filtered = filters if viewed or heat.mode != ALWAYS else Filters()
     suppressed = sorted(set(law.suppressed))
     found = [
@@ -147,7 +147,7 @@ def draw_rows(
     if count == 0:
         return token, record, status
     # Made here, so that torch.compile sees no Python number of a law but as an argument.
-    scales = temperatures(viewed_at, sampled_at, keys.device) if scales is None else scales
+    scales = law_scales(viewed_at, sampled_at, keys.device) if scales is None else scales
     place = number(sub, keys.device) if sub_there is None else sub_there
     filters = Filters(top_k, top_p, min_p, include)
     left, edges, where, options = run_passes(

@@ -59,22 +59,22 @@ class Heats(NamedTuple):
     one_law: bool  # whether the statistics and the draw have one temperature
 
 
-def heats(law: Law | Any, temperature: Tensor | None, viewed: bool, check: bool) -> Heats:
+def heats(law: Law | Any, temperatures: Tensor | None, viewed: bool, check: bool) -> Heats:
     """Temperatures of the draw and of its statistics.
 
     Args:
         law: its temperature is read unless the next one is given.
-        temperature: float [R], or None.
+        temperatures: float [R], or None.
         viewed: whether the statistics are of the law that is drawn from.
-        check: refuse impossible entries of `temperature`; waits for the device.
+        check: refuse impossible entries of `temperatures`; waits for the device.
 
     Raises:
         ValueError: with `check`, a temperature that is negative or not finite.
     """
-    if temperature is not None:
+    if temperatures is not None:
         if check:
-            _refuse_heat(temperature)
-        table = row_scales(temperature, None if viewed else 1.0)
+            _refuse_heat(temperatures)
+        table = row_scales(temperatures, None if viewed else 1.0)
         return Heats(table, (1.0, 1.0), BY_ROW, viewed)
     mode = NEVER if law.temperature else ALWAYS
     one_law = viewed or mode == ALWAYS or law.temperature == 1.0
@@ -101,11 +101,11 @@ def refuse_lawless(status: Tensor) -> None:
     )
 
 
-def _refuse_heat(temperature: Tensor) -> None:
-    bad = ~(temperature.isfinite() & (temperature >= 0))
+def _refuse_heat(temperatures: Tensor) -> None:
+    bad = ~(temperatures.isfinite() & (temperatures >= 0))
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
         raise ValueError(
-            f"temperature[{row}]={temperature[row].item()}: must be finite and >= 0; 0 is argmax, "
-            "1 the model's law."
+            f"temperatures[{row}]={temperatures[row].item()}: must be finite and >= 0; 0 is "
+            "argmax, 1 the model's law."
         )

@@ -23,7 +23,7 @@ import triton
 from torch import Tensor
 
 from dlm_kernels.common.device_tables import Filters, Law, number, suppressed_table
-from dlm_kernels.common.device_tables import scales as temperatures
+from dlm_kernels.common.device_tables import scales as law_scales
 from dlm_kernels.common.results import (
     Draw,
     columns,
@@ -94,7 +94,7 @@ def head_draw(
     statistics: str = "model",
     rows: Tensor | None = None,
     check: bool = True,
-    temperature: Tensor | None = None,
+    temperatures: Tensor | None = None,
     rounded: bool = True,
     shape: Shape | None = None,
 ) -> Draw:
@@ -114,7 +114,7 @@ def head_draw(
         rows: int64 [R], which rows of `hidden`, or None for all in order; without `check`, -1 for
             none, which is passed over.
         check: refuse rows that define no law; waits for the device.
-        temperature: float [R] instead of the law's; 0 is argmax.
+        temperatures: float [R] instead of the law's; 0 is argmax.
         rounded: round the logits to the dtype of `hidden`, as a head in that dtype does.
         shape: how the product is cut; None for what is known to compile well.
 
@@ -138,7 +138,7 @@ def head_draw(
             f"law={law}: the fused head has no top_k, top_p or min_p; draw from "
             "dlm_sampling.ops.head_rows, or leave the filters out."
         )
-    heat = heats(law, temperature, statistics == "law", check)
+    heat = heats(law, temperatures, statistics == "law", check)
     suppressed = sorted(set(law.suppressed))
     found = [
         head_rows(
@@ -204,7 +204,7 @@ def head_rows(
     if count == 0:
         return token, record, status
     # Made here, so that torch.compile sees no Python number of a law but as an argument.
-    scales = temperatures(viewed_at, sampled_at, device) if scales is None else scales
+    scales = law_scales(viewed_at, sampled_at, device) if scales is None else scales
     place = number(sub, device) if sub_there is None else sub_there
     cut = Shape(*shape) if shape else shape_for(_capability(device), count, vocab)
     part = cut.ids * cut.blocks

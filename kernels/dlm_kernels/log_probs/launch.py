@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 
 from dlm_kernels.common.device_tables import Filters, Law
-from dlm_kernels.common.device_tables import scales as temperatures
+from dlm_kernels.common.device_tables import scales as law_scales
 from dlm_kernels.common.logit_pass import Logits, parts, run_passes, shape_of
 from dlm_kernels.common.results import NEVER, columns, heats, refuse_lawless
 from dlm_kernels.common.support import obstacle, refuse
@@ -35,7 +35,7 @@ def log_prob_of(
     law: Law | Any = _MODEL,
     rows: Tensor | None = None,
     check: bool = True,
-    temperature: Tensor | None = None,
+    temperatures: Tensor | None = None,
 ) -> Tensor:
     """Log-probability of given tokens under the sampled law, float32 [R].
 
@@ -45,14 +45,14 @@ def log_prob_of(
         law: temperature, filters and suppressed ids.
         rows: int64 [R], or None for all rows in order.
         check: refuse rows that define no law; waits for the device.
-        temperature: float [R] instead of the law's.
+        temperatures: float [R] instead of the law's.
 
     Raises:
         ValueError: a suppressed id outside of the vocabulary; with `check`, a row without a law or
             a temperature that is negative or not finite.
         TypeError: the kernels cannot run: device, dtype, size of the vocabulary.
     """
-    return _run(source, tokens, law, rows, check, temperature)
+    return _run(source, tokens, law, rows, check, temperatures)
 
 
 def log_probs(
@@ -61,22 +61,22 @@ def log_probs(
     law: Law | Any = _MODEL,
     rows: Tensor | None = None,
     check: bool = True,
-    temperature: Tensor | None = None,
+    temperatures: Tensor | None = None,
 ) -> Tensor:
     """The logarithm of the sampled law, float32 [R, V]; arguments and errors as `log_prob_of`."""
-    return _run(source, None, law, rows, check, temperature)
+    return _run(source, None, law, rows, check, temperatures)
 
 
 def _run(
     source: Tensor | Any, tokens: Tensor | None, law: Law | Any, rows: Tensor | None, check: bool,
-    temperature: Tensor | None,
+    temperatures: Tensor | None,
 ) -> Tensor:  # fmt: skip
     count, vocab = shape_of(source)
     wanted = count if rows is None else rows.shape[0]
     first = getattr(source, "first", source)
     device = first.device
     refuse(obstacle(device, vocab=vocab))
-    heat = heats(law, temperature, True, check)
+    heat = heats(law, temperatures, True, check)
     suppressed = sorted(set(law.suppressed))
     found = [
         given_rows(
@@ -141,7 +141,7 @@ def given_rows(
     if count == 0:
         return out, status
     device = logits.device
-    scales = temperatures(temperature, temperature, device) if scales is None else scales
+    scales = law_scales(temperature, temperature, device) if scales is None else scales
     filters = Filters(top_k, top_p, min_p, include)
     left, edges, where, options = run_passes(
         Logits(logits, second, mix, kind), rows, count, scales, tuple(suppressed), filters,

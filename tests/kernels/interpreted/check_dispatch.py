@@ -80,7 +80,7 @@ def test_nothing_waits_for_the_device_once_a_law_is_known() -> None:
     def step(mode: FakeTensorMode | None) -> dlm_kernels.Written:
         x, n, free = (v if mode is None else mode.from_tensor(v) for v in (score, number, known))
         noise = dict.fromkeys(("keys", "positions", "steps"), n)
-        for options in ({}, {"temperature": n.float(), "statistics": "law", "sub": n[0]}):
+        for options in ({}, {"temperatures": n.float(), "statistics": "law", "sub": n[0]}):
             drawn = dlm_kernels.draw(x, **noise, law=law, check=False, **options)
         dlm_kernels.log_prob_of(x, drawn.token, law=law, check=False)
         dlm_kernels.divergence(x, x, drawn.entropy, drawn.entropy, suppressed=(1,))

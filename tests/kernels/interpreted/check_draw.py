@@ -95,16 +95,16 @@ def test_extreme_temperatures(temperature: float) -> None:
 
 @pytest.mark.parametrize(("statistics", "vocab"), [("model", 1030), ("law", 70)])
 def test_a_temperature_per_row(statistics: str, vocab: int) -> None:
-    heat = torch.tensor([0.0, 1e-20, 0.003, 0.4, 50.0])
+    temperatures = torch.tensor([0.0, 1e-20, 0.003, 0.4, 50.0])
     logits = normal(5, vocab)
-    found = agree(logits, 5, temperature=heat, statistics=statistics)
+    found = agree(logits, 5, temperatures=temperatures, statistics=statistics)
     assert torch.equal(found.token[:2], logits[:2].argmax(-1))
     assert found.logprob[0] == 0.0
-    wrong = dlm_kernels.draw(logits[:, :60], **noise(5), temperature=heat.flip(0))
+    wrong = dlm_kernels.draw(logits[:, :60], **noise(5), temperatures=temperatures.flip(0))
     assert not torch.equal(wrong.token, found.token)
     for draw in (ops.draw, dlm_kernels.draw):
-        with pytest.raises(ValueError, match=r"temperature\[1\]=-1.0"):
-            draw(logits, **noise(5), temperature=torch.tensor([0.0, -1.0, 1.0, 1.0, 1.0]))
+        with pytest.raises(ValueError, match=r"temperatures\[1\]=-1.0"):
+            draw(logits, **noise(5), temperatures=torch.tensor([0.0, -1.0, 1.0, 1.0, 1.0]))
 
 
 def test_the_number_of_the_draw_may_live_on_the_device() -> None:
@@ -188,6 +188,6 @@ def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:
     rows, scales = torch.tensor([1, 0]), row_scales(torch.tensor([0.5, 2.0]), 1.0)
     law = (1.0, 0.7, [3], 2, 0.9, 0.01, True, 0)
     tests = ("test_schema", "test_faketensor")
-    for number, heat, greedy in ((torch.tensor(0), scales, 2), (None, None, 0)):
-        place = (normal(2, 5), None, None, rows, *noise(2).values(), 0, number, heat)
+    for number, temperatures, greedy in ((torch.tensor(0), scales, 2), (None, None, 0)):
+        place = (normal(2, 5), None, None, rows, *noise(2).values(), 0, number, temperatures)
         torch.library.opcheck(draw_rows, (*place, *law, greedy, False, False), test_utils=tests)

@@ -132,13 +132,15 @@ def test_row_index_temperature_per_row_and_strides() -> None:
     weight = quarters(32, 1100, seed=1).bfloat16().T
     rows = torch.tensor([3, 8, 0, 8, 3, 8])[::2]
     assert hidden.stride(1) == 2 and weight.stride(1) == 1100 and not rows.is_contiguous()
-    heat = torch.tensor([0.0, 1e-20, 0.4])
+    temperatures = torch.tensor([0.0, 1e-20, 0.4])
     for statistics in ("model", "law"):
-        found = agree(hidden, weight, 3, rows=rows, temperature=heat, statistics=statistics)
+        found = agree(
+            hidden, weight, 3, rows=rows, temperatures=temperatures, statistics=statistics
+        )
         peaks = logits_of(hidden, weight, None, True)[rows].argmax(-1)
         assert torch.equal(found.token[:2], peaks[:2])
-    with pytest.raises(ValueError, match=r"temperature\[1\]=-0.5"):
-        dlm_kernels.head_draw(hidden, weight, **noise(9), temperature=torch.arange(9.0) * -0.5)
+    with pytest.raises(ValueError, match=r"temperatures\[1\]=-0.5"):
+        dlm_kernels.head_draw(hidden, weight, **noise(9), temperatures=torch.arange(9.0) * -0.5)
 
 
 @pytest.mark.parametrize("law", [TokenLaw(0.7, suppressed=(1,)), TokenLaw(0.0)])
@@ -276,8 +278,8 @@ def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:
     rows, scales = torch.tensor([1, 0]), row_scales(torch.tensor([0.5, 2.0]), 1.0)
     hidden, weight = quarters(2, 8).half(), quarters(5, 8).half()
     tests = ("test_schema", "test_faketensor")
-    for number, heat, greedy in ((torch.tensor(0), scales, 2), (None, None, 0)):
-        place = (hidden, weight, weight[:, 0], rows, *noise(2).values(), 0, number, heat)
+    for number, temperatures, greedy in ((torch.tensor(0), scales, 2), (None, None, 0)):
+        place = (hidden, weight, weight[:, 0], rows, *noise(2).values(), 0, number, temperatures)
         law = (1.0, 0.7, [3], greedy, False, True, [])
         torch.library.opcheck(head_rows, (*place, *law), test_utils=tests)
 

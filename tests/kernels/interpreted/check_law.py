@@ -75,9 +75,9 @@ def test_rows_without_a_law_end(law: TokenLaw) -> None:
 def test_log_probs_without_filters() -> None:
     logits = normal(2, 1030).T.contiguous().T
     same_law(logits, torch.tensor([77, 1029]), law=TokenLaw(suppressed=(77,)))
-    heat, rows = torch.tensor([0.0, 0.5, 30.0]), torch.tensor([1, 1, 0])
+    temperatures, rows = torch.tensor([0.0, 0.5, 30.0]), torch.tensor([1, 1, 0])
     head = ops.LogitRows(lambda i: logits[i], 2, 1030, logits.device, block=2)
-    same_law(head, torch.tensor([5, 9, 1029]), rows=rows, temperature=heat)
+    same_law(head, torch.tensor([5, 9, 1029]), rows=rows, temperatures=temperatures)
     same_law(logits[:, :90], torch.tensor([5, 9]), law=TokenLaw(0.0))
 
 
