@@ -169,9 +169,11 @@ def public_names(path: Path) -> set[str]:
 
 
 def defined_names(path: Path) -> set[str]:
-    """Names of a module that are made for tests and examples: all without a leading underscore."""
+    """Public names of a module: all that it defines without a leading underscore, or re-exports."""
     body = tree(path).body
     names = {n.name for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+    aliases = [alias for n in body if isinstance(n, ast.ImportFrom) for alias in n.names]
+    names |= {alias.name for alias in aliases if alias.asname == alias.name}
     targets = [t for n in body if isinstance(n, ast.Assign) for t in n.targets]
     names |= {t.id for t in targets if isinstance(t, ast.Name)}
     return {name for name in names if not name.startswith("_")}

@@ -26,7 +26,7 @@ from tests.capture import CannotRecordError, recorder
 from tests.test_contract import CASES, RAGGED, CountingToy, canvas, denoiser
 
 FAMILIES = Path(__file__).parent / "fixtures" / "models"
-HELD = [(name, kind) for name, kind in CASES if kind in samplers.available()[name].captured_on]
+HELD = [(name, kind) for name, kind in CASES if kind in samplers.available()[name].recorded_on]
 RECORDED = (
     "llada",
     "dream",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.registry import available
 from dlm_sampling.types import Process, Sampler
 
@@ -17,15 +16,12 @@ def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) 
         ValueError: the noise does not fit, or guidance is asked for without a mask.
     """
     kind, name = denoiser.process.name, type(sampler).__name__
-    runs_on: tuple[str, ...] = getattr(sampler, "runs_on", ("absorbing",))
-    process = denoiser.process if kind in runs_on else None
-    if isinstance(sampler, SamplerBase):
-        process = sampler.canvas_process(denoiser.process)
+    process = sampler.canvas_process(denoiser.process)
     if process is None:
         fitting = [n for n, entry in available().items() if kind in entry.runs_on]
         missing = "; pass mask_token_id= if the model has a mask" if kind == "uniform" else ""
         raise ValueError(
-            f"sampler: {name} is for {' or '.join(runs_on)} noise, and this denoiser "
+            f"sampler: {name} is for {' or '.join(sampler.runs_on)} noise, and this denoiser "
             f"({denoiser.family}) was trained on {kind} noise{missing}. Samplers that fit: "
             f"{', '.join(fitting)}."
         )

@@ -81,8 +81,8 @@ def check_capture(
         ValueError: see `CapturedRun`.
     """
     kind = denoiser.process.name
-    if kind not in getattr(sampler, "captured_on", ("absorbing", "uniform")):
-        fitting = [name for name, entry in available().items() if kind in entry.captured_on]
+    if kind not in sampler.recorded_on:
+        fitting = [name for name, entry in available().items() if kind in entry.recorded_on]
         raise ValueError(
             f"cuda_graph=True: on {kind} noise {type(sampler).__name__} decides on the host, or "
             f"holds tensors of changing size. These can be recorded: {', '.join(fitting)}."

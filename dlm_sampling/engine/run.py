@@ -23,7 +23,7 @@ from dlm_sampling.engine.trajectory import StepEvent, Trajectory
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.predictor import Predictor, full_law
 from dlm_sampling.samplers.base import reveal
-from dlm_sampling.schedules import Schedule
+from dlm_sampling.samplers.contract import check_step
 from dlm_sampling.types import Canvas, Clock, Sampler, Step
 
 _UNLIMITED = 2**62
@@ -80,7 +80,7 @@ class Run:
             ~inputs.editable,
             options.guidance_scale,
             options.every_step,
-            _times_of(sampler),
+            sampler.schedule,
         )
         self.logprob = torch.zeros(inputs.tokens.shape, device=device)
         self.out_tokens, self.out_logprob = self.tokens.clone(), self.logprob.clone()
@@ -148,7 +148,10 @@ class Run:
         clock = Clock(self.step, self.of_block(self.plan.steps))
         if self.options.causal_blocks:
             self.predictor.horizon = self.of_block(self.plan.stop)
-        self.state, step = self.sampler.step(self.state, canvas, clock, self.predictor, self.rng)
+        moved = self.sampler.step(self.state, canvas, clock, self.predictor, self.rng)
+        if self.iteration == 0:
+            check_step(self.sampler, moved, canvas)
+        self.state, step = moved
         self.apply(canvas, step)
         return canvas, step, self.block_over(canvas, clock)
 
@@ -277,12 +280,6 @@ class Run:
         )
         self.logprob, self.block, self.step = self.logprob[keep], self.block[keep], self.step[keep]
         self.state, self.rng = _take(self.state, keep), self.rng.select(keep)
-
-
-def _times_of(sampler: Sampler[Any]) -> Schedule | None:
-    """The alpha(t) of the sampler's times; what else samplers call a schedule is none."""
-    found = getattr(sampler, "schedule", None)
-    return found if hasattr(found, "alpha") else None
 
 
 def _step_limits(sampler: Sampler[Any], steps: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from dlm_sampling.engine.options import RunOptions, SampleOutput
 from dlm_sampling.engine.recorded import CapturedRun
 from dlm_sampling.engine.run import Run
 from dlm_sampling.engine.trajectory import StepCallback
+from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.types import Sampler, TokenLaw
 
 __all__ = ["SampleOutput", "sample"]
@@ -92,10 +93,11 @@ def sample(
         RuntimeError: with `cuda_graph`, filters without the Triton kernels, or a network whose
             pass cannot be recorded.
     """
+    check_sampler(sampler)
     inputs = check_inputs(denoiser, tokens, editable, attention_mask, seeds)
     origin = inputs.attention.long().argmax(1) if align_blocks else None
     if steps is None and steps_per_block is None:
-        steps_per_block = getattr(sampler, "own_steps", None)
+        steps_per_block = sampler.own_steps
     canvas_length = denoiser.canvas_length
     if canvas_length is not None:
         check_canvas(canvas_length, block_length, align_blocks)
@@ -106,7 +108,7 @@ def sample(
     if canvas_length is not None:
         check_whole(plan, canvas_length)
     options = RunOptions(
-        law if law is not None else getattr(sampler, "law", TokenLaw()),
+        law if law is not None else sampler.law,
         guidance_scale,
         tuple(stop_token_ids),
         every_step,

@@ -1,7 +1,16 @@
 """Samplers: one algorithm, one file, one paper; `available()` lists, `create(name)` builds."""
 
 from dlm_sampling.samplers.ancestral import Ancestral
-from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.base import (
+    AdaptiveSampler,
+    BlockTotal,
+    ConfidenceSampler,
+    SamplerBase,
+    block_total,
+    even_quota,
+    reveal,
+    unmask_probs,
+)
 from dlm_sampling.samplers.bd3lm import BD3LM, BlockStop
 from dlm_sampling.samplers.block_refinement import BlockRefinement
 from dlm_sampling.samplers.ccd import CCD
@@ -78,12 +87,15 @@ __all__ = [
     "PC_PRESETS",
     "RDM",
     "SDAR",
+    "AdaptiveSampler",
     "Ancestral",
     "BlockRefinement",
     "BlockStop",
+    "BlockTotal",
     "CCDAverage",
     "Cap",
     "Confidence",
+    "ConfidenceSampler",
     "DFMCorrector",
     "DInferCredit",
     "DInferHierarchy",
@@ -138,14 +150,18 @@ __all__ = [
     "Tweedie",
     "Uniformization",
     "available",
+    "block_total",
     "count_tokens",
     "create",
+    "even_quota",
     "from_config",
     "klass_preset",
     "load_config",
     "load_learned",
     "pc_linear_preset",
     "pc_preset",
+    "reveal",
     "save_config",
     "save_learned",
+    "unmask_probs",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,21 +24,21 @@ from dlm_sampling.types import (
 S = TypeVar("S")
 
 
-@dataclass(frozen=True)
 class SamplerBase(ABC, Generic[S]):
-    """Defaults of `types.Sampler`: unmask-only, exact, one loop step per planned step.
+    """Gives every member of `types.Sampler` but `step` its default.
 
-    A subclass is a frozen dataclass with `step`; `law` is the token law that `generate` uses unless
-    the caller sets temperature or a filter.
+    A subclass is a frozen dataclass: its fields are the parameters of the sampler.  It sets `law`,
+    `runs_on`, `recorded_on`, `paper` and `nfe` as class attributes without annotation, declares
+    `schedule` as a field if it has one, and overrides a property or method whose default does not
+    hold.
     """
 
-    law: ClassVar[TokenLaw] = TokenLaw()
-    paper: ClassVar[str] = ""
-    nfe: ClassVar[str] = "at most steps"
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing",)
-    """The kinds of noise whose models it samples from."""
-    captured_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
-    """The kinds of noise on which a CUDA graph can hold its step, as this asks the host nothing."""
+    law: TokenLaw = TokenLaw()
+    runs_on: tuple[NoiseKind, ...] = ("absorbing",)
+    recorded_on: tuple[NoiseKind, ...] = ("absorbing", "uniform")
+    schedule: Any = None  # Schedule | None; Any, so that a subclass may say Schedule
+    paper: ClassVar[str] = ""  # authors, year and number, for the list of samplers
+    nfe: ClassVar[str] = "at most steps"  # forward passes of a row in words, for the same list
 
     @property
     def revises(self) -> bool:

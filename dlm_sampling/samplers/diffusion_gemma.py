@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from torch import Tensor
 from dlm_sampling.ops import Stream, budget_positions
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.checks import at_least
-from dlm_sampling.types import Canvas, Clock, NoiseKind, Predict, RandomSource, Step
+from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 
 class Stability(NamedTuple):
@@ -62,7 +62,7 @@ class DiffusionGemma(SamplerBase[Stability]):
 
     paper = "Ben-Hamu et al. 2025, arXiv:2505.24857"
     nfe = "adaptive; at most steps per block"
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("uniform",)
+    runs_on = ("uniform",)
 
     def __post_init__(self) -> None:
         at_least("gamma", self.gamma, 0.0, "the released value is 0.1")

@@ -51,7 +51,7 @@ class DInferCredit(AdaptiveSampler[CreditState]):
     decay_beta: float = 0.8
 
     paper = "Wang et al. 2025, arXiv:2510.06133"
-    captured_on = ()
+    recorded_on = ()
 
     def __post_init__(self) -> None:
         at_least("threshold", self.threshold, 0.0, "the released default is 0.9")

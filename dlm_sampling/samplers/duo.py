@@ -12,7 +12,7 @@ al. 2025, "The Diffusion Duality", arXiv:2506.10892, released code github.com/s-
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.samplers.ancestral import Ancestral
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
-from dlm_sampling.types import Draw, NoiseKind, Prediction, Process, RandomSource
+from dlm_sampling.types import Draw, Prediction, Process, RandomSource
 
 Tail = Literal["ancestral", "greedy", "released"]
 _REMOVAL: dict[Tail, NoiseRemoval] = {
@@ -52,7 +52,7 @@ class Duo(Ancestral):
     noise_removal: NoiseRemoval = field(default="sample", init=False, repr=False)
     tail: Tail = "ancestral"
 
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("uniform", "matrix")
+    runs_on = ("uniform", "matrix")
     paper = "Sahoo et al. 2025, arXiv:2506.10892"
     nfe = "steps + 1"
 

@@ -69,7 +69,7 @@ class FirstHittingExtrapolation(SamplerBase[ExtrapolationState]):
     schedule: Schedule = LINEAR
 
     paper = _PAPER
-    captured_on = ()
+    recorded_on = ()
     nfe = "ceil(tokens / tokens_per_step)"
 
     def __post_init__(self) -> None:
@@ -148,7 +148,7 @@ class FirstHittingCorrection(SamplerBase[CorrectionState]):
     schedule: Schedule = LINEAR
 
     paper = _PAPER
-    captured_on = ()
+    recorded_on = ()
     nfe = "2 per group of more than one token, 1 per group of one"
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,7 +32,6 @@ from dlm_sampling.types import (
     Canvas,
     Clock,
     Draw,
-    NoiseKind,
     Predict,
     Process,
     RandomSource,
@@ -86,7 +85,7 @@ class Glauber(SamplerBase[None]):
 
     paper = "Varma et al. 2024, arXiv:2405.17035"
     nfe = "steps"
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
+    runs_on = ("absorbing", "uniform")
 
     def __post_init__(self) -> None:
         if self.scan not in _SCANS:

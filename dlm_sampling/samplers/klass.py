@@ -87,7 +87,7 @@ class KLASS(SamplerBase[KLASSState]):
 
     law = TokenLaw(temperature=0.0)
     paper = "Kim et al. 2025, arXiv:2511.05664"
-    captured_on = ()
+    recorded_on = ()
     nfe = "adaptive; at most min(steps, tokens)"
 
     def __post_init__(self) -> None:

@@ -40,23 +40,23 @@ class MaskGIT(SamplerBase[BlockTotal]):
     """Draw every masked token, keep the most confident by a noisy score, and mask the rest again.
 
     Fields:
-        schedule: gamma, the share of positions that stays masked: "cosine" (the paper's), "linear"
-            or "square".
+        mask_schedule: gamma, the share of positions that stays masked: "cosine" (the paper's),
+            "linear" or "square".
         choice_temperature: scale of the Gumbel noise on the log-confidence, >= 0, falling linearly
             to 0 at the last step; 0 takes the most confident positions.
 
     NFE: min(steps, tokens) per block.
     """
 
-    schedule: MaskScheduleName = "cosine"
+    mask_schedule: MaskScheduleName = "cosine"
     choice_temperature: float = 4.5
 
     paper = "Chang et al. 2022, arXiv:2202.04200"
     nfe = "min(steps, tokens)"
 
     def __post_init__(self) -> None:
-        if self.schedule not in MASK_SCHEDULES:
-            raise unknown_choice("schedule", self.schedule, MASK_SCHEDULES)
+        if self.mask_schedule not in MASK_SCHEDULES:
+            raise unknown_choice("mask_schedule", self.mask_schedule, MASK_SCHEDULES)
         at_least("choice_temperature", self.choice_temperature, 0, "the released value is 4.5")
 
     @property
@@ -86,7 +86,7 @@ class MaskGIT(SamplerBase[BlockTotal]):
 
     def left_masked(self, total: Tensor, masked: Tensor, clock: Clock) -> Tensor:
         """n_i, int64 [B]: between 1 and one less than is masked now, and 0 in the last step."""
-        share = MASK_SCHEDULES[self.schedule](_progress(clock))
+        share = MASK_SCHEDULES[self.mask_schedule](_progress(clock))
         left = floor_share(total, share).clamp_min(1)
         return torch.minimum(left, masked - 1).clamp_min(0).masked_fill(clock.last, 0)
 

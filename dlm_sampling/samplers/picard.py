@@ -14,7 +14,7 @@ Sampling of Diffusion Models", arXiv:2305.16317, for continuous noise.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from dlm_sampling.samplers.ancestral import Ancestral
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.checks import at_least
-from dlm_sampling.types import Canvas, Clock, NoiseKind, Predict, RandomSource, Step
+from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Schedule, Step
 
 _ANCESTRAL = Ancestral()
 
@@ -58,8 +58,8 @@ class Picard(SamplerBase[PicardState]):
 
     paper = "Shih et al. 2023, arXiv:2305.16317"
     nfe = "window x sweeps; at most as many sweeps as the solver has steps"
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform", "matrix")
-    captured_on = ()
+    runs_on = ("absorbing", "uniform", "matrix")
+    recorded_on = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.base, SamplerBase):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -75,9 +75,9 @@ class Picard(SamplerBase[PicardState]):
             )
 
     @property
-    def schedule(self) -> object:
+    def schedule(self) -> Schedule | None:
         """That of the solver."""
-        return getattr(self.base, "schedule", None)
+        return self.base.schedule
 
     @property
     def revises(self) -> bool:

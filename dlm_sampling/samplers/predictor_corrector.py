@@ -13,7 +13,7 @@ section 4.4.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +32,6 @@ from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time, masking_rate
 from dlm_sampling.types import (
     Canvas,
     Clock,
-    NoiseKind,
     Predict,
     Process,
     RandomSource,
@@ -98,7 +97,7 @@ class PredictorCorrector(SamplerBase[None]):
 
     paper = "Campbell et al. 2022, arXiv:2205.14987"
     nfe = "steps (1 + n_correctors) + 1; on masks those that reveal something"
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
+    runs_on = ("absorbing", "uniform")
 
     def __post_init__(self) -> None:
         check_grid(self.t_end, self.noise_removal)

@@ -20,7 +20,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.quotas import below_cutoff, floor_share, lowest_positions
-from dlm_sampling.types import Canvas, Clock, Draw, NoiseKind, Predict, RandomSource, Step, TokenLaw
+from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
 
 Cutoff = Literal["exact", "released"]
 RateName = Literal["cosine", "linear"]
@@ -70,7 +70,7 @@ class RDM(SamplerBase[RDMState]):
         conditional: mask a written token again only if the new draw repeats it with a lower score.
         noise_scale: c, scale of the Gumbel noise on the ranking, annealed by r; 0 is deterministic
             routing.
-        schedule: "cosine" or "linear" share r of positions that stay masked.
+        mask_schedule: "cosine" or "linear" share r of positions that stay masked.
         cutoff: "exact" ranks exactly k positions as low; "released" compares with the score of rank
             k plus 1e-10, which selects one position too many where scores are near 0.
 
@@ -79,17 +79,17 @@ class RDM(SamplerBase[RDMState]):
 
     conditional: bool = False
     noise_scale: float = 0.0
-    schedule: RateName = "cosine"
+    mask_schedule: RateName = "cosine"
     cutoff: Cutoff = "exact"
 
     law = TokenLaw(temperature=0.0)
     paper = "Zheng et al. 2023, arXiv:2302.05737"
     nfe = "at most steps"
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
+    runs_on = ("absorbing", "uniform")
 
     def __post_init__(self) -> None:
-        if self.schedule not in _RATES:
-            raise unknown_choice("schedule", self.schedule, _RATES)
+        if self.mask_schedule not in _RATES:
+            raise unknown_choice("mask_schedule", self.mask_schedule, _RATES)
         if self.cutoff not in _CUTOFFS:
             raise unknown_choice("cutoff", self.cutoff, _CUTOFFS)
         if not 0.0 <= self.noise_scale < math.inf:
@@ -133,7 +133,7 @@ class RDM(SamplerBase[RDMState]):
         self, state: RDMState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[RDMState, Step]:
         """Redraw, rank, write and mask again."""
-        rate = _RATES[self.schedule](
+        rate = _RATES[self.mask_schedule](
             ((clock.step + 1).double() / clock.steps.double()).clamp(max=1.0)
         )
         seen, k = self.seen(state, canvas, clock), floor_share(canvas.editable.sum(1), rate)
@@ -191,7 +191,7 @@ PRESETS: dict[str, RDM] = {
 
 
 def rdm_conditional(
-    noise_scale: float = 0.0, schedule: RateName = "cosine", cutoff: Cutoff = "exact"
+    noise_scale: float = 0.0, mask_schedule: RateName = "cosine", cutoff: Cutoff = "exact"
 ) -> RDM:
     """RDM that masks a written token again only if the new draw repeats it with a lower score."""
-    return RDM(True, noise_scale, schedule, cutoff)
+    return RDM(True, noise_scale, mask_schedule, cutoff)

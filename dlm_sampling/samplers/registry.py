@@ -69,7 +69,7 @@ from dlm_sampling.samplers.theta_rk2 import ThetaRK2
 from dlm_sampling.samplers.theta_trapezoidal import ThetaTrapezoidal
 from dlm_sampling.samplers.tweedie import Tweedie
 from dlm_sampling.samplers.uniformization import Uniformization
-from dlm_sampling.types import NoiseKind
+from dlm_sampling.types import NoiseKind, Schedule
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ class Entry:
         return self.build().runs_on
 
     @property
-    def captured_on(self) -> tuple[NoiseKind, ...]:
+    def recorded_on(self) -> tuple[NoiseKind, ...]:
         """The kinds of noise on which `generate(..., cuda_graph=True)` takes it."""
         built = self.build()
-        return tuple(kind for kind in built.captured_on if kind in built.runs_on)
+        return tuple(kind for kind in built.recorded_on if kind in built.runs_on)
 
     @property
     def nfe(self) -> str:
@@ -221,9 +221,9 @@ def create(name: str, **parameters: Any) -> SamplerBase[Any]:
     defaults = entries[name].parameters
     check_arguments(parameters, defaults)
     for field, value in parameters.items():
-        if hasattr(defaults[field], "alpha") and not hasattr(value, "alpha"):
+        if isinstance(defaults[field], Schedule) and not isinstance(value, Schedule):
             raise TypeError(
-                f"{field}={value!r}: must be a schedule, an object with alpha(t), such as "
-                "schedules.LogLinear() or schedules.Cosine()."
+                f"{field}={value!r}: must be a schedule, an object with alpha(t), rate(t) and "
+                "time_of(alpha), such as schedules.LogLinear() or schedules.Cosine()."
             )
     return entries[name].build(**parameters)

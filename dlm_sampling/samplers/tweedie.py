@@ -13,7 +13,6 @@ theorem 4.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from dlm_sampling.processes.tweedie import tweedie_uniform
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
-from dlm_sampling.types import NoiseKind, Process
+from dlm_sampling.types import Process
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Tweedie(GridSampler):
     t_end: float = 1e-5
     noise_removal: NoiseRemoval = "sample"
 
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
-    captured_on = ("absorbing",)
+    runs_on = ("absorbing", "uniform")
+    recorded_on = ("absorbing",)
     paper = "Lou et al. 2024, arXiv:2310.16834"
 
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:

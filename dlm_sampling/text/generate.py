@@ -13,6 +13,7 @@ from dlm_sampling.engine.batches import run_batches
 from dlm_sampling.engine.trajectory import StepCallback
 from dlm_sampling.errors import check_arguments
 from dlm_sampling.samplers import create, from_config
+from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.text.completion import Eos, GenerateOutput, endings, eos_ids, finish
 from dlm_sampling.text.prompts import Infill, Prompts, build_canvas, read_prompts
 from dlm_sampling.text.streaming import Streamer
@@ -187,11 +188,7 @@ def _choose_sampler(
         raise ValueError(
             "sampler_options: go with a sampler given by name; an instance carries its own fields."
         )
-    if not hasattr(sampler, "step"):
-        raise TypeError(
-            f"sampler is a {type(sampler).__name__}: must be a name or an instance, e.g. "
-            "samplers.LLaDA()."
-        )
+    check_sampler(sampler)
     return sampler, {}
 
 
@@ -202,7 +199,7 @@ def _token_law(
     suppress: Sequence[int],
 ) -> TokenLaw:
     """The sampler's law, then the checkpoint's defaults, then what the caller gave."""
-    base: TokenLaw = getattr(sampler, "law", TokenLaw())
+    base = sampler.law
     fields = {name: getattr(base, name) for name in _LAW_FIELDS}
     fields.update({name: defaults[name] for name in _LAW_FIELDS if name in defaults})
     fields.update({name: value for name, value in given.items() if value is not None})

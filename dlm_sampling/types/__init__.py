@@ -16,6 +16,7 @@ from dlm_sampling.types.prediction import (
 )
 from dlm_sampling.types.process import NoiseKind, PredictionKind, Process, RandomSource
 from dlm_sampling.types.sampler import S, Sampler
+from dlm_sampling.types.schedule import Schedule
 
 __all__ = [
     "Canvas",
@@ -32,6 +33,7 @@ __all__ = [
     "RandomSource",
     "S",
     "Sampler",
+    "Schedule",
     "Site",
     "Statistics",
     "Step",

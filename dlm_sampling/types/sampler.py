@@ -1,4 +1,4 @@
-"""The contract of a sampler."""
+"""The contract of a sampler: everything that the loop reads of one."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from typing import Protocol, TypeVar
 from torch import Tensor
 
 from dlm_sampling.types.canvas import Canvas, Clock, Step
+from dlm_sampling.types.law import TokenLaw
 from dlm_sampling.types.prediction import Predict
 from dlm_sampling.types.process import NoiseKind as NoiseKind
-from dlm_sampling.types.process import RandomSource
+from dlm_sampling.types.process import Process, RandomSource
+from dlm_sampling.types.schedule import Schedule
 
 S = TypeVar("S")
 
 
 class Sampler(Protocol[S]):
-    """The rule that moves a canvas one step.  Implementations are frozen dataclasses.
+    """A sampler moves a canvas one step; the loop calls it and reads nothing but these members.
+
+    `samplers.SamplerBase` implements all of them but `step`, with the default named here; derive
+    from it.  Implementations are frozen dataclasses.
 
     The state is a NamedTuple (or None) of tensors whose leading dimension is B, so that the loop
     can drop finished rows.  A row enters a new block with `clock.step == 0`; state that belongs to
@@ -23,21 +28,77 @@ class Sampler(Protocol[S]):
     """
 
     @property
+    def law(self) -> TokenLaw:
+        """How tokens are drawn unless the caller says otherwise.  Default: the model's own law."""
+        ...
+
+    @property
+    def runs_on(self) -> tuple[NoiseKind, ...]:
+        """The kinds of noise whose models it samples from.  Default: masks ("absorbing")."""
+        ...
+
+    @property
+    def recorded_on(self) -> tuple[NoiseKind, ...]:
+        """The kinds of noise on which a CUDA graph can record a step (`cuda_graph=True`).
+
+        There a step never waits for the device and never makes a tensor whose shape depends on
+        values.  Default: ("absorbing", "uniform").
+        """
+        ...
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The alpha(t) of the times that it gives to `predict`, so that models may convert them.
+
+        Default: None, times that belong to no schedule; models are given them as they are.
+        """
+        ...
+
+    @property
+    def own_steps(self) -> int | None:
+        """Planned steps of a block if the caller names none.  Default: None, one per position."""
+        ...
+
+    @property
+    def passes_per_step(self) -> int:
+        """Most forward passes of a row in one loop step.  Default: 1."""
+        ...
+
+    @property
     def revises(self) -> bool:
-        """Whether committed tokens may change: a block is then over when its schedule is."""
+        """Whether written tokens may change: a block is then over when its schedule is.
+
+        Default: False.
+        """
         ...
 
     @property
     def exact(self) -> bool:
-        """Whether the sum of `Step.logprob` is exact: log p(tokens given the positions)."""
+        """Whether the sum of `Step.logprob` is exact: log p(tokens given the positions).
+
+        Default: True.
+        """
+        ...
+
+    def canvas_process(self, process: Process) -> Process | None:
+        """The noise of the canvas that it edits, for a model trained on `process`.
+
+        None: it cannot use such a model.  Default: `process` if its kind is in `runs_on`.
+        """
         ...
 
     def schedule_length(self, steps: int) -> int | None:
-        """Loop steps of a block planned with `steps`; None: until nothing is unknown."""
+        """Loop steps of a block planned with `steps`; None: until nothing is unknown.
+
+        Default: `steps`.
+        """
         ...
 
     def patience(self, length: int) -> int:
-        """Loop steps after which an adaptive block of a canvas of `length` counts as stuck."""
+        """Loop steps after which an adaptive block of a canvas of `length` counts as stuck.
+
+        Default: 4 length + 64.
+        """
         ...
 
     def finished(self, state: S, canvas: Canvas, clock: Clock) -> Tensor | None:
@@ -45,16 +106,16 @@ class Sampler(Protocol[S]):
 
         state and canvas are those after the step, clock is that of the step.  A block also ends
         with its schedule, and an unmask-only one once nothing is unknown; what is unknown at its
-        end is filled.
+        end is filled.  Default: None.
         """
         ...
 
     def init(self, canvas: Canvas) -> S:
-        """State before the first step."""
+        """State before the first step.  Default: None, no state."""
         ...
 
     def step(
         self, state: S, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[S, Step]:
-        """Move every row from its step to the next."""
+        """Move every row from its step to the next.  No default."""
         ...

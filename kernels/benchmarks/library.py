@@ -53,7 +53,7 @@ def run(report: Report) -> None:
             if report.late:
                 return
             if not report.dry or (name in FEW and kind == "absorbing"):
-                compare(report, name, kind, recordable=kind in entry.captured_on)
+                compare(report, name, kind, recordable=kind in entry.recorded_on)
 
 
 def compare(report: Report, name: str, kind: str, *, recordable: bool) -> None:

@@ -118,7 +118,7 @@ def test_the_noise_falls_to_zero() -> None:
 
 
 def test_fields_out_of_range_are_named() -> None:
-    with pytest.raises(ValueError, match=r"schedule='cosin'.*cosine, linear, square"):
+    with pytest.raises(ValueError, match=r"mask_schedule='cosin'.*cosine, linear, square"):
         MaskGIT("cosin")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="choice_temperature=-1"):
         MaskGIT(choice_temperature=-1.0)

@@ -43,7 +43,7 @@ def chain_rule(sampler: RDM) -> Rule:
         tokens: Tokens, memory: Any, logp: LogProbs, proposal: Tokens, step: int
     ) -> list[tuple[float, Tokens, Any]]:
         scores = [logp[i][v] for i, v in enumerate(proposal)]
-        low = lowest(scores, math.floor(LENGTH * RATES[sampler.schedule](step) + 1e-9))
+        low = lowest(scores, math.floor(LENGTH * RATES[sampler.mask_schedule](step) + 1e-9))
         after, kept = list(tokens), list(memory)
         for i, token in enumerate(tokens):
             repeats = proposal[i] == token and scores[i] < memory[i]
@@ -60,7 +60,7 @@ def chain_rule(sampler: RDM) -> Rule:
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_law_is_that_of_the_rule(conditional: bool, schedule: Any) -> None:
     """5,000 draws of the loop against the enumeration of all proposals."""
-    sampler, toy = RDM(conditional, schedule=schedule), small_toy(7)
+    sampler, toy = RDM(conditional, mask_schedule=schedule), small_toy(7)
     law = exact_law(toy, chain_rule(sampler), STEPS, NOTHING)
     out = run(toy, sampler, rows=ROWS, steps=STEPS, law=TokenLaw(), return_trajectory=False)
     assert chi_square(count_states(out.tokens, SYMBOLS), law).p > P_LIMIT
@@ -69,9 +69,14 @@ def test_the_law_is_that_of_the_rule(conditional: bool, schedule: Any) -> None:
 def test_the_two_conditions_differ() -> None:
     """Negative control: the law of one condition refuses the draws of the other."""
     toy = small_toy(7)
-    law = exact_law(toy, chain_rule(RDM(conditional=True, schedule="linear")), STEPS, NOTHING)
+    law = exact_law(toy, chain_rule(RDM(conditional=True, mask_schedule="linear")), STEPS, NOTHING)
     out = run(
-        toy, RDM(schedule="linear"), rows=ROWS, steps=STEPS, law=TokenLaw(), return_trajectory=False
+        toy,
+        RDM(mask_schedule="linear"),
+        rows=ROWS,
+        steps=STEPS,
+        law=TokenLaw(),
+        return_trajectory=False,
     )
     assert chi_square(count_states(out.tokens, SYMBOLS), law).p < P_LIMIT
 
@@ -110,7 +115,7 @@ def test_greedy_and_sure_is_llada() -> None:
     toy = small_toy(4, 12, 7)
     toy.embedding.zero_()
     greedy = TokenLaw(temperature=0.0)
-    ours = run(toy, RDM(schedule="linear"), length=12, steps=4, law=greedy)
+    ours = run(toy, RDM(mask_schedule="linear"), length=12, steps=4, law=greedy)
     theirs = run(toy, LLaDA(), length=12, steps=4, law=greedy)
     assert ours.trajectory is not None and theirs.trajectory is not None
     for a, b in zip(ours.trajectory.events, theirs.trajectory.events, strict=True):
@@ -162,12 +167,12 @@ def test_deviation_a_sure_model_leaves_a_mask_in_the_released_code() -> None:
 def test_presets_of_the_authors() -> None:
     assert PRESETS["iwslt"].conditional and not PRESETS["wmt14"].conditional
     assert PRESETS["wmt16"].noise_scale == 1.0 and PRESETS["qqp"].noise_scale == 5.0
-    assert {p.schedule for p in PRESETS.values()} == {"cosine"}
+    assert {p.mask_schedule for p in PRESETS.values()} == {"cosine"}
     assert create("rdm-conditional") == PRESETS["iwslt"]
 
 
 def test_errors_name_the_field_and_what_is_allowed() -> None:
-    with pytest.raises(ValueError, match="schedule='sine': must be one of cosine, linear"):
-        RDM(schedule="sine")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="mask_schedule='sine': must be one of cosine, linear"):
+        RDM(mask_schedule="sine")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"noise_scale=-1\.0: must be finite and >= 0"):
         RDM(noise_scale=-1.0)

@@ -44,7 +44,7 @@ def routed(sampler: RDM, logp: Tensor) -> Tensor:
     law: dict[Any, float] = {(x, (True,) * LENGTH, (0.0,) * LENGTH): share for x in symbols}
     for step in range(STEPS):
         rate = 1 - (step + 1) / STEPS
-        rate = math.cos(math.pi * (1 - rate) / 2) if sampler.schedule == "cosine" else rate
+        rate = math.cos(math.pi * (1 - rate) / 2) if sampler.mask_schedule == "cosine" else rate
         following: dict[Any, float] = {}
         for (x, noisy, kept), mass in law.items():
             rows = logp[int(torch.tensor(x) @ PLACE)].tolist()
@@ -77,21 +77,21 @@ def routed(sampler: RDM, logp: Tensor) -> Tensor:
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_law_is_that_of_the_routing(conditional: bool, schedule: Any) -> None:
-    sampler, logp = RDM(conditional, schedule=schedule), table()
+    sampler, logp = RDM(conditional, mask_schedule=schedule), table()
     seen = count_states(draws(sampler, logp).tokens, SYMBOLS)
     assert chi_square(seen, routed(sampler, logp)).p > P_LIMIT
 
 
 def test_the_conditions_differ() -> None:
     logp = table(3)
-    seen = count_states(draws(RDM(schedule="linear"), logp, 60_000).tokens, SYMBOLS)
-    assert chi_square(seen, routed(RDM(True, schedule="linear"), logp)).p < 1e-6
+    seen = count_states(draws(RDM(mask_schedule="linear"), logp, 60_000).tokens, SYMBOLS)
+    assert chi_square(seen, routed(RDM(True, mask_schedule="linear"), logp)).p < 1e-6
 
 
 def test_what_is_low_gets_fresh_uniform_tokens() -> None:
     """With a network that always writes 0, every other token of a middle canvas is noise."""
     logp = torch.tensor([0.0, -torch.inf]).expand(SYMBOLS**LENGTH, LENGTH, SYMBOLS)
-    out = draws(RDM(schedule="linear"), logp, rows=9000, steps=3)
+    out = draws(RDM(mask_schedule="linear"), logp, rows=9000, steps=3)
     assert out.trajectory is not None
     assert bool((out.tokens == 0).all())
     for event, noisy in zip(out.trajectory.events, (2, 1, 0), strict=True):
@@ -123,5 +123,5 @@ def test_a_network_with_a_schedule_of_its_own_is_told_the_share_of_noise() -> No
 
         denoiser = wrap(net, vocab_size=SYMBOLS + 1, mask_token_id=mask, schedule=Cosine())
         tokens = torch.zeros(3, 4, dtype=torch.int64)
-        sample(denoiser, RDM(schedule="linear"), tokens, tokens == 0, seeds=[1, 2, 3], steps=4)
+        sample(denoiser, RDM(mask_schedule="linear"), tokens, tokens == 0, seeds=[1, 2, 3], steps=4)
         assert [float(t.max()) for t in seen] == [1.0, 0.75, 0.5, 0.25]

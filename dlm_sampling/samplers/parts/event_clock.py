@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,6 @@ from dlm_sampling.types import (
     Canvas,
     Clock,
     Draw,
-    NoiseKind,
     Prediction,
     Process,
     RandomSource,
@@ -57,8 +56,8 @@ class EventSampler(SamplerBase[EventState]):
     t_end: float = 1e-5
     noise_removal: NoiseRemoval = "sample"
 
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
-    captured_on = ()
+    runs_on = ("absorbing", "uniform")
+    recorded_on = ()
 
     def __post_init__(self) -> None:
         check_grid(self.t_end, self.noise_removal)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -26,7 +25,6 @@ from dlm_sampling.types import (
     Canvas,
     Clock,
     Draw,
-    NoiseKind,
     Predict,
     Prediction,
     PredictionKind,
@@ -57,7 +55,7 @@ class GridSampler(SamplerBase[None]):
     noise_removal: NoiseRemoval = "argmax"
 
     nfe = "steps that reveal something, at most min(steps + 1, tokens); without a mask steps + 1"
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform", "matrix")
+    runs_on = ("absorbing", "uniform", "matrix")
 
     def __post_init__(self) -> None:
         check_grid(self.t_end, self.noise_removal)

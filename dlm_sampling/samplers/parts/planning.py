@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,7 +36,6 @@ from dlm_sampling.types import (
     Canvas,
     Clock,
     Draw,
-    NoiseKind,
     Predict,
     Prediction,
     Process,
@@ -97,7 +96,7 @@ class PlanningSampler(SamplerBase[S]):
     schedule: Schedule = LOG_LINEAR
 
     paper = "Liu et al. 2024, arXiv:2410.06264"
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("uniform",)
+    runs_on = ("uniform",)
 
     @property
     def exact(self) -> bool:

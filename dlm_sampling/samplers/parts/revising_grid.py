@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,7 +23,6 @@ from dlm_sampling.schedules import LINEAR, Schedule, grid_time
 from dlm_sampling.types import (
     Canvas,
     Clock,
-    NoiseKind,
     Predict,
     Prediction,
     PredictionKind,
@@ -50,7 +48,7 @@ class RevisingGrid(SamplerBase[None]):
     noise_removal: NoiseRemoval = "sample"
 
     nfe = "steps; on masks the steps that reveal something"
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform")
+    runs_on = ("absorbing", "uniform")
 
     def __post_init__(self) -> None:
         if self.noise_removal not in ("argmax", "sample"):

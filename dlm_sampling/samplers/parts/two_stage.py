@@ -36,7 +36,6 @@ from dlm_sampling.types import (
     Canvas,
     Clock,
     Draw,
-    NoiseKind,
     Predict,
     Prediction,
     Process,
@@ -89,8 +88,8 @@ class TwoStage(SamplerBase[StageState]):
     noise_removal: NoiseRemoval = "argmax"
     clock: ClockName = "hazard"
 
-    runs_on: ClassVar[tuple[NoiseKind, ...]] = ("absorbing", "uniform", "matrix")
-    captured_on = ()
+    runs_on = ("absorbing", "uniform", "matrix")
+    recorded_on = ()
     restarts: ClassVar[bool]
     """Whether stage 2 starts at x again, instead of at x*."""
 

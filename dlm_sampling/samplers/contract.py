@@ -1,0 +1,95 @@
+"""Checks that an object is a sampler, and that its `step` returns a canvas.
+
+Both checks read types, shapes and dtypes only, so they never wait for the GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.types import Canvas, Sampler, Step
+
+MEMBERS = tuple(name for name in vars(Sampler) if not name.startswith("_"))
+"""The members of the `Sampler` protocol, in the order of its definition."""
+
+
+def check_sampler(sampler: object) -> None:
+    """Refuse an object that lacks a member of the `Sampler` protocol.
+
+    Raises:
+        TypeError: the object is a class, or it lacks members; the message names them.
+    """
+    if isinstance(sampler, type):
+        raise TypeError(
+            f"sampler is the class {sampler.__name__}: must be a name or an instance, such as "
+            f"{sampler.__name__}()."
+        )
+    name, missing = type(sampler).__name__, [part for part in MEMBERS if not hasattr(sampler, part)]
+    if "step" in missing:
+        raise TypeError(
+            f"sampler is a {name}, which has no `step`: must be a name or an instance, e.g. "
+            "samplers.LLaDA(); to write your own, subclass SamplerBase (dlm_sampling.samplers)."
+        )
+    if missing:
+        raise TypeError(
+            f"sampler: {name} has no {', '.join(missing)}; subclass SamplerBase "
+            "(dlm_sampling.samplers), which has a default for every member but `step`."
+        )
+
+
+def check_step(sampler: Sampler[Any], result: object, canvas: Canvas) -> None:
+    """Refuse a return value of `sampler.step` that is not (state, Step).
+
+    Args:
+        sampler: the sampler, to be named in the message.
+        result: the return value.
+        canvas: the canvas that the step was given.
+
+    Raises:
+        TypeError: the value is no such pair, or a tensor of the Step has another dtype.
+        ValueError: a tensor of the Step has another shape than the canvas, or another device.
+    """
+    name = f"{type(sampler).__name__}.step"
+    step = _step_of(result)
+    if step is None:
+        raise TypeError(
+            f"{name} returned {_described(result)}: must return (state, Step), where state goes to "
+            "the next step and Step is that of dlm_sampling.types; samplers.reveal(...) makes one."
+        )
+    _check_tensor(f"{name}: Step.tokens", step.tokens, canvas, torch.int64)
+    _check_tensor(f"{name}: Step.unknown", step.unknown, canvas, torch.bool)
+    _check_tensor(f"{name}: Step.logprob", step.logprob, canvas, None)
+
+
+def _step_of(result: object) -> Step | None:
+    """The Step of a pair (state, Step), or None."""
+    pair = cast("tuple[object, ...]", result) if isinstance(result, tuple) else ()
+    found = pair[1] if len(pair) == 2 else None
+    return found if isinstance(found, Step) else None
+
+
+def _check_tensor(what: str, value: object, canvas: Canvas, dtype: torch.dtype | None) -> None:
+    """Refuse a value that is no tensor [B, L] of the dtype; None stands for any floating point."""
+    wanted = "floating point" if dtype is None else str(dtype)
+    shape, device = list(canvas.tokens.shape), canvas.tokens.device
+    must = f"must be a {wanted} tensor of shape {shape} (batch rows, canvas positions)"
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{what} is {_described(value)}: {must}.")
+    fits = value.is_floating_point() if dtype is None else value.dtype == dtype
+    if not fits:
+        raise TypeError(f"{what} is {value.dtype}: {must}.")
+    if list(value.shape) != shape:
+        raise ValueError(f"{what} has shape {list(value.shape)}: {must}.")
+    if value.device != device:
+        raise ValueError(f"{what} is on {value.device}: {must} on {device}, as the canvas is.")
+
+
+def _described(value: object) -> str:
+    """The type of a value; of a plain tuple also the types of its parts."""
+    if type(value) is tuple:
+        parts = cast("tuple[object, ...]", value)
+        return f"a tuple ({', '.join(type(part).__name__ for part in parts)})"
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,156 @@
+"""A sampler that breaks the contract is refused at once, by its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from dlm_sampling import samplers
+from dlm_sampling.denoisers import Denoiser, wrap
+from dlm_sampling.engine.sample import sample
+from dlm_sampling.processes import Uniform
+from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.contract import MEMBERS, check_sampler
+from dlm_sampling.schedules import Cosine
+from dlm_sampling.text.generate import generate
+from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Schedule, Step, TokenLaw
+
+VOCAB, MASK = 5, 4
+
+
+@dataclass(frozen=True)
+class LeftToRight(SamplerBase[None]):
+    """The smallest sampler: one position per step, from the left; `spoil` breaks its outcome."""
+
+    spoil: Any = None
+
+    def step(
+        self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
+    ) -> tuple[None, Step]:
+        first = canvas.eligible & (canvas.eligible.long().cumsum(1) == 1)
+        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(first, rng)
+        step = reveal(canvas, first, draw)
+        return (None, step) if self.spoil is None else self.spoil(step)
+
+
+@dataclass(frozen=True)
+class Other(LeftToRight):
+    """Sets every trait by attribute, as a user's sampler may."""
+
+    schedule: Schedule = Cosine()  # noqa: RUF009
+
+    law = TokenLaw(temperature=0.0)
+    runs_on = ("absorbing", "uniform")
+    recorded_on = ()
+
+
+def denoiser(**settings: Any) -> Denoiser:
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return torch.arange(VOCAB).float().expand(*x.shape, VOCAB)
+
+    options = {"mask_token_id": MASK, **settings}
+    return wrap(network, vocab_size=VOCAB, **options)
+
+
+def run(sampler: Any, model: Denoiser | None = None) -> Any:
+    tokens = torch.zeros(2, 4, dtype=torch.int64)
+    model = denoiser() if model is None else model
+    return sample(model, sampler, tokens, torch.ones(2, 4).bool(), seeds=[1, 2])
+
+
+def test_the_smallest_sampler_writes_every_position() -> None:
+    out = run(LeftToRight())
+    assert bool((out.tokens < MASK).all())
+    assert out.nfe.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("name", [n for n in MEMBERS if n != "step"])
+def test_a_member_that_is_missing_is_named(name: str) -> None:
+    class Partial:
+        """Everything but one member."""
+
+    for member in MEMBERS:
+        if member != name:
+            setattr(Partial, member, getattr(LeftToRight(), member))
+    for start in (run, lambda s: generate(denoiser(), [0], sampler=s, max_new_tokens=2)):
+        with pytest.raises(TypeError, match=rf"Partial has no {name}; subclass SamplerBase"):
+            start(Partial())
+
+
+def test_every_default_comes_with_the_base() -> None:
+    check_sampler(LeftToRight())
+    base = LeftToRight()
+    assert (base.law, base.runs_on, base.schedule, base.own_steps) == (
+        TokenLaw(),
+        ("absorbing",),
+        None,
+        None,
+    )
+    assert base.recorded_on == ("absorbing", "uniform")
+    assert (base.passes_per_step, base.revises, base.exact) == (1, False, True)
+    assert (base.schedule_length(7), base.patience(10)) == (7, 104)
+
+
+def test_traits_that_a_sampler_sets_are_the_ones_that_count() -> None:
+    out = run(Other())
+    assert out.tokens.tolist() == [[3] * 4] * 2  # greedy by its own law
+    with pytest.raises(ValueError, match="LeftToRight is for absorbing noise"):
+        run(LeftToRight(), denoiser(mask_token_id=None, process=Uniform()))
+    assert run(Other(), denoiser(mask_token_id=None, process=Uniform())).nfe.tolist() == [4, 4]
+
+
+def test_only_the_schedule_may_be_a_parameter() -> None:
+    for name, entry in samplers.available().items():
+        assert set(entry.parameters) & set(MEMBERS) <= {"schedule"}, name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        (samplers.LLaDA, r"sampler is the class LLaDA: .* such as LLaDA\(\)"),
+        (7, "sampler is a int, which has no `step`: must be a name or an instance"),
+    ],
+)
+def test_what_is_no_sampler_is_refused(wrong: Any, match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        run(wrong)
+    with pytest.raises(TypeError, match=match):
+        generate(denoiser(), [0], sampler=wrong)
+
+
+class Spoiled:
+    """Outcomes of a step that are none, with the error that names them."""
+
+    CASES: ClassVar[list[tuple[Any, type[Exception], str]]] = [
+        (lambda s: s, TypeError, r"LeftToRight\.step returned a Step: must return \(state, Step\)"),
+        (lambda s: None, TypeError, r"LeftToRight\.step returned None: must return"),
+        (lambda s: (None, s.tokens), TypeError, r"returned a tuple \(NoneType, Tensor\)"),
+        (lambda s: (None, s, 1), TypeError, r"returned a tuple \(NoneType, Step, int\)"),
+        (
+            lambda s: (None, s._replace(tokens=s.tokens.float())),
+            TypeError,
+            r"LeftToRight\.step: Step\.tokens is torch\.float32: must be a torch\.int64 tensor",
+        ),
+        (
+            lambda s: (None, s._replace(unknown=s.unknown.long())),
+            TypeError,
+            r"Step\.unknown is torch\.int64: must be a torch\.bool tensor of shape \[2, 4\]",
+        ),
+        (
+            lambda s: (None, s._replace(logprob=s.logprob[:, :1])),
+            ValueError,
+            r"Step\.logprob has shape \[2, 1\]: must be a floating point tensor of shape \[2, 4\]",
+        ),
+        (lambda s: (None, s._replace(logprob=0.0)), TypeError, r"Step\.logprob is a float: must"),
+    ]
+
+
+@pytest.mark.parametrize(("spoil", "error", "match"), Spoiled.CASES)
+def test_a_wrong_return_names_the_sampler_and_what_a_step_returns(
+    spoil: Any, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        run(LeftToRight(spoil))
