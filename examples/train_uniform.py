@@ -97,10 +97,10 @@ def loss_of(
     """Weighted mean cross-entropy at the replaced positions, nats."""
     # Plain matrix products: the fused attention is slower for narrow heads on a CPU.
     with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        hidden, head, _ = denoiser(noised, None, t)
-        if head is None:
+        out = denoiser(noised, None, t)
+        if out.head is None:
             raise ValueError("denoiser: it must return hidden states and a head.")
-        logits = head(hidden[replaced])
+        logits = out.head(out.values[replaced])
     nll = F.cross_entropy(logits.float(), x[replaced], reduction="none")
     weight = (1 / t.clamp_min(0.15)).unsqueeze(1).expand_as(x)[replaced]
     return (weight * nll).sum() / weight.sum()

@@ -18,7 +18,7 @@ from dlm_sampling.likelihood.elbo import Elbo
 from dlm_sampling.likelihood.mask_plans import SCHEMES, MaskPlan, Places
 from dlm_sampling.schedules import LINEAR
 from dlm_sampling.testing import EnumerableDenoiser, FixtureToy, all_states
-from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types import DenoiserOutput, Pass
 from tests.samplers.small import LENGTH, SYMBOLS, small_toy
 
 LAWS = Path(__file__).parent / "fixtures" / "laws"
@@ -257,12 +257,10 @@ def test_times_of_a_conditioned_model() -> None:
     told: list[Tensor] = []
 
     class Timed(FixtureToy):
-        def forward(
-            self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-        ) -> DenoiserOutput:
-            assert t is not None
-            told.append(torch.stack([t, (input_ids == 3).double().mean(1)]))
-            return super().forward(input_ids, attention_mask, t, carry)
+        def forward(self, inputs: Pass) -> DenoiserOutput:
+            assert inputs.t is not None
+            told.append(torch.stack([inputs.t, (inputs.tokens == 3).double().mean(1)]))
+            return super().forward(inputs)
 
     base = small_toy()
     timed = Timed(base.embedding, base.positions, base.mask_column)

@@ -22,7 +22,7 @@ from dlm_sampling.samplers import Ancestral, DreamOrigin, FirstHitting, LLaDA, R
 from dlm_sampling.samplers.remdm import Cap, Confidence, Loop, Rescale
 from dlm_sampling.schedules import HalfCosine, LogLinear
 from dlm_sampling.testing import EnumerableDenoiser, chi_square, count_states
-from dlm_sampling.types import Sampler, TokenLaw
+from dlm_sampling.types import Pass, Sampler, TokenLaw
 from tests.parity.folders import fixtures_folder
 
 ROWS = 30_000
@@ -165,12 +165,10 @@ def test_first_hitting_times_are_order_statistics() -> None:
     seen: list[Tensor] = []
 
     class Recorder(EnumerableDenoiser):
-        def forward(
-            self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-        ) -> Any:
-            assert t is not None
-            seen.append(t.clone())
-            return super().forward(input_ids, attention_mask, t, carry)
+        def forward(self, inputs: Pass) -> Any:
+            assert inputs.t is not None
+            seen.append(inputs.t.clone())
+            return super().forward(inputs)
 
     denoiser = Recorder(torch.full([2] * n, 2.0**-n, dtype=torch.float64))
     tokens = torch.zeros(rows, n, dtype=torch.int64)

@@ -11,17 +11,20 @@ differ.
 """
 
 import copy
+import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, DDPDPlanner, Denoiser
@@ -45,37 +48,63 @@ Arguments = dict[str, Tensor]
 Runner = Callable[[Denoiser, dict[str, Any], list[Arguments]], list[Tensor]]
 
 
+class Keys(Protocol):
+    """Keys and values of earlier passes, layer by layer."""
+
+    def update(self, key: Tensor, value: Tensor, layer: int, /) -> tuple[Tensor, Tensor]: ...
+
+
 class OverwritingCache:
     """Keys and values of a row of which some columns are replaced, as in a dual cache."""
 
     def __init__(self, full: DynamicCache, columns: Tensor) -> None:
         self.full, self.columns = full, columns
 
-    def update(
-        self, key: Tensor, value: Tensor, layer: int, *_: object, **__: object
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key: Tensor, value: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
         old = self.full.layers[layer]
         return old.keys.index_copy(2, self.columns, key), old.values.index_copy(
             2, self.columns, value
         )
 
 
+@contextmanager
+def keeping(cache: Keys, bias: Tensor | None = None) -> Iterator[None]:
+    """Within, the attention of each layer in turn also sees the keys and values of a cache.
+
+    The networks themselves always run whole canvases; the fixtures of cached loops show that their
+    layers are the authors'.
+    """
+    attend, layers = F.scaled_dot_product_attention, itertools.count()
+
+    def also(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        key, value = cache.update(key, value, next(layers))
+        return attend(query, key, value, **{**options, "attn_mask": bias})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", also)
+        yield
+
+
 def columns(start: int, stop: int) -> Tensor:
     return torch.arange(start, stop)[None]
 
 
-def stack(
+def stack(denoiser: Denoiser, ids: Tensor, positions: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Unshifted logits of the network itself."""
+    model: Any = denoiser.module
+    return model.lm_head(run_layers(model.model, model.model.embed_tokens(ids), positions, bias))
+
+
+def cached(
     denoiser: Denoiser,
     ids: Tensor,
     positions: Tensor,
+    cache: Keys,
     bias: Tensor | None = None,
-    cache: Any = None,
 ) -> Tensor:
-    """Unshifted logits of the network itself."""
-    model: Any = denoiser.module
-    return model.lm_head(
-        run_layers(model.model, model.model.embed_tokens(ids), positions, bias, cache)
-    )
+    """Unshifted logits of some columns after those of a cache, which they join."""
+    with keeping(cache, bias):
+        return stack(denoiser, ids, positions)
 
 
 def plain(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) -> list[Tensor]:
@@ -105,7 +134,7 @@ def outer_mask(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments])
 def growing_cache(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) -> list[Tensor]:
     cache, start, out = DynamicCache(), 0, []
     for step, given in zip(case["steps"], steps, strict=True):
-        out.append(stack(denoiser, given["input_ids"], columns(start, step["clen"]), cache=cache))
+        out.append(cached(denoiser, given["input_ids"], columns(start, step["clen"]), cache))
         start = step["clen"]
     return out
 
@@ -116,20 +145,18 @@ def prefix_cache(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments
         steps[0]["input_ids"].shape[1],
         case["steps"][1]["prefix_len"],
     )
-    first = stack(denoiser, steps[0]["input_ids"], columns(0, length), cache=cache)
+    first = cached(denoiser, steps[0]["input_ids"], columns(0, length), cache)
     for layer in cache.layers:
         layer.keys, layer.values = layer.keys[:, :, :kept], layer.values[:, :, :kept]
-    return [first, stack(denoiser, steps[1]["input_ids"], columns(kept, length), cache=cache)]
+    return [first, cached(denoiser, steps[1]["input_ids"], columns(kept, length), cache)]
 
 
 def dual_cache(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) -> list[Tensor]:
     cache, length = DynamicCache(), steps[0]["input_ids"].shape[1]
-    first = stack(denoiser, steps[0]["input_ids"], columns(0, length), cache=cache)
+    first = cached(denoiser, steps[0]["input_ids"], columns(0, length), cache)
     replaced = steps[1]["replace_position"][0].nonzero()[:, 0]
-    second = stack(
-        denoiser, steps[1]["input_ids"], replaced[None], cache=OverwritingCache(cache, replaced)
-    )
-    return [first, second]
+    after = OverwritingCache(cache, replaced)
+    return [first, cached(denoiser, steps[1]["input_ids"], replaced[None], after)]
 
 
 def dit(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) -> list[Tensor]:
@@ -146,8 +173,9 @@ def log_score(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) 
     """Log-scores at a given total noise; the log-linear time of it gives the same."""
     network: Any = denoiser
     ids, sigma = steps[0]["indices"], steps[0]["sigma"]
-    values = network.log_score(ids, sigma)
     in_time = denoiser.logits(ids, t=-torch.expm1(-sigma.double()) / (1 - 1e-3))
+    network.noise = lambda t: sigma
+    values = denoiser.logits(ids, t=torch.ones(len(ids)).double())
     reachable = sigma < 6.9  # the schedule ends at -log(1e-3)
     torch.testing.assert_close(in_time[reachable], values[reachable], atol=1e-4, rtol=1e-4)
     return [values]
@@ -189,7 +217,7 @@ def stored_blocks(denoiser: Denoiser, case: dict[str, Any], steps: list[Argument
     for step, given in zip(case["steps"], steps, strict=True):
         seen = copy.deepcopy(cache)
         bias = as_bias(given["attention_mask"][:, 0], torch.float32)
-        out.append(stack(denoiser, given["input_ids"], given["position_ids"], bias, seen))
+        out.append(cached(denoiser, given["input_ids"], given["position_ids"], seen, bias))
         cache = seen if step["static"]["store_kv"] else cache
     return out
 
@@ -198,9 +226,8 @@ def moe_cache(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) 
     cache, out = DynamicCache(), []
     network: Any = denoiser.module
     for given in steps:
-        hidden = network.model(
-            given["input_ids"], given["position_ids"], given["attention_mask"], cache
-        )
+        with keeping(cache, given["attention_mask"]):
+            hidden = network.model(given["input_ids"], given["position_ids"])
         out.append(network.lm_head(hidden))
     return out
 
@@ -215,9 +242,10 @@ def gemma(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) -> l
     carry = None
     if "self_conditioning_logits" in given:
         carry = given["self_conditioning_logits"], given["self_conditioning_mask"]
-    out = denoiser(ids, mask, carry=carry).values
-    assert not out[:, :start].any()
-    return [out[:, start:]]
+    out = denoiser(ids, mask, carry=carry)
+    assert out.columns is not None
+    assert out.columns.tolist() == [list(range(start, ids.shape[1]))] * len(ids)
+    return [out.values]
 
 
 def gemma_cache(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) -> list[Tensor]:
@@ -244,7 +272,8 @@ def bd3lm_cache(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]
     for step, given in zip(case["steps"], steps, strict=True):
         seen, ids = copy.deepcopy(cache), given["input_ids"]
         stop = start + ids.shape[1]
-        hidden = network(ids, torch.zeros(len(ids)), columns(start, stop), cache=seen)
+        with keeping(seen):
+            hidden = network(ids, torch.zeros(len(ids)), columns(start, stop))
         out.append(network.output_layer.linear(hidden))
         if step["static"]["store_kv"]:
             cache, start = seen, stop

@@ -18,7 +18,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine import sample as loop
 from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.testing import FixtureToy
-from dlm_sampling.types import DenoiserOutput, TokenLaw
+from dlm_sampling.types import DenoiserOutput, Pass, TokenLaw
 from tests.capture import recorder
 from tests.samplers.small import MASK, SYMBOLS, run, small_toy
 
@@ -206,11 +206,9 @@ class Trainable(Denoiser):
         super().__init__(vocab_size=len(table), mask_token_id=mask)
         self.table, self.head = table, head
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        e = self.table[input_ids]
-        place = torch.arange(1, input_ids.shape[1] + 1).double().unsqueeze(1) * 0.3
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        e = self.table[inputs.tokens]
+        place = torch.arange(1, e.shape[1] + 1).double().unsqueeze(1) * 0.3
         return DenoiserOutput((e.sum(1, keepdim=True) * place).sin() + 0.5 * e, self.head)
 
 
@@ -345,12 +343,10 @@ def test_times_and_hidden_blocks_are_remembered() -> None:
     base = small_toy(length=LENGTH, vocab_size=9)
 
     class Timed(FixtureToy):
-        def forward(
-            self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-        ) -> DenoiserOutput:
-            assert t is not None
-            out = super().forward(input_ids, attention_mask, t, carry)
-            return out._replace(values=out.values * (0.2 + t)[:, None, None])
+        def forward(self, inputs: Pass) -> DenoiserOutput:
+            assert inputs.t is not None
+            out = super().forward(inputs)
+            return out._replace(values=out.values * (0.2 + inputs.t)[:, None, None])
 
     timed = Timed(base.embedding, base.positions, base.mask_column)
     timed.time_conditioned = True

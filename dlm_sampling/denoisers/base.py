@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dlm_sampling.processes import Absorbing, Uniform
 from dlm_sampling.schedules import Schedule
-from dlm_sampling.types import DenoiserOutput, PredictionKind, Process
+from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind, Process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,8 +28,8 @@ TokenizerSource = Callable[[], "PreTrainedTokenizerBase | None"]
 class Denoiser(ABC):
     """Predicts the clean tokens of a noised canvas: `denoiser(input_ids, attention_mask, t)`.
 
-    Subclasses implement `forward`; callers use the object as a function.  Gradients follow the
-    caller's grad mode.
+    Subclasses implement `forward`, which takes a `Pass`; users call the object as a function, which
+    checks its arguments.  Gradients follow the caller's grad mode.
 
     Args:
         vocab_size: number of logit columns V.
@@ -40,8 +40,6 @@ class Denoiser(ABC):
         honours_padding: whether a padded row gives the same logits as the row alone.  Where False
             the loop runs rows of different padding separately.
         time_conditioned: whether `t` changes the logits.
-        step_conditioned: whether `dt` does, as in few-step flow models; such a model implements
-            `forward_step`.
         kind: what the logits are a law of.
         process: the noise it was trained on; default: masks if there is a mask id, else uniform.
         schedule: alpha(t) of the times `t` that a time-conditioned model takes, or None where the
@@ -63,6 +61,8 @@ class Denoiser(ABC):
     further_eos_ids: tuple[int, ...] = ()
     """Ids beside `eos_token_id` that end a text, such as the end of a turn."""
     generation_defaults: Mapping[str, Any] = MappingProxyType({})
+    step_conditioned: bool = False
+    """Whether `forward` reads `Pass.dt`, the length of the step, as few-step flow models do."""
     carries: bool = False
     """Whether the network has a latent state that goes from one forward pass to the next."""
     capturable: bool = True
@@ -81,7 +81,6 @@ class Denoiser(ABC):
         max_length: int | None = None,
         honours_padding: bool = True,
         time_conditioned: bool = False,
-        step_conditioned: bool = False,
         kind: PredictionKind = "posterior",
         process: Process | None = None,
         schedule: Schedule | None = None,
@@ -99,7 +98,6 @@ class Denoiser(ABC):
         self.max_length = max_length
         self.honours_padding = honours_padding
         self.time_conditioned = time_conditioned
-        self.step_conditioned = step_conditioned
         self.kind: PredictionKind = kind
         self.process: Process = process if process is not None else _process(mask_token_id)
         self.schedule = schedule
@@ -168,40 +166,18 @@ class Denoiser(ABC):
         if t is not None and t.shape != input_ids.shape[:1]:
             rows = input_ids.shape[0]
             raise ValueError(f"t has shape {tuple(t.shape)}: must be [{rows}], one level per row.")
-        ids, time = input_ids.to(self.device), None if t is None else t.to(self.device)
-        seen = None if attention_mask is None else attention_mask.to(self.device, torch.bool)
-        if not self.step_conditioned:
-            return self.forward(ids, seen, time, carry)
-        if dt is None or dt.shape != input_ids.shape[:1]:
-            raise ValueError(
-                f"dt is {'missing' if dt is None else f'of shape {tuple(dt.shape)}'}: this model "
-                f"is conditioned on the length of the step, [{len(ids)}], one per row; use the "
-                "sampler fs-dfm."
-            )
-        return self.forward_step(ids, seen, time, dt.to(self.device), carry)
+        if self.step_conditioned and (dt is None or dt.shape != input_ids.shape[:1]):
+            raise no_step_length(dt, len(input_ids))
+        seen = None if attention_mask is None else attention_mask.bool()
+        return self.forward(Pass(input_ids, t, seen, dt, carry).to(self.device))
 
     @abstractmethod
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """The family's forward pass; arguments are checked, on `device`, and the mask is bool."""
-
-    def forward_step(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        t: Tensor | None,
-        dt: Tensor,
-        carry: Any,
-    ) -> DenoiserOutput:
-        """`forward` of a step-conditioned model, which is also told the length of the step.
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Run the family's forward pass; the inputs have been checked and lie on `device`.
 
         Raises:
-            TypeError: the model does not say what it does with it.
+            ValueError: `inputs.cache` is not None and the network takes none.
         """
-        raise TypeError(
-            f"{type(self).__name__} is declared step_conditioned and has no `forward_step`."
-        )
 
     def initial_carry(self, input_ids: Tensor) -> Any:
         """The state before the first forward pass of rows: a tensor, or a tuple, of leading size B.
@@ -225,11 +201,18 @@ class Denoiser(ABC):
         t: Tensor | None = None,
         dt: Tensor | None = None,
     ) -> Tensor:
-        """All logits [B, L, V] of one forward pass, where their memory is no concern (NFE 1)."""
-        values, head, _ = self(input_ids, attention_mask, t, dt=dt)
-        if head is None:
+        """Return all logits [B, L, V] of one forward pass, where memory is no concern (NFE 1).
+
+        Columns that the network does not predict, such as those of DiffusionGemma's prompt, are 0.
+        """
+        out = self(input_ids, attention_mask, t, dt=dt)
+        values = out.values
+        if out.head is not None:
+            values = out.head(values.flatten(0, 1)).reshape(*values.shape[:2], self.vocab_size)
+        if out.columns is None:
             return values
-        return head(values.flatten(0, 1)).reshape(*input_ids.shape, self.vocab_size)
+        index = out.columns.unsqueeze(-1).expand_as(values)
+        return values.new_zeros(*input_ids.shape, self.vocab_size).scatter(1, index, values)
 
     def save_pretrained(
         self, folder: str | Path, *, dtype: torch.dtype | str | None = None
@@ -276,6 +259,23 @@ def check_shapes(input_ids: Tensor, attention_mask: Tensor | None) -> None:
         )
 
 
+def no_step_length(dt: Tensor | None, rows: int) -> ValueError:
+    """The error of a step-conditioned model that is not told how long the step is."""
+    return ValueError(
+        f"dt is {'missing' if dt is None else f'of shape {tuple(dt.shape)}'}: this model is "
+        f"conditioned on the length of the step, [{rows}], one per row; use the sampler fs-dfm."
+    )
+
+
+def refuse_cache(inputs: Pass) -> None:
+    """Refuse keys and values of earlier passes, for networks that always run the whole canvas."""
+    if inputs.cache is not None:
+        raise ValueError(
+            f"cache is a {type(inputs.cache).__name__}: must be None; this network keeps no keys "
+            "and values."
+        )
+
+
 def device_of(module: nn.Module | None) -> torch.device:
     """Device of the first parameter (or buffer) of the module; CPU if there is none."""
     if module is None:
@@ -295,16 +295,27 @@ def positions_of(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(dim=1) - 1).clamp_min(0)
 
 
-def shift_right(states: Tensor, attention_mask: Tensor | None) -> Tensor:
+def at_columns(states: Tensor, columns: Tensor | None) -> Tensor:
+    """Pick columns int64 [B, W] of states [B, L, ...], giving [B, W, ...]; None picks all."""
+    if columns is None:
+        return states
+    return torch.take_along_dim(states, columns.unsqueeze(-1), dim=1)
+
+
+def shift_right(
+    states: Tensor, attention_mask: Tensor | None, columns: Tensor | None = None
+) -> Tensor:
     """Align states that predict the next token: state i becomes that of the real token before i.
 
-    [B, L, ...] -> [B, L, ...].  The first real token of a row, which nothing predicts, keeps its
-    own state, so that a padded row equals the row alone.
+    [B, L, d] -> [B, L, d], or [B, W, d] of the columns int64 [B, W].  The first real token of a
+    row, which nothing predicts, keeps its own state, so that a padded row equals the row alone.
     """
     if attention_mask is None:
+        if columns is not None:
+            return at_columns(states, (columns - 1).clamp_min(0))
         return torch.cat((states[:, :1], states[:, :-1]), dim=1)
-    columns = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
-    latest = torch.where(attention_mask, columns, -1).cummax(dim=1).values
+    column = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
+    latest = torch.where(attention_mask, column, -1).cummax(dim=1).values
     before = torch.cat((torch.full_like(latest[:, :1], -1), latest[:, :-1]), dim=1)
-    source = torch.where(before < 0, columns, before)
-    return torch.take_along_dim(states, source.unsqueeze(-1), dim=1)
+    source = torch.where(before < 0, column, before)
+    return at_columns(states, source if columns is None else source.gather(1, columns))

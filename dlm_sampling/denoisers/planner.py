@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.denoisers.base import Denoiser, refuse_cache
 from dlm_sampling.denoisers.families.ddpd import DDPDPlanner
 from dlm_sampling.denoisers.wrap import accepted_arguments
-from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types import DenoiserOutput, Pass
 
 Planner = Callable[..., Tensor]
 
@@ -50,11 +49,11 @@ class PlannerNetwork(Denoiser):
         self.planner, self.accepts = planner, accepts
         self.takes: int | None = getattr(planner, "vocab_size", None)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """The logits as one column, [B, L, 1]."""
-        offered = {"attention_mask": attention_mask, "t": t}
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Return the logits as a table of one token, [B, L, 1]."""
+        refuse_cache(inputs)
+        input_ids = inputs.tokens
+        offered = {"attention_mask": inputs.attention, "t": inputs.t}
         logits = self.planner(input_ids, **{k: v for k, v in offered.items() if k in self.accepts})
         if logits.shape != input_ids.shape:
             raise ValueError(

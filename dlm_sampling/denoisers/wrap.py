@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dlm_sampling.denoisers.base import Denoiser, shift_right
+from dlm_sampling.denoisers.base import Denoiser, refuse_cache, shift_right
 from dlm_sampling.schedules import Schedule
-from dlm_sampling.types import DenoiserOutput, PredictionKind, Process
+from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind, Process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,46 +21,49 @@ class WrappedDenoiser(Denoiser):
     """A function as a denoiser; made by `wrap`."""
 
     def __init__(
-        self, fn: Callable[..., Any], *, accepts: frozenset[str], shifted: bool, **facts: Any
+        self,
+        fn: Callable[..., Any],
+        *,
+        accepts: frozenset[str],
+        shifted: bool,
+        step_conditioned: bool,
+        **facts: Any,
     ) -> None:
         """Keep the function; `facts` are those of `Denoiser`."""
         super().__init__(**facts)
+        self.step_conditioned = step_conditioned
         self.fn = fn
         self.accepts = accepts
         self.shifted = shifted
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Call the function with the arguments that it has, and check what it returns."""
-        return self._call(input_ids, attention_mask, t=t, carry=carry)
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Call the function with the arguments that it names, and check the output.
 
-    def forward_step(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        t: Tensor | None,
-        dt: Tensor,
-        carry: Any,
-    ) -> DenoiserOutput:
-        """The same with the length of the step."""
-        return self._call(input_ids, attention_mask, t=t, carry=carry, dt=dt)
-
-    def _call(
-        self, input_ids: Tensor, attention_mask: Tensor | None, **options: Any
-    ) -> DenoiserOutput:
-        offered: dict[str, Any] = {"attention_mask": attention_mask, **options}
+        A function that gives logits in place may return columns of its choice; see `wrap`.
+        """
+        refuse_cache(inputs)
+        offered: dict[str, Any] = {
+            "attention_mask": inputs.attention,
+            "t": inputs.t,
+            "dt": inputs.dt if self.step_conditioned else None,
+            "carry": inputs.carry,
+            "columns": None if self.shifted else inputs.columns,
+        }
         given = {
             name: value
             for name, value in offered.items()
             if name in self.accepts and value is not None
         }
-        output = read_output(self.fn(input_ids, **given), input_ids, self.vocab_size)
-        return (
-            output._replace(values=shift_right(output.values, attention_mask))
-            if self.shifted
-            else output
-        )
+        output = read_output(self.fn(inputs.tokens, **given), inputs.tokens, self.vocab_size)
+        if not self.shifted:
+            return output
+        if output.columns is not None:
+            raise ValueError(
+                "fn returned some columns only: must return all with shifted=True, since each "
+                "column is scored by the one before it."
+            )
+        values = shift_right(output.values, inputs.attention, inputs.columns)
+        return output._replace(values=values, columns=inputs.columns)
 
 
 def wrap(
@@ -85,7 +88,8 @@ def wrap(
     """Make a denoiser of any function or module `(input_ids, attention_mask?, t?) -> logits`.
 
     The function gets int64 [B, L] ids and, by keyword and only where its signature names them,
-    `attention_mask` (bool [B, L]), `t` (float64 [B]), `dt` (float64 [B]) and `carry`.  It returns
+    `attention_mask` (bool [B, L]), `t` (float64 [B]), `dt` (float64 [B]), `carry`, and `columns`
+    (int64 [B, W], the columns that are wanted; the function may still return all).  It returns
     logits [B, L, V], an object with `.logits`, or a `DenoiserOutput`.
 
     Args:
@@ -174,11 +178,10 @@ def read_output(raw: Any, input_ids: Tensor, vocab_size: int) -> DenoiserOutput:
             f"fn returned {type(raw).__name__}: must be logits [B, L, V], an object with "
             ".logits, or a DenoiserOutput."
         )
-    expected = (*input_ids.shape, vocab_size)
+    places = input_ids.shape if output.columns is None else output.columns.shape
+    expected = (*places, vocab_size)
     fits = (
-        values.shape[:-1] == input_ids.shape
-        if output.head is not None
-        else tuple(values.shape) == expected
+        values.shape[:-1] == places if output.head is not None else tuple(values.shape) == expected
     )
     if not fits:
         raise ValueError(

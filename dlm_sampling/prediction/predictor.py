@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.denoisers.base import Denoiser, no_step_length
 from dlm_sampling.prediction.carry import Carry, crop, put, take, widen
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.schedules import Schedule
-from dlm_sampling.types import DenoiserOutput, Process, TokenLaw
+from dlm_sampling.types import DenoiserOutput, Pass, Process, TokenLaw
 
 
 @dataclass
@@ -154,6 +154,8 @@ class Predictor:
         The values come as the network gives them; temperature [A] acts on the carried state; dt [A]
         is the length of the step on the sampler's schedule.
         """
+        if dt is None and self.denoiser.step_conditioned:
+            raise no_step_length(dt, len(active))
         guided = self.guidance_scale != 0.0
         self.charge(active, 2 if guided else 1)
         temperatures = None if temperature is None else temperature[active]
@@ -213,11 +215,11 @@ class Predictor:
         return _widen(self._padded(shorter, carry, not bool(attention.all())), 0, length)
 
     def _padded(self, rows: PassRows, carry: Any, padded: bool) -> DenoiserOutput:
-        if not padded:
-            return self.denoiser(rows.x, None, rows.t, carry, rows.dt)
-        if self.denoiser.honours_padding:
-            return self.denoiser(rows.x, rows.attention, rows.t, carry, rows.dt)
-        return self._unpadded(rows, carry)
+        if padded and not self.denoiser.honours_padding:
+            return self._unpadded(rows, carry)
+        seen = rows.attention if padded else None
+        inputs = Pass(rows.x, rows.t, seen, rows.dt, carry, self.rows[rows.which])
+        return _all_columns(self.denoiser.forward(inputs.to(self.denoiser.device)), inputs)
 
     def _unpadded(self, rows: PassRows, carry: Any) -> DenoiserOutput:
         """Group rows by their span of real tokens: a model that ignores padding never sees it."""
@@ -229,8 +231,11 @@ class Predictor:
             group = ((spans[:, 0] == start) & (spans[:, 1] == stop)).nonzero().squeeze(1)
             before = None if carry is None else crop(take(carry, group), start, stop, length)
             dt = None if rows.dt is None else rows.dt[group]
-            out = self.denoiser(rows.x[group, start:stop], None, rows.t[group], before, dt)
-            out = _widen(out, start, length)
+            which = self.rows[rows.which[group]]
+            x, t = rows.x[group, start:stop], rows.t[group]
+            inputs = Pass(x, t, None, dt, before, which)
+            out = self.denoiser.forward(inputs.to(self.denoiser.device))
+            out = _widen(_all_columns(out, inputs), start, length)
             if values is None:
                 values = out.values.new_zeros(len(rows.x), *out.values.shape[1:])
             values[group] = out.values
@@ -257,6 +262,16 @@ class PassRows(NamedTuple):
     which: Tensor  # int64 [n], which of the active rows they are
     temperature: Tensor | None  # float64 [n]
     dt: Tensor | None  # float64 [n], length of the step on the model's schedule
+
+
+def _all_columns(output: DenoiserOutput, inputs: Pass) -> DenoiserOutput:
+    """Zero values for the columns that the denoiser does not predict; nothing is drawn there."""
+    if output.columns is None:
+        return output
+    values = output.values
+    whole = values.new_zeros(*inputs.tokens.shape, values.shape[-1])
+    index = output.columns.unsqueeze(-1).expand_as(values)
+    return output._replace(values=whole.scatter(1, index, values), columns=None)
 
 
 def _widen(output: DenoiserOutput, start: int, length: int) -> DenoiserOutput:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dlm_sampling.denoisers.base import Denoiser, shift_right
 from dlm_sampling.testing.laws import all_states, joint_table
-from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types import DenoiserOutput, Pass
 
 MAX_PAIRS = 1 << 22  # (row, support point) pairs held at once: 32 MiB in float64
 
@@ -79,11 +79,9 @@ class SupportDenoiser(Denoiser):
         self.logits_dtype = dtype
         self._onehot = F.one_hot(self.points, size).double().flatten(1)  # [N, L * V]
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """The logarithm of the posterior, [B, L, V]."""
-        length = self.points.shape[1]
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Return the logarithm of the posterior, [B, L, V]."""
+        input_ids, attention_mask, length = inputs.tokens, inputs.attention, self.points.shape[1]
         if input_ids.shape[1] != length:
             raise ValueError(
                 f"input_ids has {input_ids.shape[1]} positions: this law has exactly {length}."
@@ -207,10 +205,9 @@ class FixtureToy(Denoiser):
         self.shifted = shifted
         self.logits_dtype = dtype
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """The formula of the class, [B, L, V]."""
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Return the formula of the class, [B, L, V]."""
+        input_ids, attention_mask = inputs.tokens, inputs.attention
         length = input_ids.shape[1]
         if length > len(self.positions):
             raise ValueError(

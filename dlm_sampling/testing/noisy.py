@@ -12,7 +12,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.processes import Uniform
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.testing.laws import all_states, joint_table
-from dlm_sampling.types import DenoiserOutput, PredictionKind, Process
+from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind, Process
 
 MAX_PAIRS = 4_000_000
 
@@ -71,11 +71,9 @@ class NoisyEnumerableDenoiser(Denoiser):
         self.points = all_states(table.ndim, table.shape[0]).to(self.device)
         self.times: Schedule = schedule
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Logarithms of the prediction, [B, L, S]."""
-        length = self.points.shape[1]
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Return the logarithms of the prediction, [B, L, S]."""
+        input_ids, t, length = inputs.tokens, inputs.t, self.points.shape[1]
         if input_ids.shape[1] != length or t is None:
             raise ValueError(
                 f"input_ids has {input_ids.shape[1]} positions: this law has exactly {length}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from dlm_sampling.types.law import Draw, Statistics
@@ -15,9 +16,9 @@ from dlm_sampling.types.process import PredictionKind, Process, RandomSource
 class Pass(NamedTuple):
     """The input of one forward pass: n canvases, and the columns whose values are wanted.
 
-    A denoiser that can only do whole canvases ignores `columns`; none returns fewer columns than
-    were asked for.  `rows` says which batch rows the canvases are, for a cache that holds something
-    of every batch row.
+    A denoiser may return more columns than were asked for, and says which; so one that can only do
+    whole canvases ignores `columns`.  `rows` says which batch rows the canvases are, for a cache
+    that holds keys and values of every batch row.
     """
 
     tokens: Tensor  # int64 [n, L]
@@ -28,6 +29,17 @@ class Pass(NamedTuple):
     rows: Tensor | None = None  # int64 [n], batch rows; None: 0 to n - 1
     columns: Tensor | None = None  # int64 [n, W], columns wanted; None: all
     cache: Any = None  # keys and values of earlier passes; None: nothing is cached
+
+    def to(self, device: torch.device) -> Pass:
+        """The same pass with its tensors on `device`; the carry stays where the network left it."""
+        return self._replace(
+            tokens=self.tokens.to(device),
+            t=None if self.t is None else self.t.to(device),
+            attention=None if self.attention is None else self.attention.to(device),
+            dt=None if self.dt is None else self.dt.to(device),
+            rows=None if self.rows is None else self.rows.to(device),
+            columns=None if self.columns is None else self.columns.to(device),
+        )
 
 
 class DenoiserOutput(NamedTuple):

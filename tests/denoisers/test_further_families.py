@@ -174,8 +174,11 @@ def test_scores_have_their_scale_and_no_own_entry() -> None:
     network = Dit(DitConfig(vocab_size=9, hidden_size=16, n_blocks=1, n_heads=2, cond_dim=8))
     random_weights(network, torch.Generator().manual_seed(0))
     ids, sigma = torch.tensor([[8, 3, 8]]), torch.tensor([0.7])
-    raw = SEDDDenoiser(network, mask_token_id=8).log_score(ids, sigma)
-    scaled = SEDDDenoiser(network, mask_token_id=8, scale_by_sigma=True).log_score(ids, sigma)
+    t = torch.ones(1).double()
+    raw = SEDDDenoiser(network, mask_token_id=8, noise=lambda t: sigma).logits(ids, t=t)
+    scaled = SEDDDenoiser(
+        network, mask_token_id=8, noise=lambda t: sigma, scale_by_sigma=True
+    ).logits(ids, t=t)
     own = torch.zeros_like(raw).scatter(-1, ids[..., None], 1.0).bool()
     assert (raw[own] == 0).all()
     assert (scaled[own] == 0).all()
@@ -198,10 +201,12 @@ def test_sedd_follows_the_schedule_of_its_config(tmp_path: Path) -> None:
     config = json.loads(file.read_text())
     config["noise"] = {"type": "geometric", "sigma_min": 1e-3, "sigma_max": 4.0}
     file.write_text(json.dumps(config))
-    denoiser: Any = AutoDenoiser.from_pretrained(tmp_path)
+    denoiser, by_hand = AutoDenoiser.from_pretrained(tmp_path), load("sedd_uniform")
+    assert isinstance(by_hand, SEDDDenoiser)
+    by_hand.noise = lambda t: geometric_noise(t, 1e-3, 4.0)
     ids, t = some_ids(2, 6), torch.tensor([0.2, 1.0], dtype=torch.float64)
-    expected = denoiser.log_score(ids, geometric_noise(t, 1e-3, 4.0))
-    assert torch.equal(denoiser.logits(ids, t=t), expected)
+    expected = denoiser.logits(ids, t=t)
+    assert torch.equal(by_hand.logits(ids, t=t), expected)
     torch.testing.assert_close(geometric_noise(t, 1e-3, 4.0)[1], torch.tensor(4.0))
     assert (load("sedd_uniform").logits(ids, t=t) - expected).abs().max() > 1e-2
     denoiser.save_pretrained(tmp_path / "again")
@@ -343,14 +348,19 @@ def test_diffusion_gemma_carry_saving_and_refusals(tmp_path: Path) -> None:
     first = denoiser(ids)
     assert first.head is None
     logits, given = first.carry
-    assert torch.equal(first.values[:, 5:], logits)
+    assert torch.equal(first.values, logits)
+    assert first.columns is not None
+    assert first.columns.tolist() == [[5, 6, 7, 8, 9, 10, 11, 12]] * 2
+    everywhere = denoiser.logits(ids)
+    assert torch.equal(everywhere[:, 5:], logits)
+    assert not everywhere[:, :5].any()
     assert given.all()
     second = denoiser(ids, carry=first.carry)
-    assert (second.values - first.values)[:, 5:].abs().max() > 1e-2
+    assert (second.values - first.values).abs().max() > 1e-2
     fresh = denoiser.initial_carry(ids)
     assert torch.equal(denoiser(ids, carry=fresh).values, first.values)
     zeros = denoiser(ids, carry=(fresh[0], given))  # logits of 0 are not the absence of logits
-    assert (zeros.values - first.values)[:, 5:].abs().max() > 1e-2
+    assert (zeros.values - first.values).abs().max() > 1e-2
     mixed = denoiser(ids, carry=(logits, torch.tensor([False, True]))).values
     torch.testing.assert_close(mixed[0], first.values[0])
     torch.testing.assert_close(mixed[1], second.values[1])
@@ -362,7 +372,7 @@ def test_diffusion_gemma_carry_saving_and_refusals(tmp_path: Path) -> None:
         denoiser.save_pretrained(tmp_path, dtype="bfloat16")
     denoiser.save_pretrained(tmp_path)
     again = AutoDenoiser.from_pretrained(tmp_path)
-    assert torch.equal(again.logits(ids), first.values)
+    assert torch.equal(again(ids).values, first.values)
 
 
 @pytest.mark.parametrize("folder", BLOCKS)

@@ -13,7 +13,7 @@ from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.samplers import BlockRefinement
 from dlm_sampling.samplers.block_refinement import uniform_commits
 from dlm_sampling.testing import FixtureToy
-from dlm_sampling.types import Canvas, Clock, DenoiserOutput, TokenLaw
+from dlm_sampling.types import Canvas, Clock, DenoiserOutput, Pass, TokenLaw
 from tests.parity.common import Replay, toy_of
 
 
@@ -24,9 +24,7 @@ class Fixed(Denoiser):
         super().__init__(vocab_size=logits.shape[-1], mask_token_id=mask_token_id)
         self.values = logits
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
+    def forward(self, inputs: Pass) -> DenoiserOutput:
         return DenoiserOutput(self.values)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dlm_sampling.samplers import P2
 from dlm_sampling.testing import FixtureToy
-from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types import DenoiserOutput, Pass
 from tests.parity.common import Replay, replay, toy_of
 
 
@@ -18,11 +17,9 @@ class Planner(FixtureToy):
 
     calls = 0
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
+    def forward(self, inputs: Pass) -> DenoiserOutput:
         self.calls += 1
-        return super().forward(input_ids, attention_mask, t, carry)
+        return super().forward(inputs)
 
 
 def run(case: dict[str, Any], toys: dict[str, FixtureToy]) -> Replay:

@@ -14,7 +14,7 @@ from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.processes import Absorbing, Uniform, guidance
 from dlm_sampling.testing import EnumerableDenoiser
 from dlm_sampling.testing.laws import all_states
-from dlm_sampling.types import DenoiserOutput, TokenLaw
+from dlm_sampling.types import DenoiserOutput, Pass, TokenLaw
 
 SIZE, MASK = 4, 3
 LEVELS = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
@@ -52,10 +52,8 @@ def test_is_what_the_loop_does_with_its_scale() -> None:
     class Table(Denoiser):
         """A law at masks that depends on whether the first token is visible."""
 
-        def forward(
-            self, x: Tensor, attention_mask: Tensor | None, t: Tensor, carry: None
-        ) -> DenoiserOutput:
-            blank = (x[:, :1] == MASK).view(-1, 1, 1)
+        def forward(self, inputs: Pass) -> DenoiserOutput:
+            blank = (inputs.tokens[:, :1] == MASK).view(-1, 1, 1)
             return DenoiserOutput(torch.where(blank, logits[1], logits[0]))
 
     logits = torch.randn(2, 5, SIZE, generator=torch.Generator().manual_seed(0)).double()

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.engine.sample import sample
@@ -16,7 +15,7 @@ from dlm_sampling.samplers.block_refinement import BlockRefinement, uniform_comm
 from dlm_sampling.samplers.sdar import SDAR
 from dlm_sampling.testing import FixtureToy
 from dlm_sampling.testing.sudoku import SudokuOracle, is_valid
-from dlm_sampling.types import Clock, DenoiserOutput, TokenLaw
+from dlm_sampling.types import Clock, DenoiserOutput, Pass, TokenLaw
 from tests.samplers.small import run, small_toy
 
 BLOCKS: dict[str, Any] = {"align_blocks": True, "causal_blocks": True}
@@ -30,10 +29,8 @@ class Restless(FixtureToy):
         zeros = torch.zeros(vocab_size, vocab_size), torch.zeros(length, vocab_size)
         super().__init__(*zeros, mask_token_id=vocab_size - 1)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        following = (input_ids + 1) % (self.vocab_size - 1)
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        following = (inputs.tokens + 1) % (self.vocab_size - 1)
         one_hot = torch.nn.functional.one_hot(following, self.vocab_size)
         return DenoiserOutput(one_hot.double() * 50.0)
 

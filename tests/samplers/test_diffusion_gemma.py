@@ -20,7 +20,7 @@ from dlm_sampling.samplers import DiffusionGemma
 from dlm_sampling.samplers.diffusion_gemma import fresh_noise
 from dlm_sampling.testing import chi_square, count_states, product_law
 from dlm_sampling.testing.laws import all_states
-from dlm_sampling.types import Canvas, Clock, DenoiserOutput, TokenLaw
+from dlm_sampling.types import Canvas, Clock, DenoiserOutput, Pass, TokenLaw
 
 ALL = torch.ones(1, 6).bool()
 
@@ -186,10 +186,8 @@ class Carrying(Denoiser):
 
     carries = True
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        logits = toy(input_ids) + (0.0 if carry is None else carry)
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        logits = toy(inputs.tokens) + (0.0 if inputs.carry is None else inputs.carry)
         return DenoiserOutput(logits, carry=logits)
 
     def initial_carry(self, input_ids: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from dlm_sampling.samplers.p2 import KAPPAS
 from dlm_sampling.samplers.parts.quotas import floor_share
 from dlm_sampling.testing import EnumerableDenoiser, FixtureToy, chi_square, count_states
 from dlm_sampling.testing.sudoku import SudokuOracle, is_valid
-from dlm_sampling.types import DenoiserOutput, TokenLaw
+from dlm_sampling.types import DenoiserOutput, Pass, TokenLaw
 from tests.samplers.small import (
     LENGTH,
     MASK,
@@ -219,11 +219,9 @@ class Planner(FixtureToy):
         )
         self.seen: list[Tensor] = []
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        self.seen.append(input_ids.clone())
-        logits = torch.zeros(*input_ids.shape, self.vocab_size, dtype=torch.float64)
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        self.seen.append(inputs.tokens.clone())
+        logits = torch.zeros(*inputs.tokens.shape, self.vocab_size, dtype=torch.float64)
         logits[..., 0] = -30.0
         return DenoiserOutput(logits)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import positions_of
+from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.checkpoints.placement import plan_placement
 from dlm_sampling.denoisers.checkpoints.published import PublishedDenoiser
@@ -18,7 +18,7 @@ from dlm_sampling.denoisers.checkpoints.weights import NameOf, load_weights
 from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork, Router
 from dlm_sampling.denoisers.networks.transformers_blocks import is_rotary, key_bias
 from dlm_sampling.denoisers.registry import LoadOptions
-from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types import DenoiserOutput, Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,17 +59,17 @@ class MoeDenoiser(PublishedDenoiser):
         )
         self.network = network
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Hidden states and the output head."""
-        bias = self.attention_bias(input_ids, attention_mask)
-        hidden = self.network.model(input_ids, positions_of(attention_mask, input_ids), bias)
-        return DenoiserOutput(hidden, self.network.lm_head)
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Return hidden states of the columns asked for, and the output head."""
+        refuse_cache(inputs)
+        places = positions_of(inputs.attention, inputs.tokens)
+        hidden = self.network.model(inputs.tokens, places, self.attention_bias(inputs))
+        values = at_columns(hidden, inputs.columns)
+        return DenoiserOutput(values, self.network.lm_head, columns=inputs.columns)
 
-    def attention_bias(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-        """Additive bias [B or 1, 1, L, L], or None; here what hides padded keys."""
-        return key_bias(attention_mask, self.network.lm_head.weight.dtype)
+    def attention_bias(self, inputs: Pass) -> Tensor | None:
+        """Return the additive bias [B or 1, 1, L, L], or None; here it hides padded keys."""
+        return key_bias(inputs.attention, self.network.lm_head.weight.dtype)
 
     def shared_config(self) -> dict[str, Any]:
         """The keys that mean the same in the authors' configs of all these families."""

@@ -37,6 +37,7 @@ from dlm_sampling.denoisers.networks.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.networks.total_noise import clipped_noise
 from dlm_sampling.denoisers.networks.transformers_blocks import is_rotary
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
+from dlm_sampling.types import Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,10 +90,10 @@ class BD3LMDenoiser(DitDenoiser):
         )
         self.block_length = check_block_length(block_length)
 
-    def attention_bias(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """The block-causal bias."""
+    def attention_bias(self, inputs: Pass) -> Tensor:
+        """Return the block-causal bias."""
         dtype = self.network.vocab_embed.embedding.dtype
-        return block_causal_bias(input_ids, attention_mask, self.block_width, dtype)
+        return block_causal_bias(inputs.tokens, inputs.attention, self.block_width, dtype)
 
     def training_logits(self, noised: Tensor, clean: Tensor, t: Tensor | None = None) -> Tensor:
         """Logits [B, L, V] of all noised blocks at once, each after clean earlier blocks (NFE 1).

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dlm_sampling.denoisers.base import refuse_cache
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.checkpoints.tokenizers import (
     TokenizerSource,
@@ -20,7 +21,7 @@ from dlm_sampling.denoisers.checkpoints.tokenizers import (
 )
 from dlm_sampling.denoisers.checkpoints.transformers_format import TransformersDenoiser, load_model
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
-from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types import DenoiserOutput, Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,26 +91,30 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
             torch.zeros(rows, dtype=torch.bool, device=self.device),
         )
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Logits [B, L, V], 0 at the prompt's columns, which nothing predicts; and the carry.
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Return logits [B, canvas_length, V] of the canvas columns, and the carry.
+
+        Nothing predicts the prompt's columns, so these are all the values there are, whichever
+        columns are asked for.
 
         Raises:
             ValueError: there is no prompt before the canvas.
         """
+        refuse_cache(inputs)
+        input_ids, attention_mask = inputs.tokens, inputs.attention
+        rows, length = input_ids.shape
         canvas = int(self.model.config.canvas_length)
-        start = input_ids.shape[1] - canvas
+        start = length - canvas
         if start < 1:
             raise ValueError(
-                f"input_ids has {input_ids.shape[1]} columns: must be at least one prompt token "
-                f"and a canvas of {canvas}."
+                f"input_ids has {length} columns: must be at least one prompt token and a canvas "
+                f"of {canvas}."
             )
         masks: dict[str, Tensor] = {}
         if attention_mask is not None:
             whole = attention_mask.long()
             masks = {"attention_mask": whole[:, :start], "decoder_attention_mask": whole}
-        before, given = carry if carry is not None else (None, None)
+        before, given = inputs.carry if inputs.carry is not None else (None, None)
         if given is not None and not bool(given.any()):
             before, given = None, None  # spares the product with the embedding table
         logits: Tensor = self.model(
@@ -119,9 +124,9 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
             self_conditioning_mask=given,
             **masks,
         ).logits
-        prompt = logits.new_zeros(len(logits), start, logits.shape[-1])
-        present = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
-        return DenoiserOutput(torch.cat((prompt, logits), dim=1), carry=(logits, present))
+        present = torch.ones(rows, dtype=torch.bool, device=logits.device)
+        columns = torch.arange(start, length, device=logits.device).expand(rows, -1)
+        return DenoiserOutput(logits, carry=(logits, present), columns=columns)
 
     def temper(self, carry: tuple[Tensor, Tensor], temperature: Tensor) -> tuple[Tensor, Tensor]:
         """The canvas logits divided by temperature, float64 [B] > 0."""

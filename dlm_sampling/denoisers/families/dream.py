@@ -18,7 +18,7 @@ from dlm_sampling.denoisers.checkpoints.qwen_checkpoint import qwen_config, stoc
 from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, tokenizer_source
 from dlm_sampling.denoisers.networks.transformers_blocks import StockDenoiser, load_stock
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
-from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types import Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
@@ -58,12 +58,9 @@ class DreamDenoiser(StockDenoiser):
             pad_token_id=pad_token_id,
         )
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Hidden states, shifted, and the output head."""
-        hidden = self.hidden_states(input_ids, attention_mask)
-        return DenoiserOutput(shift_right(hidden, attention_mask), self.model.lm_head)
+    def aligned(self, hidden: Tensor, inputs: Pass) -> Tensor:
+        """Return the hidden states of the tokens before the columns asked for."""
+        return shift_right(hidden, inputs.attention, inputs.columns)
 
     def authors_config(self) -> dict[str, Any]:
         """The config under the authors' keys."""

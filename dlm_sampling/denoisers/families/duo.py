@@ -81,7 +81,7 @@ class DuoDenoiser(DitDenoiser):
         """
         positions = torch.arange(weights.shape[1], device=weights.device)[None]
         embeds = weights @ self.network.vocab_embed.embedding
-        return self.network.output_layer.linear(self.network.run(embeds, sigma, positions))
+        return self.network.output_layer.linear(self.network(embeds, sigma, positions))
 
     def authors_config(self) -> dict[str, Any]:
         """The training config, under the authors' keys."""

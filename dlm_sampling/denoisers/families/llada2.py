@@ -25,6 +25,7 @@ from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, token
 from dlm_sampling.denoisers.networks.block_causal import block_causal_bias, check_block_length
 from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
+from dlm_sampling.types import Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -141,11 +142,11 @@ class LLaDA2Denoiser(MoeDenoiser):
         self.choice = choice
         self.block_length = check_block_length(block_length)
 
-    def attention_bias(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-        """The block-causal bias."""
+    def attention_bias(self, inputs: Pass) -> Tensor:
+        """Return the block-causal bias."""
         assert self.block_length is not None
         dtype = self.network.lm_head.weight.dtype
-        return block_causal_bias(input_ids, attention_mask, self.block_length, dtype)
+        return block_causal_bias(inputs.tokens, inputs.attention, self.block_length, dtype)
 
     def authors_config(self) -> dict[str, Any]:
         """The config under the authors' keys."""

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dlm_sampling.denoisers.base import Denoiser, positions_of
+from dlm_sampling.denoisers.base import Denoiser, at_columns, positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -37,7 +37,7 @@ from dlm_sampling.denoisers.families.masked_lm import MaskedLMDenoiser
 from dlm_sampling.denoisers.families.mdlm import MDLMDenoiser
 from dlm_sampling.denoisers.networks.transformers_blocks import key_bias, run_layers
 from dlm_sampling.denoisers.registry import Family, LoadOptions, family_of, register
-from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types import DenoiserOutput, Pass
 
 KEY = "loopholing"
 """The key of config.json that makes a checkpoint of a base family one of this family."""
@@ -51,8 +51,8 @@ class Seam(NamedTuple):
 
     embed: nn.Module  # int64 [B, L] -> [B, L, d]
     width: int  # d of the hidden states
-    run: Callable[[Tensor, Tensor | None, Tensor | None], DenoiserOutput]
-    """Embeddings, attention mask, t -> output, with the input of the head as its carry (NFE 1)."""
+    run: Callable[[Tensor, Pass], DenoiserOutput]
+    """Embeddings, pass -> output of all columns; its carry is the input of the head (NFE 1)."""
 
 
 class LoopholingDenoiser(Denoiser):
@@ -117,15 +117,16 @@ class LoopholingDenoiser(Denoiser):
         weight = self.norm.weight
         return weight.new_zeros(*input_ids.shape, len(weight))
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """One pass of the network from E(x) + LN(h); a carry of None is that of fresh rows.
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Run the network from E(x) + LN(h); a carry of None is that of fresh rows.
+
+        Values are those of the columns asked for; the carry is of all columns.
 
         Raises:
             ValueError: the carry is not [B, L, d].
         """
-        embeds: Tensor = self.seam.embed(input_ids)
+        refuse_cache(inputs)
+        carry, embeds = inputs.carry, self.seam.embed(inputs.tokens)
         if carry is not None:
             if carry.shape != embeds.shape:
                 raise ValueError(
@@ -133,7 +134,9 @@ class LoopholingDenoiser(Denoiser):
                     "the carry of the last output for the same rows, or initial_carry(input_ids)."
                 )
             embeds = embeds + self.norm(carry.to(embeds))
-        return self.seam.run(embeds, attention_mask, t)
+        out = self.seam.run(embeds, inputs)
+        values = at_columns(out.values, inputs.columns)
+        return DenoiserOutput(values, out.head, out.carry, inputs.columns)
 
     def save_pretrained(
         self, folder: str | Path, *, dtype: torch.dtype | str | None = None
@@ -167,11 +170,11 @@ def seam_of(base: Denoiser) -> Seam:
 def _(base: MaskedLMDenoiser) -> Seam:
     model = base.model
 
-    def run(embeds: Tensor, attention_mask: Tensor | None, t: Tensor | None) -> DenoiserOutput:
+    def run(embeds: Tensor, inputs: Pass) -> DenoiserOutput:
         given: dict[str, Any] = {}
-        if attention_mask is not None:
-            given["attention_mask"] = attention_mask.long()
-        places = positions_of(attention_mask, embeds) + base.offset
+        if inputs.attention is not None:
+            given["attention_mask"] = inputs.attention.long()
+        places = positions_of(inputs.attention, embeds) + base.offset
         out = model(
             inputs_embeds=embeds,
             position_ids=places.expand(embeds.shape[:2]),
@@ -187,9 +190,9 @@ def _(base: MaskedLMDenoiser) -> Seam:
 def _(base: LLaDADenoiser) -> Seam:
     stack, head = base.model.model, base.model.lm_head
 
-    def run(embeds: Tensor, attention_mask: Tensor | None, t: Tensor | None) -> DenoiserOutput:
-        bias = key_bias(attention_mask, embeds.dtype)
-        hidden = run_layers(stack, embeds, positions_of(attention_mask, embeds), bias)
+    def run(embeds: Tensor, inputs: Pass) -> DenoiserOutput:
+        bias = key_bias(inputs.attention, embeds.dtype)
+        hidden = run_layers(stack, embeds, positions_of(inputs.attention, embeds), bias)
         return DenoiserOutput(hidden, head, carry=hidden)
 
     return Seam(stack.embed_tokens, base.model.config.hidden_size, run)
@@ -200,9 +203,9 @@ def _(base: LLaDADenoiser) -> Seam:
 def _(base: MDLMDenoiser | DuoDenoiser) -> Seam:
     network = base.network
 
-    def run(embeds: Tensor, attention_mask: Tensor | None, t: Tensor | None) -> DenoiserOutput:
-        bias, sigma = key_bias(attention_mask, embeds.dtype), base.sigma(embeds, t)
-        hidden = network.run(embeds, sigma, positions_of(attention_mask, embeds), bias)
+    def run(embeds: Tensor, inputs: Pass) -> DenoiserOutput:
+        bias, sigma = key_bias(inputs.attention, embeds.dtype), base.sigma(inputs.tokens, inputs.t)
+        hidden = network(embeds, sigma, positions_of(inputs.attention, embeds), bias)
         return DenoiserOutput(hidden, network.output_layer.linear, carry=hidden)
 
     return Seam(network.vocab_embed, network.config.hidden_size, run)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from dlm_sampling.denoisers.base import positions_of
+from dlm_sampling.denoisers.base import positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.checkpoints.tokenizers import has_tokenizer, load_named, special_id
 from dlm_sampling.denoisers.checkpoints.transformers_format import TransformersDenoiser, load_model
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
-from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types import DenoiserOutput, Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,18 +57,16 @@ class MaskedLMDenoiser(TransformersDenoiser):
             module=model.eval(),
         )
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Logits of all positions."""
-        given: dict[str, Tensor] = {}
-        if attention_mask is not None:
-            given["attention_mask"] = attention_mask.long()
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Return logits of all columns, as the model's head makes them."""
+        refuse_cache(inputs)
+        given: dict[str, Tensor] = {"input_ids": inputs.tokens}
+        if inputs.attention is not None:
+            given["attention_mask"] = inputs.attention.long()
         if self.takes_positions:
-            given["position_ids"] = (
-                positions_of(attention_mask, input_ids) + self.offset
-            ).expand_as(input_ids)
-        return DenoiserOutput(self.model(input_ids=input_ids, **given).logits)
+            places = positions_of(inputs.attention, inputs.tokens) + self.offset
+            given["position_ids"] = places.expand_as(inputs.tokens)
+        return DenoiserOutput(self.model(**given).logits)
 
 
 def position_offset(model: Any) -> int:

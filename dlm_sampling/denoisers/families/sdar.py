@@ -21,6 +21,7 @@ from dlm_sampling.denoisers.checkpoints.tokenizers import (
 from dlm_sampling.denoisers.networks.block_causal import block_causal_bias, check_block_length
 from dlm_sampling.denoisers.networks.transformers_blocks import StockDenoiser, load_stock
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
+from dlm_sampling.types import Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
@@ -71,12 +72,10 @@ class SDARDenoiser(StockDenoiser):
         )
         self.block_length = check_block_length(block_length)
 
-    def attention_bias(
-        self, input_ids: Tensor, attention_mask: Tensor | None, dtype: torch.dtype
-    ) -> Tensor | None:
-        """The block-causal bias."""
+    def attention_bias(self, inputs: Pass, dtype: torch.dtype) -> Tensor:
+        """Return the block-causal bias."""
         assert self.block_length is not None
-        return block_causal_bias(input_ids, attention_mask, self.block_length, dtype)
+        return block_causal_bias(inputs.tokens, inputs.attention, self.block_length, dtype)
 
     def authors_config(self) -> dict[str, Any]:
         """The config under the authors' keys."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dlm_sampling.denoisers.base import at_columns
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     GPT2_SIZE,
@@ -35,7 +36,7 @@ from dlm_sampling.denoisers.networks.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.networks.total_noise import geometric_noise, total_noise
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.schedules import LOG_LINEAR, Geometric, Schedule
-from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types import DenoiserOutput, Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -100,24 +101,22 @@ class SEDDDenoiser(DitDenoiser):
         )
         self.scale_by_sigma = scale_by_sigma
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Log-scores of all positions."""
-        assert t is not None  # the caller has checked: the network is time-conditioned
-        sigma = self.noise(t.clamp_min(EARLIEST))
-        return DenoiserOutput(self.log_score(input_ids, sigma, attention_mask))
-
-    def log_score(
-        self, input_ids: Tensor, sigma: Tensor, attention_mask: Tensor | None = None
-    ) -> Tensor:
-        """Log-scores [B, L, V] at total noise sigma [B] > 0 (NFE 1)."""
-        hidden = self.hidden_states(input_ids, sigma, attention_mask)
-        values = self.network.output_layer.linear(hidden)
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Return log-scores of the columns asked for."""
+        hidden, head, *_ = super().forward(inputs)
+        assert head is not None
+        values = head(hidden)
         if self.scale_by_sigma:
-            scale = torch.expm1(sigma.double()).log() + math.log(self.vocab_size - 1)
+            sigma = self.sigma(inputs.tokens, inputs.t).double()
+            scale = torch.expm1(sigma).log() + math.log(self.vocab_size - 1)
             values = values - scale.to(values.dtype)[:, None, None]
-        return values.scatter(-1, input_ids[..., None], 0.0)
+        own = at_columns(inputs.tokens.unsqueeze(-1), inputs.columns)
+        return DenoiserOutput(values.scatter(-1, own, 0.0), columns=inputs.columns)
+
+    def sigma(self, input_ids: Tensor, t: Tensor | None) -> Tensor:
+        """Total noise [B] of times t [B], which are at least `EARLIEST`."""
+        assert t is not None  # the caller has checked: the network is time-conditioned
+        return self.noise(t.clamp_min(EARLIEST))
 
     def authors_config(self) -> dict[str, Any]:
         """The training config, under the authors' keys."""

@@ -1,4 +1,4 @@
-"""What the library's own networks share: rotary positions, and what an attention layer sees.
+"""Rotary position embeddings of the library's own networks.
 
 Su et al. 2021, RoFormer, arXiv:2104.09864 (rotary positions, here with the halves of a head as the
 two components of each pair).
@@ -6,26 +6,8 @@ two components of each pair).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class AttentionContext:
-    """What one layer's attention sees besides the current columns.
-
-    Args:
-        bias: additive, broadcastable to [B, heads, L, keys]; None for full attention.
-        cache: an object with transformers' `Cache.update`, holding rotated keys, or None.
-        layer: index of the layer in the cache.
-    """
-
-    bias: Tensor | None
-    cache: Any
-    layer: int
 
 
 def rotary_table(

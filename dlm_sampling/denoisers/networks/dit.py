@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlm_sampling.denoisers.networks.attention import AttentionContext, rotary_table, rotate
+from dlm_sampling.denoisers.networks.attention import rotary_table, rotate
 
 FREQUENCIES = 256
 MAX_PERIOD = 10000.0
@@ -123,26 +122,23 @@ class DitBlock(nn.Module):
         x: Tensor,
         rotary: tuple[Tensor, Tensor],
         condition: Tensor | None,
-        context: AttentionContext,
+        bias: Tensor | None,
     ) -> Tensor:
         """The block's output [B, L, d]; `condition` is [B, cond_dim], None without adaLN."""
         if self.adaLN_modulation is None:
-            x = x + self.attend(self.norm1(x), rotary, context)
+            x = x + self.attend(self.norm1(x), rotary, bias)
             return x + self.mlp(self.norm2(x))
         parts = self.adaLN_modulation(condition)[:, None].chunk(6, dim=-1)
         shift1, scale1, gate1, shift2, scale2, gate2 = parts
-        x = x + gate1 * self.attend(modulate(self.norm1(x), shift1, scale1), rotary, context)
+        x = x + gate1 * self.attend(modulate(self.norm1(x), shift1, scale1), rotary, bias)
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
-    def attend(self, x: Tensor, rotary: tuple[Tensor, Tensor], context: AttentionContext) -> Tensor:
-        """Attention of [B, L, d] to all columns that `context` shows."""
+    def attend(self, x: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
+        """Attention of [B, L, d] to all columns that the additive bias shows."""
         qkv = self.attn_qkv(x).unflatten(-1, (3, self.n_heads, -1))
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(dim=2))
-        key = rotate(key, rotary)
-        if context.cache is not None:
-            key, value = context.cache.update(key, value, context.layer)
         mixed = F.scaled_dot_product_attention(
-            rotate(query, rotary), key, value, attn_mask=context.bias
+            rotate(query, rotary), rotate(key, rotary), value, attn_mask=bias
         )
         return self.attn_out(mixed.transpose(1, 2).flatten(-2))
 
@@ -180,41 +176,27 @@ class Dit(nn.Module):
         self.output_layer = DitOutput(config)
 
     def forward(
-        self,
-        ids: Tensor,
-        sigma: Tensor,
-        position_ids: Tensor,
-        bias: Tensor | None = None,
-        cache: Any = None,
+        self, x: Tensor, sigma: Tensor, position_ids: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        """Hidden states before the head.
+        """Return the hidden states before the head.
 
         Args:
-            ids: int64 [B, L].
+            x: token ids, int64 [B, L], or embeddings [B, L, d], such as mixtures of the table's
+                rows.
             sigma: total noise of each row, [B]; not read without adaLN.
             position_ids: int64 [B, L] or [1, L].
             bias: additive attention bias, broadcastable to [B, heads, L, keys], or None.
-            cache: an object with transformers' `Cache.update`, or None.
 
         Returns:
             [B, L, d].
         """
-        return self.run(self.vocab_embed(ids), sigma, position_ids, bias, cache)
-
-    def run(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        position_ids: Tensor,
-        bias: Tensor | None = None,
-        cache: Any = None,
-    ) -> Tensor:
-        """As `forward`, from embeddings [B, L, d], such as mixtures of the table's rows."""
+        if not x.is_floating_point():
+            x = self.vocab_embed(x)
         condition = None if self.sigma_map is None else F.silu(self.sigma_map(sigma))
         width = self.config.hidden_size // self.config.n_heads
         rotary = rotary_table(position_ids, width, MAX_PERIOD, x.dtype)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, rotary, condition, AttentionContext(bias, cache, layer))
+        for block in self.blocks:
+            x = block(x, rotary, condition, bias)
         return self.output_layer(x, condition)
 
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import positions_of
+from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import GPT2_END
 from dlm_sampling.denoisers.checkpoints.published import PublishedDenoiser
 from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, special_id
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.total_noise import total_noise
 from dlm_sampling.denoisers.networks.transformers_blocks import key_bias
-from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types import DenoiserOutput, Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,23 +62,21 @@ class DitDenoiser(PublishedDenoiser):
         self.network = network
         self.noise = noise
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Hidden states and the output head."""
-        hidden = self.hidden_states(input_ids, self.sigma(input_ids, t), attention_mask)
-        return DenoiserOutput(hidden, self.network.output_layer.linear)
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Return hidden states of the columns asked for, and the output head."""
+        refuse_cache(inputs)
+        hidden = self.network(
+            inputs.tokens,
+            self.sigma(inputs.tokens, inputs.t),
+            positions_of(inputs.attention, inputs.tokens),
+            self.attention_bias(inputs),
+        )
+        values = at_columns(hidden, inputs.columns)
+        return DenoiserOutput(values, self.network.output_layer.linear, columns=inputs.columns)
 
-    def hidden_states(
-        self, input_ids: Tensor, sigma: Tensor, attention_mask: Tensor | None
-    ) -> Tensor:
-        """Input of the output head, [B, L, d], at total noise sigma [B] (NFE 1)."""
-        bias = self.attention_bias(input_ids, attention_mask)
-        return self.network(input_ids, sigma, positions_of(attention_mask, input_ids), bias)
-
-    def attention_bias(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor | None:
-        """Additive bias [B or 1, 1, L, L], or None; here what hides padded keys."""
-        return key_bias(attention_mask, self.network.vocab_embed.embedding.dtype)
+    def attention_bias(self, inputs: Pass) -> Tensor | None:
+        """Return the additive bias [B or 1, 1, L, L], or None; here it hides padded keys."""
+        return key_bias(inputs.attention, self.network.vocab_embed.embedding.dtype)
 
     def sigma(self, input_ids: Tensor, t: Tensor | None) -> Tensor:
         """Total noise [B] of times t [B]; 0 if the network is not conditioned on it."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlm_sampling.denoisers.networks.attention import AttentionContext, rotary_table, rotate
+from dlm_sampling.denoisers.networks.attention import rotary_table, rotate
 
 
 @dataclass(frozen=True)
@@ -157,17 +157,11 @@ class MoeAttention(nn.Module):
         self.q_norm = RmsNorm(width, config.eps) if config.qk_norm else nn.Identity()
         self.k_norm = RmsNorm(width, config.eps) if config.qk_norm else nn.Identity()
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], context: AttentionContext
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
         """[B, L, d] -> [B, L, d]."""
         query, key, value = self.project(x)
         query, key = rotate(self.q_norm(query), rotary), rotate(self.k_norm(key), rotary)
-        if context.cache is not None:
-            key, value = context.cache.update(key, value, context.layer)
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=context.bias, enable_gqa=True
-        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, enable_gqa=True)
         return self.o_proj(mixed.transpose(1, 2).flatten(-2))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,11 +192,9 @@ class MoeLayer(nn.Module):
             GatedMlp(config.hidden_size, config.dense_width) if dense else ExpertMlp(config, router)
         )
 
-    def forward(
-        self, x: Tensor, rotary: tuple[Tensor, Tensor], context: AttentionContext
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
         """[B, L, d] -> [B, L, d]."""
-        x = x + self.self_attn(self.input_layernorm(x), rotary, context)
+        x = x + self.self_attn(self.input_layernorm(x), rotary, bias)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -219,24 +211,21 @@ class MoeStack(nn.Module):
         )
         self.norm = RmsNorm(config.hidden_size, config.eps)
 
-    def forward(
-        self, ids: Tensor, position_ids: Tensor, bias: Tensor | None = None, cache: Any = None
-    ) -> Tensor:
-        """Hidden states [B, L, d] before the head.
+    def forward(self, ids: Tensor, position_ids: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the hidden states [B, L, d] before the head.
 
         Args:
             ids: int64 [B, L].
             position_ids: int64 [B, L] or [1, L].
             bias: additive attention bias, broadcastable to [B, heads, L, keys], or None for full
                 attention.
-            cache: an object with transformers' `Cache.update`, or None.
         """
         x = self.embed_tokens(ids)
         rotary = rotary_table(
             position_ids, self.config.rotary_width, self.config.rope_theta, x.dtype
         )
-        for index, layer in enumerate(self.layers):
-            x = layer(x, rotary, AttentionContext(bias, cache, index))
+        for layer in self.layers:
+            x = layer(x, rotary, bias)
         return self.norm(x)
 
 

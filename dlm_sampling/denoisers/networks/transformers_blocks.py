@@ -1,7 +1,7 @@
 """Stock transformers decoder blocks (Llama, Qwen2, Qwen3) run with full attention.
 
 The layers are called one by one: with no padding no mask is built at all, so that PyTorch's fused
-attention kernels apply, and a cache can be handed to the layers later.
+attention kernels apply.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import positions_of
+from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.placement import plan_placement
 from dlm_sampling.denoisers.checkpoints.published import PublishedDenoiser
 from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, special_id
 from dlm_sampling.denoisers.checkpoints.weights import NameOf, load_weights, tie
 from dlm_sampling.denoisers.registry import LoadOptions
-from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types import DenoiserOutput, Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,9 +41,9 @@ def key_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None
 
 
 def run_layers(
-    stack: Any, embeds: Tensor, position_ids: Tensor, bias: Tensor | None = None, cache: Any = None
+    stack: Any, embeds: Tensor, position_ids: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """Hidden states [B, L, d] after the final norm, with bidirectional attention.
+    """Run a decoder: hidden states [B, L, d] after the final norm, with bidirectional attention.
 
     Args:
         stack: a transformers decoder (`layers`, `rotary_emb`, `norm`).
@@ -51,7 +51,6 @@ def run_layers(
         position_ids: int64 [B, L] or [1, L].
         bias: additive attention bias, broadcastable to [B, heads, L, keys], or None for full
             attention.
-        cache: an object with transformers' `Cache.update`, or None.
     """
     rotary = stack.rotary_emb(embeds, position_ids)
     hidden: Any = embeds
@@ -60,8 +59,6 @@ def run_layers(
             hidden,
             attention_mask=bias,
             position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=cache is not None,
             position_embeddings=rotary,
             is_causal=False,
         )
@@ -119,23 +116,22 @@ class StockDenoiser(PublishedDenoiser):
         """The output head's weight, if it is the embedding's."""
         return tied_names(self.model.config)
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None, t: Tensor | None, carry: Any
-    ) -> DenoiserOutput:
-        """Hidden states and the output head."""
-        return DenoiserOutput(self.hidden_states(input_ids, attention_mask), self.model.lm_head)
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Return hidden states of the columns asked for, and the output head."""
+        refuse_cache(inputs)
+        stack, places = self.model.model, positions_of(inputs.attention, inputs.tokens)
+        embeds = stack.embed_tokens(inputs.tokens)
+        hidden = run_layers(stack, embeds, places, self.attention_bias(inputs, embeds.dtype))
+        values = self.aligned(hidden, inputs)
+        return DenoiserOutput(values, self.model.lm_head, columns=inputs.columns)
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Hidden states [B, L, d] in the network's own alignment."""
-        embeds = self.model.model.embed_tokens(input_ids)
-        bias = self.attention_bias(input_ids, attention_mask, embeds.dtype)
-        return run_layers(self.model.model, embeds, positions_of(attention_mask, input_ids), bias)
+    def attention_bias(self, inputs: Pass, dtype: torch.dtype) -> Tensor | None:
+        """Return the additive bias [B or 1, 1, L, L], or None; here it hides padded keys."""
+        return key_bias(inputs.attention, dtype)
 
-    def attention_bias(
-        self, input_ids: Tensor, attention_mask: Tensor | None, dtype: torch.dtype
-    ) -> Tensor | None:
-        """Additive bias [B or 1, 1, L, L], or None; here what hides padded keys."""
-        return key_bias(attention_mask, dtype)
+    def aligned(self, hidden: Tensor, inputs: Pass) -> Tensor:
+        """Return the hidden states that predict the columns asked for; here those in place."""
+        return at_columns(hidden, inputs.columns)
 
 
 def load_stock(
