@@ -1,6 +1,6 @@
 """K3 on rows too long for registers, under the interpreter: the same positions as dlm_sampling.ops.
 
-`check_unmask` runs every rule in pieces of a few columns; these are the pieces of a GPU.
+`check_positions` runs every rule in pieces of a few columns; these are the pieces of a GPU.
 """
 
 from __future__ import annotations

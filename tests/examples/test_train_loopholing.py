@@ -13,7 +13,7 @@ from dlm_sampling import AutoDenoiser
 from dlm_sampling.denoisers import LoopholingDenoiser, MaskedLMDenoiser
 from dlm_sampling.testing.sudoku import MASK
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SIZES = {"hidden_size": 16, "layers": 1, "heads": 2}
 
 

@@ -16,7 +16,7 @@ from dlm_sampling import AutoDenoiser, wrap
 from dlm_sampling.testing.laws import all_states
 from dlm_sampling.types import DenoiserOutput
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = "The old king went into the forest, and the fox said: come home.\n\n" * 60
 
 

@@ -25,7 +25,7 @@ from dlm_sampling.types import TokenLaw
 from tests.capture import CannotRecordError, recorder
 from tests.test_contract import CASES, RAGGED, CountingToy, canvas, denoiser
 
-FAMILIES = Path(__file__).parent / "fixtures" / "models"
+FAMILIES = Path(__file__).parents[1] / "fixtures" / "models"
 HELD = [(name, kind) for name, kind in CASES if kind in samplers.available()[name].recorded_on]
 RECORDED = (
     "llada",

@@ -23,7 +23,7 @@ Maker = Callable[..., Denoiser]
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Python in a process of its own, where the package is found installed or not."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [sys.executable, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
 

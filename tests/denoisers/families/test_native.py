@@ -16,7 +16,7 @@ from dlm_sampling.denoisers.checkpoints.weights import save_weights
 from dlm_sampling.denoisers.networks.total_noise import total_noise
 
 V, MASK, END = 40, 39, 38
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "models"
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
 Maker = Callable[..., Denoiser]
 
 

@@ -20,7 +20,7 @@ from dlm_sampling.testing import (
     tv,
 )
 
-FIXTURES = Path(__file__).parent / "fixtures"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 LAWS = json.loads((FIXTURES / "laws" / "toys.json").read_text())["toys"]
 CHAINS = json.loads((FIXTURES / "laws" / "k2_mask.json").read_text())["cases"]
 JOINTS = ["mask_mild", "mask_strong", "mask_pair", "cfg_cond"]

@@ -17,7 +17,7 @@ import torch
 
 from dlm_sampling.samplers import TokenFrequencies, count_tokens
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 VOCAB = 128
 
 

@@ -55,7 +55,7 @@ def test_every_row_of_the_table_has_every_column(run):
 
 
 def test_the_page_is_made_of_the_committed_file():
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     result = json.loads((root / "eval" / "results" / "uniform.json").read_text(encoding="utf-8"))
     page = (root / "eval" / "UNIFORM.md").read_text(encoding="utf-8")
     assert page == compare_uniform.render(result)

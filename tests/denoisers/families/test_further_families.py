@@ -26,7 +26,7 @@ from dlm_sampling.denoisers.networks.dit import Dit, DitConfig, random_weights
 from dlm_sampling.denoisers.networks.moe import GatedMlp, MoeConfig
 from dlm_sampling.denoisers.networks.total_noise import geometric_noise, total_noise
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "models"
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
 FOLDERS = (
     "sedd_absorb",
     "sedd_uniform",

@@ -21,7 +21,7 @@ from dlm_sampling.testing import EnumerableDenoiser, FixtureToy, all_states
 from dlm_sampling.types import DenoiserOutput, Pass
 from tests.samplers.small import LENGTH, SYMBOLS, small_toy
 
-LAWS = Path(__file__).parent / "fixtures" / "laws"
+LAWS = Path(__file__).parents[1] / "fixtures" / "laws"
 BOUNDS = ("count", "stratified", "bernoulli", "coupled")
 TEXTS = all_states(LENGTH, SYMBOLS)
 

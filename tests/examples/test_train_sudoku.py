@@ -6,7 +6,7 @@ import torch
 
 from dlm_sampling import AutoDenoiser
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "train_sudoku.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "train_sudoku.py"
 
 
 def test_a_short_run_learns_saves_and_reports(tmp_path):

@@ -18,7 +18,7 @@ from dlm_eval.convergence.rules import final_law, simulate
 from dlm_sampling.processes import theta
 from dlm_sampling.testing import chi_square, tv
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RESULT: dict[str, Any] = json.loads((ROOT / "eval/results/orders.json").read_text())
 PARTS: dict[str, Any] = {part["name"]: part for part in RESULT["experiments"]}
 PLAN = experiments()

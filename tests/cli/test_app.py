@@ -25,7 +25,7 @@ from dlm_sampling.cli.io import UsageError, check_model, parse_value
 from dlm_sampling.viewers.safe_text import json_line, one_line, printable
 from tests.tiny import CONTEXT
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

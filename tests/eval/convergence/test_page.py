@@ -13,7 +13,7 @@ from dlm_eval.convergence.figure import STYLES, draw, fingerprint, plot
 from dlm_eval.convergence.page import render
 from typer.testing import CliRunner
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FILE = ROOT / "eval/results/orders.json"
 RESULT: dict[str, Any] = json.loads(FILE.read_text())
 

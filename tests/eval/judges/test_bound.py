@@ -12,7 +12,7 @@ from dlm_eval.judges.bound import bound
 from dlm_sampling import wrap
 from dlm_sampling.testing import EnumerableDenoiser
 
-LAWS = Path(__file__).resolve().parents[1] / "fixtures" / "laws"
+LAWS = Path(__file__).resolve().parents[2] / "fixtures" / "laws"
 
 
 def test_tight_with_exact_conditionals() -> None:

@@ -13,7 +13,7 @@ from dlm_eval.comparison.samplers import identity, measurable, measure_world
 from dlm_eval.tasks import worlds
 from dlm_eval.tasks.worlds import SudokuWorld, text_world
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TINY = Budgets((2, 4), (8,), (8,))
 NAMES = ("ancestral", "remdm-cap")
 

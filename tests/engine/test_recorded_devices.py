@@ -23,7 +23,7 @@ from dlm_sampling.engine.checks import check_inputs
 from dlm_sampling.engine.options import RunOptions
 from dlm_sampling.engine.recorded import CapturedRun
 from dlm_sampling.types import TokenLaw
-from tests.test_captured import FAMILIES, HELD, RECORDED
+from tests.engine.test_recorded import FAMILIES, HELD, RECORDED
 from tests.test_contract import RAGGED, CountingToy, canvas, denoiser
 
 THERE = torch.device("meta")

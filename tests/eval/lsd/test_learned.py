@@ -18,7 +18,7 @@ from dlm_sampling.samplers import LearnedEuler, LearnedTauLeaping, Pace
 from dlm_sampling.schedules import Exponential
 from dlm_sampling.testing import chi_square, count_states, tv
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 WORLDS = {

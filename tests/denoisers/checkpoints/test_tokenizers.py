@@ -16,7 +16,7 @@ from dlm_sampling.denoisers.checkpoints.tokenizers import (
     tokenizer_source,
 )
 
-DREAM = Path(__file__).parents[1] / "fixtures" / "models" / "dream"
+DREAM = Path(__file__).parents[2] / "fixtures" / "models" / "dream"
 
 
 def write_bare_vocabulary(folder: Path) -> None:
