@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-import dlm_kernels
 import torch
+from dlm_kernels import operators
 from machine import Report, timed
 from torch import Tensor
 
@@ -42,7 +42,7 @@ def run(report: Report) -> None:
         new, unknown = tokens + 1, eligible.clone()
         k = torch.full((batch,), max(length // 32, 1), device=report.device)
         cost = score * 3.0
-        kernel = partial(dlm_kernels.unmask_, tokens, unknown, new, score, eligible)
+        kernel = partial(operators.unmask_, tokens, unknown, new, score, eligible)
         calls = {
             "K3, k best": partial(kernel, k=k),
             "K3, threshold": partial(kernel, k=k, threshold=0.95),

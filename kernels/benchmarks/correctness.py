@@ -10,8 +10,8 @@ import math
 from functools import partial
 from typing import Any
 
-import dlm_kernels
 import torch
+from dlm_kernels import operators
 from floor import noise
 from machine import Report
 from torch import Tensor
@@ -73,7 +73,7 @@ def both(report: Report, source: Any, device_source: Any, count: int, **options:
     """The draw of the specification on the CPU, and that of the kernels on the device."""
     moved = {k: v.to(report.device) if isinstance(v, Tensor) else v for k, v in options.items()}
     expected = ops.draw(source, **noise(count, torch.device("cpu")), **options)
-    found = dlm_kernels.draw(device_source, **noise(count, report.device), **moved)
+    found = operators.draw(device_source, **noise(count, report.device), **moved)
     return expected, [field.cpu() for field in found]
 
 
@@ -179,7 +179,7 @@ def fused_head(report: Report) -> None:
             logits = hidden.float() @ weight.float().T
             logits = logits.bfloat16() if rounded else logits
             expected = ops.draw(logits, **noise(rows, torch.device("cpu")), law=law)
-            found = dlm_kernels.head_draw(*there, **place, law=law, rounded=rounded)
+            found = operators.head_draw(*there, **place, law=law, rounded=rounded)
             found = [field.cpu() for field in found]
             label = {"width": width, "vocab": vocab}
             report.add(f"fused head, {name}", **label, **compared(logits, law, expected, found))
@@ -193,8 +193,8 @@ def laws_and_divergence(report: Report) -> None:
     for name in ["all filters"] if report.dry else LAWS:
         law = LAWS[name]
         expected = ops.log_probs(logits, law=law)
-        found = dlm_kernels.log_probs(logits.to(report.device), law=law).cpu()
-        one = dlm_kernels.log_prob_of(
+        found = operators.log_probs(logits.to(report.device), law=law).cpu()
+        one = operators.log_prob_of(
             logits.to(report.device), given.to(report.device), law=law
         ).cpu()
         error = (found - expected).abs().nan_to_num(0.0, posinf=0.0).max().item()
@@ -205,7 +205,7 @@ def laws_and_divergence(report: Report) -> None:
     norms = [v.float().logsumexp(-1) for v in (x, y)]
     expected = ops.divergence(x, y, *norms)
     arguments = [v.to(report.device) for v in (x, y, *norms)]
-    error = (dlm_kernels.divergence(*arguments).cpu() - expected).abs().max().item()
+    error = (operators.divergence(*arguments).cpu() - expected).abs().max().item()
     report.add("divergence", passed=error <= CLOSE * 20, largest_error=error)
 
 
@@ -221,19 +221,19 @@ def positions(report: Report) -> None:
         s, e, n, c = (v.to(report.device) for v in (score, eligible, k, cost))
         pairs = {
             "top-k": (
-                dlm_kernels.top_k_positions(s, e, n),
+                operators.top_k_positions(s, e, n),
                 ops.top_k_positions(score, eligible, k),
             ),
             "threshold": (
-                dlm_kernels.threshold_positions(s, e, 1.0, at_least=n),
+                operators.threshold_positions(s, e, 1.0, at_least=n),
                 ops.threshold_positions(score, eligible, 1.0, at_least=k),
             ),
             "budget": (
-                dlm_kernels.budget_positions(s, c, e, 2.0),
+                operators.budget_positions(s, c, e, 2.0),
                 ops.budget_positions(score, cost, eligible, 2.0),
             ),
             "without replacement": (
-                dlm_kernels.stochastic_positions(s, e, n, rng, stream=2),
+                operators.stochastic_positions(s, e, n, rng, stream=2),
                 ops.stochastic_positions(score, eligible, k, here),
             ),
         }
@@ -267,7 +267,7 @@ def many(report: Report, logits: Tensor, start: int, count: int) -> Tensor:
     zero = torch.zeros(count, dtype=torch.int64, device=report.device)
     where = torch.arange(start, start + count, device=report.device)
     there = logits.to(report.device)
-    drawn = dlm_kernels.draw(
+    drawn = operators.draw(
         there, keys=zero + 9, positions=where, steps=zero, rows=zero, check=False
     )
     return drawn.token.cpu()
@@ -290,7 +290,7 @@ def graph_and_compile(report: Report) -> None:
     logits = normal(64, 50_258, torch.bfloat16).to(report.device)
     place = noise(64, report.device)
     law = TokenLaw(0.8, top_p=0.9, suppressed=(3,))
-    call = partial(dlm_kernels.draw, logits, law=law, check=False)
+    call = partial(operators.draw, logits, law=law, check=False)
     expected = []
     for step in range(3):
         place["steps"].fill_(step)

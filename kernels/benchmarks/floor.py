@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from functools import partial
 
-import dlm_kernels
 import torch
 import triton
 import triton.language as tl
+from dlm_kernels import operators
 from dlm_kernels.common.device_tables import Law
 from machine import Report, rotated, timed
 from peers import peers
@@ -94,7 +94,7 @@ def measure(
     for name, found in reads.items():
         report.add(name, **shape, **found, gigabytes_per_second=size / _time(found) / 1e3)
     for name, law in laws.items():
-        draw = partial(dlm_kernels.draw, law=law, check=False, **place)
+        draw = partial(operators.draw, law=law, check=False, **place)
         found = timed(report, [partial(draw, x) for x in inputs])
         ratio = _time(found) / best
         within = ratio <= BAR if rows >= 2048 and name == "temperature 1" else None

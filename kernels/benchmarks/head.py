@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import partial
 
-import dlm_kernels
 import torch
+from dlm_kernels import operators
 from dlm_kernels.head.launch import Shape
 from floor import noise
 from machine import Report, timed
@@ -61,14 +61,14 @@ def measure(report: Report, width: int, vocab: int, rows: int) -> None:
     for block in (128, 256, 1024):
         if block == 128 or block <= rows:
             source = ops.head_rows(hidden, weight, block=block)
-            call = partial(dlm_kernels.draw, source, check=False, **place)
+            call = partial(operators.draw, source, check=False, **place)
             found = timed(report, [call] * 2)
             best = min(best, time_of(found))
             report.add(f"head in blocks of {block}, K1, K2", **shape, **found)
     for name, cut in cuts(report).items():
         for rounded in (True, False) if cut is None else (True,):
             call = partial(
-                dlm_kernels.head_draw, hidden, weight, rounded=rounded, shape=cut, check=False,
+                operators.head_draw, hidden, weight, rounded=rounded, shape=cut, check=False,
                 **place,
             )  # fmt: skip
             found = timed(report, [call] * 2)
@@ -79,7 +79,7 @@ def measure(report: Report, width: int, vocab: int, rows: int) -> None:
         report.add(name, **shape, **found, times_blocks=time_of(found) / best)
 
     def whole() -> None:
-        dlm_kernels.draw(matmul(hidden), check=False, **place)
+        operators.draw(matmul(hidden), check=False, **place)
 
     report.add("whole logits, K1, K2", **shape, **timed(report, [whole] * 2))
     if rows * vocab * 32 > 60e9:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import dlm_kernels
 import torch
+from dlm_kernels import operators
 from machine import Report, timed
 from peers import llada, mdlm
 from torch import Tensor, nn
@@ -114,16 +114,16 @@ def measure(report: Report, shape: Shape, model: Model, batch: int) -> None:
 
     def ours() -> None:
         logits = model.head(model(tokens))
-        drawn = dlm_kernels.draw(logits, **place, steps=steps, check=False)
+        drawn = operators.draw(logits, **place, steps=steps, check=False)
         found = drawn.token.view(size), drawn.log_confidence.view(size)
-        dlm_kernels.unmask_(tokens, unknown, *found, unknown, k=k)
+        operators.unmask_(tokens, unknown, *found, unknown, k=k)
         steps.add_(1)
 
     def ours_in_blocks() -> None:
         source = ops.head_rows(model(tokens), model.head.weight)
-        drawn = dlm_kernels.draw(source, **place, steps=steps, check=False)
+        drawn = operators.draw(source, **place, steps=steps, check=False)
         found = drawn.token.view(size), drawn.log_confidence.view(size)
-        dlm_kernels.unmask_(tokens, unknown, *found, unknown, k=k)
+        operators.unmask_(tokens, unknown, *found, unknown, k=k)
         steps.add_(1)
 
     def positions_first() -> None:
@@ -131,7 +131,7 @@ def measure(report: Report, shape: Shape, model: Model, batch: int) -> None:
         source = ops.head_rows(model(tokens), model.head.weight)
         some = column[:count]
         address = {name: value[some] for name, value in (*place.items(), ("steps", steps))}
-        drawn = dlm_kernels.draw(source, rows=some, **address, check=False)
+        drawn = operators.draw(source, rows=some, **address, check=False)
         tokens.view(-1).scatter_(0, some, drawn.token)
         steps.add_(1)
 

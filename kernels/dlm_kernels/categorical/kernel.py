@@ -13,12 +13,11 @@ import triton
 import triton.language as tl
 
 from dlm_kernels.common.philox import arrivals
-from dlm_kernels.common.tiles import ALONE, FLOOR, TILE, gaps, largest, load, row_of
+from dlm_kernels.common.tiles import ALONE, FLOOR, LN2, TILE, gaps, largest, load, row_of
 from dlm_kernels.filters.kernel import keeps
 
 RUN = tl.constexpr(32)
 RUNS = tl.constexpr(32)  # runs per tile
-LN2 = tl.constexpr(0.6931471805599453)
 TOKEN_STREAM = tl.constexpr(0)
 
 FINE = tl.constexpr(0)

@@ -6,7 +6,6 @@ with that law before it is captured.  None is ever dropped: a graph reads them b
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -14,9 +13,9 @@ import torch
 import triton
 from torch import Tensor
 
-from dlm_kernels.common.tiles import TILE
+from dlm_kernels.common.tiles import LOG2E, TILE
 
-_LOG2E = 1.0 / math.log(2.0)
+_LOG2E: float = LOG2E.value  # an exponential in base 2 is one instruction
 _COLDEST, _HOTTEST = 1e-30, 1e30  # temperatures beyond are these; float32 holds their inverses
 _TILE: int = TILE.value
 

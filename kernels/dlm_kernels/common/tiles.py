@@ -27,8 +27,8 @@ ALONE = tl.constexpr(0)  # MIX: the logits as they are
 GUIDED = tl.constexpr(1)  # u + mix0 (c - u), u the other logits
 REMAINDER = tl.constexpr(2)  # ln [exp(c - mix0) - exp(u - mix1)]_+
 
-_LOG2E = tl.constexpr(1.4426950408889634)
-_LN2 = tl.constexpr(0.6931471805599453)
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
 _FAR = tl.constexpr(1048576.0)  # up to here a rounded product is off by 1/32 at most
 
 
@@ -62,7 +62,7 @@ def suppress(x, ids, tile, starts, suppressed):
 def log(x):
     """Natural logarithm of float32 >= 0; one instruction and a product, as tl.log is 25."""
     if NATIVE:
-        return _LN2 * tl.inline_asm_elementwise(
+        return LN2 * tl.inline_asm_elementwise(
             "lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
         )
     else:
@@ -84,7 +84,7 @@ def mixed(c, u, mix0, mix1, MIX: tl.constexpr):
     if MIX == GUIDED:
         return u + mix0 * (c - u)
     else:
-        first, second = tl.exp2((c - mix0) * _LOG2E), tl.exp2((u - mix1) * _LOG2E)
+        first, second = tl.exp2((c - mix0) * LOG2E), tl.exp2((u - mix1) * LOG2E)
         return log(tl.maximum(first - second, 0.0, propagate_nan=tl.PropagateNan.ALL))
 
 

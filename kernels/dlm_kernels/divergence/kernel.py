@@ -5,8 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dlm_kernels.common.tiles import ALONE, TILE, load, row_of
-from dlm_kernels.divergence.launch import _LOG2E
+from dlm_kernels.common.tiles import ALONE, LOG2E, TILE, load, row_of
 
 
 @triton.jit
@@ -31,7 +30,7 @@ def divergence_kernel(
                      stride_other_id, norm, norm, ALONE)  # fmt: skip
             y = load(other, logits, ids, tile, starts, suppressed, vocab, stride_other_id,
                      stride_id, norm, norm, ALONE)  # fmt: skip
-            p, q = tl.exp2((x - norm) * _LOG2E), tl.exp2((y - other_norm) * _LOG2E)
+            p, q = tl.exp2((x - norm) * LOG2E), tl.exp2((y - other_norm) * LOG2E)
             moved = p * (tl.log(p + tiny) - tl.log(q + tiny))
             total += tl.sum(tl.where(p == 0.0, 0.0, moved), 0)
     tl.store(out + row * tl.num_programs(1) + tl.program_id(1), total)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from dlm_kernels.common.device_tables import suppressed_table
@@ -20,7 +19,6 @@ from dlm_kernels.common.tiles import TILE
 from dlm_kernels.divergence.kernel import divergence_kernel
 
 _GROUP = 8  # tiles per program
-_LOG2E = tl.constexpr(1.4426950408889634)
 
 
 def divergence(

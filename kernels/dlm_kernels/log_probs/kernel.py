@@ -5,8 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dlm_kernels.categorical.kernel import LN2, status_of
-from dlm_kernels.common.tiles import ALONE, TILE, gaps, largest, load, row_of
+from dlm_kernels.categorical.kernel import status_of
+from dlm_kernels.common.tiles import ALONE, LN2, TILE, gaps, largest, load, row_of
 from dlm_kernels.filters.kernel import keeps
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import dlm_kernels
 import pytest
 import torch
+from dlm_kernels import operators
 from torch import Tensor
 
 from dlm_sampling import ops
@@ -42,10 +42,10 @@ def test_strides_and_row_index() -> None:
 def test_rows_that_are_not_there_are_refused_and_never_read(bad: int) -> None:
     logits, rows = torch.zeros(2, 8), torch.tensor([1, bad])
     with pytest.raises(ValueError, match=r"rows\[1\] is no row of the logits"):
-        dlm_kernels.draw(logits, **noise(2), rows=rows)
+        operators.draw(logits, **noise(2), rows=rows)
     with pytest.raises(ValueError, match=r"rows\[1\] is no row of the logits"):
-        dlm_kernels.log_probs(logits, rows=rows)
-    good = dlm_kernels.draw(logits, **noise(2), rows=rows, check=False).token[0]
+        operators.log_probs(logits, rows=rows)
+    good = operators.draw(logits, **noise(2), rows=rows, check=False).token[0]
     assert good == ops.draw(logits, **noise(2)).token[0]
 
 
@@ -58,7 +58,7 @@ def test_a_source_that_makes_its_rows_is_asked_for_each_once() -> None:
 
     source = ops.LogitRows(fetch, 4, 5, logits.device, block=2)
     rows = torch.tensor([3, 1, 0])
-    found = dlm_kernels.draw(source, **noise(3), rows=rows)
+    found = operators.draw(source, **noise(3), rows=rows)
     assert asked == [[3, 1], [0]]
     assert found.token.tolist() == ops.draw(logits, **noise(3), rows=rows).token.tolist()
 
@@ -100,9 +100,9 @@ def test_a_temperature_per_row(statistics: str, vocab: int) -> None:
     found = agree(logits, 5, temperatures=temperatures, statistics=statistics)
     assert torch.equal(found.token[:2], logits[:2].argmax(-1))
     assert found.logprob[0] == 0.0
-    wrong = dlm_kernels.draw(logits[:, :60], **noise(5), temperatures=temperatures.flip(0))
+    wrong = operators.draw(logits[:, :60], **noise(5), temperatures=temperatures.flip(0))
     assert not torch.equal(wrong.token, found.token)
-    for draw in (ops.draw, dlm_kernels.draw):
+    for draw in (ops.draw, operators.draw):
         with pytest.raises(ValueError, match=r"temperatures\[1\]=-1.0"):
             draw(logits, **noise(5), temperatures=torch.tensor([0.0, -1.0, 1.0, 1.0, 1.0]))
 
@@ -130,14 +130,14 @@ def test_rows_without_a_law_are_refused_as_torch_refuses_them(
     if law.suppressed:
         logits[0] = torch.tensor([-INF, 0.0, 0.0])
     place = 0 if law.suppressed else 1
-    for draw in (ops.draw, dlm_kernels.draw):
+    for draw in (ops.draw, operators.draw):
         with pytest.raises(ValueError, match=f"row {place} of the logits holds {what}"):
             draw(logits, **noise(2), law=law)
 
 
 def test_without_the_check_the_good_rows_are_drawn() -> None:
     logits = torch.tensor([[-INF, -INF], [0.0, -INF], [math.nan, 0.0]])
-    found = dlm_kernels.draw(logits, **noise(3), check=False)
+    found = operators.draw(logits, **noise(3), check=False)
     assert found.token[1].item() == 0
     assert ((found.token >= 0) & (found.token < 2)).all()
 
@@ -156,29 +156,29 @@ def test_places_without_a_row_are_passed_over(law: TokenLaw, made: bool) -> None
         logits[0] = torch.nan  # the nearest row: reading it would show
     source = ops.head_rows(hidden, weight, block=2) if made else logits
     place = noise(5)
-    found = dlm_kernels.draw(source, **place, rows=rows, law=law, check=False)
+    found = operators.draw(source, **place, rows=rows, law=law, check=False)
     some = {name: value[kept] for name, value in place.items()}
     expected = ops.draw(logits, **some, rows=rows[kept], law=law)
     assert torch.equal(found.token[kept], expected.token)
     torch.testing.assert_close(found.logprob[kept], expected.logprob, rtol=1e-5, atol=1e-5)
     assert ((found.token >= 0) & (found.token < 1030)).all()
     assert not found.log_normalizer[::2][:2].isnan().any()
-    score = dlm_kernels.log_prob_of(source, found.token, rows=rows, law=law, check=False)
+    score = operators.log_prob_of(source, found.token, rows=rows, law=law, check=False)
     torch.testing.assert_close(score[kept], expected.logprob, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"rows\[0\] is no row"):
-        dlm_kernels.draw(source, **place, rows=rows, law=law)
+        operators.draw(source, **place, rows=rows, law=law)
 
 
 def test_no_rows() -> None:
-    found = dlm_kernels.draw(torch.zeros(0, 5), **noise(0))
+    found = operators.draw(torch.zeros(0, 5), **noise(0))
     assert [field.shape for field in found] == [(0,)] * 7
 
 
 def test_what_has_no_kernel_is_said() -> None:
     with pytest.raises(TypeError, match="float64"):
-        dlm_kernels.draw(torch.zeros(1, 5, dtype=torch.float64), **noise(1))
+        operators.draw(torch.zeros(1, 5, dtype=torch.float64), **noise(1))
     with pytest.raises(ValueError, match="suppressed id 5"):
-        dlm_kernels.draw(torch.zeros(1, 5), **noise(1), law=TokenLaw(suppressed=(5,)))
+        operators.draw(torch.zeros(1, 5), **noise(1), law=TokenLaw(suppressed=(5,)))
 
 
 def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dlm_kernels
 import pytest
 import torch
+from dlm_kernels import operators
 
 from dlm_sampling import ops
 from dlm_sampling.types import Draw, TokenLaw
@@ -19,13 +19,13 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def spy(name: str) -> None:
-        kernel = getattr(dlm_kernels, name)
+        kernel = getattr(operators, name)
 
         def called(*arguments: object, **options: object) -> object:
             names.append(name)
             return kernel(*arguments, **options)
 
-        monkeypatch.setattr(dlm_kernels, name, called, raising=False)
+        monkeypatch.setattr(operators, name, called, raising=False)
 
     for name in KERNELS:
         spy(name)
@@ -77,16 +77,16 @@ def test_nothing_waits_for_the_device_once_a_law_is_known() -> None:
     score, number = torch.zeros(2, 4), torch.arange(2)
     known = score == 0
 
-    def step(mode: FakeTensorMode | None) -> dlm_kernels.Written:
+    def step(mode: FakeTensorMode | None) -> operators.Written:
         x, n, free = (v if mode is None else mode.from_tensor(v) for v in (score, number, known))
         noise = dict.fromkeys(("keys", "positions", "steps"), n)
         for options in ({}, {"temperatures": n.float(), "statistics": "law", "sub": n[0]}):
-            drawn = dlm_kernels.draw(x, **noise, law=law, check=False, **options)
-        dlm_kernels.log_prob_of(x, drawn.token, law=law, check=False)
-        dlm_kernels.divergence(x, x, drawn.entropy, drawn.entropy, suppressed=(1,))
+            drawn = operators.draw(x, **noise, law=law, check=False, **options)
+        operators.log_prob_of(x, drawn.token, law=law, check=False)
+        operators.divergence(x, x, drawn.entropy, drawn.entropy, suppressed=(1,))
         tokens = drawn.token[:, None].repeat(1, 4)
-        gumbel = dlm_kernels.Noise(n, n, n, n[0], 2)
-        return dlm_kernels.unmask_(
+        gumbel = operators.Noise(n, n, n, n[0], 2)
+        return operators.unmask_(
             tokens, free.clone(), tokens, x, free, k=n, threshold=0.5, cost=x, budget=0.1,
             window=torch.stack([n, n + 2], 1), noise=gumbel,
         )  # fmt: skip
@@ -96,7 +96,7 @@ def test_nothing_waits_for_the_device_once_a_law_is_known() -> None:
         assert step(mode).left.shape == (2,)
         noise = dict.fromkeys(("keys", "positions", "steps"), mode.from_tensor(number))
         with pytest.raises(DataDependentOutputException):  # the check of the rows does ask
-            dlm_kernels.draw(mode.from_tensor(score), **noise, law=law)
+            operators.draw(mode.from_tensor(score), **noise, law=law)
 
 
 def test_a_step_compiles_into_one_graph() -> None:
@@ -105,9 +105,9 @@ def test_a_step_compiles_into_one_graph() -> None:
     logits = torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
 
     def step(law: TokenLaw, tokens: torch.Tensor, unknown: torch.Tensor) -> torch.Tensor:
-        drawn = dlm_kernels.draw(logits, **place, law=law, check=False)
+        drawn = operators.draw(logits, **place, law=law, check=False)
         score = drawn.log_confidence[None]
-        counts = dlm_kernels.unmask_(tokens, unknown, drawn.token[None], score, unknown, k=1)
+        counts = operators.unmask_(tokens, unknown, drawn.token[None], score, unknown, k=1)
         return counts.left
 
     whole = torch.compile(step, fullgraph=True, backend="aot_eager")

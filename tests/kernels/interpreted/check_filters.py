@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import dlm_kernels
 import pytest
 import torch
+from dlm_kernels import operators
 
 from dlm_sampling import ops
 from dlm_sampling.types import TokenLaw
@@ -65,11 +65,11 @@ def test_the_first_token_always_passes() -> None:
 @pytest.mark.parametrize("law", [TokenLaw(top_k=9), TokenLaw(top_p=0.9), TokenLaw(min_p=0.0)])
 def test_rows_without_a_law_end(law: TokenLaw) -> None:
     logits = torch.tensor([[-INF, -INF], [0.0, -INF], [math.nan, 0.0], [INF, 0.0]])
-    found = dlm_kernels.draw(logits, **noise(4), law=law, check=False)
+    found = operators.draw(logits, **noise(4), law=law, check=False)
     assert found.token[1].item() == 0
     assert ((found.token >= 0) & (found.token < 2)).all()
     with pytest.raises(ValueError, match="row 0 of the logits holds no token"):
-        dlm_kernels.log_probs(logits, law=law)
+        operators.log_probs(logits, law=law)
 
 
 def test_log_probs_without_filters() -> None:
@@ -84,15 +84,15 @@ def test_log_probs_without_filters() -> None:
 def test_ids_that_are_none_have_no_log_probability() -> None:
     logits = normal(3, 40)
     tokens = torch.tensor([-1, 40, 3])
-    found = dlm_kernels.log_prob_of(logits, tokens)
+    found = operators.log_prob_of(logits, tokens)
     assert found.isnan().tolist() == [True, True, False]
-    assert dlm_kernels.log_prob_of(logits[:0], tokens[:0]).shape == (0,)
-    assert dlm_kernels.log_probs(logits[:0]).shape == (0, 40)
+    assert operators.log_prob_of(logits[:0], tokens[:0]).shape == (0,)
+    assert operators.log_probs(logits[:0]).shape == (0, 40)
 
 
 def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:
     from dlm_kernels.common.device_tables import row_scales
-    from dlm_kernels.log_probs.launch import given_rows
+    from operators.log_probs.launch import given_rows
 
     scales = row_scales(torch.tensor([0.5, 2.0]), None)
     law = (1.0, [3], 2, 0.9, 0.01, True, 0, True)

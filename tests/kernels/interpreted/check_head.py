@@ -10,11 +10,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import dlm_kernels
 import pytest
 import torch
 import triton
 import triton.language as tl
+from dlm_kernels import operators
 from dlm_kernels.head import launch as fused_head
 from dlm_kernels.head.kernel import largest_along, picked
 from dlm_kernels.head.launch import Shape
@@ -48,7 +48,7 @@ def agree(
     """Draw fused and from the logits; tokens equal, record close.  Returns the fused draw."""
     call = noise(count) | options
     expected = ops.draw(logits_of(hidden, weight, bias, rounded), **call)
-    found = dlm_kernels.head_draw(hidden, weight, bias=bias, rounded=rounded, shape=shape, **call)
+    found = operators.head_draw(hidden, weight, bias=bias, rounded=rounded, shape=shape, **call)
     assert found._fields == expected._fields
     assert found.token.tolist() == expected.token.tolist()
     for name, left, right in zip(found._fields[1:], found[1:], expected[1:], strict=True):
@@ -110,7 +110,7 @@ def test_every_cut_of_the_product_draws_the_same(shape: Shape) -> None:
     assert len(set(found.token.tolist())) > 20
     assert len({t // 1024 for t in found.token.tolist()}) == 3
     torch.testing.assert_close(found.entropy[:16], torch.full((16,), math.log(2100.0)))
-    wrong = dlm_kernels.head_draw(hidden, weight, **noise(32, seed=1), shape=shape)
+    wrong = operators.head_draw(hidden, weight, **noise(32, seed=1), shape=shape)
     assert (wrong.token != found.token).sum() > 20
 
 
@@ -120,7 +120,7 @@ def test_logits_that_are_not_exact() -> None:
     call = noise(24)
     logits = logits_of(hidden, weight, None, rounded=False)
     for rounded, error in ((False, 2e-5), (True, 2e-2)):
-        found = dlm_kernels.head_draw(hidden, weight, rounded=rounded, **call)
+        found = operators.head_draw(hidden, weight, rounded=rounded, **call)
         expected = ops.draw(logits.bfloat16() if rounded else logits, **call)
         assert torch.equal(found.token, expected.token)
         for left, right in zip(found[1:], expected[1:], strict=True):
@@ -140,7 +140,7 @@ def test_row_index_temperature_per_row_and_strides() -> None:
         peaks = logits_of(hidden, weight, None, True)[rows].argmax(-1)
         assert torch.equal(found.token[:2], peaks[:2])
     with pytest.raises(ValueError, match=r"temperatures\[1\]=-0.5"):
-        dlm_kernels.head_draw(hidden, weight, **noise(9), temperatures=torch.arange(9.0) * -0.5)
+        operators.head_draw(hidden, weight, **noise(9), temperatures=torch.arange(9.0) * -0.5)
 
 
 @pytest.mark.parametrize("law", [TokenLaw(0.7, suppressed=(1,)), TokenLaw(0.0)])
@@ -150,7 +150,7 @@ def test_places_without_a_row_are_passed_over(law: TokenLaw) -> None:
     hidden[0] = torch.nan  # the nearest row
     rows = torch.tensor([-1] * 20 + [2, -1, 1, 3])
     kept, place = torch.tensor([20, 22, 23]), noise(24)
-    found = dlm_kernels.head_draw(hidden, weight, **place, rows=rows, law=law, check=False)
+    found = operators.head_draw(hidden, weight, **place, rows=rows, law=law, check=False)
     some = {name: value[kept] for name, value in place.items()}
     logits = logits_of(hidden, weight, None, True)
     expected = ops.draw(logits, **some, rows=rows[kept], law=law)
@@ -159,7 +159,7 @@ def test_places_without_a_row_are_passed_over(law: TokenLaw) -> None:
     assert ((found.token >= 0) & (found.token < 1100)).all()
     assert found.log_normalizer[rows < 0].isneginf().all()
     with pytest.raises(ValueError, match=r"rows\[0\] is no row"):
-        dlm_kernels.head_draw(hidden, weight, **place, rows=rows, law=law)
+        operators.head_draw(hidden, weight, **place, rows=rows, law=law)
 
 
 def test_ties_go_to_the_lowest_id() -> None:
@@ -202,12 +202,12 @@ def test_rows_without_a_law_are_refused(value: float, law: TokenLaw, what: str) 
     hidden, weight = torch.tensor([[1.0], [value]]).half(), torch.ones(33, 1).half()
     row = 0 if law.suppressed else 1
     for draw in (
-        lambda **call: dlm_kernels.head_draw(hidden, weight, **call),
+        lambda **call: operators.head_draw(hidden, weight, **call),
         lambda **call: ops.draw(logits_of(hidden, weight, None, True), **call),
     ):
         with pytest.raises(ValueError, match=f"row {row} of the logits holds {what}"):
             draw(**noise(2), law=law)
-    found = dlm_kernels.head_draw(hidden, weight, **noise(2), law=law, check=False)
+    found = operators.head_draw(hidden, weight, **noise(2), law=law, check=False)
     assert ((found.token >= 0) & (found.token < 33)).all()
     if row:
         assert found.token[0] == ops.draw(torch.ones(1, 33), **noise(1), law=law).token[0]
@@ -217,24 +217,24 @@ def test_what_the_fused_head_cannot_do_is_said() -> None:
     hidden, weight = torch.zeros(2, 8).half(), torch.zeros(5, 8).half()
     call = noise(2)
     with pytest.raises(ValueError, match=r"no top_k, top_p or min_p"):
-        dlm_kernels.head_draw(hidden, weight, law=TokenLaw(top_k=3), **call)
+        operators.head_draw(hidden, weight, law=TokenLaw(top_k=3), **call)
     with pytest.raises(TypeError, match=r"torch.float32, the fused head reads float16"):
-        dlm_kernels.head_draw(hidden.float(), weight.float(), **call)
+        operators.head_draw(hidden.float(), weight.float(), **call)
     with pytest.raises(ValueError, match=r"weight is torch.bfloat16: must be torch.float16"):
-        dlm_kernels.head_draw(hidden, weight.bfloat16(), **call)
+        operators.head_draw(hidden, weight.bfloat16(), **call)
     with pytest.raises(ValueError, match=r"\(2, 8\) and \(5, 7\)"):
-        dlm_kernels.head_draw(hidden, weight[:, :7], **call)
+        operators.head_draw(hidden, weight[:, :7], **call)
     with pytest.raises(ValueError, match=r"bias has shape \(4,\): must be \(5,\)"):
-        dlm_kernels.head_draw(hidden, weight, bias=torch.zeros(4).half(), **call)
+        operators.head_draw(hidden, weight, bias=torch.zeros(4).half(), **call)
     with pytest.raises(ValueError, match=r"hidden has 1 rows: must be 2"):
-        dlm_kernels.head_draw(hidden[:1], weight, **call)
+        operators.head_draw(hidden[:1], weight, **call)
     with pytest.raises(ValueError, match=r"ids \* blocks must divide 1024"):
-        dlm_kernels.head_draw(hidden, weight, shape=Shape(16, 32, 3, 64, 4, 1), **call)
+        operators.head_draw(hidden, weight, shape=Shape(16, 32, 3, 64, 4, 1), **call)
     with pytest.raises(ValueError, match=r"rows\[1\] is no row of the logits"):
-        dlm_kernels.head_draw(hidden, weight, rows=torch.tensor([1, 2]), **call)
+        operators.head_draw(hidden, weight, rows=torch.tensor([1, 2]), **call)
     with pytest.raises(ValueError, match="suppressed id 5"):
-        dlm_kernels.head_draw(hidden, weight, law=TokenLaw(suppressed=(5,)), **call)
-    assert [f.shape for f in dlm_kernels.head_draw(hidden[:0], weight, **noise(0))] == [(0,)] * 7
+        operators.head_draw(hidden, weight, law=TokenLaw(suppressed=(5,)), **call)
+    assert [f.shape for f in operators.head_draw(hidden[:0], weight, **noise(0))] == [(0,)] * 7
 
 
 def test_the_environment_turns_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +292,7 @@ def test_nothing_waits_for_the_device_and_a_step_compiles_into_one_graph() -> No
 
     def step(hidden: Tensor, weight: Tensor, keys: Tensor) -> Tensor:
         place = dict.fromkeys(("keys", "positions", "steps"), keys)
-        return dlm_kernels.head_draw(hidden, weight, **place, law=law, check=False).token
+        return operators.head_draw(hidden, weight, **place, law=law, check=False).token
 
     keys = torch.arange(3)
     expected = step(hidden, weight, keys)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 
-import dlm_kernels
 import pytest
 import torch
+from dlm_kernels import operators
 from torch import Tensor
 
 from dlm_sampling import ops
@@ -38,21 +38,21 @@ def test_the_k_best_and_those_above_a_threshold(dtype: torch.dtype, length: int)
     for k in ([1, 1500, 2000], [there - 1, 0, score.shape[1] + 5]):
         counts = torch.tensor(k)
         expected = ops.top_k_positions(score, eligible, counts)
-        assert torch.equal(dlm_kernels.top_k_positions(score, eligible, counts), expected)
+        assert torch.equal(operators.top_k_positions(score, eligible, counts), expected)
     limit = torch.linspace(-2, 2, score.numel(), dtype=dtype).view(3, -1)
     rule = {"threshold": limit.T.contiguous().T, "at_least": torch.tensor([9000, 3, 1])}
     expected = ops.threshold_positions(score, eligible, **rule)
-    assert torch.equal(dlm_kernels.threshold_positions(score, eligible, **rule), expected)
+    assert torch.equal(operators.threshold_positions(score, eligible, **rule), expected)
 
 
 def test_a_row_of_131072() -> None:
     score, eligible = canvas(torch.float32, 131_072, 2)
     k = torch.tensor([60_000, 99_999])
     expected = ops.top_k_positions(score, eligible, k)
-    assert torch.equal(dlm_kernels.top_k_positions(score, eligible, k), expected)
+    assert torch.equal(operators.top_k_positions(score, eligible, k), expected)
     one = (score[:1], eligible[:1], k[:1], ops.Rng.from_seeds([3]))
     expected = ops.stochastic_positions(*one, stream=2)
-    assert torch.equal(dlm_kernels.stochastic_positions(*one, stream=2), expected)
+    assert torch.equal(operators.stochastic_positions(*one, stream=2), expected)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 30.0, 1e9])
@@ -62,7 +62,7 @@ def test_a_budget_that_ends_inside_ties(gamma: float) -> None:
     cost = (score.abs() * 4).round().clamp(max=8.0) / 16 - 0.1
     cost = torch.where(cost.isfinite(), cost, 0.5)
     expected = ops.budget_positions(score, cost, eligible, gamma)
-    assert torch.equal(dlm_kernels.budget_positions(score, cost, eligible, gamma), expected)
+    assert torch.equal(operators.budget_positions(score, cost, eligible, gamma), expected)
     assert gamma < 1.0 or bool((expected.sum(1) > 20).all())
 
 
@@ -80,9 +80,9 @@ def test_all_rules_write_in_place_and_count() -> None:
     expected |= ops.budget_positions(noise, cost, inside, 30.0)
     tokens, drawn = torch.zeros(2, length).long(), torch.ones(2, length).long()
     unknown = eligible.clone()
-    counts = dlm_kernels.unmask_(
+    counts = operators.unmask_(
         tokens, unknown, drawn, score, eligible, k=k, threshold=1.5, cost=cost, budget=30.0,
-        window=window, noise=dlm_kernels.Noise.of(rng, 2),
+        window=window, noise=operators.Noise.of(rng, 2),
     )  # fmt: skip
     assert torch.equal(tokens.bool(), expected)
     assert torch.equal(unknown, eligible & ~expected)
@@ -99,6 +99,6 @@ def test_rows_that_fit_stay_in_registers(
     longest = LONGEST_IN_REGISTERS[dtype]
     score, eligible = canvas(dtype, longest + 1, 2)
     k = torch.tensor([2, 5])
-    dlm_kernels.top_k_positions(score[:, :longest], eligible[:, :longest], k)
+    operators.top_k_positions(score[:, :longest], eligible[:, :longest], k)
     with pytest.raises(KeyError):
-        dlm_kernels.top_k_positions(score, eligible, k)
+        operators.top_k_positions(score, eligible, k)

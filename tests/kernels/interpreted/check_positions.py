@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import dlm_kernels
 import pytest
 import torch
+from dlm_kernels import operators
 from torch import Tensor
 
 from dlm_sampling import ops
@@ -42,7 +42,7 @@ K = torch.tensor([4, 3, -2, 1000, 36, 1])
 def test_top_k_chooses_the_same_positions(dtype: torch.dtype) -> None:
     score, eligible = canvas(dtype)
     expected = ops.top_k_positions(score, eligible, K)
-    assert torch.equal(dlm_kernels.top_k_positions(score, eligible, K), expected)
+    assert torch.equal(operators.top_k_positions(score, eligible, K), expected)
     assert expected.sum(1).tolist() == [4, 0, 0, int(eligible[3].sum()), int(eligible[4].sum()), 1]
 
 
@@ -50,7 +50,7 @@ def test_every_k_of_a_row_of_ties() -> None:
     score = torch.tensor([0.0, -0.0, -INF, -INF, 1.0, -1e-45, 0.0, -3e38]).expand(9, 8)
     eligible = torch.ones(9, 8, dtype=torch.bool)
     eligible[:, 0] = False
-    found = dlm_kernels.top_k_positions(score, eligible, torch.arange(9))
+    found = operators.top_k_positions(score, eligible, torch.arange(9))
     assert torch.equal(found, ops.top_k_positions(score, eligible, torch.arange(9)))
     assert found.sum(1).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 7]
 
@@ -59,7 +59,7 @@ def test_double_scores_that_differ_in_the_last_digit() -> None:
     values = [1.0, 1.0 + 2**-52, 1.0 - 2**-53, -1.0, -1.0 + 2**-53]
     score = torch.tensor([values], dtype=torch.float64)
     found = [
-        dlm_kernels.top_k_positions(score, score == score, torch.tensor([k]))[0] for k in (1, 2, 4)
+        operators.top_k_positions(score, score == score, torch.tensor([k]))[0] for k in (1, 2, 4)
     ]
     assert [f.nonzero()[:, 0].tolist() for f in found] == [[1], [0, 1], [0, 1, 2, 4]]
 
@@ -74,7 +74,7 @@ def test_threshold_chooses_the_same_positions(
     grid = torch.linspace(-1, 1, score.numel()).view(score.shape).T.contiguous().T
     limit = {"row": row, "position": grid}.get(str(threshold), threshold)
     expected = ops.threshold_positions(score, eligible, limit, at_least=at_least)
-    found = dlm_kernels.threshold_positions(score, eligible, limit, at_least=at_least)
+    found = operators.threshold_positions(score, eligible, limit, at_least=at_least)
     assert torch.equal(found, expected)
 
 
@@ -83,7 +83,7 @@ def test_views_of_a_larger_canvas() -> None:
     for view in (slice(5, 27), slice(3, 63, 2)):
         some, which = score[:, view], eligible[:, view]
         expected = ops.top_k_positions(some, which & ~some.isnan(), K)
-        assert torch.equal(dlm_kernels.top_k_positions(some, which & ~some.isnan(), K), expected)
+        assert torch.equal(operators.top_k_positions(some, which & ~some.isnan(), K), expected)
 
 
 @pytest.mark.parametrize("threshold", [None, 0.5])
@@ -98,7 +98,7 @@ def test_writes_in_place_and_counts(threshold: float | None) -> None:
         else ops.threshold_positions(score, eligible, threshold, at_least=K)
     )
     left = unknown & ~expected
-    counts = dlm_kernels.unmask_(tokens, unknown, drawn, score, eligible, k=K, threshold=threshold)
+    counts = operators.unmask_(tokens, unknown, drawn, score, eligible, k=K, threshold=threshold)
     assert torch.equal(tokens, drawn * expected)
     assert not whole[:, 37:].any()
     assert torch.equal(unknown, left)
@@ -110,11 +110,11 @@ def test_writes_in_place_and_counts(threshold: float | None) -> None:
 def test_nan_scores_are_refused_or_counted() -> None:
     score, eligible = canvas(torch.float32)
     eligible[1, 3] = True
-    for op in (ops.top_k_positions, dlm_kernels.top_k_positions):
+    for op in (ops.top_k_positions, operators.top_k_positions):
         with pytest.raises(ValueError, match="score is NaN at row 1, position 3"):
             op(score, eligible, K)
     tokens, drawn = torch.zeros(2, 6, 37, dtype=torch.int64)
-    counts = dlm_kernels.unmask_(tokens, eligible.clone(), drawn, score, eligible, k=1)
+    counts = operators.unmask_(tokens, eligible.clone(), drawn, score, eligible, k=1)
     assert counts.invalid.tolist() == [0, 1, 0, 0, 0, 0]
     assert counts.revealed.tolist() == [1, 1, 1, 1, 1, 1]
 
@@ -125,7 +125,7 @@ def test_a_budget_takes_the_same_head(gamma: float | Tensor) -> None:
     score[1, 3] = 0.0
     cost = torch.rand(6, 37, generator=torch.Generator().manual_seed(1)).mul(4).round() / 4 - 0.1
     expected = ops.budget_positions(score, cost, eligible, gamma)
-    assert torch.equal(dlm_kernels.budget_positions(score, cost, eligible, gamma), expected)
+    assert torch.equal(operators.budget_positions(score, cost, eligible, gamma), expected)
     assert expected.any(1).tolist() == eligible.any(1).tolist()
 
 
@@ -133,7 +133,7 @@ def test_a_budget_that_ends_inside_a_long_tie() -> None:
     """The largest cost comes first: it stays free for all that follow."""
     score, cost = torch.zeros(1, 37), torch.full((1, 37), 0.125)
     cost[0, 0] = 2.0
-    found = dlm_kernels.budget_positions(score, cost, score == 0, 1.5)
+    found = operators.budget_positions(score, cost, score == 0, 1.5)
     assert torch.equal(found, ops.budget_positions(score, cost, score == 0, 1.5))
     assert found.nonzero()[:, 1].tolist() == list(range(13))
 
@@ -147,10 +147,10 @@ def test_draws_without_replacement_take_the_same_positions() -> None:
     weight[0, 7] = weight[0, 3] = 0.0  # no +inf
     rule = {"stream": 3, "sub": 4}
     expected = ops.stochastic_positions(weight.double(), eligible, K, source(), **rule)
-    found = dlm_kernels.stochastic_positions(weight.double(), eligible, K, source(), **rule)
+    found = operators.stochastic_positions(weight.double(), eligible, K, source(), **rule)
     assert torch.equal(found, expected)
     expected = ops.stochastic_positions(weight, eligible, K, source(), stream=2)
-    moved = dlm_kernels.stochastic_positions(weight, eligible, K, source(), stream=2)
+    moved = operators.stochastic_positions(weight, eligible, K, source(), stream=2)
     assert torch.equal(moved, expected)
     assert not torch.equal(moved, found)
 
@@ -167,9 +167,9 @@ def test_all_rules_at_once_inside_a_block() -> None:
     expected |= ops.budget_positions(noisy, cost, inside, 0.5)
     tokens, drawn = torch.zeros(6, 37).long(), torch.ones(6, 37).long()
     unknown = eligible.clone()
-    counts = dlm_kernels.unmask_(
+    counts = operators.unmask_(
         tokens, unknown, drawn, score, eligible, k=K, threshold=1.5, cost=cost, budget=0.5,
-        window=window.T.contiguous().T, noise=dlm_kernels.Noise.of(source(), 2),
+        window=window.T.contiguous().T, noise=operators.Noise.of(source(), 2),
     )  # fmt: skip
     assert torch.equal(tokens.bool(), expected)
     assert torch.equal(unknown, eligible & ~expected)
@@ -179,13 +179,13 @@ def test_all_rules_at_once_inside_a_block() -> None:
 def test_empty_canvases() -> None:
     for shape in ((0, 4), (2, 0)):
         score = torch.zeros(shape)
-        found = dlm_kernels.top_k_positions(score, score == 0, torch.ones(shape[0]).long())
+        found = operators.top_k_positions(score, score == 0, torch.ones(shape[0]).long())
         assert found.shape == shape
 
 
 def test_what_has_no_kernel_is_said() -> None:
     with pytest.raises(TypeError, match=r"scores are torch.int64"):
-        dlm_kernels.top_k_positions(torch.ones(1, 2).long(), torch.ones(1, 2).bool(), K[:1])
+        operators.top_k_positions(torch.ones(1, 2).long(), torch.ones(1, 2).bool(), K[:1])
 
 
 def test_the_operators_are_what_their_schemas_and_fakes_say() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import dlm_kernels
 import torch
+from dlm_kernels import operators
 from torch import Tensor
 
 from dlm_sampling import ops
@@ -29,7 +29,7 @@ def noise(rows: int, seed: int = 0) -> dict[str, Tensor]:
 def agree(source: Any, count: int, **options: Any) -> Draw:
     """Draw with both; the tokens must be equal and the record close.  Returns the kernels' draw."""
     call = noise(count) | options
-    expected, found = ops.draw(source, **call), dlm_kernels.draw(source, **call)
+    expected, found = ops.draw(source, **call), operators.draw(source, **call)
     assert found._fields == expected._fields
     assert found.token.tolist() == expected.token.tolist()
     for name, left, right in zip(found._fields[1:], found[1:], expected[1:], strict=True):
@@ -42,10 +42,10 @@ def agree(source: Any, count: int, **options: Any) -> Draw:
 
 def same_law(source: Any, tokens: Tensor | None = None, **options: Any) -> Tensor:
     """Log-laws of both: the same tokens pass, and the rest is close.  Returns the kernels' law."""
-    expected, found = ops.log_probs(source, **options), dlm_kernels.log_probs(source, **options)
+    expected, found = ops.log_probs(source, **options), operators.log_probs(source, **options)
     assert torch.equal(found.isneginf(), expected.isneginf())
     torch.testing.assert_close(found, expected, rtol=CLOSE, atol=CLOSE)
     if tokens is not None:
-        one = dlm_kernels.log_prob_of(source, tokens, **options)
+        one = operators.log_prob_of(source, tokens, **options)
         torch.testing.assert_close(one, found.gather(1, tokens[:, None])[:, 0], rtol=0.0, atol=0.0)
     return found
