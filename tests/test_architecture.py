@@ -16,20 +16,33 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "dlm_sampling"
 
-# A folder (or a module of the root) imports only what stands on its own line or further up; parts
-# of one line that are listed apart import each other only where PEERS_MAY says so.
+# A part is a folder of the library, or a module of its root.  It imports parts of the lines above
+# its own, and none of its own line: samplers and denoisers never see each other, and the engine
+# never sees text or viewers.
 RANKS: list[set[str]] = [
-    {"types", "errors", "embedded"},
-    {"ops"},
-    {"schedules", "processes"},
-    {"denoisers"},
-    {"samplers"},
+    {"types", "errors"},
+    {"embedded", "schedules", "ops"},
+    {"processes"},
+    {"samplers", "denoisers"},
     {"prediction"},
-    {"engine", "text", "likelihood"},
-    {"testing", "viewers", "learn", "checkup"},
-    {"cli", "__main__"},
+    {"engine"},
+    {"likelihood", "learn", "viewers", "testing", "checkup"},
+    {"text"},
+    {"cli"},
+    {"__main__"},
 ]
-PEERS_MAY = RANKS[0] | RANKS[6] | RANKS[7] | RANKS[8]
+MAY_IMPORT_THE_ROOT = {"cli"}  # `from dlm_sampling import X`, the public names
+
+# Imports that break a wall today, to be removed one by one; a removed one must leave this list too.
+KNOWN_VIOLATIONS: set[tuple[str, str]] = {
+    ("dlm_sampling.engine.batches", "dlm_sampling.text.prompts"),
+    ("dlm_sampling.engine.batches", "dlm_sampling.text.streaming"),
+    ("dlm_sampling.likelihood.rollout", "dlm_sampling.text.completion"),
+}
+KNOWN_CIRCLES: set[tuple[str, str]] = {
+    ("dlm_sampling.prediction.lazy", "dlm_sampling.prediction.predictor"),
+}
+
 MAY_IMPORT_TRANSFORMERS = {"denoisers"}
 MAY_IMPORT_KERNELS = {"dlm_sampling.ops._dispatch"}
 MAY_PRINT = {"dlm_sampling.cli.app", "dlm_sampling.cli.exits"}
@@ -99,36 +112,64 @@ def where(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def test_every_part_has_a_rank() -> None:
-    unknown = {part(module_name(p, ROOT)) for p in FILES} - set().union(*RANKS)
-    assert not unknown, f"add {sorted(unknown)} to RANKS in this test, at the right height"
+PROBED = {"types", "ops", "processes", "samplers", "prediction", "engine", "likelihood", "learn"}
+MAY_PROBE = {
+    "dlm_sampling.samplers.contract",  # names the members that a user's class lacks
+    "dlm_sampling.samplers.frequencies.count_frequencies",  # tokenizers and corpora of others
+}
+KNOWN_PROBES = {"dlm_sampling.engine.run", "dlm_sampling.engine.recorded"}
+KNOWN_PROBES |= {"dlm_sampling.likelihood.rollout"}
+
+
+def library_imports(path: Path) -> set[str]:
+    """Names of the library that a file imports, in functions and for type checking too."""
+    return {name for name in imports(path, ROOT) if name.split(".")[0] == "dlm_sampling"}
+
+
+def test_every_part_has_a_rank_and_every_rank_its_part() -> None:
+    parts = [part(module_name(p, ROOT)) for p in FILES]
+    ranked = [name for line in RANKS for name in line]
+    assert len(ranked) == len(set(ranked)), "a part has two ranks"
+    missing, ghosts = set(parts) - set(ranked), set(ranked) - set(parts)
+    assert not missing, f"add {sorted(missing)} to RANKS in this test, at the right height"
+    assert not ghosts, f"RANKS names {sorted(ghosts)}, which do not exist"
 
 
 @pytest.mark.parametrize("path", FILES, ids=where)
 def test_dependency_direction(path: Path) -> None:
-    mine = part(module_name(path, ROOT))
-    for name in imports(path, ROOT):
-        if name.split(".")[0] != "dlm_sampling":
-            continue
+    module = module_name(path, ROOT)
+    mine = part(module)
+    for name in library_imports(path):
         theirs = part(name)
-        if not theirs:  # `from dlm_sampling import X`: the public names, for the command line only
-            assert mine in RANKS[-1], f"{where(path)} imports from the package root"
-            continue
-        assert rank(theirs) <= rank(mine), f"{where(path)} ({mine}) imports {name}"
-        if rank(theirs) == rank(mine) and theirs != mine:
-            assert mine in PEERS_MAY, f"{where(path)}: {mine} and {theirs} do not know each other"
+        if not theirs:
+            assert mine in MAY_IMPORT_THE_ROOT, f"{where(path)} imports from the package root"
+        elif theirs != mine and (module, name) not in KNOWN_VIOLATIONS:
+            message = f"{where(path)} imports {name}, and {theirs} does not stand above {mine}"
+            assert rank(theirs) < rank(mine), message
 
 
-def test_no_import_cycle() -> None:
+def test_no_import_circle() -> None:
+    """Circles hidden in functions or under TYPE_CHECKING count: two modules that need each other
+    are one module."""
     names = {module_name(p, ROOT): p for p in FILES}
     graph = {
-        name: {n for n in imports(path, ROOT, at_import_only=True) if n in names and n != name}
+        name: {
+            other
+            for other in library_imports(path)
+            if other in names and other != name and (name, other) not in KNOWN_CIRCLES
+        }
         for name, path in names.items()
     }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
+
+
+def test_known_violations_still_exist() -> None:
+    edges = {(module_name(p, ROOT), name) for p in FILES for name in library_imports(p)}
+    gone = (KNOWN_VIOLATIONS | KNOWN_CIRCLES) - edges
+    assert not gone, f"take {sorted(gone)} from the list in this test: a wall stands again"
 
 
 @pytest.mark.parametrize("path", sources(LIBRARY), ids=where)
@@ -205,20 +246,73 @@ def test_eval_and_examples_use_public_names(path: Path) -> None:
                 assert not alias.name.startswith("dlm_sampling."), f"{where(path)}: {alias.name}"
 
 
-def is_sampler(path: Path) -> bool:
-    """Whether the file defines a class with a `step` of its own, other than the shared base."""
-    classes = [n for n in tree(path).body if isinstance(n, ast.ClassDef)]
-    methods = [m for c in classes for m in c.body if isinstance(m, ast.FunctionDef)]
-    return path.stem not in {"base", "__init__"} and any(m.name == "step" for m in methods)
+def classes(path: Path) -> dict[str, set[str]]:
+    """The classes of a file, each with the names of its bases."""
+    found: dict[str, set[str]] = {}
+    for node in tree(path).body:
+        if isinstance(node, ast.ClassDef):
+            bases = [b.value if isinstance(b, ast.Subscript) else b for b in node.bases]
+            found[node.name] = {b.id for b in bases if isinstance(b, ast.Name)}
+    return found
 
 
-def test_no_sampler_imports_another() -> None:
-    files = [p for p in sources(LIBRARY / "samplers") if is_sampler(p)]
-    modules = {module_name(p, ROOT) for p in files}
-    assert modules, "no sampler found: this test looks for classes with a `step` method"
-    for path in files:
-        others = set(imports(path, ROOT)) & modules - {module_name(path, ROOT)}
-        assert not others, f"{where(path)} imports {sorted(others)}"
+SAMPLER_FILES = sources(LIBRARY / "samplers")
+SAMPLER_BASES = {name: bases for path in SAMPLER_FILES for name, bases in classes(path).items()}
+
+
+def derives(name: str, ancestor: str) -> bool:
+    """Whether a class of the samplers descends from another one, itself included."""
+    parents = SAMPLER_BASES.get(name, set())
+    return name == ancestor or any(derives(parent, ancestor) for parent in parents)
+
+
+def samplers_of(path: Path) -> set[str]:
+    """The samplers that a file defines."""
+    return {name for name in classes(path) if derives(name, "SamplerBase")}
+
+
+# Shared parts are not algorithms: their samplers are abstract.
+SHARED = {LIBRARY / "samplers" / "base.py", *sources(LIBRARY / "samplers" / "parts")}
+ALGORITHMS = {module_name(p, ROOT): p for p in SAMPLER_FILES if samplers_of(p) and p not in SHARED}
+
+
+def test_algorithms_are_seen() -> None:
+    assert len(ALGORITHMS) >= 45
+    assert {"ancestral", "llada", "duo", "p2"} <= {m.split(".")[-1] for m in ALGORITHMS}
+    by_name = {name: path for path in ALGORITHMS.values() for name in samplers_of(path)}
+    solvers = {name for name in by_name if derives(name, "Solver")}
+    assert {"Ancestral", "Euler", "ThetaTrapezoidal", "Gillespie", "FlowMatching"} <= solvers
+    assert not solvers & {"LLaDA", "P2", "KLASS", "SDAR", "Planned"}
+
+
+@pytest.mark.parametrize("path", SAMPLER_FILES, ids=where)
+def test_a_sampler_may_build_on_a_solver_never_on_a_decoder(path: Path) -> None:
+    """A file may import an algorithm only if all its samplers are solvers; shared parts none."""
+    if path.name in {"__init__.py", "registry.py"}:
+        return
+    for name in library_imports(path) & set(ALGORITHMS) - {module_name(path, ROOT)}:
+        assert path not in SHARED, f"{where(path)} is a shared part and imports {name}"
+        decoders = {n for n in samplers_of(ALGORITHMS[name]) if not derives(n, "Solver")}
+        assert not decoders, f"{where(path)} imports {name}, where {sorted(decoders)} decode"
+
+
+def probes(path: Path) -> list[int]:
+    """Lines that ask an object for an attribute by name in case it has one."""
+    calls = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Call)]
+    named = [(n, n.func.id) for n in calls if isinstance(n.func, ast.Name)]
+    return [
+        n.lineno for n, name in named if name == "hasattr" or (name, len(n.args)) == ("getattr", 3)
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=where)
+def test_no_attribute_is_recognised_by_its_name(path: Path) -> None:
+    """`getattr` with a default hides a contract: what is read of an object stands in its type."""
+    module, lines = module_name(path, ROOT), probes(path)
+    if module in KNOWN_PROBES:
+        assert lines, f"take {module} out of KNOWN_PROBES"
+    elif part(module) in PROBED and module not in MAY_PROBE:
+        assert not lines, f"{where(path)}:{lines}: put it into the type, with its default"
 
 
 def test_source_roots_are_not_packages() -> None:

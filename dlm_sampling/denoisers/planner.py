@@ -8,18 +8,16 @@ arXiv:2410.06264.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dlm_sampling.denoisers.base import Denoiser, refuse_cache
 from dlm_sampling.denoisers.families.ddpd import DDPDPlanner
 from dlm_sampling.denoisers.wrap import accepted_arguments
-from dlm_sampling.types import DenoiserOutput, Pass
-
-Planner = Callable[..., Tensor]
+from dlm_sampling.types import DenoiserOutput, Pass, Planner
 
 
 class PlannerNetwork(Denoiser):
@@ -64,16 +62,31 @@ class PlannerNetwork(Denoiser):
         return DenoiserOutput(logits.unsqueeze(-1))
 
 
-def planner_network(planner: Planner | str | Path, device: torch.device) -> PlannerNetwork:
-    """A planner, or the folder or hub name of one, as a network of one column.
+def planner_network(planner: Planner | str | Path, denoiser: Denoiser) -> PlannerNetwork:
+    """Turn a planner, or the folder or hub name of one, into a network that runs beside a denoiser.
 
     Args:
-        planner: what to run; a checkpoint is loaded onto `device`, an object stays where it is.
-        device: where the canvas is.
+        planner: what to run; a checkpoint is loaded onto the denoiser's device, an object stays
+            where it is.
+        denoiser: writes the tokens that the planner scores.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged, or no planner.
+        ValueError: the planner takes fewer ids than the denoiser writes.
     """
     if isinstance(planner, str | Path):
-        planner = DDPDPlanner.from_pretrained(planner, device_map=device)
-    return PlannerNetwork(planner)
+        planner = loaded_planner(str(planner), denoiser.device)
+    network = PlannerNetwork(planner)
+    needed = denoiser.vocab_size - (denoiser.mask_token_id == denoiser.vocab_size - 1)
+    if network.takes is not None and network.takes < needed:
+        raise ValueError(
+            f"planner takes {network.takes} ids, and the denoiser writes {needed}: they were "
+            "not trained together. Pass the planner of this denoiser."
+        )
+    return network
+
+
+@lru_cache(maxsize=1)  # every step of every batch asks for the same one
+def loaded_planner(name: str, device: torch.device) -> DDPDPlanner:
+    """Load a planner checkpoint, or return it if it was the last one loaded."""
+    return DDPDPlanner.from_pretrained(name, device_map=device)

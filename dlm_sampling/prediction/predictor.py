@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser, no_step_length
+from dlm_sampling.denoisers.planner import planner_network
 from dlm_sampling.prediction.carry import Carry, crop, put, take, widen
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.schedules import Schedule
-from dlm_sampling.types import DenoiserOutput, Pass, Process, TokenLaw
+from dlm_sampling.types import DenoiserOutput, Pass, Planner, Process, TokenLaw
 
 
 @dataclass
@@ -89,8 +91,12 @@ class Predictor:
             prediction.evaluate(torch.ones(len(x), dtype=torch.bool, device=x.device))
         return prediction
 
-    def using(self, denoiser: Denoiser) -> Predictor:
+    def using(self, denoiser: Callable[..., DenoiserOutput]) -> Predictor:
         """The active rows under another denoiser: no guidance, not eager, the same NFE count."""
+        if not isinstance(denoiser, Denoiser):
+            raise TypeError(
+                f"planner is a {type(denoiser).__name__}: must be a Denoiser; try wrap(...)."
+            )
         return replace(self, denoiser=denoiser, guidance_scale=0.0, eager=False)
 
     def repeated(self, n: int) -> Predictor:
@@ -116,12 +122,13 @@ class Predictor:
             horizon=None if self.horizon is None else each(self.horizon),
         )
 
-    def plan(self, planner: Denoiser, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        """The one column of a planner at x [A, L], float64, 0 but in `rows` (bool [A])."""
+    def plan(self, planner: Planner | str | Path, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        """The logits of a planner at x [A, L], float64, 0 but in `rows` (bool [A])."""
         active = rows.nonzero().squeeze(1)
         values = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
         if len(active):
-            output, _ = self.using(planner).forward(x, t, active)
+            network = planner_network(planner, self.denoiser)
+            output, _ = self.using(network).forward(x, t, active)
             values[active] = output.values.squeeze(-1).to(values)
         return values
 

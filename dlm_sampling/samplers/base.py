@@ -90,6 +90,15 @@ class SamplerBase(ABC, Generic[S]):
         """Move every row one step."""
 
 
+class Solver(SamplerBase[S]):
+    """Marks a sampler that follows the reverse process in time.
+
+    With ever shorter steps its law tends to that of the model, so another sampler may build on it
+    (Picard iterates one, a corrector follows one).  A decoder is a rule of its own, and no other
+    sampler may import it; `tests/test_architecture.py` checks this.
+    """
+
+
 @dataclass(frozen=True)
 class AdaptiveSampler(SamplerBase[S]):
     """What samplers share that write as many positions as the confidence of the draws allows.

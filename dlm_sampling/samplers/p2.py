@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
@@ -27,6 +26,7 @@ from dlm_sampling.samplers.parts.remasking import reveal_and_remask
 from dlm_sampling.types import (
     Canvas,
     Clock,
+    DenoiserOutput,
     Draw,
     Predict,
     Prediction,
@@ -121,7 +121,7 @@ class P2(SamplerBase[None]):
         eta: factor on the scores (<= 0) of written positions: 0 never masks a token again, below 1
             protects them, above 1 masks more of them.
         score: "confidence" (log-probability), "margin" (of the two best tokens), "random" (log u).
-        planner: a second denoiser that scores the written positions; None plans with the model
+        planner: a second `Denoiser` that scores the written positions; None plans with the model
             itself.
         score_token: whether a written position is scored by the fresh "proposal" x0, as released,
             or by the "current" token it holds.
@@ -138,7 +138,7 @@ class P2(SamplerBase[None]):
     kappa: KappaName = "linear"
     eta: float = 1.0
     score: ScoreName = "confidence"
-    planner: Denoiser | None = None
+    planner: Callable[..., DenoiserOutput] | None = None
     score_token: ScoreToken = "proposal"
     planner_input: PlannerInput = "merged"
     ties: Ties = "exact"
@@ -155,7 +155,7 @@ class P2(SamplerBase[None]):
             raise ValueError(
                 f"eta={self.eta}: must be finite and >= 0; 1 is the paper's, 0 never masks again."
             )
-        if self.planner is not None and not isinstance(self.planner, Denoiser):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if self.planner is not None and not callable(self.planner):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"planner is a {type(self.planner).__name__}: must be a Denoiser; try wrap(...)."
             )

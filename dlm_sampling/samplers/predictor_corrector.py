@@ -24,6 +24,7 @@ from dlm_sampling.samplers.ancestral import Ancestral
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.euler import Euler
 from dlm_sampling.samplers.parts.checks import NoiseRemoval, at_least, check_grid, unit_interval
+from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.parts.grid_move import MaskMove, move_masks, settle
 from dlm_sampling.samplers.parts.kept_laws import merge
 from dlm_sampling.samplers.tau_leaping import TauLeaping
@@ -40,8 +41,7 @@ from dlm_sampling.types import (
 )
 
 PredictorName = Literal["ancestral", "euler", "tweedie", "tau-leaping"]
-Solver = Ancestral | Euler | Tweedie | TauLeaping
-_PREDICTORS: dict[str, type[Solver]] = {
+_PREDICTORS: dict[str, type[GridSampler]] = {
     "ancestral": Ancestral,
     "euler": Euler,
     "tweedie": Tweedie,
@@ -121,7 +121,7 @@ class PredictorCorrector(SamplerBase[None]):
         return self.n_correctors > 0
 
     @property
-    def solver(self) -> Solver:
+    def solver(self) -> GridSampler:
         """The predictor, on this sampler's grid."""
         return _PREDICTORS[self.predictor](self.schedule, self.t_end, self.noise_removal)
 

@@ -9,6 +9,7 @@ from dlm_sampling.types.law import Crossing, Draw, Statistics, TokenLaw
 from dlm_sampling.types.prediction import (
     DenoiserOutput,
     Pass,
+    Planner,
     Predict,
     Prediction,
     Site,
@@ -26,6 +27,7 @@ __all__ = [
     "Draw",
     "NoiseKind",
     "Pass",
+    "Planner",
     "Predict",
     "Prediction",
     "PredictionKind",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from dlm_sampling.types.law import Draw, Statistics
 from dlm_sampling.types.process import NoiseKind as NoiseKind
 from dlm_sampling.types.process import PredictionKind, Process, RandomSource
+
+Planner = Callable[..., Tensor]
+"""Takes token ids [B, L] and returns the logit that each is noise, [B, L]; see `PlannerNetwork`."""
 
 
 class Pass(NamedTuple):
@@ -205,15 +209,20 @@ class Predict(Protocol):
         """
         ...
 
-    def plan(self, planner: Any, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        """What a planner (a `Denoiser` of one column) says of x, float64 [B, L], 0 in other rows.
+    def plan(self, planner: Planner | str | Path, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        """Ask a planner for the logit that each token of x is noise, float64 [B, L].
 
-        A forward pass of each of the rows (bool [B]), which counts.
+        x int64 [B, L]; t float64 [B].  A forward pass of each of the rows (bool [B]), which counts;
+        0 in the other rows.  A planner may be named by the folder or hub name of its checkpoint.
         """
         ...
 
-    def using(self, denoiser: Any) -> Predict:
-        """The same rows under a second `Denoiser`, without guidance; its forwards count too."""
+    def using(self, denoiser: Callable[..., DenoiserOutput]) -> Predict:
+        """Show the same rows to a second `Denoiser`, without guidance; its passes count too.
+
+        Raises:
+            TypeError: it is no `Denoiser`.
+        """
         ...
 
     def repeated(self, n: int) -> Predict:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dlm_sampling import ops, wrap
 from dlm_sampling.denoisers import AutoDenoiser, DDPDPlanner
+from dlm_sampling.denoisers.planner import loaded_planner
 from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.processes import Uniform
 from dlm_sampling.processes.planned import (
@@ -465,6 +466,7 @@ def test_a_planner_by_name_is_loaded_once_and_equals_the_object(
         return load(name, **kwargs)
 
     monkeypatch.setattr(DDPDPlanner, "from_pretrained", staticmethod(counted))
+    loaded_planner.cache_clear()
     sampler = create("planned", planner=str(folder))
     assert not loads
     for _ in range(2):

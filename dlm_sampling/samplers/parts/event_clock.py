@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.base import Solver
 from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_grid
 from dlm_sampling.samplers.parts.kept_laws import merge
 from dlm_sampling.samplers.parts.table_step import denoise, written
@@ -41,7 +41,7 @@ class Moment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EventSampler(SamplerBase[EventState]):
+class EventSampler(Solver[EventState]):
     """Events from time 1 to t_end, then every position that is still noisy from its posterior.
 
     `steps` has no effect: the number of events is random.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dlm_sampling.ops import Stream, any_or_assume
-from dlm_sampling.samplers.base import SamplerBase, reveal, unmask_probs
+from dlm_sampling.samplers.base import Solver, reveal, unmask_probs
 from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_grid
 from dlm_sampling.samplers.parts.kept_laws import merge
 from dlm_sampling.samplers.parts.table_step import denoise, process_of, where_unknown, written
@@ -36,7 +36,7 @@ from dlm_sampling.types import (
 
 
 @dataclass(frozen=True)
-class GridSampler(SamplerBase[None]):
+class GridSampler(Solver[None]):
     """A grid from 1 to t_end in `steps` equal steps, then the noise removal.
 
     Fields:

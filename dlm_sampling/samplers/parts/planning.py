@@ -15,14 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.planner import Planner, PlannerNetwork, planner_network
 from dlm_sampling.ops import Stream
 from dlm_sampling.processes.planned import (
     UniformTokens,
@@ -36,6 +34,7 @@ from dlm_sampling.types import (
     Canvas,
     Clock,
     Draw,
+    Planner,
     Predict,
     Prediction,
     Process,
@@ -118,17 +117,6 @@ class PlanningSampler(SamplerBase[S]):
             )
         return UniformTokens(process.mask_token_id)
 
-    @cached_property
-    def _networks(self) -> dict[torch.device, PlannerNetwork]:
-        """The planner, loaded when first asked for."""
-        return {}
-
-    def network(self, device: torch.device) -> PlannerNetwork | None:
-        """The planner for canvases on `device`, or None."""
-        if self.planner is not None and device not in self._networks:
-            self._networks[device] = planner_network(self.planner, device)
-        return self._networks.get(device)
-
     def plan(self, canvas: Canvas, predict: Predict, t: Tensor) -> Plan:
         """What is noise at time t, float64 [B] (NFE 1)."""
         alpha = self.schedule.alpha(t)
@@ -198,16 +186,9 @@ class PlanningSampler(SamplerBase[S]):
 
     def _ask(self, canvas: Canvas, predict: Predict, t: Tensor) -> Tensor | None:
         """The planner's rho, [B, L]; None if there is no planner."""
-        network = self.network(canvas.tokens.device)
-        if network is None:
+        if self.planner is None:
             return None
-        needed = predict.vocab_size - (predict.process.mask_token_id == predict.vocab_size - 1)
-        if network.takes is not None and network.takes < needed:
-            raise ValueError(
-                f"planner takes {network.takes} ids, and the denoiser writes {needed}: they were "
-                "not trained together. Pass the planner of this denoiser."
-            )
-        logits = predict.plan(network, canvas.tokens, t, canvas.eligible.any(1))
+        logits = predict.plan(self.planner, canvas.tokens, t, canvas.eligible.any(1))
         return logits.sigmoid().masked_fill(~canvas.eligible, 0.0)
 
     def _own(self, canvas: Canvas, predict: Predict, t: Tensor) -> tuple[Prediction, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.processes.tables import one_hot
-from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.base import Solver
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove, move_masks, settle
 from dlm_sampling.samplers.parts.table_step import process_of
@@ -34,7 +34,7 @@ from dlm_sampling.types import (
 
 
 @dataclass(frozen=True)
-class RevisingGrid(SamplerBase[None]):
+class RevisingGrid(Solver[None]):
     """A grid from 1 to 0 in `steps` equal steps, the last of which is the noise removal.
 
     Fields:

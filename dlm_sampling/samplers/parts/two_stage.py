@@ -20,7 +20,7 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.processes.jumps import last_event_law
-from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.base import Solver, reveal
 from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_grid
 from dlm_sampling.samplers.parts.kept_laws import merge, pack, pack_table, unpack
 from dlm_sampling.samplers.parts.table_step import denoise, written
@@ -66,7 +66,7 @@ class StageState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TwoStage(SamplerBase[StageState]):
+class TwoStage(Solver[StageState]):
     """An interval is two loop steps of one forward pass each; `steps` counts forward passes.
 
     The grid has max(1, steps // 2) intervals from 1 to t_end; the noise removal is one more step.
