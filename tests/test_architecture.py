@@ -200,28 +200,34 @@ def test_kernels_import_torch_and_triton_only() -> None:
         assert tops <= allowed, f"{where(path)} imports {sorted(tops - allowed)}"
 
 
+def reexported(path: Path) -> set[str]:
+    """Names that a module imports for others: `import X as X`."""
+    imported = [n for n in tree(path).body if isinstance(n, ast.ImportFrom)]
+    return {a.name for n in imported for a in n.names if a.asname == a.name}
+
+
 def public_names(path: Path) -> set[str]:
+    """Names in `__all__`, or without it those that are re-exported."""
     for node in tree(path).body:
         targets = node.targets if isinstance(node, ast.Assign) else []
         if any(isinstance(t, ast.Name) and t.id == "__all__" for t in targets):
             assert isinstance(node, ast.Assign)
             return set(ast.literal_eval(node.value))
-    return set()
+    return reexported(path)
 
 
 def defined_names(path: Path) -> set[str]:
     """Public names of a module: all that it defines without a leading underscore, or re-exports."""
     body = tree(path).body
     names = {n.name for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
-    aliases = [alias for n in body if isinstance(n, ast.ImportFrom) for alias in n.names]
-    names |= {alias.name for alias in aliases if alias.asname == alias.name}
+    names |= reexported(path)
     targets = [t for n in body if isinstance(n, ast.Assign) for t in n.targets]
     names |= {t.id for t in targets if isinstance(t, ast.Name)}
     return {name for name in names if not name.startswith("_")}
 
 
-# Packages that say in `__all__` what is public; and beside them modules that are public as a whole:
-# nouns, messages, schedules, embedded models, the oracle of the examples.
+# Packages that say what is public, see `public_names`; and modules that are public as a whole:
+# messages, schedules, embedded models, the oracle of the examples.
 PUBLIC_PACKAGES = ("denoisers", "ops", "processes", "samplers", "testing", "types")
 SHARED_MODULES = ("errors", "embedded", "schedules", "testing.sudoku")
 OUTSIDE = [*sources(ROOT / "eval"), *sources(ROOT / "examples")]

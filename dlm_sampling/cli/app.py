@@ -80,8 +80,8 @@ def generate(
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="Name (see: dlm-sampling samplers), or .json file of dlm-sampling learn; default "
-            "the model's own."
+            help="Name (see: dlm-sampling samplers), your own as module:Name or file.py:Name, or "
+            ".json file of dlm-sampling learn; default the model's own."
         ),
     ] = None,
     settings: Annotated[
@@ -192,16 +192,20 @@ def generate(
 
 
 def find_sampler(name: str) -> Entry:
-    """Return the registered sampler, or that of a file which `learn` wrote.
+    """Return the registered sampler, one's own by "module:Name", or that of a file of `learn`.
 
     Raises:
         UsageError: there is none of this name; the closest one is named.
         ValueError, OSError: the file is no learned sampler.
     """
-    from dlm_sampling.samplers import Entry, available, load_learned
+    from dlm_sampling.samplers import available, find
 
     if name.endswith(".json"):
-        return Entry(name, load_learned(name).build)
+        return find(name)
+    if ":" in name and name not in available():
+        from dlm_sampling.cli.own_sampler import register_own
+
+        register_own(name)
     entries = available()
     if name not in entries:
         raise UsageError(str(unknown_sampler(name, entries)))

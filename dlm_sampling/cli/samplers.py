@@ -31,7 +31,7 @@ def describe(entry: Entry, *, whole: bool) -> str:
     lines = [
         entry.name,
         (inspect.getdoc(entry.build) or entry.summary) if whole else entry.summary,
-        f"Paper: {entry.paper}",
+        *([f"Paper: {entry.paper}"] if entry.paper else []),
         f"Noise: {', '.join(entry.runs_on)}",
         f"Parameters: {parameters}",
         f"NFE: {entry.nfe}",

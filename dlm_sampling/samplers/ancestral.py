@@ -25,6 +25,7 @@ from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.parts.kept_laws import merge
 from dlm_sampling.samplers.parts.table_step import written
 from dlm_sampling.samplers.parts.uniform_mixture import reverse_by_mixture
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Canvas, Predict, PredictionKind, Process, RandomSource, Step
 
@@ -93,3 +94,6 @@ class Ancestral(GridSampler):
             final = self.remove_noise(process, prediction, ending, rng, alpha_t)
             draw = merge(ending, final, draw)
         return written(canvas, draw, canvas.editable, last)
+
+
+register("ancestral", Ancestral)

@@ -19,6 +19,7 @@ from torch import Tensor
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.hitting_groups import HittingSampler
 from dlm_sampling.samplers.parts.hitting_times import LINEAR, Hits
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import TokenLaw
 
@@ -122,3 +123,6 @@ def token_entropy(tokens: Tensor) -> Tensor:
     first[1:] = ordered[1:] != ordered[:-1]
     share = torch.bincount(first.long().cumsum(0) - 1).double() / tokens.numel()
     return -(share * share.log()).sum()
+
+
+register("bd3lm", BD3LM)

@@ -23,6 +23,7 @@ from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.quotas import block_quota, confident_or_quota
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
 
 
@@ -166,3 +167,8 @@ def llada21(
 ) -> BlockRefinement:
     """LLaDA 2.1: a low threshold that edits correct afterwards, blocks of 32 with 32 steps."""
     return BlockRefinement(threshold, editing_threshold, max_post_steps)
+
+
+register("block-refinement", BlockRefinement)
+register("llada2", llada2)
+register("llada2.1", llada21)

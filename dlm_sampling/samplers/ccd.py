@@ -21,6 +21,7 @@ from dlm_sampling.ops import any_or_assume, top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, block_total, reveal
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.orders import LAW_ORDERS, OrderName, check_order
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import (
     Canvas,
     Clock,
@@ -130,3 +131,6 @@ def most_likely(prediction: Prediction, draw: Draw, where: Tensor, rng: RandomSo
         return draw.token
     everyone = torch.ones_like(where[:, 0])
     return torch.where(other, prediction.draw(other, rng, greedy=everyone).token, draw.token)
+
+
+register("ccd", CCD)

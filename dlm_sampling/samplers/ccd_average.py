@@ -20,6 +20,7 @@ from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota, rev
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.kept_laws import LawWindow, empty_window, recall, remember
 from dlm_sampling.samplers.parts.orders import LAW_ORDERS, OrderName, check_order
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 
@@ -91,3 +92,6 @@ class CCDAverage(SamplerBase[CCDAverageState]):
         newest = remember(canvas.start, [(left, probs[left[eligible]])])
         past = (newest, *state.past)[: self.depth - 1]
         return CCDAverageState(total, past), reveal(canvas, where, draw)
+
+
+register("ccd-average", CCDAverage)

@@ -16,7 +16,7 @@ from typing import Any
 
 from dlm_sampling.errors import check_arguments
 from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.registry import create
+from dlm_sampling.samplers.by_name import create
 from dlm_sampling.types import Crossing, TokenLaw
 
 FILE_NAME = "sampler_config.json"

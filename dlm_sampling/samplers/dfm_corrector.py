@@ -26,6 +26,7 @@ from dlm_sampling.samplers.parts.remasking import (
     reveal_and_remask,
     unmask_prob,
 )
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 
@@ -128,3 +129,6 @@ class DFMCorrector(SamplerBase[DFMState]):
     def transition_probs(self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Exact law of x_s given x_t, [B, L, V]; t > s float64 broadcast to [B, 1]."""
         return remask_probs(canvas, log_p0, self.rates(t, s))
+
+
+register("dfm-corrector", DFMCorrector)

@@ -24,6 +24,7 @@ from torch import Tensor
 from dlm_sampling.ops import Stream, budget_positions
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 
@@ -157,3 +158,6 @@ def fresh_noise(like: Tensor, rng: RandomSource, vocab_size: int) -> Tensor:
     """Uniform tokens floor(V u), int64 like `like` [B, L]; other numbers than the first canvas."""
     u = rng.uniform(Stream.RESAMPLE, like)
     return (u * vocab_size).long().clamp_(max=vocab_size - 1)
+
+
+register("diffusion-gemma", DiffusionGemma)

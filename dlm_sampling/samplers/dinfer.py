@@ -20,6 +20,7 @@ from dlm_sampling.ops import threshold_positions
 from dlm_sampling.samplers.base import ConfidenceSampler
 from dlm_sampling.samplers.parts.checks import at_least, log_threshold
 from dlm_sampling.samplers.parts.quotas import near_best_positions
+from dlm_sampling.samplers.registry import register
 
 PAPER = "Ma et al. 2025, arXiv:2510.08666"
 
@@ -97,3 +98,7 @@ class DInferHierarchy(ConfidenceSampler):
         if self.threshold is not None:
             where |= eligible & (log_confidence > log_threshold(self.threshold))
         return where | threshold_positions(log_confidence, eligible, math.inf)
+
+
+register("dinfer-threshold", DInferThreshold)
+register("dinfer-hierarchy", DInferHierarchy)

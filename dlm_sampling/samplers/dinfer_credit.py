@@ -19,6 +19,7 @@ from torch import Tensor
 from dlm_sampling.samplers.base import AdaptiveSampler, reveal
 from dlm_sampling.samplers.parts.checks import at_least, unit_interval
 from dlm_sampling.samplers.parts.quotas import near_best_positions
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 
@@ -99,3 +100,6 @@ class DInferCredit(AdaptiveSampler[CreditState]):
         scatter = eligible.unsqueeze(2) & now
         weight = (old * self.decay_beta).masked_fill(~past, 0.0).masked_scatter(scatter, new)
         return CreditState(token.masked_scatter(scatter, best), weight)
+
+
+register("dinfer-credit", DInferCredit)

@@ -17,6 +17,7 @@ from torch import Tensor
 from dlm_sampling.ops import Stream, stochastic_positions, top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal, unmask_probs
 from dlm_sampling.samplers.parts.orders import LAW_ORDERS, OrderName, check_order
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import grid_time
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
@@ -136,3 +137,9 @@ def dream_topk_margin(alg_temp: float | None = None, eps: float = 1e-3) -> Dream
 def dream_entropy(alg_temp: float | None = None, eps: float = 1e-3) -> Dream:
     """Dream's alg="entropy": the least uncertain positions first."""
     return Dream("entropy", alg_temp, eps)
+
+
+register("dream-origin", DreamOrigin)
+register("dream-maskgit-plus", dream_maskgit_plus)
+register("dream-topk-margin", dream_topk_margin)
+register("dream-entropy", dream_entropy)

@@ -20,6 +20,7 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.samplers.ancestral import Ancestral
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Draw, Prediction, Process, RandomSource
 
@@ -81,3 +82,6 @@ class Duo(Ancestral):
             reads="leave_one_out",
             greedy=torch.ones_like(alpha, dtype=torch.bool),
         )
+
+
+register("duo", Duo)

@@ -19,6 +19,7 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import budget_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
 
 ErrorProxy = Literal["entropy", "confidence", "margin"]
@@ -68,3 +69,6 @@ class EBSampler(SamplerBase[None]):
         error = PROXIES[self.proxy](draw)
         where = budget_positions(-error, draw.entropy, eligible, self.gamma)
         return None, reveal(canvas, where, draw)
+
+
+register("eb-sampler", EBSampler)

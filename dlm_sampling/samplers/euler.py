@@ -17,6 +17,7 @@ from torch import Tensor
 from dlm_sampling.processes.jumps import euler_law
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid import GridSampler
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, reverse_rate
 from dlm_sampling.types import Process
 
@@ -49,3 +50,6 @@ class Euler(GridSampler):
     def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Law of x_s given x_t under any noise, [..., V]: `jumps.euler_law` of the rates."""
         return euler_law(self.rates(process, values, x, t), x, t - s)
+
+
+register("euler", Euler)

@@ -24,6 +24,7 @@ from dlm_sampling.samplers.base import (
     reveal,
 )
 from dlm_sampling.samplers.parts.checks import at_least, log_threshold
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 _PAPER = "Wu et al. 2025, arXiv:2505.22618"
@@ -144,3 +145,8 @@ def planned(total: Tensor, clock: Clock) -> Tensor:
     """Positions that LLaDA's quotas write up to and including this step, int64 [B]."""
     done = torch.minimum(clock.step + 1, clock.steps)
     return done * (total // clock.steps) + torch.minimum(done, total % clock.steps)
+
+
+register("fast-dllm", FastDLLM)
+register("fast-dllm-factor", FastDLLMFactor)
+register("fast-dllm-dream", FastDLLMDream)

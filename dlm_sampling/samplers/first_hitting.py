@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from dlm_sampling.samplers.parts.hitting_groups import HittingSampler
 from dlm_sampling.samplers.parts.hitting_times import LINEAR, Hits
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import Schedule
 
 
@@ -45,3 +46,6 @@ class FirstHitting(HittingSampler):
     def hits(self) -> Hits:
         """When which position is hit."""
         return Hits(self.tokens_per_step, self.grid, self.schedule, self.t_end)
+
+
+register("first-hitting", FirstHitting)

@@ -25,6 +25,7 @@ from torch import Tensor
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.hitting_times import LINEAR, Hits, HitState
 from dlm_sampling.samplers.parts.kept_laws import merge, pack, unpack
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
@@ -214,3 +215,7 @@ def _extrapolate(log_now: Tensor, log_before: Tensor, weight: Tensor) -> Tensor:
     """Log of max{p_a + w (p_a - p_b), 0}, [R, V]; its mass is >= 1, the draw normalises it."""
     now, before = log_now.exp(), log_before.exp()
     return (now + weight.to(now.dtype).unsqueeze(1) * (now - before)).clamp_min(0.0).log()
+
+
+register("first-hitting-extrapolation", FirstHittingExtrapolation)
+register("first-hitting-correction", FirstHittingCorrection)

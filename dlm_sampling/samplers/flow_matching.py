@@ -24,6 +24,7 @@ from dlm_sampling.processes.tables import per_position, value_at
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove
 from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import PredictionKind, Process
 
@@ -139,3 +140,6 @@ class FlowMatching(RevisingGrid):
         kappa = self.schedule.alpha(interval.t)
         around = around * _FORMS[self.form](values, x, noise, kappa)
         return conditional_jump_law(values, x, noise, towards, around)
+
+
+register("flow-matching", FlowMatching)

@@ -22,6 +22,7 @@ from torch import Tensor
 from dlm_sampling.processes.flow import shortcut_law
 from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove
 from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import grid_time
 from dlm_sampling.types import Canvas, Clock, Predict, Prediction, PredictionKind, Process
 
@@ -102,3 +103,6 @@ class FSDFM(RevisingGrid):
         """Law of x_s given x_t, [..., V]: `flow.shortcut_law`."""
         kappa, later = self.schedule.alpha(interval.t), self.schedule.alpha(interval.s)
         return shortcut_law(values, x, kappa, later)
+
+
+register("fs-dfm", FSDFM)

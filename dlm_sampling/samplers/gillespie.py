@@ -22,6 +22,7 @@ from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.processes.tables import one_hot
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.event_clock import EventSampler, EventState, Moment
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import (
     Canvas,
     Clock,
@@ -131,3 +132,6 @@ class Gillespie(EventSampler):
         idle = self.schedule.time_of(process.level_after(alpha, limit)).clamp_min(self.t_end)
         following = torch.where(full, last, idle)
         return chosen, torch.where(open_.any(1), following, self.t_end)
+
+
+register("gillespie", Gillespie)

@@ -27,6 +27,7 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.checks import unit_interval
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import (
     Canvas,
@@ -147,3 +148,6 @@ class Glauber(SamplerBase[None]):
 
         prediction, alpha = predict(canvas.tokens, t), self.schedule.alpha(t)
         return prediction.draw_by(rule, where, rng, alpha=alpha, reads="leave_one_out")
+
+
+register("glauber", Glauber)

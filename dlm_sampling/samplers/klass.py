@@ -22,6 +22,7 @@ from dlm_sampling.ops import Stream, divergence, top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota, reveal
 from dlm_sampling.samplers.parts.checks import at_least, log_threshold
 from dlm_sampling.samplers.parts.kept_laws import LawWindow, empty_window, recall, remember
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, Prediction, RandomSource, Step, TokenLaw
 
 Strategy = Literal["all", "max_conf", "min_kl", "random"]
@@ -213,3 +214,7 @@ def klass_dream(
 ) -> KLASS:
     """KLASS as released for Dream: a confidence equal to the threshold counts."""
     return KLASS(conf_threshold, kl_threshold, history, strategy, True, released)
+
+
+register("klass", KLASS)
+register("klass-dream", klass_dream)

@@ -16,6 +16,7 @@ import torch
 from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, even_quota, reveal
 from dlm_sampling.samplers.parts.orders import LAW_ORDERS, POSITION_ORDERS, OrderName, check_order
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 
@@ -86,3 +87,9 @@ def llada_margin() -> LLaDA:
 def llada_entropy() -> LLaDA:
     """LLaDA's quota in the order of entropy, the least uncertain positions first."""
     return LLaDA(order="entropy")
+
+
+register("llada", LLaDA)
+register("llada-random", llada_random)
+register("llada-margin", llada_margin)
+register("llada-entropy", llada_entropy)

@@ -24,6 +24,7 @@ from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, reveal
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.quotas import floor_share
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 MaskScheduleName = Literal["cosine", "linear", "square"]
@@ -94,3 +95,6 @@ class MaskGIT(SamplerBase[BlockTotal]):
 def _progress(clock: Clock) -> Tensor:
     """(i + 1) / S, float64 [B]."""
     return ((clock.step + 1).double() / clock.steps.double()).clamp(max=1.0)
+
+
+register("maskgit", MaskGIT)

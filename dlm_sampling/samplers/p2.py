@@ -23,6 +23,7 @@ from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.quotas import below_cutoff, floor_share, lowest_positions
 from dlm_sampling.samplers.parts.remasking import reveal_and_remask
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import (
     Canvas,
     Clock,
@@ -234,3 +235,8 @@ def p2_ancestral(kappa: KappaName = "linear") -> P2:
 def p2_random(kappa: KappaName = "linear", eta: float = 1.0) -> P2:
     """P2 with random scores: written tokens are masked again at random, as in flow matching."""
     return P2(kappa, eta=eta, score="random")
+
+
+register("p2", P2)
+register("p2-ancestral", p2_ancestral)
+register("p2-random", p2_random)

@@ -26,6 +26,7 @@ from dlm_sampling.samplers.frequencies.token_frequencies import (
     read_frequencies,
 )
 from dlm_sampling.samplers.parts.quotas import block_width
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 _SMALLEST_RANGE = 1e-9
@@ -140,3 +141,6 @@ def pc_linear_preset(task: str, frequencies: FrequencySource = None) -> PCLinear
     if task not in PC_LINEAR_LAMBDAS:
         raise unknown_choice("task", task, PC_LINEAR_LAMBDAS)
     return pc_linear(PC_LINEAR_LAMBDAS[task], 10.0, frequencies)
+
+
+register("pc-linear", pc_linear)

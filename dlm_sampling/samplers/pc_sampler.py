@@ -25,6 +25,7 @@ from dlm_sampling.samplers.frequencies.token_frequencies import (
     log_content,
     read_frequencies,
 )
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 PositionOrigin = Literal["block", "prompt"]
@@ -148,3 +149,6 @@ def pc_preset(task: str, frequencies: FrequencySource = None) -> PCSampler:
     if task not in PC_PRESETS:
         raise unknown_choice("task", task, PC_PRESETS)
     return pc_sampler(PC_PRESETS[task].lambd, PC_PRESETS[task].alpha, frequencies)
+
+
+register("pc-sampler", pc_sampler)

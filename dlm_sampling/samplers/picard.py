@@ -22,6 +22,7 @@ from torch import Tensor
 from dlm_sampling.samplers.ancestral import Ancestral
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Schedule, Step
 
 _ANCESTRAL = Ancestral()
@@ -205,3 +206,6 @@ class Picard(SamplerBase[PicardState]):
             x = torch.where(counts, tokens[:, i], x)
             open_ = torch.where(counts, unknown[:, i], open_)
         return Step(x, open_, record)
+
+
+register("picard", Picard)

@@ -25,6 +25,7 @@ from dlm_sampling.processes.planned import planned_rates
 from dlm_sampling.processes.tables import off_diagonal, with_stay
 from dlm_sampling.samplers.parts.planning import PlanningSampler
 from dlm_sampling.samplers.parts.table_step import written
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import grid_time
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Site, Step
 
@@ -134,3 +135,6 @@ class Planned(PlanningSampler[None]):
 
         draw = self.draw(canvas, predict, plan, where, rng, rule=rule)
         return None, written(canvas, draw, where, last)
+
+
+register("planned", Planned)

@@ -21,6 +21,7 @@ from dlm_sampling.ops import Stream, stochastic_positions
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.planning import LevelState, PlanningSampler, entered, no_level
 from dlm_sampling.samplers.parts.table_step import written
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 
@@ -62,3 +63,6 @@ class PlannedAdaptive(PlanningSampler[LevelState]):
         where = torch.where(over.unsqueeze(1), rest, some)
         draw = self.draw(canvas, predict, plan, where, rng)
         return LevelState(plan.level, state.drawn | where), written(canvas, draw, where, over)
+
+
+register("planned-adaptive", PlannedAdaptive)

@@ -26,6 +26,7 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, stochastic_positions
 from dlm_sampling.samplers.parts.planning import Plan, PlanningSampler
 from dlm_sampling.samplers.parts.table_step import written
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import time_after_hazard
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
@@ -148,3 +149,6 @@ def _thinned(
 _WAITS: dict[
     str, Callable[[PlannedGillespie, Canvas, Predict, RandomSource, Tensor, Tensor], _Event]
 ] = {"frozen": _frozen, "thinned": _thinned}
+
+
+register("planned-gillespie", PlannedGillespie)

@@ -28,6 +28,7 @@ from dlm_sampling.ops import Stream, stochastic_positions
 from dlm_sampling.samplers.parts.checks import unit_interval
 from dlm_sampling.samplers.parts.planning import LevelState, PlanningSampler, entered, no_level
 from dlm_sampling.samplers.parts.table_step import written
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 Selection = Literal["softmax", "sigmoid"]
@@ -103,3 +104,6 @@ class PlannedGreedy(PlanningSampler[LevelState]):
         greedy = over if self.ending == "argmax" else None
         draw = self.draw(canvas, predict, plan, where, rng, greedy=greedy)
         return LevelState(plan.level, state.drawn | where), written(canvas, draw, where, over)
+
+
+register("planned-greedy", PlannedGreedy)

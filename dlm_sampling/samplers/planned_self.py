@@ -24,6 +24,7 @@ from dlm_sampling.ops import Stream
 from dlm_sampling.processes.jumps import mixture_law
 from dlm_sampling.processes.planned import UniformTokens, level_of, noise_from_clean
 from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, Process, RandomSource, Step
 
@@ -173,3 +174,6 @@ class PlannedSelf(SamplerBase[SelfPlan]):
             noise=torch.where(ends.unsqueeze(1), noise, state.noise),
             level=torch.where(ends, level, state.level),
         )
+
+
+register("planned-self", PlannedSelf)

@@ -27,6 +27,7 @@ from dlm_sampling.samplers.parts.checks import NoiseRemoval, at_least, check_gri
 from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.parts.grid_move import MaskMove, move_masks, settle
 from dlm_sampling.samplers.parts.kept_laws import merge
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.samplers.tau_leaping import TauLeaping
 from dlm_sampling.samplers.tweedie import Tweedie
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time, masking_rate, reverse_rate
@@ -205,3 +206,6 @@ class PredictorCorrector(SamplerBase[None]):
         )
         moved = merge(corrects, corrected, solved)
         return None, settle(canvas, moved, prediction, process, rng, alpha, stage.last, removal)
+
+
+register("predictor-corrector", PredictorCorrector)

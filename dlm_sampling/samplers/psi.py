@@ -26,6 +26,7 @@ from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_grid, unit_in
 from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove
 from dlm_sampling.samplers.parts.remasking import sigma_max
 from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Clock, Process
 
@@ -287,3 +288,10 @@ def psi_loop(
     phases = Phases(Constant(), ConstantSigma(eta), Constant(), high_fraction, middle_fraction)
     hold = Hold(alpha, high_fraction, middle_fraction)
     return Psi(noise_removal=noise_removal, kappa=phases, t_end=t_end, hold=hold)
+
+
+register("psi", Psi)
+register("psi-constant", psi_constant)
+register("psi-cap", psi_cap)
+register("psi-rescale", psi_rescale)
+register("psi-loop", psi_loop)

@@ -29,6 +29,7 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.quotas import below_cutoff, floor_share, lowest_positions
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
 
 Cutoff = Literal["exact", "released"]
@@ -195,3 +196,7 @@ def rdm_conditional(
 ) -> RDM:
     """RDM that masks a written token again only if the new draw repeats it with a lower score."""
     return RDM(True, noise_scale, mask_schedule, cutoff)
+
+
+register("rdm", RDM)
+register("rdm-conditional", rdm_conditional)

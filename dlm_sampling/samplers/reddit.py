@@ -20,6 +20,7 @@ from torch import Tensor
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.checks import check_grid
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, Prediction, RandomSource, Step
 
@@ -93,3 +94,6 @@ class ReDDiT(SamplerBase[None]):
         where = canvas.eligible & (revealed | (clock.step >= clock.steps).unsqueeze(1))
         prediction = predict(self.rehashed(canvas, rng), t)
         return None, reveal(canvas, where, self.draw(prediction, where, rng))
+
+
+register("reddit", ReDDiT)

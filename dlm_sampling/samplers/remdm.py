@@ -27,6 +27,7 @@ from dlm_sampling.samplers.parts.remasking import (
     sigma_max,
     unmask_prob,
 )
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import grid_time
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
@@ -310,3 +311,10 @@ def remdm_loop(
 def forward_backward(t_end: float = 1e-5) -> ReMDM:
     """Forward-backward: each step masks what a forward step would mask, and steps back further."""
     return ReMDM(ForwardBackward(), t_end)
+
+
+register("remdm-cap", remdm_cap)
+register("remdm-rescale", remdm_rescale)
+register("remdm-conf", remdm_conf)
+register("remdm-loop", remdm_loop)
+register("forward-backward", forward_backward)

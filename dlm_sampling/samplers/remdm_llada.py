@@ -20,6 +20,7 @@ from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota
 from dlm_sampling.samplers.parts.checks import at_least, unit_interval
 from dlm_sampling.samplers.parts.remasking import reveal_and_remask
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 
@@ -114,3 +115,6 @@ class ReMDMLLaDA(SamplerBase[ReMDMLLaDAState]):
         remasks = looping & ((clock.step - before) % 2 == 0)
         unmasking = torch.where(clock.step >= after, clock.step - 2 * self.loop_steps, clock.step)
         return _Phase(looping, remasks, unmasking)
+
+
+register("remdm-llada", ReMDMLLaDA)

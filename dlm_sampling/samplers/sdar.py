@@ -22,6 +22,7 @@ from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.orders import left_to_right_score
 from dlm_sampling.samplers.parts.quotas import block_quota, confident_or_quota
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 Strategy = Literal["dynamic", "static", "sequential"]
@@ -98,3 +99,8 @@ def sdar_static() -> SDAR:
 def sdar_sequential() -> SDAR:
     """SDAR's sequential strategy: the quota's leftmost positions."""
     return SDAR("sequential")
+
+
+register("sdar", SDAR)
+register("sdar-static", sdar_static)
+register("sdar-sequential", sdar_sequential)

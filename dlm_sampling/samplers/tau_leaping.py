@@ -23,6 +23,7 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.processes.jumps import displacement_law, last_event_law, single_event_law
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid import GridSampler
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LINEAR, Schedule, reverse_rate
 from dlm_sampling.types import Process
 
@@ -88,3 +89,6 @@ class TauLeaping(GridSampler):
     def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Law of x_s given x_t under any noise, [..., V], with the multi-jump rule of `events`."""
         return _LAW[self.events](self.rates(process, values, x, t), x, t - s)
+
+
+register("tau-leaping", TauLeaping)

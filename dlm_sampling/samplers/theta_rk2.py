@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dlm_sampling.processes.theta import rk2_rates, rk2_weights
 from dlm_sampling.samplers.parts.two_stage import TwoStage
+from dlm_sampling.samplers.registry import register
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,6 @@ class ThetaRK2(TwoStage):
         """Positive part of the first factor times c_t, plus the second times c_rho."""
         first, second = rk2_weights(self.theta)
         return max(first, 0.0) * rate_t + second * rate_star
+
+
+register("theta-rk2", ThetaRK2)

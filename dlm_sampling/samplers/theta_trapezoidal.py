@@ -22,6 +22,7 @@ from dlm_sampling.ops import Remainder, Stream, without_sync
 from dlm_sampling.processes.theta import trapezoidal_rates, trapezoidal_weights
 from dlm_sampling.samplers.parts.kept_laws import unpack
 from dlm_sampling.samplers.parts.two_stage import Interval, StageState, TwoStage
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Draw, Prediction, RandomSource
 
 
@@ -89,3 +90,6 @@ class ThetaTrapezoidal(TwoStage):
         chance = -torch.expm1(-self.second_window(interval).unsqueeze(1) * total)
         u = rng.uniform(Stream.COMMIT, canvas.tokens)
         return masked & (u * self.bound_prob(interval).unsqueeze(1) < chance), draw
+
+
+register("theta-trapezoidal", ThetaTrapezoidal)

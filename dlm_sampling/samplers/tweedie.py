@@ -20,6 +20,7 @@ from torch import Tensor
 from dlm_sampling.processes.tweedie import tweedie_uniform
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid import GridSampler
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Process
 
@@ -65,3 +66,6 @@ class Tweedie(GridSampler):
                 "the sampler 'ancestral'."
             )
         return tweedie_uniform(values, x, *self.levels(t, s))
+
+
+register("tweedie", Tweedie)

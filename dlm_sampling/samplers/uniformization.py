@@ -21,6 +21,7 @@ from torch import Tensor
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.processes.tables import with_stay
 from dlm_sampling.samplers.parts.event_clock import EventSampler, EventState, Moment
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import (
     Canvas,
     Clock,
@@ -119,3 +120,6 @@ class Uniformization(EventSampler):
         jump = rates / bound
         # A network's ratios may break the bound; rounding may, on masks, where it is attained.
         return with_stay(jump / jump.sum(-1, keepdim=True).clamp_min(1.0), x)
+
+
+register("uniformization", Uniformization)

@@ -27,7 +27,6 @@ from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import NoiseKind, PredictionKind
 
 FORMAT = "lsd.v1"
-SUFFIX = ".json"
 SCHEDULES: Mapping[str, type[Schedule]] = {
     kind.__name__: kind
     for kind in (

@@ -28,6 +28,7 @@ from dlm_sampling.samplers.lsd.pace import AS_IT_IS, Pace
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.parts.two_stage import Interval
+from dlm_sampling.samplers.registry import register
 from dlm_sampling.samplers.tau_leaping import Events, TauLeaping
 from dlm_sampling.samplers.theta_trapezoidal import ThetaTrapezoidal
 from dlm_sampling.samplers.tweedie import Tweedie
@@ -291,3 +292,6 @@ def lsd(
         process,
     )
     return LEARNED[base](pace=pace)
+
+
+register("lsd", lsd)

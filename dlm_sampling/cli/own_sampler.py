@@ -1,0 +1,64 @@
+"""Imports a sampler of the user's own, `--sampler my_module:MySampler` or `my_file.py:MySampler`.
+
+The first form is for packages; the second for a file that is not on the path, since an installed
+command does not look for modules in the current folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from dlm_sampling.cli.io import UsageError
+from dlm_sampling.errors import unknown_choice
+from dlm_sampling.samplers import SamplerBase, register
+
+
+def register_own(text: str) -> None:
+    """Register the sampler that `text` names, a module or file, ":" and a class or function.
+
+    It is registered under `text` itself, so that whatever takes a name takes it.
+
+    Raises:
+        UsageError: there is no such module, file or name in it.
+        TypeError: it builds no sampler, or needs arguments; see `samplers.register`.
+    """
+    place, _, name = text.rpartition(":")
+    if not place or not name:
+        raise UsageError(f"--sampler {text}: write it as module:Name or file.py:Name.")
+    module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place)
+    found = vars(module)
+    if name not in found:
+        classes = {k: v for k, v in found.items() if isinstance(v, type)}
+        own = [k for k, v in classes.items() if v.__module__ == module.__name__]
+        known = [k for k in own if issubclass(classes[k], SamplerBase)]
+        raise UsageError(str(unknown_choice(f"--sampler {place}:", name, known)))
+    register(text, found[name])
+
+
+def _from_path(name: str) -> ModuleType:
+    """Import a module by its dotted name."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # a module that the user's own one needs
+        raise UsageError(
+            f"--sampler {name}:...: there is no module {error.name!r} on the path; for a file "
+            f"write {name.replace('.', '/')}.py:..."
+        ) from None
+
+
+def _from_file(path: Path) -> ModuleType:
+    """Run a file as a module; its name is one that no other module has."""
+    name = f"sampler_file_{path.stem}"
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UsageError(f"--sampler {path}:...: there is no such file.")
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,54 @@
+"""Finds and builds a sampler by its public name, or from the file of a learned one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dlm_sampling.errors import check_arguments, unknown_sampler
+from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.lsd.saved import load_learned
+from dlm_sampling.samplers.registry import LEARNED_SUFFIX, Entry, available
+from dlm_sampling.types import Schedule
+
+
+def find(name: str) -> Entry:
+    """Return the entry of a registered sampler, or of a file that `dlm-sampling learn` wrote.
+
+    Raises:
+        ValueError: unknown name (the closest one is suggested), or the file is none of `learn`.
+        FileNotFoundError: there is no such file.
+    """
+    if name.endswith(LEARNED_SUFFIX):
+        return Entry(name, load_learned(name).build)
+    entries = available()
+    if name not in entries:
+        raise unknown_sampler(name, entries)
+    return entries[name]
+
+
+def create(name: str, **parameters: Any) -> SamplerBase[Any]:
+    """Build a sampler by its public name, or from a file that `dlm-sampling learn` wrote.
+
+    Args:
+        name: one of `available()`, or the path of a file that ends in ".json".
+        parameters: of a sampler given by name; a file has its own.
+
+    Raises:
+        ValueError: unknown name (the closest one is suggested), or a parameter out of its range.
+        TypeError: unknown parameter (the closest one is suggested), or no schedule where one goes.
+        FileNotFoundError: there is no such file.
+    """
+    if parameters and name.endswith(LEARNED_SUFFIX):
+        raise ValueError(
+            f"sampler_options: {name} has its own parameters; they go with a sampler given by name."
+        )
+    entry = find(name)
+    defaults = entry.parameters
+    check_arguments(parameters, defaults)
+    for field, value in parameters.items():
+        if isinstance(defaults[field], Schedule) and not isinstance(value, Schedule):
+            raise TypeError(
+                f"{field}={value!r}: must be a schedule, an object with alpha(t), rate(t) and "
+                "time_of(alpha), such as schedules.LogLinear() or schedules.Cosine()."
+            )
+    return entry.build(**parameters)

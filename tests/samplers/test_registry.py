@@ -1,0 +1,165 @@
+"""Names of samplers: one's own beside the library's, and what adding one to the library takes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dlm_sampling import samplers, wrap
+from dlm_sampling.denoisers import Denoiser
+from dlm_sampling.ops import top_k_positions
+from dlm_sampling.samplers import ConfidenceSampler, registry
+from dlm_sampling.text.generate import generate
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names that a test registers are gone after it."""
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+
+
+@dataclass(frozen=True)
+class Best(ConfidenceSampler):
+    """Write the n most confident positions.
+
+    Fields:
+        n: how many.
+    """
+
+    n: int = 2
+
+    def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
+        return top_k_positions(log_confidence, eligible, eligible.sum(1).clamp(max=self.n))
+
+
+def model() -> Denoiser:
+    logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    return wrap(lambda x: logits[x], vocab_size=6, mask_token_id=5)
+
+
+def test_a_sampler_of_ones_own_runs_by_name() -> None:
+    samplers.register("best", Best)
+    options: dict[str, Any] = {"max_new_tokens": 6, "seed": 0}
+    out = generate(model(), [[1, 2]], sampler="best", sampler_options={"n": 3}, **options)
+    assert out.steps.tolist() == [2]
+    assert out.token_ids == generate(model(), [[1, 2]], sampler=Best(3), **options).token_ids
+    assert list(samplers.available())[-1] == "best"
+    entry = samplers.find("best")
+    assert (entry.summary, entry.parameters) == ("Write the n most confident positions.", {"n": 2})
+    assert samplers.create("best", n=5) == Best(5)
+    with pytest.raises(TypeError, match="Unknown argument 'm'"):
+        samplers.create("best", m=5)
+    with pytest.raises(ValueError, match="Did you mean 'best'"):
+        samplers.create("bestt")
+
+
+def test_a_name_of_ones_own_may_be_registered_again() -> None:
+    samplers.register("best", Best)
+    samplers.register("best", lambda n=4: Best(n))
+    assert samplers.create("best") == Best(4)
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "error", "match"),
+    [
+        ("llada", Best, ValueError, "name='llada': is taken by LLaDA of dlm_sampling.samplers"),
+        ("", Best, ValueError, "must not be empty"),
+        ("x.json", Best, ValueError, r"nor end in \.json"),
+        ("x", lambda n: Best(n), TypeError, "parameters all have defaults"),
+        ("x", dict, TypeError, "sampler is a dict, which has no `step`"),
+        ("x", lambda: Best, TypeError, "sampler is the class Best"),
+    ],
+)
+def test_what_cannot_be_registered(
+    name: str, build: Callable[..., Any], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        samplers.register(name, build)
+    assert "x" not in samplers.available()
+
+
+def test_every_export_of_the_package_is_in_its_namespace() -> None:
+    names = re.findall(r"(\w+) as \1", (ROOT / "dlm_sampling/samplers/__init__.py").read_text())
+    assert len(names) == len(set(names)) > 80
+    assert {"reveal", "block_total", "even_quota", "unmask_probs", "register"} <= set(names)
+
+
+NEW_FILE = '''"""Leftmost: positions from left to right.  Nobody 2026, arXiv:2601.00001."""
+
+from dataclasses import dataclass
+
+from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.registry import register
+from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
+
+
+@dataclass(frozen=True)
+class Leftmost(SamplerBase[None]):
+    """Write the leftmost position."""
+
+    def step(
+        self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
+    ) -> tuple[None, Step]:
+        """One position."""
+        first = canvas.eligible & (canvas.eligible.long().cumsum(1) == 1)
+        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(first, rng)
+        return None, reveal(canvas, first, draw)
+
+
+register("leftmost", Leftmost)
+'''
+NEW_LINE = "from dlm_sampling.samplers.leftmost import Leftmost as Leftmost\n"
+CHECK = """
+import sys
+import torch
+from dlm_sampling import generate, samplers, wrap
+from tests.test_readme import table
+assert samplers.__file__.startswith(sys.argv[1]), samplers.__file__
+net = wrap(lambda x: torch.zeros(*x.shape, 4), vocab_size=4, mask_token_id=3)
+out = generate(net, [[1]], sampler="leftmost", max_new_tokens=5, seed=0)
+assert out.nfe.tolist() == [5]
+assert isinstance(samplers.create("leftmost"), samplers.Leftmost)
+names = list(samplers.available())
+assert names.index("leftmost") == names.index("llada-entropy") + 1
+assert "| [leftmost](dlm_sampling/samplers/leftmost.py) | Write the leftmost position. |" in table()
+"""
+
+
+def test_a_sampler_is_added_by_its_file_and_one_line(tmp_path: Path) -> None:
+    """In a copy: the file, a line in `samplers/__init__.py`, and the table writes itself."""
+    shutil.copytree(
+        ROOT / "dlm_sampling",
+        tmp_path / "dlm_sampling",
+        ignore=shutil.ignore_patterns("models", "__pycache__"),
+    )
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "test_readme.py", tmp_path / "tests")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    folder = tmp_path / "dlm_sampling" / "samplers"
+    (folder / "leftmost.py").write_text(NEW_FILE, encoding="utf-8")
+    lines = (folder / "__init__.py").read_text(encoding="utf-8").splitlines(keepends=True)
+    place = next(i for i, line in enumerate(lines) if ".llada import" in line)
+    lines.insert(place + 1, NEW_LINE)
+    (folder / "__init__.py").write_text("".join(lines), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, str(tmp_path)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
