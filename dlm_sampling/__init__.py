@@ -19,13 +19,11 @@ if TYPE_CHECKING:
     from dlm_sampling.likelihood.elbo import elbo
     from dlm_sampling.likelihood.replay import replay
     from dlm_sampling.likelihood.rollout import Rollout
+    from dlm_sampling.ops import RANDOM_STREAM
     from dlm_sampling.text.completion import GenerateOutput
     from dlm_sampling.text.generate import generate
 
 __version__ = "0.1.0"
-
-RANDOM_STREAM = 1
-"""Version of the random stream: it rises when the tokens at a fixed seed change."""
 
 __all__ = [
     "RANDOM_STREAM",
@@ -45,6 +43,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "RANDOM_STREAM": "dlm_sampling.ops",
     "AutoDenoiser": "dlm_sampling.denoisers",
     "Denoiser": "dlm_sampling.denoisers",
     "GenerateOutput": "dlm_sampling.text.completion",

@@ -16,7 +16,7 @@ from dlm_sampling import samplers
 from dlm_sampling.denoisers import wrap
 from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.processes import Absorbing, RateMatrix, Uniform
-from dlm_sampling.processes.matrix import uniform_rates
+from dlm_sampling.processes.matrices import uniform_rates
 from dlm_sampling.types import Process
 
 VOCAB, MASK, WIDTH = 13, 12, 24

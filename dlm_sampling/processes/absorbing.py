@@ -111,12 +111,6 @@ class Absorbing:
         """Integral of `exit_bound` from t to s: ln((1 - alpha_t) / (1 - alpha_s))."""
         return torch.log1p(-alpha_t) - torch.log1p(-alpha_s)
 
-    def score_rates(self, score: Tensor, x: Tensor, beta: Tensor) -> Tensor:
-        """The same from ratios s: beta s(y), y != mask, at a mask; keeps the learned time scale."""
-        masked = (x == self.mask_token_id).unsqueeze(-1)
-        rates = per_position(beta, x, score) * score * masked
-        return rates * (1.0 - self.noise(score))
-
     def forward_rates(self, x: Tensor, beta: Tensor, like: Tensor) -> Tensor:
         """Rate of x -> y forwards in time: beta to the mask from a token, [..., V]."""
         written = (x != self.mask_token_id).unsqueeze(-1)

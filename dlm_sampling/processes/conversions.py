@@ -61,12 +61,6 @@ def leave_one_out_from_score(score: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
     return (excess / total).where(total > 0, 1.0 / score.shape[-1])
 
 
-def noise_probability(loo: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
-    """P(position i was replaced by noise | x_t) = b / (alpha loo(x) + b), uniform noise, [...]."""
-    a, b = _noise(loo, x, alpha)
-    return (b / (a * value_at(loo, x) + b)).squeeze(-1)
-
-
 def _same(values: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
     return values
 
@@ -102,14 +96,6 @@ def convert_uniform(
     if source == target:
         return values
     return _FROM_LEAVE_ONE_OUT[target](_TO_LEAVE_ONE_OUT[source](values, x, alpha), x, alpha)
-
-
-def masked_law_from_score(score: Tensor, x: Tensor, mask_token_id: int) -> Tensor:
-    """p(y) ~ s(y), y != mask, at masked positions; the token itself elsewhere, [..., V].
-
-    The scale of s, the learned time, is dropped: Ou et al. 2024, arXiv:2406.03736.
-    """
-    return carried_over(score, x, mask_token_id)
 
 
 def score_from_masked_law(p0: Tensor, x: Tensor, alpha: Tensor, mask_token_id: int) -> Tensor:

@@ -45,23 +45,6 @@ def conditional_jump_law(
     return with_stay(torch.where(total > 0, away, 0.0) + staying, x)
 
 
-def divergence_free_law(
-    post: Tensor, x: Tensor, noise: Tensor, c: Tensor, free: Tensor, kappa: Tensor, h: Tensor
-) -> Tensor:
-    """Law of one step with the divergence-free term at frozen rates, [..., V].
-
-    Args:
-        post: law of x1.
-        x: current tokens, int64 [...].
-        noise: pi, [V].
-        c: kappa' / (1 - kappa), broadcast to [...]; so are the following.
-        free: d kappa' / (kappa (1 - kappa)); needs kappa > 0.
-        kappa: probability of being clean.
-        h: length of the step.
-    """
-    return conditional_jump_law(post, x, noise, h * (c + free * kappa), h * free * (1.0 - kappa))
-
-
 def shortcut_law(post: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
     """The step of FS-DFM: jump with 1 - r^(1 - p(x)), r = (1 - alpha_s) / (1 - alpha_t), [..., V].
 

@@ -121,25 +121,3 @@ def level_of(clean: Tensor, where: Tensor, alpha: Tensor, size: int, iterations:
         noise = noise_from_clean(clean, alpha.unsqueeze(1), size).masked_fill(~where, 0.0)
         alpha = 0.5 * (alpha + (1.0 + count - noise.sum(1)) / (count + 2.0))
     return alpha
-
-
-def next_position(planner_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Law of the one position that changes, softmax(logits / temperature), [..., L].
-
-    The released loop without a clock; it is not the reverse process, and its law has a bias.
-    """
-    return _tempered(planner_logits, temperature)
-
-
-def next_token(denoiser_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Law of its new token in the same loop, softmax(logits / temperature) without mask, [..., V].
-
-    One temperature serves both choices.
-    """
-    return _tempered(denoiser_logits, temperature)
-
-
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
-    if not temperature > 0.0:
-        raise ValueError(f"temperature={temperature}: must be above 0; the released value is 1.")
-    return (logits / temperature).softmax(-1)

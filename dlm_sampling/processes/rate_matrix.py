@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream
-from dlm_sampling.processes import matrix
+from dlm_sampling.processes import matrices
 from dlm_sampling.processes.tables import normalised, off_diagonal, value_at
 from dlm_sampling.types import NoiseKind, PredictionKind, RandomSource
 
@@ -113,7 +113,7 @@ class Transitions(ABC):
         )
 
     def rates(self, post: Tensor, x: Tensor, alpha: Tensor, slope: Tensor) -> Tensor:
-        """Rate of x -> y backwards in time from the posterior; see `matrix.reverse_rates`."""
+        """Rate of x -> y backwards in time from the posterior; Campbell et al. 2022."""
         reached = self._into(x, torch.ones_like(alpha), alpha, post)
         weights = torch.where(reached > 0, post / reached, 0.0)
         back = self.generator().to(post).T[x]
@@ -209,7 +209,7 @@ class RateMatrix(Transitions):
 
     def __init__(self, rates: Tensor) -> None:
         """See the class."""
-        matrix.check_square("rates", rates)
+        matrices.check_square("rates", rates)
         rates = rates.double()
         scale = float(rates.abs().max())
         if bool((rates - torch.diag(rates.diagonal()) < 0).any()):
@@ -228,7 +228,7 @@ class RateMatrix(Transitions):
         """exp(Q ln(alpha_s / alpha_t)), float64 [V, V]."""
         time = math.log(max(alpha_s, _LEAST) / max(alpha_t, _LEAST))
         if self._modes is None:
-            return matrix.transition(self._rates, time)
+            return matrices.transition(self._rates, time)
         left, values, right = self._modes
         return ((left * (values * time).exp()) @ right).clamp_min(0.0)
 
@@ -239,7 +239,7 @@ class MatrixChain(Transitions):
     Use it with the linear schedule and `steps` that divide T; other levels take the nearest step.
 
     Args:
-        steps: Q_1 .. Q_T, row-stochastic [V, V]; `processes.matrix` makes the published ones.
+        steps: Q_1 .. Q_T, row-stochastic [V, V]; `processes.matrices` makes the published ones.
         prior_law: law of pure noise, [V]; default: that of x_T from a uniform x_0.
 
     Raises:
@@ -251,7 +251,7 @@ class MatrixChain(Transitions):
         if not steps:
             raise ValueError("steps: is empty; give the one-step matrices Q_1 .. Q_T.")
         for k, step in enumerate(steps):
-            matrix.check_square(f"steps[{k}]", step)
+            matrices.check_square(f"steps[{k}]", step)
             if bool((step < 0).any()) or float((step.sum(1) - 1).abs().max()) > 1e-6:
                 raise ValueError(f"steps[{k}]: rows must be laws, >= 0 and of sum 1.")
         self.steps = [step.double() for step in steps]

@@ -35,11 +35,3 @@ def tweedie_absorbing(
     staggered[..., mask_token_id] += ((1.0 - ratio) * score.sum(-1, keepdim=True)).squeeze(-1)
     kernel = one_hot(x, score) / ratio + (1.0 - 1.0 / ratio) * masked
     return normalised(staggered * kernel).where(masked, one_hot(x, score))
-
-
-def tweedie_absorbing_final(score: Tensor, x: Tensor, mask_token_id: int) -> Tensor:
-    """The last step to alpha_s = 1: the mask is dropped, P(y) ~ s(y) at a mask, [..., V]."""
-    weights = score.clone()
-    weights[..., mask_token_id] = 0.0
-    masked = (x == mask_token_id).unsqueeze(-1)
-    return normalised(weights).where(masked, one_hot(x, score))

@@ -85,7 +85,7 @@ from dlm_sampling.samplers.planned_gillespie import PlannedGillespie as PlannedG
 from dlm_sampling.samplers.planned_adaptive import PlannedAdaptive as PlannedAdaptive
 from dlm_sampling.samplers.planned_greedy import PlannedGreedy as PlannedGreedy
 from dlm_sampling.samplers.planned_self import PlannedSelf as PlannedSelf
-from dlm_sampling.samplers.rdm import RDM as RDM
+from dlm_sampling.samplers.rdm import RDM as RDM, RDM_PRESETS as RDM_PRESETS
 
 # The samplers of block models.
 from dlm_sampling.samplers.sdar import SDAR as SDAR

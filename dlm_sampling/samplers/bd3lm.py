@@ -18,9 +18,9 @@ from torch import Tensor
 
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.hitting_groups import HittingSampler
-from dlm_sampling.samplers.parts.hitting_times import LINEAR, Hits
+from dlm_sampling.samplers.parts.hitting_times import Hits
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.schedules import Schedule
+from dlm_sampling.schedules import LINEAR, Schedule
 from dlm_sampling.types import TokenLaw
 
 

@@ -19,7 +19,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.quotas import block_quota, confident_or_quota
@@ -130,31 +129,6 @@ class BlockRefinement(SamplerBase[RefinementState]):
         settled = ~state.had_mask & (~state.edited | (state.post_steps >= self.max_post_steps))
         filled = state.had_mask & ~canvas.eligible.any(1)
         return settled | (state.had_mask & clock.last) | (filled & (self.max_post_steps == 0))
-
-
-def uniform_commits(
-    confidence: Tensor, committed: Tensor, clock: Clock, threshold: float
-) -> Tensor:
-    """Positions that a step of the uniform-noise form commits: what is overdue, and the confident.
-
-        quota_i = max(0, ceil((i + 1) W / N) - committed so far)
-        commit the quota's best, and all with c > threshold
-
-    There is no mask: uncommitted positions hold uniform noise, drawn anew after every step.
-
-    Args:
-        confidence: [B, W], probability of the drawn token.
-        committed: bool [B, W].
-        clock: steps of the block.
-        threshold: compared strictly.
-
-    Returns:
-        bool [B, W], a subset of the uncommitted positions.
-    """
-    width = committed.shape[1]
-    due = ((clock.step + 1) * width + clock.steps - 1) // clock.steps
-    quota = (due - committed.sum(1)).clamp_min(0)
-    return top_k_positions(confidence, ~committed, quota) | (~committed & (confidence > threshold))
 
 
 def llada2(threshold: float = 0.95) -> BlockRefinement:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlm_sampling.samplers.parts.hitting_groups import HittingSampler
-from dlm_sampling.samplers.parts.hitting_times import LINEAR, Hits
+from dlm_sampling.samplers.parts.hitting_times import Hits
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.schedules import Schedule
+from dlm_sampling.schedules import LINEAR, Schedule
 
 
 @dataclass(frozen=True)

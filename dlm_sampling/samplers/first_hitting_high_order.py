@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.samplers.parts.hitting_times import LINEAR, Hits, HitState
+from dlm_sampling.samplers.parts.hitting_times import Hits, HitState
 from dlm_sampling.samplers.parts.kept_laws import merge, pack, unpack
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.schedules import Schedule
+from dlm_sampling.schedules import LINEAR, Schedule
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 _PAPER = "experimental reconstruction after Zheng et al. 2024, arXiv:2409.02908"

@@ -181,7 +181,7 @@ class RDM(SamplerBase[RDMState]):
         return (draw.token == canvas.tokens) & (draw.log_confidence < state.score)
 
 
-PRESETS: dict[str, RDM] = {
+RDM_PRESETS: dict[str, RDM] = {
     "iwslt": RDM(conditional=True),
     "wmt14": RDM(),
     "wmt16": RDM(noise_scale=1.0),

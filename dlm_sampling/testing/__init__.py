@@ -8,6 +8,7 @@ S is the number of data symbols and V = S + 1 with the mask; states are enumerat
 last position runs fastest).
 """
 
+from dlm_sampling.testing import oracles
 from dlm_sampling.testing.denoisers import (
     EnumerableDenoiser,
     FixtureToy,
@@ -38,6 +39,7 @@ __all__ = [
     "exact_chain_law",
     "final_draw",
     "load_toys",
+    "oracles",
     "product_law",
     "tv",
 ]

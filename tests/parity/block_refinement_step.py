@@ -11,8 +11,8 @@ from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.samplers import BlockRefinement
-from dlm_sampling.samplers.block_refinement import uniform_commits
 from dlm_sampling.testing import FixtureToy
+from dlm_sampling.testing.oracles import uniform_commits
 from dlm_sampling.types import Canvas, Clock, DenoiserOutput, Pass, TokenLaw
 from tests.parity.common import Replay, toy_of
 

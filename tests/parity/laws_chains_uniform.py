@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dlm_sampling.processes import Uniform, conversions, flow, jumps, matrix
+from dlm_sampling.processes import Uniform, conversions, flow, jumps
+from dlm_sampling.processes.planned import noise_from_clean
 from dlm_sampling.processes.psi import psi_law
+from dlm_sampling.processes.tables import value_at
 from dlm_sampling.processes.theta import rk2_rates, trapezoidal_rates
 from dlm_sampling.samplers import Planned
 from dlm_sampling.samplers.planned import Jump
@@ -20,7 +22,7 @@ from dlm_sampling.schedules import (
     masking_rate,
     reverse_rate,
 )
-from dlm_sampling.testing import product_law
+from dlm_sampling.testing import oracles, product_law
 from dlm_sampling.testing.laws import all_states
 from tests.parity.laws_kernels import (
     ONE,
@@ -198,7 +200,8 @@ def planned(jump: Jump) -> Rule:
     def rule(case: Case, world: UniformWorld) -> Kernel:
         def step(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
             loo = world.loo(x, t)
-            noise = conversions.noise_probability(loo, x, world.schedule.alpha(t))
+            here, alpha = value_at(loo, x).squeeze(-1), world.schedule.alpha(t)
+            noise = noise_from_clean(here, alpha, loo.shape[-1])
             return sampler.next_law(loo, noise, x, t, s, last=bool(s == 0))
 
         return factorised(step)
@@ -275,7 +278,7 @@ TOKEN = ("tau", "euler", "trap", "rk2")
 
 UNIFORM_CHAINS: dict[str, Callable[[Case, Toys], Result]] = {
     **{name: uniform_chain(rule) for name, rule in UNIFORM_RULES.items()},
-    "d3pm_loo": d3pm(matrix.reverse_from_leave_one_out, without=True),
-    "d3pm_post": d3pm(matrix.reverse_from_posterior, without=False),
+    "d3pm_loo": d3pm(oracles.reverse_from_leave_one_out, without=True),
+    "d3pm_post": d3pm(oracles.reverse_from_posterior, without=False),
 }
 TOKEN_CHAINS = {name: token_chain(UNIFORM_RULES[name]) for name in TOKEN}

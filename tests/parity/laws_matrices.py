@@ -7,19 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dlm_sampling.processes import matrix
+from dlm_sampling.testing import oracles
 from tests.parity.laws_processes import Adapter, Case, Result, absorbing, read, tensor
 
 
 def general_rates(case: Case) -> Result:
     x, tables, n = read(case)
     rates, transition = (tensor(case["inputs"][k]) for k in ("Q", "transition"))
-    return {"rates": n["h"] * matrix.reverse_rates(tables["p0"], x, rates, transition)}
+    return {"rates": n["h"] * oracles.reverse_rates(tables["p0"], x, rates, transition)}
 
 
 def general_corrector(case: Case) -> Result:
     x, _, n = read(case)
-    forward = matrix.forward_rates(x, tensor(case["inputs"]["Q"]))
+    forward = oracles.forward_rates(x, tensor(case["inputs"]["Q"]))
     return {"rates": general_rates(case)["rates"] + n["h"] * forward}
 
 
@@ -39,11 +39,11 @@ ONE_STEP: dict[str, Adapter] = {
     "uniform.corrector_rates_general": general_corrector,
     "matrix.reverse_rates_general": general_rates,
     "matrix.corrector_rates_general": general_corrector,
-    "matrix.d3pm_uniform_loo": d3pm(matrix.reverse_from_leave_one_out),
-    "matrix.d3pm_uniform_post": d3pm(matrix.reverse_from_posterior),
-    "matrix.d3pm_absorb_loo": d3pm(matrix.reverse_from_leave_one_out, mask=True),
-    "matrix.d3pm_banded_loo": d3pm(matrix.reverse_from_leave_one_out),
-    "matrix.d3pm_banded_post": d3pm(matrix.reverse_from_posterior),
-    "matrix.d3pm_random_loo": d3pm(matrix.reverse_from_leave_one_out),
-    "matrix.d3pm_random_post": d3pm(matrix.reverse_from_posterior),
+    "matrix.d3pm_uniform_loo": d3pm(oracles.reverse_from_leave_one_out),
+    "matrix.d3pm_uniform_post": d3pm(oracles.reverse_from_posterior),
+    "matrix.d3pm_absorb_loo": d3pm(oracles.reverse_from_leave_one_out, mask=True),
+    "matrix.d3pm_banded_loo": d3pm(oracles.reverse_from_leave_one_out),
+    "matrix.d3pm_banded_post": d3pm(oracles.reverse_from_posterior),
+    "matrix.d3pm_random_loo": d3pm(oracles.reverse_from_leave_one_out),
+    "matrix.d3pm_random_post": d3pm(oracles.reverse_from_posterior),
 }

@@ -13,14 +13,12 @@ from torch import Tensor
 
 from dlm_sampling.processes import Absorbing, Uniform, conversions, flow, jumps
 from dlm_sampling.processes.coefficients import APPLY
-from dlm_sampling.processes.planned import next_position, next_token, planned_rates
+from dlm_sampling.processes.planned import noise_from_clean, planned_rates
 from dlm_sampling.processes.psi import psi_law
+from dlm_sampling.processes.tables import value_at
 from dlm_sampling.processes.theta import rk2_rates, trapezoidal_rates, trapezoidal_weights
-from dlm_sampling.processes.tweedie import (
-    tweedie_absorbing,
-    tweedie_absorbing_final,
-    tweedie_uniform,
-)
+from dlm_sampling.processes.tweedie import tweedie_absorbing, tweedie_uniform
+from dlm_sampling.testing.oracles import absorbing_score_rates, next_position, next_token
 
 Case = dict[str, Any]
 Result = dict[str, Any]
@@ -74,13 +72,14 @@ def mask_tweedie(case: Case) -> Result:
 def mask_tweedie_final(case: Case) -> Result:
     x, tables, _ = read(case)
     s = tables["score"]
-    return {"probs": tweedie_absorbing_final(s, x, s.shape[-1] - 1)[..., :-1]}
+    return {"probs": conversions.carried_over(s, x, s.shape[-1] - 1)[..., :-1]}
 
 
 def mask_euler(case: Case) -> Result:
     x, tables, n = read(case)
     s = tables["score"]
-    return {"probs": jumps.euler_law(absorbing(s).score_rates(s, x, n["sigma_rate"]), x, n["h"])}
+    rates = absorbing_score_rates(absorbing(s), s, x, n["sigma_rate"])
+    return {"probs": jumps.euler_law(rates, x, n["h"])}
 
 
 def mask_lsd(case: Case) -> Result:
@@ -93,7 +92,7 @@ def mask_lsd(case: Case) -> Result:
             rates = process.reverse_rates(p, x, n["hazard"])
             return jumps.last_event_law(apply(rates, phi), x, torch.ones(()))
         score = conversions.score_from_masked_law(p, x, n["alpha_t"], process.mask_token_id)
-        rates = process.score_rates(apply(score, phi), x, n["sigma_rate"])
+        rates = absorbing_score_rates(process, apply(score, phi), x, n["sigma_rate"])
         return jumps.euler_law(rates, x, n["h"])
 
     return {"probs": torch.stack([law(phi) for phi in n["phi"]])}
@@ -188,7 +187,8 @@ def flow_divergence_free(case: Case) -> Result:
     x, p, n = clean(case)
     k, rate = n["alpha_t"], n["kappa_rate"]
     free = n["div_free"] * rate / (k * (1 - k))
-    return {"probs": flow.divergence_free_law(p, x, n["source"], rate / (1 - k), free, k, n["h"])}
+    towards, around = n["h"] * (rate / (1 - k) + free * k), n["h"] * free * (1 - k)
+    return {"probs": flow.conditional_jump_law(p, x, n["source"], towards, around)}
 
 
 def psi(case: Case) -> Result:
@@ -219,7 +219,7 @@ def uniform_conversions(case: Case) -> Result:
     back = conversions.convert_uniform(post, x, alpha, "posterior", "leave_one_out")
     again = conversions.convert_uniform(score, x, alpha, "log_score", "leave_one_out")
     torch.testing.assert_close(again, loo, atol=1e-12, rtol=0)
-    rho = conversions.noise_probability(loo, x, alpha)
+    rho = noise_from_clean(value_at(loo, x).squeeze(-1), alpha, loo.shape[-1])
     return {"post": post, "score": score, "rates": score, "rho": rho, "loo_from_post": back}
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling.processes import Absorbing, Uniform, conversions, jumps, matrix
-from dlm_sampling.processes.flow import divergence_free_law, shortcut_law
+from dlm_sampling.processes import Absorbing, Uniform, conversions, jumps, matrices
+from dlm_sampling.processes.flow import conditional_jump_law, shortcut_law
+from dlm_sampling.processes.planned import noise_from_clean
 from dlm_sampling.processes.psi import psi_law
 from dlm_sampling.processes.theta import rk2_rates, rk2_weights, trapezoidal_rates
 from dlm_sampling.processes.tweedie import tweedie_absorbing, tweedie_uniform
@@ -24,6 +25,7 @@ from dlm_sampling.schedules import (
     reverse_rate,
     time_after_hazard,
 )
+from dlm_sampling.testing import oracles
 from dlm_sampling.types import PredictionKind
 
 SIZE, MASK = 5, 4
@@ -75,7 +77,7 @@ def test_euler_is_tweedie_is_ancestral_under_log_linear_masking(eps: float) -> N
         ancestral = process.reverse(p, x, a, b)
         rates = process.reverse_rates(p, x, reverse_rate(schedule, t))
         score = conversions.score_from_masked_law(p, x, a, MASK)
-        from_score = process.score_rates(score, x, masking_rate(schedule, t))
+        from_score = oracles.absorbing_score_rates(process, score, x, masking_rate(schedule, t))
         same(from_score, rates)
         same(jumps.euler_law(rates, x, t - s), ancestral)
         same(tweedie_absorbing(score, x, a, b, MASK), ancestral)
@@ -138,7 +140,7 @@ def test_noise_probability_splits_the_posterior() -> None:
     loo, x = laws(7)
     alpha = number(0.35)
     post = conversions.posterior_from_leave_one_out(loo, x, alpha)
-    rho = conversions.noise_probability(loo, x, alpha).unsqueeze(-1)
+    rho = noise_from_clean(loo.gather(-1, x.unsqueeze(-1)), alpha, SIZE)
     here = torch.nn.functional.one_hot(x, SIZE).double()
     same(post, rho * loo + (1 - rho) * here)
 
@@ -147,32 +149,34 @@ def test_a_score_of_masks_keeps_the_law_and_drops_its_scale() -> None:
     p, x = masked(8)
     score = conversions.score_from_masked_law(p, x, number(0.3), MASK)
     at_masks = (x == MASK).unsqueeze(-1)
-    same(conversions.masked_law_from_score(7.0 * score, x, MASK) * at_masks, p * at_masks)
+    same(conversions.carried_over(7.0 * score, x, MASK) * at_masks, p * at_masks)
 
 
 def test_the_matrix_form_contains_the_other_processes() -> None:
     loo, x = laws(9)
     a, b = number(0.3), number(0.6)
-    step = matrix.uniform_matrix(SIZE, float(1 - a / b))
-    before = matrix.uniform_matrix(SIZE, float(1 - b))
+    step = matrices.uniform_matrix(SIZE, float(1 - a / b))
+    before = matrices.uniform_matrix(SIZE, float(1 - b))
     plug = Uniform().reverse(loo, x, a, b)
-    same(matrix.reverse_from_leave_one_out(loo, x, step, before), plug)
+    same(oracles.reverse_from_leave_one_out(loo, x, step, before), plug)
     p, y = masked(9)
-    step, before = (matrix.absorbing_matrix(SIZE, float(1 - v), MASK) for v in (a / b, b))
+    step, before = (matrices.absorbing_matrix(SIZE, float(1 - v), MASK) for v in (a / b, b))
     clean = Absorbing(MASK).clean_law(p, y)
-    same(matrix.reverse_from_posterior(clean, y, step, before), Absorbing(MASK).reverse(p, y, a, b))
+    same(
+        oracles.reverse_from_posterior(clean, y, step, before), Absorbing(MASK).reverse(p, y, a, b)
+    )
 
 
 def test_rates_of_a_matrix_are_the_score_rates() -> None:
     loo, x = laws(10)
     alpha, beta = number(0.4), number(1.7)
-    generator = matrix.uniform_matrix(SIZE, 1.0) - torch.eye(SIZE, dtype=torch.float64)
-    transition = matrix.transition(generator, float(-alpha.log()))
-    same(transition, matrix.uniform_matrix(SIZE, float(1 - alpha)))
+    generator = matrices.uniform_matrix(SIZE, 1.0) - torch.eye(SIZE, dtype=torch.float64)
+    transition = matrices.transition(generator, float(-alpha.log()))
+    same(transition, matrices.uniform_matrix(SIZE, float(1 - alpha)))
     post = conversions.posterior_from_leave_one_out(loo, x, alpha)
     score = conversions.score_from_leave_one_out(loo, x, alpha)
     same(
-        matrix.reverse_rates(post, x, beta * generator, transition),
+        oracles.reverse_rates(post, x, beta * generator, transition),
         Uniform().reverse_rates(score, x, beta),
     )
 
@@ -180,12 +184,12 @@ def test_rates_of_a_matrix_are_the_score_rates() -> None:
 @pytest.mark.parametrize(
     "made",
     [
-        matrix.uniform_matrix(6, 0.3),
-        matrix.absorbing_matrix(6, 0.3, 5),
-        matrix.banded_matrix(6, 0.3, 2),
-        matrix.gaussian_matrix(6, 0.4),
-        matrix.transition(
-            matrix.nearest_neighbour_rates(
+        matrices.uniform_matrix(6, 0.3),
+        matrices.absorbing_matrix(6, 0.3, 5),
+        matrices.banded_matrix(6, 0.3, 2),
+        matrices.gaussian_matrix(6, 0.4),
+        matrices.transition(
+            matrices.nearest_neighbour_rates(
                 torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), 2
             ),
             0.7,
@@ -202,24 +206,31 @@ def test_matrices_are_stochastic(made: Tensor) -> None:
 def test_ordered_and_neighbour_noise_is_symmetric(name: str) -> None:
     embeddings = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
     made = {
-        "banded": matrix.banded_matrix(6, 0.3, 2),
-        "gaussian": matrix.gaussian_matrix(6, 0.4),
-        "neighbours": matrix.transition(matrix.nearest_neighbour_rates(embeddings, 2), 0.7),
+        "banded": matrices.banded_matrix(6, 0.3, 2),
+        "gaussian": matrices.gaussian_matrix(6, 0.4),
+        "neighbours": matrices.transition(matrices.nearest_neighbour_rates(embeddings, 2), 0.7),
     }[name]
     same(made, made.T)
 
 
 def test_matrices_have_a_largest_size() -> None:
     with pytest.raises(ValueError, match="4096"):
-        matrix.transition(torch.zeros(1, 1).expand(4097, 4097), 1.0)
+        matrices.transition(torch.zeros(1, 1).expand(4097, 4097), 1.0)
     with pytest.raises(ValueError, match="rates has shape"):
-        matrix.transition(torch.zeros(2, 3), 1.0)
+        matrices.transition(torch.zeros(2, 3), 1.0)
 
 
 def test_psi_at_one_is_the_reverse_step() -> None:
     p, x = masked(11)
     a, b = number(0.3), number(0.5)
     same(psi_law(Absorbing(MASK), p, x, a, b, 1.0), Absorbing(MASK).reverse(p, x, a, b))
+
+
+def divergence_free_law(
+    post: Tensor, x: Tensor, noise: Tensor, c: Tensor, free: Tensor, kappa: Tensor, h: Tensor
+) -> Tensor:
+    """One step at frozen rates c towards x1 and free (kappa 1[y = x1] + (1 - kappa) pi(y))."""
+    return conditional_jump_law(post, x, noise, h * (c + free * kappa), h * free * (1 - kappa))
 
 
 def test_divergence_free_term_of_weight_zero_is_the_library_jump() -> None:

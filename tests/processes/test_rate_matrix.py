@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.engine.sample import sample
-from dlm_sampling.processes import MatrixChain, RateMatrix, Uniform, matrix
+from dlm_sampling.processes import MatrixChain, RateMatrix, Uniform, matrices
 from dlm_sampling.samplers import Ancestral, Euler, TauLeaping
 from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.schedules import LOG_LINEAR, LogLinear, grid_time
@@ -41,7 +41,7 @@ def level(value: float) -> Tensor:
 
 @pytest.mark.parametrize("alpha", [1e-3, 0.2, 0.7, 0.99])
 def test_uniform_rates_give_the_uniform_process(alpha: float) -> None:
-    general, uniform = RateMatrix(matrix.uniform_rates(SYMBOLS)), Uniform()
+    general, uniform = RateMatrix(matrices.uniform_rates(SYMBOLS)), Uniform()
     a, s, slope = level(alpha), level((1 + alpha) / 2), level(0.8)
     close = {"atol": 1e-11, "rtol": 1e-9}
     torch.testing.assert_close(general.forward(LOO, a), uniform.forward(LOO, a), **close)
@@ -68,7 +68,7 @@ def test_uniform_rates_give_the_uniform_process(alpha: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "rates", [matrix.banded_rates(SYMBOLS, 2), matrix.gaussian_rates(SYMBOLS, 1.5), one_way()]
+    "rates", [matrices.banded_rates(SYMBOLS, 2), matrices.gaussian_rates(SYMBOLS, 1.5), one_way()]
 )
 def test_kernels_are_exponentials_and_the_prior_is_where_they_lead(rates: Tensor) -> None:
     process = RateMatrix(rates)
@@ -80,9 +80,9 @@ def test_kernels_are_exponentials_and_the_prior_is_where_they_lead(rates: Tensor
 
 
 def processes() -> dict[str, Process]:
-    steps = [matrix.gaussian_matrix(SYMBOLS, 0.4 + 0.2 * k) for k in range(8)]
+    steps = [matrices.gaussian_matrix(SYMBOLS, 0.4 + 0.2 * k) for k in range(8)]
     return {
-        "gaussian": RateMatrix(matrix.gaussian_rates(SYMBOLS, 1.5)),
+        "gaussian": RateMatrix(matrices.gaussian_rates(SYMBOLS, 1.5)),
         "one-way": RateMatrix(one_way()),
         "chain": MatrixChain(steps),
     }
@@ -138,7 +138,7 @@ def test_the_loop_draws_the_law_of_the_chain(
 
 
 def test_more_steps_come_closer_to_the_data() -> None:
-    process = RateMatrix(matrix.gaussian_rates(SYMBOLS, 1.5))
+    process = RateMatrix(matrices.gaussian_rates(SYMBOLS, 1.5))
     toy = NoisyEnumerableDenoiser(joint(), process=process)
     errors = [
         tv(propagated(toy, Ancestral(LOG_LINEAR, 1e-5, "sample"), n), joint().flatten())

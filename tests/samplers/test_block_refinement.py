@@ -11,9 +11,10 @@ import torch
 from dlm_sampling import ops
 from dlm_sampling.engine.sample import sample
 from dlm_sampling.samplers import create
-from dlm_sampling.samplers.block_refinement import BlockRefinement, uniform_commits
+from dlm_sampling.samplers.block_refinement import BlockRefinement
 from dlm_sampling.samplers.sdar import SDAR
 from dlm_sampling.testing import FixtureToy
+from dlm_sampling.testing.oracles import uniform_commits
 from dlm_sampling.testing.sudoku import SudokuOracle, is_valid
 from dlm_sampling.types import Clock, DenoiserOutput, Pass, TokenLaw
 from tests.samplers.small import run, small_toy

@@ -17,7 +17,6 @@ from dlm_sampling.processes import Uniform
 from dlm_sampling.processes.planned import (
     clean_probability,
     level_of,
-    next_position,
     noise_from_clean,
 )
 from dlm_sampling.samplers import (
@@ -39,6 +38,7 @@ from dlm_sampling.testing import (
     tv,
 )
 from dlm_sampling.testing.laws import all_states
+from dlm_sampling.testing.oracles import next_position
 from dlm_sampling.text.generate import generate
 from dlm_sampling.types import PredictionKind, TokenLaw
 from tests.parity.folders import fixtures_folder

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlm_sampling.samplers import LLaDA, create
 from dlm_sampling.samplers.parts.quotas import below_cutoff, lowest_positions
-from dlm_sampling.samplers.rdm import PRESETS, RDM
+from dlm_sampling.samplers.rdm import RDM, RDM_PRESETS
 from dlm_sampling.testing import chi_square, count_states
 from dlm_sampling.types import TokenLaw
 from tests.samplers.small import (
@@ -165,10 +165,10 @@ def test_deviation_a_sure_model_leaves_a_mask_in_the_released_code() -> None:
 
 
 def test_presets_of_the_authors() -> None:
-    assert PRESETS["iwslt"].conditional and not PRESETS["wmt14"].conditional
-    assert PRESETS["wmt16"].noise_scale == 1.0 and PRESETS["qqp"].noise_scale == 5.0
-    assert {p.mask_schedule for p in PRESETS.values()} == {"cosine"}
-    assert create("rdm-conditional") == PRESETS["iwslt"]
+    assert RDM_PRESETS["iwslt"].conditional and not RDM_PRESETS["wmt14"].conditional
+    assert RDM_PRESETS["wmt16"].noise_scale == 1.0 and RDM_PRESETS["qqp"].noise_scale == 5.0
+    assert {p.mask_schedule for p in RDM_PRESETS.values()} == {"cosine"}
+    assert create("rdm-conditional") == RDM_PRESETS["iwslt"]
 
 
 def test_errors_name_the_field_and_what_is_allowed() -> None:

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.samplers.base import block_total, even_quota
-from dlm_sampling.schedules import LogLinear, Schedule, grid_time
+from dlm_sampling.schedules import LINEAR, Schedule, grid_time
 from dlm_sampling.types import Canvas, Clock, RandomSource
-
-LINEAR = LogLinear(0.0)
 
 
 class HitState(NamedTuple):

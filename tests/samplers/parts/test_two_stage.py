@@ -12,7 +12,7 @@ from dlm_sampling import ops
 from dlm_sampling.engine.sample import sample
 from dlm_sampling.processes import RateMatrix, Uniform
 from dlm_sampling.processes.jumps import last_event_law
-from dlm_sampling.processes.matrix import gaussian_rates
+from dlm_sampling.processes.matrices import gaussian_rates
 from dlm_sampling.samplers import ThetaRK2, ThetaTrapezoidal
 from dlm_sampling.samplers.parts.two_stage import TwoStage
 from dlm_sampling.schedules import LOG_LINEAR, LogLinear, grid_time

@@ -1,21 +1,15 @@
-"""General transition matrices (D3PM) and general rate matrices, vocabularies up to 4096.
+"""Makes the matrices that `RateMatrix` and `MatrixChain` take; vocabularies up to 4096.
 
-Matrices are row-stochastic, Q[i, j] = P(next = j | now = i); rate matrices have rows that sum to 0.
-A chain has one-step matrices Q_1 .. Q_T and products Qbar_s = Q_1 ... Q_s:
-
-    leave-one-out:  p(x_s = y | x_t) ~ Q_t[y, x_t] sum_k loo(k) Qbar_s[k, y]
-    posterior:      p(x_s = y | x_t) = sum_k post(k) Q_t[y, x_t] Qbar_s[k, y] / Qbar_t[k, x_t]
-
-Austin et al. 2021, "Structured Denoising Diffusion Models in Discrete State-Spaces",
-arXiv:2107.03006; rates in continuous time: Campbell et al. 2022, arXiv:2205.14987.
+Transition matrices have rows that are laws, Q[i, j] = P(next = j | now = i); rate matrices have
+rows that sum to 0, Q[i, j] the rate of i -> j.  Austin et al. 2021, "Structured Denoising Diffusion
+Models in Discrete State-Spaces", arXiv:2107.03006 (D3PM); rates in continuous time: Campbell et al.
+2022, arXiv:2205.14987.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-from dlm_sampling.processes.tables import normalised, off_diagonal
 
 LARGEST_VOCABULARY = 4096
 
@@ -29,56 +23,6 @@ def check_square(name: str, matrix: Tensor) -> None:
             f"{name} has {len(matrix)} symbols: dense matrices are for at most "
             f"{LARGEST_VOCABULARY}; use the absorbing or uniform process."
         )
-
-
-def _into(matrix: Tensor, x: Tensor) -> Tensor:
-    """Column x of a matrix: the entries y -> x for all y, [..., V]."""
-    return matrix.T[x]
-
-
-def reverse_from_leave_one_out(loo: Tensor, x: Tensor, step: Tensor, before: Tensor) -> Tensor:
-    """Law of x_s given x_t, one step back, leave-one-out law plugged in for x0.
-
-    Args:
-        loo: [..., V].
-        x: x_t, int64 [...].
-        step: Q_t, from s to t, [V, V].
-        before: Qbar_s, from 0 to s, [V, V].
-
-    Returns:
-        [..., V].  Cost: one product with a [V, V] matrix per position.
-    """
-    return normalised(_into(step, x) * (loo @ before))
-
-
-def reverse_from_posterior(post: Tensor, x: Tensor, step: Tensor, before: Tensor) -> Tensor:
-    """The same law from the posterior; arguments as in `reverse_from_leave_one_out`."""
-    reached = _into(before @ step, x)  # Qbar_t[k, x]
-    weights = torch.where(reached > 0, post / reached, 0.0)
-    return _into(step, x) * (weights @ before)
-
-
-def reverse_rates(post: Tensor, x: Tensor, rates: Tensor, transition: Tensor) -> Tensor:
-    """Rate of x -> y backwards in time, 0 at x, [..., V].
-
-        R(x -> y) = Q[y, x] sum_k post(k) q_t(y | k) / q_t(x | k)
-
-    Campbell et al. 2022, arXiv:2205.14987.
-
-    Args:
-        post: posterior, [..., V].
-        x: x_t, int64 [...].
-        rates: Q at time t, Q[i, j] the rate of i -> j, [V, V].
-        transition: P(x_t = j | x_0 = i), [V, V].
-    """
-    reached = _into(transition, x)
-    ratio = torch.where(reached > 0, post / reached, 0.0) @ transition
-    return off_diagonal(_into(rates, x) * ratio, x)
-
-
-def forward_rates(x: Tensor, rates: Tensor) -> Tensor:
-    """Rate of x -> y forwards in time, Q[x, y], 0 at x, [..., V]."""
-    return off_diagonal(rates[x], x)
 
 
 def transition(rates: Tensor, integral: float) -> Tensor:
