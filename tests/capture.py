@@ -82,7 +82,7 @@ def steps_only_on_the_device(step: Callable[[], None]) -> Callable[[], None]:
 def opaque_kernels() -> Iterator[None]:
     """Every op that has a kernel runs its torch twin as one operator, hidden from a recorder."""
 
-    def find(name: str, device: Any, facts: Any, *, confirmed: bool) -> tuple[Any, str]:
+    def find(name: str, device: Any, *facts: Any, confirmed: bool) -> tuple[Any, str]:
         twin = getattr(ops, name)
 
         def run(*args: Any, **kwargs: Any) -> Any:

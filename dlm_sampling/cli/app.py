@@ -11,7 +11,7 @@ import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 from typer.main import get_command
@@ -32,6 +32,7 @@ from dlm_sampling.viewers.safe_text import json_line, one_line, printable
 if TYPE_CHECKING:
     from dlm_sampling.denoisers import Denoiser
     from dlm_sampling.samplers import Entry
+    from dlm_sampling.text.prompts import Eos
     from dlm_sampling.viewers.terminal import LiveCanvas
 
 PROGRAM = "dlm-sampling"
@@ -157,7 +158,8 @@ def generate(
     with open_output(output) as sink:
         from dlm_sampling import AutoDenoiser
         from dlm_sampling.cli.generate import Job
-        from dlm_sampling.text.generate import default_sampler
+        from dlm_sampling.engine.request import BlockRequest
+        from dlm_sampling.text.options import GenerateOptions, LawOptions, default_sampler
 
         if sampler is not None:
             find_sampler(sampler)
@@ -169,23 +171,21 @@ def generate(
             revision=revision,
         )
         name = sampler or default_sampler(denoiser)
-        options: dict[str, Any] = {
+        options = GenerateOptions(
             # None keeps the checkpoint's own defaults in force; any name would replace them.
-            "sampler": sampler,
-            "sampler_options": parse_settings(settings or [], find_sampler(name).build, name),
-            "steps": steps,
-            "max_new_tokens": max_new_tokens,
-            "block_length": block_length,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "guidance_scale": guidance_scale,
-            "eos": eos,
-            "cuda_graph": cuda_graph,
-        }
+            sampler=sampler,
+            sampler_options=parse_settings(settings or [], find_sampler(name).build, name),
+            max_new_tokens=max_new_tokens,
+            blocks=BlockRequest(block_length, steps),
+            seed=seed,
+            law=LawOptions(temperature, top_k, top_p, min_p),
+            guidance_scale=guidance_scale,
+            num_return_sequences=samples,
+            eos=cast("Eos", eos),  # `prepare` checks it
+            cuda_graph=cuda_graph,
+        )
         canvas = open_live(denoiser) if live else None
-        job = Job(denoiser, options, samples, seed, as_json, model, name, canvas)
+        job = Job(denoiser, options, as_json, model, name, canvas)
         job.run(items, batch_size, sink)
     if not quiet:
         note(f"{name}, seed {seed}, {span(job.nfe)} NFE, {time.monotonic() - begun:.1f} s")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from dlm_sampling.cli.io import PromptItem, UsageError
 from dlm_sampling.denoisers import Denoiser
-from dlm_sampling.ops import row_seeds
 from dlm_sampling.text.completion import GenerateOutput
-from dlm_sampling.text.generate import generate
+from dlm_sampling.text.generate import generate_parts
+from dlm_sampling.text.options import GenerateOptions, prepare
+from dlm_sampling.text.options import Job as Generation
 from dlm_sampling.viewers.safe_text import json_line, printable
+from dlm_sampling.viewers.streaming import ProgressFeed
 from dlm_sampling.viewers.terminal import LiveCanvas
 
 
@@ -23,9 +24,7 @@ class Job:
 
     Fields:
         denoiser: the model.
-        options: arguments of `dlm_sampling.generate`, the same for every batch.
-        samples: rows per prompt.
-        seed: the seed of the run.
+        options: what `dlm_sampling.generate` would be asked for.
         as_json: whether results are JSON lines.
         model: what the user asked for.
         sampler: name of the sampler.
@@ -34,9 +33,7 @@ class Job:
     """
 
     denoiser: Denoiser
-    options: dict[str, Any]
-    samples: int
-    seed: int
+    options: GenerateOptions
     as_json: bool
     model: str
     sampler: str
@@ -45,39 +42,34 @@ class Job:
 
     def run(self, items: Sequence[PromptItem], batch_rows: int, sink: TextIO) -> None:
         """Generate for all prompts, a batch at a time, and write each batch as it is done."""
-        seeds = row_seeds(self.seed, len(items) * self.samples)
-        per_batch = max(1, batch_rows // self.samples)
-        for begin in range(0, len(items), per_batch):
-            batch = items[begin : begin + per_batch]
-            rows = slice(begin * self.samples, (begin + len(batch)) * self.samples)
-            output = self.generate(batch, begin, seeds[rows])
-            for row in range(len(batch) * self.samples):
-                item = batch[row // self.samples]
-                last = rows.start + row + 1 == len(seeds)
-                sink.write(self.record(output, row, item, rows.start + row))
-                sink.write("\n" if self.as_json or last else "\n---\n")
+        samples = self.options.num_return_sequences
+        total = len(items) * samples
+        job = prepare(self.denoiser, [item.prompt for item in items], self.options)
+        per_batch = max(1, batch_rows // samples) * samples
+        number = 0
+        for output in self.outputs(job, per_batch):
+            for row in range(len(output.seeds)):
+                sink.write(self.record(output, row, items[number // samples], number))
+                number += 1
+                sink.write("\n" if self.as_json or number == total else "\n---\n")
             sink.flush()
             self.nfe += output.nfe.tolist()
 
-    def generate(self, batch: Sequence[PromptItem], begin: int, seeds: list[int]) -> GenerateOutput:
-        """One batch; a message about a prompt gets the number that it has in the whole run."""
-        if self.live is not None:
+    def outputs(self, job: Generation, per_batch: int) -> Iterator[GenerateOutput]:
+        """The results batch by batch; the canvas is gone before a result is written.
+
+        Both may share one terminal.
+        """
+        if self.live is None:
+            with closing(ProgressFeed(sum(job.new_tokens), None)) as bar:
+                yield from generate_parts(job, per_batch, [bar] if bar.visible else [])
+            return
+        batches = generate_parts(job, per_batch, [self.live])
+        for _ in range(0, len(job.prompts), per_batch):
             self.live.restart()
-        try:
-            # The canvas is gone before the result is written: both may share one terminal.
-            with self.live or nullcontext():
-                return generate(
-                    self.denoiser,
-                    [item.prompt for item in batch],
-                    seed=seeds,
-                    num_return_sequences=self.samples,
-                    callback=self.live,
-                    progress=False if self.live is not None else None,
-                    **self.options,
-                )
-        except ValueError as error:
-            text = re.sub(r"^Prompt (\d+)", lambda m: f"Prompt {int(m[1]) + begin}", str(error))
-            raise type(error)(text) from error
+            with self.live:
+                output = next(batches)
+            yield output
 
     def record(self, output: GenerateOutput, row: int, item: PromptItem, number: int) -> str:
         """One result: the text with its prompt, or a JSON object."""
@@ -90,8 +82,8 @@ class Job:
         return json_line(
             named
             | {
-                "index": number // self.samples,
-                "sample": number % self.samples,
+                "index": number // self.options.num_return_sequences,
+                "sample": number % self.options.num_return_sequences,
                 "prompt": item.prompt,
                 "text": text,
                 "token_ids": output.token_ids[row],
@@ -99,7 +91,7 @@ class Job:
                 "logprob": float(output.logprobs[row].sum()),
                 "nfe": int(output.nfe[row]),
                 "steps": int(output.steps[row]),
-                "seed": self.seed,
+                "seed": self.options.seed,
                 "row_seed": output.seeds[row],
                 "sampler": self.sampler,
                 "model": self.model,

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.request import Canvases
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """The canvases on the denoiser's device; all [B, L]."""
-
-    tokens: Tensor  # int64
-    editable: Tensor  # bool
-    attention: Tensor  # bool, False at padding
-
-
-def check_inputs(
+def check_canvases(
     denoiser: Denoiser,
     tokens: Tensor,
     editable: Tensor,
     attention_mask: Tensor | None,
     seeds: Sequence[int],
-) -> Inputs:
+) -> Canvases:
     """Check the canvases, and move them to the denoiser's device.
 
     Args:
@@ -64,7 +55,8 @@ def check_inputs(
     tokens, editable = tokens.to(device, torch.int64), editable.to(device, torch.bool)
     attention = attention.to(device)
     check_ids(denoiser, tokens, attention & ~editable)
-    return Inputs(tokens, editable, attention)
+    may_stop = torch.ones(len(tokens), dtype=torch.bool, device=device)
+    return Canvases(tokens, editable, attention, tuple(seeds), may_stop)
 
 
 def check_ids(denoiser: Denoiser, tokens: Tensor, where: Tensor) -> None:

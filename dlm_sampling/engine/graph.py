@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.engine.checks import Inputs
-from dlm_sampling.engine.options import RunOptions
+from dlm_sampling.engine.request import Canvases, Request
 from dlm_sampling.samplers.registry import available
-from dlm_sampling.types import Sampler, TokenLaw
+from dlm_sampling.types import TokenLaw
 
 Record = Callable[[Callable[[], None]], Callable[[], None]]
 """Takes a step and returns what repeats it."""
@@ -72,15 +71,13 @@ def record(step: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-def check_capture(
-    denoiser: Denoiser, sampler: Sampler[Any], inputs: Inputs, options: RunOptions
-) -> None:
+def check_capture(denoiser: Denoiser, request: Request, canvases: Canvases) -> None:
     """Refuse what a graph cannot hold.
 
     Raises:
-        ValueError: see `CapturedRun`.
+        ValueError: see `recorded.run_recorded`.
     """
-    kind = denoiser.process.name
+    kind, sampler = denoiser.process.name, request.sampler
     if kind not in sampler.recorded_on:
         fitting = [name for name, entry in available().items() if kind in entry.recorded_on]
         raise ValueError(
@@ -96,7 +93,7 @@ def check_capture(
             f"cuda_graph=True: the network of this denoiser ({denoiser.family}) chooses the shapes "
             "of its work by values, as experts do that take the tokens sent to them."
         )
-    padded = options.causal_blocks or not bool(inputs.attention.all())
+    padded = request.blocks.causal or not bool(canvases.attention.all())
     if padded and not denoiser.honours_padding:
         raise ValueError(
             f"cuda_graph=True: this denoiser ({denoiser.family}) takes no attention mask, so rows "

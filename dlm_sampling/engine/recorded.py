@@ -1,4 +1,4 @@
-"""A run whose step is recorded once as a CUDA graph and then replayed.
+"""Drives a run whose step is recorded once as a CUDA graph and then replayed.
 
 Every row takes part in every step, in tensors of fixed shape; rows that are done change no more.
 The host enqueues the next step before it reads what became of the last one, so that the device
@@ -11,27 +11,22 @@ step, and refuses what a graph cannot hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.engine.blocks import BlockPlan
-from dlm_sampling.engine.checks import Inputs
-from dlm_sampling.engine.graph import Record, Watch, check_capture
-from dlm_sampling.engine.options import RunOptions, SampleOutput
+from dlm_sampling.engine.graph import Record, Watch
+from dlm_sampling.engine.request import Listeners, SampleOutput
 from dlm_sampling.engine.run import Run
+from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.trajectory import StepEvent
-from dlm_sampling.prediction.predictor import Predictor
-from dlm_sampling.prediction.recorded import CapturedPredictor
-from dlm_sampling.types import Canvas, Sampler, Step
-
-_MOVED = ("tokens", "unknown", "logprob", "state")  # what the sampler's step changes
-_TURNED = ("block", "step", "rng")  # what counting the step changes
+from dlm_sampling.prediction.shapes import FixedShapes
+from dlm_sampling.types import Step
+from dlm_sampling.types.rows import copy_rows, row_tensors, where_rows
 
 
 class Shown(NamedTuple):
@@ -42,119 +37,136 @@ class Shown(NamedTuple):
     entropy: Tensor
 
 
-class CapturedRun(Run):
-    """A run of all rows to the end, step by recorded step.
+@dataclass(frozen=True)
+class Buffers:
+    """The tensors that a recorded step reads and writes in place; all have leading dimension B.
+
+    Fields:
+        state: the rows.
+        done: bool [B], rows that change no more.
+        waiting: bool [B], rows whose block is over with something unknown, to be filled outside of
+            the graph.
+        lawless: bool [B], rows whose logits defined no law.
+        frozen: bool [B], rows that write nothing for too long.
+        ended: bool [B], rows that met a stop token.
+        steps: int64 [B], loop steps.
+        shown: what listeners are told, or None.
+    """
+
+    state: RunState
+    done: Tensor
+    waiting: Tensor
+    lawless: Tensor
+    frozen: Tensor
+    ended: Tensor
+    steps: Tensor
+    shown: Shown | None
+
+    @classmethod
+    def of(cls, run: Run, state: RunState, shown: bool) -> Buffers:
+        """The rows before the first step."""
+        done = run.plan.number == 0
+        nobody = torch.zeros_like(done)
+        blank = torch.zeros_like(state.logprob)
+        return copy_rows(
+            cls(
+                state, done, nobody, nobody, nobody, nobody, torch.zeros_like(state.rows),
+                Shown(blank, blank, blank) if shown else None,
+            )
+        )  # fmt: skip
+
+    def take(self, new: Buffers) -> None:
+        """Write the values of `new` into these tensors."""
+        for there, value in zip(row_tensors(self), row_tensors(new), strict=True):
+            if there is not value:
+                there.copy_(value)
+
+
+def run_recorded(run: Run, state: RunState, listeners: Listeners, record: Record) -> SampleOutput:
+    """Record a step of all rows, and replay it until every row is done.
 
     Args:
+        run: what holds for all steps.
+        state: the rows before the first step.
+        listeners: who is told of each step.
         record: makes the CUDA graph; a test on a CPU passes something that only repeats the step.
 
     Raises:
-        ValueError: the sampler, the model or the padding cannot be recorded.
-        RuntimeError: the kernels cannot run.
+        ValueError: logits define no law.
+        RuntimeError: the step cannot be recorded, or a row never ends.
     """
+    return Recorded(run, state, listeners, record).finish()
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        sampler: Sampler[Any],
-        inputs: Inputs,
-        plan: BlockPlan,
-        seeds: Sequence[int],
-        options: RunOptions,
-        record: Record,
-    ) -> None:
-        """The ordinary run's tensors, and those that only a replay needs."""
-        check_capture(denoiser, sampler, inputs, options)
-        super().__init__(denoiser, sampler, inputs, plan, seeds, options)
-        self.record = record
-        self.ordinary: Predictor = self.predictor
-        self.state = _copied(self.state)
-        self.done = self.plan.number == 0
-        nobody = torch.zeros_like(self.done)
-        self.waiting, self.lawless, self.frozen = nobody.clone(), nobody.clone(), nobody.clone()
-        self.flags = torch.zeros(3, dtype=torch.bool, device=self.done.device)
-        self.width = int((plan.stop - plan.start).max()) if plan.start.numel() else 0
-        self.captured = CapturedPredictor.of(self.ordinary, self.lawless)
-        listens = options.callback is not None or options.return_trajectory
-        blank = torch.zeros_like(self.logprob)
-        self.shown = Shown(blank.clone(), blank.clone(), blank.clone()) if listens else None
+
+class Recorded:
+    """A run of all rows to the end, step by recorded step; see `run_recorded`."""
+
+    def __init__(self, run: Run, state: RunState, listeners: Listeners, record: Record) -> None:
+        self.run, self.listeners, self.record = run, listeners, record
+        self.padded = not bool(state.attention.all())
+        self.buffers = Buffers.of(run, state, bool(listeners))
+        self.flags = torch.zeros(3, dtype=torch.bool, device=state.tokens.device)
+        self.iteration = 0
+
+    def columns(self, state: RunState) -> Tensor:
+        """Columns of each row's block, int64 [B, W]; all of them where one block is the canvas."""
+        found = self.run.columns(state)
+        if found is not None:
+            return found
+        length = state.tokens.shape[1]
+        return torch.arange(length, device=state.tokens.device).expand(len(state), length)
 
     def tick(self) -> None:
-        """One step of all rows that are not done and do not wait, on the device alone."""
-        live = ~(self.done | self.waiting)
-        held = self.held()
-        self.predictor = self.captured
-        self.captured.begin(live, self.window())
+        """Take one step of all rows that are not done and do not wait, on the device alone."""
+        run, old = self.run, self.buffers
+        live = ~(old.done | old.waiting)
+        lawless = old.lawless.clone()
+        shapes = FixedShapes(self.columns(old.state), live, lawless)
+        predictor = run.predictor(old.state, self.padded, shapes)
         with ops.without_sync():
-            canvas, step, over = self.move()
-        left = (self.unknown & canvas.editable).any(1) & over
-        stuck = self.stuck(canvas, over)
-        further = [
-            (self.waiting, self.waiting | (live & left)),
-            (self.frozen, self.frozen | (live & stuck)),
-            *self.shown_changes(canvas, step),
-        ]
-        self.conclude(held, over, live, live & ~left, further)
-        failed = (self.lawless | self.frozen).any()
-        self.flags.copy_(torch.stack([self.done.all(), self.waiting.any(), failed]))
+            moved = run.move(old.state, predictor, check=self.iteration == 0)
+        state = where_rows(live, moved.state, old.state)
+        left = (moved.state.unknown & moved.canvas.editable).any(1) & moved.over
+        stuck = run.stuck(moved)
+        new = replace(
+            old,
+            waiting=old.waiting | (live & left),
+            lawless=lawless,
+            frozen=old.frozen | (live & stuck),
+            shown=None if old.shown is None else _shown(moved.step, moved.canvas.editable),
+        )
+        old.take(self.concluded(new, state, moved.over, live & ~left))
+        failed = (old.lawless | old.frozen).any()
+        self.flags.copy_(torch.stack([old.done.all(), old.waiting.any(), failed]))
 
-    def held(self) -> dict[str, Any]:
-        """The tensors that the graph reads and writes, by name."""
-        return {name: getattr(self, name) for name in (*_MOVED, *_TURNED)}
-
-    def conclude(
-        self,
-        held: dict[str, Any],
-        over: Tensor,
-        moved: Tensor,
-        counted: Tensor,
-        further: Sequence[tuple[Tensor, Tensor]],
-    ) -> None:
-        """End a step: write what became of the rows into the tensors that the next one reads.
+    def concluded(
+        self, buffers: Buffers, state: RunState, over: Tensor, counted: Tensor
+    ) -> Buffers:
+        """End a step.
 
         Args:
-            held: those tensors; their names are taken back from the step's own.
+            buffers: everything but the rows.
+            state: the rows as the sampler left them.
             over: bool [B], rows whose block ended.
-            moved: bool [B], rows that take over what the sampler did.
             counted: bool [B], rows for which the step is complete.
-            further: other tensors and what they will hold.
         """
-        ended, done = self.endings(over)
-        self.turn(over)
-        new = self.held()
-        changes = [
-            (self.done, self.done | (counted & done)),
-            (self.out_ended, self.out_ended | (counted & ended)),
-            (self.out_steps, self.out_steps + counted),
-            *further,
-        ]
-        for names, rows in ((_MOVED, moved), (_TURNED, counted)):
-            changes += _changes([held[n] for n in names], [new[n] for n in names], rows)
-        for there, value in changes:
-            there.copy_(value)
-        for name, value in held.items():
-            setattr(self, name, value)
-
-    def window(self) -> Tensor:
-        """Columns of each row's block, and further ones where it is narrower, int64 [B, W]."""
-        first = self.of_block(self.plan.start).unsqueeze(1)
-        column = first + torch.arange(self.width, device=first.device)
-        return column % max(self.tokens.shape[1], 1)
-
-    def shown_changes(self, canvas: Canvas, step: Step) -> Iterator[tuple[Tensor, Tensor]]:
-        """What listeners will be told of this step."""
-        if self.shown is not None:
-            told = (step.logprob.masked_fill(~canvas.editable, 0.0), *step[3:5])
-            for there, value in zip(self.shown, told, strict=True):
-                yield there, torch.zeros_like(there) if value is None else value
+        ended, done = self.run.endings(state, over)
+        return replace(
+            buffers,
+            state=where_rows(counted, self.run.turn(state, over), state),
+            done=buffers.done | (counted & done),
+            ended=buffers.ended | (counted & ended),
+            steps=buffers.steps + counted,
+        )
 
     def finish(self) -> SampleOutput:
         """Record the step, then replay it until every row is done."""
-        over = bool(self.done.all())
+        buffers, counts = self.buffers, self.run.model.counts
+        over = bool(buffers.done.all())
         replay = self.recorded() if not over else self.tick
-        watch = Watch(self.flags, lag=0 if self.shown is not None else 1)
+        watch = Watch(self.flags, lag=0 if self.listeners else 1)
         while not over:
-            event = self.event() if self.shown is not None else None
+            event = self.event() if self.listeners else None
             replay()
             over, waiting, failed = watch.look()
             if failed:
@@ -163,108 +175,89 @@ class CapturedRun(Run):
                 self.settle()
             if event is not None:
                 self.tell(event)
-                over = bool(self.done.all())
+                over = bool(buffers.done.all())
             self.iteration += 1
-        filled = (self.out_ended.unsqueeze(1) & self.unknown, self.filler)
-        tokens = self.tokens.masked_fill(*filled)
+        state = buffers.state
+        cut = buffers.ended.unsqueeze(1) & state.unknown
         return SampleOutput(
-            tokens,
-            self.logprob,
-            self.ordinary.nfe,
-            self.out_steps,
-            self.out_ended,
-            self.trajectory,
-        )
+            state.tokens.masked_fill(cut, self.run.filler), state.logprob, counts.nfe, counts.work,
+            buffers.steps, buffers.ended, self.listeners.trajectory,
+        )  # fmt: skip
 
     def recorded(self) -> Callable[[], None]:
-        """What repeats the step; recording it leaves no trace in the rows."""
-        kept = [there.clone() for there in self.buffers()]
+        """What repeats the step; recording it leaves no trace in the rows and counts."""
+        written: tuple[Any, ...] = (self.buffers, self.flags, self.run.model.counts)
+        kept = copy_rows(written)
         replay = self.record(self.tick)
-        for there, value in zip(self.buffers(), kept, strict=True):
+        for there, value in zip(row_tensors(written), row_tensors(kept), strict=True):
             there.copy_(value)
         return replay
 
     def settle(self) -> None:
         """Fill what finished schedules left unknown, outside of the graph, and end those blocks."""
-        rows, held = self.waiting.clone(), self.held()
-        self.predictor = self.ordinary
-        canvas = self.canvas()
-        if self.options.causal_blocks:
-            self.predictor.horizon = self.of_block(self.plan.stop)
-        told = self.logprob if self.shown is None else self.shown.logprob
-        step = self.fill(canvas, rows, Step(self.tokens, self.unknown, told))
-        further = [(self.waiting, self.waiting & ~rows)]
-        if self.shown is not None:
-            further += [(self.shown.logprob, step.logprob)]
-        self.conclude(held, rows, rows, rows, further)
+        run, old = self.run, self.buffers
+        rows = old.waiting.clone()
+        state, filled = run.fill(
+            old.state, run.canvas(old.state), rows, run.predictor(old.state, self.padded)
+        )
+        shown = old.shown
+        if shown is not None:
+            late, draw = old.state.unknown & ~filled.unknown, filled.draw
+            assert draw is not None
+            shown = Shown(
+                shown.logprob + filled.logprob,
+                torch.where(late, draw.log_confidence, shown.log_confidence),
+                torch.where(late, draw.entropy, shown.entropy),
+            )
+        new = replace(old, waiting=old.waiting & ~rows, shown=shown)
+        old.take(self.concluded(new, where_rows(rows, state, old.state), rows, rows))
 
     def event(self) -> StepEvent:
         """The rows that the next step moves, and how they stand before it."""
-        rows = (~self.done).nonzero().squeeze(1)
-        unknown, nfe = self.unknown[rows], self.ordinary.nfe[rows]
+        buffers, counts = self.buffers, self.run.model.counts
+        rows = (~buffers.done).nonzero().squeeze(1)
+        state = buffers.state
         nothing = torch.zeros_like(rows, dtype=torch.bool)
-        tokens, logprob = self.tokens[rows], self.logprob[rows]
+        tokens, unknown = state.tokens[rows], state.unknown[rows]
         return StepEvent(
-            self.iteration, rows, tokens, tokens, unknown, unknown, self.block[rows],
-            self.step[rows], nfe, nothing, logprob, None, None, nothing,
-            self.of_block(self.plan.stop)[rows] if self.options.causal_blocks else None,
+            self.iteration, rows, tokens, tokens, unknown, unknown, state.block[rows],
+            state.step[rows], counts.nfe[rows], nothing, state.logprob[rows], None, None, nothing,
+            state.window.stop[rows] if self.run.request.blocks.causal else None,
         )  # fmt: skip
 
     def tell(self, event: StepEvent) -> None:
         """Complete the event after its step, and pass it on."""
-        rows, before = event.rows, event.before
-        tokens, unknown, nfe = self.tokens[rows], self.unknown[rows], self.ordinary.nfe[rows]
-        logprob, log_confidence, entropy = (part[rows] for part in self.shown or ())
+        rows, before, buffers = event.rows, event.before, self.buffers
+        counts, shown = self.run.model.counts, self.buffers.shown
+        assert shown is not None
+        tokens, unknown = buffers.state.tokens[rows], buffers.state.unknown[rows]
+        nfe = counts.nfe[rows]
         event = replace(
             event, tokens=tokens, unknown=unknown, nfe=nfe, forwarded=nfe > event.nfe,
-            written=(tokens != before) | (event.unknown & ~unknown), logprob=logprob,
-            log_confidence=log_confidence, entropy=entropy, final=self.done[rows],
-            time=self.captured.told[rows],
+            written=(tokens != before) | (event.unknown & ~unknown), logprob=shown.logprob[rows],
+            log_confidence=shown.log_confidence[rows], entropy=shown.entropy[rows],
+            final=buffers.done[rows], time=counts.told[rows],
         )  # fmt: skip
-        self.pass_on(event)
+        for listener in self.listeners.all:
+            listener(event)
 
     def failure(self) -> Exception:
         """The error for rows that cannot go on."""
-        if bool(self.frozen.any()):
-            return self.endless()
-        row = int(self.lawless.long().argmax())
+        buffers = self.buffers
+        if bool(buffers.frozen.any()):
+            return self.run.endless(buffers.state.tokens.shape[1])
+        row = int(buffers.lawless.long().argmax())
         return ValueError(
             f"row {row}: the logits hold NaN, +inf, or no token that may be drawn. Run it without "
             "cuda_graph to learn where, and check the model's output."
         )
 
-    def buffers(self) -> list[Tensor]:
-        """Every tensor that a step writes in place."""
-        named = [getattr(self, name) for name in (*_MOVED, *_TURNED)]
-        found = [self.done, self.waiting, self.lawless, self.frozen, self.flags]
-        found += [self.out_steps, self.out_ended, self.ordinary.nfe, *(self.shown or ())]
-        return [*found, *_leaves(named)]
 
-
-def _changes(
-    old: Sequence[Any], new: Sequence[Any], rows: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """What each tensor of `old` will hold: the rows of `new` where `rows` is True."""
-    for there, value in zip(_leaves(old), _leaves(new), strict=True):
-        chosen = rows.view(-1, *[1] * (there.ndim - 1))
-        yield there, torch.where(chosen, value.to(there.dtype), there)
-
-
-def _leaves(value: Any) -> list[Tensor]:
-    """The tensors of a sampler's state, or of other things that hold rows."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, ops.Rng):
-        return [value.step]
-    parts = cast("Sequence[Any]", value) if isinstance(value, tuple | list) else ()
-    return [leaf for part in parts for leaf in _leaves(part)]
-
-
-def _copied(state: Any) -> Any:
-    """A state whose tensors nothing else shares."""
-    if isinstance(state, Tensor):
-        return state.clone()
-    if not isinstance(state, tuple):
-        return state
-    parts = [_copied(part) for part in cast("tuple[Any, ...]", state)]
-    return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)  # pyright: ignore
+def _shown(step: Step, editable: Tensor) -> Shown:
+    """What listeners will be told of a step; `editable` bool [B, L] is its block."""
+    blank, draw = torch.zeros_like(step.logprob), step.draw
+    return Shown(
+        step.logprob.masked_fill(~editable, 0.0),
+        blank if draw is None else draw.log_confidence,
+        blank if draw is None else draw.entropy,
+    )

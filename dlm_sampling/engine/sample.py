@@ -1,25 +1,33 @@
 """`sample`: the low-level loop, from canvases to finished canvases.
 
 It guarantees that fixed positions stay bit for bit and that no mask is left.  Everything that
-samplers share (blocks, clocks, NFE, stopping, compaction) is in `run`.
+samplers share (blocks, clocks, stopping) is in `run`, dropping rows that are done in `stepwise`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.engine.blocks import check_canvas, check_whole, plan_blocks
-from dlm_sampling.engine.checks import check_inputs
-from dlm_sampling.engine.graph import check_device, record
-from dlm_sampling.engine.options import RunOptions, SampleOutput
-from dlm_sampling.engine.recorded import CapturedRun
+from dlm_sampling.engine.blocks import BlockPlan, check_canvas, check_whole, plan_blocks
+from dlm_sampling.engine.checks import check_canvases
+from dlm_sampling.engine.graph import check_capture, check_device, record
+from dlm_sampling.engine.recorded import run_recorded
+from dlm_sampling.engine.request import (
+    BlockRequest,
+    Canvases,
+    Listeners,
+    Request,
+    SampleOutput,
+)
 from dlm_sampling.engine.run import Run
-from dlm_sampling.engine.trajectory import StepCallback
+from dlm_sampling.engine.stepwise import run_stepwise
+from dlm_sampling.engine.trajectory import StepCallback, Trajectory
 from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.types import Sampler, TokenLaw
 
@@ -93,32 +101,69 @@ def sample(
         RuntimeError: with `cuda_graph`, filters without the Triton kernels, or a network whose
             pass cannot be recorded.
     """
-    check_sampler(sampler)
-    inputs = check_inputs(denoiser, tokens, editable, attention_mask, seeds)
-    origin = inputs.attention.long().argmax(1) if align_blocks else None
-    if steps is None and steps_per_block is None:
-        steps_per_block = sampler.own_steps
-    canvas_length = denoiser.canvas_length
-    if canvas_length is not None:
-        check_canvas(canvas_length, block_length, align_blocks)
-        block_length, causal_blocks = canvas_length, True
-    plan = plan_blocks(
-        inputs.editable, block_length, steps, origin=origin, steps_per_block=steps_per_block
-    )
-    if canvas_length is not None:
-        check_whole(plan, canvas_length)
-    options = RunOptions(
-        law if law is not None else sampler.law,
+    blocks = BlockRequest(block_length, steps, steps_per_block, align_blocks, causal_blocks)
+    request = Request(
+        sampler,
+        law,
+        blocks,
         guidance_scale,
         tuple(stop_token_ids),
         every_step,
         suppress_mask,
-        causal_blocks,
-        callback,
         return_trajectory,
+        cuda_graph,
     )
+    check_sampler(sampler)
+    canvases = check_canvases(denoiser, tokens, editable, attention_mask, seeds)
+    return run_request(denoiser, request, canvases, () if callback is None else (callback,))
+
+
+def run_request(
+    denoiser: Denoiser,
+    request: Request,
+    canvases: Canvases,
+    callbacks: Sequence[StepCallback] = (),
+) -> SampleOutput:
+    """Run what was asked for over all rows at once; see `sample`.
+
+    Args:
+        denoiser: the model.
+        request: what is asked for.
+        canvases: the rows, checked by `check_canvases` or built by `text.prompts`.
+        callbacks: called after each step.
+    """
+    canvases = canvases.to(denoiser.device)
+    request, plan = _planned(denoiser, request, canvases)
     with torch.no_grad():
-        if not cuda_graph:
-            return Run(denoiser, sampler, inputs, plan, seeds, options).finish()
-        check_device(denoiser.device, options.law)
-        return CapturedRun(denoiser, sampler, inputs, plan, seeds, options, record).finish()
+        if request.cuda_graph:
+            check_device(denoiser.device, request.law or request.sampler.law)
+            check_capture(denoiser, request, canvases)
+        run = Run.of(denoiser, request, canvases, plan)
+        state = run.begin(canvases)
+        trajectory = Trajectory(state.tokens, canvases.editable, attention_mask=canvases.attention)
+        listeners = Listeners(tuple(callbacks), trajectory if request.return_trajectory else None)
+        if request.cuda_graph:
+            return run_recorded(run, state, listeners, record)
+        return run_stepwise(run, state, listeners)
+
+
+def _planned(denoiser: Denoiser, request: Request, canvases: Canvases) -> tuple[Request, BlockPlan]:
+    """The blocks of every row, and the request with what sampler and denoiser prescribe of them."""
+    blocks = request.blocks
+    if blocks.steps is None and blocks.steps_per_block is None:
+        blocks = replace(blocks, steps_per_block=request.sampler.own_steps)
+    canvas_length = denoiser.canvas_length
+    if canvas_length is not None:
+        check_canvas(canvas_length, blocks.length, blocks.align)
+        blocks = replace(blocks, length=canvas_length, causal=True)
+    origin = canvases.attention.long().argmax(1) if blocks.align else None
+    plan = plan_blocks(
+        canvases.editable,
+        blocks.length,
+        blocks.steps,
+        origin=origin,
+        steps_per_block=blocks.steps_per_block,
+    )
+    if canvas_length is not None:
+        check_whole(plan, canvas_length)
+    return replace(request, blocks=blocks), plan

@@ -17,6 +17,7 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.prediction.lazy import LazyPrediction
+from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.samplers.lsd.solvers import Learned
 from dlm_sampling.types import Canvas, Clock, Sampler
@@ -89,18 +90,12 @@ class Walk:
         banned = {*solver.law.suppressed, *denoiser.suppressed}
         if denoiser.mask_token_id is not None:
             banned.add(denoiser.mask_token_id)
-        nfe = torch.zeros(rows, dtype=torch.int64, device=device)
-        predictor = Rereading(
-            denoiser,
-            replace(solver.law, suppressed=tuple(sorted(banned))),
-            torch.ones_like(like, dtype=torch.bool),
-            torch.arange(rows, device=device),
-            nfe,
-            torch.zeros_like(like, dtype=torch.bool),
-            schedule=solver.schedule,
-        )
+        law = replace(solver.law, suppressed=tuple(sorted(banned)))
+        counts = Counts.zero(rows, device)
+        model = RunModel(denoiser, law, counts, schedule=solver.schedule)
+        predictor = Rereading(model, torch.arange(rows, device=device))
         first = denoiser.process.prior(like, rng, denoiser.vocab_size)
-        return cls(predictor, rng, first, nfe)
+        return cls(predictor, rng, first, counts.nfe)
 
     def canvas(self, tokens: Tensor) -> Canvas:
         """The canvas with these tokens; all that may be noise is unknown."""

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.engine.checks import Inputs, check_ids, check_inputs
+from dlm_sampling.engine.checks import check_canvases, check_ids
+from dlm_sampling.engine.request import Canvases
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.likelihood.mask_plans import SCHEMES, MaskPlan, Places
 from dlm_sampling.likelihood.scoring import Scorer, Views, check_batch_size
@@ -97,14 +98,14 @@ def elbo(
     """
     _check_noise(denoiser)
     check_batch_size(batch_size)
-    inputs = check_inputs(denoiser, tokens, editable, attention_mask, range(len(tokens)))
+    inputs = check_canvases(denoiser, tokens, editable, attention_mask, range(len(tokens)))
     _check_tokens(denoiser, inputs)
     masks = _plan(inputs, scheme, n, seed) if masks is None else _given(masks, inputs, n, seed)
     with torch.set_grad_enabled(torch.is_grad_enabled() if grad is None else grad):
         return _estimate(Scorer(denoiser), inputs, masks, batch_size)
 
 
-def _estimate(scorer: Scorer, inputs: Inputs, plan: MaskPlan, batch_size: int | None) -> Elbo:
+def _estimate(scorer: Scorer, inputs: Canvases, plan: MaskPlan, batch_size: int | None) -> Elbo:
     """One forward pass per mask that is not empty."""
     draws, (batch, length) = len(plan.masks), inputs.tokens.shape
     device, mask = inputs.tokens.device, scorer.denoiser.mask_token_id
@@ -141,7 +142,7 @@ def _time(denoiser: Denoiser, masked: Tensor, editable: Tensor) -> Tensor | None
 
 
 def _plan(
-    inputs: Inputs, scheme: SchemeName, n: int | None, seed: int | Sequence[int] | None
+    inputs: Canvases, scheme: SchemeName, n: int | None, seed: int | Sequence[int] | None
 ) -> MaskPlan:
     """The masks that a scheme chooses."""
     chosen = SCHEMES.get(scheme)
@@ -159,7 +160,7 @@ def _plan(
 
 
 def _given(
-    plan: MaskPlan, inputs: Inputs, n: int | None, seed: int | Sequence[int] | None
+    plan: MaskPlan, inputs: Canvases, n: int | None, seed: int | Sequence[int] | None
 ) -> MaskPlan:
     """A plan of an earlier call, on the device, if it fits."""
     if n is not None or seed is not None:
@@ -183,7 +184,7 @@ def _check_noise(denoiser: Denoiser) -> None:
         )
 
 
-def _check_tokens(denoiser: Denoiser, inputs: Inputs) -> None:
+def _check_tokens(denoiser: Denoiser, inputs: Canvases) -> None:
     check_ids(denoiser, inputs.tokens, inputs.attention)
     masked = (inputs.tokens == denoiser.mask_token_id) & inputs.editable
     if bool(masked.any()):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.prediction.predictor import Predictor, full_law
+from dlm_sampling.prediction.model import full_law
+from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.types import TokenLaw
 
 
@@ -62,17 +63,9 @@ class Scorer:
 
     def __call__(self, views: Views) -> Tensor:
         """Log-probability of the tokens at `views.where`, [R], row-major; NFE 1 per canvas."""
-        nothing = torch.zeros_like(views.rows)
-        predictor = Predictor(
-            self.denoiser,
-            full_law(TokenLaw() if self.law is None else self.law, self.denoiser),
-            views.attention,
-            torch.arange(len(views.rows), device=nothing.device),
-            nothing,
-            torch.zeros_like(views.where),
-            horizon=views.horizon,
-        )
-        time = nothing.double() if views.time is None else views.time
+        law = full_law(TokenLaw() if self.law is None else self.law, self.denoiser)
+        predictor = Predictor.alone(self.denoiser, law, views.attention, horizon=views.horizon)
+        time = torch.zeros_like(views.rows).double() if views.time is None else views.time
         prediction = predictor(views.canvas, time)
         tempered = self.law is not None
         return prediction.log_prob_of(views.tokens, views.where, tempered=tempered)[views.where]

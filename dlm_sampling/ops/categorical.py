@@ -23,7 +23,7 @@ from dlm_sampling.ops.philox import Stream, exponential_from_words, random_words
 from dlm_sampling.ops.sources import RUN, TILE, Block, Scratch, Source, blocks, shape_of
 from dlm_sampling.ops.temperature import cold_rows, heated
 from dlm_sampling.ops.tiles import LOG2E, Heat, Heated, Sums, Table, column, sweep, take
-from dlm_sampling.types import Draw, Statistics, TokenLaw
+from dlm_sampling.types import DrawRecord, Statistics, TokenLaw
 
 _MODEL = TokenLaw()
 
@@ -41,7 +41,7 @@ def draw(
     rows: Tensor | None = None,
     check: bool = True,
     temperatures: Tensor | None = None,
-) -> Draw:
+) -> DrawRecord:
     """Draw one token per row and return it with the statistics of its law.
 
     Args:
@@ -59,7 +59,7 @@ def draw(
         temperatures: float [R], one per row drawn, instead of the law's; 0 is argmax.
 
     Returns:
-        A `Draw` of tensors [R]; float64 for float64 logits, else float32.
+        A `DrawRecord` of tensors [R]; float64 for float64 logits, else float32.
 
     Raises:
         ValueError: shapes or ids do not fit; with `check`, a row holds NaN or +inf or nothing but
@@ -79,20 +79,20 @@ def draw(
             source, keys=keys, positions=positions, steps=steps, law=law, sub=sub,
             statistics=statistics, rows=rows, check=check, temperatures=temperatures,
         )  # fmt: skip
-        return Draw(*record)
+        return DrawRecord(*record)
     source = source.rows() if isinstance(source, Pair) else source
     if rows is not None and not check:
         rows = rows.clamp_min(0)
     table = Table.build(vocab, law, keys.device)
     plan = _Plan(table, law, statistics, Scratch(), check)
-    parts: list[Draw] = []
+    parts: list[DrawRecord] = []
     for block in blocks(source, rows):
         noise = _Noise(keys[block.span], positions[block.span], steps[block.span], int(sub))
         heat = law.temperature if temperatures is None else temperatures[block.span]
         parts.append(_draw_block(block, noise, plan, heat))
     if not parts:
         return _empty(source)
-    return Draw(*(torch.cat(field) for field in zip(*parts, strict=True)))
+    return DrawRecord(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
 class _Noise(NamedTuple):
@@ -131,7 +131,7 @@ class _Peaks(NamedTuple):
     second: Tensor
 
 
-def _draw_block(block: Block, noise: _Noise, plan: _Plan, temperature: Heat) -> Draw:
+def _draw_block(block: Block, noise: _Noise, plan: _Plan, temperature: Heat) -> DrawRecord:
     table, law, statistics, scratch, check = plan
     sampled, cold = Heated(law, heated(temperature, check)), cold_rows(temperature)
     viewed = sampled if statistics == "law" else Heated(TokenLaw(suppressed=law.suppressed), 1.0)
@@ -162,7 +162,7 @@ def _draw_block(block: Block, noise: _Noise, plan: _Plan, temperature: Heat) -> 
         stats.entropy,
         peaks.first.double() / viewed.heat + log_total,
     )
-    return Draw(token, *(field.to(block.dtype) for field in record))
+    return DrawRecord(token, *(field.to(block.dtype) for field in record))
 
 
 def _gap(logit: Tensor, peak: Tensor, heat: Heat) -> Tensor:
@@ -200,8 +200,8 @@ def _race(
     return tile * TILE + place[:, 0], logits.gather(1, place)[:, 0]
 
 
-def _empty(source: Source) -> Draw:
+def _empty(source: Source) -> DrawRecord:
     dtype = torch.float64 if dtype_of(source) == torch.float64 else torch.float32
     real = torch.empty(0, dtype=dtype, device=source.device)
     token = torch.empty(0, dtype=torch.int64, device=source.device)
-    return Draw(token, real, real, real, real, real, real)
+    return DrawRecord(token, real, real, real, real, real, real)

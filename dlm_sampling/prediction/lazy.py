@@ -1,20 +1,24 @@
-"""A prediction that is made when it is first read: draws, log-probabilities and tables of it."""
+"""Makes a prediction when it is first read: draws, log-probabilities and tables of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.prediction.logits import Read, headed, on_demand
+from dlm_sampling.prediction.logits import PassLogits, on_demand
+from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.positions import Sites
+from dlm_sampling.prediction.shapes import Shapes
 from dlm_sampling.processes.tables import clean_table
 from dlm_sampling.types import (
+    DenoiserOutput,
     Draw,
+    DrawRecord,
     PredictionKind,
     RandomSource,
     Site,
@@ -23,10 +27,83 @@ from dlm_sampling.types import (
     TwoLogits,
 )
 
-if TYPE_CHECKING:
-    from dlm_sampling.prediction.predictor import Predictor
+_CHANGING = "reads tables whose size changes per step"
 
-_DRAW_FIELDS = len(Draw._fields)
+
+class Passes(Protocol):
+    """What a prediction asks for its forward passes; `Predictor` implements it."""
+
+    @property
+    def model(self) -> RunModel:
+        """The denoiser and what the run fixes."""
+        ...
+
+    @property
+    def shapes(self) -> Shapes:
+        """Whether shapes follow what is asked for."""
+        ...
+
+    def run(
+        self,
+        x: Tensor,
+        t: Tensor,
+        active: Tensor | None,
+        temperature: Tensor | None = None,
+        dt: Tensor | None = None,
+    ) -> list[DenoiserOutput]:
+        """Run the denoiser on some rows."""
+        ...
+
+
+class SpreadDraw:
+    """A draw at R positions, shown as tables [A, L]; each table is made when it is first read.
+
+    Entries that were not asked for are 0.
+    """
+
+    def __init__(self, record: DrawRecord, sites: Sites) -> None:
+        self._record, self._sites = record, sites
+        self._tables: dict[int, Tensor] = {}
+
+    def _spread(self, field: int) -> Tensor:
+        """Make the table of a field of the record, by its number."""
+        table = self._tables[field] = self._sites.spread(self._record[field])
+        return table
+
+    @property
+    def token(self) -> Tensor:
+        """Drawn tokens, int64 [A, L]."""
+        return self._tables[0] if 0 in self._tables else self._spread(0)
+
+    @property
+    def logprob(self) -> Tensor:
+        """Log-probability of each token under the sampled law, [A, L]."""
+        return self._tables[1] if 1 in self._tables else self._spread(1)
+
+    @property
+    def log_confidence(self) -> Tensor:
+        """Log-probability of each token under the law of the statistics, [A, L]."""
+        return self._tables[2] if 2 in self._tables else self._spread(2)
+
+    @property
+    def max_logprob(self) -> Tensor:
+        """Largest log-probability, [A, L]."""
+        return self._tables[3] if 3 in self._tables else self._spread(3)
+
+    @property
+    def margin(self) -> Tensor:
+        """Largest minus second-largest probability, [A, L]."""
+        return self._tables[4] if 4 in self._tables else self._spread(4)
+
+    @property
+    def entropy(self) -> Tensor:
+        """Entropy in nats, [A, L]."""
+        return self._tables[5] if 5 in self._tables else self._spread(5)
+
+    @property
+    def log_normalizer(self) -> Tensor:
+        """Logsumexp of the logits that the statistics are taken over, [A, L]."""
+        return self._tables[6] if 6 in self._tables else self._spread(6)
 
 
 class LazyPrediction:
@@ -34,42 +111,37 @@ class LazyPrediction:
 
     def __init__(
         self,
-        predictor: Predictor,
+        passes: Passes,
         x: Tensor,
         t: Tensor,
         temperature: Tensor | None = None,
         dt: Tensor | None = None,
     ) -> None:
-        self._predictor, self._x, self._t = predictor, x, t
+        self._passes, self._x, self._t = passes, x, t
         self._temperature, self._dt = temperature, dt
-        self._slot = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
-        self._values: list[Tensor] = []  # conditional, then unconditional; [n, L, *]
-        self._heads: list[Callable[[Tensor], Tensor] | None] = []
+        self._law = passes.model.law
+        self._done: Tensor | None = None  # bool [A], rows that had their pass; None: all
+        self._logits: PassLogits | None = None
 
     @property
     def kind(self) -> PredictionKind:
         """What the denoiser predicts."""
-        return self._predictor.denoiser.kind
+        return self._passes.model.denoiser.kind
 
-    def evaluate(self, needed: Tensor) -> None:
-        """Run the forward pass for the rows of `needed` (bool [A]) that have not had it."""
-        missing = (needed & (self._slot < 0)).nonzero().squeeze(1)
-        if len(missing):
-            self._pass(missing)
-
-    def _pass(self, missing: Tensor) -> None:
-        """The forward pass of some rows, int64 [n]."""
-        passes = self._predictor.forward(self._x, self._t, missing, self._temperature, self._dt)
-        outputs = [out for out in passes if out is not None]
-        offset = len(self._values[0]) if self._values else 0
-        self._slot[missing] = torch.arange(offset, offset + len(missing), device=missing.device)
-        self._heads = [out.head for out in outputs]
-        new = [out.values for out in outputs]
-        self._values = (
-            [torch.cat(pair) for pair in zip(self._values, new, strict=True)]
-            if self._values
-            else new
-        )
+    def evaluate(self, where: Tensor) -> PassLogits:
+        """Run the pass of every row with a position in `where` (bool [A, L]) that had none yet."""
+        found = self._logits
+        if found is not None and self._done is None:
+            return found
+        done = torch.zeros_like(where[:, 0]) if self._done is None else self._done
+        missing = self._passes.shapes.missing(where, done)
+        if missing is None or len(missing):
+            outputs = self._passes.run(self._x, self._t, missing, self._temperature, self._dt)
+            found = PassLogits.of(outputs, missing, self._x, self._passes.model, found)
+            self._done = None if missing is None else done.index_fill(0, missing, True)
+        assert found is not None
+        self._logits = found
+        return found
 
     def draw(
         self,
@@ -82,19 +154,26 @@ class LazyPrediction:
         sub: int = 0,
     ) -> Draw:
         """Draw a token at each position of `where`; see `types.Prediction.draw`."""
-        law, sites = self._predictor.law, self._sites(where)
-        if not len(sites):
+        sites = self._passes.shapes.sites(where)
+        if not sites.row.numel():
             return _empty(sites)
+        logits = self.evaluate(where)
         if exclude is not None:
-            return self._draw(self._without(exclude, sites), sites, rng, law, statistics, sub)
-        temperatures = self._temperatures(greedy, sites, law.temperature)
-        return self._draw(self._read(sites), sites, rng, law, statistics, sub, temperatures)
+            rows, out = self._on_demand(logits, sites), sites.read(exclude).unsqueeze(1)
 
-    def _temperatures(
-        self, greedy: Tensor | None, sites: Sites, temperature: float
-    ) -> Tensor | None:
+            def rest(i: Tensor) -> Tensor:
+                return rows.fetch(i).scatter(1, out[i], -torch.inf)
+
+            return self._drawn(replace(rows, fetch=rest), None, sites, rng, statistics, sub)
+        temperatures = None
+        if greedy is not None:
+            temperatures = self._temperatures(greedy, sites, self._law.temperature)
+        source, index = self._read(logits, sites)
+        return self._drawn(source, index, sites, rng, statistics, sub, temperatures)
+
+    def _temperatures(self, greedy: Tensor, sites: Sites, temperature: float) -> Tensor | None:
         """A temperature per position where some rows take the argmax, float64 [R]."""
-        if greedy is None or temperature == 0.0:
+        if temperature == 0.0:
             return None
         everywhere = torch.full_like(greedy, temperature, dtype=torch.float64)
         return everywhere.masked_fill(greedy, 0.0)[sites.row]
@@ -102,17 +181,8 @@ class LazyPrediction:
     @property
     def direct(self) -> bool:
         """See `types.Prediction.direct`."""
-        law = self._predictor.law
+        law = self._law
         return self.kind != "log_score" and not law.filters and law.temperature > 0.0
-
-    def _without(self, exclude: Tensor, sites: Sites) -> Read:
-        """The logits of the asked positions, -inf at one token of each."""
-        logits, out = self._logits(sites), sites.read(exclude).unsqueeze(1)
-
-        def rest(i: Tensor) -> Tensor:
-            return logits.fetch(i).scatter(1, out[i], -torch.inf)
-
-        return Read(replace(logits, fetch=rest))
 
     def draw_from(
         self,
@@ -124,35 +194,38 @@ class LazyPrediction:
         sub: int = 0,
     ) -> Draw:
         """Draw as `draw` does from other logits; see `types.Prediction.draw_from`."""
-        law, sites = self._predictor.law, self._sites(where)
+        self._passes.shapes.check_free(_CHANGING)
+        sites = self._passes.shapes.sites(where)
+        if not sites.row.numel():
+            return _empty(sites)
         source = logits if isinstance(logits, Tensor) else cast("ops.Pair", logits)
-        return self._draw(Read(source), sites, rng, law, statistics, sub)
+        return self._drawn(source, None, sites, rng, statistics, sub)
 
-    def _draw(
+    def _drawn(
         self,
-        read: Read,
+        source: ops.Source | ops.Pair,
+        index: Tensor | None,
         sites: Sites,
         rng: RandomSource,
-        law: TokenLaw,
         statistics: Statistics,
         sub: int,
         temperatures: Tensor | None = None,
+        law: TokenLaw | None = None,
     ) -> Draw:
-        if not len(sites):
-            return _empty(sites)
         keys, positions, steps = rng.at(sites.row, sites.column)
-        found = ops.draw(
-            read.source,
+        record = ops.draw(
+            source,
             keys=keys,
             positions=positions,
             steps=steps,
-            law=law,
+            law=self._law if law is None else law,
             statistics=statistics,
             sub=sub,
-            rows=read.rows,
+            rows=index,
             temperatures=temperatures,
         )
-        return Draw(*(sites.spread(value) for value in found))
+        self._passes.shapes.note(record.log_normalizer, sites)
+        return SpreadDraw(record, sites)
 
     def draw_by(
         self,
@@ -166,10 +239,11 @@ class LazyPrediction:
         sub: int = 0,
     ) -> Draw:
         """Draw from what a rule makes of the prediction; see `types.Prediction.draw_by`."""
-        sites = self._sites(where)
-        if not len(sites):
+        sites = self._passes.shapes.sites(where)
+        if not sites.row.numel():
             return _empty(sites)
-        return self._draw_law(self._made(sites, alpha, reads, rule), sites, rng, greedy, sub)
+        made = self._made(where, sites, alpha, reads, rule)
+        return self._draw_law(made, sites, rng, greedy, sub)
 
     def draw_table(
         self,
@@ -181,7 +255,13 @@ class LazyPrediction:
         sub: int = 0,
     ) -> Draw:
         """Draw from given laws; see `types.Prediction.draw_table`."""
-        return self._draw_law(law.log(), self._sites(where), rng, greedy, sub)
+        self._passes.shapes.check_free(_CHANGING)
+        sites = self._passes.shapes.sites(where)
+        return (
+            self._draw_law(law.log(), sites, rng, greedy, sub)
+            if sites.row.numel()
+            else _empty(sites)
+        )
 
     def _draw_law(
         self,
@@ -192,34 +272,36 @@ class LazyPrediction:
         sub: int,
     ) -> Draw:
         """Draw from finished laws, without the run's temperature and filters."""
-        temperatures = self._temperatures(greedy, sites, 1.0)
-        return self._draw(Read(logits), sites, rng, TokenLaw(), "model", sub, temperatures)
+        temperatures = None if greedy is None else self._temperatures(greedy, sites, 1.0)
+        return self._drawn(logits, None, sites, rng, "model", sub, temperatures, _PLAIN)
 
     def table(self, where: Tensor, *, alpha: Tensor, reads: PredictionKind) -> Tensor:
         """The prediction in the kind asked for; see `types.Prediction.table`."""
-        sites = self._sites(where)
-        if not len(sites):
+        self._passes.shapes.check_free(_CHANGING)
+        sites = self._passes.shapes.sites(where)
+        if not sites.row.numel():
             return torch.zeros(0, self._vocab_size, dtype=torch.float64, device=where.device)
-        rows = self._made(sites, alpha, reads, lambda site: site.p)
+        rows = self._made(where, sites, alpha, reads, lambda site: site.p)
         every = torch.arange(rows.count, device=where.device)
         parts = [rows.fetch(part).exp() for part in torch.split(every, rows.block)]
         return torch.cat(parts)
 
     def _made(
         self,
+        where: Tensor,
         sites: Sites,
         alpha: Tensor,
         reads: PredictionKind,
         rule: Callable[[Site], Tensor],
     ) -> ops.LogitRows:
         """Logarithms of what a rule makes of the prediction, block by block."""
-        logits, predictor = self._logits(sites), self._predictor
+        logits, model = self._on_demand(self.evaluate(where), sites), self._passes.model
         row, column, x = sites.row, sites.column, sites.read(self._x)
 
         def fetch(i: Tensor) -> Tensor:
             p = clean_table(
-                logits.fetch(i), x[i], alpha[row[i]],
-                law=predictor.law, process=predictor.process, source=self.kind, target=reads,
+                logits.fetch(i), x[i], alpha[row[i]], law=model.law,
+                process=model.denoiser.process, source=self.kind, target=reads,
             )  # fmt: skip
             return rule(Site(x[i], row[i], p, column[i])).log()
 
@@ -227,84 +309,60 @@ class LazyPrediction:
 
     def log_probs(self, where: Tensor) -> Tensor:
         """Model's log-law at the positions of `where`, [R, V] in row-major order."""
-        sites = self._sites(where)
-        if not len(sites):
+        self._passes.shapes.check_free(_CHANGING)
+        sites = self._passes.shapes.sites(where)
+        if not sites.row.numel():
             return torch.zeros(0, self._vocab_size, device=where.device)
-        read = self._read(sites)
-        return ops.log_probs(read.source, law=self._own_law, rows=read.rows)
+        source, index = self._read(self.evaluate(where), sites)
+        return ops.log_probs(source, law=self._own_law, rows=index)
 
     def log_prob_of(self, tokens: Tensor, where: Tensor, *, tempered: bool = False) -> Tensor:
         """Log-probability of tokens; see `types.Prediction.log_prob_of`."""
-        sites = self._sites(where)
-        if not len(sites):
+        sites = self._passes.shapes.sites(where)
+        if not sites.row.numel():
             return torch.zeros(where.shape, device=where.device)
-        law, ids = self._predictor.law if tempered else self._own_law, sites.read(tokens)
+        law, ids = self._law if tempered else self._own_law, sites.read(tokens)
+        logits = self.evaluate(where)
         if torch.is_grad_enabled():
-            return sites.spread(ops.graded_log_prob_of(self._logits(sites), ids, law=law))
-        read = self._read(sites)
-        return sites.spread(ops.log_prob_of(read.source, ids, law=law, rows=read.rows))
+            rows = self._on_demand(logits, sites)
+            return sites.spread(ops.graded_log_prob_of(rows, ids, law=law))
+        source, index = self._read(logits, sites)
+        return sites.spread(ops.log_prob_of(source, ids, law=law, rows=index))
 
     @property
     def _vocab_size(self) -> int:
-        return self._predictor.denoiser.vocab_size
+        return self._passes.model.denoiser.vocab_size
 
     @property
     def _own_law(self) -> TokenLaw:
-        return TokenLaw(suppressed=self._predictor.law.suppressed)
+        return TokenLaw(suppressed=self._law.suppressed)
 
-    def _sites(self, where: Tensor) -> Sites:
-        """The positions of `where` as a list."""
-        return Sites.of(where)
-
-    def _read(self, sites: Sites) -> Read:
+    def _read(
+        self, logits: PassLogits, sites: Sites
+    ) -> tuple[ops.Source | ops.Pair, Tensor | None]:
         """The logits of the asked positions, from where they lie if nothing changes them."""
         if self._temperature is not None:
-            return Read(self._logits(sites))
-        index = self._index(sites)
-        return Read(self._whole(), sites.present(index))
+            return self._on_demand(logits, sites), None
+        return logits.source(), sites.present(logits.index(sites))
 
-    def _logits(self, sites: Sites) -> ops.LogitRows:
+    def _on_demand(self, logits: PassLogits, sites: Sites) -> ops.LogitRows:
         """The logits of the asked positions, made block by block and in that order."""
-        index, whole = self._index(sites), self._whole()
-        all_rows = on_demand(whole)
-        temperatures = (
-            None if self._temperature is None else self._temperature[sites.row].unsqueeze(1)
-        )
+        index, every = logits.index(sites), on_demand(logits.source())
+        each = None if self._temperature is None else self._temperature[sites.row].unsqueeze(1)
 
         def fetch(i: Tensor) -> Tensor:
-            values = all_rows.fetch(index[i])
-            if temperatures is None:
+            values = every.fetch(index[i])
+            if each is None:
                 return values
             exact = torch.promote_types(values.dtype, torch.float32)
-            return values.to(exact) / temperatures[i].to(exact)
+            return values.to(exact) / each[i].to(exact)
 
-        return replace(all_rows, fetch=fetch, count=len(index))
+        return replace(every, fetch=fetch, count=len(index))
 
-    def _index(self, sites: Sites) -> Tensor:
-        """Rows of the flattened values, int64 [R]; runs the forward pass where there was none."""
-        needed = torch.zeros_like(self._slot, dtype=torch.bool)
-        self.evaluate(needed.index_fill(0, sites.row, True))
-        return self._slot[sites.row] * sites.shape[1] + sites.column
 
-    def _whole(self) -> ops.Source | ops.Pair:
-        """The logits of all positions that were passed over, [n L, V], two of them if guided."""
-        parts = [
-            headed(values.flatten(0, 1), head, self._vocab_size)
-            for values, head in zip(self._values, self._heads, strict=True)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        weight, (c, u) = self._predictor.guidance_scale, parts
-        if isinstance(c, Tensor) and isinstance(u, Tensor):
-            return ops.Guided(c, u, weight)
-        first, second = on_demand(c), on_demand(u)
-
-        def guided(i: Tensor) -> Tensor:
-            return ops.Guided(first.fetch(i), second.fetch(i), weight).logits()
-
-        return replace(first, fetch=guided)
+_PLAIN = TokenLaw()
 
 
 def _empty(sites: Sites) -> Draw:
     zeros = torch.zeros(sites.shape, device=sites.row.device)
-    return Draw(torch.zeros_like(zeros, dtype=torch.int64), *([zeros] * (_DRAW_FIELDS - 1)))
+    return DrawRecord(torch.zeros_like(zeros, dtype=torch.int64), *([zeros] * 6))

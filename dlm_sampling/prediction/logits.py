@@ -1,36 +1,133 @@
-"""Gives the logits of a pass to an operator: as a tensor, through an output head, or on demand."""
+"""Gives the logits of forward passes to an operator: a tensor, an output head, or on demand.
+
+A pass leaves values of W columns per row.  `PassLogits` knows where in the flattened values the
+logits of a position lie.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from dlm_sampling import ops
-
-if TYPE_CHECKING:
-    pass
-
+from dlm_sampling.prediction.model import RunModel
+from dlm_sampling.prediction.positions import Sites
+from dlm_sampling.types import DenoiserOutput
 
 _BLOCK_ELEMENTS = 2**22  # logits that exist at a time when they are computed on demand
-
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")  # with these a call is more than a product
 
 
 _LEAST_ROWS, _LEAST_ROWS_GPU = 64, 256  # and never fewer rows: a head has a whole matrix to read
 
 
-class Read(NamedTuple):
-    """Logits as an operator takes them."""
+@dataclass(frozen=True)
+class PassLogits:
+    """The logits of all passes that one prediction has made.
 
-    source: ops.Source | ops.Pair
-    rows: Tensor | None = None  # int64 [R], which of its rows; None: all of them in order
+    Fields:
+        parts: outputs of the conditional pass, then of the unconditional one if guided; values
+            [n, W, *].
+        model: the denoiser and what the run fixes.
+        slot: int64 [A], which of the n rows of values each active row has, -1 before its pass; None
+            where row i has slot i.
+        place: int64 [n, L], which of the W values each column has, -1 where it has none; None where
+            column i has value i.
+    """
+
+    parts: tuple[DenoiserOutput, ...]
+    model: RunModel
+    slot: Tensor | None
+    place: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        outputs: list[DenoiserOutput],
+        active: Tensor | None,
+        x: Tensor,
+        model: RunModel,
+        before: PassLogits | None,
+    ) -> PassLogits:
+        """Take over a pass of the rows `active` (int64 [n]; None: all), after those of `before`."""
+        place = _places(outputs[0], x.shape[1])
+        if active is None:
+            return cls(tuple(outputs), model, None, place)
+        offset = 0 if before is None else len(before.parts[0].values)
+        slot = x.new_full((len(x),), -1) if before is None else before.slot
+        assert slot is not None
+        index = torch.arange(offset, offset + len(active), device=x.device)
+        slot = slot.index_copy(0, active, index)
+        if before is None:
+            return cls(tuple(outputs), model, slot, place)
+        parts = tuple(_joined(a, b) for a, b in zip(before.parts, outputs, strict=True))
+        if before.place is None and place is None:
+            return cls(parts, model, slot, None)
+        every = torch.arange(x.shape[1], device=x.device)
+        both = [
+            every.expand(count, -1) if known is None else known
+            for known, count in ((before.place, offset), (place, len(active)))
+        ]
+        return cls(parts, model, slot, torch.cat(both))
+
+    def index(self, sites: Sites) -> Tensor:
+        """Rows of the flattened values that hold the logits of the positions, int64 [R].
+
+        Raises:
+            IndexError: the passes gave no value for one of the positions.
+        """
+        slot = sites.row if self.slot is None else self.slot[sites.row]
+        column = sites.column
+        if self.place is not None:
+            column = self.place[slot, column]
+            if sites.asked is None and bool((column < 0).any()):
+                raise IndexError(
+                    "a prediction was asked for a position outside of the current block: samplers "
+                    "may ask for positions of canvas.editable only."
+                )
+        return slot * self.parts[0].values.shape[1] + column
+
+    def source(self) -> ops.Source | ops.Pair:
+        """The logits of all positions that were passed over, [n W, V], two of them if guided."""
+        vocab_size = self.model.denoiser.vocab_size
+        parts = [_headed(part.values.flatten(0, 1), part.head, vocab_size) for part in self.parts]
+        if len(parts) == 1:
+            return parts[0]
+        weight, (c, u) = self.model.guidance_scale, parts
+        if isinstance(c, Tensor) and isinstance(u, Tensor):
+            return ops.Guided(c, u, weight)
+        first, second = on_demand(c), on_demand(u)
+
+        def guided(i: Tensor) -> Tensor:
+            return ops.Guided(first.fetch(i), second.fetch(i), weight).logits()
+
+        return replace(first, fetch=guided)
 
 
-def headed(values: Tensor, head: Callable[[Tensor], Tensor] | None, vocab_size: int) -> ops.Source:
+def _places(output: DenoiserOutput, length: int) -> Tensor | None:
+    """Which value each of L columns has, int64 [n, L], -1 for none; None: column i has value i."""
+    rows, width = output.values.shape[:2]
+    device = output.values.device
+    if output.columns is None:
+        if width == length:
+            return None
+        column = torch.arange(length, device=device)
+        return torch.where(column < width, column, -1).expand(rows, length)
+    none = torch.full((rows, length), -1, dtype=torch.int64, device=device)
+    return none.scatter(1, output.columns, torch.arange(width, device=device).expand(rows, width))
+
+
+def _joined(first: DenoiserOutput, second: DenoiserOutput) -> DenoiserOutput:
+    """Two outputs one below the other; the narrower one, whose columns are hidden, is widened."""
+    a, b = first.values, second.values
+    width = max(a.shape[1], b.shape[1])
+    a, b = (torch.nn.functional.pad(v, (0, 0, 0, width - v.shape[1])) for v in (a, b))
+    return DenoiserOutput(torch.cat((a, b)), second.head)
+
+
+def _headed(values: Tensor, head: Callable[[Tensor], Tensor] | None, vocab_size: int) -> ops.Source:
     """Logits of the rows of `values`, through the head if there is one."""
     if head is None:
         return values
@@ -47,7 +144,9 @@ def _matrix(head: Callable[[Tensor], Tensor]) -> nn.Linear | None:
         return None
     if torch.is_grad_enabled() or "forward" in vars(head):
         return None
-    return None if any(getattr(head, hooks) for hooks in _HOOKS) else head
+    # With a hook a call is more than a product.
+    hooked = vars(head)["_forward_hooks"] or vars(head)["_forward_pre_hooks"]
+    return None if hooked else head
 
 
 def on_demand(source: ops.Source | ops.Pair) -> ops.LogitRows:

@@ -1,81 +1,108 @@
-"""Between a sampler and a denoiser: lazy predictions, padding, guidance, state, and the NFE count.
+"""Runs the denoiser for the active rows: guidance, padding, hidden columns, carried state, counts.
 
-`Predictor` is the only mutable object of a run.  A sampler calls it with a canvas and gets a
-`LazyPrediction`; the forward pass runs when a draw is asked for, over the rows that need it, and
-each row is charged for its own forwards.
+A sampler calls a `Predictor` with a canvas and gets a `LazyPrediction`; the forward pass runs when
+a draw is asked for, over the rows that need it, and each row is charged for its own passes.  A
+predictor lives for one step.  It changes the counts of the run and its own `carries`, nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser, no_step_length
 from dlm_sampling.denoisers.planner import planner_network
-from dlm_sampling.prediction.carry import Carry, crop, put, take, widen
+from dlm_sampling.prediction.carry import Carry, crop, widen
 from dlm_sampling.prediction.lazy import LazyPrediction
-from dlm_sampling.schedules import Schedule
+from dlm_sampling.prediction.model import Counts, RunModel
+from dlm_sampling.prediction.shapes import FREE, Shapes
 from dlm_sampling.types import DenoiserOutput, Pass, Planner, Process, TokenLaw
+from dlm_sampling.types.rows import select_rows, store_rows
 
 
 @dataclass
 class Predictor:
-    """Predicts clean tokens for the active rows of a canvas.
+    """Predicts clean tokens for the A active rows of a step.
 
     Fields:
-        denoiser: the model.
-        law: how tokens are drawn; the mask id is already among its suppressed ids.
-        attention: bool [A, L], False at padding, for the active rows.
-        rows: int64 [A], index of each active row in the whole batch.
-        nfe: int64 [B], forward passes per row of the whole batch; a guided pass counts 2.
-        guidance_scale: w in  u + (w + 1) (c - u); 0 is the conditional model alone.
-        given: bool [A, L], tokens that the unconditional pass of guidance does not see.
-        eager: run the forward at once and for every row, as the released loops do; so do models
-            that carry a state, which has to advance in every step.
-        schedule: alpha(t) of the sampler's times, or None; a time-conditioned model with another
-            schedule is told the time at which it has the same alpha.
-        horizon: int64 [A], first column that the model does not see, or None; block-causal
-            decoding.
+        model: the denoiser and what the run fixes.
+        rows: int64 [A], index of each active row in the batch.
+        attention: bool [A, L], False at padding, or None: no row has any.
+        given: bool [A, L], tokens that the unconditional pass of guidance does not see; None
+            without guidance.
+        horizon: int64 [A], first column that the denoiser does not see, or None: it sees all.
+        columns: int64 [A, W], the only columns that will be asked for, or None: any.
+        carries: the state of each kind of pass, conditional first; read when the step is over.
+        shapes: whether shapes follow what is asked for, or are fixed.
     """
 
-    denoiser: Denoiser
-    law: TokenLaw
-    attention: Tensor
+    model: RunModel
     rows: Tensor
-    nfe: Tensor
-    given: Tensor
-    guidance_scale: float = 0.0
-    eager: bool = False
-    schedule: Schedule | None = None
+    attention: Tensor | None = None
+    given: Tensor | None = None
     horizon: Tensor | None = None
-    padded: bool = field(init=False)
-    told: Tensor = field(init=False)
-    """float64 [B], the time in each row's latest pass, for time-conditioned models; else NaN."""
-    carries: list[Carry] = field(init=False)
+    columns: Tensor | None = None
+    carries: tuple[Carry, ...] = ()
+    shapes: Shapes = FREE
 
-    def __post_init__(self) -> None:
-        self.padded = not bool(self.attention.all())
-        self.told = torch.full_like(self.nfe, torch.nan, dtype=torch.float64)
-        self.eager = self.eager or self.denoiser.carries
-        passes = 2 if self.guidance_scale != 0.0 else 1
-        self.carries = [
-            Carry(self.denoiser.initial_carry) for _ in range(passes * self.denoiser.carries)
-        ]
+    @classmethod
+    def alone(
+        cls,
+        denoiser: Denoiser,
+        law: TokenLaw,
+        attention: Tensor,
+        *,
+        horizon: Tensor | None = None,
+        guidance_scale: float = 0.0,
+        given: Tensor | None = None,
+        eager: bool = False,
+    ) -> Predictor:
+        """All rows of `attention` (bool [B, L]) outside of a run, with counts of their own.
+
+        Args:
+            denoiser: the model.
+            law: how tokens are drawn.
+            attention: bool [B, L], False at padding.
+            horizon: int64 [B], first column that the denoiser does not see, or None.
+            guidance_scale: see `RunModel`.
+            given: bool [B, L], tokens that the unconditional pass of guidance does not see.
+            eager: see `RunModel`.
+        """
+        count, device = len(attention), attention.device
+        model = RunModel(denoiser, law, Counts.zero(count, device), guidance_scale, eager)
+        return cls(
+            model,
+            torch.arange(count, device=device),
+            None if bool(attention.all()) else attention,
+            given,
+            horizon,
+            carries=model.first_carries(),
+        )
 
     @property
     def process(self) -> Process:
         """The noise that the denoiser was trained on."""
-        return self.denoiser.process
+        return self.model.denoiser.process
+
+    @property
+    def causal(self) -> bool:
+        """Whether the columns right of the current block are hidden from the denoiser."""
+        return self.horizon is not None
 
     @property
     def vocab_size(self) -> int:
         """Columns of the predictions."""
-        return self.denoiser.vocab_size
+        return self.model.denoiser.vocab_size
+
+    @property
+    def nfe(self) -> Tensor:
+        """Forward passes of every row of the batch so far, int64 [B]."""
+        return self.model.counts.nfe
 
     def __call__(
         self,
@@ -85,19 +112,32 @@ class Predictor:
         *,
         dt: Tensor | None = None,
     ) -> LazyPrediction:
-        """Predict the clean tokens of x [A, L] at time t [A]; at most one forward pass per row."""
+        """Predict the clean tokens of x [A, L] at time t [A]; at most one pass per row."""
         prediction = LazyPrediction(self, x, t, temperature, dt)
-        if self.eager:
-            prediction.evaluate(torch.ones(len(x), dtype=torch.bool, device=x.device))
+        if self.model.eager or self.model.denoiser.carries:
+            prediction.evaluate(torch.ones_like(x, dtype=torch.bool))
         return prediction
 
+    def lazily(self, x: Tensor, t: Tensor) -> LazyPrediction:
+        """Predict as the call does, but run no pass before one is needed, whatever the model."""
+        return LazyPrediction(self, x, t)
+
     def using(self, denoiser: Callable[..., DenoiserOutput]) -> Predictor:
-        """The active rows under another denoiser: no guidance, not eager, the same NFE count."""
+        """The active rows under another denoiser: no guidance, not eager, the same counts.
+
+        Raises:
+            TypeError: it is no denoiser.
+        """
         if not isinstance(denoiser, Denoiser):
             raise TypeError(
                 f"planner is a {type(denoiser).__name__}: must be a Denoiser; try wrap(...)."
             )
-        return replace(self, denoiser=denoiser, guidance_scale=0.0, eager=False)
+        self.shapes.check_free("asks a second network")
+        counts = self.model.counts.aside()
+        model = replace(
+            self.model, denoiser=denoiser, counts=counts, guidance_scale=0.0, eager=False
+        )
+        return replace(self, model=model, carries=model.first_carries())
 
     def repeated(self, n: int) -> Predictor:
         """Each active row n times over, row after row; every copy counts its own passes.
@@ -105,21 +145,24 @@ class Predictor:
         Raises:
             ValueError: the denoiser carries a state, which has one past, not n.
         """
-        if self.denoiser.carries:
+        self.shapes.check_free("runs several steps of a row at once")
+        if self.model.denoiser.carries:
             raise ValueError(
-                f"denoiser ({self.denoiser.family}) carries a state from one pass to the next: "
-                "steps cannot run at the same time. Use a sequential sampler."
+                f"denoiser ({self.model.denoiser.family}) carries a state from one pass to the "
+                "next: steps cannot run at the same time. Use a sequential sampler."
             )
 
-        def each(value: Tensor) -> Tensor:
-            return value.repeat_interleave(n, 0)
+        def each(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.repeat_interleave(n, 0)
 
         return replace(
             self,
+            model=replace(self.model, counts=self.model.counts.aside()),
+            rows=self.rows.repeat_interleave(n, 0),
             attention=each(self.attention),
-            rows=each(self.rows),
             given=each(self.given),
-            horizon=None if self.horizon is None else each(self.horizon),
+            horizon=each(self.horizon),
+            columns=each(self.columns),
         )
 
     def plan(self, planner: Planner | str | Path, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
@@ -127,163 +170,158 @@ class Predictor:
         active = rows.nonzero().squeeze(1)
         values = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
         if len(active):
-            network = planner_network(planner, self.denoiser)
-            output, _ = self.using(network).forward(x, t, active)
-            values[active] = output.values.squeeze(-1).to(values)
+            network = planner_network(planner, self.model.denoiser)
+            whole = replace(self.using(network), columns=None)
+            (output,) = whole.run(x, t, active)
+            found = output.values.squeeze(-1).to(values)
+            values[active] = torch.nn.functional.pad(found, (0, x.shape[1] - found.shape[1]))
         return values
 
-    def reset(self, rows: Tensor) -> None:
-        """Forget the state that the denoiser carries, for rows (bool [A]) that enter a block."""
-        for carry in self.carries:
-            carry.reset(rows)
-
-    def select(self, keep: Tensor) -> None:
-        """Drop the rows that are not in `keep` (bool [A]), or reorder and repeat (int64)."""
-        for carry in self.carries:
-            carry.select(keep)
-        self.attention, self.rows, self.given = (
-            self.attention[keep],
-            self.rows[keep],
-            self.given[keep],
-        )
-        self.padded = not bool(self.attention.all())
-
-    def forward(
+    def run(
         self,
         x: Tensor,
         t: Tensor,
-        active: Tensor,
+        active: Tensor | None,
         temperature: Tensor | None = None,
         dt: Tensor | None = None,
-    ) -> tuple[DenoiserOutput, DenoiserOutput | None]:
-        """Run the denoiser on the rows `active` (int64 [n]), with guidance twice.
+    ) -> list[DenoiserOutput]:
+        """Run the denoiser on the rows `active` (int64 [n]; None: all), with guidance twice.
 
-        The values come as the network gives them; temperature [A] acts on the carried state; dt [A]
-        is the length of the step on the sampler's schedule.
+        The values come as the network gives them: of `columns`, or of all columns from 0 on.
+
+        Args:
+            x: int64 [A, L], the canvases.
+            t: float64 [A], the sampler's times.
+            active: the rows to run.
+            temperature: float64 [A], divides the logits in the carried state, or None.
+            dt: float64 [A], length of the step on the sampler's schedule, or None.
         """
-        if dt is None and self.denoiser.step_conditioned:
-            raise no_step_length(dt, len(active))
-        guided = self.guidance_scale != 0.0
-        self.charge(active, 2 if guided else 1)
-        temperatures = None if temperature is None else temperature[active]
-        time = self.model_time(t)
-        if self.denoiser.time_conditioned:
-            self.told[self.rows[active]] = time[active]
-        length = None if dt is None else (time - self.model_time(t - dt))[active]
-        canvas = PassRows(
-            x[active], time[active], self.attention[active], active, temperatures, length
+        model, rows, horizon = self.model, self.rows, self.horizon
+        if dt is None and model.denoiser.step_conditioned:
+            raise no_step_length(dt, len(x))
+        time = model.time_of(t)
+        length = None if dt is None else time - model.time_of(t - dt)
+        inputs = Pass(x, time, self.attention, length, rows=rows, columns=self.columns)
+        if active is not None:
+            inputs = select_rows(inputs, active)
+            horizon = None if horizon is None else horizon[active]
+        self._charge(inputs, horizon)
+        outputs: list[DenoiserOutput] = []
+        for part in range(model.passes):
+            if part:
+                blank = self.given if active is None or self.given is None else self.given[active]
+                assert blank is not None
+                assert model.denoiser.mask_token_id is not None
+                inputs = inputs._replace(
+                    tokens=inputs.tokens.masked_fill(blank, model.denoiser.mask_token_id)
+                )
+            if self.carries:
+                which = torch.arange(len(x), device=x.device) if active is None else active
+                each = temperature if temperature is None else temperature[which]
+                outputs.append(self._carried(inputs, horizon, part, which, each))
+            else:
+                outputs.append(self._pass(inputs, horizon))
+        return outputs
+
+    def _charge(self, inputs: Pass, horizon: Tensor | None) -> None:
+        """Count the passes over the rows of `inputs`, and the time that they are told."""
+        model, rows = self.model, inputs.rows
+        assert rows is not None
+        assert inputs.t is not None
+        hidden: Tensor | None = None
+        if horizon is not None:
+            real = _real(inputs)
+            columns = torch.arange(real.shape[1], device=real.device)
+            unseen = (real & (columns >= horizon.unsqueeze(1))).sum(1)
+            hidden = unseen.double() * model.passes / real.sum(1).clamp_min(1)
+        self.shapes.charge(model.counts, rows, model.passes, hidden)
+        if model.denoiser.time_conditioned:
+            model.counts.told[rows] = inputs.t
+
+    def _carried(
+        self,
+        inputs: Pass,
+        horizon: Tensor | None,
+        part: int,
+        which: Tensor,
+        temperature: Tensor | None,
+    ) -> DenoiserOutput:
+        """One pass of a network with a state; `part` 1 is the unconditional one."""
+        denoiser, carries = self.model.denoiser, list(self.carries)
+        before, state = carries[part].read(
+            denoiser.initial_carry, inputs.tokens, which, len(self.rows)
         )
-        conditional = self._run(canvas, 0)
-        if not guided:
-            return conditional, None
-        blank = canvas.x.masked_fill(self.given[active], self.mask_token_id)
-        return conditional, self._run(canvas._replace(x=blank), 1)
-
-    def charge(self, active: Tensor, passes: int) -> None:
-        """Count forward passes of the rows `active` (int64 [n])."""
-        self.nfe.index_add_(0, self.rows[active], torch.full_like(active, passes))
-
-    @property
-    def mask_token_id(self) -> int:
-        """The denoiser's mask id; the loop has checked that guidance has one."""
-        assert self.denoiser.mask_token_id is not None
-        return self.denoiser.mask_token_id
-
-    def model_time(self, t: Tensor) -> Tensor:
-        """The time, on the denoiser's own schedule, of the level that the sampler has at t."""
-        own = self.denoiser.schedule
-        if own is None or self.schedule is None or own == self.schedule:
-            return t
-        return own.time_of(self.schedule.alpha(t))
-
-    def _run(self, rows: PassRows, part: int) -> DenoiserOutput:
-        """One pass over some rows, whole canvases in and out; `part` 1 is the unconditional one."""
-        if not self.carries:
-            return self._cropped(rows, None)
-        carry = self.carries[part]
-        out = self._cropped(rows, carry.read(rows.x, rows.which, len(self.rows)))
-        temperatures, after = rows.temperature, out.carry
-        carry.write(
-            rows.which, after if temperatures is None else self.denoiser.temper(after, temperatures)
-        )
+        out = self._pass(inputs._replace(carry=state), horizon)
+        after = out.carry if temperature is None else denoiser.temper(out.carry, temperature)
+        carries[part] = before.write(which, after)
+        self.carries = tuple(carries)
         return out
 
-    def _cropped(self, rows: PassRows, carry: Any) -> DenoiserOutput:
-        """Without the columns right of the horizon."""
-        if self.horizon is None:
-            return self._padded(rows, carry, self.padded)
-        seen, length = self.horizon[rows.which], rows.x.shape[1]
-        width = int(seen.max())
-        attention = rows.attention[:, :width] & (
-            torch.arange(width, device=seen.device) < seen.unsqueeze(1)
-        )
-        shorter = rows._replace(x=rows.x[:, :width], attention=attention)
-        carry = carry if carry is None else crop(carry, 0, width, length)
-        return _widen(self._padded(shorter, carry, not bool(attention.all())), 0, length)
+    def _pass(self, inputs: Pass, horizon: Tensor | None) -> DenoiserOutput:
+        """One pass over some rows; hidden and padded columns are cut or masked."""
+        denoiser, length = self.model.denoiser, inputs.tokens.shape[1]
+        if horizon is not None:
+            inputs = self.shapes.cut(inputs, horizon)
+        if inputs.attention is not None and not denoiser.honours_padding:
+            return self._by_span(inputs, length)
+        if inputs.tokens.device != denoiser.device:
+            inputs = inputs.to(denoiser.device)
+        width = inputs.tokens.shape[1]
+        if inputs.carry is None or width == length:
+            return denoiser.forward(inputs)
+        out = denoiser.forward(inputs._replace(carry=crop(inputs.carry, 0, width, length)))
+        return out._replace(carry=widen(out.carry, 0, width, length))
 
-    def _padded(self, rows: PassRows, carry: Any, padded: bool) -> DenoiserOutput:
-        if padded and not self.denoiser.honours_padding:
-            return self._unpadded(rows, carry)
-        seen = rows.attention if padded else None
-        inputs = Pass(rows.x, rows.t, seen, rows.dt, carry, self.rows[rows.which])
-        return _all_columns(self.denoiser.forward(inputs.to(self.denoiser.device)), inputs)
+    def _by_span(self, inputs: Pass, length: int) -> DenoiserOutput:
+        """Group rows by their span of real tokens: a model that ignores padding never sees it.
 
-    def _unpadded(self, rows: PassRows, carry: Any) -> DenoiserOutput:
-        """Group rows by their span of real tokens: a model that ignores padding never sees it."""
-        first, length = rows.attention.long().argmax(1), rows.x.shape[1]
-        spans = torch.stack([first, first + rows.attention.sum(1)], 1)
-        values: Tensor | None = None
-        head: Callable[[Tensor], Tensor] | None = None
+        Gives values of the columns that were asked for, or of the first columns up to the widest
+        row's last.
+        """
+        real = _real(inputs)
+        first = real.long().argmax(1)
+        spans = torch.stack([first, first + real.sum(1)], 1)
+        carry, head, values = inputs.carry, None, None
+        every = torch.arange(real.shape[1], device=real.device).expand_as(real)
+        columns = every if inputs.columns is None else inputs.columns
         for start, stop in cast("list[tuple[int, int]]", spans.unique(dim=0).tolist()):
             group = ((spans[:, 0] == start) & (spans[:, 1] == stop)).nonzero().squeeze(1)
-            before = None if carry is None else crop(take(carry, group), start, stop, length)
-            dt = None if rows.dt is None else rows.dt[group]
-            which = self.rows[rows.which[group]]
-            x, t = rows.x[group, start:stop], rows.t[group]
-            inputs = Pass(x, t, None, dt, before, which)
-            out = self.denoiser.forward(inputs.to(self.denoiser.device))
-            out = _widen(_all_columns(out, inputs), start, length)
+            asked = columns[group]
+            inside = (asked >= start) & (asked < stop)
+            state = carry if carry is None else crop(select_rows(carry, group), start, stop, length)
+            part = select_rows(inputs._replace(carry=None, columns=None, attention=None), group)
+            out = self.model.denoiser.forward(
+                part._replace(
+                    tokens=part.tokens[:, start:stop],
+                    carry=state,
+                    columns=(asked - start).clamp(0, stop - start - 1),
+                )
+            )
             if values is None:
-                values = out.values.new_zeros(len(rows.x), *out.values.shape[1:])
-            values[group] = out.values
-            carry = carry if carry is None else put(carry, group, out.carry)
+                values = out.values.new_zeros(*columns.shape, *out.values.shape[2:])
+            found = _gathered(out, (asked - start).clamp(0, stop - start - 1))
+            values[group] = found.masked_fill(~inside.unsqueeze(-1), 0.0)
+            if carry is not None:
+                carry = store_rows(carry, group, widen(out.carry, start, stop, length))
             head = out.head
         assert values is not None
-        return DenoiserOutput(values, head, carry)
+        return DenoiserOutput(values, head, carry, inputs.columns)
 
 
-def full_law(law: TokenLaw, denoiser: Denoiser, *, suppress_mask: bool = True) -> TokenLaw:
-    """The law with all that a denoiser never writes among its suppressed ids."""
-    banned = {*law.suppressed, *denoiser.suppressed}
-    if suppress_mask and denoiser.mask_token_id is not None:
-        banned.add(denoiser.mask_token_id)
-    return replace(law, suppressed=tuple(sorted(banned)))
+def _real(inputs: Pass) -> Tensor:
+    """Where the rows of a pass hold tokens and no padding, bool [n, L]."""
+    if inputs.attention is None:
+        return torch.ones_like(inputs.tokens, dtype=torch.bool)
+    return inputs.attention
 
 
-class PassRows(NamedTuple):
-    """Canvases of one pass."""
-
-    x: Tensor  # int64 [n, L]
-    t: Tensor  # float64 [n]
-    attention: Tensor  # bool [n, L]
-    which: Tensor  # int64 [n], which of the active rows they are
-    temperature: Tensor | None  # float64 [n]
-    dt: Tensor | None  # float64 [n], length of the step on the model's schedule
-
-
-def _all_columns(output: DenoiserOutput, inputs: Pass) -> DenoiserOutput:
-    """Zero values for the columns that the denoiser does not predict; nothing is drawn there."""
-    if output.columns is None:
-        return output
-    values = output.values
-    whole = values.new_zeros(*inputs.tokens.shape, values.shape[-1])
-    index = output.columns.unsqueeze(-1).expand_as(values)
-    return output._replace(values=whole.scatter(1, index, values), columns=None)
-
-
-def _widen(output: DenoiserOutput, start: int, length: int) -> DenoiserOutput:
-    """Zero values for the columns that the model did not see; nothing is ever drawn there."""
-    stop = start + output.values.shape[1]
-    carry = output.carry if output.carry is None else widen(output.carry, start, stop, length)
-    values = torch.nn.functional.pad(output.values, (0, 0, start, length - stop))
-    return output._replace(values=values, carry=carry)
+def _gathered(output: DenoiserOutput, columns: Tensor) -> Tensor:
+    """The values of `columns` (int64 [n, W]), 0 where the network predicts none."""
+    values, place = output.values, columns
+    if output.columns is not None:
+        width = max(int(columns.max()), int(output.columns.max())) + 1
+        none = torch.full((len(values), width), -1, dtype=torch.int64, device=values.device)
+        order = torch.arange(values.shape[1], device=values.device)
+        place = none.scatter(1, output.columns, order.expand_as(output.columns)).gather(1, columns)
+    found = torch.take_along_dim(values, place.clamp_min(0).unsqueeze(-1), dim=1)
+    return found.masked_fill((place < 0).unsqueeze(-1), 0.0)

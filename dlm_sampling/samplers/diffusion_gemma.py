@@ -118,8 +118,7 @@ class DiffusionGemma(SamplerBase[Stability]):
             tokens=torch.where(where, torch.where(done, best, following), canvas.tokens),
             unknown=canvas.unknown & ~(where & done),
             logprob=torch.where(done, draw.max_logprob, logprob).masked_fill(~where, 0.0),
-            log_confidence=draw.log_confidence,
-            entropy=draw.entropy,
+            draw=draw,
         )
 
     def temperature(self, clock: Clock) -> Tensor:

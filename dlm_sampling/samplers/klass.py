@@ -89,6 +89,7 @@ class KLASS(SamplerBase[KLASSState]):
     law = TokenLaw(temperature=0.0)
     paper = "Kim et al. 2025, arXiv:2511.05664"
     recorded_on = ()
+    looks_ahead = True
     nfe = "adaptive; at most min(steps, tokens)"
 
     def __post_init__(self) -> None:
@@ -133,7 +134,7 @@ class KLASS(SamplerBase[KLASSState]):
         if self.released:
             missing = missing.masked_fill(ready.any(1), 0)
         where = where | top_k_positions(draw.log_confidence, eligible & ~where, missing)
-        previous = hand_on(canvas, where, prediction, log_p)
+        previous = hand_on(canvas, where, prediction, log_p, hidden=predict.causal)
         return KLASSState(total, previous, history), reveal(canvas, where, draw)
 
     def ready(self, log_confidence: Tensor, history: Tensor, clock: Clock) -> Tensor:
@@ -145,7 +146,9 @@ class KLASS(SamplerBase[KLASSState]):
         return stable & confident
 
 
-def hand_on(canvas: Canvas, where: Tensor, prediction: Prediction, log_p: Tensor) -> LawWindow:
+def hand_on(
+    canvas: Canvas, where: Tensor, prediction: Prediction, log_p: Tensor, *, hidden: bool
+) -> LawWindow:
     """Laws that the next step compares with: this block's, or the next one's where this is full.
 
     Args:
@@ -153,6 +156,7 @@ def hand_on(canvas: Canvas, where: Tensor, prediction: Prediction, log_p: Tensor
         where: bool [B, L], what this step writes.
         prediction: of this step; asked for the next block's laws once a block is full.
         log_p: [R, V], logarithms of the laws at the eligible positions.
+        hidden: whether the denoiser does not see the next block, so that there is no law of it.
     """
     eligible = canvas.eligible
     left = eligible & ~where
@@ -162,7 +166,7 @@ def hand_on(canvas: Canvas, where: Tensor, prediction: Prediction, log_p: Tensor
     following = (column >= stop.unsqueeze(1)) & (column < (2 * stop - canvas.start).unsqueeze(1))
     following &= canvas.unknown & full.unsqueeze(1)
     pieces = [(left, log_p[left[eligible]])]
-    if bool(following.any()):
+    if not hidden and bool(following.any()):
         pieces.append((following, prediction.log_probs(following)))
     return remember(torch.where(full, stop, canvas.start), pieces, -math.inf)
 

@@ -163,8 +163,7 @@ class RDM(SamplerBase[RDMState]):
             ),
             unknown=noise if masks else canvas.unknown & ~done,
             logprob=draw.logprob.masked_fill(~write, 0.0),
-            log_confidence=draw.log_confidence,
-            entropy=draw.entropy,
+            draw=draw,
         )
 
     def drawn(self, canvas: Canvas, k: Tensor) -> Tensor:

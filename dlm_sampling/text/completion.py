@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.engine.sample import SampleOutput
+from dlm_sampling.engine.request import SampleOutput
 from dlm_sampling.engine.trajectory import Trajectory
-from dlm_sampling.errors import unknown_choice
-from dlm_sampling.text.prompts import CanvasBatch
-
-Eos = Literal["auto", "keep", "cut", "stop"]
+from dlm_sampling.text.prompts import TextRows
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,7 @@ class GenerateOutput:
         texts: the completions (for infilling the whole text), or None without a tokenizer.
         token_ids: the completions as ids (for infilling the whole row), cut like the texts.
         nfe: int64 [B], forward passes per row.
+        work: float64 [B], columns that those passes computed, in units of the row's whole canvas.
         steps: int64 [B], loop steps per row.
         seeds: one seed per row; `generate(..., seed=[seeds[i]])` repeats row i alone.
         logprobs: [B, L], log-probability of each written token under the law it was drawn from, 0
@@ -41,24 +39,13 @@ class GenerateOutput:
     texts: list[str] | None
     token_ids: list[list[int]]
     nfe: Tensor
+    work: Tensor
     steps: Tensor
     seeds: list[int]
     logprobs: Tensor
     finish_reasons: list[str]
     prompt_lengths: list[int]
     trajectory: Trajectory | None
-
-
-def endings(eos: Eos, batch: CanvasBatch, prompt_lengths: list[int]) -> list[str]:
-    """keep, cut or stop, per row."""
-    if eos not in ("auto", "keep", "cut", "stop"):
-        raise unknown_choice("eos", eos, ("auto", "keep", "cut", "stop"))
-    if eos != "auto":
-        return [eos] * len(prompt_lengths)
-    return [
-        "keep" if fill or n == 0 else "stop"
-        for fill, n in zip(batch.infill, prompt_lengths, strict=True)
-    ]
 
 
 def eos_ids(eos_token_id: int | Sequence[int] | None, denoiser: Denoiser) -> tuple[int, ...]:
@@ -71,28 +58,31 @@ def eos_ids(eos_token_id: int | Sequence[int] | None, denoiser: Denoiser) -> tup
 
 def finish(
     output: SampleOutput,
-    batch: CanvasBatch,
-    prompt_lengths: list[int],
-    seeds: list[int],
-    ending: list[str],
+    rows: TextRows,
     stop_ids: tuple[int, ...],
     tokenizer: Any,
     denoiser: Denoiser,
 ) -> GenerateOutput:
-    """Cut at the end-of-text, decode, and collect."""
+    """Cut finished canvases at the end-of-text, decode, and collect.
+
+    Args:
+        output: the finished canvases.
+        rows: the rows before the first step.
+        stop_ids: ids that end a text.
+        tokenizer: decodes, or None for no texts.
+        denoiser: gives the padding.
+    """
     sequences, logprobs = output.tokens.clone(), output.logprob.clone()
     pad = next((i for i in (denoiser.pad_token_id, denoiser.eos_token_id) if i is not None), 0)
+    stops = torch.tensor(stop_ids, dtype=torch.int64)
     token_ids: list[list[int]] = []
     reasons: list[str] = []
-    for b, length in enumerate(prompt_lengths):
-        first = int(batch.attention[b].long().argmax())
-        begin = first if batch.infill[b] else first + length
+    for b, (prompt, ending) in enumerate(zip(rows.prompts, rows.endings, strict=True)):
+        first = int(rows.canvases.attention[b].long().argmax())
+        begin = first if prompt.infill else first + len(prompt.ids)
         row = sequences[b, begin:]
-        is_end = (
-            torch.isin(row, torch.tensor(stop_ids, dtype=torch.int64)) & batch.editable[b, begin:]
-        )
-        found = is_end.nonzero()
-        cut = ending[b] != "keep" and len(found) > 0
+        found = (torch.isin(row, stops) & rows.canvases.editable[b, begin:]).nonzero()
+        cut = ending != "keep" and len(found) > 0
         end = int(found[0]) if cut else len(row)
         token_ids.append(cast("list[int]", row[:end].tolist()))
         reasons.append("eos" if cut else "length")
@@ -107,10 +97,11 @@ def finish(
         texts,
         token_ids,
         output.nfe,
+        output.work,
         output.steps,
-        seeds,
+        list(rows.canvases.seeds),
         logprobs,
         reasons,
-        prompt_lengths,
+        [len(prompt.ids) for prompt in rows.prompts],
         output.trajectory,
     )

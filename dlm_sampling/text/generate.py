@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from torch import Tensor
 
-from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.engine.batches import run_batches
+from dlm_sampling.engine.batches import join, run_parts
+from dlm_sampling.engine.request import BlockRequest
 from dlm_sampling.engine.trajectory import StepCallback
 from dlm_sampling.errors import check_arguments
-from dlm_sampling.samplers import create, from_config
-from dlm_sampling.samplers.contract import check_sampler
-from dlm_sampling.text.completion import Eos, GenerateOutput, endings, eos_ids, finish
-from dlm_sampling.text.prompts import Infill, Prompts, build_canvas, read_prompts
-from dlm_sampling.text.streaming import Streamer
-from dlm_sampling.types import Crossing, NoiseKind, Sampler, TokenLaw
-
-DEFAULT_NEW_TOKENS = 128
-FALLBACK_SAMPLERS: Mapping[NoiseKind, str] = {
-    "absorbing": "llada",
-    "uniform": "ancestral",
-    "matrix": "ancestral",
-}
-_LAW_FIELDS = ("temperature", "top_k", "top_p", "min_p", "crossing")
+from dlm_sampling.text.completion import GenerateOutput, finish
+from dlm_sampling.text.options import GenerateOptions, Job, LawOptions, prepare
+from dlm_sampling.text.prompts import Eos, Infill, Prompts
+from dlm_sampling.types import Crossing, Sampler
+from dlm_sampling.viewers.streaming import ProgressFeed, Streamer, StreamerFeed
 
 
 def generate(
@@ -121,99 +113,55 @@ def generate(
             message names it and what to try.
     """
     check_arguments(unknown, generate.__kwdefaults__ or ())
-    chosen, defaults = _choose_sampler(denoiser, sampler, sampler_options)
-    values = (temperature, top_k, top_p, min_p, crossing)
-    given: dict[str, Any] = dict(zip(_LAW_FIELDS, values, strict=True))
-    law = _token_law(chosen, defaults, given, suppress_tokens)
-    tokenizer = tokenizer if tokenizer is not None else denoiser.tokenizer
-    if num_return_sequences < 1:
-        raise ValueError(f"num_return_sequences={num_return_sequences}: must be at least 1.")
-    rows = read_prompts(prompts, denoiser, tokenizer, infill, attention_mask)
-    rows = [row for row in rows for _ in range(num_return_sequences)]
-    new = [_new_tokens(max_new_tokens, row.infill, len(row.ids), denoiser) for row in rows]
-    batch = build_canvas(rows, new, denoiser)
-    seeds = ops.row_seeds(ops.fresh_seed() if seed is None else seed, len(rows))
-    ending = endings(eos, batch, [len(row.ids) for row in rows])
-    stop_ids = eos_ids(eos_token_id, denoiser)
-    if block_length is None:
-        block_length = defaults.get("block_length", denoiser.block_length)
-        align_blocks = align_blocks or denoiser.block_length is not None
-    output = run_batches(
-        denoiser,
-        chosen,
-        batch,
-        seeds,
-        ending,
-        stop_ids,
-        len(rows) if batch_size is None else batch_size,
-        streamer,
-        callback,
-        progress,
-        steps=steps,
-        block_length=block_length,
-        steps_per_block=steps_per_block,
-        align_blocks=align_blocks,
-        causal_blocks=causal_blocks,
-        law=law,
+    options = GenerateOptions(
+        sampler=sampler,
+        sampler_options=sampler_options,
+        max_new_tokens=max_new_tokens,
+        blocks=BlockRequest(block_length, steps, steps_per_block, align_blocks, causal_blocks),
+        seed=seed,
+        law=LawOptions(temperature, top_k, top_p, min_p, crossing),
+        suppress_tokens=suppress_tokens,
         guidance_scale=guidance_scale,
+        num_return_sequences=num_return_sequences,
+        infill=infill,
+        attention_mask=attention_mask,
+        eos=eos,
+        eos_token_id=eos_token_id,
+        tokenizer=tokenizer,
+        return_trajectory=return_trajectory,
         every_step=every_step,
         cuda_graph=cuda_graph,
-        return_trajectory=return_trajectory,
     )
-    return finish(
-        output, batch, [len(row.ids) for row in rows], seeds, ending, stop_ids, tokenizer, denoiser
-    )
+    job = prepare(denoiser, prompts, options)
+    rows, stop_ids = job.rows(), job.request.stop_token_ids
+    canvases = rows.canvases
+    listeners: list[StepCallback] = [] if callback is None else [callback]
+    if streamer is not None:
+        stops = tuple(() if ending == "keep" else stop_ids for ending in rows.endings)
+        revises = job.request.sampler.revises
+        listeners.append(StreamerFeed(streamer, canvases, revises, stops))
+    with closing(ProgressFeed(int(canvases.editable.sum()), progress)) as bar:
+        if bar.visible:
+            listeners.append(bar)
+        parts = list(run_parts(denoiser, job.request, canvases, batch_size, listeners))
+    return finish(join(parts, canvases), rows, stop_ids, job.tokenizer, denoiser)
 
 
-def default_sampler(denoiser: Denoiser) -> str:
-    """Name of the sampler that `generate` takes for a denoiser where none is asked for."""
-    own = denoiser.generation_defaults.get("sampler")
-    return FALLBACK_SAMPLERS[denoiser.process.name] if own is None else str(own)
+def generate_parts(
+    job: Job, batch_size: int, callbacks: Sequence[StepCallback] = ()
+) -> Iterator[GenerateOutput]:
+    """Generate as `generate` does, and yield the rows of a part as soon as they are done.
 
+    The rows of a part are padded to the longest of them.
 
-def _choose_sampler(
-    denoiser: Denoiser, sampler: str | Sampler[Any] | None, options: Mapping[str, Any] | None
-) -> tuple[Sampler[Any], Mapping[str, Any]]:
-    """The sampler, and the checkpoint's defaults if the caller left the choice to it."""
-    if sampler is None and denoiser.generation_defaults:
-        config = from_config(denoiser.generation_defaults)
-        return create(
-            config.sampler, **{**config.sampler_options, **(options or {})}
-        ), config.to_dict()
-    if sampler is None:
-        sampler = default_sampler(denoiser)
-    if isinstance(sampler, str):
-        return create(sampler, **(options or {})), {}
-    if options:
-        raise ValueError(
-            "sampler_options: go with a sampler given by name; an instance carries its own fields."
-        )
-    check_sampler(sampler)
-    return sampler, {}
-
-
-def _token_law(
-    sampler: Sampler[Any],
-    defaults: Mapping[str, Any],
-    given: Mapping[str, Any],
-    suppress: Sequence[int],
-) -> TokenLaw:
-    """The sampler's law, then the checkpoint's defaults, then what the caller gave."""
-    base = sampler.law
-    fields = {name: getattr(base, name) for name in _LAW_FIELDS}
-    fields.update({name: defaults[name] for name in _LAW_FIELDS if name in defaults})
-    fields.update({name: value for name, value in given.items() if value is not None})
-    return TokenLaw(**fields, suppressed=(*base.suppressed, *suppress))
-
-
-def _new_tokens(asked: int | None, infill: bool, prompt: int, denoiser: Denoiser) -> int:
-    """Positions to append to a row, whole canvases where the network writes no others."""
-    context, canvas = denoiser.max_length, denoiser.canvas_length or 1
-    if asked is not None and asked < 0:
-        raise ValueError(f"max_new_tokens={asked}: must be at least 0.")
-    if asked is None and infill:
-        return 0
-    if asked is None:
-        asked = DEFAULT_NEW_TOKENS
-        asked = asked if context is None else max(1, min(asked, context - prompt))
-    return -(-asked // canvas) * canvas
+    Args:
+        job: the call, from `options.prepare`.
+        batch_size: most rows of a part.
+        callbacks: called with a `StepEvent` after every step; row numbers count from 0 in each
+            part.
+    """
+    for first in range(0, len(job.prompts), batch_size):
+        rows = job.rows(first, first + batch_size)
+        parts = list(run_parts(job.denoiser, job.request, rows.canvases, None, callbacks))
+        done = join(parts, rows.canvases)
+        yield finish(done, rows, job.request.stop_token_ids, job.tokenizer, job.denoiser)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.request import Canvases
 
+Ending = Literal["keep", "cut", "stop"]
+Eos = Literal["auto"] | Ending
 Infill = bool | Tensor | Sequence[Sequence[bool]]
 Prompts = str | Sequence[Any] | Tensor | None
 
@@ -34,17 +37,18 @@ class PromptRow:
 
 
 @dataclass(frozen=True)
-class CanvasBatch:
-    """The canvases of a batch before the first step.
+class TextRows:
+    """The rows of a call: their canvases, and what is needed to turn them back into texts.
 
-    Fields: tokens int64 [B, L], editable bool [B, L], attention bool [B, L], infill: per row,
-        whether the prompt itself is filled in place.
+    Fields:
+        canvases: the canvases before the first step.
+        prompts: the prompt of each row.
+        endings: what an end-of-text does to each row: "keep", "cut" or "stop".
     """
 
-    tokens: Tensor
-    editable: Tensor
-    attention: Tensor
-    infill: list[bool]
+    canvases: Canvases
+    prompts: list[PromptRow]
+    endings: list[Ending]
 
 
 def read_prompts(
@@ -97,15 +101,23 @@ def read_prompts(
     return found
 
 
-def build_canvas(rows: list[PromptRow], new_tokens: list[int], denoiser: Denoiser) -> CanvasBatch:
+def build_rows(
+    rows: list[PromptRow],
+    new_tokens: list[int],
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    eos: Eos,
+) -> TextRows:
     """Left-pad the rows and append `new_tokens[i]` positions to write to row i.
 
-    Raises:
-        ValueError: a row is longer than the model's context, or has nothing to write nor to read.
+    Args:
+        rows: the prompts.
+        new_tokens: positions to append to each.
+        denoiser: gives padding, mask and context length.
+        seeds: one per row.
+        eos: what an end-of-text does; "auto" stops rows with a prompt and keeps the others.
     """
     lengths = [len(row.ids) + new for row, new in zip(rows, new_tokens, strict=True)]
-    for i, (row, new) in enumerate(zip(rows, new_tokens, strict=True)):
-        _check_length(i, len(row.ids), new, denoiser.max_length)
     width = max(lengths)
     pad = next((i for i in (denoiser.pad_token_id, denoiser.eos_token_id) if i is not None), 0)
     tokens = torch.full((len(rows), width), pad, dtype=torch.int64)
@@ -118,7 +130,16 @@ def build_canvas(rows: list[PromptRow], new_tokens: list[int], denoiser: Denoise
         editable[b, first:end] = torch.tensor(row.fill, dtype=torch.bool)
         editable[b, end:] = True
         attention[b, first:] = True
-    return CanvasBatch(tokens, editable, attention, [row.infill for row in rows])
+    endings: list[Ending] = [_ending(eos, row) for row in rows]
+    may_stop = torch.tensor([ending == "stop" for ending in endings])
+    return TextRows(Canvases(tokens, editable, attention, tuple(seeds), may_stop), rows, endings)
+
+
+def _ending(eos: Eos, row: PromptRow) -> Ending:
+    """What an end-of-text does to a row."""
+    if eos != "auto":
+        return eos
+    return "keep" if row.infill or not row.ids else "stop"
 
 
 def _as_list(prompts: Prompts) -> list[Any]:
@@ -231,7 +252,18 @@ def _check_ids(ids: list[int], index: int, vocab_size: int) -> None:
             )
 
 
-def _check_length(index: int, prompt: int, new: int, context: int | None) -> None:
+def check_length(index: int, prompt: int, new: int, context: int | None) -> None:
+    """Refuse a row without anything in it, or longer than the model's context.
+
+    Args:
+        index: number of the prompt, for the message.
+        prompt: tokens of the prompt.
+        new: positions to append.
+        context: most tokens of a row, or None.
+
+    Raises:
+        ValueError: it is; the message says by how much.
+    """
     if prompt + new == 0:
         raise ValueError(
             f"Prompt {index} is empty and max_new_tokens=0: there is nothing to write."

@@ -5,7 +5,7 @@ Shapes: B rows, L canvas positions, V vocabulary columns, R flat positions.  Tim
 """
 
 from dlm_sampling.types.canvas import Canvas, Clock, Step
-from dlm_sampling.types.law import Crossing, Draw, Statistics, TokenLaw
+from dlm_sampling.types.law import Crossing, Draw, DrawRecord, Statistics, TokenLaw
 from dlm_sampling.types.prediction import (
     DenoiserOutput,
     Pass,
@@ -25,6 +25,7 @@ __all__ = [
     "Crossing",
     "DenoiserOutput",
     "Draw",
+    "DrawRecord",
     "NoiseKind",
     "Pass",
     "Planner",

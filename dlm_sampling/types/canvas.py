@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from dlm_sampling.types.process import NoiseKind as NoiseKind
+from dlm_sampling.types.law import Draw
 
 
 class Canvas(NamedTuple):
@@ -68,5 +68,4 @@ class Step(NamedTuple):
     tokens: Tensor  # int64 [B, L]
     unknown: Tensor  # bool [B, L]
     logprob: Tensor  # [B, L], log-probability of the tokens written in this step, else 0
-    log_confidence: Tensor | None = None  # [B, L], for viewers; 0 where not evaluated
-    entropy: Tensor | None = None  # [B, L], nats, for viewers; 0 where not evaluated
+    draw: Draw | None = None  # what was drawn in this step, for viewers; None: nothing is known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -61,20 +61,67 @@ class TokenLaw:
         return self.top_k is not None or self.top_p is not None or self.min_p is not None
 
 
-class Draw(NamedTuple):
-    """What one pass over the logits leaves behind: everything that later decisions may read.
+class Draw(Protocol):
+    """Shows what one pass over the logits leaves behind: everything that later decisions may read.
 
-    All fields have the shape of the positions asked for ([R] from `ops.draw`, [B, L] from a
+    All tables have the shape of the positions asked for ([R] from `ops.draw`, [B, L] from a
     `Prediction`).  `logprob` belongs to the law that was sampled (temperature and filters; 0 at
     temperature 0).  The other statistics belong to the model's own law (temperature 1, only
     suppressed ids removed) with statistics="model", or to the filtered and tempered law with
     statistics="law" (there temperature 0 counts as 1).
     """
 
-    token: Tensor  # int64, the drawn token
-    logprob: Tensor  # log-probability of the token under the sampled law
-    log_confidence: Tensor  # log-probability of the token under the law of the statistics
-    max_logprob: Tensor  # largest log-probability
-    margin: Tensor  # largest minus second-largest probability
+    @property
+    def token(self) -> Tensor:
+        """The drawn tokens, int64."""
+        ...
+
+    @property
+    def logprob(self) -> Tensor:
+        """Log-probability of the token under the sampled law."""
+        ...
+
+    @property
+    def log_confidence(self) -> Tensor:
+        """Log-probability of the token under the law of the statistics."""
+        ...
+
+    @property
+    def max_logprob(self) -> Tensor:
+        """Largest log-probability."""
+        ...
+
+    @property
+    def margin(self) -> Tensor:
+        """Largest minus second-largest probability."""
+        ...
+
+    @property
+    def entropy(self) -> Tensor:
+        """Entropy in nats."""
+        ...
+
+    @property
+    def log_normalizer(self) -> Tensor:
+        """Logsumexp of the logits that the statistics are taken over."""
+        ...
+
+
+class DrawRecord(NamedTuple):
+    """Holds the tables of a `Draw`; see there."""
+
+    token: Tensor  # int64
+    logprob: Tensor
+    log_confidence: Tensor
+    max_logprob: Tensor
+    margin: Tensor
     entropy: Tensor  # nats
-    log_normalizer: Tensor  # logsumexp of the logits that the statistics are taken over
+    log_normalizer: Tensor
+
+    @classmethod
+    def of(cls, draw: Draw) -> DrawRecord:
+        """All tables of a draw, made if they were not."""
+        return cls(
+            draw.token, draw.logprob, draw.log_confidence, draw.max_logprob, draw.margin,
+            draw.entropy, draw.log_normalizer,
+        )  # fmt: skip

@@ -189,6 +189,11 @@ class Predict(Protocol):
         ...
 
     @property
+    def causal(self) -> bool:
+        """Whether the columns right of the current block are hidden from the denoiser."""
+        ...
+
+    @property
     def vocab_size(self) -> int:
         """Columns V of its predictions."""
         ...

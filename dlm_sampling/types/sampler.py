@@ -47,6 +47,14 @@ class Sampler(Protocol[S]):
         ...
 
     @property
+    def looks_ahead(self) -> bool:
+        """Whether a step reads predictions of positions outside of the current block.
+
+        Only then is the denoiser asked for every column.  Default: False.
+        """
+        ...
+
+    @property
     def schedule(self) -> Schedule | None:
         """The alpha(t) of the times that it gives to `predict`, so that models may convert them.
 

@@ -429,7 +429,7 @@ def start(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
 
 def test_help_imports_no_torch() -> None:
     code = (
-        "import sys\nfrom dlm_sampling import cli\n"
+        "import sys\nfrom dlm_sampling.cli import app as cli\n"
         "try: cli.main(['generate', '--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "print(sorted({'torch', 'transformers', 'rich', 'numpy'} & set(sys.modules)))"

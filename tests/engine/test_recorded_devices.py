@@ -18,15 +18,18 @@ from torch.utils._pytree import tree_leaves
 
 from dlm_sampling import samplers
 from dlm_sampling.denoisers import AutoDenoiser, Denoiser
-from dlm_sampling.engine.blocks import plan_blocks
-from dlm_sampling.engine.checks import check_inputs
-from dlm_sampling.engine.options import RunOptions
-from dlm_sampling.engine.recorded import CapturedRun
+from dlm_sampling.engine.blocks import BlockPlan, plan_blocks
+from dlm_sampling.engine.checks import check_canvases
+from dlm_sampling.engine.graph import check_capture
+from dlm_sampling.engine.recorded import Recorded
+from dlm_sampling.engine.request import BlockRequest, Canvases, Listeners, Request
+from dlm_sampling.engine.run import Run
 from dlm_sampling.types import TokenLaw
 from tests.engine.test_recorded import FAMILIES, HELD, RECORDED
 from tests.test_contract import RAGGED, CountingToy, canvas, denoiser
 
 THERE = torch.device("meta")
+NOBODY = Listeners()
 
 
 class OnTheHostError(AssertionError):
@@ -73,25 +76,23 @@ class Sender:
                 object.__setattr__(owner, name, self(value))
 
 
-def send(run: CapturedRun, sampler: Any, model: Denoiser, *others: Any) -> None:
+def send(run: Recorded, sampler: Any, model: Denoiser, *others: Any) -> None:
     sender = Sender()
-    for owner in (run, run.ordinary, run.captured, sampler, model, *others):
+    for owner in (run, sampler, model, *others):
         sender.members(owner)
 
 
-def options(law: TokenLaw, **changes: Any) -> RunOptions:
+def request(sampler: Any, law: TokenLaw, causal: bool = False, **changes: Any) -> Request:
     """Without filters, whose torch twins ask for values."""
     law = dataclasses.replace(law, top_k=None, top_p=None, min_p=None)
-    return dataclasses.replace(
-        RunOptions(law, 0.0, (3,), False, True, False, None, False), **changes
-    )
+    return Request(sampler, law, BlockRequest(causal=causal), stop_token_ids=(3,), **changes)
 
 
 def as_it_is(step: Callable[[], None]) -> Callable[[], None]:
     return step
 
 
-def tick_twice(run: CapturedRun, ready: Callable[[], None]) -> None:
+def tick_twice(run: Recorded, ready: Callable[[], None]) -> None:
     """The first step may make tables, as in a warm-up; the second is what a graph holds."""
     ready()
     run.tick()
@@ -99,16 +100,23 @@ def tick_twice(run: CapturedRun, ready: Callable[[], None]) -> None:
         run.tick()
 
 
-def run_of(name: str, kind: str, **changes: Any) -> tuple[CapturedRun, Callable[[], None]]:
+def recorded(
+    model: Denoiser, asked: Request, inputs: Canvases, plan: BlockPlan, heard: Listeners
+) -> Recorded:
+    check_capture(model, asked, inputs)
+    run = Run.of(model, asked, inputs, plan)
+    return Recorded(run, run.begin(inputs), heard, as_it_is)
+
+
+def run_of(
+    name: str, kind: str, heard: Listeners = NOBODY, **changes: Any
+) -> tuple[Recorded, Callable[[], None]]:
     toy, sampler = CountingToy(), samplers.create(name)
     model = denoiser(toy, kind)
     tokens, editable, attention = canvas(RAGGED)
-    inputs = check_inputs(model, tokens, editable, attention, [1, 2, 3, 4])
+    inputs = check_canvases(model, tokens, editable, attention, [1, 2, 3, 4])
     plan = plan_blocks(inputs.editable, 4, None, steps_per_block=sampler.own_steps or 4)
-    settings = options(sampler.law, **changes)
-    run = CapturedRun(
-        model, sampler, inputs, plan, [1, 2, 3, 4], settings, record=lambda step: step
-    )
+    run = recorded(model, request(sampler, sampler.law, **changes), inputs, plan, heard)
     return run, lambda: send(run, sampler, model, toy)
 
 
@@ -120,9 +128,9 @@ def test_a_step_has_nothing_of_the_host(name: str, kind: str) -> None:
 
 @torch.no_grad()
 def test_nor_with_guidance_hidden_blocks_and_listeners() -> None:
-    changes = {"guidance_scale": 1.0, "causal_blocks": True, "callback": lambda _: None}
+    heard = Listeners((lambda _: None,))
     for name in ("llada", "ancestral", "remdm-conf"):
-        tick_twice(*run_of(name, "absorbing", **changes))
+        tick_twice(*run_of(name, "absorbing", heard, guidance_scale=1.0, causal=True))
 
 
 @torch.no_grad()
@@ -147,8 +155,7 @@ def test_nor_has_a_pass_of_the_families(folder: str, padded: bool) -> None:
     tokens = torch.randint(0, 90, (3, 12), generator=torch.Generator().manual_seed(1))
     editable, attention = tokens < 0, tokens >= 0
     editable[:, 4:], attention[1, :2] = True, not padded
-    inputs = check_inputs(model, tokens, editable, attention, [1, 2, 3])
+    inputs = check_canvases(model, tokens, editable, attention, [1, 2, 3])
     plan = plan_blocks(inputs.editable, 4, None, steps_per_block=3)
-    settings = options(TokenLaw(), causal_blocks=padded)
-    run = CapturedRun(model, sampler, inputs, plan, [1, 2, 3], settings, as_it_is)
+    run = recorded(model, request(sampler, TokenLaw(), padded), inputs, plan, NOBODY)
     tick_twice(run, lambda: send(run, sampler, model))

@@ -10,7 +10,7 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.ops import sources as rows_module
 from dlm_sampling.ops import tiles as tiles_module
-from dlm_sampling.types import Draw, TokenLaw
+from dlm_sampling.types import DrawRecord, TokenLaw
 from tests.ops.laws import brute_law, chi_square_p
 
 STATISTICS = ("log_confidence", "max_logprob", "margin", "entropy", "log_normalizer")
@@ -20,7 +20,7 @@ def rand_logits(rows: int, vocab: int, scale: float = 2.0, seed: int = 0) -> Ten
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def draw(source: ops.Source, count: int, seed: int = 0, **options: object) -> Draw:
+def draw(source: ops.Source, count: int, seed: int = 0, **options: object) -> DrawRecord:
     """`count` draws at positions 0, 1, ... of one row at step 0."""
     return ops.draw(
         source,
@@ -260,7 +260,7 @@ def test_log_probs_and_log_prob_of_agree() -> None:
 # ---- what must not matter
 
 
-def same(one: Draw, other: Draw) -> bool:
+def same(one: DrawRecord, other: DrawRecord) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -278,7 +278,7 @@ def test_rows_do_not_depend_on_the_batch(
     keys, positions = torch.arange(count) * 7919, torch.arange(count) - 5
     steps = torch.arange(count) % 4
 
-    def run(who: Tensor, source: ops.Source | None = None, **extra: Tensor) -> Draw:
+    def run(who: Tensor, source: ops.Source | None = None, **extra: Tensor) -> DrawRecord:
         source = logits[who] if source is None else source
         at = {"keys": keys[who], "positions": positions[who], "steps": steps[who]}
         return ops.draw(source, law=law, statistics="law", **at, **extra)
@@ -286,12 +286,13 @@ def test_rows_do_not_depend_on_the_batch(
     everything = torch.arange(count)
     whole = run(everything)
     mixed = torch.randperm(count, generator=torch.Generator().manual_seed(3))[:33]
-    expected = Draw(*(field[mixed] for field in whole))
+    expected = DrawRecord(*(field[mixed] for field in whole))
     assert same(run(mixed), expected)
     assert same(run(mixed, logits, rows=mixed), expected)
     alone = [run(torch.tensor([i])) for i in (0, 3, 69)]
     assert same(
-        Draw(*map(torch.cat, zip(*alone, strict=True))), Draw(*(f[[0, 3, 69]] for f in whole))
+        DrawRecord(*map(torch.cat, zip(*alone, strict=True))),
+        DrawRecord(*(f[[0, 3, 69]] for f in whole)),
     )
 
     head = ops.LogitRows(lambda i: logits[i], count, vocab, logits.device, block=9)

@@ -44,13 +44,10 @@ def masked(case: dict[str, Any], logits: Tensor) -> Replay:
     start = torch.zeros(len(tokens), dtype=torch.int64)
     canvas = Canvas(tokens, tokens == mask, (~prompt).expand(tokens.shape), start, mask)
     sampler = BlockRefinement(args["threshold"], args.get("editing_threshold"))
-    predict = Predictor(
+    predict = Predictor.alone(
         Fixed(logits, mask),
         TokenLaw(temperature=0.0, suppressed=(mask,) if case["mask_logit"] is not None else ()),
         torch.ones_like(tokens).bool(),
-        torch.arange(len(tokens)),
-        start.clone(),
-        ~canvas.editable,
         eager=True,
     )
     rng, state, steps = (

@@ -10,16 +10,16 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.samplers.diffusion_gemma import DiffusionGemma
 from dlm_sampling.testing import FixtureToy
-from dlm_sampling.types import Draw, TokenLaw
+from dlm_sampling.types import DrawRecord, TokenLaw
 from tests.parity.common import Replay, toy_of
 
 
-def candidates(toy: FixtureToy, canvas: Tensor, temperature: float) -> Draw:
+def candidates(toy: FixtureToy, canvas: Tensor, temperature: float) -> DrawRecord:
     """Argmax and entropy of the tempered law at every position, [B, L]."""
     logits = (toy.logits(canvas) / temperature).flatten(0, 1)
     zeros = torch.zeros(len(logits), dtype=torch.int64)
     flat = ops.draw(logits, keys=zeros, positions=zeros, steps=zeros, law=TokenLaw(temperature=0.0))
-    return Draw(*(value.view(canvas.shape) for value in flat))
+    return DrawRecord(*(value.view(canvas.shape) for value in flat))
 
 
 def run(case: dict[str, Any], toys: dict[str, FixtureToy]) -> Replay:

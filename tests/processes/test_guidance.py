@@ -59,9 +59,9 @@ def test_is_what_the_loop_does_with_its_scale() -> None:
     logits = torch.randn(2, 5, SIZE, generator=torch.Generator().manual_seed(0)).double()
     model = Table(vocab_size=SIZE, mask_token_id=MASK, honours_padding=True)
     x = torch.tensor([[0, MASK, MASK, MASK, MASK]])
-    everywhere, rows = torch.ones_like(x).bool(), torch.zeros(1).long()
+    everywhere = torch.ones_like(x).bool()
     law = TokenLaw(suppressed=(MASK,))
-    predictor = Predictor(model, law, everywhere, rows, rows.clone(), x != MASK, 1.3)
+    predictor = Predictor.alone(model, law, everywhere, guidance_scale=1.3, given=x != MASK)
     loop = predictor(x, torch.ones(1).double()).log_probs(x == MASK).exp()
     logits[..., MASK] = -torch.inf
     c, u = (part[1:].softmax(-1) for part in logits)

@@ -199,10 +199,10 @@ class Carrying(Denoiser):
 
 def test_a_temperature_per_row_divides_logits_and_what_is_carried() -> None:
     x = torch.tensor([[0, 1], [2, 2], [1, 0]])
-    everywhere, rows, t = torch.ones_like(x).bool(), torch.arange(3), torch.ones(3).double()
+    everywhere, t = torch.ones_like(x).bool(), torch.ones(3).double()
     heat = torch.tensor([0.25, 1.0, 3.0], dtype=torch.float64)
     model = Carrying(vocab_size=VOCAB, mask_token_id=None)
-    predictor = Predictor(model, TokenLaw(), everywhere, rows, torch.zeros(3).long(), ~everywhere)
+    predictor = Predictor.alone(model, TokenLaw(), everywhere)
     scaled = toy(x) / heat.view(-1, 1, 1)
     first = predictor(x, t, heat)
     torch.testing.assert_close(first.log_probs(everywhere), scaled.log_softmax(-1).flatten(0, 1))

@@ -148,8 +148,8 @@ class Watched(DiffusionGemma):
         self, state: Stability, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[Stability, Step]:
         state, step = super().step(state, canvas, clock, predict, rng)
-        assert step.entropy is not None
-        self.seen.append((state.best, self.accept(step.entropy, canvas.editable)))
+        assert step.draw is not None
+        self.seen.append((state.best, self.accept(step.draw.entropy, canvas.editable)))
         return state, step
 
 

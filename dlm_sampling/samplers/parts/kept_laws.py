@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.types import Canvas, Draw, Prediction
+from dlm_sampling.types import Canvas, Draw, DrawRecord, Prediction
 
 
 class LawWindow(NamedTuple):
@@ -98,4 +98,5 @@ def unpack(packed: Tensor, group: Tensor, where: Tensor) -> Tensor:
 
 def merge(where: Tensor, chosen: Draw, other: Draw) -> Draw:
     """`chosen` at `where`, `other` elsewhere."""
-    return Draw(*(torch.where(where, c, o.to(c.dtype)) for c, o in zip(chosen, other, strict=True)))
+    both = zip(DrawRecord.of(chosen), DrawRecord.of(other), strict=True)
+    return DrawRecord(*(torch.where(where, c, o.to(c.dtype)) for c, o in both))

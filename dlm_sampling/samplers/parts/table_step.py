@@ -49,8 +49,7 @@ def written(canvas: Canvas, draw: Draw, where: Tensor, last: Tensor) -> Step:
         tokens=tokens,
         unknown=torch.where(canvas.editable, noisy, canvas.unknown),
         logprob=draw.logprob.masked_fill(~where, 0.0),
-        log_confidence=draw.log_confidence,
-        entropy=draw.entropy,
+        draw=draw,
     )
 
 

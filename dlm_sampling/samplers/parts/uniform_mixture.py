@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream
-from dlm_sampling.types import Draw, Prediction, RandomSource
+from dlm_sampling.types import Draw, DrawRecord, Prediction, RandomSource
 
 
 class Weights(NamedTuple):
@@ -91,7 +91,7 @@ def reverse_by_mixture(
     chance = part.scale * (1.0 - here) * odds + part.floor
     logprob = torch.where(modelled | replaced, chance, part.stay).log().masked_fill(~where, 0.0)
     token = torch.where(modelled, draw.token, torch.where(replaced, noise, x))
-    return draw._replace(token=token, logprob=logprob)
+    return DrawRecord.of(draw)._replace(token=token, logprob=logprob)
 
 
 def other_token(x: Tensor, size: int, rng: RandomSource) -> Tensor:

@@ -43,6 +43,7 @@ from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.testing.sudoku import CELLS, is_valid
 from dlm_sampling.types import Canvas, Clock, Step, TokenLaw
+from dlm_sampling.types.rows import select_rows
 
 V, MASK, L = 13, 12, 9
 SIZES: dict[str, Any] = {
@@ -414,9 +415,7 @@ def test_what_a_schedule_leaves_is_filled_row_by_row(looped: LoopholingDenoiser)
 @torch.no_grad()
 def test_particles_take_the_state_of_their_ancestors(looped: LoopholingDenoiser) -> None:
     def predictor(rows: int) -> Predictor:
-        real = torch.ones(rows, L, dtype=torch.bool)
-        count = torch.zeros(rows, dtype=torch.int64)
-        return Predictor(looped, PLAIN, real, torch.arange(rows), count, ~real)
+        return Predictor.alone(looped, PLAIN, torch.ones(rows, L, dtype=torch.bool))
 
     def laws(predict: Predictor, x: Tensor) -> Tensor:
         everywhere = torch.ones(x.shape, dtype=torch.bool)
@@ -425,14 +424,15 @@ def test_particles_take_the_state_of_their_ancestors(looped: LoopholingDenoiser)
     x, ancestors = some_ids(), torch.tensor([2, 2, 0])
     many = predictor(3)
     laws(many, x)
-    many.select(ancestors)
+    many.carries = select_rows(many.carries, ancestors)
     found = laws(many, x)  # other canvases than those of the ancestors
     for i, ancestor in enumerate(ancestors.tolist()):
         one = predictor(1)
         laws(one, x[ancestor : ancestor + 1])
         expected = laws(one, x[i : i + 1])
         torch.testing.assert_close(found[i : i + 1], expected, atol=1e-4, rtol=1e-4)
-    many.reset(torch.tensor([False, True, False]))
+    fresh = torch.tensor([False, True, False])
+    many.carries = tuple(carry.reset(fresh) for carry in many.carries)
     after = laws(many, x)
     torch.testing.assert_close(after[1:2], laws(predictor(1), x[1:2]), atol=1e-4, rtol=1e-4)
     assert (after[0] - found[0]).abs().max() > 1e-2

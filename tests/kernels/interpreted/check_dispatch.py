@@ -7,7 +7,7 @@ import torch
 from dlm_kernels import operators
 
 from dlm_sampling import ops
-from dlm_sampling.types import Draw, TokenLaw
+from dlm_sampling.types import DrawRecord, TokenLaw
 
 KERNELS = ["draw", "log_probs", "log_prob_of", "top_k_positions", "threshold_positions"]
 KERNELS += ["budget_positions", "stochastic_positions", "divergence"]
@@ -49,7 +49,7 @@ def test_the_ops_run_the_kernels(launched: list[str], monkeypatch: pytest.Monkey
     )
     assert launched == KERNELS
     monkeypatch.setenv("DLM_KERNELS", "torch")
-    assert type(found[0]) is Draw
+    assert type(found[0]) is DrawRecord
     assert torch.equal(found[0].token, ops.draw(score, **noise).token)
     torch.testing.assert_close(found[1], ops.log_probs(score))
     torch.testing.assert_close(found[2], ops.log_prob_of(score, k))

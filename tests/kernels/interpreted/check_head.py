@@ -23,7 +23,7 @@ from torch import Tensor
 from dlm_sampling import ops, samplers
 from dlm_sampling.denoisers import wrap
 from dlm_sampling.engine.sample import sample
-from dlm_sampling.types import DenoiserOutput, Draw, TokenLaw
+from dlm_sampling.types import DenoiserOutput, DrawRecord, TokenLaw
 from tests.kernels.interpreted.twins import CLOSE, noise, normal
 
 INF = math.inf
@@ -44,7 +44,7 @@ def logits_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, rounded: bool
 def agree(
     hidden: Tensor, weight: Tensor, count: int, *, bias: Tensor | None = None, rounded: bool = True,
     shape: Shape | None = None, **options: Any,
-) -> Draw:  # fmt: skip
+) -> DrawRecord:  # fmt: skip
     """Draw fused and from the logits; tokens equal, record close.  Returns the fused draw."""
     call = noise(count) | options
     expected = ops.draw(logits_of(hidden, weight, bias, rounded), **call)
@@ -56,7 +56,7 @@ def agree(
         torch.testing.assert_close(
             left, right, rtol=CLOSE, atol=CLOSE, msg=lambda m, n=name: f"{n}: {m}"
         )
-    return Draw(*found)
+    return DrawRecord(*found)
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from dlm_kernels import operators
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.types import Draw
+from dlm_sampling.types import DrawRecord
 
 CLOSE = 3e-6
 
@@ -26,7 +26,7 @@ def noise(rows: int, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-def agree(source: Any, count: int, **options: Any) -> Draw:
+def agree(source: Any, count: int, **options: Any) -> DrawRecord:
     """Draw with both; the tokens must be equal and the record close.  Returns the kernels' draw."""
     call = noise(count) | options
     expected, found = ops.draw(source, **call), operators.draw(source, **call)
@@ -37,7 +37,7 @@ def agree(source: Any, count: int, **options: Any) -> Draw:
         torch.testing.assert_close(
             left, right, rtol=CLOSE, atol=CLOSE, msg=lambda m, n=name: f"{n}: {m}"
         )
-    return Draw(*found)
+    return DrawRecord(*found)
 
 
 def same_law(source: Any, tokens: Tensor | None = None, **options: Any) -> Tensor:

@@ -6,11 +6,13 @@ the stock streamers work for any batch size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from dlm_sampling.engine.request import Canvases
 from dlm_sampling.engine.trajectory import StepEvent
 
 
@@ -34,20 +36,19 @@ class StreamerFeed:
 
     Args:
         streamer: a transformers streamer.
-        tokens, editable, attention: the canvases before the first step, [B, L].
+        canvases: the rows before the first step.
         revises: whether committed tokens may still change.
-        stop_token_ids: nothing after one of these is confirmed.
+        stop_token_ids: per row, nothing after one of these is confirmed.
     """
 
     def __init__(
         self,
         streamer: Streamer,
-        tokens: Tensor,
-        editable: Tensor,
-        attention: Tensor,
+        canvases: Canvases,
         revises: bool,
-        stop_token_ids: tuple[int, ...] = (),
+        stop_token_ids: Sequence[tuple[int, ...]],
     ) -> None:
+        tokens, editable, attention = canvases.tokens, canvases.editable, canvases.attention
         self.streamer, self.revises, self.stop_token_ids = streamer, revises, stop_token_ids
         self.tokens, self.unknown = tokens.clone().cpu(), editable.clone().cpu()
         self.done = ~editable.any(1).cpu()
@@ -85,7 +86,8 @@ class StreamerFeed:
         unknown = self.unknown[self.row, self.sent :]
         count = int(unknown.long().argmax()) if bool(unknown.any()) else len(unknown)
         tokens = self.tokens[self.row, self.sent : self.sent + count]
-        stop = torch.isin(tokens, torch.tensor(self.stop_token_ids, dtype=torch.int64)).nonzero()
+        ends = torch.tensor(self.stop_token_ids[self.row], dtype=torch.int64)
+        stop = torch.isin(tokens, ends).nonzero()
         if len(stop):
             count = int(stop[0])
         for token in tokens[:count]:

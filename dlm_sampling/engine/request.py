@@ -1,0 +1,135 @@
+"""Describes a run before it starts: the canvases, and what is asked for; and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.engine.trajectory import StepCallback, Trajectory
+from dlm_sampling.types import Sampler, TokenLaw
+
+
+@dataclass(frozen=True)
+class BlockRequest:
+    """How the canvas is cut into blocks, and how many steps each gets; see `engine.blocks`.
+
+    Fields:
+        length: columns per block, or None for one block.
+        steps: planned steps over all blocks of a row; None is one per editable position.
+        steps_per_block: steps of every block, whatever its size; replaces `steps`.
+        align: put block boundaries at multiples of `length` from the row's first token.
+        causal: hide everything right of the current block from the denoiser.
+    """
+
+    length: int | None = None
+    steps: int | None = None
+    steps_per_block: int | None = None
+    align: bool = False
+    causal: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is asked for beyond its canvases; one value from the public arguments to the loop.
+
+    Fields:
+        sampler: decides where and when to write.
+        law: how tokens are drawn; None takes the sampler's own.
+        blocks: how the canvas is cut, and the steps.
+        guidance_scale: w of classifier-free guidance, u + (w + 1) (c - u); 0 is none.
+        stop_token_ids: ids that end a row, where the row may be ended at all.
+        every_step: run the model in every planned step, and no early exit.
+        suppress_mask: ban the mask id from every law.
+        return_trajectory: keep all events.
+        cuda_graph: record one step as a CUDA graph and replay it.
+    """
+
+    sampler: Sampler[Any]
+    law: TokenLaw | None = None
+    blocks: BlockRequest = field(default_factory=BlockRequest)
+    guidance_scale: float = 0.0
+    stop_token_ids: tuple[int, ...] = ()
+    every_step: bool = False
+    suppress_mask: bool = True
+    return_trajectory: bool = False
+    cuda_graph: bool = False
+
+
+@dataclass(frozen=True)
+class Canvases:
+    """The canvases of a run before its first step, one row each.
+
+    Fields:
+        tokens: int64 [B, L]; fixed tokens where `editable` is False.
+        editable: bool [B, L], the positions to write.
+        attention: bool [B, L], False at padding.
+        seeds: one 64-bit seed per row.
+        may_stop: bool [B], whether a stop token ends the row.
+    """
+
+    tokens: Tensor
+    editable: Tensor
+    attention: Tensor
+    seeds: tuple[int, ...]
+    may_stop: Tensor
+
+    def to(self, device: torch.device) -> Canvases:
+        """The rows on a device."""
+        return Canvases(
+            self.tokens.to(device), self.editable.to(device), self.attention.to(device),
+            self.seeds, self.may_stop.to(device),
+        )  # fmt: skip
+
+    def part(self, first: int, last: int) -> Canvases:
+        """The rows from `first` up to, not including, `last`."""
+        rows = slice(first, last)
+        return Canvases(
+            self.tokens[rows], self.editable[rows], self.attention[rows], self.seeds[rows],
+            self.may_stop[rows],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SampleOutput:
+    """What `sample` returns.
+
+    Fields:
+        tokens: int64 [B, L], the finished canvas.
+        logprob: [B, L], log-probability of each token when it was last written, 0 at fixed
+            positions.
+        nfe: int64 [B], forward passes per row.
+        work: float64 [B], columns that those passes computed, in units of the row's whole canvas.
+        steps: int64 [B], loop steps per row.
+        ended: bool [B], whether the row stopped at an end-of-text token.
+        trajectory: the steps, if asked for.
+    """
+
+    tokens: Tensor
+    logprob: Tensor
+    nfe: Tensor
+    work: Tensor
+    steps: Tensor
+    ended: Tensor
+    trajectory: Trajectory | None
+
+
+@dataclass
+class Listeners:
+    """Who is told of each step: callbacks, and the trajectory if it is kept."""
+
+    callbacks: tuple[StepCallback, ...] = ()
+    trajectory: Trajectory | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self.callbacks) or self.trajectory is not None
+
+    @property
+    def all(self) -> tuple[Callable[..., None], ...]:
+        """Everything to call with an event."""
+        kept = () if self.trajectory is None else (self.trajectory.events.append,)
+        return (*kept, *self.callbacks)

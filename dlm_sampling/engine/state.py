@@ -1,0 +1,67 @@
+"""Holds everything that belongs to the rows of a run, as one immutable value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from dlm_sampling import ops
+from dlm_sampling.prediction.carry import Carry
+
+
+class BlockWindow(NamedTuple):
+    """The block that each row is in."""
+
+    start: Tensor  # int64 [A], first column
+    stop: Tensor  # int64 [A], one past the last column
+    steps: Tensor  # int64 [A], planned steps
+    limit: Tensor  # int64 [A], loop steps after which the block is over
+    editable: Tensor  # bool [A, L], positions of the block that may be written
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The A active rows of a run.  Every tensor has leading dimension A.
+
+    `types.rows` selects, merges and copies all of it, so that no list of names exists: a new field
+    follows its rows from the day it is added.
+
+    Fields:
+        rows: int64 [A], index of each row in the batch; particles repeat it.
+        tokens: int64 [A, L], the canvas.
+        unknown: bool [A, L], positions still to be written.
+        logprob: [A, L], log-probability of each token when it was last written.
+        editable: bool [A, L], positions that the run may write, in any block.
+        attention: bool [A, L], False at padding.
+        may_stop: bool [A], whether a stop token ends the row.
+        block: int64 [A], index of the row's block.
+        step: int64 [A], steps taken in this block.
+        window: the block itself.
+        rng: random numbers of the step.
+        sampler: the sampler's own state, a tree of row tensors.
+        carry: latent states of the network, one per kind of pass.
+        cache: keys and values of earlier passes, or None.
+        lineage: int64 [A], the particle that each row descends from, or None.
+    """
+
+    rows: Tensor
+    tokens: Tensor
+    unknown: Tensor
+    logprob: Tensor
+    editable: Tensor
+    attention: Tensor
+    may_stop: Tensor
+    block: Tensor
+    step: Tensor
+    window: BlockWindow
+    rng: ops.Rng
+    sampler: Any
+    carry: tuple[Carry, ...]
+    cache: Any = None
+    lineage: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Number of active rows, A."""
+        return len(self.rows)

@@ -1,0 +1,92 @@
+"""Acts on all batch rows of a tree of tensors at once: select, merge, copy, store.
+
+A tree is a tensor, None, a tuple or NamedTuple of trees, or a frozen dataclass whose fields are
+trees.  Every tensor in it has one leading dimension, the A batch rows; anything else in it (a
+number, a string) belongs to all rows and stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def map_rows(fn: Callable[..., Tensor], tree: T, *others: T) -> T:
+    """Apply `fn` to every tensor of a tree, together with the matching tensors of other trees.
+
+    Raises:
+        ValueError: the trees have tensors in different places.
+    """
+    if isinstance(tree, Tensor):
+        if not all(isinstance(other, Tensor) for other in others):
+            raise ValueError("trees of row tensors do not match: a tensor in one, none in another.")
+        return cast("T", fn(tree, *others))
+    if isinstance(tree, tuple):
+        whole = cast("tuple[Any, ...]", tree)
+        rest = cast("tuple[tuple[Any, ...], ...]", others)
+        parts = [map_rows(fn, part, *(o[i] for o in rest)) for i, part in enumerate(whole)]
+        made = type(whole)
+        # A NamedTuple takes its fields one by one, a plain tuple takes them as one sequence.
+        return cast("T", tuple(parts) if made is tuple else made(*parts))
+    if is_dataclass(tree) and not isinstance(tree, type):
+        made = {
+            field.name: map_rows(
+                fn, getattr(tree, field.name), *(getattr(o, field.name) for o in others)
+            )
+            for field in fields(tree)
+        }
+        return cast("T", type(tree)(**made))
+    return tree
+
+
+def row_tensors(tree: object) -> Iterator[Tensor]:
+    """Yield every tensor of a tree, always in the same order."""
+    found: list[Tensor] = []
+
+    def keep(part: Tensor) -> Tensor:
+        found.append(part)
+        return part
+
+    map_rows(keep, tree)
+    yield from found
+
+
+def select_rows(tree: T, index: Tensor) -> T:
+    """Keep the rows of `index`: drop with a bool mask [A], reorder and repeat with int64 [n]."""
+
+    def pick(part: Tensor) -> Tensor:
+        return part[index]
+
+    return map_rows(pick, tree)
+
+
+def where_rows(rows: Tensor, new: T, old: T) -> T:
+    """Take the rows of `new` where `rows` (bool [A]) is True, else those of `old`."""
+
+    def merge(value: Tensor, before: Tensor) -> Tensor:
+        if value is before:
+            return before
+        chosen = rows.view(-1, *[1] * (before.ndim - 1))
+        return torch.where(chosen, value.to(before.dtype), before)
+
+    return map_rows(merge, new, old)
+
+
+def copy_rows(tree: T) -> T:
+    """Copy every tensor, so that nothing else shares its memory."""
+    return map_rows(torch.clone, tree)
+
+
+def store_rows(tree: T, rows: Tensor, values: T) -> T:
+    """Replace the rows `rows` (int64 [n]) of a tree by `values`, a tree of n rows."""
+
+    def store(part: Tensor, new: Tensor) -> Tensor:
+        return part.index_copy(0, rows, new.to(part.dtype))
+
+    return map_rows(store, tree, values)

@@ -1,0 +1,82 @@
+"""Trees of row tensors: what is done to one tensor is done to all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from dlm_sampling.types.rows import (
+    copy_rows,
+    map_rows,
+    row_tensors,
+    select_rows,
+    store_rows,
+    where_rows,
+)
+
+
+class Pair(NamedTuple):
+    left: Tensor
+    right: Any
+
+
+@dataclass(frozen=True)
+class Tree:
+    plain: Tensor
+    pair: Pair
+    tuple_: tuple[Tensor, ...]
+    name: str = "all rows"
+    nothing: Tensor | None = None
+
+
+def tree(offset: int = 0) -> Tree:
+    rows = torch.arange(4) + offset
+    return Tree(rows, Pair(rows * 10, (rows.double() / 2,)), (rows[:, None] + torch.arange(3),))
+
+
+@pytest.mark.parametrize(
+    "index",
+    [torch.tensor([True, False, True, False]), torch.tensor([3, 0]), torch.tensor([1, 1, 2, 1])],
+    ids=["drop", "reorder", "repeat"],
+)
+def test_select_acts_on_every_tensor(index: Tensor) -> None:
+    found, whole = select_rows(tree(), index), tree()
+    assert torch.equal(found.plain, whole.plain[index])
+    assert torch.equal(found.pair.left, whole.pair.left[index])
+    assert torch.equal(found.pair.right[0], whole.pair.right[0][index])
+    assert torch.equal(found.tuple_[0], whole.tuple_[0][index])
+    assert found.name == "all rows"
+    assert found.nothing is None
+
+
+def test_where_takes_rows_of_one_tree_or_the_other_and_keeps_the_dtype() -> None:
+    old, new = tree(), tree(100)
+    rows = torch.tensor([True, False, False, True])
+    for a, b, c in zip(*map(row_tensors, (where_rows(rows, new, old), new, old)), strict=True):
+        assert a.dtype == c.dtype
+        assert torch.equal(a[rows], b[rows])
+        assert torch.equal(a[~rows], c[~rows])
+    same = where_rows(rows, Pair(old.plain, 1), Pair(old.plain, 1))
+    assert same.left is old.plain, "an unchanged tensor is not copied"
+
+
+def test_copy_shares_no_memory() -> None:
+    one = tree()
+    for a, b in zip(row_tensors(copy_rows(one)), row_tensors(one), strict=True):
+        assert torch.equal(a, b)
+        assert a.data_ptr() != b.data_ptr()
+
+
+def test_store_replaces_rows() -> None:
+    stored = store_rows(tree(), torch.tensor([2, 0]), select_rows(tree(50), torch.tensor([1, 3])))
+    assert stored.plain.tolist() == [53, 1, 51, 3]
+    assert stored.pair.left.tolist() == [530, 10, 510, 30]
+
+
+def test_trees_that_do_not_match_are_refused() -> None:
+    with pytest.raises(ValueError, match="a tensor in one, none in another"):
+        map_rows(torch.add, (torch.zeros(2),), (None,))
