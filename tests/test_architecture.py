@@ -33,12 +33,6 @@ RANKS: list[set[str]] = [
 ]
 MAY_IMPORT_THE_ROOT = {"cli"}  # `from dlm_sampling import X`, the public names
 
-# Imports that break a wall today, to be removed one by one; a removed one must leave this list too.
-KNOWN_VIOLATIONS: set[tuple[str, str]] = {
-    ("dlm_sampling.likelihood.rollout", "dlm_sampling.text.completion"),
-}
-KNOWN_CIRCLES: set[tuple[str, str]] = set()
-
 MAY_IMPORT_TRANSFORMERS = {"denoisers"}
 MAY_IMPORT_KERNELS = {"dlm_sampling.ops._dispatch"}
 MAY_PRINT = {"dlm_sampling.cli.app", "dlm_sampling.cli.exits"}
@@ -113,7 +107,6 @@ MAY_PROBE = {
     "dlm_sampling.samplers.contract",  # names the members that a user's class lacks
     "dlm_sampling.samplers.frequencies.count_frequencies",  # tokenizers and corpora of others
 }
-KNOWN_PROBES = {"dlm_sampling.likelihood.rollout"}
 
 
 def library_imports(path: Path) -> set[str]:
@@ -138,7 +131,7 @@ def test_dependency_direction(path: Path) -> None:
         theirs = part(name)
         if not theirs:
             assert mine in MAY_IMPORT_THE_ROOT, f"{where(path)} imports from the package root"
-        elif theirs != mine and (module, name) not in KNOWN_VIOLATIONS:
+        elif theirs != mine:
             message = f"{where(path)} imports {name}, and {theirs} does not stand above {mine}"
             assert rank(theirs) < rank(mine), message
 
@@ -148,23 +141,13 @@ def test_no_import_circle() -> None:
     are one module."""
     names = {module_name(p, ROOT): p for p in FILES}
     graph = {
-        name: {
-            other
-            for other in library_imports(path)
-            if other in names and other != name and (name, other) not in KNOWN_CIRCLES
-        }
+        name: {other for other in library_imports(path) if other in names and other != name}
         for name, path in names.items()
     }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
-
-
-def test_known_violations_still_exist() -> None:
-    edges = {(module_name(p, ROOT), name) for p in FILES for name in library_imports(p)}
-    gone = (KNOWN_VIOLATIONS | KNOWN_CIRCLES) - edges
-    assert not gone, f"take {sorted(gone)} from the list in this test: a wall stands again"
 
 
 @pytest.mark.parametrize("path", sources(LIBRARY), ids=where)
@@ -310,9 +293,7 @@ def probes(path: Path) -> list[int]:
 def test_no_attribute_is_recognised_by_its_name(path: Path) -> None:
     """`getattr` with a default hides a contract: what is read of an object stands in its type."""
     module, lines = module_name(path, ROOT), probes(path)
-    if module in KNOWN_PROBES:
-        assert lines, f"take {module} out of KNOWN_PROBES"
-    elif part(module) in PROBED and module not in MAY_PROBE:
+    if part(module) in PROBED and module not in MAY_PROBE:
         assert not lines, f"{where(path)}:{lines}: put it into the type, with its default"
 
 

@@ -54,6 +54,7 @@ def join(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -> Sampl
         torch.cat([out.nfe for out in outputs]).cpu(),
         torch.cat([out.work for out in outputs]).cpu(),
         torch.cat([out.steps for out in outputs]).cpu(),
+        canvases.seeds,
         torch.cat([out.ended for out in outputs]).cpu(),
         _trajectory(parts, canvases),
     )

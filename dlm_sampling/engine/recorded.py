@@ -181,7 +181,7 @@ class Recorded:
         cut = buffers.ended.unsqueeze(1) & state.unknown
         return SampleOutput(
             state.tokens.masked_fill(cut, self.run.filler), state.logprob, counts.nfe, counts.work,
-            buffers.steps, buffers.ended, self.listeners.trajectory,
+            buffers.steps, self.run.seeds, buffers.ended, self.listeners.trajectory,
         )  # fmt: skip
 
     def recorded(self) -> Callable[[], None]:

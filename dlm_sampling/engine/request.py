@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -104,6 +104,7 @@ class SampleOutput:
         nfe: int64 [B], forward passes per row.
         work: float64 [B], columns that those passes computed, in units of the row's whole canvas.
         steps: int64 [B], loop steps per row.
+        seeds: one seed per row.
         ended: bool [B], whether the row stopped at an end-of-text token.
         trajectory: the steps, if asked for.
     """
@@ -113,8 +114,33 @@ class SampleOutput:
     nfe: Tensor
     work: Tensor
     steps: Tensor
+    seeds: tuple[int, ...]
     ended: Tensor
     trajectory: Trajectory | None
+
+
+class RunOutput(Protocol):
+    """The part of an output of `sample` or `generate` that describes how the run went."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """The finished canvases, int64 [B, L]."""
+        ...
+
+    @property
+    def nfe(self) -> Tensor:
+        """Forward passes per row, int64 [B]."""
+        ...
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """One seed per row."""
+        ...
+
+    @property
+    def trajectory(self) -> Trajectory | None:
+        """The steps, if they were kept."""
+        ...
 
 
 @dataclass

@@ -61,6 +61,7 @@ class Run:
         width: most columns of a block.
         model: the denoiser, the token law, guidance, and the counts of passes.
         stops: int64 [k], ids that end a row.
+        seeds: one seed per row of the batch.
         filler: id that takes the place of what an ended row had not written.
     """
 
@@ -74,6 +75,7 @@ class Run:
     width: int
     model: RunModel
     stops: Tensor
+    seeds: tuple[int, ...]
     filler: int
 
     @classmethod
@@ -103,6 +105,7 @@ class Run:
             int((plan.stop - plan.start).max()) if plan.start.numel() else 0,
             model,
             torch.tensor(stops, dtype=torch.int64, device=device),
+            canvases.seeds,
             pad if pad is not None else stops[0] if stops else 0,
         )
 

@@ -131,6 +131,6 @@ class Stepwise:
         """The results of all rows."""
         counts = self.run.model.counts
         return SampleOutput(
-            self.tokens, self.logprob, counts.nfe, counts.work, self.steps, self.ended,
-            self.listeners.trajectory,
+            self.tokens, self.logprob, counts.nfe, counts.work, self.steps, self.run.seeds,
+            self.ended, self.listeners.trajectory,
         )  # fmt: skip

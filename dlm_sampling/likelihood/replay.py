@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.request import RunOutput
 from dlm_sampling.engine.trajectory import Trajectory
-from dlm_sampling.likelihood.rollout import Output, Rollout, attention_of, trajectory_of
+from dlm_sampling.likelihood.rollout import Rollout, attention_of, trajectory_of
 from dlm_sampling.likelihood.scoring import Scorer, Views, check_batch_size
 from dlm_sampling.types import TokenLaw
 
@@ -49,7 +50,7 @@ class Replay:
 
 def replay(
     denoiser: Denoiser,
-    run: Output | Trajectory | Rollout,
+    run: RunOutput | Trajectory | Rollout,
     *,
     shrink: int = 1,
     law: TokenLaw | None = None,

@@ -8,19 +8,16 @@ Models", arXiv:2509.06949 (TraceRL), whose step map this is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from dlm_sampling.engine.sample import SampleOutput
+from dlm_sampling.engine.request import RunOutput
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
 from dlm_sampling.likelihood.scoring import Views
-from dlm_sampling.text.completion import GenerateOutput
-
-Output = SampleOutput | GenerateOutput
 
 
 @dataclass(frozen=True)
@@ -48,24 +45,18 @@ class Rollout:
     nfe: Tensor
 
     @classmethod
-    def from_output(cls, output: Output, seeds: Sequence[int] | None = None) -> Rollout:
+    def from_output(cls, output: RunOutput) -> Rollout:
         """The rollout of a run that kept its trajectory.
 
         Args:
             output: of `generate` or `sample`, called with return_trajectory=True.
-            seeds: those given to `sample`; `generate` returns its own.
 
         Raises:
-            ValueError: there is no trajectory, no seeds or too few, a token was written twice (by
-                remasking, or noise without a mask), or blocks were hidden by causal_blocks.
+            ValueError: there is no trajectory, a token was written twice (by remasking, or noise
+                without a mask), or blocks were hidden by causal_blocks.
         """
         trajectory = trajectory_of(output)
-        is_text = isinstance(output, GenerateOutput)
-        final, rows = (output.sequences if is_text else output.tokens), len(trajectory.initial)
-        seeds = output.seeds if is_text and seeds is None else seeds
-        if seeds is None or len(seeds) != rows:
-            found = "None" if seeds is None else f"{len(seeds)} entries"
-            raise ValueError(f"seeds: {found} for {rows} rows; pass those given to `sample`.")
+        final = output.tokens
         device = final.device
         step_index = torch.full(final.shape, -1, dtype=torch.int32, device=device)
         tokens, logprob = final.clone(), torch.zeros(final.shape, device=device)
@@ -83,7 +74,7 @@ class Rollout:
             trajectory.editable.to(device),
             step_index,
             logprob,
-            tuple(seeds),
+            tuple(output.seeds),
             output.nfe,
         )
 
@@ -119,21 +110,23 @@ class Rollout:
             yield Views(rows, canvas[rows], tokens[rows], where[rows], attention[rows])
 
 
-def trajectory_of(output: Output) -> Trajectory:
-    """The steps of a run.
+def trajectory_of(output: RunOutput) -> Trajectory:
+    """Return the steps of a run.
 
     Raises:
-        TypeError: this is no output of a run.
-        ValueError: they were not kept.
+        TypeError: the object is no output of a run.
+        ValueError: the steps were not kept.
     """
-    if not hasattr(output, "trajectory"):
+    try:
+        found = output.trajectory
+    except AttributeError:
         raise TypeError(
             f"run is a {type(output).__name__}: must be the output of `generate` or `sample` with "
             "return_trajectory=True, its trajectory, or a Rollout."
-        )
-    if output.trajectory is None:
+        ) from None
+    if found is None:
         raise ValueError("output has no trajectory: call with return_trajectory=True.")
-    return output.trajectory
+    return found
 
 
 def attention_of(trajectory: Trajectory) -> Tensor:

@@ -47,6 +47,11 @@ class GenerateOutput:
     prompt_lengths: list[int]
     trajectory: Trajectory | None
 
+    @property
+    def tokens(self) -> Tensor:
+        """The sequences, under the name that `sample` gives them."""
+        return self.sequences
+
 
 def eos_ids(eos_token_id: int | Sequence[int] | None, denoiser: Denoiser) -> tuple[int, ...]:
     """Give the ids that end a text: the caller's, or the model's own."""
