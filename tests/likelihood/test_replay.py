@@ -89,11 +89,13 @@ def test_under_the_sampled_law() -> None:
 
 def test_padding_and_order_of_the_batch_change_nothing() -> None:
     toy = small_toy(length=LENGTH + 3, vocab_size=9).variant(honours_padding=False)
-    rollout = rollout_of(recorded(toy, "confidence"))
+    out = recorded(toy, "confidence")
+    rollout = rollout_of(out)
     before = replay(toy, rollout).logprob
     order = torch.tensor([3, 0, 5, 1])
     mixed = rollout.select(order)
-    assert mixed.seeds == (3, 0, 5, 1)
+    assert mixed.seeds == tuple(out.seeds[i] for i in (3, 0, 5, 1))
+    assert len(set(mixed.seeds)) == 4
     assert torch.equal(replay(toy, mixed).logprob, before[order])
 
     def padded(x: Tensor, value: float) -> Tensor:
