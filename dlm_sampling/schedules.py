@@ -1,4 +1,4 @@
-"""Noise schedules: alpha(t), the probability that a position is still clean at time t.
+"""Defines noise schedules: alpha(t), the probability that a position is still clean at time t.
 
 Time runs from 1 (noise) to 0 (data), so alpha falls from 1 at t = 0 to about 0 at t = 1.  A
 schedule also gives the inverse, `time_of(alpha)`, which event-driven samplers need.
@@ -24,7 +24,10 @@ def _check_eps(name: str, eps: float) -> None:
 
 @dataclass(frozen=True)
 class LogLinear:
-    """alpha(t) = 1 - (1 - eps) t; eps = 0 is linear.  Sahoo et al. 2024, arXiv:2406.07524."""
+    """Falls linearly, alpha(t) = 1 - (1 - eps) t; eps = 0 ends at 0.
+
+    Sahoo et al. 2024, arXiv:2406.07524.
+    """
 
     eps: float = 1e-3
 
@@ -32,15 +35,15 @@ class LogLinear:
         _check_eps("LogLinear", self.eps)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """1 - (1 - eps) t."""
+        """Return 1 - (1 - eps) t."""
         return 1.0 - (1.0 - self.eps) * t
 
     def rate(self, t: Tensor) -> Tensor:
-        """1 - eps."""
+        """Return 1 - eps."""
         return torch.full_like(t, 1.0 - self.eps)
 
     def time_of(self, alpha: Tensor) -> Tensor:
-        """(1 - alpha) / (1 - eps)."""
+        """Return (1 - alpha) / (1 - eps)."""
         return ((1.0 - alpha) / (1.0 - self.eps)).clamp(0.0, 1.0)
 
 
@@ -50,7 +53,7 @@ LOG_LINEAR = LogLinear()
 
 @dataclass(frozen=True)
 class Cosine:
-    """alpha(t) = eps + (1 - eps) cos(pi t / 2) ** power; power 2 is MDLM's cosine-squared.
+    """Falls as a cosine, alpha(t) = eps + (1 - eps) cos(pi t / 2) ** power; power 2 is MDLM's.
 
     Sahoo et al. 2024, arXiv:2406.07524, appendix on noise schedules.
     """
@@ -66,11 +69,11 @@ class Cosine:
             )
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Eps + (1 - eps) cos(pi t / 2) ** power."""
+        """Return eps + (1 - eps) cos(pi t / 2) ** power."""
         return self.eps + (1.0 - self.eps) * torch.cos(t * (math.pi / 2)) ** self.power
 
     def rate(self, t: Tensor) -> Tensor:
-        """(1 - eps) (pi / 2) power cos(pi t / 2) ** (power - 1) sin(pi t / 2)."""
+        """Return (1 - eps) (pi / 2) power cos(pi t / 2) ** (power - 1) sin(pi t / 2)."""
         x = t * (math.pi / 2)
         return (
             (1.0 - self.eps)
@@ -81,14 +84,14 @@ class Cosine:
         )
 
     def time_of(self, alpha: Tensor) -> Tensor:
-        """(2 / pi) arccos(((alpha - eps) / (1 - eps)) ** (1 / power))."""
+        """Return (2 / pi) arccos(((alpha - eps) / (1 - eps)) ** (1 / power))."""
         base = ((alpha - self.eps) / (1.0 - self.eps)).clamp(0.0, 1.0)
         return torch.acos(base ** (1.0 / self.power)) * (2 / math.pi)
 
 
 @dataclass(frozen=True)
 class HalfCosine:
-    """alpha(t) = 1 - cos(pi/2 (1 - (1 - eps) t)), so that 1 - alpha = sin-shaped.
+    """Falls as a quarter of a cosine, alpha(t) = 1 - cos(pi/2 (1 - (1 - eps) t)).
 
     The cosine schedule of Duo (eps > 0) and of MaskGIT-style masking (eps = 0).
     """
@@ -99,16 +102,16 @@ class HalfCosine:
         _check_eps("HalfCosine", self.eps)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """1 - cos(pi/2 (1 - (1 - eps) t))."""
+        """Return 1 - cos(pi/2 (1 - (1 - eps) t))."""
         return 1.0 - torch.cos((1.0 - (1.0 - self.eps) * t) * (math.pi / 2))
 
     def rate(self, t: Tensor) -> Tensor:
-        """(1 - eps) (pi / 2) sin(pi/2 (1 - (1 - eps) t))."""
+        """Return (1 - eps) (pi / 2) sin(pi/2 (1 - (1 - eps) t))."""
         speed = (1.0 - self.eps) * (math.pi / 2)
         return speed * torch.sin((1.0 - (1.0 - self.eps) * t) * (math.pi / 2))
 
     def time_of(self, alpha: Tensor) -> Tensor:
-        """(1 - (2 / pi) arccos(1 - alpha)) / (1 - eps)."""
+        """Return (1 - (2 / pi) arccos(1 - alpha)) / (1 - eps)."""
         return (
             (1.0 - torch.acos((1.0 - alpha).clamp(-1.0, 1.0)) * (2 / math.pi)) / (1.0 - self.eps)
         ).clamp(0, 1)
@@ -116,7 +119,10 @@ class HalfCosine:
 
 @dataclass(frozen=True)
 class Geometric:
-    """alpha(t) = exp(-sigma_min ** (1 - t) * sigma_max ** t).  Lou et al., arXiv:2310.16834."""
+    """Has a geometric total noise, alpha(t) = exp(-sigma_min ** (1 - t) * sigma_max ** t).
+
+    Lou et al. 2024, arXiv:2310.16834.
+    """
 
     sigma_min: float = 1e-3
     sigma_max: float = 20.0
@@ -130,16 +136,16 @@ class Geometric:
             )
 
     def alpha(self, t: Tensor) -> Tensor:
-        """exp(-sigma_min ** (1 - t) * sigma_max ** t)."""
+        """Return exp(-sigma_min ** (1 - t) * sigma_max ** t)."""
         return torch.exp(-(self.sigma_min ** (1.0 - t)) * self.sigma_max**t)
 
     def rate(self, t: Tensor) -> Tensor:
-        """log(sigma_max / sigma_min) sigma exp(-sigma), sigma = sigma_min^(1 - t) sigma_max^t."""
+        """Return log(sigma_max / sigma_min) s exp(-s), s = sigma_min^(1 - t) sigma_max^t."""
         sigma = self.sigma_min ** (1.0 - t) * self.sigma_max**t
         return math.log(self.sigma_max / self.sigma_min) * sigma * torch.exp(-sigma)
 
     def time_of(self, alpha: Tensor) -> Tensor:
-        """log(-log(alpha) / sigma_min) / log(sigma_max / sigma_min)."""
+        """Return log(-log(alpha) / sigma_min) / log(sigma_max / sigma_min)."""
         sigma = -torch.log(alpha)
         return (
             torch.log(sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
@@ -148,7 +154,10 @@ class Geometric:
 
 @dataclass(frozen=True)
 class Polynomial:
-    """alpha(t) = (1 - t) ** power.  Gat et al. 2024, arXiv:2407.15595; power 1 is linear."""
+    """Falls as a power, alpha(t) = (1 - t) ** power; power 1 is linear.
+
+    Gat et al. 2024, arXiv:2407.15595.
+    """
 
     power: float = 1.0
 
@@ -156,21 +165,24 @@ class Polynomial:
         _check_positive("Polynomial", "power", self.power, "1 is linear")
 
     def alpha(self, t: Tensor) -> Tensor:
-        """(1 - t) ** power."""
+        """Return (1 - t) ** power."""
         return (1.0 - t) ** self.power
 
     def rate(self, t: Tensor) -> Tensor:
-        """Power (1 - t) ** (power - 1)."""
+        """Return power (1 - t) ** (power - 1)."""
         return self.power * (1.0 - t) ** (self.power - 1.0)
 
     def time_of(self, alpha: Tensor) -> Tensor:
-        """1 - alpha ** (1 / power)."""
+        """Return 1 - alpha ** (1 / power)."""
         return (1.0 - alpha ** (1.0 / self.power)).clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Exponential:
-    """alpha(t) = exp(-speed t): noise at a constant rate.  Campbell et al., arXiv:2205.14987."""
+    """Adds noise at a constant rate, alpha(t) = exp(-speed t).
+
+    Campbell et al. 2022, arXiv:2205.14987.
+    """
 
     speed: float = 4.0
 
@@ -178,15 +190,15 @@ class Exponential:
         _check_positive("Exponential", "speed", self.speed, "4 leaves 2% clean at t = 1")
 
     def alpha(self, t: Tensor) -> Tensor:
-        """exp(-speed t)."""
+        """Return exp(-speed t)."""
         return torch.exp(-self.speed * t)
 
     def rate(self, t: Tensor) -> Tensor:
-        """Speed exp(-speed t)."""
+        """Return speed exp(-speed t)."""
         return self.speed * torch.exp(-self.speed * t)
 
     def time_of(self, alpha: Tensor) -> Tensor:
-        """-log(alpha) / speed."""
+        """Return -log(alpha) / speed."""
         return (-torch.log(alpha) / self.speed).clamp(0.0, 1.0)
 
 
@@ -196,26 +208,26 @@ def _check_positive(name: str, field: str, value: float, sensible: str) -> None:
 
 
 def reverse_rate(schedule: Schedule, t: Tensor) -> Tensor:
-    """Rate c = -alpha' / (1 - alpha) at which a mask is replaced; 1 / t if linear."""
+    """Return the rate c = -alpha' / (1 - alpha) at which a mask is replaced; 1 / t if linear."""
     return schedule.rate(t) / (1.0 - schedule.alpha(t))
 
 
 def masking_rate(schedule: Schedule, t: Tensor) -> Tensor:
-    """Rate beta = -alpha' / alpha at which a clean position turns into noise."""
+    """Return the rate beta = -alpha' / alpha at which a clean position turns into noise."""
     return schedule.rate(t) / schedule.alpha(t)
 
 
 def hazard(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
-    """H = ln((1 - alpha_t) / (1 - alpha_s)), the integral of `reverse_rate` from s to t."""
+    """Return H = ln((1 - alpha_t) / (1 - alpha_s)), the integral of `reverse_rate` from s to t."""
     return torch.log((1.0 - schedule.alpha(t)) / (1.0 - schedule.alpha(s)))
 
 
 def time_after_hazard(schedule: Schedule, t: Tensor, h: Tensor) -> Tensor:
-    """The time s < t with `hazard(t, s)` = h."""
+    """Return the time s < t with `hazard(t, s)` = h."""
     return schedule.time_of(1.0 - (1.0 - schedule.alpha(t)) * torch.exp(-h))
 
 
 def grid_time(step: Tensor, steps: Tensor, t_end: float) -> Tensor:
-    """Time of grid point `step` of 0..steps, equally spaced from 1 to `t_end`, float64."""
+    """Return the time of point `step` of the equal grid 0..steps from 1 to `t_end`, float64."""
     fraction = (step.double() / steps.double()).clamp(max=1.0)
     return 1.0 - (1.0 - t_end) * fraction

@@ -1,8 +1,9 @@
-"""What `dlm-sampling samplers` says about a sampler."""
+"""Describes samplers for `dlm-sampling samplers`."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 from typing import Any
 
@@ -10,10 +11,14 @@ from dlm_sampling.samplers import Entry
 
 UNIFORM_MODEL = "tiny-books-uniform"
 PLAIN = (bool, int, float, str, type(None))
+_SECTION = re.compile(r"(?:Fields|Args):\n((?: .*\n?)+)")
+_APART = re.compile(r"\n*(?:Fields|Args|NFE):.*(?:\n .*)*")
+_ENTRY = re.compile(r"^    (\w[\w, ]*): (.*\n?(?:     .*\n?)*)", re.MULTILINE)
+_POINTER = re.compile(r"see `(\w+)`[;,.]? ?(.*)", re.DOTALL)
 
 
 def as_record(entry: Entry) -> dict[str, Any]:
-    """What is known of a sampler, for JSON."""
+    """Return the facts about a sampler, for JSON."""
     parameters = {k: v if isinstance(v, PLAIN) else repr(v) for k, v in entry.parameters.items()}
     return {
         "name": entry.name,
@@ -26,22 +31,65 @@ def as_record(entry: Entry) -> dict[str, Any]:
 
 
 def describe(entry: Entry, *, whole: bool) -> str:
-    """What is known of a sampler, for people."""
-    parameters = ", ".join(f"{k}={v!r}" for k, v in entry.parameters.items()) or "none"
+    """Return the facts about a sampler, for people."""
+    values = {name: f"{name}={value!r}" for name, value in entry.parameters.items()}
+    parameters = [f"Parameters: {', '.join(values.values()) or 'none'}"]
+    text = entry.summary
+    if whole:
+        text = _APART.sub("", inspect.getdoc(entry.build) or "").strip() or text
+        docs = parameter_docs(entry)
+        parameters = [
+            "Parameters:" + ("" if values else " none"),
+            *(f"    {value}: {docs.get(name, '')}".rstrip(": ") for name, value in values.items()),
+        ]
     lines = [
         entry.name,
-        (inspect.getdoc(entry.build) or entry.summary) if whole else entry.summary,
+        text,
         *([f"Paper: {entry.paper}"] if entry.paper else []),
         f"Noise: {', '.join(entry.runs_on)}",
-        f"Parameters: {parameters}",
+        *parameters,
         f"NFE: {entry.nfe}",
         *([f"Example: {example(entry)}"] if whole else []),
     ]
     return "\n    ".join("\n".join(lines).splitlines()) + "\n"
 
 
+def parameter_docs(entry: Entry) -> dict[str, str]:
+    """Return the text that the docstrings have on each parameter.
+
+    A field that says "see `Base`" takes the text of that base class, so that it is written once.
+    A function's parameters are those of the sampler that it builds, unless it describes them.
+    """
+    classes = type(entry.build()).__mro__
+    texts = [_fields(vars(cls).get("__doc__") or "") for cls in classes]
+    by_class = {cls.__name__: text for cls, text in zip(classes, texts, strict=True)}
+
+    def found(name: str) -> str:
+        return next((text[name] for text in texts if name in text), "")
+
+    def resolved(text: str, name: str) -> str:
+        pointer = _POINTER.match(text)
+        base = by_class.get(pointer[1], {}).get(name) if pointer else None
+        if pointer is None or base is None:
+            return text
+        more = pointer[2][:1].upper() + pointer[2][1:]
+        return f"{resolved(base, name)} {more}".strip()
+
+    own = {} if isinstance(entry.build, type) else _fields(inspect.getdoc(entry.build) or "")
+    return {name: own.get(name) or resolved(found(name), name) for name in entry.parameters}
+
+
+def _fields(doc: str) -> dict[str, str]:
+    """The entries of the sections "Fields:" and "Args:" of a docstring, each on one line."""
+    sections = "".join(_SECTION.findall(inspect.cleandoc(doc)))
+    entries = [
+        (names.split(", "), " ".join(text.split())) for names, text in _ENTRY.findall(sections)
+    ]
+    return {name: text for names, text in entries for name in names}
+
+
 def example(entry: Entry) -> str:
-    """A command that uses the sampler, with the first parameter that a text can set."""
+    """Return a command that uses the sampler, with the first parameter that a text can set."""
     words = ["dlm-sampling", "generate", "Once upon a time"]
     words += [] if "absorbing" in entry.runs_on else ["--model", UNIFORM_MODEL]
     words += ["--sampler", entry.name]

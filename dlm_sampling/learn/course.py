@@ -1,4 +1,4 @@
-"""The rounds of a run of learning, which goes on where it was killed."""
+"""Runs the rounds of learning, and resumes a run that was killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Times = tuple[float, ...]
 
 @dataclass
 class Course:
-    """The rounds of one run.
+    """Runs the rounds of one learning run.
 
     Fields:
         denoiser: the model.
@@ -51,7 +51,7 @@ class Course:
     nfe: int = 0
 
     def run(self, progress: bool | None) -> tuple[tuple[float, ...], Times, int]:
-        """Coefficients, times, and forward passes of a row."""
+        """Run all rounds; return coefficients, times, and forward passes of a row."""
         from tqdm import tqdm
 
         how = self.how
@@ -80,12 +80,12 @@ class Course:
         return phi, self.times, self.nfe
 
     def equal_times(self) -> Times:
-        """The solver's own grid."""
+        """Return the solver's own grid."""
         points, number = torch.arange(self.number + 1), torch.tensor(self.number)
         return tuple(float(t) for t in self.solver.time_at(points, number))
 
     def fresh(self) -> Fit:
-        """A fit before its first round."""
+        """Return a fit before its first round."""
         how, solver = self.how, self.solver
         finer = self.finer if how.target == "interval" else 1
         rule = FITS[how.fit]
@@ -97,7 +97,7 @@ class Course:
         return self.how.teacher_steps // self.how.steps
 
     def collect(self, fit: Fit) -> Sums:
-        """The sums of one round of rows."""
+        """Return the sums of one round of rows."""
         how, kind = self.how, self.solver
         seeds = ops.row_seeds(how.seed, (self.done + 1) * how.rows)[-how.rows :]
         with torch.no_grad():
@@ -130,7 +130,7 @@ class Course:
         draft.replace(self.state)
 
     def resume(self) -> Fit:
-        """The fit to go on with, and the rest of the state."""
+        """Return the fit to go on with, and the rest of the state."""
         fit = self.fresh()
         if self.state is None or not self.state.exists():
             return fit
@@ -147,13 +147,13 @@ class Course:
 
 
 def refined(times: Times, finer: int) -> Times:
-    """Every interval cut into equal parts; the given times stay as they are."""
+    """Cut every interval into equal parts; the given times stay as they are."""
     points = [t + (s - t) * j / finer for t, s in itertools.pairwise(times) for j in range(finer)]
     return (*points, times[-1])
 
 
 def later_times(times: Times, phi: Tensor, t_end: float) -> Times:
-    """LSD+: times from the learned lengths kappa_k = phi_k (t_k - t_{k+1})."""
+    """Return the times of LSD+ from the learned lengths kappa_k = phi_k (t_k - t_{k+1})."""
     lengths = -torch.tensor(times, dtype=torch.float64).diff()
     kappa = (phi * lengths).clamp_min(0.0)
     kappa = kappa * (lengths.sum() / kappa.sum().clamp_min(1e-12)).clamp(max=1.0)

@@ -1,4 +1,4 @@
-"""From sums to coefficients: all at once, or step by step with Adam.
+"""Fits coefficients to sums: in closed form, or step by step with Adam.
 
     closed    phi = B / A of the sums over all rows so far
     gradient  phi <- phi - Adam(d loss / d phi) with the sums of one round of rows,
@@ -24,7 +24,7 @@ LEAST = 1e-3  # of a coefficient under Adam: the gradient of score-entropy is in
 
 
 class Fit(Protocol):
-    """Coefficients on their way."""
+    """Holds coefficients that are being fitted."""
 
     @property
     def phi(self) -> Tensor:
@@ -32,21 +32,21 @@ class Fit(Protocol):
         ...
 
     def after(self, sums: Sums) -> Self:
-        """The fit after one more round."""
+        """Return the fit after one more round."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the JSON form."""
         ...
 
     def read(self, record: Mapping[str, Any]) -> Self:
-        """A fit of this kind from `to_dict`."""
+        """Return a fit of this kind from `to_dict`."""
         ...
 
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """The minimiser over all rows so far."""
+    """Fits by the minimiser over all rows so far."""
 
     linear: bool
     sums: Sums
@@ -57,22 +57,22 @@ class ClosedForm:
         return coefficients(self.sums, linear=self.linear)
 
     def after(self, sums: Sums) -> ClosedForm:
-        """With the sums of one more round."""
+        """Return the fit with the sums of one more round."""
         own, other = self.sums.own + sums.own, self.sums.other + sums.other
         return replace(self, sums=Sums(own, other))
 
     def to_dict(self) -> dict[str, Any]:
-        """The sums."""
+        """Return the sums."""
         return {"own": self.sums.own.tolist(), "other": self.sums.other.tolist()}
 
     def read(self, record: Mapping[str, Any]) -> ClosedForm:
-        """From the sums."""
+        """Read the sums."""
         return replace(self, sums=Sums(_doubles(record["own"]), _doubles(record["other"])))
 
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam on the loss of each round's rows, divided by A so that steps have one scale."""
+    """Fits by Adam on the loss of each round's rows, divided by A so that steps have one scale."""
 
     linear: bool
     slope: Callable[[Tensor, Tensor], Tensor]
@@ -83,7 +83,7 @@ class Adam:
     rounds: int = 0
 
     def after(self, sums: Sums) -> Adam:
-        """After one step down the slope."""
+        """Return the fit after one step down the slope."""
         n = self.rounds + 1
         slope = self.slope(self.phi, coefficients(sums, linear=self.linear))
         mean = 0.9 * self.mean + 0.1 * slope
@@ -93,12 +93,12 @@ class Adam:
         return replace(self, phi=phi, mean=mean, square=square, rounds=n)
 
     def to_dict(self) -> dict[str, Any]:
-        """Coefficients and moments."""
+        """Return the coefficients and moments."""
         names = ("phi", "mean", "square")
         return {name: getattr(self, name).tolist() for name in names} | {"rounds": self.rounds}
 
     def read(self, record: Mapping[str, Any]) -> Adam:
-        """From coefficients and moments."""
+        """Read coefficients and moments."""
         phi, mean, square = (_doubles(record[name]) for name in ("phi", "mean", "square"))
         return replace(self, phi=phi, mean=mean, square=square, rounds=int(record["rounds"]))
 
@@ -124,13 +124,13 @@ SLOPES: Mapping[DivergenceName, Callable[[Tensor, Tensor], Tensor]] = {
 def closed_form(
     number: int, finer: int, linear: bool, divergence: DivergenceName, rate: float
 ) -> Fit:
-    """Before the first round, M = `number` steps of n = `finer` teacher steps each."""
+    """Begin in closed form: M = `number` steps of n = `finer` teacher steps each."""
     zeros = torch.zeros(number, finer, dtype=torch.float64)
     return ClosedForm(linear, Sums(zeros, zeros))
 
 
 def gradient(number: int, finer: int, linear: bool, divergence: DivergenceName, rate: float) -> Fit:
-    """Before the first round, all coefficients 1."""
+    """Begin with Adam, all coefficients 1."""
     zeros = torch.zeros(number, dtype=torch.float64)
     return Adam(linear, SLOPES[divergence], rate, torch.ones_like(zeros), zeros, zeros)
 

@@ -1,4 +1,4 @@
-"""LSD and LSD+: learn the coefficients, and the times, of a solver's steps from its own finer grid.
+"""Learns the coefficients and times of a solver's steps from its own finer grid: LSD and LSD+.
 
     LSD   phi_k minimises the distance of phi_k a_k from what the teacher does; see `targets`
     LSD+  first kappa_k = phi_k (t_k - t_{k+1}), clamped to >= 0 and scaled down to a sum of at most
@@ -107,7 +107,7 @@ def _solver(base: BaseName | Learned) -> Learned:
 
 
 def fingerprint(denoiser: Denoiser) -> str | None:
-    """First 16 digits of the SHA-256 of the network's weights by name; None without a network."""
+    """Return 16 digits of the SHA-256 of the network's weights, or None without a network."""
     if denoiser.module is None:
         return None
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""How coefficients are learnt: the settings of a run, checked."""
+"""Holds the settings of a learning run, and checks them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dlm_sampling.learn.targets import DIVERGENCES, TARGETS, DivergenceName, Tar
 
 @dataclass(frozen=True)
 class Learning:
-    """How coefficients are learnt.
+    """Holds the settings of a learning run.
 
     Fields:
         steps: planned steps of a block, M; forward passes, two per interval for theta-trapezoidal.

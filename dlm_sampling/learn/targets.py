@@ -1,4 +1,4 @@
-"""What the coefficients are fitted to: sums over rows for every step, from which phi follows.
+"""Sums over rows what the coefficients of every step are fitted to.
 
     interval    from the student's canvas x_k the teacher takes its own steps j = 1..n to t_{k+1};
                 a = what phi multiplies, at x_k;  b_j = the same of the teacher's step j, where the
@@ -31,7 +31,7 @@ DivergenceName = Literal["squared", "score-entropy"]
 
 
 class Solvers(NamedTuple):
-    """One solver in three roles."""
+    """Holds one solver in three roles."""
 
     student: Learned  # with the coefficients so far
     plain: Learned  # the student's grid, coefficients 1
@@ -41,7 +41,7 @@ class Solvers(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Sums of every student step k and teacher step j, float64 [M, n]."""
+    """Holds the sums of every student step k and teacher step j, float64 [M, n]."""
 
     own: Tensor  # A
     other: Tensor  # B
@@ -68,7 +68,7 @@ DIVERGENCES: Mapping[DivergenceName, Divergence] = {
 
 
 def from_intervals(walk: Walk, solvers: Solvers, divergence: Divergence) -> Sums:
-    """Sums of the interval form; M + M n forward passes per row."""
+    """Return the sums of the interval form; M + M n forward passes per row."""
     student, plain, teacher, number, finer = solvers
     process, tokens = walk.predict.process, walk.first
     own = torch.zeros(number, finer, dtype=torch.float64)
@@ -96,7 +96,7 @@ def from_intervals(walk: Walk, solvers: Solvers, divergence: Divergence) -> Sums
 
 
 def from_trajectories(walk: Walk, solvers: Solvers, divergence: Divergence) -> Sums:
-    """Sums of the trajectory form, [M, 1]; M + M n forward passes per row."""
+    """Return the sums of the trajectory form, [M, 1]; M + M n forward passes per row."""
     student, plain, teacher, number, finer = solvers
     process = walk.predict.process
     own = torch.zeros(number, 1, dtype=torch.float64)
@@ -129,7 +129,7 @@ TARGETS: Mapping[TargetName, Target] = {
 
 
 def coefficients(sums: Sums, *, linear: bool) -> Tensor:
-    """The minimiser phi of every step, float64 [M]; 1 where nothing was left to compare.
+    """Return the minimiser phi of every step, float64 [M]; 1 where nothing was left to compare.
 
     Chances of leaving add up over the teacher's steps, B_1 + ... + B_n over A_1: those that left
     cannot leave again.  Events of a solver that may have several in one step are counted per token

@@ -1,8 +1,8 @@
-"""Rows of one block under the steps of a sampler, from any canvas: the loop without its books.
+"""Runs a minimal loop over one block from any canvas, to fit LSD coefficients.
 
-A run of the loop begins with noise and ends with a text.  Learning compares solvers that leave one
-and the same canvas in the middle of the grid, so it takes the sampler's own steps by themselves,
-with the loop's predictor and random numbers.
+It has no NFE limits, events or stopping.  The engine begins with noise and ends with a text;
+learning compares solvers that start from one canvas in the middle of the grid, so it takes the
+sampler's own steps, with the engine's predictor and random numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dlm_sampling.types import Canvas, Clock, Sampler
 
 @dataclass
 class Rereading(Predictor):
-    """A predictor that answers a question asked twice in a row with one forward pass.
+    """Predicts once where the same canvas and time are asked for twice in a row.
 
     Fields:
         asked: the last canvas and time, and the answer.
@@ -52,7 +52,7 @@ class Rereading(Predictor):
 
 @dataclass
 class Walk:
-    """Rows without a prompt.
+    """Runs rows without a prompt.
 
     Fields:
         predict: the model, under the sampler's token law.
@@ -68,7 +68,7 @@ class Walk:
 
     @classmethod
     def begin(cls, denoiser: Denoiser, solver: Learned, length: int, seeds: Sequence[int]) -> Walk:
-        """Rows of noise at time 1.
+        """Return the rows of noise at time 1.
 
         Args:
             denoiser: the model.
@@ -98,26 +98,26 @@ class Walk:
         return cls(predictor, rng, first, counts.nfe)
 
     def canvas(self, tokens: Tensor) -> Canvas:
-        """The canvas with these tokens; all that may be noise is unknown."""
+        """Return the canvas with these tokens; all that may be noise is unknown."""
         mask = self.predict.process.mask_token_id
         whole = torch.ones_like(tokens, dtype=torch.bool)
         unknown = whole if mask is None else tokens == mask
         return Canvas(tokens, unknown, whole, torch.zeros_like(self.nfe), mask)
 
     def times(self, solver: Learned, k: int, number: int) -> tuple[Tensor, Tensor]:
-        """Ends of interval k of a grid, float64 [B]."""
+        """Return the ends of interval k of a grid, float64 [B]."""
         all_of_them = torch.full_like(self.nfe, number)
         t, s = (solver.time_at(torch.full_like(self.nfe, i), all_of_them) for i in (k, k + 1))
         return t, s
 
     def values(self, solver: Learned, tokens: Tensor, t: Tensor, where: Tensor) -> Tensor:
-        """The prediction at `where` (bool [B, L]) as a table for the solver's rates, [R, V]."""
+        """Return the prediction at `where` (bool [B, L]) as a table for the solver, [R, V]."""
         return self.predict(tokens, t).table(
             where, alpha=solver.schedule.alpha(t), reads=self.predict.process.rates_read
         )
 
     def leap(self, solver: Learned, tokens: Tensor, k: int, number: int) -> Tensor:
-        """The canvas after interval k of the solver's grid of `number` intervals."""
+        """Return the canvas after interval k of the solver's grid of `number` intervals."""
         sampler: Sampler[Any] = solver
         canvas = self.canvas(tokens)
         state: Any = sampler.init(canvas)

@@ -1,4 +1,4 @@
-"""The absorbing process: a token survives with probability alpha, else it is the mask.
+"""Masks each token with probability 1 - alpha: the absorbing process.
 
     q_t(y | x0) = alpha 1[y = x0] + (1 - alpha) 1[y = mask]
 
@@ -23,7 +23,7 @@ from dlm_sampling.types import NoiseKind, PredictionKind, RandomSource
 
 @dataclass(frozen=True)
 class Absorbing:
-    """Masking, with the laws that follow from it.
+    """Describes masking, with the laws that follow from it.
 
     Fields:
         mask_token_id: the column of the mask.
@@ -38,7 +38,7 @@ class Absorbing:
     """The kind of prediction that `rates` takes."""
 
     def prior(self, like: Tensor, rng: RandomSource, vocab_size: int) -> Tensor:
-        """Masks everywhere, int64 like `like`."""
+        """Return masks everywhere, int64 like `like`."""
         return torch.full_like(like, self.mask_token_id)
 
     def convert(
@@ -49,26 +49,26 @@ class Absorbing:
         source: PredictionKind,
         target: PredictionKind,
     ) -> Tensor:
-        """One kind of prediction from another; see `conversions.convert_absorbing`."""
+        """Convert one kind of prediction into another; see `conversions.convert_absorbing`."""
         return convert_absorbing(values, x, alpha, source, target, self.mask_token_id)
 
     def noise(self, like: Tensor) -> Tensor:
-        """The law pi = 1[y = mask], [V] in the type and with the columns of `like` [..., V]."""
+        """Return the law pi = 1[y = mask], [V] in the type of `like` [..., V]."""
         pi = like.new_zeros(like.shape[-1])
         pi[self.mask_token_id] = 1.0
         return pi
 
     def clean_law(self, p0: Tensor, x: Tensor) -> Tensor:
-        """The law of x0 given x_t: p0 at masks, the token itself elsewhere, [..., V]."""
+        """Return the law of x0 given x_t: p0 at masks, the token itself elsewhere, [..., V]."""
         return carried_over(p0, x, self.mask_token_id)
 
     def forward(self, law: Tensor, alpha: Tensor) -> Tensor:
-        """Law of x_t when x0 has `law`: alpha law + (1 - alpha) pi; alpha broadcast to [...]."""
+        """Return the law of x_t when x0 has `law`, alpha law + (1 - alpha) pi."""
         a = alpha.to(law.dtype).expand(law.shape[:-1]).unsqueeze(-1)
         return a * law + (1.0 - a) * self.noise(law)
 
     def reverse(self, p0: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """Law of x_s given x_t, the ancestral step, [..., V].
+        """Return the law of x_s given x_t, the ancestral step, [..., V].
 
             q(y | mask) = (alpha_s - alpha_t) / (1 - alpha_t) p0(y);   a token stays
 
@@ -83,35 +83,35 @@ class Absorbing:
         return jump * self.clean_law(p0, x) + (1.0 - jump) * one_hot(x, p0)
 
     def reverse_rates(self, p0: Tensor, x: Tensor, c: Tensor) -> Tensor:
-        """Rate of x -> y backwards in time: c p0(y) at a mask, 0 elsewhere; [..., V]."""
+        """Return the rates backwards in time: c p0(y) at a mask, 0 elsewhere; [..., V]."""
         masked = (x == self.mask_token_id).unsqueeze(-1)
         return per_position(c, x, p0) * self.clean_law(p0, x) * masked
 
     def rates(self, p0: Tensor, x: Tensor, alpha: Tensor, slope: Tensor) -> Tensor:
-        """`reverse_rates` at c = slope / (1 - alpha), slope = -alpha'(t); alpha < 1."""
+        """Return `reverse_rates` at c = slope / (1 - alpha), slope = -alpha'(t); alpha < 1."""
         return self.reverse_rates(p0, x, slope / (1.0 - alpha))
 
     def noising_rates(self, x: Tensor, alpha: Tensor, slope: Tensor, like: Tensor) -> Tensor:
-        """`forward_rates` at beta = slope / alpha; alpha > 0."""
+        """Return `forward_rates` at beta = slope / alpha; alpha > 0."""
         return self.forward_rates(x, slope / alpha, like)
 
     def unit_slope(self, alpha: Tensor) -> Tensor:
-        """-alpha' on the clock -ln(1 - alpha), on which masks are revealed at rate 1: 1 - alpha."""
+        """Return -alpha' = 1 - alpha on the clock -ln(1 - alpha), which reveals masks at rate 1."""
         return 1.0 - alpha
 
     def level_after(self, alpha: Tensor, wait: Tensor) -> Tensor:
-        """The level at which that clock is `wait` further on: 1 - (1 - alpha) e^-wait."""
+        """Return the level at which that clock is `wait` further on: 1 - (1 - alpha) e^-wait."""
         return 1.0 - (1.0 - alpha) * torch.exp(-wait)
 
     def exit_bound(self, alpha: Tensor, slope: Tensor, size: int) -> Tensor:
-        """Largest rate of leaving a mask, slope / (1 - alpha): every mask has it."""
+        """Return the largest rate of leaving a mask, slope / (1 - alpha): every mask has it."""
         return slope / (1.0 - alpha)
 
     def exit_integral(self, alpha_t: Tensor, alpha_s: Tensor, size: int) -> Tensor:
-        """Integral of `exit_bound` from t to s: ln((1 - alpha_t) / (1 - alpha_s))."""
+        """Return the integral of `exit_bound` from t to s: ln((1 - alpha_t) / (1 - alpha_s))."""
         return torch.log1p(-alpha_t) - torch.log1p(-alpha_s)
 
     def forward_rates(self, x: Tensor, beta: Tensor, like: Tensor) -> Tensor:
-        """Rate of x -> y forwards in time: beta to the mask from a token, [..., V]."""
+        """Return the rates forwards in time: beta from a token to the mask, [..., V]."""
         written = (x != self.mask_token_id).unsqueeze(-1)
         return per_position(beta, x, like) * self.noise(like) * written

@@ -1,4 +1,4 @@
-"""What a denoiser predicts, and how one kind of prediction becomes another.
+"""Converts one kind of prediction into another: posterior, leave-one-out law, score.
 
 For a position with token x at noise level alpha, with b = (1 - alpha) / S for uniform noise over S
 symbols:
@@ -29,31 +29,31 @@ from dlm_sampling.types import PredictionKind
 
 
 def _noise(values: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """Alpha and b of every position, [..., 1] each."""
+    """Return alpha and b of every position, [..., 1] each."""
     a = per_position(alpha, x, values)
     return a, (1.0 - a) / values.shape[-1]
 
 
 def posterior_from_leave_one_out(loo: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
-    """post(y) ~ loo(y) (alpha 1[y = x] + b), uniform noise, [..., V]."""
+    """Return post(y) ~ loo(y) (alpha 1[y = x] + b), uniform noise, [..., V]."""
     a, b = _noise(loo, x, alpha)
     return normalised(loo * (a * one_hot(x, loo) + b))
 
 
 def leave_one_out_from_posterior(post: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
-    """loo(y) ~ post(y) / (alpha 1[y = x] + b), uniform noise, alpha < 1, [..., V]."""
+    """Return loo(y) ~ post(y) / (alpha 1[y = x] + b), uniform noise, alpha < 1, [..., V]."""
     a, b = _noise(post, x, alpha)
     return normalised(post / (a * one_hot(x, post) + b))
 
 
 def score_from_leave_one_out(loo: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
-    """s(y) = (alpha loo(y) + b) / (alpha loo(x) + b), uniform noise, [..., V]."""
+    """Return s(y) = (alpha loo(y) + b) / (alpha loo(x) + b), uniform noise, [..., V]."""
     a, b = _noise(loo, x, alpha)
     return (a * loo + b) / (a * value_at(loo, x) + b)
 
 
 def leave_one_out_from_score(score: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
-    """loo(y) ~ max{s(y) / sum s - b, 0} / alpha, uniform noise, [..., V]."""
+    """Return loo(y) ~ max{s(y) / sum s - b, 0} / alpha, uniform noise, [..., V]."""
     _, b = _noise(score, x, alpha)
     excess = (score / score.sum(-1, keepdim=True) - b).clamp_min(0.0)
     # Ratios that are all 1, pure noise, say nothing: the uniform law then, not 0 / 0.
@@ -81,7 +81,7 @@ _FROM_LEAVE_ONE_OUT: dict[PredictionKind, Rule] = {
 def convert_uniform(
     values: Tensor, x: Tensor, alpha: Tensor, source: PredictionKind, target: PredictionKind
 ) -> Tensor:
-    """One kind of prediction from another, uniform noise.
+    """Convert one kind of prediction into another, uniform noise.
 
     Args:
         values: probabilities or ratios s, [..., V].
@@ -99,7 +99,7 @@ def convert_uniform(
 
 
 def score_from_masked_law(p0: Tensor, x: Tensor, alpha: Tensor, mask_token_id: int) -> Tensor:
-    """s(y) = alpha / (1 - alpha) p(y) and s(mask) = 1 at a mask; else 1 at x, 0 elsewhere.
+    """Return s(y) = alpha / (1 - alpha) p(y), s(mask) = 1, at a mask; else 1 at x, 0 elsewhere.
 
     At a position that holds a token the ratio to the mask is left out: its reverse rate is 0.
     """
@@ -110,7 +110,7 @@ def score_from_masked_law(p0: Tensor, x: Tensor, alpha: Tensor, mask_token_id: i
 
 
 def carried_over(p0: Tensor, x: Tensor, mask_token_id: int) -> Tensor:
-    """The law of the clean token: p0 without its mask column at masks, the token elsewhere."""
+    """Return the law of the clean token: p0 without the mask at masks, the token elsewhere."""
     weights = p0.clone()
     weights[..., mask_token_id] = 0.0
     return _at_masks(normalised(weights), x, mask_token_id)
@@ -124,7 +124,7 @@ def convert_absorbing(
     target: PredictionKind,
     mask_token_id: int,
 ) -> Tensor:
-    """One kind of prediction from another under masking; arguments as in `convert_uniform`.
+    """Convert one kind of prediction into another, masking; arguments as in `convert_uniform`.
 
     Posterior and leave-one-out law agree wherever they are read, and the scale of ratios is
     dropped.
@@ -136,5 +136,5 @@ def convert_absorbing(
 
 
 def _at_masks(table: Tensor, x: Tensor, mask_token_id: int) -> Tensor:
-    """`table` at masked positions, 1[y = x] elsewhere."""
+    """Return `table` at masked positions, 1[y = x] elsewhere."""
     return table.where((x == mask_token_id).unsqueeze(-1), one_hot(x, table))

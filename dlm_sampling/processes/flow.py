@@ -1,4 +1,4 @@
-"""Discrete flow matching: the velocity of the mixture path and its jumps.
+"""Computes the laws of discrete flow matching: the velocity of the mixture path and its jumps.
 
 With kappa = alpha, x = x1 with probability kappa, else noise pi.  The conditional velocity towards
 x1 is c (1[y = x1] - 1[y = x]), c = kappa' / (1 - kappa).  One step draws x1 from the posterior,
@@ -23,7 +23,7 @@ from dlm_sampling.processes.tables import off_diagonal, per_position, value_at, 
 def conditional_jump_law(
     post: Tensor, x: Tensor, noise: Tensor, towards: Tensor, around: Tensor
 ) -> Tensor:
-    """Law of one step that may jump to x1 ~ post or to fresh noise, [..., V], x1 summed out.
+    """Return the law of one step that may jump to x1 ~ post or to noise, [..., V], x1 summed out.
 
         u(y) = towards 1[y = x1] + around pi(y),  u(x) = 0;   jump with 1 - exp(-sum u), to y ~ u
 
@@ -46,7 +46,9 @@ def conditional_jump_law(
 
 
 def shortcut_law(post: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-    """The step of FS-DFM: jump with 1 - r^(1 - p(x)), r = (1 - alpha_s) / (1 - alpha_t), [..., V].
+    """Return the law of FS-DFM's step: jump with 1 - r^(1 - p(x)), [..., V].
+
+    r = (1 - alpha_s) / (1 - alpha_t).
 
     The destination has the law p(y) / (1 - p(x)).  The rate is integrated over the step and the
     posterior frozen.  Karimi Monsefi et al. 2025, arXiv:2509.20624.

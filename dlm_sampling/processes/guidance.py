@@ -1,4 +1,4 @@
-"""Guidance: laws tilted towards a condition c, one position at a time.
+"""Tilts the law of a position towards a condition c: guidance by a second model or a classifier.
 
     classifier-free    q'(y) = q_c(y)^g q_u(y)^(1 - g) / Z
     classifier-based   q'(y) = q(y) p(c | z, y at i)^g / Z
@@ -25,7 +25,7 @@ CANDIDATES = 2**14
 
 
 def classifier_free_law(conditional: Tensor, unconditional: Tensor, gamma: float) -> Tensor:
-    """q_c^g q_u^(1 - g) / Z from two tables of laws, [..., V].
+    """Return the law q_c^g q_u^(1 - g) / Z from two tables of laws, [..., V].
 
     gamma 1 is the conditional law and 0 the unconditional one, as they are.  For any other gamma a
     token to which either law gives probability 0 gets 0; the columns of the mask may stay in.
@@ -45,7 +45,7 @@ def classifier_free_law(conditional: Tensor, unconditional: Tensor, gamma: float
 def candidate_log_ratios(
     log_classifier: Callable[[Tensor], Tensor], x: Tensor, vocab_size: int
 ) -> Tensor:
-    """The classifier's log p(c | z, y at i) - log p(c | z), every position and symbol, [B, L, V].
+    """Ask the classifier for log p(c | z, y at i) - log p(c | z), [B, L, V], of all i and y.
 
     Costs B (L (V - 1) + 1) canvases of the classifier; the denoiser is not called.
 
@@ -66,7 +66,7 @@ def candidate_log_ratios(
 
 
 def first_order_log_ratios(gradient: Tensor, x: Tensor) -> Tensor:
-    """The same to first order, g(y) - g(z_i), [..., V]: one forward and backward pass.
+    """Return the log-ratios to first order, g(y) - g(z_i), [..., V]: one forward and backward pass.
 
     Exact where log p(c | z) is linear in the one-hot canvas.
 
@@ -78,7 +78,7 @@ def first_order_log_ratios(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 def classifier_based_law(law: Tensor, log_ratios: Tensor, gamma: float) -> Tensor:
-    """q(y) p(c | z, y at i)^g / Z from the law of a step, [..., V].
+    """Return the law q(y) p(c | z, y at i)^g / Z from the law of a step, [..., V].
 
     The mask is weighted like a token, so for g != 1 (or an inexact classifier) the rate of
     unmasking changes; `rate_preserving_law` keeps it.
@@ -92,7 +92,7 @@ def classifier_based_law(law: Tensor, log_ratios: Tensor, gamma: float) -> Tenso
 
 
 def rate_preserving_law(law: Tensor, log_ratios: Tensor, x: Tensor, gamma: float) -> Tensor:
-    """`classifier_based_law` among the moves only: the probability of staying at x is unchanged.
+    """Tilt the law of the moves only: the probability of staying at x is unchanged, [..., V].
 
     Arguments as there; x int64 [...].
     """

@@ -1,4 +1,4 @@
-"""From jump rates to the law of one step, all positions apart.
+"""Turns jump rates into the law of one step, for independent positions.
 
 A table G [..., V] holds the rates of going from the current token x to every other; its column at x
 is ignored.  With the rates frozen over a window h and Lambda = sum G:
@@ -31,12 +31,12 @@ def _window(h: Tensor, rates: Tensor) -> Tensor:
 
 
 def euler_law(rates: Tensor, x: Tensor, h: Tensor) -> Tensor:
-    """P(y) = h G(y), [..., V]; h broadcast to [...]."""
+    """Return Euler's law P(y) = h G(y), [..., V]; h broadcast to [...]."""
     return normalised(with_stay(_window(h, rates) * off_diagonal(rates, x), x))
 
 
 def last_event_law(rates: Tensor, x: Tensor, h: Tensor) -> Tensor:
-    """P(y) = (1 - exp(-h Lambda)) G(y) / Lambda, [..., V]; h broadcast to [...]."""
+    """Return P(y) = (1 - exp(-h Lambda)) G(y) / Lambda, [..., V]; h broadcast to [...]."""
     leave = off_diagonal(rates, x)
     total = leave.sum(-1, keepdim=True)
     jump = -torch.expm1(-_window(h, rates) * total)
@@ -44,13 +44,13 @@ def last_event_law(rates: Tensor, x: Tensor, h: Tensor) -> Tensor:
 
 
 def single_event_law(rates: Tensor, x: Tensor, h: Tensor) -> Tensor:
-    """P(y) = h G(y) exp(-h Lambda), [..., V]; h broadcast to [...]."""
+    """Return P(y) = h G(y) exp(-h Lambda), [..., V]; h broadcast to [...]."""
     leave = _window(h, rates) * off_diagonal(rates, x)
     return with_stay(leave * torch.exp(-leave.sum(-1, keepdim=True)), x)
 
 
 def displacement_law(rates: Tensor, x: Tensor, h: Tensor) -> Tensor:
-    """Law of clamp(x + sum_y k_y (y - x), 0, V - 1), k_y ~ Poisson(h G(y)), [..., V].
+    """Return the law of clamp(x + sum_y k_y (y - x), 0, V - 1), k_y ~ Poisson(h G(y)), [..., V].
 
     The sum is compound Poisson, so its characteristic function is exp(sum_y h G(y) (e^{i w (y - x)}
     - 1)); the law is its discrete Fourier inverse on a window wide enough that what wraps around
@@ -71,7 +71,7 @@ def displacement_law(rates: Tensor, x: Tensor, h: Tensor) -> Tensor:
 
 
 def _compound_poisson(leave: Tensor, x: Tensor, mean: float) -> Tensor:
-    """`displacement_law` of rows of expected counts [r, V]."""
+    """Return `displacement_law` of rows of expected counts [r, V]."""
     size = leave.shape[-1]
     symbols = torch.arange(size, device=x.device)
     # Displacements of k events lie within k (V - 1); Poisson counts exceed the mean by 8 sigma + 20
@@ -90,7 +90,7 @@ def _compound_poisson(leave: Tensor, x: Tensor, mean: float) -> Tensor:
 
 
 def mixture_law(law: Tensor, x: Tensor, jump: Tensor) -> Tensor:
-    """P(y) = J law(y), y != x: draw a token and keep it with probability J, [..., V].
+    """Return P(y) = J law(y), y != x: draw a token and keep it with probability J, [..., V].
 
     J = (alpha_s - alpha_t) / (1 - alpha_t) integrates the rate over the step; the flow library's
     J = 1 - exp(-h c) freezes it.  J is broadcast to [...].

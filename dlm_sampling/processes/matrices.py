@@ -26,38 +26,38 @@ def check_square(name: str, matrix: Tensor) -> None:
 
 
 def transition(rates: Tensor, integral: float) -> Tensor:
-    """P(x_t = j | x_0 = i) = exp(Q int beta), [V, V], for a rate matrix Q constant up to beta."""
+    """Return P(x_t = j | x_0 = i) = exp(Q int beta), [V, V]; `integral` is int beta."""
     check_square("rates", rates)
     exponential: Tensor = torch.matrix_exp(rates * integral)
     return exponential.clamp_min(0.0)
 
 
 def _filled_diagonal(off: Tensor) -> Tensor:
-    """A stochastic matrix from its entries off the diagonal."""
+    """Return a stochastic matrix from its entries off the diagonal."""
     off = off.clone().fill_diagonal_(0.0)
     return off + torch.diag(1.0 - off.sum(1))
 
 
 def uniform_matrix(size: int, beta: float) -> Tensor:
-    """(1 - beta) I + beta / V, float64 [V, V]."""
+    """Make (1 - beta) I + beta / V, float64 [V, V]."""
     return torch.eye(size, dtype=torch.float64) * (1.0 - beta) + beta / size
 
 
 def absorbing_matrix(size: int, beta: float, mask: int) -> Tensor:
-    """(1 - beta) I + beta 1 e_mask', float64 [V, V]; the row of the mask stays."""
+    """Make (1 - beta) I + beta 1 e_mask', float64 [V, V]; the row of the mask stays."""
     matrix = torch.eye(size, dtype=torch.float64) * (1.0 - beta)
     matrix[:, mask] += beta
     return matrix
 
 
 def banded_matrix(size: int, beta: float, width: int) -> Tensor:
-    """Entries beta / V at distance 1 .. width, float64 [V, V]; D3PM, appendix A.2.5."""
+    """Make entries beta / V at distance 1 .. width, float64 [V, V]; D3PM, appendix A.2.5."""
     distance = _distance(size)
     return _filled_diagonal((distance <= width).double() * (beta / size))
 
 
 def gaussian_matrix(size: int, beta: float) -> Tensor:
-    """Discretised Gaussian steps between ordered symbols, float64 [V, V].
+    """Make discretised Gaussian steps between ordered symbols, float64 [V, V].
 
         Q[i, j] = g(i - j) / sum_{|n| < V} g(n),   g(n) = exp(-4 n^2 / ((V - 1)^2 beta))
 
@@ -70,7 +70,7 @@ def gaussian_matrix(size: int, beta: float) -> Tensor:
 
 
 def nearest_neighbour_rates(embeddings: Tensor, neighbours: int) -> Tensor:
-    """Rates between tokens whose embeddings are near, float64 [V, V]; D3PM, appendix A.2.4.
+    """Make rates between tokens whose embeddings are near, float64 [V, V]; D3PM, appendix A.2.4.
 
         A[i, j] = 1 where j is one of the k nearest of i, R = (A + A') / (2 k) - its row sums
 
@@ -84,18 +84,18 @@ def nearest_neighbour_rates(embeddings: Tensor, neighbours: int) -> Tensor:
 
 
 def uniform_rates(size: int) -> Tensor:
-    """1 / V off the diagonal, float64 [V, V]: uniform noise as a rate matrix."""
+    """Make uniform noise as a rate matrix, 1 / V off the diagonal, float64 [V, V]."""
     return torch.full((size, size), 1.0 / size, dtype=torch.float64) - torch.eye(size).double()
 
 
 def banded_rates(size: int, width: int) -> Tensor:
-    """Rate 1 / (2 width) to each symbol at distance 1 .. width, float64 [V, V]."""
+    """Make rates 1 / (2 width) to each symbol at distance 1 .. width, float64 [V, V]."""
     distance = _distance(size)
     return _with_row_sums_zero(((distance <= width) & (distance > 0)).double() / (2 * width))
 
 
 def gaussian_rates(size: int, scale: float, centre: float | None = None) -> Tensor:
-    """Rates between ordered symbols whose stationary law is a discretised Gaussian, float64 [V, V].
+    """Make rates between ordered symbols with a Gaussian stationary law, float64 [V, V].
 
         Q[i, j] = exp(-(i - j)^2 / scale^2) min{1, pi(j) / pi(i)}
 

@@ -1,4 +1,4 @@
-"""Planned denoising: a planner says which positions are noise, a denoiser what they were.
+"""Computes the laws of planned denoising: a planner finds the noise, a denoiser replaces it.
 
     R(x -> y) = c rho_i p(y),  y != x;   rho_i = P(position i is noise | x), p = P(x0_i | x, noise)
 
@@ -28,9 +28,9 @@ _LEAST = 1e-12  # of alpha: below it the ratios of a score differ from 1 by roun
 
 @dataclass(frozen=True)
 class UniformTokens(Uniform):
-    """Uniform noise over the tokens of a masked model: over all ids but the mask.
+    """Describes uniform noise over the tokens of a masked model, all ids but the mask.
 
-    The noise of a canvas whose tokens a planner calls noise and a masked denoiser sees as masks.
+    It is the noise of a canvas of tokens that a planner scores and a masked denoiser sees as masks.
 
     Fields:
         mask: the id that is no token.
@@ -39,14 +39,14 @@ class UniformTokens(Uniform):
     mask: int
 
     def prior(self, like: Tensor, rng: RandomSource, vocab_size: int) -> Tensor:
-        """floor((V - 1) u), the ids from the mask on one higher, int64 like `like`."""
+        """Return floor((V - 1) u), the ids from the mask on one higher, int64 like `like`."""
         u = rng.uniform(Stream.INITIAL, like)
         token = (u * (vocab_size - 1)).long().clamp_(max=vocab_size - 2)
         return token + (token >= self.mask)
 
 
 def planned_rates(p: Tensor, noise_prob: Tensor, x: Tensor, c: Tensor) -> Tensor:
-    """Rates c rho p(y), 0 at x, [..., V]; noise_prob and c broadcast to [...].
+    """Return the rates c rho p(y), 0 at x, [..., V]; noise_prob and c broadcast to [...].
 
     With `jumps.last_event_law` this is tau-leaping; with `jumps.mixture_law` and J in place of c,
     the integrated jump.
@@ -56,7 +56,7 @@ def planned_rates(p: Tensor, noise_prob: Tensor, x: Tensor, c: Tensor) -> Tensor
 
 
 def clean_probability(prob: Tensor, alpha: Tensor, size: int, kind: PredictionKind) -> Tensor:
-    """loo(x), the leave-one-out probability of the current token, from one number of the network.
+    """Return loo(x), the leave-one-out probability of the current token, from the network's own.
 
         posterior      b post(x) / (b post(x) + (alpha + b) (1 - post(x)))
         leave_one_out  loo(x)
@@ -94,13 +94,13 @@ _CLEAN: dict[PredictionKind, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def noise_from_clean(clean: Tensor, alpha: Tensor, size: int) -> Tensor:
-    """P(noise) = b / (alpha loo(x) + b) from loo(x) [...], alpha < 1 broadcast to [...]."""
+    """Return P(noise) = b / (alpha loo(x) + b) from loo(x) [...], alpha < 1 broadcast to [...]."""
     b = (1.0 - alpha) / size
     return b / (alpha * clean + b)
 
 
 def level_of(clean: Tensor, where: Tensor, alpha: Tensor, size: int, iterations: int = 3) -> Tensor:
-    """The clean share of a canvas that no clock dates, [B], from loo(x) [B, L].
+    """Estimate the clean share of a canvas without a clock, [B], from loo(x) [B, L].
 
         alpha <- (alpha + (1 + sum_i (1 - rho_i(alpha))) / (n + 2)) / 2,    `iterations` times
 

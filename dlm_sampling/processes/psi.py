@@ -1,4 +1,4 @@
-"""Psi-samplers: a mixture of the reverse step and of noising the final prediction afresh.
+"""Mixes the reverse step with fresh noise on the final prediction: the law of Psi-samplers.
 
     q(x_s | x_t) = kappa q(x_s | x_t, p) + (1 - kappa) q_s(x_s | x0 ~ q(x0 | x_t, p))
 
@@ -17,14 +17,14 @@ from dlm_sampling.processes.tables import per_position
 
 
 class Reversible(Protocol):
-    """What a process needs for this mixture: `Absorbing` and `Uniform` have it."""
+    """Describes a process that has this mixture: `Absorbing` and `Uniform`."""
 
     def reverse(self, p: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor, /) -> Tensor:
-        """Law of x_s given x_t."""
+        """Return the law of x_s given x_t."""
         ...
 
     def forward(self, law: Tensor, alpha: Tensor, /) -> Tensor:
-        """Law of x_t given the law of x0."""
+        """Return the law of x_t given the law of x0."""
         ...
 
 
@@ -36,7 +36,7 @@ def psi_law(
     alpha_s: Tensor,
     kappa: Tensor | float,
 ) -> Tensor:
-    """Law of x_s, [..., V]; p is the kind of prediction that `process.reverse` reads.
+    """Return the law of x_s, [..., V]; p is the kind of prediction that `process.reverse` reads.
 
     kappa in [0, 1] is broadcast to [...].
     """

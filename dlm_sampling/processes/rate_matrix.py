@@ -1,4 +1,4 @@
-"""Noise by general transition matrices, as processes that the loop runs; vocabularies up to 4096.
+"""Describes noise by any transition matrices, as processes that the loop runs; V up to 4096.
 
 With sigma = -ln alpha the time that the chain has run, K(s, t)[i, j] = P(x_t = j | x_s = i):
 
@@ -31,7 +31,7 @@ _LEAST = 1e-12  # of alpha: beyond sigma = 28 a chain has forgotten everything
 
 
 class Transitions(ABC):
-    """What both kinds of chain share; a subclass supplies `kernel`.
+    """Is the base of both kinds of chain; a subclass supplies `kernel`.
 
     Args:
         prior_law: law of a token of pure noise, [V].
@@ -54,18 +54,18 @@ class Transitions(ABC):
 
     @abstractmethod
     def kernel(self, alpha_s: float, alpha_t: float) -> Tensor:
-        """P(x_t = j | x_s = i), float64 [V, V], alpha_s >= alpha_t."""
+        """Return P(x_t = j | x_s = i), float64 [V, V], alpha_s >= alpha_t."""
 
     @abstractmethod
     def generator(self) -> Tensor:
-        """Q[i, j], the rate of i -> j per unit of sigma, [V, V].
+        """Return Q[i, j], the rate of i -> j per unit of sigma, [V, V].
 
         Raises:
             ValueError: the chain has discrete steps.
         """
 
     def prior(self, like: Tensor, rng: RandomSource, vocab_size: int) -> Tensor:
-        """Independent tokens of `prior_law`, int64 like `like`.
+        """Draw independent tokens of `prior_law`, int64 like `like`.
 
         Raises:
             ValueError: the denoiser has another number of tokens.
@@ -87,7 +87,7 @@ class Transitions(ABC):
         source: PredictionKind,
         target: PredictionKind,
     ) -> Tensor:
-        """One kind of prediction from another.
+        """Convert one kind of prediction into another.
 
             post(k) ~ loo(k) K(0, t)[k, x],   s(y) = (loo K(0, t))(y) / (loo K(0, t))(x)
 
@@ -99,11 +99,11 @@ class Transitions(ABC):
         return loo if target == "leave_one_out" else self._from_loo[target](loo, x, alpha)
 
     def forward(self, law: Tensor, alpha: Tensor) -> Tensor:
-        """Law of x_t when x0 has `law`; alpha broadcast to [...]."""
+        """Return the law of x_t when x0 has `law`; alpha broadcast to [...]."""
         return self._times(law, torch.ones_like(alpha), alpha)
 
     def reverse(self, loo: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """Law of x_s given x_t, leave-one-out law plugged in for x0, [..., V].
+        """Return the law of x_s given x_t, leave-one-out law plugged in for x0, [..., V].
 
         Cost: two products with [V, V] matrices per level.
         """
@@ -113,7 +113,7 @@ class Transitions(ABC):
         )
 
     def rates(self, post: Tensor, x: Tensor, alpha: Tensor, slope: Tensor) -> Tensor:
-        """Rate of x -> y backwards in time from the posterior; Campbell et al. 2022."""
+        """Return the rates backwards in time from the posterior, [..., V]; Campbell et al. 2022."""
         reached = self._into(x, torch.ones_like(alpha), alpha, post)
         weights = torch.where(reached > 0, post / reached, 0.0)
         back = self.generator().to(post).T[x]
@@ -121,7 +121,7 @@ class Transitions(ABC):
         return off_diagonal(self._speed(alpha, slope, x) * back * ratio, x)
 
     def noising_rates(self, x: Tensor, alpha: Tensor, slope: Tensor, like: Tensor) -> Tensor:
-        """Rate of x -> y forwards in time, beta Q[x, y], 0 at x; beta = slope / alpha."""
+        """Return the rates forwards in time, beta Q[x, y], 0 at x; beta = slope / alpha."""
         return off_diagonal(self._speed(alpha, slope, x) * self.generator().to(like)[x], x)
 
     def _speed(self, alpha: Tensor, slope: Tensor, x: Tensor) -> Tensor:
@@ -155,11 +155,11 @@ class Transitions(ABC):
         return normalised(self._by_level(noised, torch.ones_like(alpha), alpha, undo))
 
     def _times(self, law: Tensor, alpha_s: Tensor, alpha_t: Tensor) -> Tensor:
-        """Rows of a table times K(s, t)."""
+        """Return the rows of a table times K(s, t)."""
         return self._by_level(law, alpha_s, alpha_t, torch.matmul)
 
     def _into(self, x: Tensor, alpha_s: Tensor, alpha_t: Tensor, like: Tensor) -> Tensor:
-        """Column x of K(s, t): P(x_t = x | x_s = y) for all y, [..., V]."""
+        """Return column x of K(s, t): P(x_t = x | x_s = y) for all y, [..., V]."""
         one_hot = torch.nn.functional.one_hot(x, like.shape[-1]).to(like.dtype)
 
         def column(rows: Tensor, kernel: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ class Transitions(ABC):
         return out.view(table.shape)
 
     def _kernel(self, alpha_s: float, alpha_t: float) -> Tensor:
-        """`kernel`, remembered: the positions and rows of a step share their levels."""
+        """Return `kernel`, remembered: the positions and rows of a step share their levels."""
         key = (alpha_s, alpha_t)
         if key not in self._kernels:
             while len(self._kernels) >= _KEPT:
@@ -195,7 +195,7 @@ class Transitions(ABC):
 
 
 class RateMatrix(Transitions):
-    """A Markov chain in continuous time, K = exp(Q sigma).
+    """Describes a Markov chain in continuous time, K = exp(Q sigma).
 
     A reversible Q, such as every symmetric one, is diagonalised once; others cost a matrix
     exponential per pair of levels.
@@ -221,11 +221,11 @@ class RateMatrix(Transitions):
         self._modes = _diagonalised(rates, self.prior_law)
 
     def generator(self) -> Tensor:
-        """Q."""
+        """Return Q."""
         return self._rates
 
     def kernel(self, alpha_s: float, alpha_t: float) -> Tensor:
-        """exp(Q ln(alpha_s / alpha_t)), float64 [V, V]."""
+        """Return exp(Q ln(alpha_s / alpha_t)), float64 [V, V]."""
         time = math.log(max(alpha_s, _LEAST) / max(alpha_t, _LEAST))
         if self._modes is None:
             return matrices.transition(self._rates, time)
@@ -234,7 +234,7 @@ class RateMatrix(Transitions):
 
 
 class MatrixChain(Transitions):
-    """D3PM's chain of T steps with given one-step matrices; time t is step T t, alpha = 1 - t.
+    """Describes D3PM's chain of T one-step matrices; time t is step T t, alpha = 1 - t.
 
     Use it with the linear schedule and `steps` that divide T; other levels take the nearest step.
 
@@ -262,7 +262,7 @@ class MatrixChain(Transitions):
             self.prior_law = start @ self.kernel(1.0, 0.0)
 
     def generator(self) -> Tensor:
-        """There is none.
+        """Refuse: a chain of discrete steps has no rates.
 
         Raises:
             ValueError: always.
@@ -273,7 +273,7 @@ class MatrixChain(Transitions):
         )
 
     def kernel(self, alpha_s: float, alpha_t: float) -> Tensor:
-        """Q_{s+1} ... Q_t, float64 [V, V]."""
+        """Return Q_{s+1} ... Q_t, float64 [V, V]."""
         first, last = (round(len(self.steps) * (1.0 - a)) for a in (alpha_s, alpha_t))
         out = torch.eye(len(self.steps[0]), dtype=torch.float64)
         for step in self.steps[first:last]:
@@ -282,7 +282,7 @@ class MatrixChain(Transitions):
 
 
 def _stationary(rates: Tensor) -> Tensor:
-    """The law pi with pi Q = 0, [V]; unique where the chain reaches every symbol."""
+    """Return the law pi with pi Q = 0, [V]; unique where the chain reaches every symbol."""
     system = torch.cat((rates.T, torch.ones(1, len(rates), dtype=rates.dtype)))
     target = torch.zeros(len(rates) + 1, 1, dtype=rates.dtype)
     target[-1] = 1.0
@@ -292,7 +292,7 @@ def _stationary(rates: Tensor) -> Tensor:
 
 
 def _diagonalised(rates: Tensor, law: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Q = left diag(values) right if Q is reversible with respect to `law`, else None."""
+    """Return Q = left diag(values) right if Q is reversible with respect to `law`, else None."""
     if float(law.min()) <= 0.0:
         return None
     root = law.sqrt()

@@ -1,4 +1,4 @@
-"""Small operations on tables of laws: one law of the next token per position, [..., V]."""
+"""Works on tables of laws, one law of the next token per position, [..., V]."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dlm_sampling.types import PredictionKind, Process, TokenLaw
 
 
 def one_hot(x: Tensor, like: Tensor) -> Tensor:
-    """1[y = x] as a law, [..., V] in the type and with the columns of `like`."""
+    """Return 1[y = x] as a law, [..., V] in the type and with the columns of `like`."""
     return like.new_zeros(*x.shape, like.shape[-1]).scatter(-1, x.unsqueeze(-1), 1.0)
 
 
 def value_at(table: Tensor, x: Tensor) -> Tensor:
-    """table(x), [..., 1]."""
+    """Return table(x), [..., 1]."""
     return table.gather(-1, x.unsqueeze(-1))
 
 
 def per_position(value: Tensor, x: Tensor, like: Tensor) -> Tensor:
-    """A scalar, [B, 1] or [B, L] value of every position, [..., 1] in the type of `like`."""
+    """Return a scalar, [B, 1] or [B, L] value of every position, [..., 1] in the type of `like`."""
     return value.to(like.dtype).expand(x.shape).unsqueeze(-1)
 
 
 def normalised(weights: Tensor) -> Tensor:
-    """Negative weights set to 0, rows divided by their sum.
+    """Set negative weights to 0 and divide each row by its sum.
 
     The law of an argmax race over the raw weights, which is what released solvers draw when a step
     is too long for its rates.
@@ -34,15 +34,15 @@ def normalised(weights: Tensor) -> Tensor:
 
 
 def off_diagonal(rates: Tensor, x: Tensor) -> Tensor:
-    """The rates of leaving x: 0 in the column of the current token."""
+    """Return the rates of leaving x: 0 in the column of the current token."""
     return rates.scatter(-1, x.unsqueeze(-1), 0.0)
 
 
 def with_stay(leave: Tensor, x: Tensor) -> Tensor:
-    """A law from the probabilities of leaving: what is left stays at x.
+    """Make a law from the probabilities of leaving; the rest of the probability stays at x.
 
-    What is left may be negative by rounding, or, for Euler's rule, in earnest: it is not touched
-    here, and `normalised` is for the latter.
+    The rest may be negative: by rounding, which becomes 0, or because Euler's step is too long,
+    which stays for `normalised`.
     """
     leave = off_diagonal(leave, x)
     left = 1.0 - leave.sum(-1, keepdim=True)
@@ -59,7 +59,7 @@ def clean_table(
     source: PredictionKind,
     target: PredictionKind,
 ) -> Tensor:
-    """A network's output as probabilities or ratios of another kind, float64 [r, V].
+    """Turn a network's output into probabilities or ratios of another kind, float64 [r, V].
 
     Temperature and filters act on the law that the network predicts; a network of scores has none,
     so there they act on the leave-one-out law of its scores, and with nothing to filter the scores

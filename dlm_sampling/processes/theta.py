@@ -1,4 +1,4 @@
-"""Two-stage solvers: theta-trapezoidal and theta-RK-2.
+"""Computes the rates of two-stage solvers: theta-trapezoidal and theta-RK-2.
 
 Stage 1 leaps from x to x* over theta h with the rates R_t(x).  With R* = R_rho(x*), rho = t - theta
 h:
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def trapezoidal_weights(theta: float) -> tuple[float, float]:
-    """a1 and a2; a1 - a2 = 1.  Raises ValueError unless 0 < theta < 1."""
+    """Return a1 and a2, with a1 - a2 = 1; ValueError unless 0 < theta < 1."""
     if not 0.0 < theta < 1.0:
         raise ValueError(f"theta={theta}: must be in (0, 1); the paper uses values of 0.3 to 0.5.")
     a1 = 1.0 / (2.0 * theta * (1.0 - theta))
@@ -26,7 +26,7 @@ def trapezoidal_weights(theta: float) -> tuple[float, float]:
 
 
 def rk2_weights(theta: float) -> tuple[float, float]:
-    """Factors of R_t and of R*.  Raises ValueError unless 0 < theta <= 1."""
+    """Return the factors of R_t and of R*; ValueError unless 0 < theta <= 1."""
     if not 0.0 < theta <= 1.0:
         raise ValueError(f"theta={theta}: must be in (0, 1]; the paper's theory asks for <= 1/2.")
     return 1.0 - 1.0 / (2.0 * theta), 1.0 / (2.0 * theta)
@@ -35,7 +35,7 @@ def rk2_weights(theta: float) -> tuple[float, float]:
 def trapezoidal_rates(
     rates_t: Tensor, rates_star: Tensor, theta: float, *, indicator: bool = False
 ) -> Tensor:
-    """Rates of the second stage, [..., V]; `indicator` drops channels with R_t = 0, as printed.
+    """Return the rates of the second stage, [..., V]; `indicator` drops those with R_t = 0.
 
     With labels by destination the indicator also blocks the way back to x, at the cost of the
     second order.
@@ -46,6 +46,6 @@ def trapezoidal_rates(
 
 
 def rk2_rates(rates_t: Tensor, rates_star: Tensor, theta: float) -> Tensor:
-    """Rates of the second stage, which starts at x again, [..., V]."""
+    """Return the rates of the second stage, which starts at x again, [..., V]."""
     first, second = rk2_weights(theta)
     return (first * rates_t + second * rates_star).clamp_min(0.0)

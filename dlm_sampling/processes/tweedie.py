@@ -1,4 +1,4 @@
-"""The analytic (Tweedie) step: exact reversal of one position's noise from its score.
+"""Computes the analytic (Tweedie) step: the exact reversal of one position's noise.
 
     dsigma = sigma_t - sigma_s = ln(alpha_s / alpha_t)
     uniform:    P(y) ~ [e^dsigma s(y) - (e^dsigma - 1) / S sum s]
@@ -18,7 +18,7 @@ from dlm_sampling.processes.tables import normalised, one_hot, per_position
 
 
 def tweedie_uniform(score: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-    """Law of x_s, [..., S], from ratios s; alpha_s = 1 is the final denoising step."""
+    """Return the law of x_s, [..., S], from ratios s; alpha_s = 1 is the final denoising step."""
     ratio = per_position(alpha_s / alpha_t, x, score)
     size = score.shape[-1]
     staggered = score * ratio - (ratio - 1.0) / size * score.sum(-1, keepdim=True)
@@ -28,7 +28,7 @@ def tweedie_uniform(score: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor) 
 def tweedie_absorbing(
     score: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor, mask_token_id: int
 ) -> Tensor:
-    """Law of x_s, [..., V], from ratios s; at a mask s(mask) = 1."""
+    """Return the law of x_s, [..., V], from ratios s; at a mask s(mask) = 1."""
     ratio = per_position(alpha_s / alpha_t, x, score)
     masked = (x == mask_token_id).unsqueeze(-1)
     staggered = score * ratio

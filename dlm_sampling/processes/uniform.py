@@ -1,4 +1,4 @@
-"""The uniform process: a token survives with probability alpha, else it is any of the S symbols.
+"""Replaces each token by a uniform one with probability 1 - alpha: the uniform process.
 
     q_t(y | x0) = alpha 1[y = x0] + (1 - alpha) / S
 
@@ -29,7 +29,7 @@ _LEAST = 1e-12  # of alpha in a rate: at pure noise rates are infinite, and a le
 
 @dataclass(frozen=True)
 class Uniform:
-    """Replacement by uniform tokens, with the laws that follow from it."""
+    """Describes replacement by uniform tokens, with the laws that follow from it."""
 
     name: ClassVar[NoiseKind] = "uniform"
     reads: ClassVar[PredictionKind] = "leave_one_out"
@@ -43,7 +43,7 @@ class Uniform:
         return None
 
     def prior(self, like: Tensor, rng: RandomSource, vocab_size: int) -> Tensor:
-        """floor(V u) with u uniform in (0, 1) of 52 bits, int64 like `like`."""
+        """Return floor(V u) with u uniform in (0, 1) of 52 bits, int64 like `like`."""
         u = rng.uniform(Stream.INITIAL, like)
         return (u * vocab_size).long().clamp_(max=vocab_size - 1)
 
@@ -55,24 +55,24 @@ class Uniform:
         source: PredictionKind,
         target: PredictionKind,
     ) -> Tensor:
-        """One kind of prediction from another; see `conversions.convert_uniform`."""
+        """Convert one kind of prediction into another; see `conversions.convert_uniform`."""
         return convert_uniform(values, x, alpha, source, target)
 
     def noise(self, like: Tensor) -> Tensor:
-        """The law pi = 1 / S, [S] in the type of `like` [..., S]."""
+        """Return the law pi = 1 / S, [S] in the type of `like` [..., S]."""
         return like.new_full((like.shape[-1],), 1.0 / like.shape[-1])
 
     def clean_law(self, loo: Tensor, x: Tensor) -> Tensor:
-        """The law that `reverse` plugs in: loo as it is, also where x holds a token."""
+        """Return the law that `reverse` plugs in: loo as it is, also where x holds a token."""
         return loo
 
     def forward(self, law: Tensor, alpha: Tensor) -> Tensor:
-        """Law of x_t when x0 has `law`: alpha law + (1 - alpha) / S; alpha broadcast to [...]."""
+        """Return the law of x_t when x0 has `law`, alpha law + (1 - alpha) / S."""
         a = alpha.to(law.dtype).expand(law.shape[:-1]).unsqueeze(-1)
         return a * law + (1.0 - a) / law.shape[-1]
 
     def reverse(self, loo: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """Law of x_s given x_t from the leave-one-out law plugged in for x0, [..., S].
+        """Return the law of x_s given x_t from the leave-one-out law plugged in for x0, [..., S].
 
             q(y) ~ (r 1[y = x] + (1 - r) / S) (alpha_s loo(y) + (1 - alpha_s) / S),
             r = alpha_t / alpha_s
@@ -91,7 +91,7 @@ class Uniform:
         return weights / weights.sum(-1, keepdim=True)
 
     def mixture(self, post: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """The same law from the posterior: sum_k post(k) q(y | x_t = x, x0 = k), [..., S].
+        """Return the same law from the posterior: sum_k post(k) q(y | x_t = x, x0 = k), [..., S].
 
             q(y | x, k) = (r 1[y = x] + (1 - r) / S) (alpha_s 1[y = k] + (1 - alpha_s) / S) / q_k,
             q_k = alpha_t 1[x = k] + (1 - alpha_t) / S
@@ -106,27 +106,27 @@ class Uniform:
         return kernel * (s * weighted + (1.0 - s) / size * total)
 
     def reverse_rates(self, score: Tensor, x: Tensor, beta: Tensor) -> Tensor:
-        """Rate of x -> y backwards in time: beta / S s(y), from ratios s; 0 at x, [..., S]."""
+        """Return the rates backwards in time: beta / S s(y), from ratios s; 0 at x, [..., S]."""
         return off_diagonal(per_position(beta, x, score) / score.shape[-1] * score, x)
 
     def rates(self, score: Tensor, x: Tensor, alpha: Tensor, slope: Tensor) -> Tensor:
-        """`reverse_rates` at beta = slope / alpha, slope = -alpha'(t)."""
+        """Return `reverse_rates` at beta = slope / alpha, slope = -alpha'(t)."""
         return self.reverse_rates(score, x, slope / alpha.clamp_min(_LEAST))
 
     def noising_rates(self, x: Tensor, alpha: Tensor, slope: Tensor, like: Tensor) -> Tensor:
-        """`forward_rates` at beta = slope / alpha."""
+        """Return `forward_rates` at beta = slope / alpha."""
         return self.forward_rates(x, slope / alpha.clamp_min(_LEAST), like)
 
     def unit_slope(self, alpha: Tensor) -> Tensor:
-        """-alpha' on the clock sigma = -ln alpha, on which noise comes at rate 1: alpha."""
+        """Return -alpha' on the clock sigma = -ln alpha, on which noise comes at rate 1: alpha."""
         return alpha
 
     def level_after(self, alpha: Tensor, wait: Tensor) -> Tensor:
-        """The level, up to 1, at which that clock is `wait` further on: alpha e^wait."""
+        """Return the level, up to 1, at which that clock is `wait` further on: alpha e^wait."""
         return (alpha * torch.exp(wait)).clamp(max=1.0)
 
     def exit_bound(self, alpha: Tensor, slope: Tensor, size: int) -> Tensor:
-        """Largest rate of leaving a token: slope / (1 - alpha) + beta (S - 1) / S.
+        """Return the largest rate of leaving a token: slope / (1 - alpha) + beta (S - 1) / S.
 
         beta / S times the sum of s(y) over y != x, s(y) = (alpha loo(y) + b) / (alpha loo(x) + b),
         is largest at loo(x) = 0.
@@ -134,11 +134,11 @@ class Uniform:
         return slope / (1.0 - alpha) + slope / alpha * (1.0 - 1.0 / size)
 
     def exit_integral(self, alpha_t: Tensor, alpha_s: Tensor, size: int) -> Tensor:
-        """Integral of `exit_bound` from t to s."""
+        """Return the integral of `exit_bound` from t to s."""
         unmasking = torch.log1p(-alpha_t) - torch.log1p(-alpha_s)
         return unmasking + torch.log(alpha_s / alpha_t) * (1.0 - 1.0 / size)
 
     def forward_rates(self, x: Tensor, beta: Tensor, like: Tensor) -> Tensor:
-        """Rate of x -> y forwards in time: beta / S; 0 at x, [..., S]."""
+        """Return the rates forwards in time: beta / S; 0 at x, [..., S]."""
         size = like.shape[-1]
         return off_diagonal((per_position(beta, x, like) / size).expand(like.shape), x)

@@ -1,6 +1,7 @@
-"""Samplers: one algorithm, one file, one paper; `available()` lists, `create(name)` builds.
+"""Holds the samplers: one algorithm, one file, one paper.
 
-A sampler of one's own derives from `SamplerBase`; `register(name, build)` makes it known by name.
+`available()` lists them and `create(name)` builds one.  A sampler of one's own derives from
+`SamplerBase`, and `register(name, build)` makes it known by name.
 """
 
 # isort: off

@@ -1,4 +1,4 @@
-"""Ancestral sampling: the reverse law with the prediction plugged in for the clean token.
+"""Draws from the reverse law with the prediction in place of the clean token: ancestral sampling.
 
     q(x_s = v | x_t = m) = (alpha_s - alpha_t) / (1 - alpha_t) * p0(v),   v != m
     q(x_s = m | x_t = m) = (1 - alpha_s) / (1 - alpha_t);   written tokens stay.
@@ -20,13 +20,11 @@ from torch import Tensor
 
 from dlm_sampling.ops import any_or_assume
 from dlm_sampling.processes import Uniform
-from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.parts.kept_laws import merge
 from dlm_sampling.samplers.parts.table_step import written
 from dlm_sampling.samplers.parts.uniform_mixture import reverse_by_mixture
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Canvas, Predict, PredictionKind, Process, RandomSource, Step
 
 
@@ -39,31 +37,25 @@ class Ancestral(GridSampler):
     A step that reveals nothing needs no forward pass.
 
     Fields:
-        schedule: alpha(t).
-        t_end: the grid runs from 1 to t_end in `steps` equal steps.
-        noise_removal: how the positions still masked at t_end are written in a last step, by the
-            "argmax" (the released rule) or by a "sample" of the same law.
+        schedule, t_end: see `GridSampler`.
+        noise_removal: see `GridSampler`; "argmax" is the released rule.
 
     NFE: number of steps that reveal something, at most min(steps + 1, tokens).
     """
 
-    schedule: Schedule = LOG_LINEAR
-    t_end: float = 1e-5
-    noise_removal: NoiseRemoval = "argmax"
-
     paper = "Sahoo et al. 2024, arXiv:2406.07524"
 
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
-        """(alpha_s - alpha_t) / (1 - alpha_t), float64 like t."""
+        """Return (alpha_s - alpha_t) / (1 - alpha_t), float64 like t."""
         alpha_t, alpha_s = self.schedule.alpha(t), self.schedule.alpha(s)
         return (alpha_s - alpha_t) / (1.0 - alpha_t)
 
     def reads(self, process: Process) -> PredictionKind:
-        """What the reverse law plugs in."""
+        """Return the kind of prediction that the reverse law takes."""
         return process.reads
 
     def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Law of x_s given x_t under any noise, [..., V]: `process.reverse`."""
+        """Return the law of x_s given x_t under any noise, [..., V]: `process.reverse`."""
         return process.reverse(values, x, *self.levels(t, s))
 
     def move(
@@ -75,7 +67,7 @@ class Ancestral(GridSampler):
         predict: Predict,
         rng: RandomSource,
     ) -> Step:
-        """x_t -> x_s without a mask; under uniform noise without the table of q where possible."""
+        """Move to x_s without a mask; under uniform noise without the table of q where possible."""
         prediction, process = predict(canvas.tokens, t), predict.process
         if not (isinstance(process, Uniform) and prediction.direct):
             return super().move(canvas, t, s, last, predict, rng)

@@ -1,4 +1,4 @@
-"""What samplers share: defaults of the protocol, quotas, the step that reveals positions."""
+"""Gives samplers their defaults, and the functions that most of them use: quotas and `reveal`."""
 
 from __future__ import annotations
 
@@ -43,52 +43,57 @@ class SamplerBase(ABC, Generic[S]):
 
     @property
     def revises(self) -> bool:
-        """Unmask-only: a committed token stays."""
+        """False: a written token stays."""
         return False
 
     @property
     def exact(self) -> bool:
-        """The positions do not depend on the drawn tokens."""
+        """True: the choice of positions does not depend on the drawn tokens."""
         return True
 
     @property
     def own_steps(self) -> int | None:
-        """Planned steps of a block where the caller names none; None: one per position."""
+        """None: as many planned steps as positions, unless the caller says otherwise."""
         return None
 
     def canvas_process(self, process: Process) -> Process | None:
-        """The noise of the canvas that it moves, for a model of `process`; None: it cannot use it.
+        """Return the noise process of the canvas that this sampler edits.
 
-        The model's own, unless the model is shown another canvas than the one that moves.
+        Args:
+            process: the noise that the model was trained on.
+
+        Returns:
+            `process`, or None if the combination is not supported.  A subclass returns another
+            process only if a planner shows the model another canvas than the one being edited.
         """
         return process if process.name in self.runs_on else None
 
     def schedule_length(self, steps: int) -> int | None:
-        """One loop step per planned step."""
+        """Return `steps`: one loop step per planned step."""
         return steps
 
     @property
     def passes_per_step(self) -> int:
-        """Most forward passes of a row in one loop step."""
+        """1: the most forward passes of a row in one loop step."""
         return 1
 
     def patience(self, length: int) -> int:
-        """Loop steps after which an adaptive sampler counts as stuck; length L of the canvas."""
+        """Return the loop steps after which an adaptive sampler counts as stuck, 4 length + 64."""
         return 4 * length + 64
 
     def finished(self, state: S, canvas: Canvas, clock: Clock) -> Tensor | None:
-        """The loop decides: with the schedule if the sampler revises, else when all is known."""
+        """Return None: the loop ends a block by its schedule, or once nothing in it is unknown."""
         return None
 
     def init(self, canvas: Canvas) -> S:
-        """No state."""
+        """Return None: no state is carried from step to step."""
         return None  # pyright: ignore[reportReturnType]
 
     @abstractmethod
     def step(
         self, state: S, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[S, Step]:
-        """Move every row one step."""
+        """Move every row one step; see `types.Sampler.step`."""
 
 
 class Solver(SamplerBase[S]):
@@ -102,9 +107,9 @@ class Solver(SamplerBase[S]):
 
 @dataclass(frozen=True)
 class AdaptiveSampler(SamplerBase[S]):
-    """What samplers share that write as many positions as the confidence of the draws allows.
+    """Is the base of samplers that write as many positions as the confidence of the draws allows.
 
-    They go on until nothing is unknown, and draw greedily unless told otherwise.
+    They go on until nothing is unknown, and take the argmax unless the caller sets a temperature.
     """
 
     law = TokenLaw(temperature=0.0)
@@ -112,40 +117,43 @@ class AdaptiveSampler(SamplerBase[S]):
 
     @property
     def exact(self) -> bool:
-        """Confidence is read at the drawn token."""
+        """False: confidence is read at the drawn token."""
         return False
 
     def schedule_length(self, steps: int) -> None:
-        """Until nothing is unknown."""
+        """Return None: a block goes on until nothing in it is unknown."""
 
 
 @dataclass(frozen=True)
 class ConfidenceSampler(AdaptiveSampler[None]):
-    """An adaptive sampler whose whole rule is which positions a step writes, by their confidence.
+    """Is the base of adaptive samplers whose only rule is which positions a step writes.
 
-    Confidence is the drawn token's probability under the model's own law.
+    The rule reads the confidence: the drawn token's probability under the model's own law.
     """
 
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[None, Step]:
-        """Draw at every unknown position, and write the `positions`."""
+        """Draw a token at every unknown position, and write those at `positions`."""
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(canvas.eligible, rng)
         return None, reveal(canvas, self.positions(draw.log_confidence, canvas.eligible), draw)
 
     @abstractmethod
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
-        """The positions to write, bool [B, L], a subset of `eligible` (bool [B, L])."""
+        """Return the positions to write, bool [B, L], a subset of `eligible` (bool [B, L])."""
 
 
 class BlockTotal(NamedTuple):
-    """State of a sampler whose quotas are shares of its block: how much there was to write."""
+    """Remembers how many positions there were to write when the block began."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
 
 
 def block_total(before: Tensor, canvas: Canvas, clock: Clock) -> Tensor:
-    """Unknown positions when the block began, int64 [B]: counted by rows that enter it now."""
+    """Return the number of unknown positions at the beginning of each row's block, int64 [B].
+
+    Rows that enter a block are counted now; the others keep the number `before`, int64 [B].
+    """
     return torch.where(clock.step == 0, canvas.eligible.sum(1), before)
 
 
@@ -169,7 +177,7 @@ def reveal(canvas: Canvas, where: Tensor, draw: Draw) -> Step:
 
 
 def unmask_probs(canvas: Canvas, log_p0: Tensor, reveal_prob: Tensor) -> Tensor:
-    """Law of the next canvas when each eligible position is revealed independently.
+    """Return the law of the next canvas when each eligible position is revealed independently.
 
         q(v | masked) = reveal_prob * p0(v) for tokens,  1 - reveal_prob at the mask;  other
         positions stay.

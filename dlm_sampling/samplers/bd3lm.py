@@ -1,4 +1,4 @@
-"""BD3-LM: block by block, one first-hitting token per forward, a nucleus, and stop rules.
+"""Writes one block after the other by first-hitting sampling with a nucleus, as BD3-LM does.
 
     t' = t u^(1 / n) with n masked positions left in the block, t = 1 where a block begins;
     the position is uniform among them, the token follows the nucleus of p(x0 | x at t').
@@ -26,10 +26,11 @@ from dlm_sampling.types import TokenLaw
 
 @dataclass(frozen=True)
 class BD3LM(HittingSampler):
-    """First-hitting inside every block, with the nucleus 0.9 that leaves out the crossing token.
+    """Write one token per forward pass at its hitting time, from a nucleus of 0.9, block by block.
 
-    Meant for block-causal models: `causal_blocks` of the loop with the model's block length (4, 8
-    or 16 in the paper).  Every row has its own times; the released code runs one row at a time.
+    The token that crosses the nucleus is left out.  Meant for block-causal models: `causal_blocks`
+    of the loop with the model's block length (4, 8 or 16 in the paper).  Every row has its own
+    times; the released code runs one row at a time.
 
     Fields:
         tokens_per_step: tokens per forward; 1 is the paper's and exact.
@@ -47,12 +48,12 @@ class BD3LM(HittingSampler):
 
     @property
     def hits(self) -> Hits:
-        """When which position is hit."""
+        """The hitting times of this sampler, and their groups."""
         return Hits(self.tokens_per_step, schedule=self.schedule)
 
 
 class StopVerdict(NamedTuple):
-    """Where rows end and which are refused."""
+    """Holds where rows end, and which are rejected."""
 
     length: Tensor  # int64 [B], columns to keep
     rejected: Tensor  # bool [B], repetitive: to be sampled again
@@ -60,7 +61,7 @@ class StopVerdict(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockStop:
-    """The released stop rules, read off finished rows.
+    """Applies the released stop rules to finished rows.
 
     After every block past `window` columns a row stops if the tokens of its last `window` columns
     have an entropy below `min_entropy`, or (variable length) if it holds `ends` end-of-text tokens.
@@ -101,7 +102,7 @@ class BlockStop:
         )
 
     def judge(self, row: Tensor, eos_token_id: int, block_length: int) -> tuple[int, bool]:
-        """Length to keep of one row [L], and whether it is rejected."""
+        """Return the length to keep of one row [L], and whether the row is rejected."""
         end_of_text = (row == eos_token_id).cumsum(0)
         for stop in range(block_length, len(row) + block_length, block_length):
             seen = row[:stop]
@@ -117,7 +118,7 @@ class BlockStop:
 
 
 def token_entropy(tokens: Tensor) -> Tensor:
-    """Entropy in nats of the relative frequencies of the tokens [n], a scalar in [0, log n]."""
+    """Return the entropy in nats of the frequencies of the tokens [n], a scalar in [0, log n]."""
     ordered = tokens.sort().values
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]

@@ -1,4 +1,4 @@
-"""Block refinement with token editing, the decoding of LLaDA 2.x.
+"""Writes confident tokens block by block and edits written ones, as LLaDA 2.x decodes.
 
     c_i = probability of the drawn token v_i under the sampled law
     q   = even split of the block over its steps
@@ -27,7 +27,7 @@ from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step,
 
 
 class RefinementState(NamedTuple):
-    """What the end of a block depends on."""
+    """Holds the facts that decide whether a block is over."""
 
     had_mask: Tensor  # bool [B], whether a mask was left before the last step
     edited: Tensor  # bool [B], whether the last step replaced a token
@@ -36,7 +36,7 @@ class RefinementState(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockRefinement(SamplerBase[RefinementState]):
-    """Write what is confident, at least a quota, and replace tokens the model is sure are wrong.
+    """Write every confident token, at least a quota, and replace written tokens by confident ones.
 
     Meant for block-causal models: `align_blocks` and `causal_blocks` of the loop.  The quota is
     that of the whole block, prompt tail included.  A block that needs all its planned steps to fill
@@ -79,14 +79,14 @@ class BlockRefinement(SamplerBase[RefinementState]):
 
     @property
     def exact(self) -> bool:
-        """Confidence is read at the drawn token."""
+        """False: confidence is read at the drawn token."""
         return False
 
     def schedule_length(self, steps: int) -> None:
-        """The block ends by its own rule, see `finished`."""
+        """Return None: a block ends by its own rule, see `finished`."""
 
     def init(self, canvas: Canvas) -> RefinementState:
-        """Set when a row enters a block."""
+        """Return a state that is set when a row enters a block."""
         nothing = torch.zeros_like(canvas.start, dtype=torch.bool)
         return RefinementState(nothing, nothing.clone(), torch.zeros_like(canvas.start))
 
@@ -113,11 +113,11 @@ class BlockRefinement(SamplerBase[RefinementState]):
         return state, reveal(canvas, changed, draw)
 
     def drawn(self, canvas: Canvas) -> Tensor:
-        """Positions whose draw can change the canvas, bool [B, L]."""
+        """Return the positions whose draw can change the canvas, bool [B, L]."""
         return canvas.editable if self.revises else canvas.eligible
 
     def edits(self, canvas: Canvas, draw: Draw, confidence: Tensor) -> Tensor:
-        """Written positions to replace, bool [B, L]."""
+        """Return the written positions to replace, bool [B, L]."""
         if self.editing_threshold is None:
             return torch.zeros_like(canvas.unknown)
         return (
@@ -125,21 +125,21 @@ class BlockRefinement(SamplerBase[RefinementState]):
         )
 
     def finished(self, state: RefinementState, canvas: Canvas, clock: Clock) -> Tensor:
-        """A step without masks made no edit or was the last; or the planned steps are used up."""
+        """Return the rows whose last step had no mask and no edit, or whose steps are used up."""
         settled = ~state.had_mask & (~state.edited | (state.post_steps >= self.max_post_steps))
         filled = state.had_mask & ~canvas.eligible.any(1)
         return settled | (state.had_mask & clock.last) | (filled & (self.max_post_steps == 0))
 
 
 def llada2(threshold: float = 0.95) -> BlockRefinement:
-    """LLaDA 2.0: threshold and quota without edits, blocks of 32 with 32 steps."""
+    """Decode as LLaDA 2.0: threshold and quota without edits, blocks of 32 with 32 steps."""
     return BlockRefinement(threshold)
 
 
 def llada21(
     threshold: float = 0.7, editing_threshold: float = 0.5, max_post_steps: int = 16
 ) -> BlockRefinement:
-    """LLaDA 2.1: a low threshold that edits correct afterwards, blocks of 32 with 32 steps."""
+    """Decode as LLaDA 2.1: a low threshold, then edits, in blocks of 32 with 32 steps."""
     return BlockRefinement(threshold, editing_threshold, max_post_steps)
 
 

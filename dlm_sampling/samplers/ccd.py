@@ -1,4 +1,4 @@
-"""CCD: what ranked high one step earlier and still predicts the same token is written together.
+"""Writes positions that rank high in two steps in a row with the same prediction: CCD.
 
     top-n      the n best positions of the step, n growing from 1 to u + floor(u * expand_ratio)
     agree      { i in top-n, among the n best that the step before left over, argmax p_i unchanged }
@@ -35,7 +35,7 @@ from dlm_sampling.types import (
 
 
 class CCDState(NamedTuple):
-    """What the next step needs of the past."""
+    """Holds what the step before left over, and what it predicted."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     window: Tensor  # int64 [B], n of the step before
@@ -45,7 +45,7 @@ class CCDState(NamedTuple):
 
 @dataclass(frozen=True)
 class CCD(SamplerBase[CCDState]):
-    """Write the positions whose rank and prediction outlive one step; else the u best ones.
+    """Write the positions whose rank and prediction last for two steps, else the u best ones.
 
     The first steps of a block, as many as `warm_up`, write the u best.  The last planned step
     writes all that is left; choose steps that divide the tokens.  (The released code leaves masks
@@ -78,11 +78,11 @@ class CCD(SamplerBase[CCDState]):
 
     @property
     def exact(self) -> bool:
-        """Entropy, margin and argmax read the law only; confidence is read at the drawn token."""
+        """Whether the order reads the law only; confidence is read at the drawn token."""
         return self.order != "confidence"
 
     def init(self, canvas: Canvas) -> CCDState:
-        """Nothing waits."""
+        """Return a state in which no position waits."""
         zero, none = torch.zeros_like(canvas.start), torch.zeros_like(canvas.unknown)
         return CCDState(zero, zero, none, torch.zeros_like(canvas.tokens))
 
@@ -117,7 +117,7 @@ class CCD(SamplerBase[CCDState]):
     def window(
         self, before: Tensor, unknown: Tensor, total: Tensor, share: Tensor, clock: Clock
     ) -> Tensor:
-        """The n of this step, int64 [B]: 1 at first, then one more a step; 2 in the last tenth."""
+        """Return n of this step, int64 [B]: 1 at first, one more each step, 2 in the last tenth."""
         largest = share + (share.double() * self.expand_ratio).floor().long()
         start = torch.where(10 * unknown <= total, 1, before)
         early = clock.step < max(self.warm_up - 1, 1)
@@ -125,7 +125,7 @@ class CCD(SamplerBase[CCDState]):
 
 
 def most_likely(prediction: Prediction, draw: Draw, where: Tensor, rng: RandomSource) -> Tensor:
-    """The argmax at `where`, int64 [B, L]; a second pass only where another token was drawn."""
+    """Return the argmax at `where`, int64 [B, L]; read again only if another token was drawn."""
     other = where & (draw.log_confidence < draw.max_logprob)
     if not any_or_assume(other):
         return draw.token

@@ -1,4 +1,4 @@
-"""CCD with averaged laws (experimental): the law of a position is its mean over the last steps.
+"""Decodes by the mean of each position's laws over the last steps: CCD as printed (experimental).
 
     p_bar_i = (1 / d) sum_{k < d} p_i^(step - k);  the quota of the step in the order of p_bar
 
@@ -25,7 +25,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, Token
 
 
 class CCDAverageState(NamedTuple):
-    """What the next step needs of the past."""
+    """Holds the laws of the last steps."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     past: tuple[LawWindow, ...]  # laws of the last depth - 1 steps, the newest first
@@ -59,11 +59,11 @@ class CCDAverage(SamplerBase[CCDAverageState]):
 
     @property
     def exact(self) -> bool:
-        """Entropy and margin read the mean law only; confidence is read at the drawn token."""
+        """Whether the order reads the mean law only; confidence is read at the drawn token."""
         return self.order != "confidence"
 
     def init(self, canvas: Canvas) -> CCDAverageState:
-        """No law seen yet."""
+        """Return a state without laws."""
         past = tuple(empty_window(canvas) for _ in range(self.depth - 1))
         return CCDAverageState(torch.zeros_like(canvas.start), past)
 

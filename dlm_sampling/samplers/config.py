@@ -1,4 +1,4 @@
-"""Samplers as JSON: a tuned sampler travels with a checkpoint, in its `sampler_config.json`.
+"""Reads and writes a sampler as JSON: a checkpoint may bring one in its `sampler_config.json`.
 
     {"format": 1, "sampler": "remdm-cap", "sampler_options": {"eta": 0.02},
      "temperature": 0.8, "top_p": 0.9, "block_length": 8}
@@ -25,7 +25,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """A sampler by name with its parameters, and the settings of `generate` tuned with it.
+    """Holds a sampler by name with its parameters, and the settings of `generate` that go with it.
 
     Fields:
         sampler: public name.
@@ -60,11 +60,11 @@ class SamplerConfig:
             )
 
     def build(self) -> SamplerBase[Any]:
-        """The sampler itself."""
+        """Build the sampler."""
         return create(self.sampler, **self.sampler_options)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form; fields that are None are left out."""
+        """Return the JSON form; fields that are None are left out."""
         return {"format": FORMAT, **{k: v for k, v in asdict(self).items() if v is not None}}
 
 

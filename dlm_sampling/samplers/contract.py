@@ -65,7 +65,7 @@ def check_step(sampler: Sampler[Any], result: object, canvas: Canvas) -> None:
 
 
 def _step_of(result: object) -> Step | None:
-    """The Step of a pair (state, Step), or None."""
+    """Return the Step of a pair (state, Step), or None."""
     pair = cast("tuple[object, ...]", result) if isinstance(result, tuple) else ()
     found = pair[1] if len(pair) == 2 else None
     return found if isinstance(found, Step) else None
@@ -88,7 +88,7 @@ def _check_tensor(what: str, value: object, canvas: Canvas, dtype: torch.dtype |
 
 
 def _described(value: object) -> str:
-    """The type of a value; of a plain tuple also the types of its parts."""
+    """Return the type of a value; of a plain tuple also the types of its parts."""
     if type(value) is tuple:
         parts = cast("tuple[object, ...]", value)
         return f"a tuple ({', '.join(type(part).__name__ for part in parts)})"

@@ -1,4 +1,4 @@
-"""Corrector sampling of discrete flow matching on the masked path, with its adaptive step.
+"""Follows discrete flow matching on masks with a corrector and an adaptive step.
 
     x_t = m:   q(v) = a_t (alpha_s - alpha_t) / (1 - alpha_t) p0(v)
     x_t != m:  q(m) = b_t (alpha_s - alpha_t) / alpha_t,      b_t = a_t - 1
@@ -31,7 +31,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, Token
 
 
 class DFMState(NamedTuple):
-    """Every row has its own clock."""
+    """Holds the time of every row."""
 
     t: Tensor  # float64 [B], time of the canvas
 
@@ -71,15 +71,15 @@ class DFMCorrector(SamplerBase[DFMState]):
 
     @property
     def revises(self) -> bool:
-        """Committed tokens may be masked again."""
+        """True: written tokens may be masked again."""
         return True
 
     def schedule_length(self, steps: int) -> int:
-        """The points of the adaptive grid and the last argmax."""
+        """Return the points of the adaptive grid and the last argmax."""
         return len(self.grid(steps))
 
     def grid(self, steps: int) -> list[float]:
-        """Times from 1 down to the end of the grid, for N = steps."""
+        """Return the times from 1 down to the end of the grid, for N = steps."""
         planned = torch.tensor(steps)
         times = [torch.ones((), dtype=torch.float64)]
         while not bool(self.over(times[-1], planned)):
@@ -87,36 +87,36 @@ class DFMCorrector(SamplerBase[DFMState]):
         return [float(t) for t in times]
 
     def over(self, t: Tensor, steps: Tensor) -> Tensor:
-        """Whether the grid ends at t, bool like t."""
+        """Return whether the grid ends at t, bool like t."""
         return t <= (1.0 - self.t_end) / steps
 
     def surplus(self, t: Tensor) -> Tensor:
-        """b_t = a_t - 1 = strength t^u (1 - t)^v; 0 at t = 1, where nothing is committed."""
+        """Return b_t = a_t - 1 = strength t^u (1 - t)^v; 0 at t = 1, where nothing is committed."""
         return torch.where(
             t < 1.0, self.strength * t**self.power * (1.0 - t) ** self.power_rest, 0.0
         )
 
     def following(self, t: Tensor, steps: Tensor) -> Tensor:
-        """The next time t - min{1 / N, 1 / (a_t / t + b_t / (1 - t))}, float64 like t."""
+        """Return the next time t - min{1 / N, 1 / (a_t / t + b_t / (1 - t))}, float64 like t."""
         b = self.surplus(t)
         inside = 1.0 / ((1.0 + b) / t + b / (1.0 - t))
         longest = 1.0 / steps.double()
         return t - torch.where(t < 1.0, torch.minimum(longest, inside), longest)
 
     def rates(self, t: Tensor, s: Tensor) -> Rates:
-        """alpha_t, alpha_s and sigma = b_t (alpha_s - alpha_t) / alpha_t, each like t."""
+        """Return alpha_t, alpha_s and sigma = b_t (alpha_s - alpha_t) / alpha_t, each like t."""
         return Rates(
             1.0 - t, 1.0 - s, torch.where(t < 1.0, self.surplus(t) * (t - s) / (1.0 - t), 0.0)
         )
 
     def init(self, canvas: Canvas) -> DFMState:
-        """The clock starts when a row enters a block."""
+        """Return time 1; a clock starts when its row enters a block."""
         return DFMState(torch.ones_like(canvas.start, dtype=torch.float64))
 
     def step(
         self, state: DFMState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[DFMState, Step]:
-        """x_t -> x_s."""
+        """Move every row from x_t to x_s."""
         t = torch.where(clock.step == 0, 1.0, state.t)
         s, last = self.following(t, clock.steps), self.over(t, clock.steps)
         rates = self.rates(t.unsqueeze(1), s.unsqueeze(1))
@@ -127,7 +127,7 @@ class DFMCorrector(SamplerBase[DFMState]):
         return DFMState(s), reveal_and_remask(canvas, where, remask, draw)
 
     def transition_probs(self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Exact law of x_s given x_t, [B, L, V]; t > s float64 broadcast to [B, 1]."""
+        """Return the exact law of x_s given x_t, [B, L, V]; t > s float64 broadcast to [B, 1]."""
         return remask_probs(canvas, log_p0, self.rates(t, s))
 
 

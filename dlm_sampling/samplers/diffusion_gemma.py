@@ -1,4 +1,4 @@
-"""DiffusionGemma's sampler for uniform noise: keep what is certain, draw everything else anew.
+"""Keeps the draws of a block that are certain and draws the others anew, as DiffusionGemma does.
 
     T_n = t_min + (t_max - t_min) n / N,  n = N .. 1 steps left
     candidates v_i ~ softmax(logits / T_n), of entropy H_i
@@ -29,7 +29,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 
 class Stability(NamedTuple):
-    """What the stop rule remembers."""
+    """Holds what the stop rule compares."""
 
     best: Tensor  # int64 [B, L], argmax canvas of the last step
     unchanged: Tensor  # int64 [B], steps for which it has stayed the same
@@ -78,21 +78,21 @@ class DiffusionGemma(SamplerBase[Stability]):
 
     @property
     def revises(self) -> bool:
-        """Nothing stays."""
+        """True: no token is final before the end of its block."""
         return True
 
     @property
     def exact(self) -> bool:
-        """The result is not what was drawn."""
+        """False: the result is the argmax, not what was drawn."""
         return False
 
     @property
     def own_steps(self) -> int:
-        """Steps of a block."""
+        """The planned steps of a block."""
         return self.max_steps
 
     def init(self, canvas: Canvas) -> Stability:
-        """Nothing seen; no token is -1, so the first argmax canvas counts as a change."""
+        """Return an argmax canvas of -1, which is no token: the first one counts as a change."""
         still = torch.zeros_like(canvas.start)
         return Stability(torch.full_like(canvas.tokens, -1), still, still.bool())
 
@@ -122,11 +122,11 @@ class DiffusionGemma(SamplerBase[Stability]):
         )
 
     def temperature(self, clock: Clock) -> Tensor:
-        """T_n, float64 [B]: t_max in the first step, t_min + (t_max - t_min) / N in the last."""
+        """Return T_n, float64 [B]: t_max at first, t_min + (t_max - t_min) / N in the last step."""
         return self.t_min + (self.t_max - self.t_min) * left(clock)
 
     def accept(self, entropy: Tensor, editable: Tensor) -> Tensor:
-        """Positions whose candidates are kept, bool [B, L]; at least one per row.
+        """Return the positions whose candidates are kept, bool [B, L]; at least one per row.
 
         entropy [B, L] in nats belongs to the law at T_n, from which the candidates are drawn.
         """
@@ -135,7 +135,7 @@ class DiffusionGemma(SamplerBase[Stability]):
     def settled(
         self, state: Stability, best: Tensor, entropy: Tensor, canvas: Canvas, clock: Clock
     ) -> Stability:
-        """The stop rule after a step with the argmax canvas `best`, [B, L]."""
+        """Return the state of the stop rule after a step with the argmax canvas `best`, [B, L]."""
         where, first = canvas.editable, clock.step == 0
         same = ((best == state.best) | ~where).all(1) & ~first
         unchanged = torch.where(same, state.unchanged + 1, 0)
@@ -144,17 +144,17 @@ class DiffusionGemma(SamplerBase[Stability]):
         return Stability(best, unchanged, (unchanged >= self.stable_steps) & sure)
 
     def finished(self, state: Stability, canvas: Canvas, clock: Clock) -> Tensor:
-        """The argmax canvas is stable and sure."""
+        """Return the rows whose argmax canvas is stable and certain."""
         return state.over
 
 
 def left(clock: Clock) -> Tensor:
-    """N / N, the share of the steps that is left, float64 [B]."""
+    """Return n / N, the share of the steps that is left, float64 [B]."""
     return (clock.steps - clock.step).double() / clock.steps.double()
 
 
 def fresh_noise(like: Tensor, rng: RandomSource, vocab_size: int) -> Tensor:
-    """Uniform tokens floor(V u), int64 like `like` [B, L]; other numbers than the first canvas."""
+    """Draw uniform tokens floor(V u), int64 like `like` [B, L], not those of the prior."""
     u = rng.uniform(Stream.RESAMPLE, like)
     return (u * vocab_size).long().clamp_(max=vocab_size - 1)
 

@@ -1,4 +1,4 @@
-"""dInfer's parallel decoders: a threshold with near-ties, and the hierarchy of runs of masks.
+"""Holds dInfer's parallel decoders: a threshold with near-ties, and a hierarchy of runs of masks.
 
     threshold:  commit i if p_i >= min(tau, max_j p_j - 1e-5)
     hierarchy:  commit the most confident position of every maximal run of unknown ones if p > low,
@@ -46,12 +46,12 @@ class DInferThreshold(ConfidenceSampler):
         at_least("threshold", self.threshold, 0.0, "the released default is 0.9")
 
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
-        """What reaches the bound, bool [B, L]."""
+        """Return the positions that reach the bound, bool [B, L]."""
         return near_best_positions(log_confidence, eligible, self.threshold)
 
 
 def best_of_runs(score: Tensor, eligible: Tensor) -> Tensor:
-    """The best of every maximal run of eligible positions, bool [B, L]; ties go to the lowest."""
+    """Return the best of every run of eligible positions, bool [B, L]; the first on ties."""
     width = score.shape[1]
     before = torch.nn.functional.pad(eligible[:, :-1], (1, 0))
     run = ((eligible & ~before).long().cumsum(1) - 1).clamp_min(0)
@@ -91,7 +91,7 @@ class DInferHierarchy(ConfidenceSampler):
             at_least("low_threshold", self.low_threshold, 0.0, "try 0.3, or None")
 
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
-        """The best of each run and what is above the threshold, bool [B, L]."""
+        """Return the best of each run and the positions above the threshold, bool [B, L]."""
         where = best_of_runs(log_confidence, eligible)
         if self.low_threshold is not None:
             where &= log_confidence > log_threshold(self.low_threshold)

@@ -1,4 +1,4 @@
-"""Credit decoding: logits are raised for tokens that were the top prediction in earlier steps.
+"""Raises the logits of tokens that were the top prediction in earlier steps: credit decoding.
 
     C_i(v) <- beta C_i(v) + [v = argmax p_i] p_i(v)^gamma
     fused logits = logits + alpha ln(1 + C_i)
@@ -24,7 +24,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 
 class CreditState(NamedTuple):
-    """The credit of the block, a (token, weight) per step; the rest of [B, L, V] is 0."""
+    """Holds the credit of the block as a (token, weight) per step; the rest of [B, L, V] is 0."""
 
     token: Tensor  # int64 [B, L, K], the top prediction of step k
     weight: Tensor  # [B, L, K], its credit, decayed since; 0 where there is none
@@ -61,7 +61,7 @@ class DInferCredit(AdaptiveSampler[CreditState]):
         unit_interval("decay_beta", self.decay_beta, "the released default is 0.8")
 
     def init(self, canvas: Canvas) -> CreditState:
-        """No credit."""
+        """Return a state without credit."""
         token = canvas.tokens.new_zeros(*canvas.tokens.shape, 0)
         return CreditState(token, token.float())
 

@@ -1,4 +1,4 @@
-"""Dream decoding: a time grid decides how many tokens a step writes, an order decides where.
+"""Writes as many tokens per step as a time grid says, at the positions that an order puts first.
 
     t_i on an equal grid from 1 to eps;  step i writes floor(n (1 - s / t)) of its n masked
     positions, the last step all.
@@ -23,7 +23,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, Token
 
 
 def unmask_fraction(clock: Clock, eps: float) -> Tensor:
-    """1 - s / t on the grid from 1 to eps, and 1 in the last step; float64 [B]."""
+    """Return 1 - s / t on the grid from 1 to eps, and 1 in the last step; float64 [B]."""
     t, s = grid_time(clock.step, clock.steps, eps), grid_time(clock.step + 1, clock.steps, eps)
     return torch.where(clock.last, 1.0, 1.0 - s / t)
 
@@ -55,7 +55,7 @@ class DreamOrigin(SamplerBase[None]):
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[None, Step]:
-        """x_t -> x_s."""
+        """Move every row from x_t to x_s."""
         u = rng.uniform(Stream.COMMIT, canvas.tokens)
         where = canvas.eligible & (u < unmask_fraction(clock, self.eps).unsqueeze(1))
         draw = predict(canvas.tokens, grid_time(clock.step, clock.steps, self.eps)).draw(
@@ -64,7 +64,7 @@ class DreamOrigin(SamplerBase[None]):
         return None, reveal(canvas, where, draw)
 
     def transition_probs(self, canvas: Canvas, log_p0: Tensor, clock: Clock) -> Tensor:
-        """Exact law of the next canvas, [B, L, V]."""
+        """Return the exact law of the next canvas, [B, L, V]."""
         return unmask_probs(canvas, log_p0, unmask_fraction(clock, self.eps).unsqueeze(1))
 
 
@@ -102,7 +102,7 @@ class Dream(SamplerBase[None]):
 
     @property
     def exact(self) -> bool:
-        """Margin and entropy read the law only; confidence is read at the drawn token."""
+        """Whether the order reads the law only; confidence is read at the drawn token."""
         return self.order != "confidence"
 
     def step(
@@ -125,17 +125,17 @@ class Dream(SamplerBase[None]):
 
 
 def dream_maskgit_plus(alg_temp: float | None = None, eps: float = 1e-3) -> Dream:
-    """Dream's alg="maskgit_plus": the most confident drawn tokens first."""
+    """Write the most confident drawn tokens first, Dream's alg="maskgit_plus"."""
     return Dream("confidence", alg_temp, eps)
 
 
 def dream_topk_margin(alg_temp: float | None = None, eps: float = 1e-3) -> Dream:
-    """Dream's alg="topk_margin": the largest gap between the two best tokens first."""
+    """Write the largest gap between the two best tokens first, Dream's alg="topk_margin"."""
     return Dream("margin", alg_temp, eps)
 
 
 def dream_entropy(alg_temp: float | None = None, eps: float = 1e-3) -> Dream:
-    """Dream's alg="entropy": the least uncertain positions first."""
+    """Write the least uncertain positions first, Dream's alg="entropy"."""
     return Dream("entropy", alg_temp, eps)
 
 

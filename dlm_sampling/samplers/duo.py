@@ -1,4 +1,4 @@
-"""Duo's sampler: ancestral steps under uniform noise, and what it does in the last one.
+"""Takes ancestral steps under uniform noise and ends as Duo does.
 
     x_s ~ q(. | x_t),  q(v) ~ (r 1[v = x_t] + (1 - r) / S) (alpha_s loo(v) + (1 - alpha_s) / S)
     last:  ancestral  x ~ post,   greedy  x = argmax post,   released  x = argmax loo
@@ -21,7 +21,6 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.samplers.ancestral import Ancestral
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Draw, Prediction, Process, RandomSource
 
 Tail = Literal["ancestral", "greedy", "released"]
@@ -34,22 +33,20 @@ _REMOVAL: dict[Tail, NoiseRemoval] = {
 
 @dataclass(frozen=True)
 class Duo(Ancestral):
-    """Ancestral sampling of a uniform-noise model, with Duo's choices for the last step.
+    """Take ancestral steps under uniform noise, and the last step by one of Duo's three rules.
 
     Checkpoints distilled for few steps (discrete consistency distillation) take the same sampler
     with `steps` of 4 to 32; the greedy tail is what their authors report.
 
     Fields:
-        schedule: alpha(t); Duo's is log-linear.
-        t_end: the grid runs from 1 to t_end in `steps` equal steps.
+        schedule: see `GridSampler`; Duo's is log-linear.
+        t_end: see `GridSampler`.
         tail: the last step: a draw from the posterior ("ancestral"), its argmax ("greedy"), or the
             argmax of the leave-one-out law, as released ("released").
 
     NFE: steps + 1.
     """
 
-    schedule: Schedule = LOG_LINEAR
-    t_end: float = 1e-5
     noise_removal: NoiseRemoval = field(default="sample", init=False, repr=False)
     tail: Tail = "ancestral"
 
@@ -71,7 +68,7 @@ class Duo(Ancestral):
         rng: RandomSource,
         alpha: Tensor,
     ) -> Draw:
-        """The last step, by `tail`."""
+        """Draw the last step, by `tail`."""
         if self.tail != "released":
             return super().remove_noise(process, prediction, where, rng, alpha)
         return prediction.draw_by(

@@ -1,4 +1,4 @@
-"""EB-Sampler: write as many positions at once as the dependence between them allows.
+"""Writes as many positions at once as a bound on their dependence allows: EB-Sampler.
 
     order the unknown positions by an error proxy, the smallest first;  H_i: entropies in that order
     commit the largest k >= 1 with  sum_{i <= k} H_i - max_{i <= k} H_i <= gamma
@@ -58,7 +58,7 @@ class EBSampler(SamplerBase[None]):
             raise unknown_choice("proxy", self.proxy, PROXIES)
 
     def schedule_length(self, steps: int) -> None:
-        """Until nothing is unknown."""
+        """Return None: a block goes on until nothing in it is unknown."""
 
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource

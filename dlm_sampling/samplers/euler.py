@@ -1,4 +1,4 @@
-"""Euler steps of the reverse jump process.
+"""Takes Euler steps of the reverse jump process.
 
     q(x_s = v | x_t = u) = h R_t(u, v),   v != u,   h = t - s;   negative weights count as 0
     masks:  q(x_s = v | x_t = m) = min{1, h c_t} p0(v),   c_t = -alpha'(t) / (1 - alpha(t))
@@ -18,7 +18,7 @@ from dlm_sampling.processes.jumps import euler_law
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.schedules import LOG_LINEAR, Schedule, reverse_rate
+from dlm_sampling.schedules import reverse_rate
 from dlm_sampling.types import Process
 
 
@@ -29,26 +29,22 @@ class Euler(GridSampler):
     A product above 1 counts as 1: the released code clamps the negative probability of staying.
 
     Fields:
-        schedule: alpha(t).
-        t_end: the grid runs from 1 to t_end in `steps` equal steps.
-        noise_removal: how the positions still masked at t_end are written in a last step, by a
-            "sample" (the released rule) or by the "argmax".
+        schedule, t_end: see `GridSampler`.
+        noise_removal: see `GridSampler`; "sample" is the released rule.
 
     NFE: number of steps that reveal something, at most min(steps + 1, tokens).
     """
 
-    schedule: Schedule = LOG_LINEAR
-    t_end: float = 1e-5
     noise_removal: NoiseRemoval = "sample"
 
     paper = "Lou et al. 2024, arXiv:2310.16834"
 
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
-        """min{1, (t - s) c_t}, float64 like t."""
+        """Return min{1, (t - s) c_t}, float64 like t."""
         return ((t - s) * reverse_rate(self.schedule, t)).clamp(max=1.0)
 
     def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Law of x_s given x_t under any noise, [..., V]: `jumps.euler_law` of the rates."""
+        """Return the law of x_s given x_t, [..., V]: `jumps.euler_law` of the rates."""
         return euler_law(self.rates(process, values, x, t), x, t - s)
 
 

@@ -1,4 +1,4 @@
-"""Fast-dLLM: write every position that is confident enough, however many that are.
+"""Writes every position that is confident enough, however many there are: Fast-dLLM.
 
     threshold:  commit position i if p_i >= tau
     factor:     with c_1 >= c_2 >= ... the sorted confidences, commit the first k of them,
@@ -51,7 +51,7 @@ class FastDLLM(ConfidenceSampler):
         at_least("threshold", self.threshold, 0.0, "try 0.9; above 1 is one token per step")
 
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
-        """What passes the threshold, and the best one, bool [B, L]."""
+        """Return the positions that pass the threshold, and the best one, bool [B, L]."""
         return threshold_positions(log_confidence, eligible, log_threshold(self.threshold))
 
 
@@ -76,12 +76,12 @@ class FastDLLMFactor(ConfidenceSampler):
         at_least("factor", self.factor, 0.0, "the released default is 1; 0 is one token per step")
 
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
-        """The head that passes, bool [B, L]."""
+        """Return the head that passes, bool [B, L]."""
         count = self.count(log_confidence.exp(), eligible)
         return top_k_positions(log_confidence, eligible, count)
 
     def count(self, confidence: Tensor, eligible: Tensor) -> Tensor:
-        """How many positions to write, int64 [B]; confidence [B, L] in [0, 1]."""
+        """Return how many positions to write, int64 [B]; confidence [B, L] in [0, 1]."""
         unknown = eligible.sum(1)
         ranked = confidence.masked_fill(~eligible, -1.0).sort(dim=1, descending=True).values
         rank = torch.arange(1, ranked.shape[1] + 1, device=ranked.device)
@@ -115,10 +115,10 @@ class FastDLLMDream(AdaptiveSampler[BlockTotal]):
         at_least("threshold", self.threshold, 0.0, "try 0.9; above 1 is one token per step")
 
     def schedule_length(self, steps: int) -> None:
-        """Until nothing is unknown; the planned steps are exceeded where tokens are held back."""
+        """Return None: a block goes on until nothing is unknown, also beyond its steps."""
 
     def init(self, canvas: Canvas) -> BlockTotal:
-        """Counted when a row enters a block."""
+        """Return zeros; positions are counted when a row enters a block."""
         return BlockTotal(torch.zeros_like(canvas.start))
 
     def step(
@@ -142,7 +142,7 @@ class FastDLLMDream(AdaptiveSampler[BlockTotal]):
 
 
 def planned(total: Tensor, clock: Clock) -> Tensor:
-    """Positions that LLaDA's quotas write up to and including this step, int64 [B]."""
+    """Return the positions that LLaDA's quotas write up to and including this step, int64 [B]."""
     done = torch.minimum(clock.step + 1, clock.steps)
     return done * (total // clock.steps) + torch.minimum(done, total % clock.steps)
 

@@ -1,4 +1,4 @@
-"""First-hitting sampling: jump from one unmasking event to the next.
+"""Jumps from one unmasking event to the next: first-hitting sampling.
 
     1 - alpha(tau_i) = u_i,  u_i ~ U(0, 1) independent:  position i is unmasked at time tau_i.
 
@@ -44,7 +44,7 @@ class FirstHitting(HittingSampler):
 
     @property
     def hits(self) -> Hits:
-        """When which position is hit."""
+        """The hitting times of this sampler, and their groups."""
         return Hits(self.tokens_per_step, self.grid, self.schedule, self.t_end)
 
 

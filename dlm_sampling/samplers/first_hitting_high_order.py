@@ -1,4 +1,4 @@
-"""First-hitting sampling with several tokens per forward pass and a second-order law: experimental.
+"""Writes several hits per forward pass from a law of second order in time (experimental).
 
 A group of hits tau_1 > tau_2 > ... shares a forward pass at tau_1, so only its first token is drawn
 from the right law p(tau_1).  Two remedies for the later ones:
@@ -33,7 +33,7 @@ _PAPER = "experimental reconstruction after Zheng et al. 2024, arXiv:2409.02908"
 
 
 class ExtrapolationState(NamedTuple):
-    """The hits, and the previous prediction where the next group will be."""
+    """Holds the hitting times, and the previous prediction at the next group."""
 
     hits: HitState
     time: Tensor  # float64 [B], time of the previous forward pass
@@ -41,7 +41,7 @@ class ExtrapolationState(NamedTuple):
 
 
 class CorrectionState(NamedTuple):
-    """The hits, and what is to be drawn again."""
+    """Holds the hitting times, and the positions to be drawn again."""
 
     hits: HitState
     group: Tensor  # int64 [B], groups written in this block
@@ -82,15 +82,15 @@ class FirstHittingExtrapolation(SamplerBase[ExtrapolationState]):
 
     @property
     def hits(self) -> Hits:
-        """When which position is hit."""
+        """The hitting times of this sampler, and their groups."""
         return Hits(self.tokens_per_step, schedule=self.schedule)
 
     def schedule_length(self, steps: int) -> int | None:
-        """As in first-hitting sampling."""
+        """Return the number of groups, as in first-hitting sampling."""
         return self.hits.schedule_length(steps)
 
     def init(self, canvas: Canvas) -> ExtrapolationState:
-        """Times are drawn when a row enters a block."""
+        """Return times of 0; they are drawn when a row enters a block."""
         hits = self.hits.init(canvas)
         laws = torch.zeros(len(canvas.start), 0, 1, device=canvas.tokens.device)
         return ExtrapolationState(hits, torch.ones_like(canvas.start, dtype=torch.float64), laws)
@@ -124,7 +124,7 @@ class FirstHittingExtrapolation(SamplerBase[ExtrapolationState]):
         return ExtrapolationState(hits, t, laws), reveal(canvas, where, draw)
 
     def following(self, hits: HitState, canvas: Canvas, clock: Clock, where: Tensor) -> Tensor:
-        """The group after `where`, bool [B, L]; nothing in rows that write nothing now."""
+        """Return the group after `where`, bool [B, L]; nothing in rows that write nothing now."""
         rest = canvas._replace(unknown=canvas.unknown & ~where)
         after, _ = self.hits.next_group(hits, rest, Clock(clock.step + 1, clock.steps))
         return after & where.any(1, keepdim=True)
@@ -157,29 +157,29 @@ class FirstHittingCorrection(SamplerBase[CorrectionState]):
 
     @property
     def hits(self) -> Hits:
-        """When which position is hit."""
+        """The hitting times of this sampler, and their groups."""
         return Hits(self.tokens_per_step, schedule=self.schedule)
 
     @property
     def revises(self) -> bool:
-        """The later hits of a group are drawn twice."""
+        """True: the later hits of a group are drawn twice."""
         return True
 
     @property
     def exact(self) -> bool:
-        """The second law reads the first draw."""
+        """False: the second law reads the first draw."""
         return False
 
     def schedule_length(self, steps: int) -> int | None:
-        """Until `finished`."""
+        """Return None: a block goes on until `finished`."""
         return None
 
     def finished(self, state: CorrectionState, canvas: Canvas, clock: Clock) -> Tensor | None:
-        """Nothing is unknown and nothing waits for its second draw."""
+        """Return the rows with nothing unknown and nothing that waits for its second draw."""
         return ~(canvas.eligible | state.pending).any(1)
 
     def init(self, canvas: Canvas) -> CorrectionState:
-        """Times are drawn when a row enters a block."""
+        """Return times of 0; they are drawn when a row enters a block."""
         laws = torch.zeros(len(canvas.start), 0, 1, device=canvas.tokens.device)
         nothing = torch.zeros_like(canvas.unknown)
         return CorrectionState(
@@ -212,7 +212,7 @@ class FirstHittingCorrection(SamplerBase[CorrectionState]):
 
 
 def _extrapolate(log_now: Tensor, log_before: Tensor, weight: Tensor) -> Tensor:
-    """Log of max{p_a + w (p_a - p_b), 0}, [R, V]; its mass is >= 1, the draw normalises it."""
+    """Return log max{p_a + w (p_a - p_b), 0}, [R, V], of mass >= 1; the draw normalises it."""
     now, before = log_now.exp(), log_before.exp()
     return (now + weight.to(now.dtype).unsqueeze(1) * (now - before)).clamp_min(0.0).log()
 

@@ -1,4 +1,4 @@
-"""Discrete flow matching along the mixture path: data with probability kappa, else noise pi.
+"""Follows discrete flow matching along the mixture path: data with probability kappa, else noise.
 
     x1 ~ p(x1 | x_t);   u(y) = A 1[y = x1] + B w pi(y),  u(x) = 0
     jump with probability 1 - exp(-sum u), to y ~ u;   the last step is x <- x1
@@ -54,7 +54,7 @@ def _always(post: Tensor, x: Tensor, noise: Tensor, kappa: Tensor) -> Tensor:
 
 
 def _where_clean(post: Tensor, x: Tensor, noise: Tensor, kappa: Tensor) -> Tensor:
-    """P(the token is data, not noise | x_t) = post(x) kappa / (kappa + (1 - kappa) pi(x))."""
+    """Return P(the token is data | x_t) = post(x) kappa / (kappa + (1 - kappa) pi(x))."""
     k = per_position(kappa, x, post)
     reached = k + (1.0 - k) * value_at(noise, x)
     return torch.where(reached > 0, value_at(post, x) * k / reached, 0.0).squeeze(-1)
@@ -72,9 +72,8 @@ class FlowMatching(RevisingGrid):
     """Draw a clean token at each position and jump to it with the probability of the path.
 
     Fields:
-        schedule: kappa = alpha(t); the paper's polynomials are `Polynomial(n)`.
-        noise_removal: the last step, a "sample" of the posterior (the released rule) or its
-            "argmax".
+        schedule: see `RevisingGrid`, kappa = alpha(t); the paper's polynomials are `Polynomial(n)`.
+        noise_removal: see `RevisingGrid`; "sample" is the released rule.
         jump: "integrated" integrates the velocity over the step, J = (kappa_s - kappa_t) / (1 -
             kappa_t); "exponential", the released rule, freezes it at t, J = 1 - exp(-h kappa' / (1
             - kappa)), which is far off near the end of the path unless steps are short there.
@@ -112,15 +111,15 @@ class FlowMatching(RevisingGrid):
 
     @property
     def revises(self) -> bool:
-        """Only the divergence-free term changes written tokens of a masked canvas."""
+        """Whether the divergence-free term is on: only it changes written tokens on masks."""
         return self.divergence_free > 0.0
 
     def reads(self, process: Process) -> PredictionKind:
-        """The law of x1 given all of x_t."""
+        """Return the law of x1 given all of x_t."""
         return "posterior"
 
     def rates(self, interval: Interval) -> tuple[Tensor, Tensor]:
-        """A and B of a step, like `interval.t`."""
+        """Return a and B of a step, like `interval.t`."""
         kappa = self.schedule.alpha(interval.t)
         weight = self.divergence_free * interval.t**self.power
         weight = weight * (1.0 - interval.t) ** self.power_rest
@@ -129,12 +128,12 @@ class FlowMatching(RevisingGrid):
         return (1.0 + d) * data, torch.where(d > 0, d * noise, 0.0)
 
     def mask_move(self, interval: Interval) -> MaskMove:
-        """1 - exp(-A) at a mask, 1 - exp(-B) at a token."""
+        """Return 1 - exp(-A) at a mask, 1 - exp(-B) at a token."""
         towards, around = self.rates(interval)
         return MaskMove(-torch.expm1(-towards), -torch.expm1(-around))
 
     def next_law(self, process: Process, values: Tensor, x: Tensor, interval: Interval) -> Tensor:
-        """Law of x_s given x_t, [..., V], x1 summed out: `flow.conditional_jump_law`."""
+        """Return the law of x_s given x_t, [..., V], x1 summed out: `flow.conditional_jump_law`."""
         towards, around = self.rates(interval)
         noise = process.forward(values, torch.zeros_like(towards))
         kappa = self.schedule.alpha(interval.t)

@@ -1,4 +1,4 @@
-"""FS-DFM: few-step flow matching by a network that is told the length of its step.
+"""Takes few steps of flow matching with a network that is given the length of its step: FS-DFM.
 
     p = network(x_t, t, dt),  A = int kappa' / (1 - kappa) = ln((1 - kappa_t) / (1 - kappa_s)),
     s = t - dt
@@ -29,14 +29,13 @@ from dlm_sampling.types import Canvas, Clock, Predict, Prediction, PredictionKin
 
 @dataclass(frozen=True)
 class FSDFM(RevisingGrid):
-    """Leave each token with the probability of the whole step, for a token of the network's law.
+    """Replace each token by one of the network's law with the probability of the whole step.
 
     The network gets t, which runs from 1 to 0, and dt = t - s > 0; the last step goes to 0.
 
     Fields:
-        schedule: kappa = alpha(t).
-        noise_removal: the last step, a "sample" of the network's law (the released rule) or its
-            "argmax".
+        schedule: see `RevisingGrid`, kappa = alpha(t).
+        noise_removal: see `RevisingGrid`; "sample" is the released rule.
         step_sizes: length of every step, above 0 and with sum 1, in order from noise to data;
             replaces `steps`.  None: all equal.
 
@@ -59,27 +58,27 @@ class FSDFM(RevisingGrid):
         object.__setattr__(self, "step_sizes", sizes)
 
     def schedule_length(self, steps: int) -> int:
-        """One loop step per step size."""
+        """Return one loop step per step size."""
         return steps if self.step_sizes is None else len(self.step_sizes)
 
     def planned(self, clock: Clock) -> Tensor:
-        """Steps of the block, int64 [B]."""
+        """Return the steps of the block, int64 [B]."""
         if self.step_sizes is None:
             return clock.steps
         return torch.full_like(clock.steps, len(self.step_sizes))
 
     def last(self, clock: Clock) -> Tensor:
-        """The step that ends at 0."""
+        """Return the step that ends at 0."""
         return clock.step >= self.planned(clock) - 1
 
     def interval(self, clock: Clock) -> Interval:
-        """The step that each row takes."""
+        """Return the step that each row takes."""
         planned = self.planned(clock)
         t, s = (self.time(clock.step + k, planned) for k in (0, 1))
         return Interval(t, s, clock.step.double() / planned.double())
 
     def time(self, step: Tensor, planned: Tensor) -> Tensor:
-        """Time before step `step`, float64 [B]."""
+        """Return the time before step `step`, float64 [B]."""
         if self.step_sizes is None:
             return grid_time(step, planned, 0.0)
         sizes = torch.tensor(self.step_sizes, dtype=torch.float64, device=step.device)
@@ -87,20 +86,20 @@ class FSDFM(RevisingGrid):
         return (1.0 - taken / taken[-1])[step.minimum(planned)]
 
     def reads(self, process: Process) -> PredictionKind:
-        """The law of the clean token given all of x_t."""
+        """Return the law of the clean token given all of x_t."""
         return "posterior"
 
     def ask(self, predict: Predict, canvas: Canvas, interval: Interval, last: Tensor) -> Prediction:
-        """The prediction for the whole step."""
+        """Return the prediction for the whole step."""
         return predict(canvas.tokens, interval.t, dt=interval.t - interval.s)
 
     def mask_move(self, interval: Interval) -> MaskMove:
-        """(kappa_s - kappa_t) / (1 - kappa_t) at a mask; tokens stay."""
+        """Return (kappa_s - kappa_t) / (1 - kappa_t) at a mask; tokens stay."""
         kappa, later = self.schedule.alpha(interval.t), self.schedule.alpha(interval.s)
         return MaskMove((later - kappa) / (1.0 - kappa), torch.zeros_like(kappa))
 
     def next_law(self, process: Process, values: Tensor, x: Tensor, interval: Interval) -> Tensor:
-        """Law of x_s given x_t, [..., V]: `flow.shortcut_law`."""
+        """Return the law of x_s given x_t, [..., V]: `flow.shortcut_law`."""
         kappa, later = self.schedule.alpha(interval.t), self.schedule.alpha(interval.s)
         return shortcut_law(values, x, kappa, later)
 

@@ -1,4 +1,4 @@
-"""Gillespie's algorithm for the reverse jump process, k events per forward pass.
+"""Simulates the reverse jump process by Gillespie's algorithm, k events per forward pass.
 
     wait_i ~ Exp(Lambda_i),  Lambda_i = sum_y R_t(x_i, y);   the k shortest waits happen,
     x_i <- y with probability R_t(x_i, y) / Lambda_i,        t moves on by the longest of them
@@ -35,14 +35,14 @@ from dlm_sampling.types import (
 
 
 class Clocked(Process, Protocol):
-    """A process with a clock of its own, on which its rates change least."""
+    """Describes a process with a clock of its own, on which its rates change least."""
 
     def unit_slope(self, alpha: Tensor, /) -> Tensor:
-        """-alpha' per unit of the clock."""
+        """Return -alpha' per unit of the clock."""
         ...
 
     def level_after(self, alpha: Tensor, wait: Tensor, /) -> Tensor:
-        """The level at which the clock is `wait` further on."""
+        """Return the level at which the clock is `wait` further on."""
         ...
 
 
@@ -54,13 +54,11 @@ class Gillespie(EventSampler):
     effect: the number of events is random.
 
     Fields:
-        events_per_step: k.
-        longest_wait: rates are not kept for longer than this on that clock; then they are read
-            afresh although nothing happened.  On masks they do not change, and inf is exact; under
+        events_per_step: k, the events that one forward pass serves.
+        longest_wait: longest time on the clock for which rates are kept; after it they are read
+            again although nothing happened.  On masks they do not change, and inf is exact; under
             uniform noise the error falls with it, and with the length of the canvas.
-        schedule: alpha(t); alpha(1) > 0 without a mask.
-        t_end: where the events end.
-        noise_removal: how the last step writes, by a "sample" or by the "argmax" of the posterior.
+        schedule, t_end, noise_removal: see `EventSampler`.
 
     NFE: one per k events or longest wait, and one for the last step; on masks about L / k.
     """
@@ -80,13 +78,13 @@ class Gillespie(EventSampler):
         super().__post_init__()
 
     def patience(self, length: int) -> int:
-        """Far beyond the number of events of a sensible network."""
+        """Return a bound far beyond the number of events of a sensible network."""
         return super().patience(length) + math.ceil(50.0 / self.longest_wait)
 
     def step(
         self, state: EventState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[EventState, Step]:
-        """The next k events of every row, or its last step."""
+        """Take the next k events of every row, or its last step."""
         process = cast(Clocked, predict.process)
         t = torch.where(clock.step == 0, 1.0, state.t)
         ending = t <= self.t_end
@@ -110,7 +108,7 @@ class Gillespie(EventSampler):
     def jumps(
         self, process: Clocked, values: Tensor, x: Tensor, alpha: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Law of the token after a jump, [r, V], and the rate of jumping, [r], per unit of clock.
+        """Return the law of the token after a jump, [r, V], and the rate of jumping, [r].
 
         values is the prediction of kind `process.rates_read`, [r, V]; alpha [r].
         """
@@ -121,7 +119,7 @@ class Gillespie(EventSampler):
     def happen(
         self, process: Clocked, wait: Tensor, open_: Tensor, alpha: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Positions that jump before t_end, bool [B, L], and the time of the last, float64 [B]."""
+        """Return the positions that jump before t_end, bool [B, L], and the last time, [B]."""
         k = torch.full(alpha.shape, self.events_per_step, device=alpha.device)
         chosen = top_k_positions(-wait, open_, k)
         s = self.schedule.time_of(process.level_after(alpha.unsqueeze(1), wait))

@@ -1,4 +1,4 @@
-"""Glauber dynamics (heat bath, Gibbs): one position per step, drawn from its law given the others.
+"""Draws one position per step from its law given all others: Glauber dynamics (Gibbs, heat bath).
 
     i = a position of the block;   x_i ~ P(x_i | x without i);   the others stay
     masks:    P is the prediction at i with i masked
@@ -44,14 +44,14 @@ Scan = Literal["sweep", "random"]
 
 
 def _in_turn(canvas: Canvas, clock: Clock, rng: RandomSource) -> Tensor:
-    """Score of each position, [B, L]: highest where its turn has come, left to right."""
+    """Score positions in turn, [B, L]: the highest is next, left to right."""
     rank = canvas.editable.long().cumsum(1) - 1
     turn = clock.step % canvas.editable.sum(1).clamp_min(1)
     return (rank == turn.unsqueeze(1)).double()
 
 
 def _at_random(canvas: Canvas, clock: Clock, rng: RandomSource) -> Tensor:
-    """The same at random; on masks those that hold no token yet come first."""
+    """Score positions at random, [B, L]; on masks those that hold no token yet come first."""
     first = canvas.unknown if canvas.mask_token_id is not None else torch.zeros_like(canvas.unknown)
     return rng.uniform(Stream.POSITION, canvas.tokens) + first.double()
 
@@ -101,11 +101,11 @@ class Glauber(SamplerBase[None]):
 
     @property
     def revises(self) -> bool:
-        """Every position may be drawn again."""
+        """True: every position may be drawn again."""
         return True
 
     def time(self, canvas: Canvas, clock: Clock) -> Tensor:
-        """Level of the step, one per round, from t_start to t_end; float64 [B]."""
+        """Return the level of the step, one per round, from t_start to t_end; float64 [B]."""
         width = canvas.editable.sum(1).clamp_min(1)
         left = (clock.steps - 1 - clock.step).clamp_min(0) // width
         most = (clock.steps - 1).clamp_min(0) // width
@@ -113,13 +113,13 @@ class Glauber(SamplerBase[None]):
         return self.t_end + (self.t_start - self.t_end) * share
 
     def chosen(self, canvas: Canvas, clock: Clock, rng: RandomSource) -> Tensor:
-        """The position of this step, bool [B, L], one per row that has any."""
+        """Return the position of this step, bool [B, L], one per row that has any."""
         score = _SCANS[self.scan](canvas, clock, rng).masked_fill(~canvas.editable, -1.0)
         best = torch.zeros_like(canvas.editable).scatter(1, score.argmax(1, keepdim=True), True)
         return best & canvas.editable
 
     def conditional(self, process: Process, loo: Tensor, t: Tensor) -> Tensor:
-        """Law of a position of noised data given the others, [..., V]: `process.forward`."""
+        """Return the law of a position given the others, [..., V]: `process.forward`."""
         return process.forward(loo, self.schedule.alpha(t))
 
     def step(
@@ -140,7 +140,7 @@ class Glauber(SamplerBase[None]):
     def heat_bath(
         self, canvas: Canvas, where: Tensor, t: Tensor, predict: Predict, rng: RandomSource
     ) -> Draw:
-        """Without a mask: from the leave-one-out law of the network at (x, t)."""
+        """Draw without a mask, from the leave-one-out law of the network at (x, t)."""
         process = predict.process
 
         def rule(site: Site) -> Tensor:

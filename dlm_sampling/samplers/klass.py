@@ -1,4 +1,4 @@
-"""KLASS: write the positions whose law has stopped moving and is confident; else LLaDA's quota.
+"""Writes positions whose law is confident and no longer changes, else LLaDA's quota: KLASS.
 
     KL_i = sum_v p_i(v) ln((p_i(v) + 1e-12) / (q_i(v) + 1e-12)),   q the law of the step before
     ready_i = (the last H values of KL_i are all < epsilon) and p_i(x_i) > tau
@@ -30,7 +30,7 @@ Form = Literal["llada", "dream"]
 
 
 class Ready(NamedTuple):
-    """What a strategy chooses from; all [B, L]."""
+    """Holds the scores that a strategy chooses by; all [B, L]."""
 
     where: Tensor  # bool, ready positions
     log_confidence: Tensor
@@ -50,7 +50,7 @@ STRATEGIES: dict[str, Callable[[Ready, RandomSource], Tensor]] = {
 
 
 class KLASSState(NamedTuple):
-    """What the next step needs of the past."""
+    """Holds the laws of earlier steps, and how long they have been stable."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     previous: LawWindow  # logarithms of the laws of the step before
@@ -59,14 +59,14 @@ class KLASSState(NamedTuple):
 
 @dataclass(frozen=True)
 class KLASS(SamplerBase[KLASSState]):
-    """Write the stable and confident positions; where too few, the most confident up to the quota.
+    """Write the stable and confident positions; if there are too few, the quota's most confident.
 
     Confidence is the drawn token's probability under the model's own law.  The memory is one law
     per position of the block.  Readiness needs `history` earlier comparisons inside the block.
 
     Fields:
-        conf_threshold: tau.
-        kl_threshold: epsilon, nats.
+        conf_threshold: tau, the least confidence of a position that is written early.
+        kl_threshold: epsilon in nats, the largest change of a law that counts as stable.
         history: H, how many KL values must be small.
         strategy: which of the ready positions are written: "all", or one of them, "max_conf",
             "min_kl" or "random".
@@ -101,11 +101,11 @@ class KLASS(SamplerBase[KLASSState]):
 
     @property
     def exact(self) -> bool:
-        """Confidence is read at the drawn token."""
+        """False: confidence is read at the drawn token."""
         return False
 
     def init(self, canvas: Canvas) -> KLASSState:
-        """No law seen yet."""
+        """Return a state without laws."""
         shape = (*canvas.tokens.shape, self.history)
         history = torch.zeros(shape, device=canvas.tokens.device)
         return KLASSState(torch.zeros_like(canvas.start), empty_window(canvas), history)
@@ -138,7 +138,7 @@ class KLASS(SamplerBase[KLASSState]):
         return KLASSState(total, previous, history), reveal(canvas, where, draw)
 
     def ready(self, log_confidence: Tensor, history: Tensor, clock: Clock) -> Tensor:
-        """Stable and confident, bool [B, L]."""
+        """Return the positions that are stable and confident, bool [B, L]."""
         seen_enough = (clock.step >= self.history - 1).unsqueeze(1)
         stable = (history < self.kl_threshold).all(2) & seen_enough
         bound = log_threshold(self.conf_threshold)
@@ -149,7 +149,7 @@ class KLASS(SamplerBase[KLASSState]):
 def hand_on(
     canvas: Canvas, where: Tensor, prediction: Prediction, log_p: Tensor, *, hidden: bool
 ) -> LawWindow:
-    """Laws that the next step compares with: this block's, or the next one's where this is full.
+    """Keep the laws for the next step: of this block, or of the next one if this is full.
 
     Args:
         canvas: before this step.
@@ -192,7 +192,7 @@ LLaDA: 256 new tokens, 256 steps, block_length 64.  Dream: 256 new tokens, 256 s
 
 
 def klass_preset(form: Form, task: str) -> KLASS:
-    """The authors' setting for a task.
+    """Return the authors' setting for a task.
 
     Args:
         form: "llada" or "dream".
@@ -216,7 +216,7 @@ def klass_dream(
     strategy: Strategy = "all",
     released: bool = False,
 ) -> KLASS:
-    """KLASS as released for Dream: a confidence equal to the threshold counts."""
+    """Run KLASS as released for Dream: a confidence equal to the threshold counts."""
     return KLASS(conf_threshold, kl_threshold, history, strategy, True, released)
 
 

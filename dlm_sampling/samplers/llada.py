@@ -1,4 +1,4 @@
-"""LLaDA decoding: every step writes a fixed number of tokens, the most confident or random ones.
+"""Writes a fixed number of tokens per step, the most confident or random ones, as LLaDA does.
 
     n masked positions, S steps: the first n mod S steps write floor(n / S) + 1 positions, the rest
     floor(n / S).
@@ -48,11 +48,11 @@ class LLaDA(SamplerBase[BlockTotal]):
 
     @property
     def exact(self) -> bool:
-        """Confidence is read at the drawn token, so those positions depend on the tokens."""
+        """Whether the order reads no drawn token; confidence is read at the drawn token."""
         return self.order != "confidence" and not self.delayed_ids
 
     def init(self, canvas: Canvas) -> BlockTotal:
-        """Counted when a row enters a block."""
+        """Return zeros; positions are counted when a row enters a block."""
         return BlockTotal(torch.zeros_like(canvas.start))
 
     def step(
@@ -75,17 +75,17 @@ class LLaDA(SamplerBase[BlockTotal]):
 
 
 def llada_random() -> LLaDA:
-    """LLaDA's `random` remasking: the quota goes to uniformly random positions."""
+    """Write LLaDA's quota at uniformly random positions, its `random` remasking."""
     return LLaDA(order="random")
 
 
 def llada_margin() -> LLaDA:
-    """LLaDA's quota by the margin between the two most probable tokens, the largest first."""
+    """Write LLaDA's quota by the margin between the two most probable tokens, the largest first."""
     return LLaDA(order="margin")
 
 
 def llada_entropy() -> LLaDA:
-    """LLaDA's quota in the order of entropy, the least uncertain positions first."""
+    """Write LLaDA's quota in the order of entropy, the least uncertain positions first."""
     return LLaDA(order="entropy")
 
 

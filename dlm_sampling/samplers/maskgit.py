@@ -1,4 +1,4 @@
-"""MaskGIT: a mask schedule decides how many positions stay masked, noisy confidence decides which.
+"""Masks all but the most confident positions again, by a schedule and noisy scores: MaskGIT.
 
     masked after step i of S:  n_i = floor(gamma((i + 1) / S) N), 0 after the last step;
     every step writes at least one position
@@ -62,11 +62,11 @@ class MaskGIT(SamplerBase[BlockTotal]):
 
     @property
     def exact(self) -> bool:
-        """The score is read at the drawn token, so the positions depend on the tokens."""
+        """False: the score is read at the drawn token."""
         return False
 
     def init(self, canvas: Canvas) -> BlockTotal:
-        """Counted when a row enters a block."""
+        """Return zeros; positions are counted when a row enters a block."""
         return BlockTotal(torch.zeros_like(canvas.start))
 
     def step(
@@ -82,18 +82,18 @@ class MaskGIT(SamplerBase[BlockTotal]):
         return BlockTotal(total), reveal(canvas, where, draw)
 
     def temperature(self, clock: Clock) -> Tensor:
-        """choice_temperature (1 - (i + 1) / S), float64 [B]."""
+        """Return choice_temperature (1 - (i + 1) / S), float64 [B]."""
         return self.choice_temperature * (1.0 - _progress(clock))
 
     def left_masked(self, total: Tensor, masked: Tensor, clock: Clock) -> Tensor:
-        """n_i, int64 [B]: between 1 and one less than is masked now, and 0 in the last step."""
+        """Return n_i, int64 [B]: from 1 to one less than is masked now, and 0 in the last step."""
         share = MASK_SCHEDULES[self.mask_schedule](_progress(clock))
         left = floor_share(total, share).clamp_min(1)
         return torch.minimum(left, masked - 1).clamp_min(0).masked_fill(clock.last, 0)
 
 
 def _progress(clock: Clock) -> Tensor:
-    """(i + 1) / S, float64 [B]."""
+    """Return (i + 1) / S, float64 [B]."""
     return ((clock.step + 1).double() / clock.steps.double()).clamp(max=1.0)
 
 

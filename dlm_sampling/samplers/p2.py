@@ -1,4 +1,4 @@
-"""P2, path planning: a planner scores the written positions and the worst are masked again.
+"""Scores the written positions by a planner and masks the worst again: P2, path planning.
 
     x0 ~ p(. | x)
     score_i = log p(x0_i) where masked,  eta log q_i where written, q the planner's probability
@@ -71,7 +71,7 @@ def _confidence(draw: Draw) -> Tensor:
 
 
 def _margin(draw: Draw) -> Tensor:
-    """log(1 - p2 / p1): ranks as log p1 - log p2 does, and is <= 0, as eta needs it."""
+    """Return log(1 - p2 / p1): ranks as log p1 - log p2 does, and is <= 0, as eta needs it."""
     return draw.margin.log() - draw.max_logprob
 
 
@@ -86,7 +86,7 @@ def _margin_of(prediction: Prediction, tokens: Tensor, where: Tensor, rng: Rando
 
 
 class _Score(NamedTuple):
-    """Scores <= 0, larger is better: of what was drawn, and of given tokens under a law."""
+    """Holds scores <= 0, larger is better: of a draw, and of given tokens under a law."""
 
     of_draw: Callable[[Draw], Tensor]
     of_tokens: Callable[[Prediction, Tensor, Tensor, RandomSource], Tensor]
@@ -172,7 +172,7 @@ class P2(SamplerBase[None]):
         return self.score == "random" or (self.score == "margin" and self.planner is None)
 
     def masked_after(self, canvas: Canvas, clock: Clock) -> Tensor:
-        """Positions that this step leaves masked, floor(n (1 - kappa)), int64 [B]."""
+        """Return the positions that this step leaves masked, floor(n (1 - kappa)), int64 [B]."""
         t = ((clock.step + 1).double() / clock.steps.double()).clamp(max=1.0)
         return floor_share(canvas.editable.sum(1), 1.0 - KAPPAS[self.kappa](t))
 
@@ -193,7 +193,7 @@ class P2(SamplerBase[None]):
         return None, reveal_and_remask(canvas, write, remask, draw)
 
     def lowest(self, score: Tensor, old: Tensor, canvas: Canvas, keep: Tensor) -> Tensor:
-        """Positions to leave masked, bool [B, L]: by `score` if masked, by eta * `old` if not."""
+        """Return the positions to leave masked, bool [B, L], by `score` or by eta `old`."""
         written = old * self.eta if self.eta else torch.full_like(old, torch.inf)
         score = torch.where(canvas.committed, written, score)
         return _RULES[self.ties](score, canvas.editable, keep)
@@ -206,7 +206,7 @@ class P2(SamplerBase[None]):
         keep: Tensor,
         rng: RandomSource,
     ) -> tuple[Draw, Tensor, Tensor]:
-        """The proposal, its scores, and the scores of the written positions, [B, L] each."""
+        """Return the proposal, its scores, and the scores of the written positions, [B, L] each."""
         kind = _LAW_SCORES[self.score]
         changes = (canvas.eligible.sum(1) > keep) | (
             (keep > 0) & canvas.committed.any(1) & self.revises
@@ -228,12 +228,12 @@ class P2(SamplerBase[None]):
 
 
 def p2_ancestral(kappa: KappaName = "linear") -> P2:
-    """P2 with random scores and eta 0: uniformly random positions, never masked again."""
+    """Run P2 with random scores and eta 0: uniformly random positions, never masked again."""
     return P2(kappa, eta=0.0, score="random")
 
 
 def p2_random(kappa: KappaName = "linear", eta: float = 1.0) -> P2:
-    """P2 with random scores: written tokens are masked again at random, as in flow matching."""
+    """Run P2 with random scores: written tokens are masked again at random, as in flow matching."""
     return P2(kappa, eta=eta, score="random")
 
 

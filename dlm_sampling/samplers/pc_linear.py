@@ -1,4 +1,4 @@
-"""PC-Sampler with a linear position bias instead of the exponential one.
+"""Runs PC-Sampler with a linear position bias instead of the exponential one.
 
     score_i = (1 - lambda) (c_i - min c) / (max c - min c) + lambda (W - j_i) / W
     c_i = min{-p(v_i) ln(f(v_i) + 1e-9), alpha}
@@ -67,11 +67,11 @@ class PCLinear(SamplerBase[BlockTotal]):
 
     @property
     def exact(self) -> bool:
-        """The score is read at the drawn token, so the positions depend on the tokens."""
+        """False: the score is read at the drawn token."""
         return False
 
     def init(self, canvas: Canvas) -> BlockTotal:
-        """Counted when a row enters a block."""
+        """Return zeros; positions are counted when a row enters a block."""
         return BlockTotal(torch.zeros_like(canvas.start))
 
     def step(
@@ -97,14 +97,14 @@ class PCLinear(SamplerBase[BlockTotal]):
 
 
 def _unit_range(content: Tensor, inside: Tensor) -> Tensor:
-    """(c - min) / (max - min) over the block, [B, L]."""
+    """Return (c - min) / (max - min) over the block, [B, L]."""
     low = content.masked_fill(~inside, math.inf).amin(1, keepdim=True)
     high = content.masked_fill(~inside, -math.inf).amax(1, keepdim=True)
     return (content - low) / (high - low).clamp_min(_SMALLEST_RANGE)
 
 
 def _nearness(canvas: Canvas) -> Tensor:
-    """(W - j) / W, float64 [B, L]; W columns from the block's start to its last editable one."""
+    """Return (W - j) / W, float64 [B, L], for the W columns up to the block's last editable one."""
     column = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)
     j = column - canvas.start.unsqueeze(1)
     width = block_width(canvas).clamp_min(1).unsqueeze(1)
@@ -128,12 +128,12 @@ def pc_linear(
     alpha: float = 10.0,
     frequencies: FrequencySource = None,
 ) -> PCLinear:
-    """PC-Sampler's linear variant: normalised calibrated confidence plus a linear position bias."""
+    """Run PC-Sampler's linear variant: normalised calibrated confidence plus a position bias."""
     return PCLinear(lambd, alpha, read_frequencies(frequencies))
 
 
 def pc_linear_preset(task: str, frequencies: FrequencySource = None) -> PCLinear:
-    """The linear variant with the authors' lambda for a task of `PC_LINEAR_LAMBDAS`.
+    """Return the linear variant with the authors' lambda for a task of `PC_LINEAR_LAMBDAS`.
 
     Raises:
         ValueError: unknown task.

@@ -1,4 +1,4 @@
-"""PC-Sampler: LLaDA's quota in the order of position-aware, frequency-calibrated confidence.
+"""Writes LLaDA's quota by confidence calibrated by token frequency and position: PC-Sampler.
 
     score_i = exp(-lambda j_i) min{-p(v_i) ln(f(v_i) + 1e-9), alpha}
 
@@ -32,7 +32,7 @@ PositionOrigin = Literal["block", "prompt"]
 
 
 class PCState(NamedTuple):
-    """What the quota and the positions need."""
+    """Holds the size of the block, and where the text to write begins."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     first: Tensor  # int64 [B], first editable column of the row
@@ -81,11 +81,11 @@ class PCSampler(SamplerBase[PCState]):
 
     @property
     def exact(self) -> bool:
-        """The score is read at the drawn token, so the positions depend on the tokens."""
+        """False: the score is read at the drawn token."""
         return False
 
     def init(self, canvas: Canvas) -> PCState:
-        """The first block begins with the first editable position."""
+        """Return zeros, and the first editable column, where the first block begins."""
         return PCState(torch.zeros_like(canvas.start), canvas.editable.long().argmax(1))
 
     def step(
@@ -102,7 +102,7 @@ class PCSampler(SamplerBase[PCState]):
         return state, reveal(canvas, top_k_positions(score, eligible, quota), draw)
 
     def position(self, state: PCState, canvas: Canvas) -> Tensor:
-        """The index j of every column, float64 [B, L]."""
+        """Return the index j of every column, float64 [B, L]."""
         origin = canvas.start if self.position_origin == "block" else state.first
         column = torch.arange(
             canvas.tokens.shape[1], dtype=torch.float64, device=canvas.tokens.device
@@ -111,7 +111,7 @@ class PCSampler(SamplerBase[PCState]):
 
 
 class PCPreset(NamedTuple):
-    """Settings of the authors' scripts for LLaDA-8B-Instruct; one block, one step per token."""
+    """Holds settings of the authors' scripts for LLaDA-8B-Instruct, one token per step."""
 
     lambd: float
     alpha: float
@@ -136,12 +136,12 @@ def pc_sampler(
     frequencies: FrequencySource = None,
     position_origin: PositionOrigin = "block",
 ) -> PCSampler:
-    """PC-Sampler: confidence calibrated by token frequencies and discounted along the text."""
+    """Run PC-Sampler: confidence calibrated by token frequencies and discounted along the text."""
     return PCSampler(lambd, alpha, read_frequencies(frequencies), position_origin)
 
 
 def pc_preset(task: str, frequencies: FrequencySource = None) -> PCSampler:
-    """PC-Sampler with the authors' lambda and alpha for a task of `PC_PRESETS`.
+    """Return PC-Sampler with the authors' lambda and alpha for a task of `PC_PRESETS`.
 
     Raises:
         ValueError: unknown task.

@@ -1,4 +1,4 @@
-"""Parallel-in-time sampling: Picard sweeps over a window of steps, token for token sequential.
+"""Runs a window of steps at once by Picard sweeps; the tokens are those of the sequential run.
 
     x_{j+1} = F_j(x_j; omega_j)                 the base solver, omega_j fixed by the seed and j
     sweep:  d_j = F_j(x_j; omega_j) against x_j     for a window of W steps in one forward pass
@@ -29,7 +29,7 @@ _ANCESTRAL = Ancestral()
 
 
 class PicardState(NamedTuple):
-    """The window of each row."""
+    """Holds the window of each row."""
 
     ahead: Tensor  # int64 [B, W, L], x_j .. x_{j+W-1}; the first is final, the others are guesses
     first: Tensor  # int64 [B], number of the block's first step in the sequential run
@@ -48,7 +48,7 @@ class Picard(SamplerBase[PicardState]):
     Fields:
         base: a solver of one forward pass per step that keeps no state, such as Ancestral, Euler,
             Tweedie or TauLeaping.
-        window: W.
+        window: W, the steps of the solver that run at once.
 
     NFE: W times the number of sweeps, less where a step needs no pass; at most as many sweeps as
         `base` has steps.
@@ -77,38 +77,38 @@ class Picard(SamplerBase[PicardState]):
 
     @property
     def schedule(self) -> Schedule | None:
-        """That of the solver."""
+        """The schedule of the solver."""
         return self.base.schedule
 
     @property
     def revises(self) -> bool:
-        """As the solver."""
+        """Whether the solver does."""
         return self.base.revises
 
     @property
     def exact(self) -> bool:
-        """As the solver."""
+        """Whether the solver does."""
         return self.base.exact
 
     @property
     def passes_per_step(self) -> int:
-        """Every state of the window has its own pass."""
+        """W: every state of the window has its own pass."""
         return self.window
 
     def schedule_length(self, steps: int) -> None:
-        """The sweeps end a block."""
+        """Return None: the sweeps end a block."""
         return
 
     def patience(self, length: int) -> int:
-        """A sweep settles at least one step, so the solver's own schedule is the bound."""
+        """Return a bound that is never reached: each sweep settles at least one step."""
         return 2**40
 
     def finished(self, state: PicardState, canvas: Canvas, clock: Clock) -> Tensor:
-        """Rows whose last step is settled."""
+        """Return the rows whose last step is settled."""
         return state.over
 
     def init(self, canvas: Canvas) -> PicardState:
-        """The window is laid when a row enters a block.
+        """Return an empty window; it is filled when a row enters a block.
 
         Raises:
             ValueError: the solver keeps a state.
@@ -122,13 +122,13 @@ class Picard(SamplerBase[PicardState]):
         return PicardState(self.repeated(canvas.tokens), zero, zero, zero.bool())
 
     def repeated(self, tokens: Tensor) -> Tensor:
-        """The window full of one canvas, [B, W, L]."""
+        """Return the window full of one canvas, [B, W, L]."""
         return tokens.unsqueeze(1).expand(-1, self.window, -1)
 
     def step(
         self, state: PicardState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[PicardState, Step]:
-        """One sweep."""
+        """Take one sweep."""
         fresh = clock.step == 0
         first = torch.where(fresh, state.first + state.done, state.first)
         done = torch.where(fresh, 0, state.done)
@@ -155,14 +155,14 @@ class Picard(SamplerBase[PicardState]):
         return PicardState(tokens.gather(1, index), first, done + settled, over), step
 
     def lengths(self, steps: Tensor) -> Tensor:
-        """Steps of the solver in a block, int64 [B]."""
+        """Return the steps of the solver in a block, int64 [B]."""
         total = torch.zeros_like(steps)
         for planned in cast("list[int]", steps.unique().tolist()):
             total[steps == planned] = self.base.schedule_length(planned) or 0
         return total
 
     def spread(self, canvas: Canvas, ahead: Tensor, valid: Tensor) -> Canvas:
-        """The states of the window as B W canvases; nothing is written beyond the last step."""
+        """Return the window as B W canvases; nothing may be written beyond the last step."""
         n = self.window
         editable = canvas.editable.repeat_interleave(n, 0) & valid.flatten().unsqueeze(1)
         unknown = canvas.unknown.repeat_interleave(n, 0)
@@ -172,7 +172,7 @@ class Picard(SamplerBase[PicardState]):
         return Canvas(tokens, unknown, editable, start, canvas.mask_token_id)
 
     def compose(self, x: Tensor, ahead: Tensor, window: Canvas, swept: Step) -> Tensor:
-        """The changes of the sweep, one after the other from x [B, L]: x_{j+1} .., [B, W, L]."""
+        """Apply the changes of the sweep one after the other to x [B, L]: x_{j+1} .., [B, W, L]."""
         after = torch.where(window.editable, swept.tokens, window.tokens).view(ahead.shape)
         states: list[Tensor] = []
         for i in range(self.window):
@@ -183,7 +183,7 @@ class Picard(SamplerBase[PicardState]):
     def stop(
         self, canvas: Canvas, unknown: Tensor, settled: Tensor, left: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Settled steps up to the end of the block, int64 [B], and whether it is there, bool [B].
+        """Return the settled steps within the block, int64 [B], and whether it ends, bool [B].
 
         The sequential run leaves a block that is never revised once nothing is unknown.
         """
@@ -196,7 +196,7 @@ class Picard(SamplerBase[PicardState]):
     def outcome(
         self, canvas: Canvas, tokens: Tensor, unknown: Tensor, logprob: Tensor, settled: Tensor
     ) -> Step:
-        """The canvas after the settled steps, with the log-probability of each last writing."""
+        """Return the canvas after the settled steps, with the log-probabilities of its writes."""
         x, open_ = canvas.tokens, canvas.unknown
         record = torch.zeros_like(logprob[:, 0])
         for i in range(self.window):

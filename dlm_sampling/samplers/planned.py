@@ -1,4 +1,4 @@
-"""Planned denoising on a time grid: positions jump in proportion to how likely they are noise.
+"""Redraws positions in proportion to how likely they are noise, on a time grid.
 
     R(x -> y) = c_t rho_i p_i(y),  y != x,    c = -alpha' / (1 - alpha)
     integrated   P(y) = J rho_i p_i(y),   J = (alpha_s - alpha_t) / (1 - alpha_t)
@@ -33,7 +33,7 @@ Jump = Literal["integrated", "last"]
 
 
 class _Jump(NamedTuple):
-    """A jump as a coin and a law: P(y) = coin * law(y), y != x."""
+    """Holds a jump as a probability and a law: P(y) = coin law(y), y != x."""
 
     coin: Callable[[Tensor, Tensor], Tensor]
     """(rho, the step's amount of the clock) -> probability that a token is drawn."""
@@ -55,7 +55,7 @@ def _some_event(noise: Tensor, mean: Tensor) -> Tensor:
 
 
 def _last_event(p: Tensor, noise: Tensor, x: Tensor, mean: Tensor) -> Tensor:
-    """The last event among those that leave x; the current token if there is none."""
+    """Return the last event among those that leave x; the current token if there is none."""
     law = last_event_law(planned_rates(p, noise, x, torch.ones_like(noise)), x, mean)
     coin = _some_event(noise, mean).unsqueeze(-1)
     return with_stay(torch.where(coin > 0, off_diagonal(law, x) / coin, 0.0), x)
@@ -75,9 +75,9 @@ class Planned(PlanningSampler[None]):
     and not at all in a step of a planner in which nothing is redrawn.
 
     Fields:
-        planner: says which tokens are noise; None plans with a uniform denoiser itself, which is
-            the flow velocity c post(y) and exact for exact leave-one-out laws.
-        schedule: alpha(t); the grid runs from 1 to 0 in `steps` equal steps.
+        planner: see `PlanningSampler`; None is the flow velocity c post(y), and exact for exact
+            leave-one-out laws.
+        schedule: see `PlanningSampler`; the grid runs from 1 to 0 in `steps` equal steps.
         jump: "integrated" over the step, or the "last" event at rates frozen at its begin.
 
     NFE: steps; with a planner at most two for each, one of the planner and one of the denoiser.
@@ -92,7 +92,7 @@ class Planned(PlanningSampler[None]):
             raise unknown_choice("jump", self.jump, tuple(_JUMPS))
 
     def amount(self, t: Tensor, s: Tensor) -> Tensor:
-        """What the step from t to s is to the jump: J, or h c_t; float64 like t."""
+        """Return the length of the step from t to s as the jump takes it: J, or h c_t; like t."""
         alpha = self.schedule.alpha(t)
         if self.jump == "integrated":
             return (self.schedule.alpha(s) - alpha) / (1.0 - alpha)
@@ -101,7 +101,7 @@ class Planned(PlanningSampler[None]):
     def next_law(
         self, p: Tensor, noise: Tensor, x: Tensor, t: Tensor, s: Tensor, last: bool = False
     ) -> Tensor:
-        """Law of x_s given x_t, [..., V].
+        """Return the law of x_s given x_t, [..., V].
 
         Args:
             p: law of the clean token of a position that is noise, [..., V].
@@ -119,7 +119,7 @@ class Planned(PlanningSampler[None]):
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[None, Step]:
-        """x_t -> x_s."""
+        """Move every row from x_t to x_s."""
         t, s = (grid_time(clock.step + i, clock.steps, 0.0) for i in (0, 1))
         plan, jump, last = self.plan(canvas, predict, t), _JUMPS[self.jump], clock.last
         amount = self.amount(t, s)

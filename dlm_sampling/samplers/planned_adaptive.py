@@ -1,4 +1,4 @@
-"""Planned denoising without a clock: the tokens themselves say how far it is.
+"""Redraws the share of noise that is due, without a clock: the tokens give the noise level.
 
     level  tau = 1 - sum rho / n,   the denoiser is asked at the time of that level
     step   the ceil(sum rho / steps left) positions i ~ rho without replacement,  y ~ p_i
@@ -30,9 +30,9 @@ class PlannedAdaptive(PlanningSampler[LevelState]):
     """Redraw the share of the noise that is due, until the planner expects none.
 
     Fields:
-        planner: says which tokens are noise; None plans with a uniform denoiser itself, whose level
-            is then the most likely one, see `processes.planned.level_of`.
-        schedule: alpha(t), which turns levels into the times of the denoiser.
+        planner: see `PlanningSampler`; with None the level is the most likely one, as found by
+            `processes.planned.level_of`.
+        schedule: see `PlanningSampler`; it turns levels into the times of the denoiser.
         tol: a row ends when it is expected to hold fewer noisy tokens than this.
 
     NFE: at most steps; with a planner at most two for each.
@@ -46,13 +46,13 @@ class PlannedAdaptive(PlanningSampler[LevelState]):
         at_least("tol", self.tol, 0.0, "0.1 tokens is sensible, 0 uses up the steps")
 
     def init(self, canvas: Canvas) -> LevelState:
-        """Pure noise."""
+        """Return the state of pure noise."""
         return no_level(canvas)
 
     def step(
         self, state: LevelState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[LevelState, Step]:
-        """One share of the noise, or the final draw."""
+        """Return one share of the noise, or the final draw."""
         state = entered(state, clock)
         plan = self.plan_without_clock(canvas, predict, state)
         total = plan.noise.sum(1)

@@ -1,4 +1,4 @@
-"""Planned denoising event by event: one position changes at a time, each row has its own clock.
+"""Redraws one position per event, each row with its own clock.
 
     R(x -> y) = c_t rho_i p_i(y),  y != x;   H(t) = -ln(1 - alpha_t) is a clock on which c = 1
 
@@ -34,13 +34,13 @@ Wait = Literal["frozen", "thinned"]
 
 
 class GillespieState(NamedTuple):
-    """The clock of every row."""
+    """Holds the clock of every row."""
 
     t: Tensor  # float64 [B]
 
 
 class _Event(NamedTuple):
-    """What the next event of every row may change."""
+    """Holds the position and time of the next event of every row."""
 
     plan: Plan
     where: Tensor  # bool [B, L], positions to be redrawn
@@ -53,8 +53,7 @@ class PlannedGillespie(PlanningSampler[GillespieState]):
     """Redraw one position at a time, chosen in proportion to how likely its token is noise.
 
     Fields:
-        planner: says which tokens are noise; None plans with a uniform denoiser itself.
-        schedule: alpha(t).
+        planner, schedule: see `PlanningSampler`.
         t_end: the clock's end, above 0; two positions of n are both noise there with a probability
             of about (n (1 - alpha(t_end)))^2 / 2, which the final draw from the posteriors ignores.
         wait: "frozen" holds rho between events, one plan for each; "thinned" is exact for models
@@ -82,11 +81,11 @@ class PlannedGillespie(PlanningSampler[GillespieState]):
             raise ValueError(f"budget={self.budget}: must be at least 1 plan per step; try 16.")
 
     def schedule_length(self, steps: int) -> int:
-        """At most so many plans; a row whose clock has run out ends before."""
+        """Return the largest number of plans; a row whose clock has run out ends earlier."""
         return self.budget * steps
 
     def init(self, canvas: Canvas) -> GillespieState:
-        """The clock starts when a row enters a block."""
+        """Return time 1; a clock starts when its row enters a block."""
         return GillespieState(torch.ones_like(canvas.start, dtype=torch.float64))
 
     def step(
@@ -97,7 +96,7 @@ class PlannedGillespie(PlanningSampler[GillespieState]):
         predict: Predict,
         rng: RandomSource,
     ) -> tuple[GillespieState, Step]:
-        """One event, or the final draw."""
+        """Take one event, or the final draw."""
         now = torch.where(clock.step == 0, 1.0, state.t)
         spent = clock.step >= self.budget * clock.steps - 1
         event = _WAITS[self.wait](self, canvas, predict, rng, now, spent)
@@ -105,13 +104,13 @@ class PlannedGillespie(PlanningSampler[GillespieState]):
         return GillespieState(event.t), written(canvas, draw, event.where, event.over)
 
     def after(self, now: Tensor, total: Tensor, rng: RandomSource) -> Tensor:
-        """Time of the next event at rate `total` on the clock H, at least t_end; float64 [B]."""
+        """Return the time of the next event at rate `total` on the clock H, >= t_end; [B]."""
         hold = -rng.uniform(Stream.TIME, now).log() / total
         return time_after_hazard(self.schedule, now, hold).clamp_min(self.t_end)
 
 
 def _one(score: Tensor, canvas: Canvas, rng: RandomSource) -> Tensor:
-    """One eligible position, softmax(score)."""
+    """Draw one eligible position from softmax(score)."""
     return stochastic_positions(score, canvas.eligible, torch.ones_like(canvas.start), rng)
 
 

@@ -1,4 +1,4 @@
-"""Planned denoising as released for text: no clock, one position at a time, a final pass.
+"""Redraws the noisiest position in each step, then what is left: DDPD as released for text.
 
     i ~ softmax(planner(x) / T),   y ~ p_i,   `steps` times;  then the positions that the planner
     still calls noise are written together
@@ -45,11 +45,11 @@ _SCORES: dict[str, Callable[[Tensor], Tensor]] = {"softmax": _log_odds, "sigmoid
 
 @dataclass(frozen=True)
 class PlannedGreedy(PlanningSampler[LevelState]):
-    """Redraw the position that looks most like noise, softly, step by step; then what is left.
+    """Redraw one position per step, by a softmax of how noisy it looks; then what is left.
 
     Fields:
-        planner: says which tokens are noise; None plans with a uniform denoiser itself.
-        schedule: alpha(t), which turns the level 1 - sum rho / n into the denoiser's time.
+        planner: see `PlanningSampler`.
+        schedule: see `PlanningSampler`; it turns the level 1 - sum rho / n into a time.
         selection: a position with the weight exp(log-odds / T), the "softmax" of the released
             code, or rho^(1 / T), the "sigmoid".
         planner_temperature: T; the tokens have the temperature of the run.  The released loops use
@@ -81,17 +81,17 @@ class PlannedGreedy(PlanningSampler[LevelState]):
         unit_interval("threshold", self.threshold, "the released value is 0.05")
 
     def schedule_length(self, steps: int) -> int:
-        """The updates and the final pass."""
+        """Return the number of updates and the final pass."""
         return steps + 1
 
     def init(self, canvas: Canvas) -> LevelState:
-        """Pure noise."""
+        """Return the state of pure noise."""
         return no_level(canvas)
 
     def step(
         self, state: LevelState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[LevelState, Step]:
-        """One update, or the final pass."""
+        """Take one update, or the final pass."""
         state = entered(state, clock)
         plan = self.plan_without_clock(canvas, predict, state)
         over = clock.step >= clock.steps

@@ -1,4 +1,4 @@
-"""Planned denoising by a masked language model alone: it is asked about each token unseen.
+"""Redraws the tokens that a masked model finds unlikely when that position is masked.
 
     p_i = p(. | x with i masked)       in passes over disjoint random groups of positions
     rho_i = b / (alpha p_i(x_i) + b),  b = (1 - alpha) / S;   alpha: the share of tokens not noise
@@ -30,7 +30,7 @@ from dlm_sampling.types import Canvas, Clock, Draw, Predict, Process, RandomSour
 
 
 class SelfPlan(NamedTuple):
-    """What the passes of a round have found so far."""
+    """Holds the results of the passes of a round."""
 
     group: Tensor  # int64 [B, L], the pass that asks about a position
     token: Tensor  # int64 [B, L], y
@@ -42,7 +42,7 @@ class SelfPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedSelf(SamplerBase[SelfPlan]):
-    """Ask a masked model about each token it cannot see, and redraw those it finds unlikely.
+    """Score each token with that position masked, and redraw the unlikely ones.
 
     Fields:
         passes: forward passes of a round, each of which asks about an equal share of the positions;
@@ -70,25 +70,25 @@ class PlannedSelf(SamplerBase[SelfPlan]):
 
     @property
     def revises(self) -> bool:
-        """Every token may be redrawn until the last round."""
+        """True: every token may be redrawn until the last round."""
         return True
 
     @property
     def exact(self) -> bool:
-        """The plan reads the tokens drawn so far."""
+        """False: the plan reads the tokens drawn so far."""
         return False
 
     def canvas_process(self, process: Process) -> Process | None:
-        """Uniform noise over all ids but the mask."""
+        """Return the uniform noise over all ids but the mask."""
         mask = process.mask_token_id
         return None if mask is None else UniformTokens(mask)
 
     def next_law(self, p: Tensor, noise: Tensor, x: Tensor, rounds_left: Tensor) -> Tensor:
-        """Law of a position after a round, [..., V], from p_i [..., V], rho and x [...]."""
+        """Return the law of a position after a round, [..., V], from p_i [..., V], rho and x."""
         return mixture_law(p, x, noise / rounds_left)
 
     def init(self, canvas: Canvas) -> SelfPlan:
-        """Pure noise."""
+        """Return the state of pure noise."""
         level = torch.zeros_like(canvas.start, dtype=torch.float64)
         numbers = torch.zeros_like(canvas.tokens, dtype=torch.float64)
         return SelfPlan(canvas.tokens, canvas.tokens, numbers, numbers, numbers, level)
@@ -96,7 +96,7 @@ class PlannedSelf(SamplerBase[SelfPlan]):
     def step(
         self, state: SelfPlan, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[SelfPlan, Step]:
-        """One pass; the last pass of a round also moves the canvas."""
+        """Take one pass; the last pass of a round also moves the canvas."""
         count = canvas.editable.sum(1).clamp_min(1)
         passes = count.minimum(clock.steps)
         if self.passes is not None:
@@ -127,7 +127,7 @@ class PlannedSelf(SamplerBase[SelfPlan]):
         passes: Tensor,
         rng: RandomSource,
     ) -> SelfPlan:
-        """Rows of `fresh` (bool [B]) begin a round: new groups; at step 0 all is noise."""
+        """Begin a round in the rows of `fresh` (bool [B]): new groups; at step 0 all is noise."""
         u = rng.uniform(Stream.POSITION, canvas.tokens).masked_fill(~canvas.editable, 2.0)
         place = u.argsort(1).argsort(1)
         first = (clock.step == 0).unsqueeze(1)
@@ -146,7 +146,7 @@ class PlannedSelf(SamplerBase[SelfPlan]):
         predict: Predict,
         rng: RandomSource,
     ) -> SelfPlan:
-        """One pass: y and p_i(x_i) at the positions of `asked` (NFE 1 for rows that have any)."""
+        """Take one pass: y and p_i(x_i) at the positions of `asked` (NFE 1 for rows with any)."""
         hidden = asked
         if self.hide_noise:
             u = rng.uniform(Stream.REMASK, canvas.tokens)
@@ -166,7 +166,7 @@ class PlannedSelf(SamplerBase[SelfPlan]):
         )
 
     def judge(self, state: SelfPlan, canvas: Canvas, ends: Tensor, size: int) -> SelfPlan:
-        """Rows whose round `ends` (bool [B]): the level and rho from all passes."""
+        """Compute the level and rho from all passes, in the rows whose round `ends` (bool [B])."""
         level = level_of(state.clean, canvas.eligible, state.level, size)
         noise = noise_from_clean(state.clean, level.unsqueeze(1), size)
         noise = noise.masked_fill(~canvas.eligible, 0.0)

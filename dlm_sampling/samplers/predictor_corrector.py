@@ -1,4 +1,4 @@
-"""Predictor-corrector sampling: a solver's step from t to s, then corrector steps at the time s.
+"""Takes a solver's step from t to s, then corrector steps at the time s.
 
     corrector rates  G(x -> y) = R_s(x -> y) + F_s(x -> y),   R reverse, F forward in time
     corrector step   P(y) = (1 - exp(-h Lambda)) G(x -> y) / Lambda,  Lambda = sum G,
@@ -51,7 +51,7 @@ _PREDICTORS: dict[str, type[GridSampler]] = {
 
 
 class Stage(NamedTuple):
-    """What every row does in a loop step; [B] each."""
+    """Holds the kind of loop step that each row takes; [B] each."""
 
     t: Tensor  # float64, where the interval begins
     s: Tensor  # float64, where it ends
@@ -60,13 +60,13 @@ class Stage(NamedTuple):
 
     @property
     def time(self) -> Tensor:
-        """The time of the canvas, at which the model is asked."""
+        """The time of the canvas, which the model is given."""
         return torch.where(self.corrects, self.s, self.t)
 
 
 @dataclass(frozen=True)
 class PredictorCorrector(SamplerBase[None]):
-    """Steps of a solver, each followed by corrector steps that leave the law of the time as it is.
+    """Take steps of a solver, each followed by corrector steps that keep the law of that time.
 
     Every corrector step is a loop step with a forward pass of its own; `steps` counts the solver's.
 
@@ -118,7 +118,7 @@ class PredictorCorrector(SamplerBase[None]):
 
     @property
     def revises(self) -> bool:
-        """Written tokens may be masked again."""
+        """Whether there are corrector steps, which may mask written tokens again."""
         return self.n_correctors > 0
 
     @property
@@ -127,7 +127,7 @@ class PredictorCorrector(SamplerBase[None]):
         return _PREDICTORS[self.predictor](self.schedule, self.t_end, self.noise_removal)
 
     def corrected(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """The intervals [first, stop) that correctors follow, int64 like `steps`."""
+        """Return the intervals [first, stop) that correctors follow, int64 like `steps`."""
         shrink = steps.double() / (1.0 - self.t_end)
         # s of interval j is 1 - (j + 1) / shrink; the slack absorbs rounding at the bounds.
         first = torch.ceil(shrink * (1.0 - self.t_on) - 1e-9).long() - 1
@@ -136,12 +136,12 @@ class PredictorCorrector(SamplerBase[None]):
         return first, stop.minimum(steps).maximum(first)
 
     def schedule_length(self, steps: int) -> int:
-        """The solver's steps, the corrector steps and the noise removal."""
+        """Return the solver's steps, the corrector steps and the noise removal."""
         first, stop = self.corrected(torch.tensor(steps))
         return steps + int(stop - first) * self.n_correctors + 1
 
     def stage(self, clock: Clock) -> Stage:
-        """What each row does now."""
+        """Return the kind of step that each row takes now."""
         k, steps = clock.step, clock.steps
         first, stop = self.corrected(steps)
         inside, group = k - first, 1 + self.n_correctors
@@ -155,7 +155,7 @@ class PredictorCorrector(SamplerBase[None]):
     def correction(
         self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor
     ) -> Tensor:
-        """Law of the canvas after a corrector step at s, [..., V].
+        """Return the law of the canvas after a corrector step at s, [..., V].
 
         Args:
             process: the noise.
@@ -170,7 +170,7 @@ class PredictorCorrector(SamplerBase[None]):
         return last_event_law(rates, x, self.scale * (t - s))
 
     def mask_move(self, stage: Stage) -> MaskMove:
-        """Of the solver, or 1 - exp(-h c_s) and 1 - exp(-h beta_s)."""
+        """Return the probabilities of the solver, or 1 - exp(-h c_s) and 1 - exp(-h beta_s)."""
         h = self.scale * (stage.t - stage.s)
         reveal = -torch.expm1(-h * reverse_rate(self.schedule, stage.s))
         remask = -torch.expm1(-h * masking_rate(self.schedule, stage.s))
@@ -182,7 +182,7 @@ class PredictorCorrector(SamplerBase[None]):
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[None, Step]:
-        """A predictor step, a corrector step or the noise removal, each row its own."""
+        """Take a predictor step, a corrector step or the noise removal, each row its own."""
         stage, removal, process = self.stage(clock), self.noise_removal, predict.process
         prediction = predict(canvas.tokens, stage.time)
         if canvas.mask_token_id is not None:

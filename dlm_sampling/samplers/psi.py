@@ -1,4 +1,4 @@
-"""Psi-samplers: a mixture of the reverse step and of noising the final prediction afresh.
+"""Mixes the reverse step with fresh noise on the final prediction: Psi-samplers.
 
     q(x_s | x_t) = kappa q(x_s | x_t, p) + (1 - kappa) sum_x0 q(x0 | x_t, p) q_s(x_s | x0)
     masks:  q(token | m) = [kappa (alpha_s - alpha_t) / (1 - alpha_t) + (1 - kappa) alpha_s] p0,
@@ -32,22 +32,22 @@ from dlm_sampling.types import Clock, Process
 
 
 class Kappa(Protocol):
-    """The share of the reverse step."""
+    """Computes kappa, the share of the reverse step."""
 
     def __call__(self, progress: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """Kappa in [0, 1]; all float64 of one shape; progress is the share of steps taken."""
+        """Return kappa in [0, 1]; all float64 of one shape, progress the share of steps."""
         ...
 
 
 def _of_sigma(sigma: Tensor, alpha_s: Tensor) -> Tensor:
-    """clip(1 - sigma / (1 - alpha_s), 0, 1); 1 at alpha_s = 1, where both parts agree."""
+    """Return clip(1 - sigma / (1 - alpha_s), 0, 1); 1 at alpha_s = 1, where both parts agree."""
     kappa = (1.0 - sigma / (1.0 - alpha_s)).clamp(0.0, 1.0)
     return kappa.where(alpha_s < 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Constant:
-    """Kappa = eta: 1 is the released "pure-posterior", 0 "pure-pc", others "constant-eta"."""
+    """Keeps kappa = eta: 1 is the released "pure-posterior", 0 "pure-pc", else "constant-eta"."""
 
     eta: float = 1.0
 
@@ -55,13 +55,13 @@ class Constant:
         unit_interval("eta", self.eta, "1 is ancestral sampling; the released values are near 1")
 
     def __call__(self, progress: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """The same everywhere."""
+        """Return the same everywhere."""
         return torch.full_like(alpha_t, self.eta)
 
 
 @dataclass(frozen=True)
 class ConstantSigma:
-    """sigma = eta: the released "constant-remdm-eta", for a phase that holds its noise level."""
+    """Keeps sigma = eta, the released "constant-remdm-eta", for a phase at one noise level."""
 
     eta: float = 0.01
 
@@ -69,13 +69,13 @@ class ConstantSigma:
         unit_interval("eta", self.eta, "the released value is 0.01")
 
     def __call__(self, progress: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """1 - eta / (1 - alpha_s), at least 0."""
+        """Return 1 - eta / (1 - alpha_s), at least 0."""
         return _of_sigma(torch.full_like(alpha_t, self.eta), alpha_s)
 
 
 @dataclass(frozen=True)
 class MaxCapped:
-    """sigma = min(eta, sigma_max), sigma_max = min(1, (1 - alpha_s) / alpha_t)."""
+    """Caps sigma = min(eta, sigma_max), sigma_max = min(1, (1 - alpha_s) / alpha_t)."""
 
     eta: float = 0.01
 
@@ -83,13 +83,13 @@ class MaxCapped:
         unit_interval("eta", self.eta, "the released value is 0.01")
 
     def __call__(self, progress: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """The remasking rate of ReMDM's cap."""
+        """Return the remasking rate of ReMDM's cap."""
         return _of_sigma(sigma_max(alpha_t, alpha_s).clamp(max=self.eta), alpha_s)
 
 
 @dataclass(frozen=True)
 class MaxRescale:
-    """sigma = eta sigma_max.
+    """Scales sigma = eta sigma_max.
 
     Fields:
         eta: share of the largest rate.
@@ -103,14 +103,14 @@ class MaxRescale:
         unit_interval("eta", self.eta, "the released value is 0.05")
 
     def __call__(self, progress: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """The remasking rate of ReMDM's rescaling."""
+        """Return the remasking rate of ReMDM's rescaling."""
         largest = self.eta if self.released else 1.0
         return _of_sigma(self.eta * sigma_max(alpha_t, alpha_s).clamp(max=largest), alpha_s)
 
 
 @dataclass(frozen=True)
 class Phases:
-    """One rule for the first steps, one for the middle, one for the rest.
+    """Applies one rule in the first steps, one in the middle, one in the rest.
 
     The released code also forces kappa to 1 in the last step of every phase whose rule reads the
     schedule; here no step is special.
@@ -133,7 +133,7 @@ class Phases:
         _check_fractions(self.high_fraction, self.middle_fraction)
 
     def __call__(self, progress: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """The rule of the phase."""
+        """Return the rule of the phase."""
         first, second = self.high_fraction, self.high_fraction + self.middle_fraction
         high, middle, low = (
             rule(progress, alpha_t, alpha_s) for rule in (self.high, self.middle, self.low)
@@ -153,7 +153,7 @@ def _check_fractions(high: float, middle: float) -> None:
 
 @dataclass(frozen=True)
 class Hold:
-    """Times that fall to the level alpha, stay there in the middle, and fall to the end.
+    """Holds the level alpha in the middle of the steps; before and after it time falls.
 
     Fields:
         alpha: level of the middle phase, in (0, 1).
@@ -171,7 +171,7 @@ class Hold:
         _check_fractions(self.high_fraction, self.middle_fraction)
 
     def time(self, progress: Tensor, schedule: Schedule, t_end: float) -> Tensor:
-        """The time after a share `progress` in [0, 1] of the steps, like progress."""
+        """Return the time after a share `progress` in [0, 1] of the steps, like progress."""
         level = schedule.time_of(torch.full_like(progress, self.alpha))
         left = 1.0 - self.high_fraction - self.middle_fraction
         falling = (progress / max(self.high_fraction, 1e-12)).clamp(max=1.0)
@@ -184,9 +184,9 @@ class Psi(RevisingGrid):
     """Take the reverse step with probability kappa, else denoise fully and noise to time s.
 
     Fields:
-        schedule: alpha(t).
-        noise_removal: the last step, a "sample" of the posterior at t_end or its "argmax" (not of
-            the raw network, as in the released greedy mode, which does not see the token itself).
+        schedule: see `RevisingGrid`.
+        noise_removal: see `RevisingGrid`, at t_end; the released greedy mode takes the argmax of
+            the raw network, which does not see the token itself.
         kappa: Constant, ConstantSigma, MaxCapped, MaxRescale, or Phases of them.
         t_end: where the grid ends.
         hold: Hold keeps the noise level for a while; None is an even grid.
@@ -208,43 +208,43 @@ class Psi(RevisingGrid):
 
     @property
     def revises(self) -> bool:
-        """Written tokens may be masked again."""
+        """True: written tokens may change again."""
         return True
 
     def schedule_length(self, steps: int) -> int:
-        """The grid's steps and the noise removal."""
+        """Return the grid's steps and the noise removal."""
         return steps + 1
 
     def last(self, clock: Clock) -> Tensor:
-        """The step after the grid."""
+        """Return the step after the grid."""
         return clock.step >= clock.steps
 
     def interval(self, clock: Clock) -> Interval:
-        """The step that each row takes."""
+        """Return the step that each row takes."""
         now, later = (
             ((clock.step + k).double() / clock.steps.double()).clamp(max=1.0) for k in (0, 1)
         )
         return Interval(self.time(now), self.time(later), now)
 
     def time(self, progress: Tensor) -> Tensor:
-        """The time after a share `progress` of the steps."""
+        """Return the time after a share `progress` of the steps."""
         if self.hold is not None:
             return self.hold.time(progress, self.schedule, self.t_end)
         return 1.0 - (1.0 - self.t_end) * progress
 
     def levels(self, interval: Interval) -> tuple[Tensor, Tensor, Tensor]:
-        """alpha_t, alpha_s and kappa."""
+        """Return alpha_t, alpha_s and kappa."""
         alpha_t, alpha_s = self.schedule.alpha(interval.t), self.schedule.alpha(interval.s)
         return alpha_t, alpha_s, self.kappa(interval.progress, alpha_t, alpha_s)
 
     def mask_move(self, interval: Interval) -> MaskMove:
-        """The two probabilities of the module docstring."""
+        """Return the two probabilities of the module docstring."""
         alpha_t, alpha_s, kappa = self.levels(interval)
         reverse = (alpha_s - alpha_t) / (1.0 - alpha_t)
         return MaskMove(kappa * reverse + (1.0 - kappa) * alpha_s, (1.0 - kappa) * (1.0 - alpha_s))
 
     def next_law(self, process: Process, values: Tensor, x: Tensor, interval: Interval) -> Tensor:
-        """Law of x_s given x_t, [..., V]: `psi.psi_law`."""
+        """Return the law of x_s given x_t, [..., V]: `psi.psi_law`."""
         alpha_t, alpha_s, kappa = self.levels(interval)
         return psi_law(process, values, x, alpha_t, alpha_s, kappa)
 
@@ -256,13 +256,27 @@ def psi_constant(
     t_end: float = 1e-5,
     noise_removal: NoiseRemoval = "sample",
 ) -> Psi:
-    """Psi-sampler with a constant kappa in the middle of the grid and ancestral steps around it."""
+    """Run a Psi-sampler with a constant kappa in the middle and ancestral steps around it.
+
+    Args:
+        eta: kappa in the middle, the share of the reverse step, in [0, 1].
+        high_fraction: share of the steps before the middle.
+        middle_fraction: share of the steps in the middle.
+        t_end: where the grid ends.
+        noise_removal: how the last step writes, a "sample" of the posterior or its "argmax".
+    """
     phases = Phases(Constant(), Constant(eta), Constant(), high_fraction, middle_fraction)
     return Psi(noise_removal=noise_removal, kappa=phases, t_end=t_end)
 
 
 def psi_cap(eta: float = 0.01, t_end: float = 1e-5, noise_removal: NoiseRemoval = "sample") -> Psi:
-    """Psi-sampler with ReMDM's capped rate, under any noise."""
+    """Run a Psi-sampler with ReMDM's capped rate, under any noise.
+
+    Args:
+        eta: largest rate, in [0, 1].
+        t_end: where the grid ends.
+        noise_removal: how the last step writes, a "sample" of the posterior or its "argmax".
+    """
     return Psi(noise_removal=noise_removal, kappa=MaxCapped(eta), t_end=t_end)
 
 
@@ -272,7 +286,14 @@ def psi_rescale(
     t_end: float = 1e-5,
     noise_removal: NoiseRemoval = "sample",
 ) -> Psi:
-    """Psi-sampler with ReMDM's rescaled rate, under any noise."""
+    """Run a Psi-sampler with ReMDM's rescaled rate, under any noise.
+
+    Args:
+        eta: share of the largest rate, in [0, 1].
+        released: sigma = eta min(eta, sigma_max), the released code, where eta counts twice.
+        t_end: where the grid ends.
+        noise_removal: how the last step writes, a "sample" of the posterior or its "argmax".
+    """
     return Psi(noise_removal=noise_removal, kappa=MaxRescale(eta, released), t_end=t_end)
 
 
@@ -284,7 +305,16 @@ def psi_loop(
     t_end: float = 1e-5,
     noise_removal: NoiseRemoval = "sample",
 ) -> Psi:
-    """Psi-sampler that holds a noise level, refines there at a constant rate, then finishes."""
+    """Run a Psi-sampler that holds a noise level, refines there, then finishes.
+
+    Args:
+        eta: sigma while the level is held.
+        alpha: the level, in (0, 1).
+        high_fraction: share of the steps that reach it.
+        middle_fraction: share of the steps that stay.
+        t_end: where the grid ends.
+        noise_removal: how the last step writes, a "sample" of the posterior or its "argmax".
+    """
     phases = Phases(Constant(), ConstantSigma(eta), Constant(), high_fraction, middle_fraction)
     hold = Hold(alpha, high_fraction, middle_fraction)
     return Psi(noise_removal=noise_removal, kappa=phases, t_end=t_end, hold=hold)

@@ -1,4 +1,4 @@
-"""RDM: reparameterised routing, which keeps the best-scored part of a fully redrawn sequence.
+"""Redraws the whole sequence and keeps its best-scored part: RDM, reparameterised routing.
 
     k = floor(n r),  r = 1 - i / N (linear) or cos(pi i / 2 N) (cosine) after step i of N;
     the k positions of lowest log p(x0) (+ r c Gumbel) are low:
@@ -52,7 +52,7 @@ _CUTOFFS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 class RDMState(NamedTuple):
-    """What the routing knows of each position."""
+    """Holds the score of each position, and whether it is written."""
 
     score: Tensor  # float64 [B, L], log-probability of each token when it was written
     noise: Tensor  # bool [B, L], not written: what `unknown` is on masks and cannot be without
@@ -100,30 +100,30 @@ class RDM(SamplerBase[RDMState]):
 
     @property
     def revises(self) -> bool:
-        """Written tokens may be masked again."""
+        """True: written tokens may be masked again."""
         return True
 
     @property
     def exact(self) -> bool:
-        """The ranking reads the drawn tokens."""
+        """False: the ranking reads the drawn tokens."""
         return False
 
     def init(self, canvas: Canvas) -> RDMState:
-        """Nothing written by us yet."""
+        """Return a state in which nothing has been written."""
         return RDMState(
             torch.zeros(canvas.tokens.shape, dtype=torch.float64, device=canvas.tokens.device),
             canvas.unknown,
         )
 
     def seen(self, state: RDMState, canvas: Canvas, clock: Clock) -> Canvas:
-        """The canvas in which exactly what is noise counts as unknown."""
+        """Return the canvas in which exactly what is noise counts as unknown."""
         if canvas.mask_token_id is not None:
             return canvas
         begins = (clock.step == 0).unsqueeze(1)
         return canvas._replace(unknown=torch.where(begins, canvas.editable, state.noise))
 
     def noise(self, canvas: Canvas, predict: Predict, rng: RandomSource) -> Tensor:
-        """What takes the place of a token: masks, or fresh uniform tokens; int64 [B, L]."""
+        """Return what replaces a token: masks, or fresh uniform tokens; int64 [B, L]."""
         if canvas.mask_token_id is not None:
             return torch.full_like(canvas.tokens, canvas.mask_token_id)
         size = predict.vocab_size
@@ -167,14 +167,14 @@ class RDM(SamplerBase[RDMState]):
         )
 
     def drawn(self, canvas: Canvas, k: Tensor) -> Tensor:
-        """Positions whose draw can matter, bool [B, L]: all, or in a last step the masked ones."""
+        """Return the positions to draw, bool [B, L]; in a last step only the masked ones."""
         if self.cutoff == "released":
             return canvas.editable
         some, all_masked = k > 0, (k >= canvas.editable.sum(1)) & ~canvas.committed.any(1)
         return (canvas.eligible | (canvas.committed & some.unsqueeze(1))) & ~all_masked.unsqueeze(1)
 
     def released(self, state: RDMState, canvas: Canvas, draw: Draw) -> Tensor:
-        """Whether a written token that ranks low may be masked again, bool [B, L]."""
+        """Return whether a written token that ranks low may be masked again, bool [B, L]."""
         if not self.conditional:
             return torch.ones_like(canvas.unknown)
         return (draw.token == canvas.tokens) & (draw.log_confidence < state.score)
@@ -193,7 +193,7 @@ RDM_PRESETS: dict[str, RDM] = {
 def rdm_conditional(
     noise_scale: float = 0.0, mask_schedule: RateName = "cosine", cutoff: Cutoff = "exact"
 ) -> RDM:
-    """RDM that masks a written token again only if the new draw repeats it with a lower score."""
+    """Run RDM, but mask a token again only if the new draw repeats it with a lower score."""
     return RDM(True, noise_scale, mask_schedule, cutoff)
 
 

@@ -1,4 +1,4 @@
-"""ReDDiT: ancestral sampling whose masks are drawn anew, from a set of mask ids, before every pass.
+"""Takes ancestral steps with masks drawn anew from a set of ids before every pass: ReDDiT.
 
     x_t,i = a uniform choice of the mask ids, independently at each pass, where i is masked
     q(token v | masked) = (alpha_s - alpha_t) / (1 - alpha_t) p0(v),   tokens stay
@@ -34,7 +34,7 @@ class ReDDiT(SamplerBase[None]):
 
     Fields:
         mask_ids: the set of mask ids, distinct; empty: the mask of the denoiser alone.
-        schedule: alpha(t).
+        schedule: alpha(t), the probability that a position is clean at time t.
         t_end: the grid runs from 1 to t_end in `steps` equal steps; what is still masked there is
             drawn in a last step.
 
@@ -58,11 +58,11 @@ class ReDDiT(SamplerBase[None]):
         object.__setattr__(self, "mask_ids", ids)
 
     def schedule_length(self, steps: int) -> int:
-        """The grid's steps and the noise removal."""
+        """Return the grid's steps and the noise removal."""
         return steps + 1
 
     def rehashed(self, canvas: Canvas, rng: RandomSource) -> Tensor:
-        """The canvas with a uniformly chosen mask id wherever it is unknown, int64 [B, L]."""
+        """Return the canvas with a random mask id wherever it is unknown, int64 [B, L]."""
         if not self.mask_ids:
             return canvas.tokens
         ids = torch.tensor(self.mask_ids, device=canvas.tokens.device)
@@ -70,7 +70,7 @@ class ReDDiT(SamplerBase[None]):
         return torch.where(canvas.unknown, ids[choice.clamp(max=len(ids) - 1)], canvas.tokens)
 
     def draw(self, prediction: Prediction, where: Tensor, rng: RandomSource) -> Draw:
-        """Tokens other than mask ids at the positions of `where`."""
+        """Draw tokens other than mask ids at the positions of `where`."""
         if not self.mask_ids:
             return prediction.draw(where, rng)
         logits = prediction.log_probs(where)
@@ -80,7 +80,7 @@ class ReDDiT(SamplerBase[None]):
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[None, Step]:
-        """x_t -> x_s."""
+        """Move every row from x_t to x_s."""
         if max(self.mask_ids, default=0) >= predict.vocab_size:
             raise ValueError(
                 f"mask_ids={list(self.mask_ids)}: the denoiser has {predict.vocab_size} columns, "

@@ -107,5 +107,5 @@ def register(name: str, build: Callable[..., SamplerBase[Any]]) -> None:
 
 
 def available() -> dict[str, Entry]:
-    """All registered samplers by name, in the order of the documentation."""
+    """Return all registered samplers by name, in the order of the documentation."""
     return dict(_ENTRIES)

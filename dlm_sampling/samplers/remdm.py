@@ -1,4 +1,4 @@
-"""ReMDM: ancestral sampling that may mask committed tokens again.
+"""Takes ancestral steps that may mask written tokens again: ReMDM.
 
     x_t = m:   q(v) = p0(v) (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)
                q(m) = (1 - alpha_s - sigma alpha_t) / (1 - alpha_t)
@@ -33,15 +33,15 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, Token
 
 
 class RemaskRate(Protocol):
-    """How much is masked again between t and s."""
+    """Computes how much is masked again between t and s."""
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether the rate depends on the probabilities of the committed tokens."""
+        """Whether the rate depends on the probabilities of the written tokens."""
         ...
 
     def __call__(self, t: Tensor, s: Tensor, confidence: Tensor, committed: Tensor) -> Rates:
-        """Rates of a step from t to s.
+        """Return the rates of a step from t to s.
 
         t > s float64 [B, 1]; confidence [B, L], probability of each token when it was written;
         committed bool [B, L].
@@ -51,7 +51,7 @@ class RemaskRate(Protocol):
 
 @dataclass(frozen=True)
 class Cap:
-    """sigma = min(eta, sigma_max)."""
+    """Caps the rate, sigma = min(eta, sigma_max)."""
 
     eta: float = 0.008
     reads_tokens = False
@@ -60,13 +60,13 @@ class Cap:
         unit_interval("eta", self.eta, "the paper uses 0.008")
 
     def __call__(self, t: Tensor, s: Tensor, confidence: Tensor, committed: Tensor) -> Rates:
-        """Eq. of section 4.1."""
+        """Return sigma, section 4.1."""
         return Rates(1.0 - t, 1.0 - s, sigma_max(1.0 - t, 1.0 - s).clamp(max=self.eta))
 
 
 @dataclass(frozen=True)
 class Rescale:
-    """sigma = eta sigma_max."""
+    """Scales the rate, sigma = eta sigma_max."""
 
     eta: float = 0.015
     reads_tokens = False
@@ -75,18 +75,21 @@ class Rescale:
         unit_interval("eta", self.eta, "the paper uses 0.015")
 
     def __call__(self, t: Tensor, s: Tensor, confidence: Tensor, committed: Tensor) -> Rates:
-        """Eq. of section 4.1."""
+        """Return sigma, section 4.1."""
         return Rates(1.0 - t, 1.0 - s, self.eta * sigma_max(1.0 - t, 1.0 - s))
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """sigma_i = sigma_max softmax_i(-confidence) over the committed positions; 0 where masked."""
+    """Masks the least confident tokens most, sigma_i = sigma_max softmax_i(-confidence).
+
+    The softmax is over the written positions; sigma is 0 at masks.
+    """
 
     reads_tokens = True
 
     def __call__(self, t: Tensor, s: Tensor, confidence: Tensor, committed: Tensor) -> Rates:
-        """Eq. of section 4.1; rows without a committed token have sigma 0."""
+        """Return sigma, section 4.1; rows without a written token have sigma 0."""
         weight = torch.softmax(
             (-confidence).masked_fill(~committed, float("-inf")), dim=1
         ).nan_to_num(nan=0.0)
@@ -95,7 +98,7 @@ class Confidence:
 
 @dataclass(frozen=True)
 class Loop:
-    """Unmask to alpha_on before t_on, remask with sigma = eta until t_off, then finish.
+    """Unmasks to alpha_on before t_on, remasks with sigma = eta until t_off, then finishes.
 
     eta must be at most (1 - alpha_on) / alpha_on.  A step that crosses t_on stops at alpha_on
     unless `overshoot` is set; the released code lets alpha_s exceed it, and even 1, on coarse
@@ -125,7 +128,7 @@ class Loop:
             )
 
     def __call__(self, t: Tensor, s: Tensor, confidence: Tensor, committed: Tensor) -> Rates:
-        """Three phases by the value of t, section 4.2."""
+        """Return sigma in the three phases of t, section 4.2."""
         before, after = t > self.t_on, t <= self.t_off
         alpha_t, alpha_s = self.alpha(t, before, after), self.alpha(s, before, after)
         if not self.overshoot:
@@ -135,7 +138,7 @@ class Loop:
         )
 
     def alpha(self, t: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        """(1 - t) alpha_on / (1 - t_on);  alpha_on;  1 - t (1 - alpha_on) / t_off."""
+        """Return (1 - t) alpha_on / (1 - t_on);  alpha_on;  1 - t (1 - alpha_on) / t_off."""
         rising = (1.0 - t) * self.alpha_on / (1.0 - self.t_on)
         finishing = 1.0 - t * (1.0 - self.alpha_on) / self.t_off
         return torch.where(before, rising, torch.where(after, finishing, self.alpha_on))
@@ -143,25 +146,25 @@ class Loop:
 
 @dataclass(frozen=True)
 class ForwardBackward:
-    """sigma = (alpha_s - alpha_t) / alpha_t, 1 at alpha_t = 0: a step of noise, a longer one back.
+    """Takes a step of noise and a longer one back, sigma = (alpha_s - alpha_t) / alpha_t.
 
-    Where sigma exceeds sigma_max the posterior of the module docstring has a negative mask
-    probability; it is clamped to 0, which is what the released race over the raw weights amounts
-    to.  Campbell et al. 2022, "A Continuous Time Framework for Discrete Denoising Models",
-    arXiv:2205.14987; the ReMDM paper, section 5.
+    sigma is 1 at alpha_t = 0.  Where it exceeds sigma_max the posterior of the module docstring has
+    a negative mask probability; it is clamped to 0, which is what the released race over the raw
+    weights amounts to.  Campbell et al. 2022, "A Continuous Time Framework for Discrete Denoising
+    Models", arXiv:2205.14987; the ReMDM paper, section 5.
     """
 
     reads_tokens = False
 
     def __call__(self, t: Tensor, s: Tensor, confidence: Tensor, committed: Tensor) -> Rates:
-        """As much is masked again as a forward step from s to t masks."""
+        """Return sigma: as much is masked again as a forward step from s to t masks."""
         sigma = (t - s) / (1.0 - t)
         return Rates(1.0 - t, 1.0 - s, torch.where(t < 1.0, sigma, 1.0))
 
 
 @dataclass(frozen=True)
 class Switch:
-    """Use `rate` while t_off < t <= t_on, no remasking outside: the switches of section 4.2.
+    """Uses `rate` while t_off < t <= t_on, and no remasking outside: section 4.2.
 
     Fields:
         rate: any other rate on the schedule alpha(t) = 1 - t.
@@ -182,11 +185,11 @@ class Switch:
 
     @property
     def reads_tokens(self) -> bool:
-        """That of the rate."""
+        """Whether the rate does."""
         return self.rate.reads_tokens
 
     def __call__(self, t: Tensor, s: Tensor, confidence: Tensor, committed: Tensor) -> Rates:
-        """The rate's sigma inside (t_off, t_on], 0 outside."""
+        """Return the rate's sigma inside (t_off, t_on], 0 outside."""
         rates = self.rate(t, s, confidence, committed)
         return rates._replace(
             sigma=rates.sigma.masked_fill((t > self.t_on) | (t <= self.t_off), 0.0)
@@ -194,7 +197,7 @@ class Switch:
 
 
 class ReMDMState(NamedTuple):
-    """What the next step needs to know of the past."""
+    """Holds the log-probabilities that the confidence rate reads."""
 
     confidence: (
         Tensor  # float64 [B, L], probability of each token when it was written; 0 where masked
@@ -203,7 +206,7 @@ class ReMDMState(NamedTuple):
 
 @dataclass(frozen=True)
 class ReMDM(SamplerBase[ReMDMState]):
-    """Ancestral steps with remasking at rate `rate`, and an argmax over what is left at the end.
+    """Take ancestral steps with remasking at rate `rate`, and the argmax of what is left.
 
     Fields:
         rate: Cap, Rescale, Confidence, Loop or ForwardBackward; or one of them within a Switch.
@@ -228,7 +231,7 @@ class ReMDM(SamplerBase[ReMDMState]):
 
     @property
     def revises(self) -> bool:
-        """Committed tokens may be masked again."""
+        """True: written tokens may be masked again."""
         return True
 
     @property
@@ -237,11 +240,11 @@ class ReMDM(SamplerBase[ReMDMState]):
         return not self.rate.reads_tokens
 
     def schedule_length(self, steps: int) -> int:
-        """The grid's steps and the last argmax."""
+        """Return the grid's steps and the last argmax."""
         return steps + 1
 
     def init(self, canvas: Canvas) -> ReMDMState:
-        """Nothing committed by us yet."""
+        """Return a state in which nothing has been written."""
         return ReMDMState(
             torch.zeros(canvas.tokens.shape, dtype=torch.float64, device=canvas.tokens.device)
         )
@@ -249,7 +252,7 @@ class ReMDM(SamplerBase[ReMDMState]):
     def step(
         self, state: ReMDMState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[ReMDMState, Step]:
-        """x_t -> x_s."""
+        """Move every row from x_t to x_s."""
         last = (clock.step >= clock.steps).unsqueeze(1)
         t = grid_time(clock.step, clock.steps, self.t_end)
         s = grid_time(clock.step + 1, clock.steps, self.t_end)
@@ -266,7 +269,7 @@ class ReMDM(SamplerBase[ReMDMState]):
     def transition_probs(
         self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor, confidence: Tensor | None = None
     ) -> Tensor:
-        """Exact law of x_s given x_t, [B, L, V]; t > s float64 broadcast to [B, 1]."""
+        """Return the exact law of x_s given x_t, [B, L, V]; t > s float64 broadcast to [B, 1]."""
         if confidence is None:
             confidence = torch.zeros_like(canvas.tokens, dtype=torch.float64)
         rates = self.rate(t, s, confidence, canvas.committed)
@@ -280,19 +283,39 @@ def _switched(rate: RemaskRate, t_on: float, t_off: float) -> RemaskRate:
 def remdm_cap(
     eta: float = 0.008, t_on: float = 1.0, t_off: float = 0.0, t_end: float = 1e-5
 ) -> ReMDM:
-    """ReMDM with a capped remasking rate, sigma = min(eta, sigma_max)."""
+    """Run ReMDM with a capped remasking rate, sigma = min(eta, sigma_max).
+
+    Args:
+        eta: largest probability of masking a token again, in [0, 1].
+        t_on: tokens are masked again at times t <= t_on.
+        t_off: and at times t > t_off.
+        t_end: where the grid ends.
+    """
     return ReMDM(_switched(Cap(eta), t_on, t_off), t_end)
 
 
 def remdm_rescale(
     eta: float = 0.015, t_on: float = 1.0, t_off: float = 0.0, t_end: float = 1e-5
 ) -> ReMDM:
-    """ReMDM with a rescaled remasking rate, sigma = eta sigma_max."""
+    """Run ReMDM with a rescaled remasking rate, sigma = eta sigma_max.
+
+    Args:
+        eta: share of the largest rate, in [0, 1].
+        t_on: tokens are masked again at times t <= t_on.
+        t_off: and at times t > t_off.
+        t_end: where the grid ends.
+    """
     return ReMDM(_switched(Rescale(eta), t_on, t_off), t_end)
 
 
 def remdm_conf(t_on: float = 1.0, t_off: float = 0.0, t_end: float = 1e-5) -> ReMDM:
-    """ReMDM that remasks the least confident committed tokens most."""
+    """Run ReMDM, and mask the least confident written tokens most.
+
+    Args:
+        t_on: tokens are masked again at times t <= t_on.
+        t_off: and at times t > t_off.
+        t_end: where the grid ends.
+    """
     return ReMDM(_switched(Confidence(), t_on, t_off), t_end)
 
 
@@ -304,12 +327,21 @@ def remdm_loop(
     overshoot: bool = False,
     t_end: float = 1e-5,
 ) -> ReMDM:
-    """ReMDM that unmasks, holds at alpha_on while it remasks and refines, then finishes."""
+    """Run ReMDM: unmask, hold at alpha_on while it remasks and refines, then finish.
+
+    Args:
+        eta: probability of masking a token again, at most (1 - alpha_on) / alpha_on.
+        t_on: time at which the level alpha_on is reached.
+        t_off: time until which it is held.
+        alpha_on: share of positions that are written while it is held, in (0, 1).
+        overshoot: let a step that crosses t_on go beyond alpha_on, as released.
+        t_end: where the grid ends.
+    """
     return ReMDM(Loop(eta, t_on, t_off, alpha_on, overshoot), t_end)
 
 
 def forward_backward(t_end: float = 1e-5) -> ReMDM:
-    """Forward-backward: each step masks what a forward step would mask, and steps back further."""
+    """Mask in each step what a forward step would mask, and step back further."""
     return ReMDM(ForwardBackward(), t_end)
 
 

@@ -1,4 +1,4 @@
-"""ReMDM's loop on top of LLaDA's confidence decoding.
+"""Adds ReMDM's loop to LLaDA's confidence decoding.
 
 Unmask the most confident positions until a share of the block is written; then, `loop_steps` times,
 mask the k least probable written tokens and unmask the k most confident masked positions; then
@@ -25,14 +25,14 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, Token
 
 
 class ReMDMLLaDAState(NamedTuple):
-    """What the quota needs of the past."""
+    """Holds the size of the block, and the scores of written tokens."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     remasked: Tensor  # int64 [B], positions masked again in the last step
 
 
 class _Phase(NamedTuple):
-    """Where a row stands in its block, bool and int64 [B]."""
+    """Holds where a row stands in its block, bool and int64 [B]."""
 
     looping: Tensor  # between the first and the last unmasking
     remasks: Tensor  # this step masks; the next one writes
@@ -48,7 +48,7 @@ class ReMDMLLaDA(SamplerBase[ReMDMLLaDAState]):
 
     Fields:
         init_unmask_ratio: share of the planned steps before the loops, in [0, 1].
-        loop_steps: number of loops.
+        loop_steps: number of loops, each of which masks again and rewrites.
         unmask_k: tokens masked and written again per loop.
 
     NFE: min(steps, tokens) + 2 loop_steps per block.
@@ -69,20 +69,20 @@ class ReMDMLLaDA(SamplerBase[ReMDMLLaDAState]):
 
     @property
     def revises(self) -> bool:
-        """Committed tokens may be masked again."""
+        """True: written tokens may be masked again."""
         return True
 
     @property
     def exact(self) -> bool:
-        """Positions depend on the drawn tokens."""
+        """False: positions depend on the drawn tokens."""
         return False
 
     def schedule_length(self, steps: int) -> int:
-        """The planned steps and two per loop."""
+        """Return the planned steps and two per loop."""
         return steps + 2 * self.loop_steps
 
     def init(self, canvas: Canvas) -> ReMDMLLaDAState:
-        """Counted when a row enters a block."""
+        """Return zeros; positions are counted when a row enters a block."""
         zero = torch.zeros_like(canvas.start)
         return ReMDMLLaDAState(zero, zero)
 

@@ -1,4 +1,4 @@
-"""SDAR block diffusion: a quota per step, filled in order of confidence or from the left.
+"""Writes a quota per step, by confidence or from the left, as SDAR does within its blocks.
 
     q   = even split of the block's width over its steps
     c_i = probability of the drawn token under the sampled law
@@ -40,7 +40,7 @@ _BY_CONFIDENCE: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
 
 @dataclass(frozen=True)
 class SDAR(SamplerBase[None]):
-    """Write the quota of this step, or more where the model is sure.
+    """Write the quota of this step, or more if the model is confident of more.
 
     Meant for block-causal models: `align_blocks` and `causal_blocks` of the loop, 4 to 64 columns
     per block.  The quota is that of the whole block, prompt tail included, and is clamped to the
@@ -71,7 +71,7 @@ class SDAR(SamplerBase[None]):
 
     @property
     def exact(self) -> bool:
-        """Only the sequential order does not read the drawn tokens."""
+        """Whether the strategy is sequential; the others read the drawn tokens."""
         return self.strategy == "sequential"
 
     def step(
@@ -92,12 +92,12 @@ class SDAR(SamplerBase[None]):
 
 
 def sdar_static() -> SDAR:
-    """SDAR's low_confidence_static: the quota's most confident positions."""
+    """Write the quota's most confident positions, SDAR's low_confidence_static."""
     return SDAR("static")
 
 
 def sdar_sequential() -> SDAR:
-    """SDAR's sequential strategy: the quota's leftmost positions."""
+    """Write the quota's leftmost positions, SDAR's sequential strategy."""
     return SDAR("sequential")
 
 

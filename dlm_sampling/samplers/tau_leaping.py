@@ -1,4 +1,4 @@
-"""Tau-leaping: Poisson jumps with the rates frozen over a step, h = t - s, Lambda = sum R_t.
+"""Takes Poisson jumps with the rates frozen over a step, h = t - s, Lambda = sum R_t: tau-leaping.
 
     last      q(x_s = v | x_t = u) = (1 - exp(-h Lambda)) R_t(u, v) / Lambda
     reject    q(x_s = v | x_t = u) = h R_t(u, v) exp(-h Lambda)
@@ -55,10 +55,8 @@ class TauLeaping(GridSampler):
     """Reveal each masked position that has a Poisson event of rate c_t within the step.
 
     Fields:
-        schedule: alpha(t).
-        t_end: the grid runs from 1 to t_end in `steps` equal steps.
-        noise_removal: how the positions still masked at t_end are written in a last step, by the
-            "argmax" (the released rule) or by a "sample".
+        schedule, t_end: see `GridSampler`.
+        noise_removal: see `GridSampler`; "argmax" is the released rule.
         events: what several events at one position do, "last" (the last one wins), "reject"
             (the position stays) or "displace" (displacements add up: for ordered symbols, such as
             pitches or pixels; on masks it is "last").
@@ -79,15 +77,15 @@ class TauLeaping(GridSampler):
             raise unknown_choice("events", self.events, tuple(_PROBABILITY))
 
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
-        """`event_prob` of (t - s) c_t, float64 like t."""
+        """Return `event_prob` of (t - s) c_t, float64 like t."""
         return self.event_prob((t - s) * reverse_rate(self.schedule, t))
 
     def event_prob(self, mean: Tensor) -> Tensor:
-        """Chance of a mask to be revealed if m events are expected: 1 - exp(-m) or m exp(-m)."""
+        """Return the probability of revealing a mask at m expected events, 1 - e^-m or m e^-m."""
         return _PROBABILITY[self.events](mean)
 
     def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Law of x_s given x_t under any noise, [..., V], with the multi-jump rule of `events`."""
+        """Return the law of x_s given x_t, [..., V], with the multi-jump rule of `events`."""
         return _LAW[self.events](self.rates(process, values, x, t), x, t - s)
 
 

@@ -1,4 +1,4 @@
-"""The theta-RK-2 method.
+"""Takes two-stage steps that restart from x: the theta-RK-2 method.
 
     x*:  leap from x_t over theta W with the rates c_t p_t
     x_s: leap from x_t over W with the rates [(1 - 1/(2 theta)) c_t p_t + 1/(2 theta) c_rho p_rho]_+
@@ -28,14 +28,9 @@ class ThetaRK2(TwoStage):
     cost.
 
     Fields:
-        theta: share of the interval to the look-ahead, in (0, 1].
-        schedule: alpha(t).
-        t_end: where the grid of max(1, steps // 2) intervals ends, above 0.
-        noise_removal: how the positions still masked at t_end are written, by the "argmax" (the
-            released rule) or by a "sample".
-        clock: "hazard" measures time by H = ln((1 - alpha_t) / (1 - alpha_s)), on which masks are
-            revealed at the constant rate 1, and without a mask by sigma = -ln alpha, on which noise
-            comes at the constant rate 1; "time" freezes the rate c_t within each stage.
+        theta: share of the interval that stage 1 looks ahead, in (0, 1].
+        schedule, t_end, clock: see `TwoStage`.
+        noise_removal: see `TwoStage`; "argmax" is the released rule.
 
     NFE: at most 2 max(1, steps // 2) + 1.
     """
@@ -45,11 +40,11 @@ class ThetaRK2(TwoStage):
     nfe = "2 per interval, steps // 2 intervals, and the noise removal; less where nothing happens"
 
     def rates(self, rates_t: Tensor, rates_star: Tensor) -> Tensor:
-        """[(1 - 1/(2 theta)) R_t + 1/(2 theta) R*]_+."""
+        """Return [(1 - 1/(2 theta)) R_t + 1/(2 theta) R*]_+."""
         return rk2_rates(rates_t, rates_star, self.theta)
 
     def bound(self, rate_t: Tensor, rate_star: Tensor) -> Tensor:
-        """Positive part of the first factor times c_t, plus the second times c_rho."""
+        """Return the positive part of the first factor times c_t, plus the second times c_rho."""
         first, second = rk2_weights(self.theta)
         return max(first, 0.0) * rate_t + second * rate_star
 

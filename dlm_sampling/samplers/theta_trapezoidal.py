@@ -1,4 +1,4 @@
-"""The theta-trapezoidal method.
+"""Takes two-stage steps with extrapolated rates: the theta-trapezoidal method.
 
     x*:  leap from x_t over theta W with the rates c_t p_t
     x_s: leap from x* over (1 - theta) W with the rates [a1 c_rho p_rho - a2 c_t p_t]_+,
@@ -21,7 +21,7 @@ from torch import Tensor
 from dlm_sampling.ops import Remainder, Stream, without_sync
 from dlm_sampling.processes.theta import trapezoidal_rates, trapezoidal_weights
 from dlm_sampling.samplers.parts.kept_laws import unpack
-from dlm_sampling.samplers.parts.two_stage import Interval, StageState, TwoStage
+from dlm_sampling.samplers.parts.two_stage import StageInterval, StageState, TwoStage
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Draw, Prediction, RandomSource
 
@@ -35,13 +35,8 @@ class ThetaTrapezoidal(TwoStage):
 
     Fields:
         theta: share of the interval that stage 1 leaps over, in (0, 1).
-        schedule: alpha(t).
-        t_end: where the grid of max(1, steps // 2) intervals ends, above 0.
-        noise_removal: how the positions still masked at t_end are written, by the "argmax" (the
-            released rule) or by a "sample".
-        clock: "hazard" measures time by H = ln((1 - alpha_t) / (1 - alpha_s)), on which masks are
-            revealed at the constant rate 1, and without a mask by sigma = -ln alpha, on which noise
-            comes at the constant rate 1; "time" freezes the rate c_t within each stage.
+        schedule, t_end, clock: see `TwoStage`.
+        noise_removal: see `TwoStage`; "argmax" is the released rule.
 
     NFE: at most 2 max(1, steps // 2) + 1.
     """
@@ -51,11 +46,11 @@ class ThetaTrapezoidal(TwoStage):
     nfe = "2 per interval, steps // 2 intervals, and the noise removal; less where nothing happens"
 
     def rates(self, rates_t: Tensor, rates_star: Tensor) -> Tensor:
-        """[a1 R* - a2 R_t]_+."""
+        """Return [a1 R* - a2 R_t]_+."""
         return trapezoidal_rates(rates_t, rates_star, self.theta)
 
     def bound(self, rate_t: Tensor, rate_star: Tensor) -> Tensor:
-        """a1 c_rho, since p_rho sums to 1."""
+        """Return a1 c_rho, since p_rho sums to 1."""
         return trapezoidal_weights(self.theta)[0] * rate_star
 
     def jump(
@@ -63,7 +58,7 @@ class ThetaTrapezoidal(TwoStage):
         state: StageState,
         where: Tensor,
         canvas: Canvas,
-        interval: Interval,
+        interval: StageInterval,
         prediction: Prediction,
         rng: RandomSource,
     ) -> tuple[Tensor, Draw]:

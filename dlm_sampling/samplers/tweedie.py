@@ -1,4 +1,4 @@
-"""Tweedie (analytic) steps: the exact reversal of one position's noise from its ratios.
+"""Reverses one position's noise exactly from its ratios: Tweedie (analytic) steps.
 
     masks:  q(x_s = v | x_t = m) = (e^-sigma_s - e^-sigma_t) / (1 - e^-sigma_t) p0(v)
     uniform noise over S symbols, d = sigma_t - sigma_s, ratios s(v),
@@ -21,7 +21,6 @@ from dlm_sampling.processes.tweedie import tweedie_uniform
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Process
 
 
@@ -32,16 +31,12 @@ class Tweedie(GridSampler):
     Up to the last step this is ancestral sampling, number for number.
 
     Fields:
-        schedule: alpha(t).
-        t_end: the grid runs from 1 to t_end in `steps` equal steps.
-        noise_removal: how the positions still masked at t_end are written in a last step, by a
-            "sample" (the released rule) or by the "argmax".
+        schedule, t_end: see `GridSampler`.
+        noise_removal: see `GridSampler`; "sample" is the released rule.
 
     NFE: number of steps that reveal something, at most min(steps + 1, tokens).
     """
 
-    schedule: Schedule = LOG_LINEAR
-    t_end: float = 1e-5
     noise_removal: NoiseRemoval = "sample"
 
     runs_on = ("absorbing", "uniform")
@@ -49,12 +44,12 @@ class Tweedie(GridSampler):
     paper = "Lou et al. 2024, arXiv:2310.16834"
 
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
-        """(alpha_s - alpha_t) / (1 - alpha_t), float64 like t."""
+        """Return (alpha_s - alpha_t) / (1 - alpha_t), float64 like t."""
         alpha_t, alpha_s = self.schedule.alpha(t), self.schedule.alpha(s)
         return (alpha_s - alpha_t) / (1.0 - alpha_t)
 
     def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Law of x_s given x_t from ratios under uniform noise, [..., V]: `tweedie_uniform`.
+        """Return the law of x_s given x_t from ratios, [..., V]: `tweedie_uniform`.
 
         Raises:
             ValueError: alpha(1) = 0, where all ratios are 1 and say nothing of the data.

@@ -1,4 +1,4 @@
-"""Uniformization: the reverse jump process without discretisation error.
+"""Simulates the reverse jump process without discretisation error: uniformization.
 
     candidate events of every position at the rate B(t), a bound on its rate of leaving;
     at an event at time u:  x_i <- y with probability R_u(x_i, y) / B(u),  else x_i stays
@@ -36,14 +36,14 @@ _HALVINGS = 60  # of the level interval; what is left is below the spacing of fl
 
 
 class Bounded(Process, Protocol):
-    """A process whose rates of leaving a token have a known bound."""
+    """Describes a process whose rates of leaving a token have a known bound."""
 
     def exit_bound(self, alpha: Tensor, slope: Tensor, size: int, /) -> Tensor:
-        """The bound at a level; slope is -alpha'(t)."""
+        """Return the bound at a level; slope is -alpha'(t)."""
         ...
 
     def exit_integral(self, alpha_t: Tensor, alpha_s: Tensor, size: int, /) -> Tensor:
-        """Its integral from t to s."""
+        """Return the integral of the bound from t to s."""
         ...
 
 
@@ -56,9 +56,8 @@ class Uniformization(EventSampler):
     break the bound count as the bound.
 
     Fields:
-        schedule: alpha(t); alpha(1) > 0 without a mask, where the bound is infinite at alpha = 0.
-        t_end: where the events end.
-        noise_removal: how the last step writes, by a "sample" or by the "argmax" of the posterior.
+        schedule: see `EventSampler`; without a mask the bound is infinite at alpha = 0.
+        t_end, noise_removal: see `EventSampler`.
 
     NFE: one per candidate event and one for the last step.  On masks that is about the number of
         positions L, else on average L (ln((1 - alpha(1)) / (1 - alpha(t_end))) + (S - 1) / S
@@ -71,7 +70,7 @@ class Uniformization(EventSampler):
     def step(
         self, state: EventState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[EventState, Step]:
-        """The next candidate event of every row, or its last step."""
+        """Take the next candidate event of every row, or its last step."""
         process = cast(Bounded, predict.process)
         t = torch.where(clock.step == 0, 1.0, state.t)
         size = predict.vocab_size
@@ -89,7 +88,7 @@ class Uniformization(EventSampler):
     def next_event(
         self, process: Bounded, t: Tensor, positions: Tensor, size: int, rng: RandomSource
     ) -> tuple[Tensor, Tensor]:
-        """Time of the next candidate, float64 [B], t_end where there is none; and where, bool [B].
+        """Return the time of the next candidate, float64 [B], or t_end, and whether there is one.
 
         Args:
             process: the noise.
@@ -110,7 +109,7 @@ class Uniformization(EventSampler):
         return torch.where(ending, self.t_end, self.schedule.time_of(high)), ending
 
     def next_law(self, process: Bounded, values: Tensor, x: Tensor, u: Tensor) -> Tensor:
-        """Law of a position after a candidate event at u: R_u(x, y) / B(u), or it stays; [..., V].
+        """Return the law after a candidate event at u, [..., V]: R_u(x, y) / B(u), else it stays.
 
         values is the prediction of kind `process.rates_read`, [..., V]; u broadcast to [...].
         """

@@ -1,1 +1,1 @@
-"""Token frequencies of a corpus, for PC-Sampler."""
+"""Holds the token frequencies of a corpus, for PC-Sampler."""

@@ -1,4 +1,4 @@
-"""Counting the tokens of a corpus for `TokenFrequencies`: streaming, resumable."""
+"""Counts the tokens of a corpus for `TokenFrequencies`: streaming, resumable."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class _Job:
         return _Counted(counts, done.rows + len(rows), self.digest(rows[-1]), False)
 
     def texts(self, row: Row) -> list[str]:
-        """The row's texts; entries that are no strings are left out."""
+        """Return the row's texts; entries that are no strings are left out."""
         if not any(column in row for column in self.columns):
             raise ValueError(
                 f"columns={list(self.columns)}: not in the corpus, which has {sorted(row)}."
@@ -166,7 +166,7 @@ def _batch_size(done: _Counted, max_rows: int | None, save_every: int) -> int:
 def _open(
     corpus: str | os.PathLike[str] | Iterable[Row], name: str | None, split: str
 ) -> Iterable[Row]:
-    """The rows of a corpus that is given by name, path or as it is."""
+    """Return the rows of a corpus that is given by name, path or as it is."""
     if isinstance(corpus, Iterator):
         raise ValueError("corpus is an iterator, which cannot be read again; pass the iterable.")
     if not isinstance(corpus, (str, os.PathLike)):
@@ -184,7 +184,7 @@ def _open(
 
 
 def _remaining(corpus: Iterable[Row], job: _Job, done: _Counted, path: Path) -> Iterator[Row]:
-    """The rows after those that are done; the last of them is read again and compared."""
+    """Return the rows after those that are done; the last of them is read again and compared."""
     if done.rows == 0 or done.exhausted:
         return iter(corpus)
     seek: Any = getattr(corpus, "skip", None)
@@ -235,7 +235,7 @@ def _save(job: _Job, path: Path, done: _Counted, max_rows: int | None) -> None:
 
 
 def _total(job: _Job, done: _Counted) -> int:
-    """Number of tokens, at least 1."""
+    """Return the number of tokens, at least 1."""
     total = int(done.counts.sum())
     if total == 0:
         raise ValueError(f"corpus: no text in columns {list(job.columns)} of its {done.rows} rows.")

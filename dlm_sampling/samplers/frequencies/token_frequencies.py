@@ -1,4 +1,4 @@
-"""Background frequencies of tokens: how often each token occurs in a reference corpus."""
+"""Holds the background frequencies of tokens: how often each occurs in a reference corpus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COUNT_KEYS = ("p_baseline_dict", "token_frequency_dict")
 
 @dataclass(frozen=True, eq=False)
 class TokenFrequencies:
-    """Token counts of a corpus; f(v) = count(v) / total, 1 / total where the count is 0.
+    """Holds the token counts of a corpus; f(v) = count(v) / total, 1 / total if the count is 0.
 
     Fields:
         counts: int64 [V].
@@ -51,7 +51,7 @@ class TokenFrequencies:
             )
 
     def __eq__(self, other: object) -> bool:
-        """Same counts and total, wherever they are stored."""
+        """Return the same counts and total, wherever they are stored."""
         if not isinstance(other, TokenFrequencies):
             return NotImplemented
         same = self.total == other.total and self.counts.shape == other.counts.shape
@@ -63,7 +63,7 @@ class TokenFrequencies:
 
     @classmethod
     def uniform(cls, vocab_size: int) -> TokenFrequencies:
-        """Every token once."""
+        """Return frequencies in which every token occurs once."""
         return cls(torch.ones(vocab_size, dtype=torch.int64), vocab_size)
 
     @classmethod
@@ -100,7 +100,7 @@ class TokenFrequencies:
         write_atomically(Path(path), json.dumps(data))
 
     def to_config(self) -> dict[str, Any]:
-        """JSON-ready description: the path if there is one, else the counts."""
+        """Return a JSON-ready description: the path if there is one, else the counts."""
         if self.path is not None:
             return {"path": self.path}
         counts = _as_dict(self.counts)
@@ -108,7 +108,7 @@ class TokenFrequencies:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TokenFrequencies:
-        """Inverse of `to_config`."""
+        """Read the dictionary of `to_config`."""
         if "path" in config:
             return cls.load(config["path"])
         return cls(
@@ -116,7 +116,7 @@ class TokenFrequencies:
         )
 
     def log_frequency(self, tokens: Tensor) -> Tensor:
-        """ln(f(v) + 1e-9) of each token, float64 like `tokens`; ids beyond the table are unseen."""
+        """Return ln(f(v) + 1e-9) of each token, float64 like `tokens`; f is least for other ids."""
         table = self._on_device.get(tokens.device)
         if table is None:
             table = self._on_device[tokens.device] = self.counts.to(tokens.device)
@@ -131,7 +131,7 @@ FrequencySource = TokenFrequencies | Mapping[str, Any] | str | os.PathLike[str] 
 def log_content(
     log_confidence: Tensor, tokens: Tensor, frequencies: TokenFrequencies | None, alpha: float
 ) -> Tensor:
-    """Log of min{-p ln(f + 1e-9), alpha}, float64 like `tokens`; -ln f is 1 without frequencies."""
+    """Return log min{-p ln(f + 1e-9), alpha}, float64 like `tokens`; without f, -ln f is 1."""
     log_p = log_confidence.double()
     if frequencies is not None:
         log_p = (
@@ -142,7 +142,7 @@ def log_content(
 
 
 def read_frequencies(source: FrequencySource) -> TokenFrequencies | None:
-    """A table as it is, from a count file, or from the dictionary of `to_config`."""
+    """Return a table as it is, from a count file, or from the dictionary of `to_config`."""
     if source is None or isinstance(source, TokenFrequencies):
         return source
     if isinstance(source, Mapping):
@@ -151,7 +151,7 @@ def read_frequencies(source: FrequencySource) -> TokenFrequencies | None:
 
 
 def _as_dict(counts: Tensor) -> dict[str, int]:
-    """The counts that are not zero, by id."""
+    """Return the counts that are not zero, by id."""
     values = cast(list[int], counts.tolist())
     return {str(token_id): count for token_id, count in enumerate(values) if count}
 

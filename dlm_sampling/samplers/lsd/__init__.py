@@ -1,1 +1,1 @@
-"""Solvers with learned coefficients and times (LSD), and the file that holds them."""
+"""Holds solvers with learned coefficients and times (LSD), and their file."""

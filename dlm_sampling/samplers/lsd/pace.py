@@ -1,4 +1,4 @@
-"""Coefficients and times of a solver's steps, as learned sampler distillation (LSD) finds them.
+"""Holds the learned coefficients and times of a solver's steps (LSD, learned sampler distillation).
 
     step k goes from t_k to t_{k+1} and multiplies the solver's rates by phi_k,   k = 0..M - 1
 
@@ -23,7 +23,7 @@ from dlm_sampling.types import NoiseKind, Process
 
 @dataclass(frozen=True)
 class Pace:
-    """The learned numbers of a solver.
+    """Holds the learned coefficients and times of a solver's steps.
 
     Fields:
         phi: one coefficient >= 0 per interval of the grid, or None for 1 everywhere.
@@ -74,7 +74,7 @@ class Pace:
         return self.phi is None or all(value == 1.0 for value in self.phi)
 
     def within(self, noise: tuple[NoiseKind, ...]) -> tuple[NoiseKind, ...]:
-        """Those of the kinds of noise that a solver runs on which the numbers were learnt for.
+        """Return the noise kinds of a solver, restricted to that of the coefficients.
 
         Raises:
             ValueError: they were learnt for none of them.
@@ -102,14 +102,14 @@ class Pace:
             )
 
     def time_at(self, k: Tensor, number: Tensor, t_end: float) -> Tensor:
-        """Time of grid point k, float64 like k; beyond the last one its time."""
+        """Return the time of grid point k, float64 like k; beyond the last one its time."""
         if self.t_grid is None:
             return grid_time(k, number, t_end)
         times = torch.tensor(self.t_grid, dtype=torch.float64, device=k.device)
         return times[k.clamp(max=len(self.t_grid) - 1)]
 
     def at(self, t: Tensor, t_end: float) -> Tensor:
-        """The coefficient of the step that time t lies in, (t_{k+1}, t_k], float64 like t."""
+        """Return the coefficient of the step (t_{k+1}, t_k] that holds t, float64 like t."""
         if self.phi is None:
             return torch.ones_like(t)
         number = torch.tensor(len(self.phi), device=t.device)
@@ -121,7 +121,7 @@ class Pace:
     def rates(
         self, process: Process, rates: Tensor, values: Tensor, x: Tensor, alpha: Tensor, phi: Tensor
     ) -> Tensor:
-        """The solver's rates under the coefficients.
+        """Return the solver's rates under the coefficients.
 
             rate       phi G(y)
             log_score  G(y) s(y)^(phi - 1), since G(y) is proportional to s(y)
@@ -141,7 +141,7 @@ class Pace:
         return rates * APPLY["log_score"](ratios, factor - 1.0)
 
     def ratios(self, score: Tensor, x: Tensor, phi: Tensor) -> Tensor:
-        """Ratios s [..., V] under the coefficients, for solvers that read them instead of rates.
+        """Return the ratios s [..., V] under the coefficients, for solvers that read ratios.
 
         All ratios times one number are the same law, so that "rate" spares the current token's.
         """

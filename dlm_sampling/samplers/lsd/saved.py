@@ -1,4 +1,4 @@
-"""Learned samplers as JSON, written by `dlm-sampling learn`, read by `generate(sampler="x.json")`.
+"""Reads and writes learned samplers as JSON: `dlm-sampling learn`, `generate(sampler="x.json")`.
 
     {"format": "lsd.v1", "process": "absorbing", "base": "euler", "options": {...},
      "schedule": {"name": "LogLinear", "eps": 0.001}, "pred_kind": "posterior", "steps": 16,
@@ -43,7 +43,7 @@ _APART = ("schedule", "t_end", "pace")  # fields of a solver that the file holds
 
 @dataclass(frozen=True)
 class LearnedFile:
-    """A learned sampler with its provenance.
+    """Holds a learned sampler with its provenance.
 
     Fields:
         process: the noise that it was learnt for.
@@ -88,7 +88,7 @@ class LearnedFile:
             )
 
     def build(self) -> Learned:
-        """The sampler itself."""
+        """Build the sampler."""
         kind = LEARNED[self.base]
         allowed = [item.name for item in fields(kind) if item.name not in _APART]
         check_arguments(self.options, allowed)
@@ -101,18 +101,18 @@ class LearnedFile:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """Return the JSON form."""
         return {"format": FORMAT, **asdict(self)}
 
 
 def options_of(sampler: Learned) -> dict[str, Any]:
-    """Fields of a solver that the file holds under "options"."""
+    """Return the fields of a solver that the file holds under "options"."""
     values = {item.name: getattr(sampler, item.name) for item in fields(sampler)}
     return {name: value for name, value in values.items() if name not in _APART}
 
 
 def schedule_record(schedule: Schedule) -> dict[str, Any]:
-    """A schedule as JSON.
+    """Return a schedule as JSON.
 
     Raises:
         ValueError: it is not one of the library's.
@@ -124,7 +124,7 @@ def schedule_record(schedule: Schedule) -> dict[str, Any]:
 
 
 def read_schedule(record: Mapping[str, Any]) -> Schedule:
-    """The schedule that `schedule_record` wrote.
+    """Return the schedule that `schedule_record` wrote.
 
     Raises:
         ValueError: an unknown name, or a parameter out of range.

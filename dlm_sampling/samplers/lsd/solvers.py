@@ -1,4 +1,4 @@
-"""Learned sampler distillation (LSD): a solver whose steps have learned coefficients and times.
+"""Runs solvers with learned coefficients and times: learned sampler distillation (LSD).
 
     euler              q(v | u) = phi_k h R_t(u, v);   masks: min{1, phi_k h c_t} p0(v)
     tau-leaping        as tau-leaping with the rates phi_k R_t
@@ -27,7 +27,7 @@ from dlm_sampling.samplers.euler import Euler
 from dlm_sampling.samplers.lsd.pace import AS_IT_IS, Pace
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid import GridSampler
-from dlm_sampling.samplers.parts.two_stage import Interval
+from dlm_sampling.samplers.parts.two_stage import StageInterval
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.samplers.tau_leaping import Events, TauLeaping
 from dlm_sampling.samplers.theta_trapezoidal import ThetaTrapezoidal
@@ -41,7 +41,7 @@ _PAPER = "Fu et al. 2025, arXiv:2509.19962"
 
 @dataclass(frozen=True)
 class LearnedGrid(GridSampler):
-    """What the learned solvers of one forward pass per step share."""
+    """Is the base of learned solvers with one forward pass per step."""
 
     pace: Pace = AS_IT_IS
 
@@ -57,30 +57,30 @@ class LearnedGrid(GridSampler):
 
     @property
     def own_steps(self) -> int | None:
-        """The steps that the numbers were learnt for."""
+        """The steps that the coefficients were learnt for."""
         return self.pace.intervals
 
     def schedule_length(self, steps: int) -> int:
-        """The grid's steps and the noise removal; ValueError for other steps than its own."""
+        """Return the steps and the noise removal; ValueError for other steps than its own."""
         self.pace.check(steps, self.own_steps)
         return super().schedule_length(steps)
 
     def time_at(self, k: Tensor, number: Tensor) -> Tensor:
-        """Learned, or equally spaced."""
+        """Return the time of grid point k, learned or equally spaced, float64 like k."""
         return self.pace.time_at(k, number, self.t_end)
 
     def by_tables(self, canvas: Canvas) -> bool:
-        """Also on masks where the chance of a mask to be revealed depends on its prediction."""
+        """Return True also on masks if a mask's reveal probability depends on its prediction."""
         return super().by_tables(canvas) or (
             self.pace.apply == "log_score" and not self.pace.neutral
         )
 
     def phi(self, t: Tensor) -> Tensor:
-        """Coefficient of the step that begins at t, float64 like t."""
+        """Return the coefficient of the step that begins at t, float64 like t."""
         return self.pace.at(t, self.t_end)
 
     def rates(self, process: Process, values: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """Reverse rates under the coefficients, [..., V]; arguments as in `next_law`."""
+        """Return the reverse rates under the coefficients, [..., V]; arguments as in `next_law`."""
         rates = super().rates(process, values, x, t)
         alpha = self.schedule.alpha(t)
         return self.pace.rates(process, rates, values, x, alpha, self.phi(t))
@@ -88,13 +88,16 @@ class LearnedGrid(GridSampler):
     def intensity(
         self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor
     ) -> Tensor:
-        """What phi multiplies: events towards each token between t and s, h R_t(x, v), [..., V]."""
+        """Return the quantity that phi multiplies, [..., V]: expected events h R_t(x, v)."""
         return per_position(t - s, x, values) * off_diagonal(
             super().rates(process, values, x, t), x
         )
 
     def expected(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """What a finer grid is summed in: chances of leaving, or events if there may be several."""
+        """Return the quantity that adds up over a finer grid, [..., V].
+
+        These are exit probabilities for linear solvers, expected event counts otherwise.
+        """
         if self.linear:
             return off_diagonal(self.next_law(process, values, x, t, s), x)
         return self.intensity(process, values, x, t, s)
@@ -105,7 +108,8 @@ class LearnedEuler(LearnedGrid, Euler):
     """Euler steps with learned coefficients and times.
 
     Fields:
-        schedule, t_end, noise_removal: as in `Euler`; t_end counts without a learned grid only.
+        schedule, noise_removal: see `Euler`.
+        t_end: see `Euler`; it counts without a learned grid only.
         pace: the learned numbers.
 
     NFE: number of steps that reveal something, at most min(steps + 1, tokens); with
@@ -119,7 +123,7 @@ class LearnedEuler(LearnedGrid, Euler):
     paper = _PAPER
 
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
-        """min{1, phi (t - s) c_t}, float64 like t."""
+        """Return min{1, phi (t - s) c_t}, float64 like t."""
         return (self.phi(t) * ((t - s) * reverse_rate(self.schedule, t))).clamp(max=1.0)
 
 
@@ -128,8 +132,8 @@ class LearnedTauLeaping(LearnedGrid, TauLeaping):
     """Tau-leaping with learned coefficients and times.
 
     Fields:
-        schedule, t_end, noise_removal, events: as in `TauLeaping`; t_end counts without a learned
-            grid only.
+        schedule, noise_removal, events: see `TauLeaping`.
+        t_end: see `TauLeaping`; it counts without a learned grid only.
         pace: the learned numbers.
 
     NFE: number of steps that reveal something, at most min(steps + 1, tokens); with
@@ -145,7 +149,7 @@ class LearnedTauLeaping(LearnedGrid, TauLeaping):
     paper = _PAPER
 
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
-        """`event_prob` of phi (t - s) c_t, float64 like t."""
+        """Return `event_prob` of phi (t - s) c_t, float64 like t."""
         return self.event_prob(self.phi(t) * ((t - s) * reverse_rate(self.schedule, t)))
 
 
@@ -154,7 +158,8 @@ class LearnedTweedie(LearnedGrid, Tweedie):
     """Tweedie steps with learned coefficients and times.
 
     Fields:
-        schedule, t_end, noise_removal: as in `Tweedie`; t_end counts without a learned grid only.
+        schedule, noise_removal: see `Tweedie`.
+        t_end: see `Tweedie`; it counts without a learned grid only.
         pace: the learned numbers.
 
     NFE: number of steps that reveal something, at most min(steps + 1, tokens); with
@@ -168,11 +173,11 @@ class LearnedTweedie(LearnedGrid, Tweedie):
     paper = _PAPER
 
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
-        """min{1, phi (alpha_s - alpha_t) / (1 - alpha_t)}, float64 like t."""
+        """Return min{1, phi (alpha_s - alpha_t) / (1 - alpha_t)}, float64 like t."""
         return (self.phi(t) * Tweedie.reveal_prob(self, t, s)).clamp(max=1.0)
 
     def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Law of x_s given x_t from ratios under the coefficients, [..., V]."""
+        """Return the law of x_s given x_t from ratios under the coefficients, [..., V]."""
         alpha_t, alpha_s = self.levels(t, s)
         mask = process.mask_token_id
         score = process.convert(values, x, alpha_t, process.rates_read, "log_score")
@@ -184,7 +189,7 @@ class LearnedTweedie(LearnedGrid, Tweedie):
     def intensity(
         self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor
     ) -> Tensor:
-        """What phi multiplies: the chance of each other token in the step, [..., V]."""
+        """Return the quantity that phi multiplies, [..., V]: the law of each other token."""
         return off_diagonal(self.next_law(process, values, x, t, s), x)
 
 
@@ -193,8 +198,8 @@ class LearnedTrapezoidal(ThetaTrapezoidal):
     """The theta-trapezoidal method with a learned coefficient and time per interval.
 
     Fields:
-        theta, schedule, t_end, noise_removal, clock: as in `ThetaTrapezoidal`; t_end counts without
-            a learned grid only.
+        theta, schedule, noise_removal, clock: see `ThetaTrapezoidal`.
+        t_end: see `ThetaTrapezoidal`; it counts without a learned grid only.
         pace: the learned numbers; apply="rate".
 
     NFE: at most 2 per interval, and the noise removal; `steps` is twice the intervals.
@@ -216,35 +221,35 @@ class LearnedTrapezoidal(ThetaTrapezoidal):
 
     @property
     def own_steps(self) -> int | None:
-        """The forward passes that the numbers were learnt for."""
+        """The forward passes that the coefficients were learnt for."""
         return None if self.pace.intervals is None else 2 * self.pace.intervals
 
     def schedule_length(self, steps: int) -> int:
-        """Two steps per interval and the noise removal; ValueError for other steps than its own."""
+        """Return two steps per interval and the noise removal; ValueError for other steps."""
         self.pace.check(steps, self.own_steps)
         return super().schedule_length(steps)
 
     def time_at(self, k: Tensor, number: Tensor) -> Tensor:
-        """Learned, or equally spaced."""
+        """Return the time of grid point k, learned or equally spaced, float64 like k."""
         return self.pace.time_at(k, number, self.t_end)
 
-    def interval(self, t: Tensor, s: Tensor) -> Interval:
-        """The interval on masks, with the coefficient as a factor of its length."""
+    def interval(self, t: Tensor, s: Tensor) -> StageInterval:
+        """Return the interval on masks, with the coefficient as a factor of its length."""
         return self.paced(super().interval(t, s))
 
-    def interval_of_noise(self, t: Tensor, s: Tensor) -> Interval:
-        """The interval without a mask, with the coefficient as a factor of its length."""
+    def interval_of_noise(self, t: Tensor, s: Tensor) -> StageInterval:
+        """Return the interval without a mask, with the coefficient as a factor of its length."""
         return self.paced(super().interval_of_noise(t, s))
 
-    def paced(self, interval: Interval) -> Interval:
-        """Both stages leap over a length times a rate, so that either may carry the factor."""
+    def paced(self, interval: StageInterval) -> StageInterval:
+        """Multiply the window by phi: both stages leap over a length times a rate."""
         phi = self.pace.at(interval.t, self.t_end)
         return interval._replace(window=interval.window * phi)
 
     def intensity(
         self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor
     ) -> Tensor:
-        """What phi multiplies: expected events towards each token in the interval, [..., V]."""
+        """Return the quantity that phi multiplies, [..., V]: expected events in the interval."""
         if process.mask_token_id is None:
             window = super().interval_of_noise(t, s).window
             rates = self.clock_rates(process, values, x, t)
@@ -253,7 +258,7 @@ class LearnedTrapezoidal(ThetaTrapezoidal):
         return process.rates(values, x, alpha, plain.window * plain.rate_t * (1.0 - alpha))
 
     def expected(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """What a finer grid is summed in: events."""
+        """Return the quantity that adds up over a finer grid, [..., V]: expected events."""
         return self.intensity(process, values, x, t, s)
 
 

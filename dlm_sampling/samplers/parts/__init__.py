@@ -1,1 +1,1 @@
-"""What several samplers share: grids, orders, quotas, hitting times, kept laws."""
+"""Holds the parts that several samplers share: grids, orders, quotas, hitting times, kept laws."""

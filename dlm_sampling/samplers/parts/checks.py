@@ -1,4 +1,4 @@
-"""Checks of sampler fields: errors name the field, its value, what is allowed, what to try."""
+"""Checks the fields of samplers; errors name the field, its value, what is allowed, what to try."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def unit_interval(field: str, value: float, sensible: str) -> None:
 
 
 def log_threshold(probability: float) -> float:
-    """Logarithm of a threshold on a probability; -inf at 0, so that everything passes."""
+    """Return the logarithm of a threshold on a probability; -inf at 0, where everything passes."""
     return math.log(probability) if probability > 0.0 else -math.inf
 
 
 def check_grid(t_end: float, noise_removal: NoiseRemoval) -> None:
-    """Raise a ValueError unless both fields are what a solver on a time grid takes."""
+    """Raise a ValueError unless t_end is in [0, 1) and noise_removal is "argmax" or "sample"."""
     if not 0.0 <= t_end < 1.0:
         raise ValueError(f"t_end={t_end}: must be in [0, 1); the released values are about 1e-5.")
     if noise_removal not in ("argmax", "sample"):

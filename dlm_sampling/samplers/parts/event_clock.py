@@ -1,4 +1,4 @@
-"""What samplers of single events share: a clock per row, and a block that ends with it."""
+"""Holds the base of samplers that simulate one event at a time, with a clock for every row."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from dlm_sampling.types import (
 
 
 class EventState(NamedTuple):
-    """Every row has its own clock."""
+    """Holds the clock of every row."""
 
     t: Tensor  # float64 [B], time of the last event
     over: Tensor  # bool [B], whether the block is written
 
 
 class Moment(NamedTuple):
-    """The prediction that a loop step reads."""
+    """Holds the prediction that a loop step reads, and its noise level."""
 
     process: Process
     prediction: Prediction
@@ -42,7 +42,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class EventSampler(Solver[EventState]):
-    """Events from time 1 to t_end, then every position that is still noisy from its posterior.
+    """Simulates events from time 1 to t_end, then draws what is still noisy from its posterior.
 
     `steps` has no effect: the number of events is random.
 
@@ -64,30 +64,33 @@ class EventSampler(Solver[EventState]):
 
     @property
     def revises(self) -> bool:
-        """Without a mask a token may change again."""
+        """True: without a mask a token may change again."""
         return True
 
     def schedule_length(self, steps: int) -> None:
-        """Events end a block, not a count of steps."""
+        """Return None: events end a block, not a count of steps."""
         return
 
     def patience(self, length: int) -> int:
-        """Far beyond the number of events, about 18 per position."""
+        """Return a bound far beyond the number of events, which is about 18 per position."""
         return 200 * length + 1000
 
     def finished(self, state: EventState, canvas: Canvas, clock: Clock) -> Tensor:
-        """Rows that are written."""
+        """Return the rows whose block is written."""
         return state.over
 
     def init(self, canvas: Canvas) -> EventState:
-        """The clock starts when a row enters a block."""
+        """Start every clock at time 1, where a row enters a block."""
         over = torch.zeros_like(canvas.start, dtype=torch.bool)
         return EventState(torch.ones_like(canvas.start, dtype=torch.float64), over)
 
     def outcome(
         self, canvas: Canvas, where: Tensor, draw: Draw, s: Tensor, now: Moment, rng: RandomSource
     ) -> tuple[EventState, Step]:
-        """Write the draws of `where` (bool [B, L]), and what is left of the rows that end."""
+        """Write the draws at `where` (bool [B, L]), and all that is noisy in the rows that end.
+
+        s float64 [B] is the time after the step.
+        """
         if bool(now.ending.any()):
             left = canvas.eligible & now.ending.unsqueeze(1)
             final = denoise(now.process, now.prediction, left, rng, now.alpha, self.noise_removal)

@@ -1,11 +1,11 @@
-"""Solvers on a time grid, one forward pass per step, each position independently.
+"""Holds the base of solvers on a time grid, one forward pass per step, positions independent.
 
 On masks a solver is a probability of revealing a masked position in a step from t to s; the token
 then has the model's law.  The Bernoulli choice comes first and tokens are drawn only where it
 succeeds: the same law as the joint categorical over tokens and mask, without its loss of small
 probabilities to rounding.  A step that reveals nothing needs no forward pass.
 
-Under any other noise it is a law of the next token, `next_law`, drawn from at every position.
+Under any other noise it is a law of the next token, `next_law`, and every position is drawn.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from dlm_sampling.types import (
 
 @dataclass(frozen=True)
 class GridSampler(Solver[None]):
-    """A grid from 1 to t_end in `steps` equal steps, then the noise removal.
+    """Takes `steps` equal steps from time 1 to t_end, then removes the remaining noise in one more.
 
     Fields:
-        schedule: alpha(t).
-        t_end: where the grid ends.
-        noise_removal: how the positions still masked at t_end are written in a last step, by the
-            "argmax" or by a "sample" of the same law; without a mask, every position from the
-            posterior at t_end.
+        schedule: alpha(t), the probability that a position is clean at time t.
+        t_end: the grid runs from time 1 to t_end in `steps` equal steps.
+        noise_removal: how the last step writes the positions still masked at t_end, by the "argmax"
+            or by a "sample" of the same law; without a mask, every position from the posterior at
+            t_end.
 
     NFE: on masks the number of steps that reveal something, at most min(steps + 1, tokens); else
         steps + 1.
@@ -61,28 +61,28 @@ class GridSampler(Solver[None]):
         check_grid(self.t_end, self.noise_removal)
 
     def schedule_length(self, steps: int) -> int:
-        """The grid's steps and the noise removal."""
+        """Return steps + 1: the grid and the noise removal."""
         return steps + 1
 
     def time_at(self, k: Tensor, number: Tensor) -> Tensor:
-        """Time of grid point k of 0..number, float64 like k; beyond the last one its time."""
+        """Return the time of grid point k of 0..number, float64 like k; the last one beyond it."""
         return grid_time(k, number, self.t_end)
 
     def by_tables(self, canvas: Canvas) -> bool:
-        """Whether a step draws from `next_law` everywhere, as it does without a mask."""
+        """Return whether a step draws every position from `next_law`, as it does without a mask."""
         return canvas.mask_token_id is None
 
     @abstractmethod
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
-        """Probability that a mask is revealed between t and s < t, float64 like t."""
+        """Return the probability that a mask is revealed between t and s < t, float64 like t."""
 
     def reads(self, process: Process) -> PredictionKind:
-        """The kind of prediction that `next_law` takes."""
+        """Return the kind of prediction that `next_law` takes."""
         return process.rates_read
 
     @abstractmethod
     def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Law of x_s given x_t.
+        """Return the law of x_s given x_t.
 
         Args:
             process: the noise.
@@ -98,7 +98,7 @@ class GridSampler(Solver[None]):
     def transition_probs(
         self, canvas: Canvas, log_p: Tensor, t: Tensor, s: Tensor, process: Process | None = None
     ) -> Tensor:
-        """Exact law of x_s given x_t, [B, L, V]; the noise removal is not part of it.
+        """Return the exact law of x_s given x_t, [B, L, V]; the noise removal is not part of it.
 
         Args:
             canvas: x_t.
@@ -117,7 +117,7 @@ class GridSampler(Solver[None]):
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[None, Step]:
-        """x_t -> x_s."""
+        """Move every row from x_t to x_s."""
         t = self.time_at(clock.step, clock.steps)
         s = self.time_at(clock.step + 1, clock.steps)
         removal = clock.step >= clock.steps
@@ -139,7 +139,7 @@ class GridSampler(Solver[None]):
         predict: Predict,
         rng: RandomSource,
     ) -> Step:
-        """x_t -> x_s by tables, or the noise removal in the rows of `last` (bool [B])."""
+        """Draw x_s at every position from `next_law`; rows of `last` (bool [B]) remove noise."""
         process, alpha, prediction = (
             predict.process,
             self.schedule.alpha(t),
@@ -166,13 +166,13 @@ class GridSampler(Solver[None]):
         rng: RandomSource,
         alpha: Tensor,
     ) -> Draw:
-        """The last step without a mask, at `where` (bool [B, L]); alpha float64 [B]."""
+        """Draw the last step without a mask at `where` (bool [B, L]); alpha float64 [B]."""
         return denoise(process, prediction, where, rng, alpha, self.noise_removal)
 
     def levels(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_t and alpha_s."""
+        """Return alpha_t and alpha_s."""
         return self.schedule.alpha(t), self.schedule.alpha(s)
 
     def rates(self, process: Process, values: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """Reverse rates at time t, [..., V]; arguments as in `next_law`."""
+        """Return the reverse rates at time t, [..., V]; arguments as in `next_law`."""
         return process.rates(values, x, self.schedule.alpha(t), self.schedule.rate(t))

@@ -1,8 +1,9 @@
-"""How a step on a time grid moves a canvas, whatever the noise, when tokens may be revised.
+"""Moves a canvas one step on a time grid when written tokens may change again.
 
-On masks a step is two probabilities, positions first: a mask is revealed, a token is masked again.
-Tokens are drawn only where a mask is revealed, so a step that reveals nothing needs no forward
-pass.  Under any other noise every position is drawn from a table; see `tables`.
+On masks a step has two probabilities: that a mask is revealed, and that a token is masked again.
+Positions are chosen first and tokens are drawn only where a mask is revealed, so a step that
+reveals nothing needs no forward pass.  Under any other noise every position is drawn from a table;
+see `table_step`.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from dlm_sampling.types import Canvas, Draw, Prediction, Process, RandomSource, 
 
 
 class Interval(NamedTuple):
-    """One step of the grid, from t to s < t; float64 [B], or broadcast to positions."""
+    """Holds one step of the grid, from t to s < t; float64 [B], or broadcast to positions."""
 
     t: Tensor
     s: Tensor
     progress: Tensor  # share of the block's steps already taken, in [0, 1)
 
     def of(self, row: Tensor) -> Interval:
-        """The interval of every position whose row is `row`, int64 [r]."""
+        """Return the interval of every position whose row is `row`, int64 [r]."""
         return Interval(self.t[row], self.s[row], self.progress[row])
 
 
 class MaskMove(NamedTuple):
-    """What a step does to masks and tokens, float64 [B] each."""
+    """Holds the two probabilities of a step on masks, float64 [B] each."""
 
     reveal: Tensor  # probability that a masked position is written
     remask: Tensor  # probability that a written position is masked again
@@ -46,7 +47,7 @@ def move_masks(
     last: Tensor,
     noise_removal: NoiseRemoval,
 ) -> Step:
-    """Reveal and mask again, each position by itself; rows of `last` (bool [B]) are written out."""
+    """Reveal masks and mask tokens again, independently; rows of `last` (bool [B]) reveal all."""
     u = rng.uniform(Stream.COMMIT, canvas.tokens)
     over = last.unsqueeze(1)
     where = canvas.eligible & (over | (u < move.reveal.unsqueeze(1)))
@@ -65,7 +66,7 @@ def settle(
     last: Tensor,
     noise_removal: NoiseRemoval,
 ) -> Step:
-    """The canvas after draws from tables; rows of `last` are drawn from the posterior instead.
+    """Write draws from tables; rows of `last` are drawn from the posterior instead.
 
     Args:
         canvas: before the step.

@@ -1,7 +1,7 @@
-"""Samplers that write masks at their hitting times, one group of hits per forward pass.
+"""Holds the base of samplers that write each mask at its hitting time, a group per forward pass.
 
-First-hitting sampling is this on whole canvases, BD3-LM's sampler the same within blocks and with
-its own token law; they differ in their fields.
+It is the base of `FirstHitting` (whole canvas) and `BD3LM` (within blocks, with a nucleus law).  A
+subclass says by `hits` when positions are hit and how the hits are grouped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 @dataclass(frozen=True)
 class HittingSampler(SamplerBase[HitState]):
-    """Write the hits of each group together, at the time of its first."""
+    """Writes the hits of each group together, at the time of its first."""
 
     def __post_init__(self) -> None:
         _ = self.hits  # which checks the fields
@@ -24,14 +24,14 @@ class HittingSampler(SamplerBase[HitState]):
     @property
     @abstractmethod
     def hits(self) -> Hits:
-        """When which position is hit."""
+        """The hitting times of this sampler, and their groups."""
 
     def schedule_length(self, steps: int) -> int | None:
-        """Number of groups; None, until nothing is unknown, where it depends on the tokens."""
+        """Return the number of groups; None if that depends on the row, see `tokens_per_step`."""
         return self.hits.schedule_length(steps)
 
     def init(self, canvas: Canvas) -> HitState:
-        """Times are drawn when a row enters a block."""
+        """Return times of 0; they are drawn when a row enters a block."""
         return self.hits.init(canvas)
 
     def step(

@@ -1,4 +1,4 @@
-"""Hitting times: when each masked position is unmasked, and which hits share a forward pass."""
+"""Draws the time at which each mask is written, and groups these hits by forward pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlm_sampling.types import Canvas, Clock, RandomSource
 
 
 class HitState(NamedTuple):
-    """Every row has its own clock: the times at which its positions are hit."""
+    """Holds the hitting time of every position."""
 
     tau: Tensor  # float64 [B, L], hitting times of the current block
     total: Tensor  # int64 [B], unknown positions when the block began
@@ -23,7 +23,7 @@ class HitState(NamedTuple):
 
 @dataclass(frozen=True)
 class Hits:
-    """Independent hitting times, 1 - alpha(tau_i) = u_i (1 - alpha(1)), and their groups.
+    """Draws independent hitting times, 1 - alpha(tau_i) = u_i (1 - alpha(1)), and groups them.
 
     Fields:
         tokens_per_step: hits per group; None spreads the block over the planned steps.
@@ -47,11 +47,11 @@ class Hits:
             raise ValueError(f"t_end={self.t_end}: must be in [0, 1); try 1e-5.")
 
     def schedule_length(self, steps: int) -> int | None:
-        """Number of groups; None where it depends on the tokens."""
+        """Return the number of groups; None if that depends on the row, see `tokens_per_step`."""
         return steps + 1 if self.grid else None if self.tokens_per_step else steps
 
     def init(self, canvas: Canvas) -> HitState:
-        """Times are drawn when a row enters a block."""
+        """Return times of 0; they are drawn when a row enters a block."""
         tau = torch.zeros(canvas.tokens.shape, dtype=torch.float64, device=canvas.tokens.device)
         return HitState(tau, torch.zeros_like(canvas.start))
 
@@ -69,7 +69,7 @@ class Hits:
         )
 
     def next_group(self, state: HitState, canvas: Canvas, clock: Clock) -> tuple[Tensor, Tensor]:
-        """The positions of the next forward pass, bool [B, L], and its time, float64 [B]."""
+        """Return the positions of the next forward pass, bool [B, L], and its time, float64 [B]."""
         if self.grid:
             s = grid_time(clock.step + 1, clock.steps, self.t_end)
             late = clock.step >= clock.steps

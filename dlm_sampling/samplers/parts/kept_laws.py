@@ -1,6 +1,6 @@
-"""Laws kept from one step to the next, as they come: probabilities or their logarithms.
+"""Keeps token laws from one step to the next, as probabilities or as logarithms.
 
-`LawWindow` keeps those of the W positions of a block, [B, W, V]; `pack` keeps those of a few
+`LawWindow` holds the laws of the W positions of a block, [B, W, V]; `pack` puts the laws of a few
 positions of each row one after the other, [B, K, V].
 """
 
@@ -16,14 +16,14 @@ from dlm_sampling.types import Canvas, Draw, DrawRecord, Prediction
 
 
 class LawWindow(NamedTuple):
-    """Laws at some positions of a window of W columns per row."""
+    """Holds the laws at some positions of a window of W columns per row."""
 
     start: Tensor  # int64 [B], column of the first slot; -1 when nothing is held
     laws: Tensor  # [B, W, V]
 
 
 def empty_window(canvas: Canvas) -> LawWindow:
-    """A window that holds nothing."""
+    """Return a window that holds nothing."""
     none = torch.zeros(len(canvas.tokens), 0, 0, device=canvas.tokens.device)
     return LawWindow(torch.full_like(canvas.start, -1), none)
 
@@ -31,7 +31,7 @@ def empty_window(canvas: Canvas) -> LawWindow:
 def remember(
     start: Tensor, pieces: Sequence[tuple[Tensor, Tensor]], absent: float = 0.0
 ) -> LawWindow:
-    """Store laws in new windows.
+    """Store laws in a new window.
 
     Args:
         start: int64 [B], first column of each row's window.
@@ -51,7 +51,7 @@ def remember(
 def recall(
     window: LawWindow, where: Tensor, start: Tensor, like: Tensor, absent: float = 0.0
 ) -> Tensor:
-    """The laws held for the positions of `where`, [R, V]; `absent` where none is held.
+    """Return the laws held for the positions of `where`, [R, V]; `absent` if none is held.
 
     Args:
         window: what was stored.
@@ -76,14 +76,14 @@ def _rank(where: Tensor) -> Tensor:
 
 
 def pack(prediction: Prediction, where: Tensor) -> Tensor:
-    """Log-laws at the positions of `where`, one after the other in each row, [B, K, V]."""
+    """Return the log-laws at the positions of `where`, packed to the left, [B, K, V]."""
     if not bool(where.any()):
         return torch.zeros(len(where), 0, 1, device=where.device)
     return pack_table(prediction.log_probs(where), where)
 
 
 def pack_table(values: Tensor, where: Tensor) -> Tensor:
-    """A table [R, V] of the positions of `where`, row-major, as [B, K, V]."""
+    """Pack a table [R, V] of the positions of `where`, row-major, into [B, K, V]."""
     if not len(values):
         return torch.zeros(len(where), 0, 1, device=where.device)
     packed = values.new_zeros(len(where), int(where.sum(1).max()), values.shape[1])
@@ -92,11 +92,11 @@ def pack_table(values: Tensor, where: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, group: Tensor, where: Tensor) -> Tensor:
-    """The laws that were packed for `group` at the positions of its subset `where`, [R, V]."""
+    """Return the laws packed for `group` at the positions of its subset `where`, [R, V]."""
     return packed[where.nonzero(as_tuple=True)[0], _rank(group)[where]]
 
 
 def merge(where: Tensor, chosen: Draw, other: Draw) -> Draw:
-    """`chosen` at `where`, `other` elsewhere."""
+    """Return the draws of `chosen` at `where` (bool [B, L]), those of `other` elsewhere."""
     both = zip(DrawRecord.of(chosen), DrawRecord.of(other), strict=True)
     return DrawRecord(*(torch.where(where, c, o.to(c.dtype)) for c, o in both))

@@ -1,4 +1,4 @@
-"""Orders: which unknown positions are written first, as a score per position (larger first).
+"""Scores positions: the unknown position with the largest score is written first.
 
 An order either reads the law of the position (confidence, margin, entropy) or only the position
 itself (random, left to right); the latter need no logits before the choice, so a sampler draws
@@ -21,7 +21,7 @@ OrderName = Literal["confidence", "margin", "entropy", "random", "left_to_right"
 
 
 class LawOrder(NamedTuple):
-    """Scores read from the `Draw` record.
+    """Scores positions by the law of their token, as the `Draw` has it.
 
     score: the ranking key [B, L].  natural: the quantity on the scale of the released code, which a
         softmax with a position temperature reads.
@@ -55,12 +55,12 @@ LAW_ORDERS: dict[str, LawOrder] = {
 
 
 def random_score(canvas: Canvas, rng: RandomSource) -> Tensor:
-    """Independent uniforms: a uniformly random order."""
+    """Return independent uniforms: a uniformly random order."""
     return rng.uniform(Stream.POSITION, canvas.tokens)
 
 
 def left_to_right_score(canvas: Canvas, rng: RandomSource) -> Tensor:
-    """Minus the column: the leftmost unknown position first."""
+    """Return minus the column: the leftmost unknown position first."""
     length = canvas.tokens.shape[1]
     return -torch.arange(length, dtype=torch.float64, device=canvas.tokens.device).expand(
         canvas.tokens.shape

@@ -1,4 +1,4 @@
-"""What planned denoising samplers share: who says what is noise, and what the denoiser is shown.
+"""Holds the base of planned denoising: it asks which positions are noise, then the denoiser.
 
     rho_i = P(position i is noise | x)     a planner network, or a uniform denoiser's own
                                            b / (alpha loo(x_i) + b),  b = (1 - alpha) / S
@@ -47,11 +47,11 @@ Rule = Callable[[Site], Tensor]
 
 
 HIGHEST_LEVEL = 1.0 - 1e-6
-"""Of what a planner says: at 1 a posterior says nothing about the law without its own token."""
+"""Bound on an inferred level: at 1 a posterior does not determine the leave-one-out law."""
 
 
 class Plan(NamedTuple):
-    """What is noise, and what the denoiser is to be told about it."""
+    """Holds the probability that each position is noise, and the noise level for the denoiser."""
 
     noise: Tensor  # float64 [B, L], rho; 0 at positions that are not to be written
     level: Tensor  # float64 [B], probability of being clean: the clock's, or inferred
@@ -60,35 +60,35 @@ class Plan(NamedTuple):
 
 
 class LevelState(NamedTuple):
-    """Without a clock: how far a row is."""
+    """Holds the progress of each row when no clock gives the level."""
 
     level: Tensor  # float64 [B], what the last plan said
     drawn: Tensor  # bool [B, L], positions that have been drawn since the canvas was pure noise
 
 
 def no_level(canvas: Canvas) -> LevelState:
-    """Pure noise."""
+    """Return the state of pure noise."""
     level = torch.zeros_like(canvas.start, dtype=torch.float64)
     return LevelState(level, torch.zeros_like(canvas.editable))
 
 
 def entered(state: LevelState, clock: Clock) -> LevelState:
-    """Pure noise in rows that enter a block."""
+    """Return the state with rows that enter a block at pure noise."""
     fresh = clock.step == 0
     return LevelState(state.level.masked_fill(fresh, 0.0), state.drawn & ~fresh.unsqueeze(1))
 
 
 @dataclass(frozen=True)
 class PlanningSampler(SamplerBase[S]):
-    """Fields of all planned samplers.
+    """Is the base of the planned samplers.
 
     Fields:
         planner: a planner (function, module or `DDPDPlanner`) from token ids to the logit that
             each is noise, or the folder or hub name of one; None plans with a uniform denoiser
-            itself.  A planner that names `t` is told the time, if there is no clock that of the
-            last level, which is a worse guide than none: the released ones see no time.
-        schedule: alpha(t) of the clock, and of the times that the denoiser is told.  At alpha = 0
-            scores say nothing, so the default begins a little above.
+            itself.  A planner whose signature has `t` gets the time; without a clock that is the
+            time of the last level, a worse guide than none: the released planners see no time.
+        schedule: alpha(t) of the clock, and of the times that the denoiser is given.  At alpha = 0
+            scores carry no information, so the default begins a little above.
     """
 
     planner: Planner | str | Path | None = None
@@ -99,11 +99,11 @@ class PlanningSampler(SamplerBase[S]):
 
     @property
     def exact(self) -> bool:
-        """The plan reads the tokens drawn so far."""
+        """False: the plan reads the tokens drawn so far."""
         return False
 
     def canvas_process(self, process: Process) -> Process | None:
-        """Uniform noise; over all ids but the mask if a planner looks after a masked denoiser.
+        """Return uniform noise, without the mask id if a planner runs beside a masked denoiser.
 
         Raises:
             ValueError: a masked denoiser without a planner.
@@ -118,7 +118,7 @@ class PlanningSampler(SamplerBase[S]):
         return UniformTokens(process.mask_token_id)
 
     def plan(self, canvas: Canvas, predict: Predict, t: Tensor) -> Plan:
-        """What is noise at time t, float64 [B] (NFE 1)."""
+        """Ask which positions are noise at time t, float64 [B] (NFE 1)."""
         alpha = self.schedule.alpha(t)
         asked = self._ask(canvas, predict, t)
         if asked is not None:
@@ -128,12 +128,12 @@ class PlanningSampler(SamplerBase[S]):
         return Plan(noise.masked_fill(~canvas.eligible, 0.0), alpha, alpha, prediction)
 
     def plan_without_clock(self, canvas: Canvas, predict: Predict, state: LevelState) -> Plan:
-        """What is noise when no clock tells (NFE 1).
+        """Ask which positions are noise when no clock gives the level (NFE 1).
 
         A planner gives the new level, 1 - sum rho / n, at once.  A denoiser is asked at the last
         level, and the new one comes from its answer by `processes.planned.level_of`; it is at most
-        the share of positions that have been drawn, since a network that is told that all is clean
-        tends to agree.
+        the share of positions that have been drawn, since a network that is given a level near 1
+        tends to confirm it.
         """
         level, count = state.level, canvas.eligible.sum(1).clamp_min(1)
         # A planner that sees the time calls everything noise at level 0, and would never leave it.
@@ -181,18 +181,18 @@ class PlanningSampler(SamplerBase[S]):
         )
 
     def _reached(self, level: Tensor) -> Tensor:
-        """The level of the time that stands for `level`; a schedule may begin above 0."""
+        """Return the level of the time that stands for `level`; a schedule may begin above 0."""
         return self.schedule.alpha(self.schedule.time_of(level))
 
     def _ask(self, canvas: Canvas, predict: Predict, t: Tensor) -> Tensor | None:
-        """The planner's rho, [B, L]; None if there is no planner."""
+        """Return the planner's rho, [B, L], or None if there is no planner."""
         if self.planner is None:
             return None
         logits = predict.plan(self.planner, canvas.tokens, t, canvas.eligible.any(1))
         return logits.sigmoid().masked_fill(~canvas.eligible, 0.0)
 
     def _own(self, canvas: Canvas, predict: Predict, t: Tensor) -> tuple[Prediction, Tensor]:
-        """A uniform denoiser's prediction at time t, and loo(x) read from it, [B, L]."""
+        """Return a uniform denoiser's prediction at time t, and loo(x) read from it, [B, L]."""
         prediction = predict(canvas.tokens, t)
         prob = prediction.log_prob_of(canvas.tokens, canvas.eligible).double().exp()
         alpha = self.schedule.alpha(t).unsqueeze(1)
@@ -206,14 +206,14 @@ def _as_it_is(site: Site) -> Tensor:
 def _tokens(
     canvas: Canvas, process: Process, plan: Plan, where: Tensor, rng: RandomSource
 ) -> tuple[Tensor, Tensor]:
-    """The canvas as it is."""
+    """Return the canvas as it is."""
     return canvas.tokens, plan.alpha
 
 
 def _masks(
     canvas: Canvas, process: Process, plan: Plan, where: Tensor, rng: RandomSource
 ) -> tuple[Tensor, Tensor]:
-    """The canvas with masks where it is called noise, and the level of so many masks."""
+    """Return the canvas with masks in place of noise, and the level that has so many masks."""
     assert process.mask_token_id is not None
     u = rng.uniform(Stream.REMASK, canvas.tokens)
     hidden = canvas.eligible & (where | (u < plan.noise))

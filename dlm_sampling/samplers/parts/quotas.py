@@ -1,4 +1,4 @@
-"""Counts and choices that several samplers share: quotas, lowest scores, confident positions."""
+"""Counts how many positions a step writes, and chooses positions by score or by confidence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEAR = 1e-5  # dInfer writes what is this close to the best
 
 
 def floor_share(total: Tensor, share: Tensor) -> Tensor:
-    """floor(total * share): a product that is a whole number up to rounding stays whole.
+    """Return floor(total * share); a product that is a whole number up to rounding stays whole.
 
     Args: total int64 [B]; share float64 [B], clamped to [0, 1].  Returns int64 [B].
     """
@@ -44,14 +44,14 @@ def below_cutoff(score: Tensor, among: Tensor, k: Tensor, slack: float = 0.0) ->
 
 
 def block_width(canvas: Canvas) -> Tensor:
-    """Columns of the block up to its last editable one, int64 [B]; the prompt's tail counts."""
+    """Return the columns of the block up to its last editable one, int64 [B], prompt included."""
     column = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)
     last = torch.where(canvas.editable, column, -1).amax(1)
     return (last + 1 - canvas.start).clamp_min(0)
 
 
 def block_quota(canvas: Canvas, clock: Clock) -> Tensor:
-    """Even split of the block's width over its steps, int64 [B]; later steps get the last share."""
+    """Split the block's width evenly over its steps, int64 [B]; later steps get the last share."""
     step = torch.minimum(clock.step, clock.steps - 1)
     return even_quota(block_width(canvas), Clock(step, clock.steps))
 
@@ -76,7 +76,7 @@ def confident_or_quota(
 
 
 def near_best_positions(log_confidence: Tensor, eligible: Tensor, threshold: float) -> Tensor:
-    """Eligible positions with p >= min(threshold, max p - 1e-5), bool [B, L]."""
+    """Choose the eligible positions with p >= min(threshold, max p - 1e-5), bool [B, L]."""
     confidence = log_confidence.exp().masked_fill(~eligible, -math.inf)
     bound = (confidence.amax(1) - _NEAR).clamp(max=threshold)
     return threshold_positions(confidence, eligible, bound)

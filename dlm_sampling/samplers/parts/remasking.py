@@ -1,4 +1,4 @@
-"""The posterior of remasking samplers, as rates, as a table and as a step.
+"""Computes the posterior of samplers that mask tokens again: as probabilities, table and step.
 
     x_t = m:   q(v) = p0(v) (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)
                q(m) = (1 - alpha_s - sigma alpha_t) / (1 - alpha_t)
@@ -19,7 +19,7 @@ from dlm_sampling.types import Canvas, Draw, Step
 
 
 class Rates(NamedTuple):
-    """Survival probabilities [B, 1] and the remasking probability [B, 1] or [B, L], float64."""
+    """Holds alpha_t and alpha_s [B, 1] and the probability of masking again, [B, 1] or [B, L]."""
 
     alpha_t: Tensor
     alpha_s: Tensor
@@ -27,12 +27,12 @@ class Rates(NamedTuple):
 
 
 def sigma_max(alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-    """min{1, (1 - alpha_s) / alpha_t}, which is 1 at alpha_t = 0."""
+    """Return the largest sigma, min{1, (1 - alpha_s) / alpha_t}, which is 1 at alpha_t = 0."""
     return ((1.0 - alpha_s) / alpha_t).nan_to_num(nan=1.0, posinf=1.0).clamp(max=1.0)
 
 
 def unmask_prob(rates: Rates) -> Tensor:
-    """(alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), the chance that a mask is written."""
+    """Return the probability of writing a mask, (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)."""
     return (rates.alpha_s - (1.0 - rates.sigma) * rates.alpha_t) / (1.0 - rates.alpha_t)
 
 
@@ -44,7 +44,7 @@ def reveal_and_remask(canvas: Canvas, where: Tensor, remask: Tensor, draw: Draw)
 
 
 def remask_probs(canvas: Canvas, log_p0: Tensor, rates: Rates) -> Tensor:
-    """The posterior as a table [B, L, V]; negative weights are clamped, rows renormalised."""
+    """Return the posterior as a table [B, L, V]; negative weights count as 0, rows sum to 1."""
     one_hot = torch.nn.functional.one_hot
     shape = canvas.tokens.shape
     mask = one_hot(torch.full_like(canvas.tokens, canvas.mask), log_p0.shape[-1]).to(log_p0.dtype)

@@ -1,4 +1,4 @@
-"""Solvers on a time grid whose steps may also change what is written, one forward pass per step.
+"""Holds the base of solvers on a time grid whose steps may also change written tokens.
 
     x_s,i ~ q(. | x_t)   independently;   the last step draws x_0,i from the posterior
 
@@ -35,10 +35,10 @@ from dlm_sampling.types import (
 
 @dataclass(frozen=True)
 class RevisingGrid(Solver[None]):
-    """A grid from 1 to 0 in `steps` equal steps, the last of which is the noise removal.
+    """Takes `steps` equal steps from time 1 to 0; the last one removes the remaining noise.
 
     Fields:
-        schedule: alpha(t).
+        schedule: alpha(t), the probability that a position is clean at time t.
         noise_removal: how the last step writes: a "sample" of the posterior, or its "argmax".
 
     NFE: steps; on masks the number of steps that reveal something.
@@ -55,29 +55,29 @@ class RevisingGrid(Solver[None]):
             raise unknown_choice("noise_removal", self.noise_removal, ("argmax", "sample"))
 
     def interval(self, clock: Clock) -> Interval:
-        """The step that each row takes."""
+        """Return the step that each row takes."""
         t, s = (grid_time(clock.step + k, clock.steps, 0.0) for k in (0, 1))
         return Interval(t, s, clock.step.double() / clock.steps.double())
 
     def last(self, clock: Clock) -> Tensor:
-        """Rows that take the noise removal, bool [B]."""
+        """Return the rows that take the noise removal, bool [B]."""
         return clock.last
 
     def reads(self, process: Process) -> PredictionKind:
-        """The kind of prediction that `next_law` takes."""
+        """Return the kind of prediction that `next_law` takes."""
         return process.reads
 
     def ask(self, predict: Predict, canvas: Canvas, interval: Interval, last: Tensor) -> Prediction:
-        """The prediction at x_t."""
+        """Return the prediction at x_t."""
         return predict(canvas.tokens, interval.t)
 
     @abstractmethod
     def mask_move(self, interval: Interval) -> MaskMove:
-        """Probabilities of revealing a mask and of masking a token again, like `interval.t`."""
+        """Return the probabilities of revealing and of masking again, like `interval.t`."""
 
     @abstractmethod
     def next_law(self, process: Process, values: Tensor, x: Tensor, interval: Interval) -> Tensor:
-        """Law of x_s given x_t.
+        """Return the law of x_s given x_t.
 
         Args:
             process: the noise.
@@ -92,9 +92,9 @@ class RevisingGrid(Solver[None]):
     def transition_probs(
         self, canvas: Canvas, log_p: Tensor, interval: Interval, process: Process | None = None
     ) -> Tensor:
-        """Exact law of x_s given x_t, [B, L, V]; arguments as in `GridSampler.transition_probs`.
+        """Return the exact law of x_s given x_t, [B, L, V], at every position of the block.
 
-        Where a written token may change, it is that law at every position of the block.
+        Arguments as in `GridSampler.transition_probs`.
         """
         noise, x = process_of(canvas) if process is None else process, canvas.tokens
         shaped = Interval(*(value.expand(x.shape) for value in interval))
@@ -104,7 +104,7 @@ class RevisingGrid(Solver[None]):
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[None, Step]:
-        """x_t -> x_s, or the noise removal, each row its own."""
+        """Move every row from x_t to x_s, or remove its noise."""
         interval, last = self.interval(clock), self.last(clock)
         prediction, removal = self.ask(predict, canvas, interval, last), self.noise_removal
         if canvas.mask_token_id is not None:

@@ -1,4 +1,4 @@
-"""Steps of solvers that draw every position of a block from a table, whatever the noise.
+"""Writes the steps of solvers that draw every position of a block from a table.
 
     x_s,i ~ q(. | x_t)   independently, q made by the solver from the prediction at x_t
 
@@ -30,17 +30,17 @@ Rule = Callable[[Site], Tensor]
 
 
 def process_of(canvas: Canvas) -> Process:
-    """Masks where the canvas has a mask, else uniform noise."""
+    """Return masking if the canvas has a mask, else uniform noise."""
     return Uniform() if canvas.mask_token_id is None else Absorbing(canvas.mask_token_id)
 
 
 def where_unknown(canvas: Canvas, law: Tensor) -> Tensor:
-    """`law` at the positions that are to be written, the token itself elsewhere; [B, L, V]."""
+    """Return `law` at the positions to be written, the token itself elsewhere; [B, L, V]."""
     return law.where(canvas.eligible.unsqueeze(-1), one_hot(canvas.tokens, law))
 
 
 def written(canvas: Canvas, draw: Draw, where: Tensor, last: Tensor) -> Step:
-    """The canvas with the draws of `where` (bool [B, L]); rows of `last` (bool [B]) are done."""
+    """Write the draws at `where` (bool [B, L]); rows of `last` (bool [B]) have no noise left."""
     tokens = torch.where(where, draw.token, canvas.tokens)
     noisy = canvas.editable & ~last.unsqueeze(1)
     if canvas.mask_token_id is not None:
@@ -61,7 +61,7 @@ def denoise(
     alpha: Tensor,
     noise_removal: NoiseRemoval,
 ) -> Draw:
-    """The last step: a draw from the posterior of the clean token, `process.reverse` to alpha = 1.
+    """Draw clean tokens from their posterior, the last step: `process.reverse` to alpha = 1.
 
     Args:
         process: the noise.

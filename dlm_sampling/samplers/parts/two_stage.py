@@ -1,9 +1,9 @@
-"""Two forward passes per interval of the grid: what the theta methods share.
+"""Holds the base of the theta methods: two forward passes per interval of the grid.
 
 Stage 1 leaps from x to x* over a share theta of the interval.  Stage 2 jumps at rates w that mix
-the predictions at x and x*.  Positions come first on masks: w sums to at most a known bound, so
-a position that passes the bound's Bernoulli trial becomes a candidate in stage 1, only the laws of
-candidates are kept, and stage 2 accepts with the rest of the probability:
+the predictions at x and x*.  On masks the positions are chosen before the tokens: w sums to at most
+a known bound, so a position that passes the bound's Bernoulli trial becomes a candidate in stage 1,
+only the laws of candidates are kept, and stage 2 accepts with the rest of the probability:
 
     P(jump) = (1 - exp(-W bound)) * (1 - exp(-W sum w)) / (1 - exp(-W bound))
 """
@@ -47,8 +47,8 @@ ClockName = Literal["hazard", "time"]
 _LEAST = 1e-12  # of alpha; before that a chain has forgotten everything
 
 
-class Interval(NamedTuple):
-    """One interval of the grid; float64 [B] or broadcastable."""
+class StageInterval(NamedTuple):
+    """Holds one interval of the grid with its two stages; float64 [B], or broadcast."""
 
     t: Tensor  # where it begins
     middle: Tensor  # time of x*
@@ -58,7 +58,7 @@ class Interval(NamedTuple):
 
 
 class StageState(NamedTuple):
-    """What stage 1 leaves for stage 2."""
+    """Holds the results of stage 1 that stage 2 reads."""
 
     star: Tensor  # int64 [B, L], x*
     candidates: Tensor  # bool [B, L], positions that may jump in stage 2
@@ -67,14 +67,14 @@ class StageState(NamedTuple):
 
 @dataclass(frozen=True)
 class TwoStage(Solver[StageState]):
-    """An interval is two loop steps of one forward pass each; `steps` counts forward passes.
+    """Takes two loop steps per interval, one forward pass each; `steps` counts forward passes.
 
     The grid has max(1, steps // 2) intervals from 1 to t_end; the noise removal is one more step.
 
     Fields:
         theta: share of the interval that stage 1 leaps over.
-        schedule: alpha(t).
-        t_end: where the grid ends.
+        schedule: alpha(t), the probability that a position is clean at time t.
+        t_end: where the grid ends, above 0.
         noise_removal: how the positions still masked at t_end are written, by the "argmax" or by a
             "sample".
         clock: "hazard" measures time by H = ln((1 - alpha_t) / (1 - alpha_s)), on which masks are
@@ -104,45 +104,49 @@ class TwoStage(Solver[StageState]):
 
     @property
     def exact(self) -> bool:
-        """Whether a position jumps in stage 2 depends on the tokens of stage 1."""
+        """False: whether a position jumps in stage 2 depends on the tokens of stage 1."""
         return False
 
     @abstractmethod
     def rates(self, rates_t: Tensor, rates_star: Tensor) -> Tensor:
-        """Rates of stage 2 from those at x and x*, >= 0.  Raises ValueError if theta is invalid."""
+        """Return the rates of stage 2, >= 0, from those at x and x*.
+
+        Raises:
+            ValueError: theta is out of its range.
+        """
 
     @abstractmethod
     def bound(self, rate_t: Tensor, rate_star: Tensor) -> Tensor:
-        """Largest possible sum of the rates of stage 2 at a position."""
+        """Return the largest possible sum of the rates of stage 2 at a position."""
 
     def schedule_length(self, steps: int) -> int:
-        """Two steps per interval and the noise removal."""
+        """Return two steps per interval and the noise removal."""
         return 2 * max(1, steps // 2) + 1
 
     def time_at(self, k: Tensor, number: Tensor) -> Tensor:
-        """Time of grid point k of 0..number, float64 like k; beyond the last one its time."""
+        """Return the time of grid point k of 0..number, float64 like k; the last one beyond it."""
         return grid_time(k, number, self.t_end)
 
-    def interval(self, t: Tensor, s: Tensor) -> Interval:
-        """The interval from t to s on this sampler's clock."""
+    def interval(self, t: Tensor, s: Tensor) -> StageInterval:
+        """Return the interval from t to s on this sampler's clock."""
         if self.clock == "hazard":
             window, one = hazard(self.schedule, t, s), torch.ones_like(t)
             middle = time_after_hazard(self.schedule, t, self.theta * window)
-            return Interval(t, middle, window, one, one)
+            return StageInterval(t, middle, window, one, one)
         middle = t - self.theta * (t - s)
         rates = reverse_rate(self.schedule, t), reverse_rate(self.schedule, middle)
-        return Interval(t, middle, t - s, *rates)
+        return StageInterval(t, middle, t - s, *rates)
 
-    def first_prob(self, interval: Interval) -> Tensor:
-        """Probability that stage 1 reveals a mask, like t."""
+    def first_prob(self, interval: StageInterval) -> Tensor:
+        """Return the probability that stage 1 reveals a mask, like t."""
         return -torch.expm1(-self.theta * interval.window * interval.rate_t)
 
-    def second_window(self, interval: Interval) -> Tensor:
-        """Length of stage 2 on the clock, like t."""
+    def second_window(self, interval: StageInterval) -> Tensor:
+        """Return the length of stage 2 on the clock, like t."""
         return interval.window if self.restarts else (1.0 - self.theta) * interval.window
 
     def init(self, canvas: Canvas) -> StageState:
-        """Nothing is kept yet."""
+        """Return a state without candidates."""
         laws = torch.zeros(len(canvas.start), 0, 1, device=canvas.tokens.device)
         return StageState(canvas.tokens, torch.zeros_like(canvas.unknown), laws)
 
@@ -154,7 +158,7 @@ class TwoStage(Solver[StageState]):
         predict: Predict,
         rng: RandomSource,
     ) -> tuple[StageState, Step]:
-        """Stage 1, stage 2 or the noise removal, each row its own."""
+        """Take stage 1, stage 2 or the noise removal, each row its own."""
         t, s, second, removal = self.stage(clock)
         if canvas.mask_token_id is None:
             interval = self.interval_of_noise(t, s)
@@ -169,16 +173,16 @@ class TwoStage(Solver[StageState]):
         greedy = removal if self.noise_removal == "argmax" else None
         draw = prediction.draw(where, rng, greedy=greedy)
         star = torch.where(where, draw.token, canvas.tokens)
-        written = where & (removal.unsqueeze(1) | (not self.restarts))
+        wrote = where & (removal.unsqueeze(1) | (not self.restarts))
         jumping = state.candidates & canvas.eligible & second.unsqueeze(1)
         if bool(jumping.any()):
             accepted, jumps = self.jump(state, jumping, canvas, interval, prediction, rng)
-            written, draw = written | accepted, merge(accepted, jumps, draw)
+            wrote, draw = wrote | accepted, merge(accepted, jumps, draw)
         following = StageState(star, candidates, pack(prediction, candidates))
-        return following, reveal(canvas, written, draw)
+        return following, reveal(canvas, wrote, draw)
 
     def stage(self, clock: Clock) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Ends t, s of each row's interval, whether in stage 2, whether at the removal; [B]."""
+        """Return the ends t, s of each row's interval, and whether it is in stage 2 or done."""
         number = (clock.steps // 2).clamp_min(1)
         k, removal = clock.step // 2, clock.step >= 2 * number
         t, s = self.time_at(k, number), self.time_at(k + 1, number)
@@ -188,13 +192,13 @@ class TwoStage(Solver[StageState]):
         self,
         state: StageState,
         canvas: Canvas,
-        interval: Interval,
+        interval: StageInterval,
         second: Tensor,
         removal: Tensor,
         predict: Predict,
         rng: RandomSource,
     ) -> tuple[StageState, Step]:
-        """The same under noise without a mask: every position of the block jumps by its table.
+        """Take the same step under noise without a mask: every position jumps by its table.
 
         The rates of stage 1 are kept for stage 2: [B, K, V] in float64, K positions of the block.
         """
@@ -223,25 +227,25 @@ class TwoStage(Solver[StageState]):
         following = StageState(star, first, pack_table(rates[~at_end], first))
         return following, written(canvas, draw, kept, removal)
 
-    def interval_of_noise(self, t: Tensor, s: Tensor) -> Interval:
-        """The interval from t to s without a mask; its rates are in the table."""
+    def interval_of_noise(self, t: Tensor, s: Tensor) -> StageInterval:
+        """Return the interval from t to s without a mask; its rates are in the table."""
         one = torch.ones_like(t)
         if self.clock == "time":
-            return Interval(t, t - self.theta * (t - s), t - s, one, one)
+            return StageInterval(t, t - self.theta * (t - s), t - s, one, one)
         alpha_t, alpha_s = self.schedule.alpha(t).clamp_min(_LEAST), self.schedule.alpha(s)
         window = torch.log(alpha_s / alpha_t)
         middle = self.schedule.time_of(alpha_t * torch.exp(self.theta * window))
-        return Interval(t, middle, window, one, one)
+        return StageInterval(t, middle, window, one, one)
 
     def clock_rates(self, process: Process, values: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """Reverse rates per unit of this sampler's clock, [R, V]; t float64 [R]."""
+        """Return the reverse rates per unit of this sampler's clock, [R, V]; t float64 [R]."""
         alpha, slope = self.schedule.alpha(t).clamp_min(_LEAST), self.schedule.rate(t)
         return process.rates(values, x, alpha, alpha if self.clock == "hazard" else slope)
 
     def choose(
-        self, canvas: Canvas, interval: Interval, rng: RandomSource, rows: Tensor
+        self, canvas: Canvas, interval: StageInterval, rng: RandomSource, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Where stage 1 leaps and where stage 2 may jump, bool [B, L], in the rows of stage 1."""
+        """Choose where stage 1 leaps and where stage 2 may jump, bool [B, L]; rows bool [B]."""
         open_ = canvas.eligible & rows.unsqueeze(1)
         u = rng.uniform(Stream.COMMIT, canvas.tokens)
         leap = open_ & (u < self.first_prob(interval).unsqueeze(1))
@@ -249,8 +253,8 @@ class TwoStage(Solver[StageState]):
         passed = v < self.bound_prob(interval).unsqueeze(1)
         return leap, open_ & passed & (~leap | self.restarts)
 
-    def bound_prob(self, interval: Interval) -> Tensor:
-        """1 - exp(-W bound), like t."""
+    def bound_prob(self, interval: StageInterval) -> Tensor:
+        """Return 1 - exp(-W bound), like t."""
         bound = self.bound(interval.rate_t, interval.rate_star)
         return -torch.expm1(-self.second_window(interval) * bound)
 
@@ -259,7 +263,7 @@ class TwoStage(Solver[StageState]):
         state: StageState,
         where: Tensor,
         canvas: Canvas,
-        interval: Interval,
+        interval: StageInterval,
         prediction: Prediction,
         rng: RandomSource,
     ) -> tuple[Tensor, Draw]:
@@ -279,10 +283,10 @@ class TwoStage(Solver[StageState]):
         state: StageState,
         where: Tensor,
         canvas: Canvas,
-        interval: Interval,
+        interval: StageInterval,
         prediction: Prediction,
     ) -> Tensor:
-        """Rates of stage 2 at the positions of `where`, [R, V]; 0 at x* where x* holds a token."""
+        """Return the rates of stage 2 at `where`, [R, V]; a part is 0 where x* holds a token."""
         row = where.nonzero(as_tuple=True)[0]
         log_t = unpack(state.laws, state.candidates, where)
         rates_t = log_t.exp() * interval.rate_t[row].to(log_t.dtype).unsqueeze(1)

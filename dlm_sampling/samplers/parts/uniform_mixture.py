@@ -1,4 +1,4 @@
-"""The reverse step of uniform noise as a mixture: one read of the logits, and few draws.
+"""Draws the reverse step of uniform noise as a mixture: one read of the logits, and few draws.
 
     q(y) = [ w 1[y = x] + A loo(y) + B ] / Z,   r = alpha_t / alpha_s
     A = alpha_s (1 - r) / S,   B = (1 - alpha_s) (1 - r) / S^2
@@ -21,7 +21,7 @@ from dlm_sampling.types import Draw, DrawRecord, Prediction, RandomSource
 
 
 class Weights(NamedTuple):
-    """Parts of q at every position, float64 [B, L]."""
+    """Holds the parts of q at every position, float64 [B, L]."""
 
     stay: Tensor  # probability of x itself, from all three parts
     model: Tensor  # probability that a token other than x comes from the network's law
@@ -30,7 +30,7 @@ class Weights(NamedTuple):
 
 
 def leave_one_out_here(p: Tensor, alpha: Tensor, size: int, *, posterior: bool) -> Tensor:
-    """loo(x) from the network's probability p of the current token, like p.
+    """Return loo(x) from the network's probability p of the current token, like p.
 
     loo(x) = p b / (p b + (1 - p) (alpha + b)) from a posterior, b = (1 - alpha) / S.
     """
@@ -41,7 +41,7 @@ def leave_one_out_here(p: Tensor, alpha: Tensor, size: int, *, posterior: bool) 
 
 
 def weights(here: Tensor, alpha_t: Tensor, alpha_s: Tensor, size: int) -> Weights:
-    """The parts of q from here = loo(x); all broadcast."""
+    """Return the parts of q from here = loo(x); all broadcast."""
     ratio = alpha_t / alpha_s
     a = alpha_s * (1.0 - ratio) / size
     b = (1.0 - alpha_s) * (1.0 - ratio) / size**2
@@ -95,6 +95,6 @@ def reverse_by_mixture(
 
 
 def other_token(x: Tensor, size: int, rng: RandomSource) -> Tensor:
-    """A uniform token other than x, int64 like x."""
+    """Draw a uniform token other than x, int64 like x."""
     u = rng.uniform(Stream.INITIAL, x, 1)
     return (x + 1 + (u * (size - 1)).long().clamp_(max=max(size - 2, 0))) % size

@@ -1,0 +1,33 @@
+"""What `dlm-sampling samplers NAME` says: every parameter, described once."""
+
+from __future__ import annotations
+
+import pytest
+
+from dlm_sampling import samplers
+from dlm_sampling.cli.samplers import describe, parameter_docs
+from dlm_sampling.samplers import Entry
+from dlm_sampling.samplers.parts.grid import GridSampler
+
+ENTRIES = list(samplers.available().values())
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_parameter_is_described(entry: Entry) -> None:
+    docs = parameter_docs(entry)
+    assert docs.keys() == entry.parameters.keys()
+    assert all(len(text) > 8 for text in docs.values()), docs
+    shown = describe(entry, whole=True)
+    for name, value in entry.parameters.items():
+        assert f"\n        {name}={value!r}: {docs[name]}" in shown
+    assert "Fields:" not in shown and "Args:" not in shown
+    assert shown.count("NFE: ") == 1
+
+
+def test_a_field_of_the_base_is_described_there_and_shown_with_what_the_subclass_adds() -> None:
+    docs = parameter_docs(samplers.find("euler"))
+    base = next(line for line in (GridSampler.__doc__ or "").splitlines() if "t_end:" in line)
+    assert docs["t_end"] == base.split(": ")[1]
+    assert docs["noise_removal"].endswith('posterior at t_end. "sample" is the released rule.')
+    learned = parameter_docs(Entry("x", samplers.LearnedEuler))
+    assert learned["t_end"] == f"{docs['t_end']} It counts without a learned grid only."
