@@ -8,7 +8,7 @@ Models", arXiv:2509.06949 (TraceRL), whose step map this is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -45,17 +45,22 @@ class Rollout:
     nfe: Tensor
 
     @classmethod
-    def from_output(cls, output: RunOutput) -> Rollout:
-        """The rollout of a run that kept its trajectory.
+    def from_output(cls, output: RunOutput, seeds: Sequence[int] | None = None) -> Rollout:
+        """Make the rollout of a run that kept its trajectory.
 
         Args:
             output: of `generate` or `sample`, called with return_trajectory=True.
+            seeds: labels of the rows in place of the seeds of the run, one per row.
 
         Raises:
-            ValueError: there is no trajectory, a token was written twice (by remasking, or noise
-                without a mask), or blocks were hidden by causal_blocks.
+            ValueError: there is no trajectory, `seeds` has another length, a token was written
+                twice (by remasking, or noise without a mask), or blocks were hidden by
+                causal_blocks.
         """
         trajectory = trajectory_of(output)
+        seeds, rows = output.seeds if seeds is None else seeds, len(output.nfe)
+        if len(seeds) != rows:
+            raise ValueError(f"seeds has {len(seeds)} entries for {rows} rows: give one per row.")
         final = output.tokens
         device = final.device
         step_index = torch.full(final.shape, -1, dtype=torch.int32, device=device)
@@ -74,7 +79,7 @@ class Rollout:
             trajectory.editable.to(device),
             step_index,
             logprob,
-            tuple(output.seeds),
+            tuple(seeds),
             output.nfe,
         )
 

@@ -417,6 +417,8 @@ def test_what_cannot_be_replayed_is_refused() -> None:
         replay(toy, out, shrink=0)
     with pytest.raises(ValueError, match="batch_size=0"):
         replay(toy, out, batch_size=0)
+    with pytest.raises(ValueError, match="seeds has 1 entries for 6 rows"):
+        Rollout.from_output(out, [1])
     bare = replace(out, trajectory=None)
     with pytest.raises(ValueError, match="return_trajectory=True"):
         replay(toy, bare)
