@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dlm_sampling.denoisers import families
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.checkpoints.checkpoint import (
     Checkpoint,
@@ -22,22 +24,6 @@ from dlm_sampling.errors import suggestion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-FAMILY_MODULES = (
-    "masked_lm",
-    "llada",
-    "dream",
-    "mdlm",
-    "sedd",
-    "duo",
-    "bd3lm",
-    "sdar",
-    "llada_moe",
-    "llada2",
-    "diffusion_gemma",
-    "loopholing",
-)
-"""Files of this package that register families; a later one wins where two match."""
 
 OPEN_OPTIONS = frozenset({"cache_dir", "local_files_only"})
 NAMED_OPTIONS = frozenset(
@@ -117,9 +103,9 @@ class AutoDenoiser:
 
 
 def load_families() -> None:
-    """Import the files that register families."""
-    for name in FAMILY_MODULES:
-        import_module(f"dlm_sampling.denoisers.families.{name}")
+    """Import every file of the folder `families`; each registers its family."""
+    for file in iter_modules(families.__path__):
+        import_module(f"{families.__name__}.{file.name}")
 
 
 def check_options(given: dict[str, Any], known: frozenset[str]) -> None:

@@ -7,7 +7,7 @@ the same call, so that the loop and the samplers never ask which family they run
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, is_tokenizer
 from dlm_sampling.processes import Absorbing, Uniform
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind, Process
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-TokenizerSource = Callable[[], "PreTrainedTokenizerBase | None"]
 
 
 class Denoiser(ABC):
@@ -109,8 +108,8 @@ class Denoiser(ABC):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer; a default one is loaded when first asked for."""
-        source: Any = self._tokenizer
-        if source is not None and not hasattr(source, "decode"):
+        source = self._tokenizer
+        if source is not None and not is_tokenizer(source):
             self._tokenizer = source = source()
         return source
 

@@ -11,6 +11,12 @@ import torch
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.checkpoints.placement import DeviceMap, resolve_dtype, single_device
+from dlm_sampling.denoisers.checkpoints.settings import token_ids
+from dlm_sampling.denoisers.checkpoints.tokenizers import (
+    TextFacts,
+    TokenizerSource,
+    tokenizer_source,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What the user asked for, as every family's loader gets it."""
+    """The options of `from_pretrained`, as every family's loader gets them."""
 
     dtype: torch.dtype | str | None = "auto"
     device_map: DeviceMap = None
@@ -29,6 +35,24 @@ class LoadOptions:
     def dtype_for(self, checkpoint: Checkpoint) -> torch.dtype:
         """The type of the weights of this checkpoint."""
         return resolve_dtype(self.dtype, checkpoint.dtype, single_device(self.device_map))
+
+    def text(self, checkpoint: Checkpoint, default: TokenizerSource | None = None) -> TextFacts:
+        """The tokenizer, to be loaded when asked for, and the special ids that the config tells.
+
+        Args:
+            checkpoint: the checkpoint.
+            default: loads a tokenizer where the folder holds none.
+        """
+
+        def first(key: str) -> int | None:
+            where = f"{checkpoint.name!r}: config.json has {key}"
+            return next(iter(token_ids(checkpoint.config.get(key), where)), None)
+
+        return TextFacts(
+            tokenizer=tokenizer_source(checkpoint.folder, self.tokenizer, default),
+            eos_token_id=first("eos_token_id"),
+            pad_token_id=first("pad_token_id"),
+        )
 
     def mask_id(self, checkpoint: Checkpoint, default: int | None, vocab_size: int) -> int:
         """The mask id: the user's, the config's, or the family's default.
@@ -63,12 +87,15 @@ class Family:
         matches: whether a config.json belongs to the family.
         load: build the denoiser.
         options: further keyword arguments of `from_pretrained` that the loader reads from `extra`.
+        precedence: where several families match a config, the one with the largest loads it; among
+            equals the one registered last.
     """
 
     name: str
     matches: Callable[[Mapping[str, Any]], bool]
     load: Callable[[Checkpoint, LoadOptions], Denoiser]
     options: frozenset[str] = frozenset()
+    precedence: int = 0
 
 
 FAMILIES: dict[str, Family] = {}
@@ -81,5 +108,6 @@ def register(family: Family) -> Family:
 
 
 def family_of(config: Mapping[str, Any]) -> Family | None:
-    """The registered family that a config belongs to; the one registered last wins."""
-    return next((family for family in reversed(FAMILIES.values()) if family.matches(config)), None)
+    """Find the registered family that a config belongs to, or None; see `Family.precedence`."""
+    fitting = [family for family in reversed(FAMILIES.values()) if family.matches(config)]
+    return max(fitting, key=lambda family: family.precedence, default=None)

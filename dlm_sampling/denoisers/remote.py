@@ -29,8 +29,9 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import (
 )
 from dlm_sampling.denoisers.checkpoints.meta_device import empty_parameters
 from dlm_sampling.denoisers.checkpoints.placement import plan_placement
+from dlm_sampling.denoisers.checkpoints.settings import is_listing, setting
 from dlm_sampling.denoisers.checkpoints.shims import old_names, old_tying
-from dlm_sampling.denoisers.checkpoints.tokenizers import tokenizer_source
+from dlm_sampling.denoisers.checkpoints.tokenizers import is_tokenizer, mask_id_of, tokenizer_source
 from dlm_sampling.denoisers.checkpoints.weights import load_weights, tie
 from dlm_sampling.denoisers.registry import LoadOptions
 from dlm_sampling.denoisers.wrap import wrap
@@ -57,14 +58,14 @@ def load(
     folder = fetch_code(checkpoint, revision, opening)
     announce(folder, checkpoint.name)
     model = build(checkpoint, folder, options)
-    tokenizer: Any = tokenizer_source(checkpoint.folder, options.tokenizer)
-    text = tokenizer if hasattr(tokenizer, "decode") else tokenizer()
+    tokenizer = tokenizer_source(checkpoint.folder, options.tokenizer)
+    text = tokenizer if is_tokenizer(tokenizer) else tokenizer()
     columns = output_width(model)
     limit = checkpoint.config.get("max_position_embeddings")
     return wrap(
         model,
         vocab_size=columns,
-        mask_token_id=options.mask_id(checkpoint, getattr(text, "mask_token_id", None), columns),
+        mask_token_id=options.mask_id(checkpoint, mask_id_of(text), columns),
         tokenizer=text,
         eos_token_id=checkpoint.config.get("eos_token_id"),
         pad_token_id=checkpoint.config.get("pad_token_id"),
@@ -114,9 +115,7 @@ def build(checkpoint: Checkpoint, folder: Path, options: LoadOptions) -> Any:
         ) from error
     tied = shared_parameters(model, checkpoint)
     dtype = options.dtype_for(checkpoint)
-    place, finish = plan_placement(
-        model, options.device_map, dtype, tuple(getattr(model, "_no_split_modules", None) or ())
-    )
+    place, finish = plan_placement(model, options.device_map, dtype, whole_modules(model))
     load_weights(model, checkpoint, lambda key: key, dtype=dtype, place=place, tied=tied)
     move_buffers(model, place)
     check_tensors(model, name)
@@ -169,7 +168,7 @@ def shared_parameters(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str
         if identity in held and key not in checkpoint.files
     }
     if (
-        getattr(network.config, "tie_word_embeddings", False)
+        setting(network.config, "tie_word_embeddings", bool)
         and network.get_output_embeddings() is not None
     ):
         output, source = (
@@ -185,6 +184,12 @@ def shared_parameters(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str
 def names_of(names: Mapping[str, int], parameter: Tensor) -> str:
     """First name of a parameter."""
     return next(key for key, identity in names.items() if identity == id(parameter))
+
+
+def whole_modules(model: nn.Module) -> tuple[str, ...]:
+    """Names of the classes that must stay on one device, as a model of transformers lists them."""
+    listed = setting(model, "_no_split_modules", object)
+    return tuple(str(name) for name in listed) if is_listing(listed) else ()
 
 
 def move_buffers(model: nn.Module, place: Callable[[str], Any]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from dlm_sampling.denoisers.base import Denoiser, refuse_cache, shift_right
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind, Process
 
@@ -124,18 +125,13 @@ def wrap(
         )
     module = fn.eval() if isinstance(fn, nn.Module) else None
     accepts = accepted_arguments(fn.forward if isinstance(fn, nn.Module) else fn)
+    text = TextFacts(tokenizer=tokenizer, eos_token_id=eos_token_id, pad_token_id=pad_token_id)
     return WrappedDenoiser(
         fn,
         accepts=accepts,
         shifted=shifted,
         vocab_size=vocab_size,
         mask_token_id=mask_token_id,
-        eos_token_id=getattr(tokenizer, "eos_token_id", None)
-        if eos_token_id is None
-        else eos_token_id,
-        pad_token_id=getattr(tokenizer, "pad_token_id", None)
-        if pad_token_id is None
-        else pad_token_id,
         max_length=max_length,
         honours_padding=declared("honours_padding", honours_padding, "attention_mask", accepts),
         time_conditioned=declared("time_conditioned", time_conditioned, "t", accepts),
@@ -144,9 +140,9 @@ def wrap(
         process=process,
         schedule=schedule,
         suppressed=suppressed,
-        tokenizer=tokenizer,
         module=module,
         device=device,
+        **with_special_ids(text),
     )
 
 
@@ -171,7 +167,7 @@ def declared(option: str, value: bool | None, argument: str, accepts: frozenset[
 
 def read_output(raw: Any, input_ids: Tensor, vocab_size: int) -> DenoiserOutput:
     """Turn what the function returned into a `DenoiserOutput`, or say what is wrong with it."""
-    output = raw if isinstance(raw, DenoiserOutput) else DenoiserOutput(getattr(raw, "logits", raw))
+    output = raw if isinstance(raw, DenoiserOutput) else DenoiserOutput(logits_in(raw))
     values: Any = output.values
     if not isinstance(values, Tensor):
         raise TypeError(
@@ -189,6 +185,18 @@ def read_output(raw: Any, input_ids: Tensor, vocab_size: int) -> DenoiserOutput:
             f"{advice(values, expected)}"
         )
     return output
+
+
+@runtime_checkable
+class HasLogits(Protocol):
+    """An output of a model of transformers."""
+
+    logits: Any
+
+
+def logits_in(raw: Any) -> Any:
+    """The logits of an output object, or the output itself."""
+    return raw.logits if isinstance(raw, HasLogits) else raw
 
 
 def advice(values: Tensor, expected: tuple[int, ...]) -> str:

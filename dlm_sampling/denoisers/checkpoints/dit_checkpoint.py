@@ -9,6 +9,7 @@ import torch
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError, open_tensors
 from dlm_sampling.denoisers.checkpoints.placement import plan_placement
+from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, gpt2, gpt2_with_mask
 from dlm_sampling.denoisers.checkpoints.weights import load_weights
 from dlm_sampling.denoisers.networks.dit import Dit, DitConfig
 from dlm_sampling.denoisers.networks.transformers_blocks import is_rotary
@@ -18,6 +19,18 @@ GPT2_END, GPT2_SIZE = 50256, 50257
 PREFIX = "backbone."
 """What hub wrappers put before the network's names."""
 HEAD = "output_layer.linear.weight"
+
+
+def is_gpt2(columns: int, mask_token_id: int | None) -> bool:
+    """Whether a network's columns are GPT-2's tokens; one more may be the mask, or unused."""
+    return columns == GPT2_SIZE + 1 or (mask_token_id is None and columns == GPT2_SIZE)
+
+
+def gpt2_tokenizer(columns: int, mask_token_id: int | None) -> TokenizerSource | None:
+    """What loads GPT-2's tokenizer, with a mask if the network has one; None for other columns."""
+    if not is_gpt2(columns, mask_token_id):
+        return None
+    return gpt2 if mask_token_id is None else gpt2_with_mask
 
 
 def read_sizes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -13,15 +13,12 @@ from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.checkpoints.placement import plan_placement
 from dlm_sampling.denoisers.checkpoints.published import PublishedDenoiser
-from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, special_id
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
 from dlm_sampling.denoisers.checkpoints.weights import NameOf, load_weights
 from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork, Router
 from dlm_sampling.denoisers.networks.transformers_blocks import is_rotary, key_bias
 from dlm_sampling.denoisers.registry import LoadOptions
 from dlm_sampling.types import DenoiserOutput, Pass
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class MoeDenoiser(PublishedDenoiser):
@@ -30,9 +27,7 @@ class MoeDenoiser(PublishedDenoiser):
     Args:
         network: the decoder.
         mask_token_id: the mask id.
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: default: the tokenizer's if one is given.
-        pad_token_id: as `eos_token_id`.
+        text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.
     """
 
     capturable = False
@@ -42,20 +37,16 @@ class MoeDenoiser(PublishedDenoiser):
         network: MoeNetwork,
         *,
         mask_token_id: int,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
-        eos_token_id: int | None = None,
-        pad_token_id: int | None = None,
+        **text: Unpack[TextFacts],
     ) -> None:
         """Wrap the network; see the class."""
         sizes = network.config
         super().__init__(
             vocab_size=sizes.vocab_size,
             mask_token_id=mask_token_id,
-            eos_token_id=special_id("eos_token_id", eos_token_id, tokenizer, None),
-            pad_token_id=special_id("pad_token_id", pad_token_id, tokenizer, None),
             max_length=sizes.max_length,
-            tokenizer=tokenizer,
             module=network.eval(),
+            **with_special_ids(text),
         )
         self.network = network
 

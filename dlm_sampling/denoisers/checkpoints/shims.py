@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlm_sampling.denoisers.checkpoints.settings import is_listing, number, section, setting
+
 
 def old_names() -> None:
     """Put back what was removed: the default rotary function, and names that are only imported."""
@@ -43,12 +45,10 @@ def default_frequencies(config: Any, device: Any = None, **_: Any) -> tuple[Tens
 
     Su et al. 2021, RoFormer, arXiv:2104.09864; d is the rotated part of a head.
     """
-    scheme: Any = getattr(config, "rope_parameters", None) or {}
-    base = getattr(config, "rope_theta", None) or scheme.get("rope_theta", 10000.0)
-    part = getattr(config, "partial_rotary_factor", None) or scheme.get(
-        "partial_rotary_factor", 1.0
-    )
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    scheme = section(config, "rope_parameters")
+    base = number(config, "rope_theta") or scheme.get("rope_theta", 10000.0)
+    part = number(config, "partial_rotary_factor") or scheme.get("partial_rotary_factor", 1.0)
+    head = setting(config, "head_dim", int) or config.hidden_size // config.num_attention_heads
     width = int(head * part)
     pairs = torch.arange(0, width, 2, dtype=torch.float32, device=device)
     return base ** (-pairs / width), 1.0
@@ -65,5 +65,5 @@ def old_tying(module: ModuleType) -> None:
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, PreTrainedModel):
             owner: Any = value
-            if isinstance(getattr(owner, "_tied_weights_keys", None), list | tuple):
+            if is_listing(setting(owner, "_tied_weights_keys", object)):
                 owner._tied_weights_keys = None

@@ -5,16 +5,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from dlm_sampling.denoisers.checkpoints.settings import listed_ids, setting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+    from typing_extensions import TypeIs
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 
 logger = logging.getLogger("dlm_sampling")
 
 TokenizerSource = Callable[[], "PreTrainedTokenizerBase | None"]
+
+
+class TextFacts(TypedDict, total=False):
+    """The tokenizer of a checkpoint and its special ids, as every family's constructor takes them.
+
+    tokenizer: the tokenizer, or a function that loads it.
+    eos_token_id: end-of-text id; default: the tokenizer's if one is given, else the config's.
+    pad_token_id: padding id, with the same default.
+    """
+
+    tokenizer: PreTrainedTokenizerBase | TokenizerSource | None
+    eos_token_id: int | None
+    pad_token_id: int | None
 
 
 def tokenizer_source(
@@ -34,6 +50,16 @@ def tokenizer_source(
     if given is not None:
         return lambda: load_named(given)
     return lambda: load_from_folder(folder) or (default() if default is not None else None)
+
+
+def is_tokenizer(
+    source: PreTrainedTokenizerBase | TokenizerSource,
+) -> TypeIs[PreTrainedTokenizerBase]:
+    """Whether `source` is a tokenizer, which can be called as well, and no function that loads it.
+
+    The class is not asked: to import it takes seconds, and a look-alike will do.
+    """
+    return hasattr(source, "decode")
 
 
 def load_named(name: str) -> PreTrainedTokenizerBase:
@@ -66,16 +92,30 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / file).is_file() for file in VOCABULARIES)
 
 
-def special_id(name: str, given: int | None, tokenizer: object, config: Any) -> int | None:
-    """A special id: the one given, else that of a tokenizer at hand, else the config's first."""
-    if given is not None:
-        return given
-    own: int | None = getattr(tokenizer, name, None)
-    if own is not None:
-        return own
-    listed: Any = getattr(config, name, None)
-    ids: list[int | None] = list(listed) if isinstance(listed, list | tuple) else [listed]  # pyright: ignore[reportUnknownArgumentType]
-    return ids[0] if ids else None
+def with_special_ids(text: TextFacts, config: object = None) -> TextFacts:
+    """Fill in the special ids that are missing: a tokenizer's at hand, else the config's first.
+
+    Args:
+        text: what the user gave; a function that loads a tokenizer is not called.
+        config: a config of transformers, or None.
+    """
+    tokenizer = text.get("tokenizer")
+    sources: tuple[object, ...] = (tokenizer, config)
+
+    def own(name: str) -> int | None:
+        return next((i for source in sources for i in listed_ids(source, name)), None)
+
+    eos, pad = text.get("eos_token_id"), text.get("pad_token_id")
+    return TextFacts(
+        tokenizer=tokenizer,
+        eos_token_id=own("eos_token_id") if eos is None else eos,
+        pad_token_id=own("pad_token_id") if pad is None else pad,
+    )
+
+
+def mask_id_of(tokenizer: object) -> int | None:
+    """Read the mask id of a tokenizer; None if it has none, or there is no tokenizer."""
+    return setting(tokenizer, "mask_token_id", int)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:

@@ -7,7 +7,7 @@ Models, arXiv:2503.09573, released code github.com/kuleshov-group/bd3lms.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -17,16 +17,13 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     GPT2_SIZE,
     PREFIX,
+    gpt2_tokenizer,
     hub_config,
     load_dit,
     prefix_of,
     read_sizes,
 )
-from dlm_sampling.denoisers.checkpoints.tokenizers import (
-    TokenizerSource,
-    gpt2_with_mask,
-    tokenizer_source,
-)
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.networks.block_causal import (
     block_causal_bias,
     check_block_length,
@@ -38,9 +35,6 @@ from dlm_sampling.denoisers.networks.total_noise import clipped_noise
 from dlm_sampling.denoisers.networks.transformers_blocks import is_rotary
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import Pass
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 SCHEDULE_BUFFERS = ("sampling_eps_min", "sampling_eps_max")
 """Bounds of the clipped training schedule, kept among the tensors; sampling does not need them."""
@@ -55,9 +49,7 @@ class BD3LMDenoiser(DitDenoiser):
         mask_token_id: the mask id, by default the last column.
         max_length: length it was trained at.
         time_conditioned: whether the network sees the noise level; otherwise it always sees 0.
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: end-of-text id; default: the tokenizer's if one is given, else GPT-2's if the
-            vocabulary is GPT-2's.
+        text: tokenizer, eos_token_id, pad_token_id; see `DitDenoiser`.
 
     Raises:
         ValueError: `block_length` below 1.
@@ -73,20 +65,18 @@ class BD3LMDenoiser(DitDenoiser):
         mask_token_id: int | None = None,
         max_length: int | None = None,
         time_conditioned: bool = False,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
-        eos_token_id: int | None = None,
+        **text: Unpack[TextFacts],
     ) -> None:
         """Wrap the network; see the class."""
-        columns = network.config.vocab_size
+        last = network.config.vocab_size - 1
         super().__init__(
             network,
-            is_gpt2=columns == GPT2_SIZE + 1,
-            tokenizer=tokenizer,
-            eos_token_id=eos_token_id,
-            mask_token_id=columns - 1 if mask_token_id is None else mask_token_id,
+            mask_token_id=last if mask_token_id is None else mask_token_id,
             max_length=max_length,
             time_conditioned=time_conditioned,
+            schedule=None,
             noise=clipped_noise,
+            **text,
         )
         self.block_length = check_block_length(block_length)
 
@@ -130,6 +120,7 @@ class BD3LMDenoiser(DitDenoiser):
             "var_min": False,
             "mask_token_id": self.mask_token_id,
             "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
         }
 
     @staticmethod
@@ -144,18 +135,14 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> BD3LMDenoiser:
     vocab_size = given.get("vocab_size", GPT2_SIZE + 1)
     adaln = prefix_of(checkpoint) + "sigma_map.mlp.0.weight" in checkpoint.files
     sizes, length = read_sizes(checkpoint, vocab_size, adaln=adaln)
+    mask_token_id = options.mask_id(checkpoint, vocab_size - 1, vocab_size)
     return BD3LMDenoiser(
         load_dit(sizes, checkpoint, options, ignored=is_no_weight),
         block_length=options.extra.get("block_length", given.get("block_size", length)),
-        mask_token_id=options.mask_id(checkpoint, vocab_size - 1, vocab_size),
+        mask_token_id=mask_token_id,
         max_length=length,
         time_conditioned=bool(given.get("time_conditioning", False)),
-        tokenizer=tokenizer_source(
-            checkpoint.folder,
-            options.tokenizer,
-            gpt2_with_mask if vocab_size == GPT2_SIZE + 1 else None,
-        ),
-        eos_token_id=given.get("eos_token_id"),
+        **options.text(checkpoint, gpt2_tokenizer(vocab_size, mask_token_id)),
     )
 
 

@@ -7,26 +7,22 @@ are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import refuse_cache
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.settings import listed_ids, number, setting
 from dlm_sampling.denoisers.checkpoints.tokenizers import (
-    TokenizerSource,
-    special_id,
+    TextFacts,
     tokenizer_source,
+    with_special_ids,
 )
 from dlm_sampling.denoisers.checkpoints.transformers_format import TransformersDenoiser, load_model
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import DenoiserOutput, Pass
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-CLASS = "DiffusionGemmaForBlockDiffusion"
 
 
 class DiffusionGemmaDenoiser(TransformersDenoiser):
@@ -43,44 +39,32 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
 
     Args:
         model: transformers' `DiffusionGemmaForBlockDiffusion`; never modified.
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: default: the tokenizer's if one is given, else the model config's.
-        pad_token_id: as `eos_token_id`.
+        text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.
     """
 
     family = "diffusion_gemma"
     carries = True
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
-        eos_token_id: int | None = None,
-        pad_token_id: int | None = None,
-    ) -> None:
+    def __init__(self, model: Any, **text: Unpack[TextFacts]) -> None:
         """Wrap the model; see the class."""
-        text = model.config.text_config
+        config = model.config.text_config
         super().__init__(
-            vocab_size=text.vocab_size,
+            vocab_size=config.vocab_size,
             mask_token_id=None,
-            eos_token_id=special_id("eos_token_id", eos_token_id, tokenizer, text),
-            pad_token_id=special_id("pad_token_id", pad_token_id, tokenizer, text),
-            max_length=text.max_position_embeddings,
+            max_length=config.max_position_embeddings,
             honours_padding=False,
-            tokenizer=tokenizer,
             module=model.eval(),
+            **with_special_ids(text, config),
         )
         self.model = model
         self.canvas_length = int(model.config.canvas_length)
-        config: Any = getattr(model, "generation_config", None)
+        generation = setting(model, "generation_config", object)
         self.generation_defaults = {
             "sampler": "diffusion-gemma",
-            "sampler_options": sampler_options(config),
+            "sampler_options": sampler_options(generation),
         }
-        listed: Any = getattr(config, "eos_token_id", None)
-        ids: list[int] = list(listed) if isinstance(listed, list | tuple) else []  # pyright: ignore[reportUnknownArgumentType]
-        self.further_eos_ids = tuple(i for i in ids if i != self.eos_token_id)
+        ends = listed_ids(generation, "eos_token_id")
+        self.further_eos_ids = tuple(i for i in ends if i != self.eos_token_id)
 
     def initial_carry(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
         """No logits for any row; the zeros in their place take no memory."""
@@ -134,16 +118,16 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         return logits / temperature.to(logits.dtype).view(-1, 1, 1), given
 
 
-def sampler_options(config: Any) -> dict[str, Any]:
-    """What a generation config of the model sets of its sampler, under our names."""
-    bound: Any = getattr(config, "sampler_config", None)
-    options: dict[str, Any] = {
-        "gamma": getattr(bound, "entropy_bound", None),
-        "t_max": getattr(config, "t_max", None),
-        "t_min": getattr(config, "t_min", None),
-        "stable_steps": getattr(config, "stability_threshold", None),
-        "confidence": getattr(config, "confidence_threshold", None),
-        "max_steps": getattr(config, "max_denoising_steps", None),
+def sampler_options(generation: object) -> dict[str, float]:
+    """Read the sampler's options, under our names, from a generation config of the model."""
+    bound = setting(generation, "sampler_config", object)
+    options: dict[str, float | None] = {
+        "gamma": number(bound, "entropy_bound"),
+        "t_max": number(generation, "t_max"),
+        "t_min": number(generation, "t_min"),
+        "stable_steps": setting(generation, "stability_threshold", int),
+        "confidence": number(generation, "confidence_threshold"),
+        "max_steps": setting(generation, "max_denoising_steps", int),
     }
     return {name: value for name, value in options.items() if value is not None}
 
@@ -156,13 +140,14 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DiffusionGemmaDenoiser
     """
     import transformers
 
-    loader: Any = getattr(transformers, CLASS, None)
-    if loader is None:
+    try:
+        from transformers import DiffusionGemmaForBlockDiffusion
+    except ImportError as error:
         raise CheckpointError(
-            f"{checkpoint.name!r} needs {CLASS}, which transformers {transformers.__version__} "
-            "lacks: pip install 'transformers>=5.23,<6'."
-        )
-    model, report = load_model(loader, checkpoint, options)
+            f"{checkpoint.name!r} needs DiffusionGemmaForBlockDiffusion, which transformers "
+            f"{transformers.__version__} lacks: pip install 'transformers>=5.23,<6'."
+        ) from error
+    model, report = load_model(DiffusionGemmaForBlockDiffusion, checkpoint, options)
     if absent := sorted(str(key) for key in report["missing_keys"]):
         raise CheckpointError(
             f"{checkpoint.name!r}: {len(absent)} tensors are missing, first {absent[0]}. "

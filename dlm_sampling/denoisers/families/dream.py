@@ -8,20 +8,16 @@ place right here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import shift_right
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.qwen_checkpoint import qwen_config, stock_config
-from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, tokenizer_source
 from dlm_sampling.denoisers.networks.transformers_blocks import StockDenoiser, load_stock
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import Pass
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Qwen2ForCausalLM
 
 MASK_TOKEN_ID = 151666
 """Mask id of the released checkpoints (default of the authors' config class)."""
@@ -33,30 +29,10 @@ class DreamDenoiser(StockDenoiser):
     Args:
         model: stock Qwen2 modules; used with full attention, never modified.
         mask_token_id: the mask id.
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: default: the tokenizer's if one is given, else the model config's.
-        pad_token_id: as `eos_token_id`.
+        text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.
     """
 
     family = "dream"
-
-    def __init__(
-        self,
-        model: Qwen2ForCausalLM,
-        *,
-        mask_token_id: int,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
-        eos_token_id: int | None = None,
-        pad_token_id: int | None = None,
-    ) -> None:
-        """Wrap the model; see the class."""
-        super().__init__(
-            model,
-            mask_token_id=mask_token_id,
-            tokenizer=tokenizer,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
-        )
 
     def aligned(self, hidden: Tensor, inputs: Pass) -> Tensor:
         """Return the hidden states of the tokens before the columns asked for."""
@@ -80,9 +56,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DreamDenoiser:
     return DreamDenoiser(
         load_stock(Qwen2ForCausalLM, config, checkpoint, options),
         mask_token_id=mask_token_id,
-        tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
+        **options.text(checkpoint),
     )
 
 

@@ -6,27 +6,25 @@ Sahoo et al. 2025, The Diffusion Duality, arXiv:2506.10892, released code github
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
-    GPT2_SIZE,
+    gpt2_tokenizer,
     load_dit,
     read_sizes,
     rows_of,
     training_config,
 )
-from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, gpt2, tokenizer_source
+from dlm_sampling.denoisers.checkpoints.settings import is_mapping
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.schedules import LOG_LINEAR
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 EMBEDDING = "vocab_embed.embedding"
 
@@ -42,9 +40,7 @@ class DuoDenoiser(DitDenoiser):
         network: the diffusion transformer.
         max_length: length it was trained at.
         time_conditioned: whether the network sees the noise level; otherwise it always sees 0.
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: end-of-text id; default: the tokenizer's if one is given, else GPT-2's if the
-            vocabulary is GPT-2's.
+        text: tokenizer, eos_token_id, pad_token_id; see `DitDenoiser`.
     """
 
     family = "duo"
@@ -55,20 +51,17 @@ class DuoDenoiser(DitDenoiser):
         *,
         max_length: int | None = None,
         time_conditioned: bool = True,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
-        eos_token_id: int | None = None,
+        **text: Unpack[TextFacts],
     ) -> None:
         """Wrap the network; see the class."""
         super().__init__(
             network,
-            is_gpt2=network.config.vocab_size in (GPT2_SIZE, GPT2_SIZE + 1),
-            tokenizer=tokenizer,
-            eos_token_id=eos_token_id,
             mask_token_id=None,
             max_length=max_length,
             time_conditioned=time_conditioned,
             kind="leave_one_out",
             schedule=LOG_LINEAR,
+            **text,
         )
 
     def soft_logits(self, weights: Tensor, sigma: Tensor) -> Tensor:
@@ -96,6 +89,7 @@ class DuoDenoiser(DitDenoiser):
             "model": training_config(self.network, self.max_length),
             "vocab_size": self.vocab_size,
             "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
         }
 
 
@@ -108,19 +102,14 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DuoDenoiser:
         load_dit(sizes, checkpoint, options),
         max_length=length,
         time_conditioned=bool(algorithm.get("time_conditioning", True)),
-        tokenizer=tokenizer_source(
-            checkpoint.folder,
-            options.tokenizer,
-            gpt2 if vocab_size in (GPT2_SIZE, GPT2_SIZE + 1) else None,
-        ),
-        eos_token_id=checkpoint.config.get("eos_token_id"),
+        **options.text(checkpoint, gpt2_tokenizer(vocab_size, None)),
     )
 
 
 def matches(config: Mapping[str, Any]) -> bool:
     """The nested training config of the algorithm, or a hub config of its model type."""
-    algorithm: Any = config.get("algo")
-    name = algorithm.get("name") if isinstance(algorithm, Mapping) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    algorithm = config.get("algo")
+    name = algorithm.get("name") if is_mapping(algorithm) else None
     return name in ("duo", "duo_base") or str(config.get("model_type")).lower() == "duo"
 
 

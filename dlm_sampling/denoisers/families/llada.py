@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
-from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, tokenizer_source
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.networks.transformers_blocks import (
     StockDenoiser,
     load_stock,
@@ -20,7 +20,7 @@ from dlm_sampling.denoisers.networks.transformers_blocks import (
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+    from transformers import LlamaForCausalLM
 
 MASK_TOKEN_ID = 126336
 """Mask id of the released checkpoints."""
@@ -62,11 +62,9 @@ class LLaDADenoiser(StockDenoiser):
     Args:
         model: stock Llama modules; used with full attention, never modified.
         mask_token_id: the mask id.
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: default: the tokenizer's if one is given, else the model config's.
-        pad_token_id: as `eos_token_id`.
         vocab_size: tokens in use; output columns from here on are never drawn.  Default: all
             columns.
+        text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.
     """
 
     family = "llada"
@@ -76,20 +74,16 @@ class LLaDADenoiser(StockDenoiser):
         model: LlamaForCausalLM,
         *,
         mask_token_id: int,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
-        eos_token_id: int | None = None,
-        pad_token_id: int | None = None,
         vocab_size: int | None = None,
+        **text: Unpack[TextFacts],
     ) -> None:
         """Wrap the model; see the class."""
         columns: int = model.config.vocab_size
         super().__init__(
             model,
             mask_token_id=mask_token_id,
-            tokenizer=tokenizer,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
             suppressed=range(columns if vocab_size is None else vocab_size, columns),
+            **text,
         )
 
     def authors_config(self) -> dict[str, Any]:
@@ -174,10 +168,8 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDADenoiser:
     return LLaDADenoiser(
         load_stock(LlamaForCausalLM, config, checkpoint, options, LLaDADenoiser.authors_name),
         mask_token_id=mask_token_id,
-        tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
-        eos_token_id=config.eos_token_id,
-        pad_token_id=config.pad_token_id,
         vocab_size=checkpoint.config["vocab_size"],
+        **options.text(checkpoint),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +21,11 @@ from dlm_sampling.denoisers.checkpoints.moe_checkpoint import (
     load_moe,
     reading_sizes,
 )
-from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, tokenizer_source
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.networks.block_causal import block_causal_bias, check_block_length
 from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import Pass
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MASK_TOKEN_ID = 156895
 """Mask id of the released checkpoints."""
@@ -110,9 +107,7 @@ class LLaDA2Denoiser(MoeDenoiser):
         choice: how experts are chosen; kept for saving.
         mask_token_id: the mask id.
         block_length: columns per block; blocks count from a row's first real token.
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: default: the tokenizer's if one is given.
-        pad_token_id: as `eos_token_id`.
+        text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.
 
     Raises:
         ValueError: `block_length` below 1.
@@ -127,18 +122,10 @@ class LLaDA2Denoiser(MoeDenoiser):
         choice: RouterConfig,
         mask_token_id: int,
         block_length: int = BLOCK_LENGTH,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
-        eos_token_id: int | None = None,
-        pad_token_id: int | None = None,
+        **text: Unpack[TextFacts],
     ) -> None:
         """Wrap the network; see the class."""
-        super().__init__(
-            network,
-            mask_token_id=mask_token_id,
-            tokenizer=tokenizer,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
-        )
+        super().__init__(network, mask_token_id=mask_token_id, **text)
         self.choice = choice
         self.block_length = check_block_length(block_length)
 
@@ -223,9 +210,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDA2Denoiser:
         choice=choice,
         mask_token_id=mask_token_id,
         block_length=options.extra.get("block_length", given.get("block_length", BLOCK_LENGTH)),
-        tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
-        eos_token_id=given.get("eos_token_id"),
-        pad_token_id=given.get("pad_token_id"),
+        **options.text(checkpoint),
     )
 
 

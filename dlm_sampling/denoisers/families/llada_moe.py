@@ -6,7 +6,7 @@ Zhu et al. 2025, LLaDA-MoE, arXiv:2509.24389; released weights inclusionAI/LLaDA
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,9 @@ from dlm_sampling.denoisers.checkpoints.moe_checkpoint import (
     load_moe,
     reading_sizes,
 )
-from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, tokenizer_source
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MASK_TOKEN_ID = 156895
 """Mask id of the released checkpoints."""
@@ -63,9 +60,7 @@ class LLaDAMoEDenoiser(MoeDenoiser):
         network: the decoder.
         top_k: experts per token; kept for saving.
         mask_token_id: the mask id.
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: default: the tokenizer's if one is given.
-        pad_token_id: as `eos_token_id`.
+        text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.
     """
 
     family = "llada_moe"
@@ -76,18 +71,10 @@ class LLaDAMoEDenoiser(MoeDenoiser):
         *,
         top_k: int,
         mask_token_id: int,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
-        eos_token_id: int | None = None,
-        pad_token_id: int | None = None,
+        **text: Unpack[TextFacts],
     ) -> None:
         """Wrap the network; see the class."""
-        super().__init__(
-            network,
-            mask_token_id=mask_token_id,
-            tokenizer=tokenizer,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
-        )
+        super().__init__(network, mask_token_id=mask_token_id, **text)
         self.top_k = top_k
 
     def authors_config(self) -> dict[str, Any]:
@@ -152,9 +139,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDAMoEDenoiser:
         load_moe(sizes, router, checkpoint, options, LLaDAMoEDenoiser.authors_name),
         top_k=top_k,
         mask_token_id=mask_token_id,
-        tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
-        eos_token_id=checkpoint.config.get("eos_token_id"),
-        pad_token_id=checkpoint.config.get("pad_token_id"),
+        **options.text(checkpoint),
     )
 
 

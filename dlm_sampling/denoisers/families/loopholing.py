@@ -247,4 +247,4 @@ def matches(config: Mapping[str, Any]) -> bool:
     return KEY in config
 
 
-register(Family("loopholing", matches, load))
+register(Family("loopholing", matches, load, precedence=1))

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import Tensor, nn
 
 from dlm_sampling.denoisers.base import positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
-from dlm_sampling.denoisers.checkpoints.tokenizers import has_tokenizer, load_named, special_id
+from dlm_sampling.denoisers.checkpoints.settings import setting
+from dlm_sampling.denoisers.checkpoints.tokenizers import (
+    TextFacts,
+    has_tokenizer,
+    load_named,
+    mask_id_of,
+    with_special_ids,
+)
 from dlm_sampling.denoisers.checkpoints.transformers_format import TransformersDenoiser, load_model
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import DenoiserOutput, Pass
@@ -32,29 +39,25 @@ class MaskedLMDenoiser(TransformersDenoiser):
     Args:
         model: a `...ForMaskedLM` module.
         mask_token_id: the mask id.
-        tokenizer: the tokenizer.
+        text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.
     """
 
     family = "masked_lm"
 
-    def __init__(
-        self, model: Any, *, mask_token_id: int, tokenizer: PreTrainedTokenizerBase | None = None
-    ) -> None:
+    def __init__(self, model: Any, *, mask_token_id: int, **text: Unpack[TextFacts]) -> None:
         """Wrap the model; see the class."""
         config = model.config
         self.model = model
         self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
         self.offset = position_offset(model)
-        limit: int | None = getattr(config, "max_position_embeddings", None)
+        limit = setting(config, "max_position_embeddings", int)
         super().__init__(
             vocab_size=config.vocab_size,
             mask_token_id=mask_token_id,
-            eos_token_id=special_id("eos_token_id", None, tokenizer, config),
-            pad_token_id=special_id("pad_token_id", None, tokenizer, config),
             max_length=None if limit is None else limit - self.offset,
             honours_padding=self.takes_positions,
-            tokenizer=tokenizer,
             module=model.eval(),
+            **with_special_ids(text, config),
         )
 
     def forward(self, inputs: Pass) -> DenoiserOutput:
@@ -89,7 +92,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
 
     tokenizer = pick_tokenizer(checkpoint, options)
     mask_token_id = options.mask_id(
-        checkpoint, getattr(tokenizer, "mask_token_id", None), checkpoint.config["vocab_size"]
+        checkpoint, mask_id_of(tokenizer), checkpoint.config["vocab_size"]
     )
     model, report = load_model(AutoModelForMaskedLM, checkpoint, options)
     for problem in ("missing_keys", "mismatched_keys"):
@@ -100,11 +103,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
                 f"tensors, first {first}. "
                 "It is no complete masked language model; part of it would be random."
             )
-    return MaskedLMDenoiser(
-        model,
-        mask_token_id=mask_token_id,
-        tokenizer=tokenizer,
-    )
+    return MaskedLMDenoiser(model, mask_token_id=mask_token_id, tokenizer=tokenizer)
 
 
 def pick_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> PreTrainedTokenizerBase | None:
@@ -125,4 +124,4 @@ def matches(config: Mapping[str, Any]) -> bool:
     return headed and config.get("model_type") in known
 
 
-register(Family("masked_lm", matches, load))
+register(Family("masked_lm", matches, load, precedence=-1))

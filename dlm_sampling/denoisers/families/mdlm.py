@@ -8,28 +8,22 @@ tokens kept) is the loop's; here the raw logits come out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     GPT2_SIZE,
     PREFIX,
+    gpt2_tokenizer,
     hub_config,
     load_dit,
     read_sizes,
 )
-from dlm_sampling.denoisers.checkpoints.tokenizers import (
-    TokenizerSource,
-    gpt2_with_mask,
-    tokenizer_source,
-)
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.schedules import LOG_LINEAR
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 class MDLMDenoiser(DitDenoiser):
@@ -40,9 +34,7 @@ class MDLMDenoiser(DitDenoiser):
         mask_token_id: the mask id, by default the last column.
         max_length: length it was trained at.
         time_conditioned: whether the network sees the noise level; otherwise it always sees 0.
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: end-of-text id; default: the tokenizer's if one is given, else GPT-2's if the
-            vocabulary is GPT-2's.
+        text: tokenizer, eos_token_id, pad_token_id; see `DitDenoiser`.
     """
 
     family = "mdlm"
@@ -54,20 +46,17 @@ class MDLMDenoiser(DitDenoiser):
         mask_token_id: int | None = None,
         max_length: int | None = None,
         time_conditioned: bool = False,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
-        eos_token_id: int | None = None,
+        **text: Unpack[TextFacts],
     ) -> None:
         """Wrap the network; see the class."""
-        columns = network.config.vocab_size
+        last = network.config.vocab_size - 1
         super().__init__(
             network,
-            is_gpt2=columns == GPT2_SIZE + 1,
-            tokenizer=tokenizer,
-            eos_token_id=eos_token_id,
-            mask_token_id=columns - 1 if mask_token_id is None else mask_token_id,
+            mask_token_id=last if mask_token_id is None else mask_token_id,
             max_length=max_length,
             time_conditioned=time_conditioned,
             schedule=LOG_LINEAR,
+            **text,
         )
 
     def authors_config(self) -> dict[str, Any]:
@@ -79,6 +68,7 @@ class MDLMDenoiser(DitDenoiser):
             "time_conditioning": self.time_conditioned,
             "mask_token_id": self.mask_token_id,
             "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
         }
 
     @staticmethod
@@ -93,14 +83,12 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MDLMDenoiser:
     sizes, length = read_sizes(checkpoint, vocab_size)
     mask_token_id = options.mask_id(checkpoint, vocab_size - 1, vocab_size)
     network = load_dit(sizes, checkpoint, options)
-    gpt2 = gpt2_with_mask if sizes.vocab_size == GPT2_SIZE + 1 else None
     return MDLMDenoiser(
         network,
         mask_token_id=mask_token_id,
         max_length=length,
         time_conditioned=bool(checkpoint.config.get("time_conditioning", False)),
-        tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer, gpt2),
-        eos_token_id=checkpoint.config.get("eos_token_id"),
+        **options.text(checkpoint, gpt2_tokenizer(vocab_size, mask_token_id)),
     )
 
 

@@ -6,25 +6,21 @@ Cheng et al. 2025, SDAR, arXiv:2510.06303, released code github.com/JetAstra/SDA
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.qwen_checkpoint import qwen_config, stock_config
-from dlm_sampling.denoisers.checkpoints.tokenizers import (
-    TokenizerSource,
-    special_id,
-    tokenizer_source,
-)
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.networks.block_causal import block_causal_bias, check_block_length
 from dlm_sampling.denoisers.networks.transformers_blocks import StockDenoiser, load_stock
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import Pass
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+    from transformers import Qwen3ForCausalLM
 
 MASK_TOKEN_ID = 151669
 """Mask id of the released checkpoints."""
@@ -42,9 +38,7 @@ class SDARDenoiser(StockDenoiser):
         model: stock Qwen3 modules; used with block-causal attention, never modified.
         mask_token_id: the mask id.
         block_length: columns per block; blocks count from a row's first real token.
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: default: the tokenizer's if one is given, else the model config's.
-        pad_token_id: as `eos_token_id`.
+        text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.
 
     Raises:
         ValueError: `block_length` below 1.
@@ -58,18 +52,10 @@ class SDARDenoiser(StockDenoiser):
         *,
         mask_token_id: int,
         block_length: int = BLOCK_LENGTH,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
-        eos_token_id: int | None = None,
-        pad_token_id: int | None = None,
+        **text: Unpack[TextFacts],
     ) -> None:
         """Wrap the model; see the class."""
-        super().__init__(
-            model,
-            mask_token_id=mask_token_id,
-            tokenizer=tokenizer,
-            eos_token_id=eos_token_id,
-            pad_token_id=pad_token_id,
-        )
+        super().__init__(model, mask_token_id=mask_token_id, **text)
         self.block_length = check_block_length(block_length)
 
     def attention_bias(self, inputs: Pass, dtype: torch.dtype) -> Tensor:
@@ -98,9 +84,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> SDARDenoiser:
         load_stock(Qwen3ForCausalLM, config, checkpoint, options),
         mask_token_id=mask_token_id,
         block_length=options.extra.get("block_length", own),
-        tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
-        eos_token_id=special_id("eos_token_id", None, None, config),
-        pad_token_id=special_id("pad_token_id", None, None, config),
+        **options.text(checkpoint),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -18,28 +18,21 @@ from torch import Tensor
 from dlm_sampling.denoisers.base import at_columns
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
-    GPT2_SIZE,
     HEAD,
+    gpt2_tokenizer,
     load_dit,
     read_sizes,
     rows_of,
     training_config,
 )
-from dlm_sampling.denoisers.checkpoints.tokenizers import (
-    TokenizerSource,
-    gpt2,
-    gpt2_with_mask,
-    tokenizer_source,
-)
+from dlm_sampling.denoisers.checkpoints.settings import is_mapping
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.networks.total_noise import geometric_noise, total_noise
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.schedules import LOG_LINEAR, Geometric, Schedule
 from dlm_sampling.types import DenoiserOutput, Pass
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 EARLIEST = 1e-5
 """Least time that is passed on; the score of absorbing noise is infinite at 0."""
@@ -59,9 +52,7 @@ class SEDDDenoiser(DitDenoiser):
         scale_by_sigma: whether the output is scaled as above; absorbing noise only.
         noise: total noise sigma [B] of the times t [B]; default: the log-linear schedule.
         max_length: length it was trained at.
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: end-of-text id; default: the tokenizer's if one is given, else GPT-2's if the
-            vocabulary is GPT-2's.
+        text: tokenizer, eos_token_id, pad_token_id; see `DitDenoiser`.
 
     Raises:
         ValueError: `scale_by_sigma` without a mask.
@@ -77,8 +68,7 @@ class SEDDDenoiser(DitDenoiser):
         scale_by_sigma: bool = False,
         noise: Callable[[Tensor], Tensor] = total_noise,
         max_length: int | None = None,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
-        eos_token_id: int | None = None,
+        **text: Unpack[TextFacts],
     ) -> None:
         """Wrap the network; see the class."""
         if scale_by_sigma and mask_token_id is None:
@@ -86,18 +76,15 @@ class SEDDDenoiser(DitDenoiser):
                 "scale_by_sigma=True: the scale belongs to absorbing noise; give mask_token_id, or "
                 "pass scale_by_sigma=False."
             )
-        columns = network.config.vocab_size
         super().__init__(
             network,
-            is_gpt2=columns - (mask_token_id is not None) == GPT2_SIZE,
             noise=noise,
-            tokenizer=tokenizer,
-            eos_token_id=eos_token_id,
             mask_token_id=mask_token_id,
             max_length=max_length,
             time_conditioned=True,
             kind="log_score",
             schedule=_schedule(noise),
+            **text,
         )
         self.scale_by_sigma = scale_by_sigma
 
@@ -128,6 +115,7 @@ class SEDDDenoiser(DitDenoiser):
             "noise": noise_config(self.noise),
             "tokens": self.vocab_size - absorbing,
             "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
         }
 
 
@@ -199,22 +187,21 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> SEDDDenoiser:
             f"{checkpoint.name!r}: config.json has scale_by_sigma with uniform noise; it must be "
             "false there."
         )
-    default = (gpt2_with_mask if absorbing else gpt2) if tokens == GPT2_SIZE else None
+    mask_token_id = options.mask_id(checkpoint, columns - 1, columns) if absorbing else None
     return SEDDDenoiser(
         load_dit(sizes, checkpoint, options),
-        mask_token_id=options.mask_id(checkpoint, columns - 1, columns) if absorbing else None,
+        mask_token_id=mask_token_id,
         scale_by_sigma=scaled,
         noise=read_noise(checkpoint),
         max_length=length,
-        tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer, default),
-        eos_token_id=checkpoint.config.get("eos_token_id"),
+        **options.text(checkpoint, gpt2_tokenizer(columns, mask_token_id)),
     )
 
 
 def matches(config: Mapping[str, Any]) -> bool:
     """The nested training config, which names a graph and counts tokens."""
-    graph: Any = config.get("graph")
-    kind = graph.get("type") if isinstance(graph, Mapping) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+    graph = config.get("graph")
+    kind = graph.get("type") if is_mapping(graph) else None
     return kind in ("absorb", "uniform") and "tokens" in config and "model" in config
 
 

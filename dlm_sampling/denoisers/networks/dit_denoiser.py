@@ -7,22 +7,20 @@ in the noise, in the attention, and in what their logits mean.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
-from dlm_sampling.denoisers.checkpoints.dit_checkpoint import GPT2_END
+from dlm_sampling.denoisers.checkpoints.dit_checkpoint import GPT2_END, is_gpt2
 from dlm_sampling.denoisers.checkpoints.published import PublishedDenoiser
-from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, special_id
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.total_noise import total_noise
 from dlm_sampling.denoisers.networks.transformers_blocks import key_bias
-from dlm_sampling.types import DenoiserOutput, Pass
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from dlm_sampling.schedules import Schedule
+from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind
 
 
 class DitDenoiser(PublishedDenoiser):
@@ -30,34 +28,46 @@ class DitDenoiser(PublishedDenoiser):
 
     Args:
         network: the diffusion transformer.
-        is_gpt2: whether the vocabulary is GPT-2's, whose end of text is then the default.
+        mask_token_id: the mask id, or None for uniform noise.
+        max_length: length it was trained at.
+        time_conditioned: whether the network sees the noise level; otherwise it always sees 0.
+        schedule: alpha(t) of its times, or None.
+        kind: the law that the logits are of.
         noise: total noise sigma [B] of the times t [B].
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: end-of-text id, which pads as well.
-        facts: the others of `Denoiser`.
+        text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.  If neither a tokenizer nor
+            an id is given and the vocabulary is GPT-2's, the end-of-text id is GPT-2's; it is also
+            the default for padding.
     """
 
     def __init__(
         self,
         network: Dit,
         *,
-        is_gpt2: bool,
+        mask_token_id: int | None,
+        max_length: int | None,
+        time_conditioned: bool,
+        schedule: Schedule | None,
+        kind: PredictionKind = "posterior",
         noise: Callable[[Tensor], Tensor] = total_noise,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None,
-        eos_token_id: int | None,
-        **facts: Any,
+        **text: Unpack[TextFacts],
     ) -> None:
         """Wrap the network; see the class."""
-        end = special_id("eos_token_id", eos_token_id, tokenizer, None)
-        if end is None and is_gpt2:
+        columns, own = network.config.vocab_size, with_special_ids(text)
+        end = own.get("eos_token_id")
+        if end is None and is_gpt2(columns, mask_token_id):
             end = GPT2_END
+        pad = own.get("pad_token_id")
         super().__init__(
-            vocab_size=network.config.vocab_size,
-            eos_token_id=end,
-            pad_token_id=end,
-            tokenizer=tokenizer,
+            vocab_size=columns,
+            mask_token_id=mask_token_id,
+            max_length=max_length,
+            time_conditioned=time_conditioned,
+            schedule=schedule,
+            kind=kind,
             module=network.eval(),
-            **facts,
+            tokenizer=own.get("tokenizer"),
+            eos_token_id=end,
+            pad_token_id=end if pad is None else pad,
         )
         self.network = network
         self.noise = noise

@@ -7,7 +7,7 @@ attention kernels apply.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -16,13 +16,14 @@ from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.placement import plan_placement
 from dlm_sampling.denoisers.checkpoints.published import PublishedDenoiser
-from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, special_id
+from dlm_sampling.denoisers.checkpoints.settings import section
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
 from dlm_sampling.denoisers.checkpoints.weights import NameOf, load_weights, tie
 from dlm_sampling.denoisers.registry import LoadOptions
 from dlm_sampling.types import DenoiserOutput, Pass
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -72,10 +73,8 @@ class StockDenoiser(PublishedDenoiser):
     Args:
         model: stock modules; never modified.
         mask_token_id: the mask id.
-        tokenizer: the tokenizer, or a function that loads it.
-        eos_token_id: default: the tokenizer's if one is given, else the model config's.
-        pad_token_id: as `eos_token_id`.
         suppressed: ids that are never drawn.
+        text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.
 
     Raises:
         ValueError: an attention backend that would mask causally.
@@ -86,10 +85,8 @@ class StockDenoiser(PublishedDenoiser):
         model: PreTrainedModel,
         *,
         mask_token_id: int,
-        tokenizer: PreTrainedTokenizerBase | TokenizerSource | None = None,
-        eos_token_id: int | None = None,
-        pad_token_id: int | None = None,
         suppressed: Iterable[int] = (),
+        **text: Unpack[TextFacts],
     ) -> None:
         """Check the attention backend; see the class."""
         config: Any = model.config
@@ -102,12 +99,10 @@ class StockDenoiser(PublishedDenoiser):
         super().__init__(
             vocab_size=config.vocab_size,
             mask_token_id=mask_token_id,
-            eos_token_id=special_id("eos_token_id", eos_token_id, tokenizer, config),
-            pad_token_id=special_id("pad_token_id", pad_token_id, tokenizer, config),
             max_length=config.max_position_embeddings,
             suppressed=suppressed,
-            tokenizer=tokenizer,
             module=model.eval(),
+            **with_special_ids(text, config),
         )
         self.model: Any = model
 
@@ -174,5 +169,5 @@ def is_rotary(name: str) -> bool:
 
 def rope_theta(config: Any) -> float:
     """Base of the rotary frequencies, wherever the installed transformers keeps it."""
-    parameters: Any = getattr(config, "rope_parameters", None) or {}
+    parameters = section(config, "rope_parameters")
     return float(parameters.get("rope_theta") or config.rope_theta)

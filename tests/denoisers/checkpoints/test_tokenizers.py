@@ -2,18 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tokenizers import pre_tokenizers
 
-from dlm_sampling.denoisers import AutoDenoiser
+from dlm_sampling.denoisers import AutoDenoiser, CheckpointError
 from dlm_sampling.denoisers.checkpoints import tokenizers as text
+from dlm_sampling.denoisers.checkpoints.settings import listed_ids, number, section, setting
 from dlm_sampling.denoisers.checkpoints.tokenizers import (
+    TextFacts,
     gpt2_with_mask,
     load_from_folder,
-    special_id,
     tokenizer_source,
+    with_special_ids,
 )
 
 DREAM = Path(__file__).parents[2] / "fixtures" / "models" / "dream"
@@ -80,7 +83,31 @@ def test_special_ids(tokenizer: Any) -> None:
     class Config:
         eos_token_id = (7, 8)
 
-    assert special_id("eos_token_id", 3, tokenizer, Config) == 3
-    assert special_id("eos_token_id", None, tokenizer, Config) == tokenizer.eos_token_id
-    assert special_id("eos_token_id", None, None, Config) == 7
-    assert special_id("pad_token_id", None, None, Config) is None
+    given = TextFacts(tokenizer=tokenizer, eos_token_id=3)
+    assert with_special_ids(given, Config).get("eos_token_id") == 3
+    known = with_special_ids(TextFacts(tokenizer=tokenizer), Config)
+    assert known.get("eos_token_id") == tokenizer.eos_token_id
+    assert known.get("tokenizer") is tokenizer
+    read = with_special_ids(TextFacts(), Config)
+    assert read == {"tokenizer": None, "eos_token_id": 7, "pad_token_id": None}
+
+
+def test_settings_are_read_with_their_type() -> None:
+    config = SimpleNamespace(size=3, none=None, rate=1, ids=[4, 5], parts={"a": 1}, word="x")
+    assert setting(config, "size", int) == 3
+    assert setting(config, "none", int) is setting(config, "absent", int) is None
+    assert setting(None, "size", int) is None
+    assert number(config, "rate") == 1.0
+    assert section(config, "parts") == {"a": 1}
+    assert section(config, "absent") == {}
+    assert listed_ids(config, "ids") == (4, 5)
+    assert listed_ids(config, "size") == (3,)
+    assert listed_ids(config, "absent") == ()
+    for read in (
+        lambda: setting(config, "word", int),
+        lambda: number(config, "word"),
+        lambda: section(config, "word"),
+        lambda: listed_ids(config, "word"),
+    ):
+        with pytest.raises(CheckpointError, match="SimpleNamespace has word='x': must be"):
+            read()
