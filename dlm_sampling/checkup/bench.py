@@ -248,7 +248,7 @@ def peak_megabytes(
 ) -> float | None:
     """Extra peak memory of one call of a method, in a fresh process; None where it is unknown."""
     code = (
-        "import json, sys; from dlm_sampling import bench; "
+        "import json, sys; from dlm_sampling.checkup import bench; "
         "bench.report_peak(*json.loads(sys.argv[1]))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
