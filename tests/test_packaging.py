@@ -69,7 +69,7 @@ def test_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
-    for wanted in ("py.typed", "CHANGELOG.md", "CITATION.cff", "types.py", "cli.py"):
+    for wanted in ("py.typed", "CHANGELOG.md", "CITATION.cff", "types/law.py", "cli/app.py"):
         assert f"dlm_sampling/{wanted}" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
@@ -234,8 +234,9 @@ def test_public_names_are_what_all_says() -> None:
 
 
 SAME_NAME = """
-from dlm_sampling.generate import GenerateOutput
-import dlm_sampling.loop
+from dlm_sampling.text.generate import GenerateOutput
+import dlm_sampling.engine.sample
+import dlm_sampling.likelihood.elbo
 from dlm_sampling import generate
 import dlm_sampling
 assert callable(generate) and generate is dlm_sampling.generate, generate
