@@ -1,8 +1,9 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and what runs where."""
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,32 @@ import pytest
 # much on a busy machine.  Set before torch is imported, and passed on to child processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+MOST_WORKERS = 8  # each holds torch and a model or two
+
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Use every core for the whole suite, and no second process for files that are named."""
-    return 0 if config.option.file_or_dir else max(os.cpu_count() or 1, 1)
+    """One worker per core; none where single files are asked for, as each has to import torch."""
+    given = config.args_source is pytest.Config.ArgsSource.ARGS
+    if given and all(".py" in argument for argument in config.args):
+        return 0
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        cores = os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test with many cases the first, the middle and the last stay in the fast subset."""
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        cases[item.nodeid.partition("[")[0]].append(item)
+    for same in cases.values():
+        kept = {0, len(same) // 2, len(same) - 1}
+        for index, item in enumerate(same):
+            if index not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -4,35 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from dlm_sampling.cli import app as cli
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]):
-    def run(*arguments: str) -> Result:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(list(arguments))
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return Result(ended.value.code, captured.out, captured.err)
-
-    return run
-
+from tests.cli.process import Command
 
 SHORT = ("--steps", "4", "--teacher-steps", "8", "--rows", "2", "--rounds", "1", "--length", "8")
 
 
-def test_a_learned_file_generates(command, tiny_llada: Path, tmp_path: Path) -> None:
+def test_a_learned_file_generates(command: Command, tiny_llada: Path, tmp_path: Path) -> None:
     tiny, out = str(tiny_llada), tmp_path / "lsd.json"
     options = ("--base", "tau-leaping", "--schedule", "HalfCosine", "--times", "--out", str(out))
     result = command("learn", tiny, *SHORT, *options)
@@ -58,7 +38,9 @@ def test_a_learned_file_generates(command, tiny_llada: Path, tmp_path: Path) -> 
     assert "has no parameter 'phi'" in wrong.err
 
 
-def test_the_same_command_writes_the_same_bytes(command, tiny_llada: Path, tmp_path: Path) -> None:
+def test_the_same_command_writes_the_same_bytes(
+    command: Command, tiny_llada: Path, tmp_path: Path
+) -> None:
     for name in ("a.json", "b.json"):
         command("learn", str(tiny_llada), *SHORT, "-q", "--out", str(tmp_path / name))
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
@@ -87,7 +69,7 @@ def test_what_is_wrong_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_not_there_is_named(command, tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
     result = command("generate", "Once", "--sampler", str(tmp_path / "none.json"))
     assert result.code == 1
     assert "dlm-sampling learn" in result.err

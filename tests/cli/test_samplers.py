@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from dlm_sampling import samplers
 from dlm_sampling.cli.samplers import describe, parameter_docs
 from dlm_sampling.samplers import Entry
 from dlm_sampling.samplers.parts.grid import GridSampler
+from tests.cli.process import Command, assert_one_line
 
 ENTRIES = list(samplers.available().values())
 
@@ -31,3 +35,22 @@ def test_a_field_of_the_base_is_described_there_and_shown_with_what_the_subclass
     assert docs["noise_removal"].endswith('posterior at t_end. "sample" is the released rule.')
     learned = parameter_docs(Entry("x", samplers.LearnedEuler))
     assert learned["t_end"] == f"{docs['t_end']} It counts without a learned grid only."
+
+
+def test_samplers_lists_all_with_paper_and_defaults(command: Command) -> None:
+    text = command("samplers")
+    records = json.loads(command("samplers", "--json").out)
+    assert [r["name"] for r in records] == list(samplers.available())
+    for record in records:
+        assert record["name"] in text.out
+        assert record["paper"] in text.out
+        assert re.search(r"arXiv:\d{4}\.\d{5}", record["paper"])
+        for parameter in record["parameters"]:
+            assert f"{parameter}=" in text.out
+
+
+def test_samplers_shows_one(command: Command) -> None:
+    shown = command("samplers", "llada").out
+    assert "arXiv:2502.09992" in shown
+    assert "dlm-sampling generate 'Once upon a time' --sampler llada --set order=" in shown
+    assert_one_line(command("samplers", "lladda"), 2, "Did you mean 'llada'?")

@@ -295,19 +295,3 @@ def test_the_corrector_leaves_the_marginal(noise: str) -> None:
         flow[i, :] += mass * rates[n, 1]
         flow[i, j] -= mass * rates[n].sum()
     same(flow, torch.zeros_like(flow))
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_schedules_know_their_rate_and_inverse(schedule: Schedule) -> None:
-    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64, requires_grad=True)
-    alpha = schedule.alpha(t)
-    (slope,) = torch.autograd.grad(alpha.sum(), t)
-    same(schedule.rate(t.detach()), -slope)
-    torch.testing.assert_close(schedule.time_of(alpha.detach()), t.detach(), atol=1e-7, rtol=0)
-
-
-def test_new_schedules_check_their_fields() -> None:
-    with pytest.raises(ValueError, match="power=0"):
-        Polynomial(0.0)
-    with pytest.raises(ValueError, match="speed=inf"):
-        Exponential(float("inf"))

@@ -1,0 +1,135 @@
+"""The verb `generate`: results, settings, batches, and one line about what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.process import SHORT, Command, assert_one_line
+from tests.tiny import CONTEXT
+
+
+def test_text_with_its_prompt(command: Command, tiny: str) -> None:
+    result = command("generate", "Once upon", "--model", tiny, *SHORT)
+    assert result.code == 0
+    assert result.out.startswith("Once upon")
+    assert result.out.endswith("\n")
+    assert re.fullmatch(r"ancestral, seed 0, \d+ NFE, [\d.]+ s\n", result.err)
+
+
+def test_seed_repeats_and_matters(command: Command, tiny: str) -> None:
+    first = command("generate", "Once", "--model", tiny, *SHORT, "--seed", "7")
+    again = command("generate", "Once", "--model", tiny, *SHORT, "--seed", "7")
+    other = command("generate", "Once", "--model", tiny, *SHORT, "--seed", "8")
+    assert first.out == again.out != other.out
+    assert "seed 7" in first.err
+
+
+def test_json_line_repeats_from_python(command: Command, tiny: str) -> None:
+    from dlm_sampling import AutoDenoiser, generate
+
+    result = command("generate", "Once", "--model", tiny, *SHORT, "--json", "-n", "3", "-q")
+    assert result.err == ""
+    records = [json.loads(line) for line in result.out.splitlines()]
+    assert [r["sample"] for r in records] == [0, 1, 2]
+    assert {r["sampler"] for r in records} == {"ancestral"}
+    assert {r["finish_reason"] for r in records} <= {"length", "eos"}
+    denoiser = AutoDenoiser.from_pretrained(tiny)
+    seed = [records[2]["row_seed"]]
+    output = generate(denoiser, "Once", sampler="ancestral", max_new_tokens=12, seed=seed)
+    assert output.token_ids[0] == records[2]["token_ids"]
+    assert output.texts == [records[2]["text"]]
+    assert output.nfe.tolist() == [records[2]["nfe"]]
+
+
+def test_results_do_not_depend_on_the_batch(command: Command, tiny: str, tmp_path: Path) -> None:
+    lines = [json.dumps({"prompt": "a" * n, "id": f"row {n}"}) for n in (1, 9, 3, 20, 5)]
+    source = tmp_path / "prompts.jsonl"
+    source.write_text("\n\n".join(lines), encoding="utf-8")
+    options = ("generate", "-i", str(source), "--model", tiny, *SHORT, "--json", "-n", "2", "-q")
+    one, many = command(*options, "--batch-size", "1"), command(*options, "--batch-size", "16")
+    assert one.code == 0
+    records, others = ([json.loads(line) for line in r.out.splitlines()] for r in (one, many))
+    for record, other in zip(records, others, strict=True):
+        assert record.pop("logprob") == pytest.approx(other.pop("logprob"), abs=1e-3)
+    assert records == others
+    assert [r["id"] for r in records[::2]] == ["row 1", "row 9", "row 3", "row 20", "row 5"]
+    assert [r["index"] for r in records] == [i // 2 for i in range(10)]
+
+
+def test_mask_tokens_are_filled_in_place(command: Command, tiny: str) -> None:
+    result = command("generate", "ab<|mask|><|mask|>ba", "--model", tiny, "--seed", "3")
+    assert result.code == 0
+    assert re.match(r"ab(.|\n)+ba\n$", result.out)
+
+
+def test_settings_reach_the_sampler(command: Command, tiny: str) -> None:
+    options = ("generate", "Once", "--model", tiny, "--max-new-tokens", "12", "--json", "-q")
+    plain = command(*options, "--sampler", "first-hitting")
+    four = command(*options, "--sampler", "first-hitting", "--set", "tokens_per_step=4")
+    assert json.loads(plain.out)["nfe"] == 12
+    assert json.loads(four.out)["nfe"] == 3
+
+
+def test_unknown_sampler(command: Command, tiny: str) -> None:
+    result = command("generate", "x", "--model", tiny, "--sampler", "remmdm")
+    assert_one_line(result, 2, "Unknown sampler 'remmdm'", "Did you mean 'remdm-", "samplers")
+    theirs = command("generate", "x", "--model", tiny, "--sampler", "low_confidence")
+    assert_one_line(theirs, 2, "LLaDA's low_confidence is llada here.")
+
+
+def test_wrong_settings(command: Command, tiny: str) -> None:
+    options = ("generate", "x", "--model", tiny, "--sampler", "remdm-cap")
+    assert_one_line(command(*options, "--set", "etta=1"), 2, "Did you mean 'eta'?")
+    assert_one_line(command(*options, "--set", "eta=much"), 2, "eta=much", "float")
+    assert_one_line(command(*options, "--set", "eta"), 2, "name=value")
+    assert_one_line(command(*options, "--set", "eta=-1"), 1, "eta=-1")
+
+
+def test_prompt_longer_than_the_context(command: Command, tiny: str, tmp_path: Path) -> None:
+    result = command("generate", "a" * (CONTEXT + 1), "--model", tiny, "--max-new-tokens", "1")
+    assert_one_line(result, 1, "Prompt 0", f"context of {CONTEXT}")
+    source = tmp_path / "prompts.txt"
+    source.write_text("\n".join(["a"] * 3 + ["b" * 200]), encoding="utf-8")
+    later = command("generate", "-i", str(source), "--model", tiny, *SHORT, "--batch-size", "1")
+    assert later.code == 1
+    assert "Prompt 3: 200 tokens" in later.err
+    assert len(later.err.splitlines()) == 1
+
+
+def test_missing_and_damaged_checkpoints(command: Command, tiny: str, tmp_path: Path) -> None:
+    assert_one_line(command("generate", "x", "--model", str(tmp_path / "none")), 1, "none")
+    shard = tmp_path / "shard"
+    shutil.copytree(tiny, shard)
+    (shard / "model.safetensors").rename(shard / "model-00001-of-00002.safetensors")
+    index = {
+        "weight_map": {
+            "a": "model-00001-of-00002.safetensors",
+            "b": "model-00002-of-00002.safetensors",
+        }
+    }
+    (shard / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    result = command("generate", "x", "--model", str(shard))
+    assert_one_line(result, 1, "model-00002-of-00002.safetensors")
+    cut = tmp_path / "cut"
+    shutil.copytree(tiny, cut)
+    os.truncate(cut / "model.safetensors", 5000)
+    assert_one_line(command("generate", "x", "--model", str(cut)), 1, "safetensors")
+    pickle = tmp_path / "pickle"
+    shutil.copytree(tiny, pickle)
+    (pickle / "model.safetensors").rename(pickle / "pytorch_model.bin")
+    result = command("generate", "x", "--model", str(pickle))
+    assert_one_line(result, 1, "pytorch_model.bin", "Pickle files are not loaded")
+
+
+def test_values_out_of_range(command: Command, tiny: str) -> None:
+    assert_one_line(command("generate", "x", "--model", tiny, "--steps", "0"), 1, "steps=0")
+    assert_one_line(command("generate", "x", "--model", tiny, "--top-p", "2"), 1, "top_p=2.0")
+    assert_one_line(
+        command("generate", "x", "--model", tiny, "--eos", "kep"), 1, "Did you mean 'keep'?"
+    )

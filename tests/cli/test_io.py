@@ -1,0 +1,106 @@
+"""Prompts in, results out: files, standard input, values of `--set`, names of models."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from dlm_sampling.cli.io import UsageError, check_model, parse_value
+from tests.cli.process import SHORT, Command, assert_one_line
+
+
+def test_prompts_from_standard_input_and_text_files(
+    command: Command, tiny: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "prompts.txt"
+    source.write_bytes(b"Once\nTwice\r\n")
+    piped = command("generate", "--model", tiny, *SHORT, stdin=source.read_bytes())
+    read = command("generate", "--model", tiny, *SHORT, "--input", str(source))
+    both = command("generate", "Once", "Twice", "--model", tiny, *SHORT)
+    assert piped.code == 0
+    assert piped.out == read.out == both.out
+    assert both.out.startswith("Once")
+    assert "\n---\nTwice" in both.out
+
+
+def test_output_file_appears_complete_or_not_at_all(
+    command: Command, tiny: str, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.jsonl"
+    done = command("generate", "Once", "--model", tiny, *SHORT, "--json", "-o", str(target))
+    assert done.code == 0
+    assert done.out == ""
+    before = target.read_text(encoding="utf-8")
+    assert json.loads(before)["prompt"] == "Once"
+    failed = command("generate", "a" * 200, "--model", tiny, *SHORT, "-o", str(target))
+    assert failed.code == 1
+    assert target.read_text(encoding="utf-8") == before
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_unwritable_output(command: Command, tiny: str, tmp_path: Path) -> None:
+    started = time.process_time()
+    result = command("generate", "x", "--model", tiny, "-o", str(tmp_path / "no" / "out.txt"))
+    assert_one_line(result, 1, "out.txt", "No such file or directory")
+    assert_one_line(command("generate", "x", "-o", str(tmp_path)), 1, str(tmp_path))
+    assert time.process_time() - started < 5, "found out before the model is loaded"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("p.jsonl", b'{"prompt": "a"}\n{"prompt"', ("line 2", "JSON")),
+        ("p.jsonl", b'{"text": "a"}', ("line 1", "prompt")),
+        ("p.txt", b"\xff\xfe", ("UTF-8",)),
+        ("p.txt", b"\n \n", ("No prompt",)),
+    ],
+)
+def test_wrong_input(
+    command: Command, tmp_path: Path, name: str, content: bytes, words: tuple[str, ...]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert_one_line(command("generate", "-i", str(tmp_path / name)), 2, *words)
+
+
+def test_missing_input(command: Command, tmp_path: Path) -> None:
+    result = command("generate", "--input", str(tmp_path / "none.txt"))
+    assert_one_line(result, 1, "none.txt", "No such file")
+    assert_one_line(command("generate"), 2, "No prompt")
+    assert_one_line(command("generate", "x", "-i", "y"), 2, "twice")
+
+
+def test_control_codes_of_a_model_do_not_reach_the_terminal(command: Command, tiny: str) -> None:
+    options = ("generate", "a\x1b", "--model", tiny, "--sampler", "ancestral", "-n", "4")
+    text, records = command(*options), command(*options, "--json")
+    written = "".join(json.loads(line)["text"] for line in records.out.splitlines())
+    assert {"\x1b", "\u202e"} <= set(written), (
+        "the model must try both for this test to mean anything"
+    )
+    for shown in (text.out, records.out):
+        assert not set("\x1b\u202e") & set(shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint", "value"),
+    [
+        ("3", int, 3),
+        ("none", int | None, None),
+        ("2.5", int | float, 2.5),
+        ("true", bool, True),
+        ("1,2", tuple[int, ...], (1, 2)),
+        ("word", str, "word"),
+    ],
+)
+def test_parse_value(text: str, hint: object, value: object) -> None:
+    assert parse_value(text, hint, "name") == value
+
+
+def test_model_names_are_folders_or_hub_names(tmp_path: Path) -> None:
+    assert check_model(str(tmp_path)) == str(tmp_path)
+    assert check_model("org/model") == "org/model"
+    assert check_model("sudoku4x4") == "sudoku4x4"
+    with pytest.raises(UsageError, match="Did you mean 'sudoku4x4'"):
+        check_model("sudoku_4x4")

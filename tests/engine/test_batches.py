@@ -1,0 +1,70 @@
+"""A large batch runs a part at a time, and nobody who looks at it can tell."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from dlm_sampling import samplers, wrap
+from dlm_sampling.engine.batches import join, run_parts
+from dlm_sampling.engine.checks import check_canvases
+from dlm_sampling.engine.request import Canvases, Request, SampleOutput
+from dlm_sampling.engine.trajectory import StepEvent
+from dlm_sampling.types import TokenLaw
+
+V, MASK, B, L = 9, 8, 5, 6
+TABLE = torch.randn(V, L, V, generator=torch.Generator().manual_seed(0))
+
+
+def logits(ids: Tensor) -> Tensor:
+    """Depend on the whole row."""
+    return sum(TABLE[ids[:, i]] for i in range(L))  # type: ignore[return-value]
+
+
+DENOISER = wrap(logits, vocab_size=V, mask_token_id=MASK)
+REQUEST = Request(samplers.create("llada"), TokenLaw(), return_trajectory=True)
+
+
+def canvases() -> Canvases:
+    editable = torch.ones(B, L, dtype=torch.bool)
+    for row in range(B):
+        editable[row, :row] = False
+    return check_canvases(DENOISER, torch.full((B, L), 3), editable, None, range(10, 10 + B))
+
+
+def run(batch_size: int | None) -> tuple[SampleOutput, list[StepEvent]]:
+    heard: list[StepEvent] = []
+    parts = list(run_parts(DENOISER, REQUEST, canvases(), batch_size, [heard.append]))
+    size = batch_size or B
+    assert [first for first, _ in parts] == list(range(0, B, size))
+    assert [len(out.tokens) for _, out in parts] == [min(size, B - i) for i in range(0, B, size)]
+    return join(parts, canvases()), heard
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+def test_parts_give_what_the_whole_gives(batch_size: int) -> None:
+    (whole, heard), (parts, heard_parts) = run(None), run(batch_size)
+    for name in ("tokens", "logprob", "nfe", "work", "steps", "ended"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name)), name
+    assert parts.seeds == whole.seeds == (10, 11, 12, 13, 14)
+    assert whole.trajectory is not None and parts.trajectory is not None
+    for row in range(B):
+        assert torch.equal(parts.trajectory.canvases(row), whole.trajectory.canvases(row))
+        for events in (heard, heard_parts):  # rows have their number in the whole batch
+            steps = sum(int((event.rows == row).sum()) for event in events)
+            assert steps == int(whole.steps[row])
+
+
+def test_parts_are_run_when_they_are_asked_for() -> None:
+    heard: list[StepEvent] = []
+    parts = run_parts(DENOISER, REQUEST, canvases(), 2, [heard.append])
+    assert not heard
+    next(parts)
+    assert {int(row) for event in heard for row in event.rows} == {0, 1}
+
+
+@pytest.mark.parametrize("batch_size", [0, -3])
+def test_a_part_has_at_least_one_row(batch_size: int) -> None:
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}: must be at least 1"):
+        next(run_parts(DENOISER, REQUEST, canvases(), batch_size))
