@@ -1,4 +1,4 @@
-"""Denoisers: the networks that predict clean tokens, whatever their checkpoint family."""
+"""Networks that predict clean tokens from a noised canvas, behind one call for every family."""
 
 from dlm_sampling.denoisers.auto import AutoDenoiser
 from dlm_sampling.denoisers.base import Denoiser
@@ -16,6 +16,7 @@ from dlm_sampling.denoisers.families.masked_lm import MaskedLMDenoiser
 from dlm_sampling.denoisers.families.mdlm import MDLMDenoiser
 from dlm_sampling.denoisers.families.sdar import SDARDenoiser
 from dlm_sampling.denoisers.families.sedd import SEDDDenoiser
+from dlm_sampling.denoisers.planner import PlannerNetwork
 from dlm_sampling.denoisers.wrap import wrap
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "LoopholingDenoiser",
     "MDLMDenoiser",
     "MaskedLMDenoiser",
+    "PlannerNetwork",
     "SDARDenoiser",
     "SEDDDenoiser",
     "wrap",

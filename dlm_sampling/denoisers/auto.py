@@ -1,4 +1,4 @@
-"""One door to every checkpoint: the config says which family loads it."""
+"""Loads a checkpoint of any family: its config.json says which family that is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAMED_OPTIONS = frozenset(
     {"dtype", "device_map", "trust_remote_code", "revision", "tokenizer", "mask_token_id"}
 )
 REMOTE_OPTIONS = frozenset({"shifted", "honours_padding", "max_length"})
-"""Facts about a checkpoint with its own code that its config does not tell; as in `wrap`."""
+"""Options for checkpoints with their own code, whose config does not tell these; as in `wrap`."""
 ALIASES = {
     "torch_dtype": ("dtype", "transformers' torch_dtype"),
     "device": ("device_map", "device"),
@@ -91,9 +91,9 @@ class AutoDenoiser:
             check_options(extra, family.options | OPEN_OPTIONS)
             denoiser = family.load(checkpoint, wishes)
         elif trust_remote_code:
-            from dlm_sampling.denoisers import remote
+            from dlm_sampling.denoisers import remote_code
 
-            denoiser = remote.load(checkpoint, wishes, revision=revision, **opening)
+            denoiser = remote_code.load(checkpoint, wishes, revision=revision, **opening)
         else:
             raise CheckpointError(unknown_family(checkpoint))
         saved = checkpoint.folder / "sampler_config.json"
@@ -118,7 +118,7 @@ def check_options(given: dict[str, Any], known: frozenset[str]) -> None:
 
 
 def unknown_family(checkpoint: Checkpoint) -> str:
-    """Why a checkpoint cannot be loaded natively, and what could be done."""
+    """Say why no family loads a checkpoint, and what could be done."""
     native = ", ".join(sorted(FAMILIES))
     auto_map: Any = checkpoint.config.get("auto_map") or {}
     files = sorted(

@@ -1,7 +1,8 @@
-"""What a denoiser is: a function from a noised canvas to logits, with the facts a sampler needs.
+"""Defines `Denoiser`, the interface of all networks: a noised canvas in, logits out.
 
-Families differ in mask id, alignment, padding, time input and output width; each hides these behind
-the same call, so that the loop and the samplers never ask which family they run.
+Families differ in mask id, alignment, padding, time input and output width.  A denoiser states
+these as attributes and hides the rest, so that the loop and the samplers never ask which family
+they run.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Denoiser(ABC):
         honours_padding: whether a padded row gives the same logits as the row alone.  Where False
             the loop runs rows of different padding separately.
         time_conditioned: whether `t` changes the logits.
-        kind: what the logits are a law of.
+        kind: meaning of the logits' law, such as "posterior"; see `types.PredictionKind`.
         process: the noise it was trained on; default: masks if there is a mask id, else uniform.
         schedule: alpha(t) of the times `t` that a time-conditioned model takes, or None where the
             sampler's own time goes in as it is.
@@ -53,21 +54,22 @@ class Denoiser(ABC):
     block_length: int | None = None
     """Columns per block of a block-causal network, counted from a row's first token; else None."""
     canvas_length: int | None = None
-    """Columns, the last of its input, that a network predicts, all before being prompt; else None.
+    """Columns at the end of the input that are predicted, all before them being prompt; None: all.
 
-    The loop then writes blocks of just so many columns and passes nothing to their right.
+    The loop then writes blocks of that many columns and passes nothing to their right.
     """
     further_eos_ids: tuple[int, ...] = ()
     """Ids beside `eos_token_id` that end a text, such as the end of a turn."""
     generation_defaults: Mapping[str, Any] = MappingProxyType({})
+    """Options of `generate` that the checkpoint sets, such as its sampler."""
     step_conditioned: bool = False
     """Whether `forward` reads `Pass.dt`, the length of the step, as few-step flow models do."""
     carries: bool = False
     """Whether the network has a latent state that goes from one forward pass to the next."""
     capturable: bool = True
-    """Whether a pass has fixed shapes and asks the host nothing, so that a CUDA graph can hold it.
+    """Whether a pass has fixed shapes and no synchronisation, so that a CUDA graph can record it.
 
-    Not known of foreign networks: what holds them up shows when the pass is recorded.
+    True is also assumed of wrapped networks; one that cannot be recorded fails when it is tried.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class Denoiser(ABC):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer; a default one is loaded when first asked for."""
+        """Return the tokenizer, loading it when first asked for; None if there is none."""
         source = self._tokenizer
         if source is not None and not is_tokenizer(source):
             self._tokenizer = source = source()
@@ -119,14 +121,14 @@ class Denoiser(ABC):
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """Type of the first floating-point parameter, or None without a module."""
+        """Return the type of the first floating-point parameter, or None without a module."""
         if self.module is None:
             return None
         return next((p.dtype for p in self.module.parameters() if p.is_floating_point()), None)
 
     @property
     def num_parameters(self) -> int:
-        """Number of weights, tied ones counted once; 0 without a module."""
+        """Count the weights, tied ones once; 0 without a module."""
         return 0 if self.module is None else sum(p.numel() for p in self.module.parameters())
 
     def __call__(
@@ -137,7 +139,7 @@ class Denoiser(ABC):
         carry: Any = None,
         dt: Tensor | None = None,
     ) -> DenoiserOutput:
-        """One forward pass over the canvas (NFE 1).
+        """Check the arguments and run one forward pass over the canvas (NFE 1).
 
         Args:
             input_ids: int64 [B, L].
@@ -146,11 +148,12 @@ class Denoiser(ABC):
                 models.
             carry: the `carry` of the previous output, for models with a latent state.
             dt: length of the step that follows, float64 [B]; needed by step-conditioned models and
-                not passed on to others.
+                ignored by others.
 
         Returns:
-            Logits [B, L, V], or hidden states [B, L, d] with the head that maps them; column v at
-            position i scores token v at position i, for every family.
+            Logits [B, L, V], or hidden states [B, L, d] with the head that maps them to logits, of
+            all columns that the network predicts.  Entry v at position i scores token v at
+            position i, for every family.
 
         Raises:
             ValueError: shapes do not fit, `t` is missing for a time-conditioned model, or `dt` for
@@ -179,7 +182,7 @@ class Denoiser(ABC):
         """
 
     def initial_carry(self, input_ids: Tensor) -> Any:
-        """The state before the first forward pass of rows: a tensor, or a tuple, of leading size B.
+        """Make the state of rows before their first pass: a tensor, or a tuple of them, [B, ...].
 
         Raises:
             TypeError: the network has no state.
@@ -187,7 +190,7 @@ class Denoiser(ABC):
         raise TypeError(f"{type(self).__name__} carries no state from one pass to the next.")
 
     def temper(self, carry: Any, temperature: Tensor) -> Any:
-        """The state after a pass whose logits are divided by temperature, float64 [B] > 0.
+        """Change the state after a pass whose logits are divided by temperature, float64 [B] > 0.
 
         Only a state that depends on logits changes.
         """
@@ -228,7 +231,7 @@ class Denoiser(ABC):
 
 
 def _process(mask_token_id: int | None) -> Process:
-    """Masks if there is a mask id, else uniform noise."""
+    """Choose the noise: masks if there is a mask id, else uniform noise."""
     return Uniform() if mask_token_id is None else Absorbing(mask_token_id)
 
 
@@ -259,7 +262,7 @@ def check_shapes(input_ids: Tensor, attention_mask: Tensor | None) -> None:
 
 
 def no_step_length(dt: Tensor | None, rows: int) -> ValueError:
-    """The error of a step-conditioned model that is not told how long the step is."""
+    """Make the error of a step-conditioned model that is not told how long the step is."""
     return ValueError(
         f"dt is {'missing' if dt is None else f'of shape {tuple(dt.shape)}'}: this model is "
         f"conditioned on the length of the step, [{rows}], one per row; use the sampler fs-dfm."
@@ -276,7 +279,7 @@ def refuse_cache(inputs: Pass) -> None:
 
 
 def device_of(module: nn.Module | None) -> torch.device:
-    """Device of the first parameter (or buffer) of the module; CPU if there is none."""
+    """Return the device of the first parameter (or buffer) of a module; CPU if there is none."""
     if module is None:
         return torch.device("cpu")
     for tensor in (*module.parameters(), *module.buffers()):
@@ -285,9 +288,10 @@ def device_of(module: nn.Module | None) -> torch.device:
 
 
 def positions_of(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
-    """Position of each token among the real tokens of its row, int64 [B, L]; left padding gets 0.
+    """Count each token's position among the real tokens of its row, int64 [B, L].
 
-    position = max(cumsum(mask) - 1, 0); without a mask the column index, [1, L].
+    position = max(cumsum(mask) - 1, 0), so left padding gets 0; without a mask the column index,
+    [1, L].
     """
     if attention_mask is None:
         return torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)

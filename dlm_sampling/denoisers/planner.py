@@ -1,4 +1,4 @@
-"""Planner networks as the loop runs them: one output column, the logit that a token is noise.
+"""Runs planners as denoisers with one output column: the logit that a token is noise.
 
     planner(input_ids [B, L], attention_mask?, t?) -> log P(token is noise) / P(it is clean), [B, L]
 
@@ -12,27 +12,39 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dlm_sampling.denoisers.base import Denoiser, refuse_cache
 from dlm_sampling.denoisers.families.ddpd import DDPDPlanner
 from dlm_sampling.denoisers.wrap import accepted_arguments
+from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import DenoiserOutput, Pass, Planner
 
 
 class PlannerNetwork(Denoiser):
-    """A planner behind the call of a denoiser, so that padding and NFE are treated alike.
+    """Runs a planner behind the call of a denoiser, so that padding and NFE are treated alike.
+
+    Samplers take the planner itself, or this where its facts matter.
 
     Args:
         planner: function or module; `attention_mask` (bool [B, L]) and `t` (float64 [B]) are passed
             where its signature names them.  A planner without `attention_mask` runs rows of
-            different padding separately.  Attributes `device`, `schedule` (of its times) and
-            `vocab_size` (ids that it takes) are read if there are any.
+            different padding separately.
+        takes: number of token ids that the planner knows, or None: it is not checked.
+        schedule: alpha(t) of the times that it takes; default: the sampler's own time.
+        device: where inputs go; default: the device of the module's first parameter, else CPU.
     """
 
     family = "planner"
 
-    def __init__(self, planner: Planner) -> None:
+    def __init__(
+        self,
+        planner: Planner,
+        *,
+        takes: int | None = None,
+        schedule: Schedule | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
         """See the class."""
         accepts = accepted_arguments(planner.forward if isinstance(planner, nn.Module) else planner)
         super().__init__(
@@ -40,12 +52,11 @@ class PlannerNetwork(Denoiser):
             mask_token_id=None,
             honours_padding="attention_mask" in accepts,
             time_conditioned="t" in accepts,
-            schedule=getattr(planner, "schedule", None),
+            schedule=schedule,
             module=planner if isinstance(planner, nn.Module) else None,
-            device=getattr(planner, "device", None),
+            device=device,
         )
-        self.planner, self.accepts = planner, accepts
-        self.takes: int | None = getattr(planner, "vocab_size", None)
+        self.planner, self.accepts, self.takes = planner, accepts, takes
 
     def forward(self, inputs: Pass) -> DenoiserOutput:
         """Return the logits as a table of one token, [B, L, 1]."""
@@ -53,6 +64,11 @@ class PlannerNetwork(Denoiser):
         input_ids = inputs.tokens
         offered = {"attention_mask": inputs.attention, "t": inputs.t}
         logits = self.planner(input_ids, **{k: v for k, v in offered.items() if k in self.accepts})
+        if not isinstance(logits, Tensor):
+            raise TypeError(
+                f"planner returned {type(logits).__name__}: must be logits [B, L], one per "
+                "position."
+            )
         if logits.shape != input_ids.shape:
             raise ValueError(
                 f"planner returned shape {tuple(logits.shape)} for input_ids "
@@ -66,8 +82,8 @@ def planner_network(planner: Planner | str | Path, denoiser: Denoiser) -> Planne
     """Turn a planner, or the folder or hub name of one, into a network that runs beside a denoiser.
 
     Args:
-        planner: what to run; a checkpoint is loaded onto the denoiser's device, an object stays
-            where it is.
+        planner: a planner, which stays where it is, or the name of a checkpoint, which is loaded
+            onto the denoiser's device.
         denoiser: writes the tokens that the planner scores.
 
     Raises:
@@ -76,7 +92,12 @@ def planner_network(planner: Planner | str | Path, denoiser: Denoiser) -> Planne
     """
     if isinstance(planner, str | Path):
         planner = loaded_planner(str(planner), denoiser.device)
-    network = PlannerNetwork(planner)
+    if isinstance(planner, PlannerNetwork):
+        network = planner
+    elif isinstance(planner, DDPDPlanner):
+        network = PlannerNetwork(planner, takes=planner.vocab_size, device=planner.device)
+    else:
+        network = PlannerNetwork(planner)
     needed = denoiser.vocab_size - (denoiser.mask_token_id == denoiser.vocab_size - 1)
     if network.takes is not None and network.takes < needed:
         raise ValueError(

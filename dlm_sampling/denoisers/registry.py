@@ -1,4 +1,4 @@
-"""The registry of checkpoint families: each file adds itself, and a config finds its family."""
+"""Keeps the list of checkpoint families: each family's file registers it, a config selects one."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class LoadOptions:
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def dtype_for(self, checkpoint: Checkpoint) -> torch.dtype:
-        """The type of the weights of this checkpoint."""
+        """Choose the type of the weights: the one asked for, else the checkpoint's."""
         return resolve_dtype(self.dtype, checkpoint.dtype, single_device(self.device_map))
 
     def text(self, checkpoint: Checkpoint, default: TokenizerSource | None = None) -> TextFacts:
-        """The tokenizer, to be loaded when asked for, and the special ids that the config tells.
+        """Find a checkpoint's tokenizer, loaded when first asked for, and its config's special ids.
 
         Args:
             checkpoint: the checkpoint.
@@ -55,7 +55,7 @@ class LoadOptions:
         )
 
     def mask_id(self, checkpoint: Checkpoint, default: int | None, vocab_size: int) -> int:
-        """The mask id: the user's, the config's, or the family's default.
+        """Choose the mask id: the user's, else the config's, else the family's default.
 
         Raises:
             CheckpointError: none is known, or it lies outside the vocabulary.
@@ -80,7 +80,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class Family:
-    """One checkpoint family.
+    """Describes one checkpoint family.
 
     Args:
         name: short lower-case name.

@@ -1,4 +1,4 @@
-"""Any function or module from token ids to logits, as a denoiser."""
+"""Wraps any function or module from token ids to logits as a denoiser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class WrappedDenoiser(Denoiser):
-    """A function as a denoiser; made by `wrap`."""
+    """Runs a function as a denoiser; `wrap` makes it."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ def wrap(
             signature names `dt`.  Only samplers for such models pass it, `fs-dfm`.
         shifted: True if the logits at position i score token i + 1, as in models made from causal
             ones.
-        kind: what the logits are a law of.
+        kind: meaning of the logits' law, such as "posterior"; see `types.PredictionKind`.
         process: the noise it was trained on; default: masks if there is a mask id, else uniform.
         schedule: alpha(t) of the times that the function takes; default: the sampler's own time.
         suppressed: further ids that are never drawn.
@@ -147,7 +147,7 @@ def wrap(
 
 
 def accepted_arguments(fn: Callable[..., Any]) -> frozenset[str]:
-    """Names that the function can take by keyword."""
+    """List the names that a function takes by keyword."""
     try:
         parameters = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):
@@ -157,7 +157,7 @@ def accepted_arguments(fn: Callable[..., Any]) -> frozenset[str]:
 
 
 def declared(option: str, value: bool | None, argument: str, accepts: frozenset[str]) -> bool:
-    """The declared property, by default read off the signature, which it must not contradict."""
+    """Return a declared property; the signature is its default, and must not contradict it."""
     if value and argument not in accepts:
         raise TypeError(
             f"{option}=True, but fn takes no {argument!r}: add that argument or drop {option}."
@@ -166,7 +166,7 @@ def declared(option: str, value: bool | None, argument: str, accepts: frozenset[
 
 
 def read_output(raw: Any, input_ids: Tensor, vocab_size: int) -> DenoiserOutput:
-    """Turn what the function returned into a `DenoiserOutput`, or say what is wrong with it."""
+    """Turn the function's return value into a `DenoiserOutput`, or raise an error that explains."""
     output = raw if isinstance(raw, DenoiserOutput) else DenoiserOutput(logits_in(raw))
     values: Any = output.values
     if not isinstance(values, Tensor):
@@ -189,18 +189,18 @@ def read_output(raw: Any, input_ids: Tensor, vocab_size: int) -> DenoiserOutput:
 
 @runtime_checkable
 class HasLogits(Protocol):
-    """An output of a model of transformers."""
+    """Describes an output object of transformers."""
 
     logits: Any
 
 
 def logits_in(raw: Any) -> Any:
-    """The logits of an output object, or the output itself."""
+    """Return the logits of an output object, or the output itself."""
     return raw.logits if isinstance(raw, HasLogits) else raw
 
 
 def advice(values: Tensor, expected: tuple[int, ...]) -> str:
-    """What to change when the shape of the logits is wrong."""
+    """Say what to change when the shape of the logits is wrong."""
     if values.ndim == 3 and tuple(values.shape[:2]) == expected[:2]:
         return (
             f"must be {expected}. Pass vocab_size={values.shape[-1]} if that is the output width."

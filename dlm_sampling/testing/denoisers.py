@@ -1,4 +1,4 @@
-"""Denoisers with known answers: exact posteriors of small laws, and the toys of the fixtures."""
+"""Computes exact posteriors of small laws, and the toy networks of the test fixtures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_PAIRS = 1 << 22  # (row, support point) pairs held at once: 32 MiB in float6
 
 
 class SupportDenoiser(Denoiser):
-    """The exact posterior of a law with finitely many support points.
+    """Predicts the exact posterior of a law with finitely many support points.
 
         P(x0_i = v | x_t) = sum_n w_n a_n 1[z_ni = v] / sum_n w_n a_n,  a_n = 1[z_n agrees with x_t]
 
@@ -96,7 +96,7 @@ class SupportDenoiser(Denoiser):
         )
 
     def probs(self, canvas: Tensor) -> Tensor:
-        """The posterior itself, float64 [B, L, V]; 0 in the mask column."""
+        """Compute the posterior itself, float64 [B, L, V]; 0 in the mask column."""
         return self.logits(canvas).double().exp()
 
     def _posterior(self, canvas: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def _checked_weights(weights: Tensor | None, points: Tensor) -> Tensor:
 
 
 class EnumerableDenoiser(SupportDenoiser):
-    """The exact posterior of a joint law given as a table.
+    """Predicts the exact posterior of a joint law given as a table.
 
     P(x0_i | the tokens of x_t) for a law P(x) over S symbols at L positions; the mask id is S.
     Zero entries are left out; see `SupportDenoiser` for canvases of probability zero.
@@ -155,7 +155,7 @@ class EnumerableDenoiser(SupportDenoiser):
 
 
 class FixtureToy(Denoiser):
-    """A small deterministic denoiser that depends on every token of the canvas.
+    """Predicts from a small formula that depends on every token of the canvas.
 
         logits[b, i, v] = P[i, v] + mean[b, v] + 0.5 E[x[b, i-1 mod L], v]
         mean[b, v] = sum_j w[b, j] E[x[b, j], v] / sum_j w[b, j]
@@ -170,8 +170,8 @@ class FixtureToy(Denoiser):
         mask_logit: value of the mask column, or None to leave it as computed.
         shifted: treat the logits as those of a model that predicts the next token, as Dream does:
             row i is computed at position i - 1 (row 0 at position 0).
-        honours_padding: what the toy declares.  It is only half true, the second and third term see
-            padding, but True makes a padded batch reach the toy as it is.
+        honours_padding: value that the toy declares.  It is only half true, the second and third
+            term see padding, but True makes a padded batch reach the toy as it is.
         dtype: type of the logits; the arithmetic is float64.
 
     Raises:
@@ -206,7 +206,7 @@ class FixtureToy(Denoiser):
         self.logits_dtype = dtype
 
     def forward(self, inputs: Pass) -> DenoiserOutput:
-        """Return the formula of the class, [B, L, V]."""
+        """Compute the formula of the class, [B, L, V]."""
         input_ids, attention_mask = inputs.tokens, inputs.attention
         length = input_ids.shape[1]
         if length > len(self.positions):
@@ -232,7 +232,7 @@ class FixtureToy(Denoiser):
         honours_padding: bool = True,
         dtype: torch.dtype = torch.float64,
     ) -> FixtureToy:
-        """The same tables with other options; what is not given takes its default."""
+        """Make a toy of the same tables with other options; those not given take their defaults."""
         return FixtureToy(
             self.embedding,
             self.positions,

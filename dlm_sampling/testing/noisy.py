@@ -1,4 +1,4 @@
-"""The exact predictions of a joint law whose positions are noised without a mask."""
+"""Computes the exact predictions of a joint law whose positions are noised without a mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_PAIRS = 4_000_000
 
 
 class NoisyEnumerableDenoiser(Denoiser):
-    """What a perfect network predicts, by enumeration of x0, for a law given as a table.
+    """Predicts like a perfect network, by enumeration of x0, for a law given as a table.
 
         posterior      P(x0_i = y | x_t) ~ sum over x0 with x0_i = y of p(x0) prod_j q_t(x_j | x0_j)
         leave_one_out  the same without the factor j = i
@@ -29,7 +29,7 @@ class NoisyEnumerableDenoiser(Denoiser):
 
     Args:
         joint: nested sequences or a tensor, shape [S] * L; normalised here.
-        kind: what to return.
+        kind: which of the three to return.
         schedule: alpha(t).
         process: noise over S symbols without a mask.
         device: where the work is done.
@@ -84,7 +84,7 @@ class NoisyEnumerableDenoiser(Denoiser):
         return DenoiserOutput(torch.cat([self._predict(x, a) for x, a in parts]))
 
     def kernel(self, alpha: Tensor) -> Tensor:
-        """q_t(x | x0), rows x0, [B, S, S] of levels [B]."""
+        """Compute q_t(x | x0), rows x0, [B, S, S], at levels [B]."""
         eye = torch.eye(self.vocab_size, dtype=torch.float64, device=self.device)
         rows = eye.expand(len(alpha), -1, -1)
         return self.process.forward(rows, alpha.unsqueeze(1))

@@ -13,8 +13,9 @@ from dlm_sampling.types.law import Draw, Statistics
 from dlm_sampling.types.process import NoiseKind as NoiseKind
 from dlm_sampling.types.process import PredictionKind, Process, RandomSource
 
-Planner = Callable[..., Tensor]
-"""Takes token ids [B, L] and returns the logit that each is noise, [B, L]; see `PlannerNetwork`."""
+Planner = Callable[..., "Tensor | DenoiserOutput"]
+"""Takes token ids [B, L] and returns the logit that each is noise, [B, L]: a function, a module, or
+a `denoisers.PlannerNetwork` of one, which states its facts."""
 
 
 class Pass(NamedTuple):

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from dlm_sampling.denoisers import Denoiser, DreamDenoiser, LLaDADenoiser, MDLMDenoiser
-from dlm_sampling.denoisers.networks.dit import Dit, DitConfig, random_weights
+from tests.denoisers.random_dit import random_dit
 
 V, MASK, END = 40, 39, 38
 WORDS = ["once", "upon", "a", "time", "there", "was", "small", "fox", "and", "the", "big", "bear"]
@@ -68,8 +68,7 @@ def tiny_dream(tie: bool = False, kv_heads: int = 2, **facts: Any) -> Denoiser:
 
 
 def tiny_mdlm(time_conditioned: bool = False, **facts: Any) -> Denoiser:
-    network = Dit(DitConfig(vocab_size=V, hidden_size=32, n_blocks=2, n_heads=4, cond_dim=16))
-    random_weights(network, torch.Generator().manual_seed(0))
+    network = random_dit(vocab_size=V, hidden_size=32, n_blocks=2, n_heads=4, cond_dim=16)
     return MDLMDenoiser(network, max_length=64, time_conditioned=time_conditioned, **facts)
 
 

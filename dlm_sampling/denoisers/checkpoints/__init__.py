@@ -1,1 +1,1 @@
-"""Checkpoint files: reading, placing, converting and saving weights, configs and tokenizers."""
+"""Reads, converts and saves checkpoints: weights, configs and tokenizers."""

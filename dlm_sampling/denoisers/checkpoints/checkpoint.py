@@ -1,4 +1,4 @@
-"""A checkpoint folder: its config, and its tensors in safetensors; nothing else is ever opened."""
+"""Opens a checkpoint folder: config.json and safetensors files, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be loaded, with the reason and the remedy in one line."""
+    """Says in one line why a checkpoint cannot be loaded, and the remedy."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint on disk.
+    """Describes one checkpoint on disk.
 
     Args:
-        name: what the user asked for; used in messages.
+        name: the name that the user gave; used in messages.
         folder: where the files are.
         config: the parsed config.json.
     """
@@ -40,7 +40,7 @@ class Checkpoint:
 
     @cached_property
     def files(self) -> dict[str, Path]:
-        """The safetensors file of each tensor.
+        """Map the name of each tensor to its safetensors file.
 
         Raises:
             CheckpointError: no safetensors, a shard is missing, or a file is damaged.
@@ -56,7 +56,7 @@ class Checkpoint:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """Type in which the floating-point tensors are stored (that of the first one)."""
+        """Read the type in which the floating-point tensors are stored (that of the first one)."""
         for name, file in self.files.items():
             with open_tensors(file) as tensors:
                 kind = tensors.get_slice(name).get_dtype()
@@ -67,7 +67,7 @@ class Checkpoint:
         )
 
     def _indexed(self, index: Mapping[str, Any]) -> dict[str, Path]:
-        """Files named by the index, all checked to exist inside the folder."""
+        """Read an index and check that every file it names lies in the folder."""
         names: dict[str, str] = index.get("weight_map", {})
         shards = sorted(set(names.values()))
         outside = [shard for shard in shards if Path(shard).name != shard]
@@ -182,7 +182,7 @@ def read_json(file: Path, name: str) -> dict[str, Any]:
 
 @contextmanager
 def open_tensors(file: Path) -> Generator[Any]:
-    """A safetensors file, opened for reading.
+    """Open a safetensors file for reading.
 
     Raises:
         CheckpointError: the file is damaged or cut short.

@@ -1,4 +1,4 @@
-"""Turn pickled weights into safetensors, once.
+"""Converts pickled weights to safetensors, once.
 
     python -m dlm_sampling.denoisers.checkpoints.convert FOLDER
 
@@ -54,12 +54,12 @@ def convert(folder: str | Path) -> list[Path]:
 
 
 def safe_name(name: str) -> str:
-    """Name of the safetensors file that takes the place of a pickled one."""
+    """Return the name of the safetensors file that takes the place of a pickled one."""
     return name.replace("pytorch_model", "model", 1).removesuffix(".bin") + ".safetensors"
 
 
 def read_pickle(file: Path) -> dict[str, Tensor]:
-    """The named tensors of a pickled state dict, each with memory of its own."""
+    """Read the named tensors of a pickled state dict, each with memory of its own."""
     try:
         state: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Checkpoints of diffusion transformers: sizes from either config layout, weights, and saving."""
+"""Loads and describes checkpoints of diffusion transformers, in either of their config layouts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from dlm_sampling.denoisers.registry import LoadOptions
 
 GPT2_END, GPT2_SIZE = 50256, 50257
 PREFIX = "backbone."
-"""What hub wrappers put before the network's names."""
+"""Prefix that the hub's wrapper classes put before the network's tensor names."""
 HEAD = "output_layer.linear.weight"
 
 
 def is_gpt2(columns: int, mask_token_id: int | None) -> bool:
-    """Whether a network's columns are GPT-2's tokens; one more may be the mask, or unused."""
+    """Tell whether a network's columns are GPT-2's tokens; one more may be the mask, or unused."""
     return columns == GPT2_SIZE + 1 or (mask_token_id is None and columns == GPT2_SIZE)
 
 
 def gpt2_tokenizer(columns: int, mask_token_id: int | None) -> TokenizerSource | None:
-    """What loads GPT-2's tokenizer, with a mask if the network has one; None for other columns."""
+    """Return a loader of GPT-2's tokenizer, with a mask if the network has one; else None."""
     if not is_gpt2(columns, mask_token_id):
         return None
     return gpt2 if mask_token_id is None else gpt2_with_mask
@@ -36,7 +36,7 @@ def gpt2_tokenizer(columns: int, mask_token_id: int | None) -> TokenizerSource |
 def read_sizes(
     checkpoint: Checkpoint, vocab_size: int, *, adaln: bool = True, columns: int | None = None
 ) -> tuple[DitConfig, int | None]:
-    """Sizes and training length, from the nested training config or the flat hub config.
+    """Read sizes and training length from the nested training config or the flat hub config.
 
     Raises:
         CheckpointError: a size is missing.
@@ -68,12 +68,12 @@ def read_sizes(
 
 
 def prefix_of(checkpoint: Checkpoint) -> str:
-    """`backbone.` if the tensors carry it, else nothing."""
+    """Return `backbone.` if the tensors' names begin with it, else the empty string."""
     return PREFIX if any(name.startswith(PREFIX) for name in checkpoint.files) else ""
 
 
 def rows_of(checkpoint: Checkpoint, name: str) -> int:
-    """First dimension of the network's tensor `name`, read from the file's header.
+    """Read the first dimension of the network's tensor `name` from the file's header.
 
     Raises:
         CheckpointError: the checkpoint lacks it.
@@ -94,7 +94,7 @@ def load_dit(
     options: LoadOptions,
     ignored: Callable[[str], bool] = is_rotary,
 ) -> Dit:
-    """A network with a checkpoint's weights, built without initialising any."""
+    """Build a network with a checkpoint's weights, without initialising any."""
     with torch.device("meta"):
         network = Dit(sizes)
     prefix, dtype = prefix_of(checkpoint), options.dtype_for(checkpoint)
@@ -107,7 +107,7 @@ def load_dit(
 
 
 def training_config(network: Dit, length: int | None) -> dict[str, Any]:
-    """The `model` section of the authors' training configs."""
+    """Write the `model` section of the authors' training configs."""
     sizes = network.config
     return {
         "type": "ddit",
@@ -120,7 +120,7 @@ def training_config(network: Dit, length: int | None) -> dict[str, Any]:
 
 
 def hub_config(network: Dit, length: int | None) -> dict[str, Any]:
-    """Sizes and training length under the keys of the authors' hub configs, which are flat."""
+    """Write sizes and training length under the keys of the authors' flat hub configs."""
     sizes = network.config
     return {
         "vocab_size": sizes.vocab_size,

@@ -1,4 +1,4 @@
-"""Building a module whose parameters take no memory while all else is computed as written."""
+"""Builds a module with its parameters on the meta device and its buffers computed for real."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def empty_parameters() -> Generator[None]:
-    """Within, each parameter moves to the meta device as soon as a module takes it.
+    """Move each parameter to the meta device as soon as a module registers it, within the block.
 
     Unlike under `torch.device("meta")`, buffers and plain tensors are real, so that what a
     constructor computes is kept; and initialisers, which find an empty parameter, draw no numbers.

@@ -1,4 +1,4 @@
-"""Which device and type the weights of a checkpoint get."""
+"""Chooses the device and the type of a checkpoint's weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DTYPES = {
 
 
 def single_device(device_map: DeviceMap) -> torch.device | None:
-    """The device if `device_map` names one device for everything, else None.
+    """Return the device if `device_map` names one device for everything, else None.
 
     Raises:
         ValueError: not a device, or one that this machine lacks.
@@ -58,7 +58,7 @@ def single_device(device_map: DeviceMap) -> torch.device | None:
 def resolve_dtype(
     dtype: torch.dtype | str | None, stored: torch.dtype, device: torch.device | None
 ) -> torch.dtype:
-    """The type of the weights: the one asked for, else the checkpoint's.
+    """Choose the type of the weights: the one asked for, else the checkpoint's.
 
     On a CPU a 16-bit checkpoint becomes float32, since 16-bit matrix products are many times slower
     there.
@@ -76,7 +76,7 @@ def resolve_dtype(
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """A floating-point type from its name; None and "auto" give None.
+    """Find a floating-point type by name; None and "auto" give None.
 
     Raises:
         ValueError: an unknown name, or no floating-point type.
@@ -92,7 +92,7 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 def plan_placement(
     module: nn.Module, device_map: DeviceMap, dtype: torch.dtype, whole: tuple[str, ...]
 ) -> tuple[Callable[[str], torch.device], Callable[[], None]]:
-    """Where each tensor goes, and what to do once all are there.
+    """Plan the device of each tensor, and a function to call once all are there.
 
     Args:
         module: the module, still on the meta device.
@@ -130,7 +130,7 @@ def plan_placement(
 def make_plan(
     module: nn.Module, device_map: DeviceMap, dtype: torch.dtype, whole: tuple[str, ...]
 ) -> dict[str, Any]:
-    """The device of each submodule, by accelerate's rules."""
+    """Map each submodule to its device, by accelerate's rules."""
     if isinstance(device_map, Mapping):
         return dict(device_map)
     accelerate: Any = import_module("accelerate")
@@ -144,7 +144,7 @@ def make_plan(
 
 
 def place_of(plan: Mapping[str, Any], key: str) -> torch.device:
-    """Device of the longest prefix of `key` in the plan.
+    """Find the device of the longest prefix of `key` in the plan.
 
     Raises:
         ValueError: the plan has no entry for the tensor.

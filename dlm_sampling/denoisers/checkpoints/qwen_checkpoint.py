@@ -1,4 +1,4 @@
-"""Checkpoints of Qwen blocks under the authors' own model type: Dream and SDAR."""
+"""Translates configs of Qwen blocks under the authors' own model types: Dream and SDAR."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHARED = (
 
 
 def stock_config(maker: Any, checkpoint: Checkpoint, name: str, further: tuple[str, ...]) -> Any:
-    """The stock Qwen config of an authors' config.
+    """Make the stock Qwen config of an authors' config.
 
     Args:
         maker: transformers' config class.
@@ -52,7 +52,7 @@ def stock_config(maker: Any, checkpoint: Checkpoint, name: str, further: tuple[s
 
 
 def qwen_config(denoiser: StockDenoiser, further: tuple[str, ...]) -> dict[str, Any]:
-    """The authors' config but for `architectures`, `model_type` and what one model only has.
+    """Write the keys of the authors' config that Dream and SDAR share.
 
     Args:
         denoiser: with stock modules.

@@ -74,7 +74,7 @@ def token_ids(value: object, where: str) -> tuple[int, ...]:
 
     Args:
         value: the value.
-        where: what holds it, for the message.
+        where: start of the message of an error: the object that holds the value.
 
     Raises:
         CheckpointError: the value is something else.

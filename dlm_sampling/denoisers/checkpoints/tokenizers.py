@@ -1,4 +1,4 @@
-"""Tokenizers of checkpoints, loaded when first needed and without remote code."""
+"""Loads tokenizers of checkpoints, when first needed and without remote code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TokenizerSource = Callable[[], "PreTrainedTokenizerBase | None"]
 
 
 class TextFacts(TypedDict, total=False):
-    """The tokenizer of a checkpoint and its special ids, as every family's constructor takes them.
+    """Names a checkpoint's tokenizer and special ids, as every family's constructor takes them.
 
     tokenizer: the tokenizer, or a function that loads it.
     eos_token_id: end-of-text id; default: the tokenizer's if one is given, else the config's.
@@ -38,12 +38,12 @@ def tokenizer_source(
     given: PreTrainedTokenizerBase | str | None,
     default: TokenizerSource | None = None,
 ) -> PreTrainedTokenizerBase | TokenizerSource:
-    """The tokenizer that the user gave, or a function that loads it when first asked for.
+    """Return the tokenizer that the user gave, or a function that loads one when first asked for.
 
     Args:
         folder: the checkpoint's folder.
         given: a tokenizer, the name or folder of one, or None for the checkpoint's own.
-        default: what to use when the folder holds none.
+        default: loads a tokenizer when the folder holds none.
     """
     if given is not None and not isinstance(given, str):
         return given
@@ -55,7 +55,7 @@ def tokenizer_source(
 def is_tokenizer(
     source: PreTrainedTokenizerBase | TokenizerSource,
 ) -> TypeIs[PreTrainedTokenizerBase]:
-    """Whether `source` is a tokenizer, which can be called as well, and no function that loads it.
+    """Tell a tokenizer, which can be called as well, from a function that loads one.
 
     The class is not asked: to import it takes seconds, and a look-alike will do.
     """
@@ -63,7 +63,7 @@ def is_tokenizer(
 
 
 def load_named(name: str) -> PreTrainedTokenizerBase:
-    """A tokenizer by folder or hub name."""
+    """Load a tokenizer by folder or hub name."""
     from transformers import AutoTokenizer
 
     loader: Any = AutoTokenizer
@@ -71,7 +71,7 @@ def load_named(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_from_folder(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that lies in a checkpoint folder, or None.
+    """Load the tokenizer that lies in a checkpoint folder, or return None.
 
     `tokenizer.json` is complete by itself; vocabulary and merges alone are read as Qwen2's
     byte-level BPE, the layout in which Dream publishes them.  The classes are named here, so that a
@@ -88,15 +88,15 @@ def load_from_folder(folder: Path) -> PreTrainedTokenizerBase | None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a vocabulary; transformers may invent an empty one otherwise."""
+    """Tell whether a folder holds a vocabulary; transformers may invent an empty one otherwise."""
     return any((folder / file).is_file() for file in VOCABULARIES)
 
 
 def with_special_ids(text: TextFacts, config: object = None) -> TextFacts:
-    """Fill in the special ids that are missing: a tokenizer's at hand, else the config's first.
+    """Fill in missing special ids from the tokenizer, if it is loaded, else from the config.
 
     Args:
-        text: what the user gave; a function that loads a tokenizer is not called.
+        text: facts that the user gave; a function that loads a tokenizer is not called.
         config: a config of transformers, or None.
     """
     tokenizer = text.get("tokenizer")
@@ -126,7 +126,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> N
 
 
 def gpt2() -> PreTrainedTokenizerBase | None:
-    """GPT-2's tokenizer; None with a warning if it is unavailable."""
+    """Load GPT-2's tokenizer; None with a warning if it is unavailable."""
     try:
         return load_named("gpt2")
     except (OSError, ValueError) as error:
@@ -138,7 +138,7 @@ def gpt2() -> PreTrainedTokenizerBase | None:
 
 
 def gpt2_with_mask() -> PreTrainedTokenizerBase | None:
-    """GPT-2's tokenizer and a [MASK] token behind its 50257; None with a warning if unavailable."""
+    """Load GPT-2's tokenizer and add a [MASK] token, 50257; None with a warning if unavailable."""
     tokenizer: Any = gpt2()
     if tokenizer is not None:
         tokenizer.add_special_tokens({"mask_token": "[MASK]"})

@@ -1,4 +1,4 @@
-"""Models that transformers itself reads and writes: loading with nothing missing, and saving.
+"""Loads and saves models that transformers itself reads and writes.
 
 They keep the format of the library, so that nothing is renamed or cast on the way.
 """
@@ -18,7 +18,7 @@ from dlm_sampling.denoisers.registry import LoadOptions
 
 
 class TransformersDenoiser(Denoiser):
-    """Base of the denoisers whose model has a `save_pretrained` of its own."""
+    """Adds saving to denoisers whose model has a `save_pretrained` of its own."""
 
     model: Any
 
@@ -43,7 +43,7 @@ class TransformersDenoiser(Denoiser):
 def load_model(
     loader: Any, checkpoint: Checkpoint, options: LoadOptions
 ) -> tuple[Any, dict[str, Any]]:
-    """The model that a class of transformers reads, where the user wants it, and its report.
+    """Load a model by a class of transformers onto the device that the user wants.
 
     Args:
         loader: with `from_pretrained`; the checkpoint's own code is never run.
@@ -51,7 +51,7 @@ def load_model(
         options: type and place.
 
     Returns:
-        The model, and what `output_loading_info` tells of tensors that are missing or do not fit.
+        The model, and the report `output_loading_info` of tensors that are missing or do not fit.
 
     Raises:
         CheckpointError: it cannot be read.

@@ -1,4 +1,4 @@
-"""Tensors between checkpoint files and modules: by name, one by one, every deviation an error."""
+"""Copies tensors between checkpoint files and modules; every name and shape must fit."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def check_names(checkpoint: str, wanted: set[str], present: set[str]) -> None:
 
 
 def cast_floats(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """The tensor in `dtype` if it is floating point, else as it is."""
+    """Cast a tensor to `dtype` if it is floating point."""
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 

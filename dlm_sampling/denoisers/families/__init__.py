@@ -1,1 +1,1 @@
-"""Checkpoint families, one file each: how a published checkpoint becomes a denoiser."""
+"""Checkpoint families, one file each: a file turns a published checkpoint into a denoiser."""

@@ -1,4 +1,4 @@
-"""BD3-LM: the diffusion transformer with block-causal attention and an absorbing state.
+"""Loads and runs BD3-LM: the diffusion transformer with block-causal attention and masks.
 
 Arriola et al. 2025, Block Diffusion: Interpolating Between Autoregressive and Diffusion Language
 Models, arXiv:2503.09573, released code github.com/kuleshov-group/bd3lms.
@@ -37,11 +37,11 @@ from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import Pass
 
 SCHEDULE_BUFFERS = ("sampling_eps_min", "sampling_eps_max")
-"""Bounds of the clipped training schedule, kept among the tensors; sampling does not need them."""
+"""Tensors that hold the bounds of the clipped training schedule; sampling does not read them."""
 
 
 class BD3LMDenoiser(DitDenoiser):
-    """A BD3-LM network: logits in place, each block sees itself and all earlier blocks.
+    """Runs a BD3-LM network: logits in place, each block sees itself and all earlier blocks.
 
     Args:
         network: the diffusion transformer, with or without adaLN.
@@ -86,7 +86,7 @@ class BD3LMDenoiser(DitDenoiser):
         return block_causal_bias(inputs.tokens, inputs.attention, self.block_width, dtype)
 
     def training_logits(self, noised: Tensor, clean: Tensor, t: Tensor | None = None) -> Tensor:
-        """Logits [B, L, V] of all noised blocks at once, each after clean earlier blocks (NFE 1).
+        """Compute logits [B, L, V] of all noised blocks, each after clean earlier blocks (NFE 1).
 
         Args:
             noised: x_t, int64 [B, L].
@@ -103,12 +103,12 @@ class BD3LMDenoiser(DitDenoiser):
 
     @property
     def block_width(self) -> int:
-        """The block length, which this family always has."""
+        """Return the block length, which this family always has."""
         assert self.block_length is not None
         return self.block_length
 
     def authors_config(self) -> dict[str, Any]:
-        """The flat config of the hub, under the authors' keys."""
+        """Write the flat config of the hub, under the authors' keys."""
         return {
             **hub_config(self.network, self.max_length),
             "architectures": ["BD3LM"],
@@ -125,7 +125,7 @@ class BD3LMDenoiser(DitDenoiser):
 
     @staticmethod
     def authors_name(key: str) -> str:
-        """Name of a tensor in the authors' files, after `backbone.`."""
+        """Put `backbone.` before a tensor's name, as in the authors' files."""
         return PREFIX + key
 
 
@@ -147,12 +147,12 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> BD3LMDenoiser:
 
 
 def is_no_weight(name: str) -> bool:
-    """Whether a tensor in a file is a rotary table or a bound of the training schedule."""
+    """Tell whether a tensor in a file is a rotary table or a bound of the training schedule."""
     return is_rotary(name) or name in SCHEDULE_BUFFERS
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """The authors' hub config."""
+    """Match the authors' hub config."""
     return config.get("model_type") == "bd3lm"
 
 

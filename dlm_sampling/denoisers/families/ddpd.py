@@ -1,4 +1,4 @@
-"""The planner of DDPD: how likely each token of a canvas is noise.
+"""Loads and runs the planner of DDPD, which tells how likely each token of a canvas is noise.
 
 Liu et al. 2024, Think while You Generate: Discrete Diffusion with Planned Denoising,
 arXiv:2410.06264, released code github.com/liusulin/DDPD.  Its denoiser is a SEDD network, which
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm_sampling.denoisers.base import check_shapes, device_of, positions_of
+from dlm_sampling.denoisers.checkpoints.authors_format import save_published
 from dlm_sampling.denoisers.checkpoints.checkpoint import CheckpointError, open_checkpoint
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     HEAD,
@@ -23,7 +24,6 @@ from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     training_config,
 )
 from dlm_sampling.denoisers.checkpoints.placement import DeviceMap
-from dlm_sampling.denoisers.checkpoints.published import save_published
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.transformers_blocks import key_bias
 from dlm_sampling.denoisers.registry import LoadOptions
@@ -32,7 +32,7 @@ EMBEDDING = "vocab_embed.embedding"
 
 
 class DDPDPlanner:
-    """A planner network: `planner(input_ids)` gives the logit that each token is noise.
+    """Runs a planner network: `planner(input_ids)` gives the logit that each token is noise.
 
     Args:
         network: the diffusion transformer with one output column.
@@ -53,18 +53,18 @@ class DDPDPlanner:
 
     @property
     def module(self) -> nn.Module:
-        """The network."""
+        """Return the network."""
         return self.network
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Return the device of the network."""
         return device_of(self.network)
 
     def __call__(
         self, input_ids: Tensor, t: Tensor | None = None, attention_mask: Tensor | None = None
     ) -> Tensor:
-        """Logit that each token is noise, [B, L] (NFE 1); sigmoid of it is the probability.
+        """Compute the logit of each token's probability of being noise, [B, L] (NFE 1).
 
         Args:
             input_ids: int64 [B, L].
@@ -82,7 +82,7 @@ class DDPDPlanner:
     def at_noise(
         self, input_ids: Tensor, sigma: Tensor, attention_mask: Tensor | None = None
     ) -> Tensor:
-        """As a call, at total noise sigma [B]; for planners that were trained to see it."""
+        """Compute the same at total noise sigma [B], for planners that were trained to see it."""
         bias = key_bias(attention_mask, self.network.vocab_embed.embedding.dtype)
         positions = positions_of(attention_mask, input_ids)
         hidden = self.network(input_ids, sigma, positions, bias)

@@ -1,4 +1,4 @@
-"""DiffusionGemma: a causal prompt encoder and a bidirectional canvas decoder, uniform noise.
+"""Loads and runs DiffusionGemma: causal prompt encoder, bidirectional decoder, uniform noise.
 
 Released in transformers 5.23 as `DiffusionGemmaForBlockDiffusion`, whose modules are used as they
 are.
@@ -26,7 +26,7 @@ from dlm_sampling.types import DenoiserOutput, Pass
 
 
 class DiffusionGemmaDenoiser(TransformersDenoiser):
-    """A DiffusionGemma network: the last `canvas_length` columns are the canvas, the rest prompt.
+    """Runs a DiffusionGemma network: the last `canvas_length` columns are canvas, the rest prompt.
 
     The prompt is encoded causally; the canvas sees it and all of itself.  The kind is "posterior",
     as the released sampler reads it: it draws clean tokens from the logits.  The carry is the
@@ -67,7 +67,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         self.further_eos_ids = tuple(i for i in ends if i != self.eos_token_id)
 
     def initial_carry(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """No logits for any row; the zeros in their place take no memory."""
+        """Make the state of rows without logits; the zeros in their place take no memory."""
         rows, columns = len(input_ids), int(self.model.config.canvas_length)
         nothing = torch.zeros((), dtype=self.dtype, device=self.device)
         return (
@@ -113,7 +113,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         return DenoiserOutput(logits, carry=(logits, present), columns=columns)
 
     def temper(self, carry: tuple[Tensor, Tensor], temperature: Tensor) -> tuple[Tensor, Tensor]:
-        """The canvas logits divided by temperature, float64 [B] > 0."""
+        """Divide the canvas logits by temperature, float64 [B] > 0."""
         logits, given = carry
         return logits / temperature.to(logits.dtype).view(-1, 1, 1), given
 
@@ -160,7 +160,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DiffusionGemmaDenoiser
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """The model type of transformers."""
+    """Match the model type of transformers."""
     return config.get("model_type") == "diffusion_gemma"
 
 

@@ -1,4 +1,4 @@
-"""Dream, Dream-Coder and DiffuCoder: Qwen2 blocks with full attention; logits one position late.
+"""Loads and runs Dream, Dream-Coder and DiffuCoder: Qwen2 blocks whose logits are shifted by one.
 
 Ye et al. 2025, Dream 7B, arXiv:2508.15487; Gong et al. 2025, DiffuCoder, arXiv:2506.20639.  The
 networks keep the alignment of the causal model they were made from, so each state is moved one
@@ -24,7 +24,7 @@ MASK_TOKEN_ID = 151666
 
 
 class DreamDenoiser(StockDenoiser):
-    """A Dream network: no time input, states shifted so that position i scores token i.
+    """Runs a Dream network: no time input, states shifted so that position i scores token i.
 
     Args:
         model: stock Qwen2 modules; used with full attention, never modified.
@@ -39,7 +39,7 @@ class DreamDenoiser(StockDenoiser):
         return shift_right(hidden, inputs.attention, inputs.columns)
 
     def authors_config(self) -> dict[str, Any]:
-        """The config under the authors' keys."""
+        """Write the config under the authors' keys."""
         return {
             **qwen_config(self, ()),
             "architectures": ["DreamModel"],
@@ -61,7 +61,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DreamDenoiser:
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """Dream and its descendants publish the model type with a capital letter."""
+    """Match Dream and its descendants, which write the model type with a capital letter."""
     return str(config.get("model_type", "")).lower() == "dream"
 
 

@@ -1,4 +1,4 @@
-"""Duo: the diffusion transformer for uniform noise, without a mask token.
+"""Loads and runs Duo: the diffusion transformer for uniform noise, without a mask token.
 
 Sahoo et al. 2025, The Diffusion Duality, arXiv:2506.10892, released code github.com/s-sahoo/duo.
 """
@@ -30,7 +30,7 @@ EMBEDDING = "vocab_embed.embedding"
 
 
 class DuoDenoiser(DitDenoiser):
-    """A Duo network: logits in place, uniform noise over all columns, no mask.
+    """Runs a Duo network: logits in place, uniform noise over all columns, no mask.
 
     The logits are of kind "leave_one_out": Duo's ELBO plugs the network's law into
     q(x_s | x_t, x_0), whose optimum is P(x0_i | x_t without position i), not the posterior
@@ -65,7 +65,7 @@ class DuoDenoiser(DitDenoiser):
         )
 
     def soft_logits(self, weights: Tensor, sigma: Tensor) -> Tensor:
-        """Logits [B, L, V] of a canvas of mixtures (NFE 1), as in the Gaussian relaxation.
+        """Compute logits [B, L, V] of a canvas of mixtures (NFE 1), as in the Gaussian relaxation.
 
         Args:
             weights: [B, L, V], how much of each token's embedding a position gets; rows that sum to
@@ -77,7 +77,7 @@ class DuoDenoiser(DitDenoiser):
         return self.network.output_layer.linear(self.network(embeds, sigma, positions))
 
     def authors_config(self) -> dict[str, Any]:
-        """The training config, under the authors' keys."""
+        """Write the training config, under the authors' keys."""
         return {
             "algo": {
                 "name": "duo",
@@ -107,7 +107,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DuoDenoiser:
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """The nested training config of the algorithm, or a hub config of its model type."""
+    """Match the nested training config of the algorithm, or a hub config of its model type."""
     algorithm = config.get("algo")
     name = algorithm.get("name") if is_mapping(algorithm) else None
     return name in ("duo", "duo_base") or str(config.get("model_type")).lower() == "duo"

@@ -1,4 +1,4 @@
-"""LLaDA (Base, Instruct, 1.5): bidirectional Llama blocks under the authors' names.
+"""Loads and runs LLaDA (Base, Instruct, 1.5): Llama blocks with full attention.
 
 Nie et al. 2025, Large Language Diffusion Models, arXiv:2502.09992; released code
 github.com/ML-GSAI/LLaDA.
@@ -39,7 +39,7 @@ FIXED: dict[str, Any] = {
     "rope": True,
     "scale_logits": False,
 }
-"""The architecture switches of the authors' config at the only values that any release uses."""
+"""Architecture switches of the authors' config, at the only values that any release uses."""
 
 NAMES = {
     "self_attn.q_proj": "q_proj",
@@ -57,7 +57,7 @@ LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
 
 
 class LLaDADenoiser(StockDenoiser):
-    """A LLaDA network: no time input, logits in place, padding masked as keys.
+    """Runs a LLaDA network: no time input, logits in place, padding masked as keys.
 
     Args:
         model: stock Llama modules; used with full attention, never modified.
@@ -87,7 +87,7 @@ class LLaDADenoiser(StockDenoiser):
         )
 
     def authors_config(self) -> dict[str, Any]:
-        """The config under the authors' keys."""
+        """Write the config under the authors' keys."""
         config: Any = self.model.config
         return {
             **FIXED,
@@ -111,7 +111,7 @@ class LLaDADenoiser(StockDenoiser):
 
     @staticmethod
     def authors_name(key: str) -> str:
-        """Name of a tensor in the authors' files from its name in the stock Llama module."""
+        """Translate a tensor's name in the stock Llama module to that in the authors' files."""
         layer = LAYER.fullmatch(key)
         if layer is None:
             return f"model.transformer.{TOP_NAMES[key.removesuffix('.weight')]}.weight"
@@ -119,7 +119,7 @@ class LLaDADenoiser(StockDenoiser):
 
 
 def stock_config(checkpoint: Checkpoint) -> Any:
-    """The stock Llama config of an authors' config.
+    """Make the stock Llama config of an authors' config.
 
     Raises:
         CheckpointError: a switch of the architecture has a value that no release uses, or a size is
@@ -174,7 +174,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDADenoiser:
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """Dense LLaDA; the mixture-of-experts release shares the model type but counts experts."""
+    """Match dense LLaDA; the release with experts shares the model type, but counts experts."""
     return (
         config.get("model_type") == "llada" and "num_experts" not in config and "d_model" in config
     )

@@ -1,4 +1,4 @@
-"""LLaDA2 (mini, flash; 2.0 and 2.1): block-causal blocks with grouped and shared experts.
+"""Loads and runs LLaDA2 (mini, flash; 2.0, 2.1): block-causal, grouped and shared experts.
 
 Bie et al. 2025, LLaDA2.0, arXiv:2512.15745; released weights inclusionAI/LLaDA2.0-mini.  The router
 is that of DeepSeek-AI 2024, DeepSeek-V3, arXiv:2412.19437, section 2.1.2.
@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.moe_checkpoint import (
-    MoeDenoiser,
     check_fixed,
     load_moe,
     reading_sizes,
@@ -24,6 +23,7 @@ from dlm_sampling.denoisers.checkpoints.moe_checkpoint import (
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.networks.block_causal import block_causal_bias, check_block_length
 from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork
+from dlm_sampling.denoisers.networks.moe_denoiser import MoeDenoiser
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import Pass
 
@@ -54,7 +54,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """How experts are chosen, under the names of the authors' config.
+    """Holds the numbers of the router, under the names of the authors' config.
 
     Args:
         num_experts_per_tok: experts per token.
@@ -70,7 +70,7 @@ class RouterConfig:
 
 
 class GroupedRouter(nn.Module):
-    """Sigmoid scores; the best experts of the best groups, their scores scaled to sum to a factor.
+    """Chooses the best experts of the best groups by sigmoid scores, scaled to sum to a factor.
 
     A learned bias is added for the choice only.  A group is as good as its two best experts
     together.
@@ -85,7 +85,7 @@ class GroupedRouter(nn.Module):
         self.choice = choice
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and experts of each token, both [N, k], in float32."""
+        """Return the weights, in float32, and experts of each token, both [N, k]."""
         choice = self.choice
         scores = F.linear(x.float(), self.weight.float()).sigmoid()
         ranked = (scores + self.expert_bias).view(len(x), choice.n_group, -1)
@@ -100,7 +100,7 @@ class GroupedRouter(nn.Module):
 
 
 class LLaDA2Denoiser(MoeDenoiser):
-    """A LLaDA2 network: no time input, logits in place; blocks see themselves and earlier ones.
+    """Runs a LLaDA2 network: no time input, logits in place; a block sees itself and earlier ones.
 
     Args:
         network: the decoder.
@@ -136,7 +136,7 @@ class LLaDA2Denoiser(MoeDenoiser):
         return block_causal_bias(inputs.tokens, inputs.attention, self.block_length, dtype)
 
     def authors_config(self) -> dict[str, Any]:
-        """The config under the authors' keys."""
+        """Write the config under the authors' keys."""
         sizes = self.network.config
         return {
             **FIXED,
@@ -155,14 +155,14 @@ class LLaDA2Denoiser(MoeDenoiser):
 
     @staticmethod
     def authors_name(key: str) -> str:
-        """Name of a tensor in the authors' files from its name in the module."""
+        """Translate a tensor's name in the module to that in the authors' files."""
         for own, theirs in NAMES.items():
             key = key.replace(own, theirs)
         return key
 
 
 def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
-    """Sizes of the network.
+    """Read the sizes of the network.
 
     Raises:
         CheckpointError: one is missing, or a switch has a value that no release uses.
@@ -215,7 +215,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDA2Denoiser:
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """The authors' model type."""
+    """Match the authors' model type."""
     return config.get("model_type") == "llada2_moe"
 
 

@@ -1,4 +1,4 @@
-"""LLaDA-MoE: bidirectional blocks with routed experts.
+"""Loads and runs LLaDA-MoE: blocks with full attention and routed experts.
 
 Zhu et al. 2025, LLaDA-MoE, arXiv:2509.24389; released weights inclusionAI/LLaDA-MoE-7B-A1B.
 """
@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.moe_checkpoint import (
-    MoeDenoiser,
     check_fixed,
     load_moe,
     reading_sizes,
 )
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork
+from dlm_sampling.denoisers.networks.moe_denoiser import MoeDenoiser
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 
 MASK_TOKEN_ID = 156895
@@ -39,7 +39,7 @@ FIXED: dict[str, Any] = {
 
 
 class SoftmaxRouter(nn.Module):
-    """The k largest of softmax(W x) over the experts, in float32, not renormalised."""
+    """Chooses the k largest of softmax(W x) over the experts, in float32, not renormalised."""
 
     def __init__(self, config: MoeConfig, top_k: int) -> None:
         """One row of W per expert."""
@@ -48,13 +48,13 @@ class SoftmaxRouter(nn.Module):
         self.top_k = top_k
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and experts of each token, both [N, k]."""
+        """Return the weights and experts of each token, both [N, k]."""
         chosen = F.linear(x, self.weight).float().softmax(dim=-1).topk(self.top_k, dim=-1)
         return chosen.values, chosen.indices
 
 
 class LLaDAMoEDenoiser(MoeDenoiser):
-    """A LLaDA-MoE network: no time input, logits in place, full attention, padding masked as keys.
+    """Runs a LLaDA-MoE network: no time input, logits in place, padding masked as keys.
 
     Args:
         network: the decoder.
@@ -78,7 +78,7 @@ class LLaDAMoEDenoiser(MoeDenoiser):
         self.top_k = top_k
 
     def authors_config(self) -> dict[str, Any]:
-        """The config under the authors' keys."""
+        """Write the config under the authors' keys."""
         sizes = self.network.config
         return {
             **FIXED,
@@ -95,7 +95,7 @@ class LLaDAMoEDenoiser(MoeDenoiser):
 
 
 def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
-    """Sizes of the network.
+    """Read the sizes of the network.
 
     Raises:
         CheckpointError: one is missing, or a switch has a value that no release uses.
@@ -144,7 +144,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDAMoEDenoiser:
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """Released configs share LLaDA's model type, but count experts."""
+    """Match configs that count experts; released ones share LLaDA's model type."""
     return config.get("model_type") in ("llada", "llada_moe") and "num_experts" in config
 
 

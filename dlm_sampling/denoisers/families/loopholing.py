@@ -1,4 +1,4 @@
-"""Loopholing: a latent state that passes from one forward pass to the next, beside the tokens.
+"""Adds loopholing to a network: a latent state passes from one forward pass to the next.
 
     e = E(x_t) + LN(h),   h' = f(e, t),   logits = g(h'),   h = 0 before the first pass
 
@@ -40,14 +40,14 @@ from dlm_sampling.denoisers.registry import Family, LoadOptions, family_of, regi
 from dlm_sampling.types import DenoiserOutput, Pass
 
 KEY = "loopholing"
-"""The key of config.json that makes a checkpoint of a base family one of this family."""
+"""Key of config.json that makes a checkpoint of a base family one of this family."""
 
 WEIGHTS, SCALE = "loopholing.safetensors", "norm.weight"
-"""The scale of the norm, in a file of its own: the other files are the base family's."""
+"""File and tensor name of the norm's scale; the other files are the base family's."""
 
 
 class Seam(NamedTuple):
-    """A network cut open behind its token embeddings."""
+    """Splits a network behind its token embeddings."""
 
     embed: nn.Module  # int64 [B, L] -> [B, L, d]
     width: int  # d of the hidden states
@@ -56,7 +56,7 @@ class Seam(NamedTuple):
 
 
 class LoopholingDenoiser(Denoiser):
-    """A network of another family with a carried latent state; the facts are those of the network.
+    """Runs a network of another family with a carried latent state; its facts are the network's.
 
     The norm has a scale and no shift, so that LN(0) = 0 and a row without a state gets the logits
     of the base network.  With the scale at 0, where a new one starts, that holds in every step.
@@ -113,7 +113,7 @@ class LoopholingDenoiser(Denoiser):
         self.generation_defaults = base.generation_defaults
 
     def initial_carry(self, input_ids: Tensor) -> Tensor:
-        """The state of rows before their first pass: zeros [B, L, d]."""
+        """Make the state of rows before their first pass: zeros [B, L, d]."""
         weight = self.norm.weight
         return weight.new_zeros(*input_ids.shape, len(weight))
 
@@ -159,7 +159,7 @@ class LoopholingDenoiser(Denoiser):
 
 @singledispatch
 def seam_of(base: Denoiser) -> Seam:
-    """Where the network of a denoiser takes embeddings; a family joins by registering its own."""
+    """Split the network of a denoiser behind its embeddings; a family registers its own way."""
     raise TypeError(
         f"base is a {type(base).__name__}: must be a MaskedLMDenoiser, LLaDADenoiser, "
         "MDLMDenoiser or DuoDenoiser."
@@ -243,7 +243,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LoopholingDenoiser:
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """A config of another family with this family's key."""
+    """Match a config of another family with this family's key."""
     return KEY in config
 
 

@@ -1,4 +1,4 @@
-"""Any encoder that transformers knows as a masked language model (BERT, RoBERTa, ModernBERT, ...).
+"""Loads and runs masked language models of transformers (BERT, RoBERTa, ModernBERT, ...).
 
 Wang & Cho 2019, arXiv:1902.04094, generate from BERT as from a Markov random field; read as a
 masked diffusion model, its logits at a mask are the denoising law.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class MaskedLMDenoiser(TransformersDenoiser):
-    """A masked language model: logits in place, positions counted from the first real token.
+    """Runs a masked language model: logits in place, positions counted from the first real token.
 
     Padding is honoured where the model takes explicit position ids; models that count columns
     instead run rows of different padding separately.
@@ -73,7 +73,7 @@ class MaskedLMDenoiser(TransformersDenoiser):
 
 
 def position_offset(model: Any) -> int:
-    """Index of the first position: RoBERTa's tables reserve the rows up to the padding index."""
+    """Find the index of the first position: RoBERTa reserves those up to the padding index."""
     modules: dict[str, nn.Module] = dict(model.named_modules())
     for name, module in modules.items():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
@@ -107,7 +107,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
 
 
 def pick_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of the user, or the checkpoint's; None if it has none."""
+    """Load the tokenizer of the user, or the checkpoint's; None if it has none."""
     given = options.tokenizer
     if given is not None:
         return load_named(given) if isinstance(given, str) else given
@@ -115,7 +115,7 @@ def pick_tokenizer(checkpoint: Checkpoint, options: LoadOptions) -> PreTrainedTo
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """Model types that transformers can load with a masked-language-model head."""
+    """Match model types that transformers can load with a masked-language-model head."""
     from transformers.models.auto import modeling_auto
 
     listed: list[str] = config.get("architectures") or []

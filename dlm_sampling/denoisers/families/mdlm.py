@@ -1,4 +1,4 @@
-"""MDLM: the diffusion transformer with an absorbing state.
+"""Loads and runs MDLM: the diffusion transformer with masks.
 
 Sahoo et al. 2024, Simple and Effective Masked Diffusion Language Models, arXiv:2406.07524, released
 code github.com/kuleshov-group/mdlm.  The substitution parameterisation (mask column removed, known
@@ -27,7 +27,7 @@ from dlm_sampling.schedules import LOG_LINEAR
 
 
 class MDLMDenoiser(DitDenoiser):
-    """An MDLM network: logits in place, padding masked, positions from the first real token.
+    """Runs an MDLM network: logits in place, padding masked, positions from the first real token.
 
     Args:
         network: the diffusion transformer.
@@ -60,7 +60,7 @@ class MDLMDenoiser(DitDenoiser):
         )
 
     def authors_config(self) -> dict[str, Any]:
-        """The flat config of the hub, under the authors' keys."""
+        """Write the flat config of the hub, under the authors' keys."""
         return {
             **hub_config(self.network, self.max_length),
             "architectures": ["MDLM"],
@@ -73,7 +73,7 @@ class MDLMDenoiser(DitDenoiser):
 
     @staticmethod
     def authors_name(key: str) -> str:
-        """Name of a tensor in the authors' files, after `backbone.`."""
+        """Put `backbone.` before a tensor's name, as in the authors' files."""
         return PREFIX + key
 
 
@@ -93,7 +93,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MDLMDenoiser:
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """The flat hub config, or the nested training config with the substitution parameterisation."""
+    """Match the flat hub config, or the nested training config with parameterisation `subs`."""
     nested = config.get("backbone") == "dit" and config.get("parameterization") == "subs"
     return config.get("model_type") == "mdlm" or nested
 

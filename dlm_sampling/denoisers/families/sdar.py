@@ -1,4 +1,4 @@
-"""SDAR, and models trained from it such as TraDo: Qwen3 blocks with block-causal attention.
+"""Loads and runs SDAR and descendants such as TraDo: Qwen3 blocks with block-causal attention.
 
 Cheng et al. 2025, SDAR, arXiv:2510.06303, released code github.com/JetAstra/SDAR.
 """
@@ -32,7 +32,7 @@ FURTHER = ("head_dim", "attention_bias")
 
 
 class SDARDenoiser(StockDenoiser):
-    """An SDAR network: no time input, logits in place; a block sees itself and all earlier blocks.
+    """Runs an SDAR network: no time input, logits in place; a block sees itself and earlier blocks.
 
     Args:
         model: stock Qwen3 modules; used with block-causal attention, never modified.
@@ -64,7 +64,7 @@ class SDARDenoiser(StockDenoiser):
         return block_causal_bias(inputs.tokens, inputs.attention, self.block_length, dtype)
 
     def authors_config(self) -> dict[str, Any]:
-        """The config under the authors' keys."""
+        """Write the config under the authors' keys."""
         return {
             **qwen_config(self, FURTHER),
             "architectures": ["SDARForCausalLM"],
@@ -89,7 +89,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> SDARDenoiser:
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """The authors' dense model type."""
+    """Match the authors' dense model type."""
     return config.get("model_type") == "sdar"
 
 

@@ -1,4 +1,4 @@
-"""SEDD: the diffusion transformer that learns ratios of marginals, absorbing or uniform noise.
+"""Loads and runs SEDD: the diffusion transformer that learns ratios of marginals.
 
 Lou, Meng & Ermon 2024, Discrete Diffusion Modeling by Estimating the Ratios of the Data
 Distribution, arXiv:2310.16834, released code
@@ -35,12 +35,12 @@ from dlm_sampling.schedules import LOG_LINEAR, Geometric, Schedule
 from dlm_sampling.types import DenoiserOutput, Pass
 
 EARLIEST = 1e-5
-"""Least time that is passed on; the score of absorbing noise is infinite at 0."""
+"""Smallest time the network is given; the score of absorbing noise is infinite at 0."""
 GEOMETRIC = (1e-4, 20.0)
 
 
 class SEDDDenoiser(DitDenoiser):
-    """A SEDD network: column y at position i is log p_t(x with y at i) / p_t(x), own token 0.
+    """Runs a SEDD network: entry y at position i is log p_t(x with y at i) / p_t(x), own token 0.
 
     With absorbing noise and `scale_by_sigma` the network's output is divided by
     (exp(sigma) - 1) (V - 1).  At a masked position the softmax over the other columns is the
@@ -101,12 +101,12 @@ class SEDDDenoiser(DitDenoiser):
         return DenoiserOutput(values.scatter(-1, own, 0.0), columns=inputs.columns)
 
     def sigma(self, input_ids: Tensor, t: Tensor | None) -> Tensor:
-        """Total noise [B] of times t [B], which are at least `EARLIEST`."""
+        """Return the total noise [B] of times t [B], raised to `EARLIEST` at least."""
         assert t is not None  # the caller has checked: the network is time-conditioned
         return self.noise(t.clamp_min(EARLIEST))
 
     def authors_config(self) -> dict[str, Any]:
-        """The training config, under the authors' keys."""
+        """Write the training config, under the authors' keys."""
         absorbing = self.mask_token_id is not None
         model = training_config(self.network, self.max_length)
         return {
@@ -120,33 +120,33 @@ class SEDDDenoiser(DitDenoiser):
 
 
 class GeometricNoise:
-    """The geometric schedule as a function of t; see `geometric_noise`."""
+    """Computes the geometric schedule of t with its own bounds; see `geometric_noise`."""
 
     def __init__(self, low: float, high: float) -> None:
-        """Noise at t = 0 and t = 1."""
+        """Keep the noise at t = 0 and t = 1."""
         self.low, self.high = low, high
 
     def __call__(self, t: Tensor) -> Tensor:
-        """Total noise [B] of t [B]."""
+        """Return the total noise [B] of t [B]."""
         return geometric_noise(t, self.low, self.high)
 
 
 def _schedule(noise: Callable[[Tensor], Tensor]) -> Schedule | None:
-    """alpha(t) = exp(-sigma(t)) of a known noise; None for a caller's own function."""
+    """Return the schedule alpha(t) = exp(-sigma(t)) of a known noise; None for other functions."""
     if isinstance(noise, GeometricNoise):
         return Geometric(noise.low, noise.high)
     return LOG_LINEAR if noise is total_noise else None
 
 
 def noise_config(noise: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """The `noise` section of the config for a schedule."""
+    """Write the `noise` section of the config for a schedule."""
     if isinstance(noise, GeometricNoise):
         return {"type": "geometric", "sigma_min": noise.low, "sigma_max": noise.high}
     return {"type": "loglinear"}
 
 
 def read_noise(checkpoint: Checkpoint) -> Callable[[Tensor], Tensor]:
-    """The schedule that the config names.
+    """Read the schedule that the config names.
 
     Raises:
         CheckpointError: an unknown one.
@@ -199,7 +199,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> SEDDDenoiser:
 
 
 def matches(config: Mapping[str, Any]) -> bool:
-    """The nested training config, which names a graph and counts tokens."""
+    """Match the nested training config, which names a graph and counts tokens."""
     graph = config.get("graph")
     kind = graph.get("type") if is_mapping(graph) else None
     return kind in ("absorb", "uniform") and "tokens" in config and "model" in config

@@ -1,1 +1,1 @@
-"""The networks that families share: transformer blocks, diffusion transformers, experts."""
+"""Networks that several families share: transformer blocks, diffusion transformers, experts."""

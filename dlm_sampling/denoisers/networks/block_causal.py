@@ -1,4 +1,4 @@
-"""Attention masks of block diffusion: full inside a block, and to all earlier blocks.
+"""Builds the attention masks of block diffusion: full inside a block and to all earlier blocks.
 
 Arriola et al. 2025, Block Diffusion, arXiv:2503.09573, section 3 and appendix B.6.
 """
@@ -14,7 +14,7 @@ from dlm_sampling.denoisers.base import positions_of
 def block_causal_bias(
     input_ids: Tensor, attention_mask: Tensor | None, block_length: int, dtype: torch.dtype
 ) -> Tensor:
-    """Additive bias [B or 1, 1, L, L]: query i sees real token j iff block(i) >= block(j).
+    """Make the additive bias [B or 1, 1, L, L]: query i sees real token j iff block(i) >= block(j).
 
     block = position // block_length, positions counted from the row's first real token, so that a
     padded row equals the row alone.
@@ -33,7 +33,7 @@ def block_causal_bias(
 
 
 def noised_clean_bias(length: int, block_length: int, like: Tensor) -> Tensor:
-    """Additive bias [1, 1, 2 L, 2 L] for the canvas [x_t | x_0] of training.
+    """Make the additive bias [1, 1, 2 L, 2 L] for the canvas [x_t | x_0] of training.
 
     A noised query sees its own noised block and the earlier clean blocks; a clean query sees the
     clean blocks up to its own.
@@ -51,7 +51,7 @@ def noised_clean_bias(length: int, block_length: int, like: Tensor) -> Tensor:
 
 
 def as_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where bool [B, Q, K] is True, else the lowest number of `dtype`; [B, 1, Q, K].
+    """Turn bool [B, Q, K] into a bias [B, 1, Q, K]: 0 where True, else the lowest of `dtype`.
 
     The lowest finite number, not -inf, so that a row of padding alone gives no NaN.
     """
@@ -60,7 +60,7 @@ def as_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def check_block_length(block_length: int) -> int:
-    """The block length, if it is at least 1.
+    """Check that a block length is at least 1, and return it.
 
     Raises:
         ValueError: it is not.

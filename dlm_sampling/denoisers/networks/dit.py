@@ -1,4 +1,4 @@
-"""The diffusion transformer of the SEDD, MDLM, Duo and BD3-LM releases, without flash-attn.
+"""Implements the diffusion transformer of the SEDD, MDLM, Duo and BD3-LM releases, in plain torch.
 
 Peebles & Xie 2023, arXiv:2212.09748 (adaLN-zero blocks); Lou et al. 2024, arXiv:2310.16834, and
 Sahoo et al. 2024, arXiv:2406.07524, released code.  Parameter names are those of the released
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlm_sampling.denoisers.networks.attention import rotary_table, rotate
+from dlm_sampling.denoisers.networks.rotary import rotary_table, rotate
 
 FREQUENCIES = 256
 MAX_PERIOD = 10000.0
@@ -22,7 +22,7 @@ MAX_PERIOD = 10000.0
 
 @dataclass(frozen=True)
 class DitConfig:
-    """Sizes of the network.
+    """Holds the sizes of the network.
 
     Args:
         vocab_size: embedding rows.
@@ -54,7 +54,7 @@ class DitConfig:
 
 
 class ScaleNorm(nn.Module):
-    """Layer norm over the last axis with a scale and no shift, eps 1e-5, computed in float32."""
+    """Normalises the last axis in float32 (layer norm, eps 1e-5), with a scale and no shift."""
 
     def __init__(self, width: int) -> None:
         """Scale of `width` ones."""
@@ -62,12 +62,12 @@ class ScaleNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised x, in the type of x."""
+        """Normalise x, in the type of x."""
         return (F.layer_norm(x.float(), x.shape[-1:]) * self.weight.float()).to(x.dtype)
 
 
 class TokenEmbedding(nn.Module):
-    """Rows of an embedding matrix."""
+    """Looks up rows of an embedding matrix."""
 
     def __init__(self, rows: int, width: int) -> None:
         """An uninitialised [rows, width] table."""
@@ -75,12 +75,12 @@ class TokenEmbedding(nn.Module):
         self.embedding = nn.Parameter(torch.empty(rows, width))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """The rows of `ids`, [..., width]."""
+        """Return the rows of `ids`, [..., width]."""
         return F.embedding(ids, self.embedding)
 
 
 class TimestepEmbedder(nn.Module):
-    """Noise level [B] -> [B, cond_dim]: 256 sines and cosines, then Linear, SiLU, Linear."""
+    """Embeds a noise level, [B] -> [B, cond_dim]: 256 sines and cosines, Linear, SiLU, Linear."""
 
     def __init__(self, width: int) -> None:
         """Two layers of `width` units."""
@@ -88,7 +88,7 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, sigma: Tensor) -> Tensor:
-        """Embedding of each noise level, in the type of the weights."""
+        """Embed each noise level, in the type of the weights."""
         half = FREQUENCIES // 2
         rates = torch.exp(
             -math.log(MAX_PERIOD)
@@ -101,7 +101,7 @@ class TimestepEmbedder(nn.Module):
 
 
 class DitBlock(nn.Module):
-    """Attention and MLP, each shifted, scaled and gated by the noise-level embedding."""
+    """Applies attention and MLP, each shifted, scaled and gated by the noise-level embedding."""
 
     def __init__(self, config: DitConfig) -> None:
         """A block with the sizes of `config`."""
@@ -124,7 +124,7 @@ class DitBlock(nn.Module):
         condition: Tensor | None,
         bias: Tensor | None,
     ) -> Tensor:
-        """The block's output [B, L, d]; `condition` is [B, cond_dim], None without adaLN."""
+        """Return the block's output [B, L, d]; `condition` is [B, cond_dim], None without adaLN."""
         if self.adaLN_modulation is None:
             x = x + self.attend(self.norm1(x), rotary, bias)
             return x + self.mlp(self.norm2(x))
@@ -134,7 +134,7 @@ class DitBlock(nn.Module):
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
     def attend(self, x: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
-        """Attention of [B, L, d] to all columns that the additive bias shows."""
+        """Attend from [B, L, d] to all columns that the additive bias shows."""
         qkv = self.attn_qkv(x).unflatten(-1, (3, self.n_heads, -1))
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(dim=2))
         mixed = F.scaled_dot_product_attention(
@@ -144,7 +144,7 @@ class DitBlock(nn.Module):
 
 
 class DitOutput(nn.Module):
-    """Final modulated norm, and the linear output head."""
+    """Applies the final modulated norm, and holds the linear output head."""
 
     def __init__(self, config: DitConfig) -> None:
         """The last layers with the sizes of `config`."""
@@ -156,7 +156,7 @@ class DitOutput(nn.Module):
         )
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """Input of the head, [B, L, d]."""
+        """Return the input of the head, [B, L, d]."""
         if self.adaLN_modulation is None:
             return self.norm_final(x)
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=-1)
@@ -164,7 +164,7 @@ class DitOutput(nn.Module):
 
 
 class Dit(nn.Module):
-    """The network; `forward` stops before the output head `output_layer.linear`."""
+    """Runs the network; `forward` stops before the output head `output_layer.linear`."""
 
     def __init__(self, config: DitConfig) -> None:
         """A network with the sizes of `config`."""
@@ -201,15 +201,5 @@ class Dit(nn.Module):
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Scale and shift: x (1 + scale) + shift."""
+    """Scale and shift x: x (1 + scale) + shift."""
     return x * (1 + scale) + shift
-
-
-@torch.no_grad()
-def random_weights(network: Dit, generator: torch.Generator, std: float = 0.2) -> Dit:
-    """Fill every parameter with normal noise (norm scales around 1); for tests and examples."""
-    for name, parameter in network.named_parameters():
-        parameter.normal_(0.0, std, generator=generator)
-        if name.endswith(("norm1.weight", "norm2.weight", "norm_final.weight")):
-            parameter.add_(1.0)
-    return network

@@ -1,7 +1,7 @@
-"""Diffusion transformers as denoisers: what the call of the MDLM, BD3-LM, Duo and SEDD networks is.
+"""Runs diffusion transformers as denoisers: MDLM, BD3-LM, Duo and SEDD.
 
 All are given the total noise of the time and the positions from the first real token; they differ
-in the noise, in the attention, and in what their logits mean.
+in the noise, in the attention, and in the meaning of their logits.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
+from dlm_sampling.denoisers.checkpoints.authors_format import PublishedDenoiser
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import GPT2_END, is_gpt2
-from dlm_sampling.denoisers.checkpoints.published import PublishedDenoiser
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.total_noise import total_noise
@@ -24,7 +24,7 @@ from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind
 
 
 class DitDenoiser(PublishedDenoiser):
-    """Base of the denoisers that are a diffusion transformer: logits in place, padding masked.
+    """Runs a diffusion transformer: logits in place, padding masked.
 
     Args:
         network: the diffusion transformer.
@@ -89,7 +89,7 @@ class DitDenoiser(PublishedDenoiser):
         return key_bias(inputs.attention, self.network.vocab_embed.embedding.dtype)
 
     def sigma(self, input_ids: Tensor, t: Tensor | None) -> Tensor:
-        """Total noise [B] of times t [B]; 0 if the network is not conditioned on it."""
+        """Return the total noise [B] of times t [B]; 0 if the network is not conditioned on it."""
         if t is None or not self.time_conditioned:
             return torch.zeros(len(input_ids), device=input_ids.device)
         return self.noise(t)

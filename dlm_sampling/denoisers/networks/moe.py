@@ -1,4 +1,4 @@
-"""A bidirectional decoder with mixture-of-experts layers, as the LLaDA-MoE releases use it.
+"""Implements the bidirectional mixture-of-experts decoder of the LLaDA-MoE and LLaDA2 releases.
 
 Fedus et al. 2022, arXiv:2101.03961 (routed experts); Dai et al. 2024, arXiv:2401.06066 (shared and
 fine-grained experts).  Plain torch, so that one code runs with every transformers version; the
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlm_sampling.denoisers.networks.attention import rotary_table, rotate
+from dlm_sampling.denoisers.networks.rotary import rotary_table, rotate
 
 
 @dataclass(frozen=True)
 class MoeConfig:
-    """Sizes of the network.
+    """Holds the sizes of the network.
 
     Args:
         vocab_size: embedding rows and output columns.
@@ -71,11 +71,11 @@ class MoeConfig:
 
 
 Router = Callable[[MoeConfig], nn.Module]
-"""Makes the module that maps [N, d] to weights [N, k] and experts [N, k]."""
+"""Makes a module that maps states [N, d] to weights [N, k] and expert indices [N, k]."""
 
 
 class RmsNorm(nn.Module):
-    """x / sqrt(mean x^2 + eps) times a weight, computed in float32."""
+    """Computes x / sqrt(mean x^2 + eps) times a weight, in float32."""
 
     def __init__(self, width: int, eps: float) -> None:
         """Weight of `width` ones."""
@@ -84,14 +84,14 @@ class RmsNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised x, in the type of x."""
+        """Normalise x, in the type of x."""
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
         return self.weight * (wide * scale).to(x.dtype)
 
 
 class GatedMlp(nn.Module):
-    """down(SiLU(gate(x)) * up(x))."""
+    """Computes down(SiLU(gate(x)) * up(x))."""
 
     def __init__(self, width: int, inner: int) -> None:
         """Three matrices without biases."""
@@ -101,12 +101,12 @@ class GatedMlp(nn.Module):
         self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., d] -> [..., d]."""
+        """Apply the MLP, [..., d] -> [..., d]."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class ExpertMlp(nn.Module):
-    """Each token's weighted sum of the experts that the router chose, plus the shared expert."""
+    """Adds up the experts that the router chose for each token, weighted, and the shared expert."""
 
     def __init__(self, config: MoeConfig, router: Router) -> None:
         """Experts with the sizes of `config`."""
@@ -119,7 +119,7 @@ class ExpertMlp(nn.Module):
         self.shared_experts = GatedMlp(d, config.shared_width) if config.shared_width else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, L, d] -> [B, L, d]; one matrix product per expert that some token chose."""
+        """Apply the experts, [B, L, d] -> [B, L, d]; one pass per expert that some token chose."""
         flat = x.flatten(0, -2)
         weights, chosen = self.gate(flat)
         out = torch.zeros_like(flat)
@@ -139,7 +139,7 @@ class ExpertMlp(nn.Module):
 
 
 class MoeAttention(nn.Module):
-    """Grouped attention with normalised, rotated queries and keys."""
+    """Applies grouped-query attention with normalised, rotated queries and keys."""
 
     def __init__(self, config: MoeConfig) -> None:
         """Projections with the sizes of `config`."""
@@ -158,14 +158,14 @@ class MoeAttention(nn.Module):
         self.k_norm = RmsNorm(width, config.eps) if config.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
-        """[B, L, d] -> [B, L, d]."""
+        """Attend from all columns to all, [B, L, d] -> [B, L, d]."""
         query, key, value = self.project(x)
         query, key = rotate(self.q_norm(query), rotary), rotate(self.k_norm(key), rotary)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, enable_gqa=True)
         return self.o_proj(mixed.transpose(1, 2).flatten(-2))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, [B, heads, L, head_dim]."""
+        """Project to queries, keys and values, [B, heads, L, head_dim]."""
         sizes = self.config
         if sizes.fused_qkv:
             joint = self.qkv_proj(x)
@@ -180,7 +180,7 @@ class MoeAttention(nn.Module):
 
 
 class MoeLayer(nn.Module):
-    """Attention and MLP, each after a norm and added to its input."""
+    """Applies attention and MLP, each after a norm and added to its input."""
 
     def __init__(self, config: MoeConfig, router: Router, dense: bool) -> None:
         """A layer with the sizes of `config`."""
@@ -193,13 +193,13 @@ class MoeLayer(nn.Module):
         )
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
-        """[B, L, d] -> [B, L, d]."""
+        """Apply the layer, [B, L, d] -> [B, L, d]."""
         x = x + self.self_attn(self.input_layernorm(x), rotary, bias)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class MoeStack(nn.Module):
-    """Embedding, layers and the final norm."""
+    """Runs embedding, layers and the final norm."""
 
     def __init__(self, config: MoeConfig, router: Router) -> None:
         """A stack with the sizes of `config`."""
@@ -230,7 +230,7 @@ class MoeStack(nn.Module):
 
 
 class MoeNetwork(nn.Module):
-    """The stack as `model`, and the output head as `lm_head`."""
+    """Holds the stack as `model`, and the output head as `lm_head`."""
 
     def __init__(self, config: MoeConfig, router: Router) -> None:
         """A network with the sizes of `config`."""

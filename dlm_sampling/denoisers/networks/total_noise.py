@@ -1,4 +1,4 @@
-"""Total noise of the released schedules: what time-conditioned diffusion transformers are given."""
+"""Computes total noise sigma(t), the input of time-conditioned diffusion transformers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ EPS = 1e-3
 
 
 def total_noise(t: Tensor) -> Tensor:
-    """sigma(t) = -log(1 - (1 - eps) t), the log-linear schedule; [B] -> [B], float32."""
+    """Compute sigma(t) = -log(1 - (1 - eps) t), the log-linear schedule; [B] -> [B], float32."""
     return -torch.log1p(-(1 - EPS) * t.double()).float()
 
 
 def clipped_noise(t: Tensor) -> Tensor:
-    """sigma(t) = min(-log(1 - t), -log eps), as BD3-LM is given it; [B] -> [B], float32."""
+    """Compute sigma(t) = min(-log(1 - t), -log eps), as BD3-LM takes it; [B] -> [B], float32."""
     return -torch.log1p(-t.double()).clamp_min(math.log(EPS)).float()
 
 
 def geometric_noise(t: Tensor, low: float, high: float) -> Tensor:
-    """sigma(t) = low^(1 - t) high^t, the geometric schedule; [B] -> [B], float32."""
+    """Compute sigma(t) = low^(1 - t) high^t, the geometric schedule; [B] -> [B], float32."""
     return (low ** (1 - t.double()) * high ** t.double()).float()

@@ -1,4 +1,4 @@
-"""Stock transformers decoder blocks (Llama, Qwen2, Qwen3) run with full attention.
+"""Runs the decoder blocks of transformers (Llama, Qwen2, Qwen3) with full attention.
 
 The layers are called one by one: with no padding no mask is built at all, so that PyTorch's fused
 attention kernels apply.
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
+from dlm_sampling.denoisers.checkpoints.authors_format import PublishedDenoiser
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.placement import plan_placement
-from dlm_sampling.denoisers.checkpoints.published import PublishedDenoiser
 from dlm_sampling.denoisers.checkpoints.settings import section
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
 from dlm_sampling.denoisers.checkpoints.weights import NameOf, load_weights, tie
@@ -29,7 +29,7 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 def key_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Additive attention bias [B, 1, L, L] that hides padded keys from every query, or None.
+    """Make the additive bias [B, 1, L, L] that hides padded keys; None if nothing is padded.
 
     The bias is the lowest finite number, not -inf, so that a row of padding alone gives no NaN.
     """
@@ -44,7 +44,7 @@ def key_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None
 def run_layers(
     stack: Any, embeds: Tensor, position_ids: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """Run a decoder: hidden states [B, L, d] after the final norm, with bidirectional attention.
+    """Run a decoder with bidirectional attention; hidden states [B, L, d] after the final norm.
 
     Args:
         stack: a transformers decoder (`layers`, `rotary_emb`, `norm`).
@@ -68,7 +68,7 @@ def run_layers(
 
 
 class StockDenoiser(PublishedDenoiser):
-    """Base of the denoisers that are a stock `...ForCausalLM` module made bidirectional.
+    """Runs a stock `...ForCausalLM` module of transformers without its causal mask.
 
     Args:
         model: stock modules; never modified.
@@ -108,7 +108,7 @@ class StockDenoiser(PublishedDenoiser):
 
     @property
     def tied(self) -> Mapping[str, str]:
-        """The output head's weight, if it is the embedding's."""
+        """Map the output head's weight to the embedding's, if they are tied."""
         return tied_names(self.model.config)
 
     def forward(self, inputs: Pass) -> DenoiserOutput:
@@ -136,7 +136,7 @@ def load_stock(
     options: LoadOptions,
     name_of: NameOf = lambda key: key,
 ) -> Any:
-    """A stock `...ForCausalLM` with a checkpoint's weights, built without initialising any.
+    """Build a stock `...ForCausalLM` with a checkpoint's weights, without initialising any.
 
     Buffers that no checkpoint holds (rotary frequencies) are computed on the CPU, as the meta
     device would lose them.
@@ -158,16 +158,16 @@ def load_stock(
 
 
 def tied_names(config: Any) -> Mapping[str, str]:
-    """The output head's weight and the embedding that it shares, if they are tied."""
+    """Map the output head's weight to the embedding's, if the config ties them."""
     return {HEAD: EMBEDDING} if config.tie_word_embeddings else {}
 
 
 def is_rotary(name: str) -> bool:
-    """Whether a tensor in a file is a table of rotary frequencies, which is computed instead."""
+    """Tell whether a tensor in a file is a table of rotary frequencies; these are computed."""
     return name.endswith("rotary_emb.inv_freq")
 
 
 def rope_theta(config: Any) -> float:
-    """Base of the rotary frequencies, wherever the installed transformers keeps it."""
+    """Read the base of the rotary frequencies, wherever the installed transformers keeps it."""
     parameters = section(config, "rope_parameters")
     return float(parameters.get("rope_theta") or config.rope_theta)

@@ -22,9 +22,10 @@ from dlm_sampling.denoisers import (
 )
 from dlm_sampling.denoisers.families.llada2 import GroupedRouter, RouterConfig
 from dlm_sampling.denoisers.networks.block_causal import noised_clean_bias
-from dlm_sampling.denoisers.networks.dit import Dit, DitConfig, random_weights
+from dlm_sampling.denoisers.networks.dit import Dit, DitConfig
 from dlm_sampling.denoisers.networks.moe import GatedMlp, MoeConfig
 from dlm_sampling.denoisers.networks.total_noise import geometric_noise, total_noise
+from tests.denoisers.random_dit import random_dit
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
 FOLDERS = (
@@ -171,8 +172,7 @@ def test_what_the_logits_are_a_law_of(folder: str, kind: str, mask: int | None) 
 @torch.no_grad()
 def test_scores_have_their_scale_and_no_own_entry() -> None:
     """Absorbing: mean ratio of the raw output times 1 / ((exp(sigma) - 1) (V - 1))."""
-    network = Dit(DitConfig(vocab_size=9, hidden_size=16, n_blocks=1, n_heads=2, cond_dim=8))
-    random_weights(network, torch.Generator().manual_seed(0))
+    network = random_dit(vocab_size=9, hidden_size=16, n_blocks=1, n_heads=2, cond_dim=8)
     ids, sigma = torch.tensor([[8, 3, 8]]), torch.tensor([0.7])
     t = torch.ones(1).double()
     raw = SEDDDenoiser(network, mask_token_id=8, noise=lambda t: sigma).logits(ids, t=t)

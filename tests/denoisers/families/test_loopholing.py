@@ -37,13 +37,14 @@ from dlm_sampling.denoisers import (
     wrap,
 )
 from dlm_sampling.denoisers.families.masked_lm import MaskedLMDenoiser
-from dlm_sampling.denoisers.networks.dit import Dit, DitConfig, random_weights
+from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.testing.sudoku import CELLS, is_valid
 from dlm_sampling.types import Canvas, Clock, Step, TokenLaw
 from dlm_sampling.types.rows import select_rows
+from tests.denoisers.random_dit import random_dit
 
 V, MASK, L = 13, 12, 9
 SIZES: dict[str, Any] = {
@@ -72,9 +73,8 @@ def randomised(model: Any) -> Any:
     return model
 
 
-def dit(**sizes: Any) -> Dit:
-    network = Dit(DitConfig(vocab_size=V, hidden_size=16, n_blocks=2, n_heads=2, cond_dim=8))
-    return random_weights(network, torch.Generator().manual_seed(0), std=0.4)
+def dit() -> Dit:
+    return random_dit(0.4, vocab_size=V, hidden_size=16, n_blocks=2, n_heads=2, cond_dim=8)
 
 
 def masked_lm(model: Any) -> Denoiser:

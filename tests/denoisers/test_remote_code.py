@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, Denoiser
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
-from dlm_sampling.denoisers.checkpoints.shims import old_names
-from dlm_sampling.denoisers.remote import check_tensors, fetch_code
+from dlm_sampling.denoisers.checkpoints.transformers_compat import old_names
+from dlm_sampling.denoisers.remote_code import check_tensors, fetch_code
 
 V, MASK = 40, 39
 
@@ -279,7 +279,7 @@ def test_a_constructor_that_reads_its_weights_is_refused(tmp_path: Path, marker:
         load(tmp_path / "odd_copies")
 
 
-def test_shims_are_idle_until_asked_and_add_only_what_is_missing() -> None:
+def test_old_names_are_restored_on_request_and_only_where_missing() -> None:
     from transformers import cache_utils, utils
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 

@@ -1,4 +1,4 @@
-"""Rotary position embeddings of the library's own networks.
+"""Computes rotary position embeddings for the library's own networks.
 
 Su et al. 2021, RoFormer, arXiv:2104.09864 (rotary positions, here with the halves of a head as the
 two components of each pair).
@@ -13,7 +13,10 @@ from torch import Tensor
 def rotary_table(
     position_ids: Tensor, width: int, theta: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of position / theta^(2i / width), each [B, 1, L, width], halves alike."""
+    """Compute cosines and sines of position / theta^(2i / width), each [B, 1, L, width].
+
+    The second half of the channels repeats the first.
+    """
     pairs = torch.arange(0, width, 2, device=position_ids.device, dtype=torch.float32)
     angles = position_ids[..., None].float() * theta ** (-pairs / width)
     angles = torch.cat((angles, angles), dim=-1)[:, None]
@@ -21,7 +24,7 @@ def rotary_table(
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of [B, heads, L, channels]; pair i is (x[i], x[i + width / 2]).
+    """Rotate queries or keys [B, heads, L, channels]; pair i is (x[i], x[i + width / 2]).
 
     Channels beyond the width of the table stay as they are.
     """

@@ -1,7 +1,7 @@
-"""Checkpoints as their authors publish them: config, tensors and tokenizer under their own names.
+"""Saves checkpoints as their authors publish them, under the authors' names.
 
-Every family with a format of its own is written the same way; what differs between them is the
-config, the names of the tensors, and which of them are one object.
+Every family with a format of its own is written the same way; families differ in the config, in the
+names of the tensors, and in which of them are tied.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 
 class PublishedDenoiser(Denoiser):
-    """Base of the denoisers whose authors have a checkpoint format of their own."""
+    """Adds saving to denoisers whose authors have a checkpoint format of their own."""
 
     @abstractmethod
     def authors_config(self) -> dict[str, Any]:
-        """The config under the authors' keys."""
+        """Write the config under the authors' keys."""
 
     @staticmethod
     def authors_name(key: str) -> str:
-        """Name of a tensor in the authors' files from its name in the module; here the same."""
+        """Translate a tensor's name in the module to that in the authors' files; here the same."""
         return key
 
     @property
     def tied(self) -> Mapping[str, str]:
-        """Tensors that are the same object as another one, which alone is written; here none."""
+        """Map tied tensors, which are not written, to those they are tied to; here none."""
         return {}
 
     def save_pretrained(

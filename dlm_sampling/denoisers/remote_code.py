@@ -1,10 +1,10 @@
-"""Checkpoints that bring their own Python code: opt-in, and never with silently wrong tensors.
+"""Loads checkpoints that bring their own Python code, on request and with every tensor checked.
 
-transformers >= 5 builds a model on the meta device and fills in what the checkpoint holds.  Buffers
+transformers >= 5 builds a model on the meta device and fills in the checkpoint's tensors.  Buffers
 that are not saved (rotary frequencies) and plain tensor attributes are lost on the way, without an
 error: the logits are wrong and differ from run to run.  Here the model's own constructor runs on a
 real device, so that it computes its buffers itself; only parameters are left empty until they are
-read; every name and shape must fit; and what came out is checked before it is used.
+read; every name and shape must fit; and the finished tensors are checked before they are used.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import (
 from dlm_sampling.denoisers.checkpoints.meta_device import empty_parameters
 from dlm_sampling.denoisers.checkpoints.placement import plan_placement
 from dlm_sampling.denoisers.checkpoints.settings import is_listing, setting
-from dlm_sampling.denoisers.checkpoints.shims import old_names, old_tying
 from dlm_sampling.denoisers.checkpoints.tokenizers import is_tokenizer, mask_id_of, tokenizer_source
+from dlm_sampling.denoisers.checkpoints.transformers_compat import old_names, old_tying
 from dlm_sampling.denoisers.checkpoints.weights import load_weights, tie
 from dlm_sampling.denoisers.registry import LoadOptions
 from dlm_sampling.denoisers.wrap import wrap
@@ -53,7 +53,7 @@ def load(
 
     Raises:
         CheckpointError: the code is not pinned or not here, it does not run on the installed
-            transformers, or what it built does not fit the checkpoint or holds lost tensors.
+            transformers, or its model does not fit the checkpoint or holds lost tensors.
     """
     folder = fetch_code(checkpoint, revision, opening)
     announce(folder, checkpoint.name)
@@ -76,7 +76,7 @@ def load(
 
 
 def fetch_code(checkpoint: Checkpoint, revision: str | None, opening: Mapping[str, Any]) -> Path:
-    """The folder of config, weights and code; code from the hub must be pinned to a commit."""
+    """Find the folder of config, weights and code; code from the hub must be pinned to a commit."""
     if Path(checkpoint.name).expanduser().is_dir():
         return checkpoint.folder
     if revision is None or not COMMIT.fullmatch(revision):
@@ -96,7 +96,7 @@ def announce(folder: Path, name: str) -> None:
 
 
 def build(checkpoint: Checkpoint, folder: Path, options: LoadOptions) -> Any:
-    """The checked model, in evaluation mode."""
+    """Build the model, load its weights and check them; it comes in evaluation mode."""
     name = checkpoint.name
     old_names()
     model_class = code_class(checkpoint, folder, ENTRIES)
@@ -124,7 +124,7 @@ def build(checkpoint: Checkpoint, folder: Path, options: LoadOptions) -> Any:
 
 
 def code_class(checkpoint: Checkpoint, folder: Path, entries: tuple[str, ...]) -> Any:
-    """The class that the config's `auto_map` names, from a file in the folder and nowhere else."""
+    """Import the class that the config's `auto_map` names, from a file in the folder only."""
     mapped: Any = checkpoint.config.get("auto_map") or {}
     reference = next((str(mapped[entry]) for entry in entries if entry in mapped), None)
     if reference is None:
@@ -150,13 +150,13 @@ def code_class(checkpoint: Checkpoint, folder: Path, entries: tuple[str, ...]) -
 
 
 def one_line(error: BaseException) -> str:
-    """First line of an error, with its type."""
+    """Shorten an error to its type and first line."""
     text = (str(error).strip() or "no message").splitlines()[0]
     return f"{type(error).__name__}: {text.rstrip('.')}."
 
 
 def shared_parameters(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
-    """Parameters that the checkpoint omits because they are the same object as one it holds."""
+    """Map each parameter that the checkpoint omits, as it is tied, to the one it is tied to."""
     network: Any = model
     names = {
         key: id(parameter) for key, parameter in model.named_parameters(remove_duplicate=False)
@@ -182,12 +182,12 @@ def shared_parameters(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str
 
 
 def names_of(names: Mapping[str, int], parameter: Tensor) -> str:
-    """First name of a parameter."""
+    """Find the first name of a parameter."""
     return next(key for key, identity in names.items() if identity == id(parameter))
 
 
 def whole_modules(model: nn.Module) -> tuple[str, ...]:
-    """Names of the classes that must stay on one device, as a model of transformers lists them."""
+    """List the classes that must stay on one device, as the model names them."""
     listed = setting(model, "_no_split_modules", object)
     return tuple(str(name) for name in listed) if is_listing(listed) else ()
 
@@ -217,7 +217,7 @@ def check_tensors(model: nn.Module, name: str) -> None:
 
 
 def tensors_of(model: Any) -> dict[str, Tensor]:
-    """Parameters, buffers, and tensors that are plain attributes of a module, by place."""
+    """Collect parameters, buffers, and tensors that are plain attributes of a module, by name."""
     found: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     modules: dict[str, nn.Module] = dict(model.named_modules())
     for path, module in modules.items():
@@ -228,7 +228,7 @@ def tensors_of(model: Any) -> dict[str, Tensor]:
 
 
 def plausible_frequencies(values: Tensor) -> bool:
-    """Whether rotary frequencies are finite, in (0, 1], and never rise, as in every scheme."""
+    """Check that rotary frequencies are finite, in (0, 1], and never rise, as in every scheme."""
     if values.is_meta:
         return False
     flat = values.detach().double().flatten()
@@ -241,6 +241,6 @@ def plausible_frequencies(values: Tensor) -> bool:
 
 
 def output_width(model: Any) -> int:
-    """Number of logit columns, from the output head if the model tells it, else from the config."""
+    """Count the logit columns: those of the output head if there is one, else the config's."""
     head = model.get_output_embeddings()
     return model.config.vocab_size if head is None else int(head.weight.shape[0])

@@ -1,4 +1,4 @@
-"""Names and forms that older model code expects and transformers 5 no longer has.
+"""Restores names that older model code imports and transformers 5 no longer has.
 
 Applied only when a checkpoint's own code is about to run; each is added only where it is missing,
 so that the installed transformers stays as it is for everybody else.
@@ -17,7 +17,7 @@ from dlm_sampling.denoisers.checkpoints.settings import is_listing, number, sect
 
 
 def old_names() -> None:
-    """Put back what was removed: the default rotary function, and names that are only imported."""
+    """Restore the default rotary function, and names that such code imports without using them."""
     rope: Any = import_module("transformers.modeling_rope_utils")
     rope.ROPE_INIT_FUNCTIONS.setdefault("default", default_frequencies)
     utils: Any = import_module("transformers.utils")
@@ -36,12 +36,12 @@ def add(module: Any, name: str, value: Any) -> None:
 
 
 def unavailable() -> bool:
-    """Answer of a feature test for a feature that is gone."""
+    """Answer False, for a feature that transformers no longer has."""
     return False
 
 
 def default_frequencies(config: Any, device: Any = None, **_: Any) -> tuple[Tensor, float]:
-    """Rotary frequencies base^(-2i / d) [d / 2], and the attention scale 1.
+    """Compute the rotary frequencies base^(-2i / d), [d / 2], and the attention scale 1.
 
     Su et al. 2021, RoFormer, arXiv:2104.09864; d is the rotated part of a head.
     """

@@ -1,0 +1,75 @@
+"""Runs mixture-of-experts decoders as denoisers: LLaDA-MoE and LLaDA2."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from torch import Tensor
+
+from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
+from dlm_sampling.denoisers.checkpoints.authors_format import PublishedDenoiser
+from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
+from dlm_sampling.denoisers.networks.moe import MoeNetwork
+from dlm_sampling.denoisers.networks.transformers_blocks import key_bias
+from dlm_sampling.types import DenoiserOutput, Pass
+
+
+class MoeDenoiser(PublishedDenoiser):
+    """Runs a mixture-of-experts decoder: no time input, logits in place.
+
+    Args:
+        network: the decoder.
+        mask_token_id: the mask id.
+        text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.
+    """
+
+    capturable = False
+
+    def __init__(
+        self,
+        network: MoeNetwork,
+        *,
+        mask_token_id: int,
+        **text: Unpack[TextFacts],
+    ) -> None:
+        """Wrap the network; see the class."""
+        sizes = network.config
+        super().__init__(
+            vocab_size=sizes.vocab_size,
+            mask_token_id=mask_token_id,
+            max_length=sizes.max_length,
+            module=network.eval(),
+            **with_special_ids(text),
+        )
+        self.network = network
+
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        """Return hidden states of the columns asked for, and the output head."""
+        refuse_cache(inputs)
+        places = positions_of(inputs.attention, inputs.tokens)
+        hidden = self.network.model(inputs.tokens, places, self.attention_bias(inputs))
+        values = at_columns(hidden, inputs.columns)
+        return DenoiserOutput(values, self.network.lm_head, columns=inputs.columns)
+
+    def attention_bias(self, inputs: Pass) -> Tensor | None:
+        """Return the additive bias [B or 1, 1, L, L], or None; here it hides padded keys."""
+        return key_bias(inputs.attention, self.network.lm_head.weight.dtype)
+
+    def shared_config(self) -> dict[str, Any]:
+        """Write the keys that mean the same in the authors' configs of all these families."""
+        sizes = self.network.config
+        return {
+            "vocab_size": sizes.vocab_size,
+            "hidden_size": sizes.hidden_size,
+            "num_hidden_layers": len(sizes.dense_layers),
+            "num_attention_heads": sizes.n_heads,
+            "num_key_value_heads": sizes.n_kv_heads,
+            "num_experts": sizes.n_experts,
+            "partial_rotary_factor": sizes.rotary_width / sizes.head_dim,
+            "rope_theta": sizes.rope_theta,
+            "rms_norm_eps": sizes.eps,
+            "max_position_embeddings": sizes.max_length,
+            "mask_token_id": self.mask_token_id,
+            "eos_token_id": self.eos_token_id,
+            "pad_token_id": self.pad_token_id,
+        }
