@@ -24,9 +24,9 @@ import torch
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.fit import check_fit
 from dlm_sampling.errors import unknown_choice
-from dlm_sampling.learn.course import Course
+from dlm_sampling.learn.learning_run import LearningRun
 from dlm_sampling.learn.settings import Learning
-from dlm_sampling.samplers.lsd.pace import Pace
+from dlm_sampling.samplers.lsd.learned_steps import LearnedSteps
 from dlm_sampling.samplers.lsd.saved import LearnedFile, options_of, schedule_record
 from dlm_sampling.samplers.lsd.solvers import LEARNED, BaseName, Learned
 
@@ -81,8 +81,8 @@ def learn_sampler(
         "t_end": solver.t_end,
     }
     settings = {**described, "model": model, "learning": asdict(how)}
-    course = Course(denoiser, solver, how, number, settings, state)
-    phi, times, nfe = course.run(progress)
+    run = LearningRun(denoiser, solver, how, number, settings, state)
+    phi, times, nfe = run.run(progress)
     described.pop("t_end")
     return LearnedFile(
         process=denoiser.process.name,
@@ -101,8 +101,8 @@ def _solver(base: BaseName | Learned) -> Learned:
         if base not in LEARNED:
             raise unknown_choice("base", base, tuple(LEARNED))
         return LEARNED[base]()
-    if base.pace != Pace():
-        raise ValueError("base: has learned numbers already; pass the solver without a pace.")
+    if base.learned != LearnedSteps():
+        raise ValueError("base: has learned numbers already; pass the solver without `learned`.")
     return base
 
 

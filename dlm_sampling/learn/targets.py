@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.learn.walk import Walk
+from dlm_sampling.learn.block_loop import BlockLoop
 from dlm_sampling.samplers.lsd.solvers import Learned
 
 TargetName = Literal["interval", "trajectory"]
@@ -67,61 +67,61 @@ DIVERGENCES: Mapping[DivergenceName, Divergence] = {
 """a, b, and both once more at the positions that they have in common -> A, B."""
 
 
-def from_intervals(walk: Walk, solvers: Solvers, divergence: Divergence) -> Sums:
+def from_intervals(loop: BlockLoop, solvers: Solvers, divergence: Divergence) -> Sums:
     """Return the sums of the interval form; M + M n forward passes per row."""
     student, plain, teacher, number, finer = solvers
-    process, tokens = walk.predict.process, walk.first
+    process, tokens = loop.predict.process, loop.first
     own = torch.zeros(number, finer, dtype=torch.float64)
     other = torch.zeros_like(own)
     for k in range(number):
-        noisy = walk.canvas(tokens).unknown
+        noisy = loop.canvas(tokens).unknown
         row = noisy.nonzero(as_tuple=True)[0]
-        t, s = walk.times(plain, k, number)
-        values = walk.values(plain, tokens, t, noisy)
+        t, s = loop.times(plain, k, number)
+        values = loop.values(plain, tokens, t, noisy)
         a = plain.intensity(process, values, tokens[noisy], t[row], s[row])
-        following, current = walk.leap(student, tokens, k, number), tokens
+        following, current = loop.leap(student, tokens, k, number), tokens
         for j in range(finer):
             same = noisy & (current == tokens)
             if not bool(same.any()):
                 break
             row, at = same.nonzero(as_tuple=True)[0], k * finer + j
-            t, s = walk.times(teacher, at, number * finer)
-            values = walk.values(teacher, current, t, same)
+            t, s = loop.times(teacher, at, number * finer)
+            values = loop.values(teacher, current, t, same)
             b = teacher.expected(process, values, current[same], t[row], s[row])
             here = a[same[noisy]]
             own[k, j], other[k, j] = divergence(here, b, here, b)
-            current = walk.leap(teacher, current, at, number * finer)
+            current = loop.leap(teacher, current, at, number * finer)
         tokens = following
     return Sums(own, other)
 
 
-def from_trajectories(walk: Walk, solvers: Solvers, divergence: Divergence) -> Sums:
+def from_trajectories(loop: BlockLoop, solvers: Solvers, divergence: Divergence) -> Sums:
     """Return the sums of the trajectory form, [M, 1]; M + M n forward passes per row."""
     student, plain, teacher, number, finer = solvers
-    process = walk.predict.process
+    process = loop.predict.process
     own = torch.zeros(number, 1, dtype=torch.float64)
     other = torch.zeros_like(own)
-    tokens = theirs = walk.first
+    tokens = theirs = loop.first
     for k in range(number):
-        t, s = walk.times(plain, k, number)
+        t, s = loop.times(plain, k, number)
         tables: list[tuple[Tensor, Tensor]] = []
         for canvas in (tokens, theirs):
-            noisy = walk.canvas(canvas).unknown
+            noisy = loop.canvas(canvas).unknown
             row = noisy.nonzero(as_tuple=True)[0]
-            values = walk.values(plain, canvas, t, noisy)
+            values = loop.values(plain, canvas, t, noisy)
             table = plain.intensity(process, values, canvas[noisy], t[row], s[row])
             tables.append((noisy, table))
         (noisy, a), (noisier, b) = tables
         both = noisy & noisier
         common = a[both[noisy]], b[both[noisier]]
         own[k, 0], other[k, 0] = divergence(a, b, *common)
-        tokens = walk.leap(student, tokens, k, number)
+        tokens = loop.leap(student, tokens, k, number)
         for j in range(finer):
-            theirs = walk.leap(teacher, theirs, k * finer + j, number * finer)
+            theirs = loop.leap(teacher, theirs, k * finer + j, number * finer)
     return Sums(own, other)
 
 
-Target = Callable[[Walk, Solvers, Divergence], Sums]
+Target = Callable[[BlockLoop, Solvers, Divergence], Sums]
 TARGETS: Mapping[TargetName, Target] = {
     "interval": from_intervals,
     "trajectory": from_trajectories,

@@ -115,7 +115,7 @@ from dlm_sampling.samplers.config import (
 )
 from dlm_sampling.samplers.frequencies.count_frequencies import count_tokens as count_tokens
 from dlm_sampling.samplers.frequencies.token_frequencies import TokenFrequencies as TokenFrequencies
-from dlm_sampling.samplers.lsd.pace import Pace as Pace
+from dlm_sampling.samplers.lsd.learned_steps import LearnedSteps as LearnedSteps
 from dlm_sampling.samplers.lsd.saved import (
     LearnedFile as LearnedFile,
     load_learned as load_learned,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.checks import at_least, check_t_end
 from dlm_sampling.samplers.parts.remasking import (
     Rates,
     remask_probs,
@@ -66,8 +66,7 @@ class DFMCorrector(SamplerBase[DFMState]):
         at_least("strength", self.strength, 0.0, "the released value is 10")
         at_least("power", self.power, 0.0, "the released value is 0.25")
         at_least("power_rest", self.power_rest, 0.0, "the released value is 0.25")
-        if not 0.0 <= self.t_end < 1.0:
-            raise ValueError(f"t_end={self.t_end}: must be in [0, 1); the released value is 1e-5.")
+        check_t_end(self.t_end)
 
     @property
     def revises(self) -> bool:

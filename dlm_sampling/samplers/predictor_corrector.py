@@ -23,7 +23,13 @@ from dlm_sampling.processes.jumps import last_event_law
 from dlm_sampling.samplers.ancestral import Ancestral
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.euler import Euler
-from dlm_sampling.samplers.parts.checks import NoiseRemoval, at_least, check_grid, unit_interval
+from dlm_sampling.samplers.parts.checks import (
+    NoiseRemoval,
+    at_least,
+    check_noise_removal,
+    check_t_end,
+    unit_interval,
+)
 from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.parts.grid_move import MaskMove, move_masks, settle
 from dlm_sampling.samplers.parts.kept_laws import merge
@@ -101,7 +107,8 @@ class PredictorCorrector(SamplerBase[None]):
     runs_on = ("absorbing", "uniform")
 
     def __post_init__(self) -> None:
-        check_grid(self.t_end, self.noise_removal)
+        check_t_end(self.t_end)
+        check_noise_removal(self.noise_removal)
         if self.predictor not in _PREDICTORS:
             raise unknown_choice("predictor", self.predictor, tuple(_PREDICTORS))
         if self.t_end == 0.0:

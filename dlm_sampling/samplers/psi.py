@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.processes.psi import psi_law
-from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_grid, unit_interval
+from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_t_end, unit_interval
 from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove
 from dlm_sampling.samplers.parts.remasking import sigma_max
 from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
@@ -204,7 +204,8 @@ class Psi(RevisingGrid):
     nfe = "steps + 1; on masks the steps that reveal something"
 
     def __post_init__(self) -> None:
-        check_grid(self.t_end, self.noise_removal)
+        super().__post_init__()
+        check_t_end(self.t_end)
 
     @property
     def revises(self) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.samplers.parts.checks import check_grid
+from dlm_sampling.samplers.parts.checks import check_t_end
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, Prediction, RandomSource, Step
@@ -49,7 +49,7 @@ class ReDDiT(SamplerBase[None]):
     nfe = "steps that reveal something, at most min(steps + 1, tokens)"
 
     def __post_init__(self) -> None:
-        check_grid(self.t_end, "sample")
+        check_t_end(self.t_end)
         ids = tuple(self.mask_ids)
         if len(set(ids)) < len(ids) or min(ids, default=0) < 0:
             raise ValueError(

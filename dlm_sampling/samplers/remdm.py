@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.parts.checks import unit_interval
+from dlm_sampling.samplers.parts.checks import check_t_end, unit_interval
 from dlm_sampling.samplers.parts.remasking import (
     Rates,
     remask_probs,
@@ -226,8 +226,7 @@ class ReMDM(SamplerBase[ReMDMState]):
     nfe = "steps that reveal something; at most steps + 1"
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.t_end < 1.0:
-            raise ValueError(f"t_end={self.t_end}: must be in [0, 1); the paper's code uses 1e-5.")
+        check_t_end(self.t_end)
 
     @property
     def revises(self) -> bool:

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import AutoDenoiser, learn_sampler
-from dlm_sampling.learn import course
-from dlm_sampling.learn.course import later_times, refined
+from dlm_sampling.learn import learning_run
+from dlm_sampling.learn.block_loop import BlockLoop
 from dlm_sampling.learn.learner import fingerprint
+from dlm_sampling.learn.learning_run import later_times, refined
 from dlm_sampling.learn.settings import Learning
-from dlm_sampling.learn.walk import Walk
 from dlm_sampling.samplers import (
     LearnedEuler,
     LearnedFile,
+    LearnedSteps,
     LearnedTauLeaping,
     LearnedTrapezoidal,
     LearnedTweedie,
-    Pace,
 )
 from dlm_sampling.schedules import Cosine, HalfCosine, LogLinear, reverse_rate
 from dlm_sampling.testing import EnumerableDenoiser, exact_chain_law, final_draw, tv
@@ -202,10 +202,10 @@ def test_a_walk_takes_the_steps_of_the_loop() -> None:
                 return_trajectory=True,
             )  # fmt: skip
             assert out.trajectory is not None
-            walk, number = Walk.begin(denoiser, base, LENGTH, seeds), 8 // base.passes
-            current = walk.first
+            loop, number = BlockLoop.begin(denoiser, base, LENGTH, seeds), 8 // base.passes
+            current = loop.first
             for k in range(number):
-                current = walk.leap(base, current, k, number)
+                current = loop.leap(base, current, k, number)
                 event = next(
                     (e for e in out.trajectory.events if e.iteration == (k + 1) * base.passes - 1),
                     None,
@@ -228,7 +228,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     base, state = LearnedEuler(HalfCosine()), tmp_path / "state"
     whole = learn(world(), base, **options)
     for survived in (2, 4):
-        store = course.Course.store
+        store = learning_run.LearningRun.store
 
         def stop(self: Any, fit: Any, survived: int = survived, store: Any = store) -> None:
             store(self, fit)
@@ -236,7 +236,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
                 raise Killed
 
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(course.Course, "store", stop)
+            patch.setattr(learning_run.LearningRun, "store", stop)
             learn(world(), base, state=state, **options)
         assert json.loads(state.read_text())["done"] == survived
     with pytest.raises(ValueError, match=r"learning was .*'seed': 0.* and is now .*'seed': 1"):
@@ -284,7 +284,7 @@ def test_settings_that_cannot_be_are_refused(options: dict[str, Any], message: s
 
 def test_solvers_that_cannot_learn_are_refused() -> None:
     with pytest.raises(ValueError, match="learned numbers already"):
-        learn(world(), LearnedEuler(pace=Pace((1.0,))), steps=4)
+        learn(world(), LearnedEuler(learned=LearnedSteps((1.0,))), steps=4)
     with pytest.raises(ValueError, match="base='heun'"):
         learn(world(), "heun", steps=4)
     with pytest.raises(ValueError, match="multiple of 2"):

@@ -21,7 +21,7 @@ from typing import Any, cast
 from dlm_sampling import schedules
 from dlm_sampling.errors import check_arguments, unknown_choice
 from dlm_sampling.processes.coefficients import Apply
-from dlm_sampling.samplers.lsd.pace import Pace
+from dlm_sampling.samplers.lsd.learned_steps import LearnedSteps
 from dlm_sampling.samplers.lsd.solvers import LEARNED, BaseName, Learned
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import NoiseKind, PredictionKind
@@ -38,7 +38,7 @@ SCHEDULES: Mapping[str, type[Schedule]] = {
         schedules.Exponential,
     )
 }
-_APART = ("schedule", "t_end", "pace")  # fields of a solver that the file holds under other names
+_APART = ("schedule", "t_end", "learned")  # fields that the file holds under other names
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class LearnedFile:
         kind = LEARNED[self.base]
         allowed = [item.name for item in fields(kind) if item.name not in _APART]
         check_arguments(self.options, allowed)
-        pace = Pace(tuple(self.phi), tuple(self.t_grid), self.apply, self.process)
+        learned = LearnedSteps(tuple(self.phi), tuple(self.t_grid), self.apply, self.process)
         return kind(
             schedule=read_schedule(self.schedule),
             t_end=self.t_grid[-1],
-            pace=pace,
+            learned=learned,
             **self.options,
         )
 

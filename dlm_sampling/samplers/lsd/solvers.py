@@ -24,7 +24,7 @@ from dlm_sampling.processes.coefficients import Apply
 from dlm_sampling.processes.tables import off_diagonal, per_position
 from dlm_sampling.processes.tweedie import tweedie_absorbing
 from dlm_sampling.samplers.euler import Euler
-from dlm_sampling.samplers.lsd.pace import AS_IT_IS, Pace
+from dlm_sampling.samplers.lsd.learned_steps import NOT_LEARNED, LearnedSteps
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.parts.two_stage import StageInterval
@@ -43,7 +43,7 @@ _PAPER = "Fu et al. 2025, arXiv:2509.19962"
 class LearnedGrid(GridSampler):
     """Is the base of learned solvers with one forward pass per step."""
 
-    pace: Pace = AS_IT_IS
+    learned: LearnedSteps = NOT_LEARNED
 
     passes: ClassVar[int] = 1
     """Forward passes per interval of the grid."""
@@ -53,37 +53,37 @@ class LearnedGrid(GridSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         # The instance runs on the noise that its numbers were learnt for.
-        object.__setattr__(self, "runs_on", self.pace.within(type(self).runs_on))
+        object.__setattr__(self, "runs_on", self.learned.restricted(type(self).runs_on))
 
     @property
     def own_steps(self) -> int | None:
         """The steps that the coefficients were learnt for."""
-        return self.pace.intervals
+        return self.learned.intervals
 
     def schedule_length(self, steps: int) -> int:
         """Return the steps and the noise removal; ValueError for other steps than its own."""
-        self.pace.check(steps, self.own_steps)
+        self.learned.check(steps, self.own_steps)
         return super().schedule_length(steps)
 
     def time_at(self, k: Tensor, number: Tensor) -> Tensor:
         """Return the time of grid point k, learned or equally spaced, float64 like k."""
-        return self.pace.time_at(k, number, self.t_end)
+        return self.learned.time_at(k, number, self.t_end)
 
     def by_tables(self, canvas: Canvas) -> bool:
         """Return True also on masks if a mask's reveal probability depends on its prediction."""
         return super().by_tables(canvas) or (
-            self.pace.apply == "log_score" and not self.pace.neutral
+            self.learned.apply == "log_score" and not self.learned.neutral
         )
 
     def phi(self, t: Tensor) -> Tensor:
         """Return the coefficient of the step that begins at t, float64 like t."""
-        return self.pace.at(t, self.t_end)
+        return self.learned.at(t, self.t_end)
 
     def rates(self, process: Process, values: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Return the reverse rates under the coefficients, [..., V]; arguments as in `next_law`."""
         rates = super().rates(process, values, x, t)
         alpha = self.schedule.alpha(t)
-        return self.pace.rates(process, rates, values, x, alpha, self.phi(t))
+        return self.learned.rates(process, rates, values, x, alpha, self.phi(t))
 
     def intensity(
         self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor
@@ -110,7 +110,7 @@ class LearnedEuler(LearnedGrid, Euler):
     Fields:
         schedule, noise_removal: see `Euler`.
         t_end: see `Euler`; it counts without a learned grid only.
-        pace: the learned numbers.
+        learned: the learned coefficients and times.
 
     NFE: number of steps that reveal something, at most min(steps + 1, tokens); with
         apply="log_score" steps + 1.
@@ -134,7 +134,7 @@ class LearnedTauLeaping(LearnedGrid, TauLeaping):
     Fields:
         schedule, noise_removal, events: see `TauLeaping`.
         t_end: see `TauLeaping`; it counts without a learned grid only.
-        pace: the learned numbers.
+        learned: the learned coefficients and times.
 
     NFE: number of steps that reveal something, at most min(steps + 1, tokens); with
         apply="log_score" steps + 1.
@@ -160,7 +160,7 @@ class LearnedTweedie(LearnedGrid, Tweedie):
     Fields:
         schedule, noise_removal: see `Tweedie`.
         t_end: see `Tweedie`; it counts without a learned grid only.
-        pace: the learned numbers.
+        learned: the learned coefficients and times.
 
     NFE: number of steps that reveal something, at most min(steps + 1, tokens); with
         apply="log_score" steps + 1.
@@ -181,7 +181,7 @@ class LearnedTweedie(LearnedGrid, Tweedie):
         alpha_t, alpha_s = self.levels(t, s)
         mask = process.mask_token_id
         score = process.convert(values, x, alpha_t, process.rates_read, "log_score")
-        score = self.pace.ratios(score, x, self.phi(t))
+        score = self.learned.ratios(score, x, self.phi(t))
         if mask is None:
             return Tweedie.next_law(self, process, score, x, t, s)
         return tweedie_absorbing(score, x, alpha_t, alpha_s, mask)
@@ -200,12 +200,12 @@ class LearnedTrapezoidal(ThetaTrapezoidal):
     Fields:
         theta, schedule, noise_removal, clock: see `ThetaTrapezoidal`.
         t_end: see `ThetaTrapezoidal`; it counts without a learned grid only.
-        pace: the learned numbers; apply="rate".
+        learned: the learned coefficients and times; apply="rate".
 
     NFE: at most 2 per interval, and the noise removal; `steps` is twice the intervals.
     """
 
-    pace: Pace = AS_IT_IS
+    learned: LearnedSteps = NOT_LEARNED
 
     passes: ClassVar[int] = 2
     linear: ClassVar[bool] = False
@@ -213,37 +213,37 @@ class LearnedTrapezoidal(ThetaTrapezoidal):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "runs_on", self.pace.within(type(self).runs_on))
-        if self.pace.apply != "rate":
+        object.__setattr__(self, "runs_on", self.learned.restricted(type(self).runs_on))
+        if self.learned.apply != "rate":
             raise ValueError(
-                f"apply={self.pace.apply!r}: theta-trapezoidal mixes rates; must be 'rate'."
+                f"apply={self.learned.apply!r}: theta-trapezoidal mixes rates; must be 'rate'."
             )
 
     @property
     def own_steps(self) -> int | None:
         """The forward passes that the coefficients were learnt for."""
-        return None if self.pace.intervals is None else 2 * self.pace.intervals
+        return None if self.learned.intervals is None else 2 * self.learned.intervals
 
     def schedule_length(self, steps: int) -> int:
         """Return two steps per interval and the noise removal; ValueError for other steps."""
-        self.pace.check(steps, self.own_steps)
+        self.learned.check(steps, self.own_steps)
         return super().schedule_length(steps)
 
     def time_at(self, k: Tensor, number: Tensor) -> Tensor:
         """Return the time of grid point k, learned or equally spaced, float64 like k."""
-        return self.pace.time_at(k, number, self.t_end)
+        return self.learned.time_at(k, number, self.t_end)
 
     def interval(self, t: Tensor, s: Tensor) -> StageInterval:
         """Return the interval on masks, with the coefficient as a factor of its length."""
-        return self.paced(super().interval(t, s))
+        return self.scaled_by_phi(super().interval(t, s))
 
     def interval_of_noise(self, t: Tensor, s: Tensor) -> StageInterval:
         """Return the interval without a mask, with the coefficient as a factor of its length."""
-        return self.paced(super().interval_of_noise(t, s))
+        return self.scaled_by_phi(super().interval_of_noise(t, s))
 
-    def paced(self, interval: StageInterval) -> StageInterval:
+    def scaled_by_phi(self, interval: StageInterval) -> StageInterval:
         """Multiply the window by phi: both stages leap over a length times a rate."""
-        phi = self.pace.at(interval.t, self.t_end)
+        phi = self.learned.at(interval.t, self.t_end)
         return interval._replace(window=interval.window * phi)
 
     def intensity(
@@ -285,18 +285,18 @@ def lsd(
         base: the solver, with its defaults.
         phi: one coefficient >= 0 per interval of the grid; None is 1 everywhere, the solver itself.
         t_grid: times of the grid's points, one more than intervals; None for equal steps.
-        apply: "rate", or the released code's "log_score"; see `Pace`.
+        apply: "rate", or the released code's "log_score"; see `LearnedSteps`.
         process: the noise that the numbers were learnt for, or None for any.
     """
     if base not in LEARNED:
         raise unknown_choice("base", base, tuple(LEARNED))
-    pace = Pace(
+    learned = LearnedSteps(
         None if phi is None else tuple(phi),
         None if t_grid is None else tuple(t_grid),
         apply,
         process,
     )
-    return LEARNED[base](pace=pace)
+    return LEARNED[base](learned=learned)
 
 
 register("lsd", lsd)

@@ -37,9 +37,13 @@ def log_threshold(probability: float) -> float:
     return math.log(probability) if probability > 0.0 else -math.inf
 
 
-def check_grid(t_end: float, noise_removal: NoiseRemoval) -> None:
-    """Raise a ValueError unless t_end is in [0, 1) and noise_removal is "argmax" or "sample"."""
+def check_t_end(t_end: float) -> None:
+    """Raise a ValueError unless a time grid may end at `t_end`, in [0, 1)."""
     if not 0.0 <= t_end < 1.0:
         raise ValueError(f"t_end={t_end}: must be in [0, 1); the released values are about 1e-5.")
+
+
+def check_noise_removal(noise_removal: NoiseRemoval) -> None:
+    """Raise a ValueError unless `noise_removal` is "argmax" or "sample"."""
     if noise_removal not in ("argmax", "sample"):
         raise unknown_choice("noise_removal", noise_removal, ("argmax", "sample"))

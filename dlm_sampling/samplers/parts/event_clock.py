@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.samplers.base import Solver
-from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_grid
+from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_noise_removal, check_t_end
 from dlm_sampling.samplers.parts.kept_laws import merge
 from dlm_sampling.samplers.parts.table_step import denoise, written
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
@@ -60,7 +60,8 @@ class EventSampler(Solver[EventState]):
     recorded_on = ()
 
     def __post_init__(self) -> None:
-        check_grid(self.t_end, self.noise_removal)
+        check_t_end(self.t_end)
+        check_noise_removal(self.noise_removal)
 
     @property
     def revises(self) -> bool:

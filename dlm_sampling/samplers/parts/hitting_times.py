@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.samplers.base import block_total, even_quota
+from dlm_sampling.samplers.parts.checks import check_t_end
 from dlm_sampling.schedules import LINEAR, Schedule, grid_time
 from dlm_sampling.types import Canvas, Clock, RandomSource
 
@@ -43,8 +44,7 @@ class Hits:
                 f"tokens_per_step={self.tokens_per_step}: must be at least 1, "
                 "or None to follow `steps`."
             )
-        if not 0.0 <= self.t_end < 1.0:
-            raise ValueError(f"t_end={self.t_end}: must be in [0, 1); try 1e-5.")
+        check_t_end(self.t_end)
 
     def schedule_length(self, steps: int) -> int | None:
         """Return the number of groups; None if that depends on the row, see `tokens_per_step`."""

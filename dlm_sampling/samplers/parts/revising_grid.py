@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.processes.tables import one_hot
 from dlm_sampling.samplers.base import Solver
-from dlm_sampling.samplers.parts.checks import NoiseRemoval
+from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_noise_removal
 from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove, move_masks, settle
 from dlm_sampling.samplers.parts.table_step import process_of
 from dlm_sampling.schedules import LINEAR, Schedule, grid_time
@@ -51,8 +50,7 @@ class RevisingGrid(Solver[None]):
     runs_on = ("absorbing", "uniform")
 
     def __post_init__(self) -> None:
-        if self.noise_removal not in ("argmax", "sample"):
-            raise unknown_choice("noise_removal", self.noise_removal, ("argmax", "sample"))
+        check_noise_removal(self.noise_removal)
 
     def interval(self, clock: Clock) -> Interval:
         """Return the step that each row takes."""

@@ -21,7 +21,7 @@ from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.processes.jumps import last_event_law
 from dlm_sampling.samplers.base import Solver, reveal
-from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_grid
+from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_noise_removal, check_t_end
 from dlm_sampling.samplers.parts.kept_laws import merge, pack, pack_table, unpack
 from dlm_sampling.samplers.parts.table_step import denoise, written
 from dlm_sampling.schedules import (
@@ -94,7 +94,8 @@ class TwoStage(Solver[StageState]):
     """Whether stage 2 starts at x again, instead of at x*."""
 
     def __post_init__(self) -> None:
-        check_grid(self.t_end, self.noise_removal)
+        check_t_end(self.t_end)
+        check_noise_removal(self.noise_removal)
         if self.clock not in ("hazard", "time"):
             raise unknown_choice("clock", self.clock, ("hazard", "time"))
         if self.t_end == 0.0:

@@ -26,7 +26,7 @@ from dlm_eval.lsd.page import render
 from dlm_eval.lsd.toy import LENGTH, directly, distance, noisy_toy, toy
 from dlm_eval.tasks.worlds import TEXT_MODEL, TextWorld, denoiser, text_world
 from dlm_sampling import learn_sampler, sample
-from dlm_sampling.samplers import LearnedEuler, LearnedTauLeaping, LearnedTweedie, Pace
+from dlm_sampling.samplers import LearnedEuler, LearnedSteps, LearnedTauLeaping, LearnedTweedie
 from dlm_sampling.schedules import LINEAR, Exponential, HalfCosine
 from dlm_sampling.types import TokenLaw
 
@@ -111,10 +111,10 @@ def text_cells() -> Iterator[Cell]:
             yield Cell("text", exact_already, method, steps)
 
 
-def equal_pace(base: Any, steps: int) -> Pace:
+def equal_steps(base: Any, steps: int) -> LearnedSteps:
     """Coefficients 1 and the solver's own times, written out."""
     points = base.time_at(torch.arange(steps + 1), torch.tensor(steps))
-    return Pace((1.0,) * steps, tuple(float(t) for t in points))
+    return LearnedSteps((1.0,) * steps, tuple(float(t) for t in points))
 
 
 def measure_toy(cell: Cell, found: dict[Cell, dict[str, Any]]) -> dict[str, Any]:
@@ -125,19 +125,19 @@ def measure_toy(cell: Cell, found: dict[Cell, dict[str, Any]]) -> dict[str, Any]
     exact = EXACT.get(cell.base, LearnedTweedie(base.schedule))
 
     def plain(solver: Any, number: int) -> dict[str, Any]:
-        pace = equal_pace(solver, number)
-        return asdict(pace) | {"tv": distance(world, replace(solver, pace=pace), number)}
+        learned = equal_steps(solver, number)
+        return asdict(learned) | {"tv": distance(world, replace(solver, learned=learned), number)}
 
     def direct(times: bool) -> dict[str, Any]:
         # From the solver itself and from what the other methods ended with.
-        begins = [equal_pace(base, steps)]
+        begins = [equal_steps(base, steps)]
         for method in (*METHODS, *((DIRECT,) if times else ())):
             other = found[replace(cell, method=method)]
             if times or not METHODS[method].get("times", False):
-                begins.append(Pace(tuple(other["phi"]), tuple(other["t_grid"])))
+                begins.append(LearnedSteps(tuple(other["phi"]), tuple(other["t_grid"])))
         runs = [directly(world, base, begin, times=times) for begin in begins]
-        pace, least = min(runs, key=lambda run: run[1])
-        return asdict(pace) | {"tv": least}
+        learned, least = min(runs, key=lambda run: run[1])
+        return asdict(learned) | {"tv": least}
 
     special: dict[str, Callable[[], dict[str, Any]]] = {
         SOLVER: lambda: plain(base, steps),
@@ -151,8 +151,8 @@ def measure_toy(cell: Cell, found: dict[Cell, dict[str, Any]]) -> dict[str, Any]
     options = METHODS[cell.method]
     how = TOY_LEARNING | (TOY_ADAM if "fit" in options else {}) | options
     learned = learn_sampler(world, base, progress=False, **how)
-    pace = {"phi": learned.phi, "t_grid": learned.t_grid}
-    return pace | {"tv": distance(world, learned.build(), steps)}
+    learned = {"phi": learned.phi, "t_grid": learned.t_grid}
+    return learned | {"tv": distance(world, learned.build(), steps)}
 
 
 def measure_text(cell: Cell, world: TextWorld, state: Path) -> dict[str, Any]:

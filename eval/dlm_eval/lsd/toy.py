@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlm_sampling.samplers import Pace
+from dlm_sampling.samplers import LearnedSteps
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.testing import (
     EnumerableDenoiser,
@@ -144,12 +144,12 @@ def lowest(function: Callable[[float], float], points: Sequence[float], evaluati
 def directly(
     world: World,
     base: Any,
-    begin: Pace,
+    begin: LearnedSteps,
     *,
     times: bool,
     sweeps: int = 6,
     evaluations: int = 8,
-) -> tuple[Pace, float]:
+) -> tuple[LearnedSteps, float]:
     """The smallest TV that a search along one coordinate after the other finds.
 
     Only what is better is taken, so that the result is never worse than its beginning.
@@ -170,7 +170,9 @@ def directly(
     phi, grid = list(begin.phi), list(begin.t_grid)
 
     def now() -> float:
-        return distance(world, replace(base, pace=Pace(tuple(phi), tuple(grid))), len(phi))
+        return distance(
+            world, replace(base, learned=LearnedSteps(tuple(phi), tuple(grid))), len(phi)
+        )
 
     best = now()
     places = [(phi, k) for k in range(len(phi))]
@@ -198,4 +200,4 @@ def directly(
             found = lowest(along, points, evaluations)
             after = along(found)  # which leaves the number in its place
             best, values[k] = (after, values[k]) if after < best else (best, old)
-    return Pace(tuple(phi), tuple(grid)), best
+    return LearnedSteps(tuple(phi), tuple(grid)), best

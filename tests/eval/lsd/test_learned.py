@@ -8,13 +8,13 @@ import pytest
 import torch
 from dlm_eval.comparison.journal import SettingsChanged
 from dlm_eval.lsd import learned
-from dlm_eval.lsd.learned import BASES, Cell, equal_pace, text_cells, toy_cells, write_result
+from dlm_eval.lsd.learned import BASES, Cell, equal_steps, text_cells, toy_cells, write_result
 from dlm_eval.lsd.page import difference, render
 from dlm_eval.lsd.toy import LENGTH, SYMBOLS, directly, distance, law_of, lowest, noisy_toy, toy
 
 from dlm_sampling import sample
 from dlm_sampling.ops import row_seeds
-from dlm_sampling.samplers import LearnedEuler, LearnedTauLeaping, Pace
+from dlm_sampling.samplers import LearnedEuler, LearnedSteps, LearnedTauLeaping
 from dlm_sampling.schedules import Exponential
 from dlm_sampling.testing import chi_square, count_states, tv
 
@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 WORLDS = {
-    "masks": (toy(0), LearnedEuler(pace=Pace((1.0, 0.4), (1.0, 0.6, 0.2)))),
+    "masks": (toy(0), LearnedEuler(learned=LearnedSteps((1.0, 0.4), (1.0, 0.6, 0.2)))),
     "uniform": (
         noisy_toy(0, Exponential()),
-        LearnedTauLeaping(Exponential(), 1e-3, "sample", pace=Pace((0.2, 0.1))),
+        LearnedTauLeaping(Exponential(), 1e-3, "sample", learned=LearnedSteps((0.2, 0.1))),
     ),
 }
 
@@ -38,7 +38,7 @@ def test_laws_are_those_of_the_samples(world, sampler):
     out = sample(world, sampler, tokens, everything, seeds=row_seeds(1, rows), steps=2)
     counts = count_states(out.tokens, SYMBOLS)
     assert chi_square(counts, law_of(world, sampler, 2)).p > 1e-4
-    plain = replace(sampler, pace=Pace())
+    plain = replace(sampler, learned=LearnedSteps())
     assert chi_square(counts, law_of(world, plain, 2)).p < 1e-4
     assert distance(world, plain, 2) == tv(law_of(world, plain, 2), world.joint.flatten())
 
@@ -55,17 +55,17 @@ def test_the_search_of_one_number_finds_the_lowest_of_several_valleys():
 @pytest.mark.parametrize("times", [False, True])
 def test_the_distance_minimised_directly_is_never_above_the_solver(base, times):
     world = toy(3)
-    begin = equal_pace(base, 3)
+    begin = equal_steps(base, 3)
     before = distance(world, base, 3)
-    assert distance(world, replace(base, pace=begin), 3) == pytest.approx(before, abs=1e-12)
-    pace, after = directly(world, base, begin, times=times, sweeps=2, evaluations=4)
-    assert after == distance(world, replace(base, pace=pace), 3)
+    assert distance(world, replace(base, learned=begin), 3) == pytest.approx(before, abs=1e-12)
+    learned, after = directly(world, base, begin, times=times, sweeps=2, evaluations=4)
+    assert after == distance(world, replace(base, learned=learned), 3)
     assert after < before - 0.001
 
 
 def test_the_direct_search_needs_its_numbers_written_out():
     with pytest.raises(ValueError, match="needs coefficients and times"):
-        directly(toy(0), LearnedEuler(), Pace(), times=False)
+        directly(toy(0), LearnedEuler(), LearnedSteps(), times=False)
 
 
 class Killed(BaseException):

@@ -19,10 +19,10 @@ from dlm_sampling.samplers import (
     Euler,
     LearnedEuler,
     LearnedFile,
+    LearnedSteps,
     LearnedTauLeaping,
     LearnedTrapezoidal,
     LearnedTweedie,
-    Pace,
     TauLeaping,
     ThetaTrapezoidal,
     Tweedie,
@@ -85,7 +85,7 @@ def test_coefficients_of_one_and_equal_times_are_the_solver_bit_for_bit(
     number = 8 // ours.passes
     learned = replace(
         ours,
-        pace=Pace((1.0,) * number, equal_times(number, base.t_end), apply, None),
+        learned=LearnedSteps((1.0,) * number, equal_times(number, base.t_end), apply, None),
     )
     denoiser = world(1) if noise == "masks" else noisy()
     length = LENGTH if noise == "masks" else 20
@@ -104,7 +104,7 @@ def test_coefficients_of_one_and_equal_times_are_the_solver_bit_for_bit(
 def test_coefficients_of_zero_leave_the_canvas_until_the_noise_removal(
     ours: Learned, noise: str
 ) -> None:
-    learned = replace(ours, pace=Pace((0.0,) * (8 // ours.passes)))
+    learned = replace(ours, learned=LearnedSteps((0.0,) * (8 // ours.passes)))
     denoiser = world(1) if noise == "masks" else noisy()
     out = run(denoiser, learned, length=LENGTH, rows=30, steps=8)
     assert out.trajectory is not None
@@ -132,12 +132,12 @@ def learned_law(toy: EnumerableDenoiser, sampler: Any, steps: int) -> Tensor:
 
 PHI, TIMES = (1.5, 0.4, 0.9), (1.0, 0.7, 0.55, 0.1)
 LEARNED: list[Any] = [
-    LearnedEuler(HalfCosine(), pace=Pace(PHI, TIMES)),
-    LearnedEuler(LogLinear(0.05), pace=Pace(PHI, None, "log_score")),
-    LearnedTweedie(Geometric(), 1e-3, pace=Pace(PHI, TIMES)),
-    LearnedTweedie(LogLinear(0.05), 1e-3, pace=Pace(PHI, TIMES, "log_score")),
-    LearnedTauLeaping(pace=Pace(PHI, TIMES)),
-    LearnedTauLeaping(LogLinear(0.05), pace=Pace((2.0, 0.3, 1.0), None, "log_score")),
+    LearnedEuler(HalfCosine(), learned=LearnedSteps(PHI, TIMES)),
+    LearnedEuler(LogLinear(0.05), learned=LearnedSteps(PHI, None, "log_score")),
+    LearnedTweedie(Geometric(), 1e-3, learned=LearnedSteps(PHI, TIMES)),
+    LearnedTweedie(LogLinear(0.05), 1e-3, learned=LearnedSteps(PHI, TIMES, "log_score")),
+    LearnedTauLeaping(learned=LearnedSteps(PHI, TIMES)),
+    LearnedTauLeaping(LogLinear(0.05), learned=LearnedSteps((2.0, 0.3, 1.0), None, "log_score")),
 ]
 
 
@@ -148,7 +148,7 @@ def test_draws_have_the_law_with_its_coefficients_and_times(sampler: Any) -> Non
     counts = count_states(out.tokens, SYMBOLS)
     law = learned_law(toy, sampler, 3)
     assert chi_square(counts, law).p > P_LIMIT
-    plain = learned_law(toy, replace(sampler, pace=Pace()), 3)
+    plain = learned_law(toy, replace(sampler, learned=LearnedSteps()), 3)
     assert tv(law, plain) > 0.02
     assert chi_square(counts, plain).p < P_LIMIT
 
@@ -156,7 +156,7 @@ def test_draws_have_the_law_with_its_coefficients_and_times(sampler: Any) -> Non
 def test_rates_carry_the_coefficients_in_euler_steps_by_hand() -> None:
     """Two fair bits: the chance of a reveal is phi h c, of a token half of it."""
     toy = EnumerableDenoiser(torch.full((2, 2), 0.25))
-    sampler = LearnedEuler(LogLinear(0.0), pace=Pace((0.5,), (1.0, 0.6)))
+    sampler = LearnedEuler(LogLinear(0.0), learned=LearnedSteps((0.5,), (1.0, 0.6)))
     canvas = mask_canvas(torch.tensor([[2, 2]]), 2)
     t, s = torch.tensor([[1.0]]).double(), torch.tensor([[0.6]]).double()
     probs = sampler.transition_probs(canvas, toy(canvas.tokens).values.log_softmax(-1), t, s)
@@ -166,7 +166,7 @@ def test_rates_carry_the_coefficients_in_euler_steps_by_hand() -> None:
 @pytest.mark.parametrize("kind", [LearnedEuler, LearnedTweedie, LearnedTauLeaping])
 def test_by_table_and_by_reveal_probability_are_one_law(kind: Any) -> None:
     toy, canvas = world(4), mask_canvas(all_states(LENGTH, SYMBOLS + 1), SYMBOLS)
-    sampler = kind(LogLinear(0.05), pace=Pace((0.7, 1.3), None))
+    sampler = kind(LogLinear(0.05), learned=LearnedSteps((0.7, 1.3), None))
     p0 = toy(canvas.tokens).values.softmax(-1)
     for t, s in ((1.0, 0.5), (0.5, 0.2)):
         level = torch.tensor([[t]]).double(), torch.tensor([[s]]).double()
@@ -180,10 +180,10 @@ def test_whole_vectors_scaled_would_change_nothing_under_tweedie() -> None:
     """The current token's ratio is spared: else phi would cancel."""
     x = torch.tensor([0, 1])
     score = torch.tensor([[1.0, 0.5, 0.2], [0.3, 1.0, 0.4]]).double()
-    sampler = LearnedTweedie(LogLinear(), pace=Pace((0.5,), (0.6, 0.5)))
+    sampler = LearnedTweedie(LogLinear(), learned=LearnedSteps((0.5,), (0.6, 0.5)))
     t, s = torch.full((2,), 0.6).double(), torch.full((2,), 0.5).double()
     process = noisy(3).process
-    plain = replace(sampler, pace=Pace()).next_law(process, score, x, t, s)
+    plain = replace(sampler, learned=LearnedSteps()).next_law(process, score, x, t, s)
     ours = sampler.next_law(process, score, x, t, s)
     assert bool((ours.gather(1, x.unsqueeze(1)) > plain.gather(1, x.unsqueeze(1))).all())
     torch.testing.assert_close(ours.sum(-1), torch.ones(2).double())
@@ -198,7 +198,7 @@ class ScaledHazard(MaskWorld):
 
 def test_draws_of_the_trapezoidal_method_have_the_law_with_its_coefficients() -> None:
     toy, states = world(2), all_states(LENGTH, SYMBOLS + 1)
-    sampler = LearnedTrapezoidal(pace=Pace((1.4, 0.6)))
+    sampler = LearnedTrapezoidal(learned=LearnedSteps((1.4, 0.6)))
     case = {"params": {"theta": 0.5, "clock": "hazard", "t_end": sampler.t_end}}
     start = torch.zeros(len(states)).double()
     start[-1] = 1.0
@@ -215,8 +215,8 @@ def test_draws_of_the_trapezoidal_method_have_the_law_with_its_coefficients() ->
 
 def test_steps_of_no_length_do_nothing() -> None:
     toy = world(1)
-    with_pause = LearnedEuler(pace=Pace((2.0, 9.0, 0.5), (1.0, 0.6, 0.6, 0.2)))
-    without = LearnedEuler(pace=Pace((2.0, 0.5), (1.0, 0.6, 0.2)))
+    with_pause = LearnedEuler(learned=LearnedSteps((2.0, 9.0, 0.5), (1.0, 0.6, 0.6, 0.2)))
+    without = LearnedEuler(learned=LearnedSteps((2.0, 0.5), (1.0, 0.6, 0.2)))
     one, two = learned_law(toy, with_pause, 3), learned_law(toy, without, 2)
     torch.testing.assert_close(one, two, atol=1e-14, rtol=0)
 
@@ -252,7 +252,7 @@ def test_every_block_takes_its_own_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pace", "message"),
+    ("learned", "message"),
     [
         ({"phi": (1.0, -0.1)}, r"phi=.*>= 0"),
         ({"phi": (float("nan"),)}, r"phi=.*>= 0"),
@@ -264,9 +264,9 @@ def test_every_block_takes_its_own_steps() -> None:
         ({"apply": "score"}, "rate, log_score"),
     ],
 )
-def test_numbers_that_cannot_be_are_refused(pace: dict[str, Any], message: str) -> None:
+def test_numbers_that_cannot_be_are_refused(learned: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Pace(**pace)
+        LearnedSteps(**learned)
 
 
 def test_a_sampler_of_another_noise_is_refused_before_the_first_pass() -> None:
@@ -306,7 +306,7 @@ def test_a_file_holds_the_sampler_to_the_last_bit(tmp_path: Path) -> None:
     assert isinstance(sampler, LearnedTauLeaping)
     assert sampler.schedule == Cosine(power=2)
     assert (sampler.events, sampler.noise_removal) == ("reject", "sample")
-    assert sampler.pace == Pace(record().phi, record().t_grid, "rate", "absorbing")
+    assert sampler.learned == LearnedSteps(record().phi, record().t_grid, "rate", "absorbing")
     assert options_of(sampler) == record().options
     assert read_schedule(schedule_record(sampler.schedule)) == sampler.schedule
 

@@ -24,7 +24,7 @@ from dlm_sampling.types import Canvas, Clock, Sampler
 
 
 @dataclass
-class Rereading(Predictor):
+class CachedPredictor(Predictor):
     """Predicts once where the same canvas and time are asked for twice in a row.
 
     Fields:
@@ -51,7 +51,7 @@ class Rereading(Predictor):
 
 
 @dataclass
-class Walk:
+class BlockLoop:
     """Runs rows without a prompt.
 
     Fields:
@@ -61,13 +61,15 @@ class Walk:
         nfe: int64 [B], forward passes of each row so far.
     """
 
-    predict: Rereading
+    predict: CachedPredictor
     rng: ops.Rng
     first: Tensor
     nfe: Tensor
 
     @classmethod
-    def begin(cls, denoiser: Denoiser, solver: Learned, length: int, seeds: Sequence[int]) -> Walk:
+    def begin(
+        cls, denoiser: Denoiser, solver: Learned, length: int, seeds: Sequence[int]
+    ) -> BlockLoop:
         """Return the rows of noise at time 1.
 
         Args:
@@ -93,7 +95,7 @@ class Walk:
         law = replace(solver.law, suppressed=tuple(sorted(banned)))
         counts = Counts.zero(rows, device)
         model = RunModel(denoiser, law, counts, schedule=solver.schedule)
-        predictor = Rereading(model, torch.arange(rows, device=device))
+        predictor = CachedPredictor(model, torch.arange(rows, device=device))
         first = denoiser.process.prior(like, rng, denoiser.vocab_size)
         return cls(predictor, rng, first, counts.nfe)
 

@@ -22,7 +22,7 @@ from dlm_sampling.types import NoiseKind, Process
 
 
 @dataclass(frozen=True)
-class Pace:
+class LearnedSteps:
     """Holds the learned coefficients and times of a solver's steps.
 
     Fields:
@@ -73,7 +73,7 @@ class Pace:
         """Whether every coefficient is 1."""
         return self.phi is None or all(value == 1.0 for value in self.phi)
 
-    def within(self, noise: tuple[NoiseKind, ...]) -> tuple[NoiseKind, ...]:
+    def restricted(self, noise: tuple[NoiseKind, ...]) -> tuple[NoiseKind, ...]:
         """Return the noise kinds of a solver, restricted to that of the coefficients.
 
         Raises:
@@ -152,5 +152,5 @@ class Pace:
         return APPLY[self.apply](score, factor)
 
 
-AS_IT_IS = Pace()
+NOT_LEARNED = LearnedSteps()
 """No learned numbers: the solver itself."""

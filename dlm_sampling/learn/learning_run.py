@@ -14,18 +14,18 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.learn.block_loop import BlockLoop
 from dlm_sampling.learn.fits import FITS, Fit
 from dlm_sampling.learn.settings import Learning
 from dlm_sampling.learn.targets import DIVERGENCES, TARGETS, Solvers, Sums
-from dlm_sampling.learn.walk import Walk
-from dlm_sampling.samplers.lsd.pace import Pace
+from dlm_sampling.samplers.lsd.learned_steps import LearnedSteps
 from dlm_sampling.samplers.lsd.solvers import Learned
 
 Times = tuple[float, ...]
 
 
 @dataclass
-class Course:
+class LearningRun:
     """Runs the rounds of one learning run.
 
     Fields:
@@ -101,17 +101,17 @@ class Course:
         how, kind = self.how, self.solver
         seeds = ops.row_seeds(how.seed, (self.done + 1) * how.rows)[-how.rows :]
         with torch.no_grad():
-            walk = Walk.begin(self.denoiser, kind, how.length, seeds)
+            loop = BlockLoop.begin(self.denoiser, kind, how.length, seeds)
             phi = tuple(float(value) for value in fit.phi)
             solvers = Solvers(
-                student=replace(kind, pace=Pace(phi, self.times)),
-                plain=replace(kind, pace=Pace(None, self.times)),
-                teacher=replace(kind, pace=Pace(None, refined(self.times, self.finer))),
+                student=replace(kind, learned=LearnedSteps(phi, self.times)),
+                plain=replace(kind, learned=LearnedSteps(None, self.times)),
+                teacher=replace(kind, learned=LearnedSteps(None, refined(self.times, self.finer))),
                 intervals=self.number,
                 finer=self.finer,
             )
-            sums = TARGETS[how.target](walk, solvers, DIVERGENCES[how.divergence])
-        self.nfe += round(float(walk.nfe.double().mean()))
+            sums = TARGETS[how.target](loop, solvers, DIVERGENCES[how.divergence])
+        self.nfe += round(float(loop.nfe.double().mean()))
         return sums
 
     def store(self, fit: Fit) -> None:
