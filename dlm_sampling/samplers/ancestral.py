@@ -21,8 +21,8 @@ from torch import Tensor
 from dlm_sampling.ops import any_or_assume
 from dlm_sampling.processes import Uniform
 from dlm_sampling.samplers.parts.grid import GridSampler
-from dlm_sampling.samplers.parts.kept_laws import merge
-from dlm_sampling.samplers.parts.table_step import written
+from dlm_sampling.samplers.parts.kept_laws import merge_draws
+from dlm_sampling.samplers.parts.table_step import write_draws
 from dlm_sampling.samplers.parts.uniform_mixture import reverse_by_mixture
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Predict, PredictionKind, Process, RandomSource, Step
@@ -84,8 +84,8 @@ class Ancestral(GridSampler):
         )
         if any_or_assume(last):
             final = self.remove_noise(process, prediction, ending, rng, alpha_t)
-            draw = merge(ending, final, draw)
-        return written(canvas, draw, canvas.editable, last)
+            draw = merge_draws(ending, final, draw)
+        return write_draws(canvas, draw, canvas.editable, last)
 
 
 register("ancestral", Ancestral)

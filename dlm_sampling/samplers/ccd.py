@@ -35,7 +35,7 @@ from dlm_sampling.types import (
 
 
 class CCDState(NamedTuple):
-    """Holds what the step before left over, and what it predicted."""
+    """Holds the positions that the step before left over, and its predictions."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     window: Tensor  # int64 [B], n of the step before

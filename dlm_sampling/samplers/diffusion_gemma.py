@@ -29,7 +29,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 
 class Stability(NamedTuple):
-    """Holds what the stop rule compares."""
+    """Holds the argmax canvas of the last step, and for how long it has been the same."""
 
     best: Tensor  # int64 [B, L], argmax canvas of the last step
     unchanged: Tensor  # int64 [B], steps for which it has stayed the same

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.hitting_times import Hits, HitState
-from dlm_sampling.samplers.parts.kept_laws import merge, pack, unpack
+from dlm_sampling.samplers.parts.kept_laws import merge_draws, pack, unpack
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LINEAR, Schedule
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
@@ -119,7 +119,7 @@ class FirstHittingExtrapolation(SamplerBase[ExtrapolationState]):
             logits = _extrapolate(
                 prediction.log_probs(later), unpack(state.laws, where, later), weight[later]
             )
-            draw = merge(later, prediction.draw_from(logits, later, rng), draw)
+            draw = merge_draws(later, prediction.draw_from(logits, later, rng), draw)
         laws = pack(prediction, self.following(hits, canvas, clock, where))
         return ExtrapolationState(hits, t, laws), reveal(canvas, where, draw)
 
@@ -204,7 +204,7 @@ class FirstHittingCorrection(SamplerBase[CorrectionState]):
         draw = prediction.draw(where, rng)
         if bool(again.any()):
             both = torch.logaddexp(prediction.log_probs(again), unpack(state.laws, again, again))
-            draw = merge(again, prediction.draw_from(both, again, rng), draw)
+            draw = merge_draws(again, prediction.draw_from(both, again, rng), draw)
         pending = where & (hits.tau < t.unsqueeze(1))
         written = reveal(canvas, where | again, draw)
         group = group + where.any(1).long()

@@ -50,7 +50,7 @@ STRATEGIES: dict[str, Callable[[Ready, RandomSource], Tensor]] = {
 
 
 class KLASSState(NamedTuple):
-    """Holds the laws of earlier steps, and how long they have been stable."""
+    """Holds the laws of the step before, and the last changes of each law."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     previous: LawWindow  # logarithms of the laws of the step before

@@ -168,7 +168,7 @@ class P2(SamplerBase[None]):
 
     @property
     def exact(self) -> bool:
-        """Random scores, and margins under the model itself, do not read the drawn tokens."""
+        """Whether the score reads no drawn token, as random ones and the model's own margins do."""
         return self.score == "random" or (self.score == "margin" and self.planner is None)
 
     def masked_after(self, canvas: Canvas, clock: Clock) -> Tensor:

@@ -87,7 +87,7 @@ class Picard(SamplerBase[PicardState]):
 
     @property
     def exact(self) -> bool:
-        """Whether the solver does."""
+        """Whether the solver is."""
         return self.base.exact
 
     @property

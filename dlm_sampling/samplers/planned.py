@@ -4,9 +4,10 @@
     integrated   P(y) = J rho_i p_i(y),   J = (alpha_s - alpha_t) / (1 - alpha_t)
     last         P(y) = (1 - exp(-h Lambda)) R(y) / Lambda,   h = t - s, Lambda = sum R
 
-and in the last step every position has its posterior, P(y) = rho_i p_i(y), y != x.  Who says rho
-and p: see `planning`.  Liu et al. 2024, "Think While You Generate: Discrete Diffusion with Planned
-Denoising", arXiv:2410.06264; the integrated jump is the flow's, Gat et al. 2024, arXiv:2407.15595.
+and in the last step every position has its posterior, P(y) = rho_i p_i(y), y != x.  rho and
+p come from `parts.planning`.  Liu et al. 2024, "Think While You Generate: Discrete Diffusion with
+Planned Denoising", arXiv:2410.06264; the integrated jump is the flow's, Gat et al. 2024,
+arXiv:2407.15595.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dlm_sampling.processes.jumps import last_event_law, mixture_law
 from dlm_sampling.processes.planned import planned_rates
 from dlm_sampling.processes.tables import off_diagonal, with_stay
 from dlm_sampling.samplers.parts.planning import PlanningSampler
-from dlm_sampling.samplers.parts.table_step import written
+from dlm_sampling.samplers.parts.table_step import write_draws
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import grid_time
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Site, Step
@@ -71,8 +72,8 @@ _JUMPS: dict[str, _Jump] = {
 class Planned(PlanningSampler[None]):
     """Redraw each position with a probability in proportion to that of its token being noise.
 
-    A coin is tossed for every position first, so that the denoiser is asked only where it falls,
-    and not at all in a step of a planner in which nothing is redrawn.
+    A Bernoulli draw per position comes first, so that the denoiser runs only for rows in which a
+    position is redrawn; with a planner a step that redraws nothing needs no pass of the denoiser.
 
     Fields:
         planner: see `PlanningSampler`; None is the flow velocity c post(y), and exact for exact
@@ -134,7 +135,7 @@ class Planned(PlanningSampler[None]):
             return torch.where(last[site.row].unsqueeze(-1), site.p, law)
 
         draw = self.draw(canvas, predict, plan, where, rng, rule=rule)
-        return None, written(canvas, draw, where, last)
+        return None, write_draws(canvas, draw, where, last)
 
 
 register("planned", Planned)

@@ -19,8 +19,13 @@ import torch
 
 from dlm_sampling.ops import Stream, stochastic_positions
 from dlm_sampling.samplers.parts.checks import at_least
-from dlm_sampling.samplers.parts.planning import LevelState, PlanningSampler, entered, no_level
-from dlm_sampling.samplers.parts.table_step import written
+from dlm_sampling.samplers.parts.planning import (
+    LevelState,
+    PlanningSampler,
+    pure_noise,
+    restart_level,
+)
+from dlm_sampling.samplers.parts.table_step import write_draws
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
@@ -47,13 +52,13 @@ class PlannedAdaptive(PlanningSampler[LevelState]):
 
     def init(self, canvas: Canvas) -> LevelState:
         """Return the state of pure noise."""
-        return no_level(canvas)
+        return pure_noise(canvas)
 
     def step(
         self, state: LevelState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[LevelState, Step]:
         """Return one share of the noise, or the final draw."""
-        state = entered(state, clock)
+        state = restart_level(state, clock)
         plan = self.plan_without_clock(canvas, predict, state)
         total = plan.noise.sum(1)
         over = clock.last | (total < self.tol)
@@ -62,7 +67,7 @@ class PlannedAdaptive(PlanningSampler[LevelState]):
         rest = canvas.eligible & (rng.uniform(Stream.COMMIT, canvas.tokens) < plan.noise)
         where = torch.where(over.unsqueeze(1), rest, some)
         draw = self.draw(canvas, predict, plan, where, rng)
-        return LevelState(plan.level, state.drawn | where), written(canvas, draw, where, over)
+        return LevelState(plan.level, state.drawn | where), write_draws(canvas, draw, where, over)
 
 
 register("planned-adaptive", PlannedAdaptive)

@@ -7,9 +7,9 @@
              time,  y ~ p_i there
 
 Thinning is exact for any rho that changes with time, since rho <= 1 bounds the rates; the frozen
-wait is exact for planners that do not see the time, such as the released ones.  A row whose clock
-has passed t_end draws every position from its posterior, P(y) = rho_i p_i(y), y != x.  Liu et al.
-2024, "Think While You Generate: Discrete Diffusion with Planned Denoising", arXiv:2410.06264,
+wait is exact for planners that are not given the time, such as the released ones.  A row whose
+clock has passed t_end draws every position from its posterior, P(y) = rho_i p_i(y), y != x.  Liu et
+al. 2024, "Think While You Generate: Discrete Diffusion with Planned Denoising", arXiv:2410.06264,
 Gillespie algorithm; thinning: Lewis and Shedler 1979.
 """
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, stochastic_positions
 from dlm_sampling.samplers.parts.planning import Plan, PlanningSampler
-from dlm_sampling.samplers.parts.table_step import written
+from dlm_sampling.samplers.parts.table_step import write_draws
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import time_after_hazard
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
@@ -40,7 +40,7 @@ class GillespieState(NamedTuple):
 
 
 class _Event(NamedTuple):
-    """Holds the position and time of the next event of every row."""
+    """Holds the next event of every row: its plan, its position and its time."""
 
     plan: Plan
     where: Tensor  # bool [B, L], positions to be redrawn
@@ -57,10 +57,10 @@ class PlannedGillespie(PlanningSampler[GillespieState]):
         t_end: the clock's end, above 0; two positions of n are both noise there with a probability
             of about (n (1 - alpha(t_end)))^2 / 2, which the final draw from the posteriors ignores.
         wait: "frozen" holds rho between events, one plan for each; "thinned" is exact for models
-            that see the time, at a plan for each of about n H(t_end) proposals, most of them
+            that are given the time, at a plan for each of about n H(t_end) proposals, most of them
             refused.
-        budget: plans per planned step after which the clock stops, so that a planner which never
-            has enough comes to an end; a consistent one takes about a plan per token.
+        budget: plans per planned step after which the clock stops, so that a planner
+            that always finds noise comes to an end; a consistent one takes about a plan per token.
 
     NFE: a plan per event and one at the end; with a planner one more of the denoiser for each that
         redraws something.
@@ -101,7 +101,7 @@ class PlannedGillespie(PlanningSampler[GillespieState]):
         spent = clock.step >= self.budget * clock.steps - 1
         event = _WAITS[self.wait](self, canvas, predict, rng, now, spent)
         draw = self.draw(canvas, predict, event.plan, event.where, rng)
-        return GillespieState(event.t), written(canvas, draw, event.where, event.over)
+        return GillespieState(event.t), write_draws(canvas, draw, event.where, event.over)
 
     def after(self, now: Tensor, total: Tensor, rng: RandomSource) -> Tensor:
         """Return the time of the next event at rate `total` on the clock H, >= t_end; [B]."""

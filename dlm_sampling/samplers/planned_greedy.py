@@ -1,4 +1,4 @@
-"""Redraws the noisiest position in each step, then what is left: DDPD as released for text.
+"""Redraws one position per step, a noisy one, then what is left: DDPD as released for text.
 
     i ~ softmax(planner(x) / T),   y ~ p_i,   `steps` times;  then the positions that the planner
     still calls noise are written together
@@ -9,9 +9,9 @@ Generate: Discrete Diffusion with Planned Denoising", arXiv:2410.06264, released
 github.com/liusulin/DDPD.
 
 Three faults of the released loops are not reproduced: the final pass uses a plan and logits from
-before the last update (here it asks again), its argmax may be the mask id (here never), and
+before the last update (here both are made again), its argmax may be the mask id (here never), and
 `.squeeze()` fails on a batch of one.  The OpenWebText code makes its final plan at the last noise
-level, although the planner was trained to be told 0; here it is asked as it was trained.
+level, although the planner was trained at level 0; here it runs as it was trained.
 """
 
 from __future__ import annotations
@@ -26,8 +26,13 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, stochastic_positions
 from dlm_sampling.samplers.parts.checks import unit_interval
-from dlm_sampling.samplers.parts.planning import LevelState, PlanningSampler, entered, no_level
-from dlm_sampling.samplers.parts.table_step import written
+from dlm_sampling.samplers.parts.planning import (
+    LevelState,
+    PlanningSampler,
+    pure_noise,
+    restart_level,
+)
+from dlm_sampling.samplers.parts.table_step import write_draws
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
@@ -86,13 +91,13 @@ class PlannedGreedy(PlanningSampler[LevelState]):
 
     def init(self, canvas: Canvas) -> LevelState:
         """Return the state of pure noise."""
-        return no_level(canvas)
+        return pure_noise(canvas)
 
     def step(
         self, state: LevelState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[LevelState, Step]:
         """Take one update, or the final pass."""
-        state = entered(state, clock)
+        state = restart_level(state, clock)
         plan = self.plan_without_clock(canvas, predict, state)
         over = clock.step >= clock.steps
         weight = _SCORES[self.selection](plan.noise) / self.planner_temperature
@@ -103,7 +108,7 @@ class PlannedGreedy(PlanningSampler[LevelState]):
         where = torch.where(over.unsqueeze(1), canvas.eligible & (plan.noise > bar), one)
         greedy = over if self.ending == "argmax" else None
         draw = self.draw(canvas, predict, plan, where, rng, greedy=greedy)
-        return LevelState(plan.level, state.drawn | where), written(canvas, draw, where, over)
+        return LevelState(plan.level, state.drawn | where), write_draws(canvas, draw, where, over)
 
 
 register("planned-greedy", PlannedGreedy)

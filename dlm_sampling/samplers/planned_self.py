@@ -4,12 +4,12 @@
     rho_i = b / (alpha p_i(x_i) + b),  b = (1 - alpha) / S;   alpha: the share of tokens not noise
     y_i ~ p_i replaces x_i with probability J rho_i,  J = 1 / (rounds left)
 
-The canvas holds tokens, at first uniform noise over all ids but the mask; a round of passes asks
-about every position once, infers alpha by the damped fixed point `processes.planned.level_of`, and
-ends with the coins.  J is that of a linear schedule, so the last round draws every position from
-its posterior.  In a group the other members are masked as well; a group of one is the formula as it
-stands.  Self-planning after Liu et al. 2024, "Think While You
-Generate: Discrete Diffusion with Planned Denoising", arXiv:2410.06264.
+The canvas holds tokens, at first uniform noise over all ids but the mask.  A round of passes scores
+every position once, infers alpha by the damped fixed point `processes.planned.level_of`, and then
+redraws positions.  J is that of a linear schedule, so the last round draws every position from its
+posterior.  The positions of a group are masked together; a group of one is the formula as it
+stands.  Self-planning after Liu et al. 2024, "Think While You Generate: Discrete Diffusion with
+Planned Denoising", arXiv:2410.06264.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dlm_sampling.types import Canvas, Clock, Draw, Predict, Process, RandomSour
 class SelfPlan(NamedTuple):
     """Holds the results of the passes of a round."""
 
-    group: Tensor  # int64 [B, L], the pass that asks about a position
+    group: Tensor  # int64 [B, L], the pass that scores a position
     token: Tensor  # int64 [B, L], y
     logprob: Tensor  # [B, L], of y
     clean: Tensor  # float64 [B, L], p_i(x_i)
@@ -45,14 +45,14 @@ class PlannedSelf(SamplerBase[SelfPlan]):
     """Score each token with that position masked, and redraw the unlikely ones.
 
     Fields:
-        passes: forward passes of a round, each of which asks about an equal share of the positions;
-            None asks about one position in each, which is exact and takes n passes.
-        hide_noise: mask also what the last round called noise, each position with probability rho,
-            so that the model does not read noise as text; False shows every other token, which is
-            the plain formula, and better where a few visible tokens say little, as in a puzzle.
-        schedule: alpha(t) of the times that a time-conditioned model is told.
+        passes: forward passes of a round, each of which scores an equal share of the positions;
+            None scores one position per pass, which is exact and takes n passes.
+        hide_noise: mask each position also with the probability rho of the last round, so that the
+            model does not read noise as text; False masks the scored positions only, which is the
+            plain formula, and better if a few visible tokens carry little, as in a puzzle.
+        schedule: alpha(t) of the times that a time-conditioned model is given.
 
-    NFE: steps, in rounds of so many passes; what is left over after whole rounds is not used.
+    NFE: steps, in rounds of `passes`; steps that do not fill a round are not used.
     """
 
     passes: int | None = 4

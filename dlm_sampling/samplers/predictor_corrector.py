@@ -31,8 +31,8 @@ from dlm_sampling.samplers.parts.checks import (
     unit_interval,
 )
 from dlm_sampling.samplers.parts.grid import GridSampler
-from dlm_sampling.samplers.parts.grid_move import MaskMove, move_masks, settle
-from dlm_sampling.samplers.parts.kept_laws import merge
+from dlm_sampling.samplers.parts.grid_move import MaskMove, finish_step, move_masks
+from dlm_sampling.samplers.parts.kept_laws import merge_draws
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.samplers.tau_leaping import TauLeaping
 from dlm_sampling.samplers.tweedie import Tweedie
@@ -211,8 +211,10 @@ class PredictorCorrector(SamplerBase[None]):
         corrected = prediction.draw_by(
             correct, corrects, rng, alpha=alpha, reads=process.rates_read
         )
-        moved = merge(corrects, corrected, solved)
-        return None, settle(canvas, moved, prediction, process, rng, alpha, stage.last, removal)
+        moved = merge_draws(corrects, corrected, solved)
+        return None, finish_step(
+            canvas, moved, prediction, process, rng, alpha, stage.last, removal
+        )
 
 
 register("predictor-corrector", PredictorCorrector)

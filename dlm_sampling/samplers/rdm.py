@@ -55,7 +55,7 @@ class RDMState(NamedTuple):
     """Holds the score of each position, and whether it is written."""
 
     score: Tensor  # float64 [B, L], log-probability of each token when it was written
-    noise: Tensor  # bool [B, L], not written: what `unknown` is on masks and cannot be without
+    noise: Tensor  # bool [B, L], not written; on masks the same as `unknown`
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class RDM(SamplerBase[RDMState]):
     A written token that stays keeps its token and its score; it is never refreshed.  The score is
     the log-probability at temperature 1 of the drawn token, both of the network's own law: under
     uniform noise that is what the paper's networks give, trained on the replaced positions.  A
-    network that is told the time gets the share of positions that are noise.
+    time-conditioned network gets the share of positions that are noise as its time.
 
     Fields:
         conditional: mask a written token again only if the new draw repeats it with a lower score.

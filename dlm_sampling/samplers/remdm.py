@@ -197,7 +197,7 @@ class Switch:
 
 
 class ReMDMState(NamedTuple):
-    """Holds the log-probabilities that the confidence rate reads."""
+    """Holds the probabilities of the written tokens, which the confidence rate reads."""
 
     confidence: (
         Tensor  # float64 [B, L], probability of each token when it was written; 0 where masked

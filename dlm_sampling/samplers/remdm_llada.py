@@ -25,7 +25,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, Token
 
 
 class ReMDMLLaDAState(NamedTuple):
-    """Holds the size of the block, and the scores of written tokens."""
+    """Holds the size of the block, and how many positions the last step masked again."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     remasked: Tensor  # int64 [B], positions masked again in the last step

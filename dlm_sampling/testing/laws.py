@@ -1,4 +1,4 @@
-"""Exact laws of chains on enumerable states, and statistics that compare samples with a law."""
+"""Computes exact laws of chains on enumerable states, and compares samples with a law."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 
 def all_states(length: int, num_symbols: int) -> Tensor:
-    """Every sequence of `length` symbols in C order, int64 [num_symbols ** length, length]."""
+    """Return every sequence of symbols in C order, int64 [num_symbols ** length, length]."""
     grid = torch.arange(num_symbols**length)
     return torch.stack(torch.unravel_index(grid, (num_symbols,) * length), dim=1)
 
 
 def joint_table(joint: Tensor | Sequence[Any]) -> Tensor:
-    """A joint law as it was given, float64 [S] * L; refuses axes of different sizes."""
+    """Return a joint law as it was given, float64 [S] * L; refuses axes of different sizes."""
     table = torch.as_tensor(joint, dtype=torch.float64)
     if table.ndim == 0 or len(set(table.shape)) != 1:
         raise ValueError(
@@ -27,7 +27,7 @@ def joint_table(joint: Tensor | Sequence[Any]) -> Tensor:
 
 
 def count_states(tokens: Tensor, num_symbols: int) -> Tensor:
-    """How often each state occurs among the rows of `tokens` [R, L]; int64 [num_symbols ** L]."""
+    """Count each state among the rows of `tokens` [R, L]; int64 [num_symbols ** L]."""
     place = num_symbols ** torch.arange(tokens.shape[1] - 1, -1, -1)
     return torch.bincount(
         (tokens.cpu() * place).sum(dim=1), minlength=num_symbols ** tokens.shape[1]
@@ -35,7 +35,7 @@ def count_states(tokens: Tensor, num_symbols: int) -> Tensor:
 
 
 def product_law(probs: Tensor) -> Tensor:
-    """Law over sequences with independent positions, [N, L, K] -> [N, K ** L], C order."""
+    """Return the law of sequences of independent positions, [N, L, K] -> [N, K ** L], C order."""
     law = probs[:, 0]
     for i in range(1, probs.shape[1]):
         law = (law.unsqueeze(2) * probs[:, i].unsqueeze(1)).flatten(1)
@@ -50,7 +50,7 @@ def exact_chain_law(
     vocab_size: int,
     start: Tensor | None = None,
 ) -> Tensor:
-    """Law of the state after `steps` steps, each of which draws all positions independently.
+    """Compute the law of the state after `steps` steps that draw all positions independently.
 
         law_{k+1}(y) = sum_x law_k(x) prod_i step_probs(x, k)[i, y_i]
 
@@ -99,7 +99,7 @@ def final_draw(
     vocab_size: int,
     greedy: bool = False,
 ) -> Tensor:
-    """Law of the sequence after every masked position is drawn independently from its posterior.
+    """Compute the law of the sequence after each mask is drawn independently from its posterior.
 
     Args:
         law: law of the canvas, [V ** L], the mask being the last symbol, V - 1 = S.
@@ -124,12 +124,12 @@ def final_draw(
 
 
 def tv(p: Tensor, q: Tensor) -> float:
-    """Total variation distance, half the sum of |p - q|, in [0, 1] for laws."""
+    """Return the total variation distance, half the sum of |p - q|, in [0, 1] for laws."""
     return float((p.double() - q.double()).abs().sum() / 2)
 
 
 class ChiSquare(NamedTuple):
-    """Pearson's statistic, its degrees of freedom, and the chance of a larger statistic."""
+    """Holds Pearson's statistic, its degrees of freedom, and the probability of a larger one."""
 
     stat: float
     dof: int
@@ -137,7 +137,7 @@ class ChiSquare(NamedTuple):
 
 
 def chi_square(counts: Tensor, probs: Tensor, *, min_expected: float = 5.0) -> ChiSquare:
-    """Pearson's goodness-of-fit test of counts against a law, with small cells pooled.
+    """Test counts against a law by Pearson's goodness of fit, with small cells pooled.
 
         stat = sum (count - expected)^2 / expected,   p = Q(dof / 2, stat / 2)
 

@@ -32,7 +32,7 @@ _LOADERS = {
 
 
 class _Counted(NamedTuple):
-    """What has been counted; counts and rows are saved together, so they cannot disagree."""
+    """Holds what has been counted; counts and rows are saved together, so they cannot disagree."""
 
     counts: Tensor  # int64 [V]
     rows: int
@@ -50,7 +50,7 @@ class _Job:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What is stored with the counts and compared on resuming."""
+        """Return the settings that are stored with the counts and compared on resuming."""
         return {
             "columns": list(self.columns),
             "tokenizer": str(
@@ -200,7 +200,7 @@ def _remaining(corpus: Iterable[Row], job: _Job, done: _Counted, path: Path) -> 
 
 
 def _resume(job: _Job, path: Path) -> _Counted:
-    """What the output file holds, or nothing."""
+    """Read what the output file holds, or nothing."""
     empty = torch.zeros(job.vocab_size, dtype=torch.int64)
     if not path.exists():
         return _Counted(empty, 0, "", False)

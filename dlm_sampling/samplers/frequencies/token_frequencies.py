@@ -125,7 +125,7 @@ class TokenFrequencies:
 
 
 FrequencySource = TokenFrequencies | Mapping[str, Any] | str | os.PathLike[str] | None
-"""What a sampler takes for its background frequencies; see `read_frequencies`."""
+"""The forms in which a sampler takes background frequencies; see `read_frequencies`."""
 
 
 def log_content(

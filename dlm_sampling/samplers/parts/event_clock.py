@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dlm_sampling.samplers.base import Solver
 from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_noise_removal, check_t_end
-from dlm_sampling.samplers.parts.kept_laws import merge
-from dlm_sampling.samplers.parts.table_step import denoise, written
+from dlm_sampling.samplers.parts.kept_laws import merge_draws
+from dlm_sampling.samplers.parts.table_step import draw_clean, write_draws
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import (
     Canvas,
@@ -94,7 +94,9 @@ class EventSampler(Solver[EventState]):
         """
         if bool(now.ending.any()):
             left = canvas.eligible & now.ending.unsqueeze(1)
-            final = denoise(now.process, now.prediction, left, rng, now.alpha, self.noise_removal)
-            where, draw = where | left, merge(left, final, draw)
-        step = written(canvas, draw, where, now.ending)
+            final = draw_clean(
+                now.process, now.prediction, left, rng, now.alpha, self.noise_removal
+            )
+            where, draw = where | left, merge_draws(left, final, draw)
+        step = write_draws(canvas, draw, where, now.ending)
         return EventState(s, now.ending | ~(step.unknown & canvas.editable).any(1)), step

@@ -18,8 +18,13 @@ from torch import Tensor
 from dlm_sampling.ops import Stream, any_or_assume
 from dlm_sampling.samplers.base import Solver, reveal, unmask_probs
 from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_noise_removal, check_t_end
-from dlm_sampling.samplers.parts.kept_laws import merge
-from dlm_sampling.samplers.parts.table_step import denoise, process_of, where_unknown, written
+from dlm_sampling.samplers.parts.kept_laws import merge_draws
+from dlm_sampling.samplers.parts.table_step import (
+    draw_clean,
+    process_of,
+    where_unknown,
+    write_draws,
+)
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time
 from dlm_sampling.types import (
     Canvas,
@@ -155,9 +160,9 @@ class GridSampler(Solver[None]):
         reads = self.reads(process)
         moved = prediction.draw_by(rule, moving, rng, alpha=alpha, reads=reads)
         if not any_or_assume(last):
-            return written(canvas, moved, moving, last)
+            return write_draws(canvas, moved, moving, last)
         final = self.remove_noise(process, prediction, ending, rng, alpha)
-        return written(canvas, merge(ending, final, moved), canvas.editable, last)
+        return write_draws(canvas, merge_draws(ending, final, moved), canvas.editable, last)
 
     def remove_noise(
         self,
@@ -168,7 +173,7 @@ class GridSampler(Solver[None]):
         alpha: Tensor,
     ) -> Draw:
         """Draw the last step without a mask at `where` (bool [B, L]); alpha float64 [B]."""
-        return denoise(process, prediction, where, rng, alpha, self.noise_removal)
+        return draw_clean(process, prediction, where, rng, alpha, self.noise_removal)
 
     def levels(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha_t and alpha_s."""

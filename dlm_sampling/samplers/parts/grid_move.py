@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream, any_or_assume
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
-from dlm_sampling.samplers.parts.kept_laws import merge
+from dlm_sampling.samplers.parts.kept_laws import merge_draws
 from dlm_sampling.samplers.parts.remasking import reveal_and_remask
-from dlm_sampling.samplers.parts.table_step import denoise, written
+from dlm_sampling.samplers.parts.table_step import draw_clean, write_draws
 from dlm_sampling.types import Canvas, Draw, Prediction, Process, RandomSource, Step
 
 
@@ -56,7 +56,7 @@ def move_masks(
     return reveal_and_remask(canvas, where, remask, prediction.draw(where, rng, greedy=greedy))
 
 
-def settle(
+def finish_step(
     canvas: Canvas,
     moved: Draw,
     prediction: Prediction,
@@ -79,7 +79,7 @@ def settle(
         noise_removal: "sample", or "argmax" of the posterior.
     """
     if not any_or_assume(last):
-        return written(canvas, moved, canvas.editable, last)
+        return write_draws(canvas, moved, canvas.editable, last)
     ending = last.unsqueeze(1) & canvas.editable
-    final = denoise(process, prediction, ending, rng, alpha, noise_removal)
-    return written(canvas, merge(ending, final, moved), canvas.editable, last)
+    final = draw_clean(process, prediction, ending, rng, alpha, noise_removal)
+    return write_draws(canvas, merge_draws(ending, final, moved), canvas.editable, last)

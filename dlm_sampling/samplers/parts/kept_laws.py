@@ -96,7 +96,7 @@ def unpack(packed: Tensor, group: Tensor, where: Tensor) -> Tensor:
     return packed[where.nonzero(as_tuple=True)[0], _rank(group)[where]]
 
 
-def merge(where: Tensor, chosen: Draw, other: Draw) -> Draw:
+def merge_draws(where: Tensor, chosen: Draw, other: Draw) -> Draw:
     """Return the draws of `chosen` at `where` (bool [B, L]), those of `other` elsewhere."""
     both = zip(DrawRecord.of(chosen), DrawRecord.of(other), strict=True)
     return DrawRecord(*(torch.where(where, c, o.to(c.dtype)) for c, o in both))

@@ -66,13 +66,13 @@ class LevelState(NamedTuple):
     drawn: Tensor  # bool [B, L], positions that have been drawn since the canvas was pure noise
 
 
-def no_level(canvas: Canvas) -> LevelState:
+def pure_noise(canvas: Canvas) -> LevelState:
     """Return the state of pure noise."""
     level = torch.zeros_like(canvas.start, dtype=torch.float64)
     return LevelState(level, torch.zeros_like(canvas.editable))
 
 
-def entered(state: LevelState, clock: Clock) -> LevelState:
+def restart_level(state: LevelState, clock: Clock) -> LevelState:
     """Return the state with rows that enter a block at pure noise."""
     fresh = clock.step == 0
     return LevelState(state.level.masked_fill(fresh, 0.0), state.drawn & ~fresh.unsqueeze(1))

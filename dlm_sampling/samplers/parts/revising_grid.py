@@ -16,7 +16,7 @@ from torch import Tensor
 from dlm_sampling.processes.tables import one_hot
 from dlm_sampling.samplers.base import Solver
 from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_noise_removal
-from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove, move_masks, settle
+from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove, finish_step, move_masks
 from dlm_sampling.samplers.parts.table_step import process_of
 from dlm_sampling.schedules import LINEAR, Schedule, grid_time
 from dlm_sampling.types import (
@@ -115,4 +115,4 @@ class RevisingGrid(Solver[None]):
 
         moving = canvas.editable & ~last.unsqueeze(1)
         moved = prediction.draw_by(rule, moving, rng, alpha=alpha, reads=self.reads(process))
-        return None, settle(canvas, moved, prediction, process, rng, alpha, last, removal)
+        return None, finish_step(canvas, moved, prediction, process, rng, alpha, last, removal)

@@ -39,7 +39,7 @@ def where_unknown(canvas: Canvas, law: Tensor) -> Tensor:
     return law.where(canvas.eligible.unsqueeze(-1), one_hot(canvas.tokens, law))
 
 
-def written(canvas: Canvas, draw: Draw, where: Tensor, last: Tensor) -> Step:
+def write_draws(canvas: Canvas, draw: Draw, where: Tensor, last: Tensor) -> Step:
     """Write the draws at `where` (bool [B, L]); rows of `last` (bool [B]) have no noise left."""
     tokens = torch.where(where, draw.token, canvas.tokens)
     noisy = canvas.editable & ~last.unsqueeze(1)
@@ -53,7 +53,7 @@ def written(canvas: Canvas, draw: Draw, where: Tensor, last: Tensor) -> Step:
     )
 
 
-def denoise(
+def draw_clean(
     process: Process,
     prediction: Prediction,
     where: Tensor,

@@ -22,8 +22,8 @@ from dlm_sampling.ops import Stream
 from dlm_sampling.processes.jumps import last_event_law
 from dlm_sampling.samplers.base import Solver, reveal
 from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_noise_removal, check_t_end
-from dlm_sampling.samplers.parts.kept_laws import merge, pack, pack_table, unpack
-from dlm_sampling.samplers.parts.table_step import denoise, written
+from dlm_sampling.samplers.parts.kept_laws import merge_draws, pack, pack_table, unpack
+from dlm_sampling.samplers.parts.table_step import draw_clean, write_draws
 from dlm_sampling.schedules import (
     LINEAR,
     Schedule,
@@ -178,7 +178,7 @@ class TwoStage(Solver[StageState]):
         jumping = state.candidates & canvas.eligible & second.unsqueeze(1)
         if bool(jumping.any()):
             accepted, jumps = self.jump(state, jumping, canvas, interval, prediction, rng)
-            wrote, draw = wrote | accepted, merge(accepted, jumps, draw)
+            wrote, draw = wrote | accepted, merge_draws(accepted, jumps, draw)
         following = StageState(star, candidates, pack(prediction, candidates))
         return following, reveal(canvas, wrote, draw)
 
@@ -222,11 +222,11 @@ class TwoStage(Solver[StageState]):
         draw = prediction.draw_table(last_event_law(mixed, start, window[row]), moving, rng)
         star = torch.where(first, draw.token, canvas.tokens)
         if bool(removal.any()):
-            final = denoise(process, prediction, ending, rng, alpha, self.noise_removal)
-            draw = merge(ending, final, draw)
+            final = draw_clean(process, prediction, ending, rng, alpha, self.noise_removal)
+            draw = merge_draws(ending, final, draw)
         kept = moving & (rows | (not self.restarts)) | ending
         following = StageState(star, first, pack_table(rates[~at_end], first))
-        return following, written(canvas, draw, kept, removal)
+        return following, write_draws(canvas, draw, kept, removal)
 
     def interval_of_noise(self, t: Tensor, s: Tensor) -> StageInterval:
         """Return the interval from t to s without a mask; its rates are in the table."""
