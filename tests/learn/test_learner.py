@@ -27,6 +27,7 @@ from dlm_sampling.samplers import (
 )
 from dlm_sampling.schedules import Cosine, HalfCosine, LogLinear, reverse_rate
 from dlm_sampling.testing import EnumerableDenoiser, exact_chain_law, final_draw, tv
+from dlm_sampling.types import Pass
 from tests.parity.laws import mask_canvas
 from tests.samplers.worlds import LENGTH, SYMBOLS, noisy, world
 
@@ -179,9 +180,9 @@ def test_one_forward_pass_answers_student_and_teacher(monkeypatch: pytest.Monkey
     toy = world()
     forward = toy.forward
 
-    def counted(input_ids: Tensor, *rest: Any) -> Any:
-        passes.append(len(input_ids))
-        return forward(input_ids, *rest)
+    def counted(inputs: Pass) -> Any:
+        passes.append(len(inputs.tokens))
+        return forward(inputs)
 
     monkeypatch.setattr(toy, "forward", counted)
     learned = learn(toy, LearnedEuler(), steps=4, teacher_steps=16, rows=5, rounds=1)
