@@ -262,10 +262,10 @@ class Predictor:
         denoiser, length = self.model.denoiser, inputs.tokens.shape[1]
         if horizon is not None:
             inputs = self.shapes.cut(inputs, horizon)
-        if inputs.attention is not None and not denoiser.honours_padding:
-            return self._by_span(inputs, length)
         if inputs.tokens.device != denoiser.device:
             inputs = inputs.to(denoiser.device)
+        if inputs.attention is not None and not denoiser.honours_padding:
+            return self._by_span(inputs, length)
         width = inputs.tokens.shape[1]
         if inputs.carry is None or width == length:
             return denoiser.forward(inputs)
