@@ -1,1 +1,1 @@
-"""Runs a sampler over a batch of canvases: blocks, clocks, stopping, recorded steps."""
+"""Run a sampler over a batch of canvases: blocks, step counters, stopping, CUDA graphs."""

@@ -1,4 +1,4 @@
-"""Runs a large batch a part at a time, and puts the results together in order of the rows."""
+"""Run a large batch in parts of a few rows, and join the results in row order."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def run_parts(
     batch_size: int | None,
     callbacks: Sequence[StepCallback] = (),
 ) -> Iterator[tuple[int, SampleOutput]]:
-    """Run the rows in parts of `batch_size`, in order; yield each part's first row and results.
+    """Run the rows in parts of `batch_size`, in order; yield each part's first row and output.
 
     Args:
         denoiser: the model.
-        request: what is asked for.
+        request: the settings of the run.
         canvases: all rows.
-        batch_size: most rows at a time, or None for all together.
+        batch_size: maximum number of rows per part, or None for a single part.
         callbacks: called after each step, with row numbers of the whole batch.
 
     Raises:
-        TypeError: batch_size is no whole number.
+        TypeError: batch_size is not an integer.
         ValueError: batch_size < 1.
     """
     rows = len(canvases.tokens)
@@ -41,12 +41,12 @@ def run_parts(
         )
     for first in range(0, rows, size):
         part = canvases.part(first, first + size)
-        heard = [_relabel(callback, first) for callback in callbacks]
-        yield first, run_request(denoiser, request, part, heard)
+        relabelled = [_relabel(callback, first) for callback in callbacks]
+        yield first, run_request(denoiser, request, part, relabelled)
 
 
 def join(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -> SampleOutput:
-    """Put the parts of `run_parts` together, on the CPU."""
+    """Concatenate the outputs of `run_parts` into one output on the CPU."""
     outputs = [out for _, out in parts]
     return SampleOutput(
         torch.cat([out.tokens for out in outputs]).cpu(),
@@ -61,7 +61,7 @@ def join(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -> Sampl
 
 
 def _trajectory(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -> Trajectory | None:
-    """The steps of all parts, one part after the other; None if they were not kept."""
+    """Concatenate the trajectories of the parts; None if no part kept one."""
     kept = [(first, out.trajectory) for first, out in parts if out.trajectory is not None]
     if not kept:
         return None
@@ -75,7 +75,7 @@ def _trajectory(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -
 
 
 def _relabel(callback: StepCallback, first: int) -> StepCallback:
-    """Pass events on with the row numbers of the whole batch."""
+    """Return a callback that passes events on with the row numbers of the whole batch."""
 
     def listen(event: StepEvent) -> None:
         callback(replace(event, rows=event.rows + first))

@@ -1,4 +1,4 @@
-"""Blocks: the windows of a row that are written one after the other, and their steps."""
+"""Cut each row into blocks, which are written from left to right, and share out the steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from torch import Tensor
 
 
 class BlockPlan(NamedTuple):
-    """Windows and steps of every row; a row uses its first `number` entries."""
+    """Hold the blocks of every row and their planned steps.
+
+    K is the largest number of blocks of a row; a row uses its first `number` entries.
+    """
 
     start: Tensor  # int64 [B, K], first column of each block
     stop: Tensor  # int64 [B, K], one past its last column
@@ -27,19 +30,18 @@ def plan_blocks(
 ) -> BlockPlan:
     """Cut the editable span of each row into blocks of `block_length` columns.
 
-    The last block may be shorter.  The planned steps are shared in proportion to the editable
-    positions of the blocks, at least one each: block k gets
-    floor(S c_{k+1} / N) - floor(S c_k / N), c the running count; equal blocks of a divisible S get
-    S / K each, LLaDA's rule.
+    The last block may be shorter.  Of S planned steps and N editable positions, block k gets
+    floor(S c_{k+1} / N) - floor(S c_k / N) steps, but at least one; c_k counts the editable
+    positions before block k.  If K equal blocks divide S, each gets S / K, which is LLaDA's rule.
 
     Args:
         editable: bool [B, L].
         block_length: columns per block, or None for one block.
         steps: steps over all blocks of a row, or None for one step per editable position.
-        origin: int64 [B], first real column of each row: blocks are then aligned to multiples of
-            block_length from there, prompt included (SDAR, LLaDA2); None counts from the first
-            editable column.
-        steps_per_block: steps of every block, whatever its size; replaces `steps`.
+        origin: int64 [B], column of each row's first token after padding; block boundaries are then
+            multiples of block_length from that column, prompt included (SDAR, LLaDA2).  None:
+            blocks start at the first editable column.
+        steps_per_block: steps of every block, of any size; replaces `steps`.
 
     Raises:
         ValueError: block_length, steps or steps_per_block below 1.
@@ -69,7 +71,7 @@ def plan_blocks(
     stop = torch.minimum(start + length.unsqueeze(1), (first + width).unsqueeze(1))
     done = torch.nn.functional.pad(
         editable.long().cumsum(1), (1, 0)
-    )  # editable columns left of a column
+    )  # editable positions left of each column
     before, after = _at(done, start), _at(done, stop)
     total = done[:, -1:]
     planned = total if steps is None else torch.full_like(total, steps)
@@ -88,10 +90,12 @@ def plan_blocks(
 
 
 def check_canvas(canvas_length: int, block_length: int | None, align_blocks: bool) -> None:
-    """Refuse another grid than that of a network that writes the last `canvas_length` columns.
+    """Check that the block settings suit a network that only writes whole canvases.
+
+    Such a network predicts the last `canvas_length` columns of its input.
 
     Raises:
-        ValueError: another block length, or blocks aligned with the row's first token.
+        ValueError: `block_length` differs from `canvas_length`, or `align_blocks` is set.
     """
     if block_length not in (None, canvas_length):
         raise ValueError(
@@ -106,10 +110,10 @@ def check_canvas(canvas_length: int, block_length: int | None, align_blocks: boo
 
 
 def check_whole(plan: BlockPlan, canvas_length: int) -> None:
-    """Refuse rows that do not end with a canvas, see `check_canvas`.
+    """Check that every block of every row is a whole canvas; see `check_canvas`.
 
     Raises:
-        ValueError: a block is shorter.
+        ValueError: a block is not `canvas_length` columns wide.
     """
     used = torch.arange(plan.start.shape[1], device=plan.start.device) < plan.number.unsqueeze(1)
     short = ((plan.stop - plan.start != canvas_length) & used).any(1)
@@ -123,12 +127,12 @@ def check_whole(plan: BlockPlan, canvas_length: int) -> None:
 
 
 def _span(editable: Tensor) -> tuple[Tensor, Tensor]:
-    """First editable column and width of the editable span of each row, int64 [B]; 0 if none."""
+    """Return first column and width of each row's editable span, int64 [B] each."""
     first = editable.long().argmax(1)
     last = editable.shape[1] - 1 - editable.flip(1).long().argmax(1)
     return first, torch.where(editable.any(1), last - first + 1, 0)
 
 
 def _at(done: Tensor, column: Tensor) -> Tensor:
-    """Editable positions left of each column, int64 [B, K]."""
+    """Return the number of editable positions left of each column, int64 [B, K]."""
     return done.gather(1, column.clamp(0, done.shape[1] - 1))

@@ -1,4 +1,4 @@
-"""The canvases of a call, checked once and on the denoiser's device."""
+"""Check the canvases of a call once, and move them to the denoiser's device."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ def check_canvases(
     attention_mask: Tensor | None,
     seeds: Sequence[int],
 ) -> Canvases:
-    """Check the canvases, and move them to the denoiser's device.
+    """Check shapes, dtypes and token ids, and move the canvases to the denoiser's device.
 
     Args:
         denoiser: the model.
-        tokens: integers [B, L]; what stands at `editable` is not looked at.
+        tokens: integers [B, L]; values at editable positions are ignored.
         editable: bool [B, L].
         attention_mask: bool or 0 and 1 [B, L], or None for no padding.
         seeds: one per row.
 
     Raises:
-        ValueError: shapes do not fit, tokens are no integers, or a fixed one is no id of the model.
+        ValueError: shapes do not match, tokens are not integers, or a fixed token is outside the
+            vocabulary.
     """
     if tokens.ndim != 2 or editable.shape != tokens.shape:
         raise ValueError(
@@ -60,10 +61,10 @@ def check_canvases(
 
 
 def check_ids(denoiser: Denoiser, tokens: Tensor, where: Tensor) -> None:
-    """Refuse ids at `where` (bool [B, L]) that the model has no column for.
+    """Check that the tokens at `where` (bool [B, L]) are inside the model's vocabulary.
 
     Raises:
-        ValueError: there is one; the first is named.
+        ValueError: one is not; the message names the first.
     """
     bad = where & ((tokens < 0) | (tokens >= denoiser.vocab_size))
     if bool(bad.any()):

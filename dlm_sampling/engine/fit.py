@@ -1,4 +1,4 @@
-"""Refuses a sampler that was not made for the denoiser's noise."""
+"""Check that a sampler supports the noise process of the denoiser."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dlm_sampling.types import Process, Sampler
 
 
 def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) -> Process:
-    """The noise of the canvas; a sampler that was not made for the denoiser's noise is refused.
+    """Check sampler and denoiser against each other; return the noise process of the canvas.
 
     Raises:
-        ValueError: the noise does not fit, or guidance is asked for without a mask.
+        ValueError: the sampler does not support the denoiser's noise, or guidance is requested
+            from a denoiser without a mask id.
     """
     kind, name = denoiser.process.name, type(sampler).__name__
     process = sampler.canvas_process(denoiser.process)

@@ -1,4 +1,4 @@
-"""Records a step as a CUDA graph, and refuses what a graph cannot hold."""
+"""Record a step as a CUDA graph, and check beforehand that the step can be recorded."""
 
 from __future__ import annotations
 
@@ -16,21 +16,26 @@ from dlm_sampling.samplers.registry import available
 from dlm_sampling.types import TokenLaw
 
 Record = Callable[[Callable[[], None]], Callable[[], None]]
-"""Takes a step and returns what repeats it."""
+"""Takes the function of a step; returns a function that replays the recorded step."""
 
 
-_WARM_UP = 2  # steps before recording: libraries set themselves up, tables reach the device
+_WARM_UP = 2  # steps before recording, in which libraries initialise and tables reach the device
 
 
 class Watch:
-    """Reads flags `lag` steps late, so that reading them does not hold up the device."""
+    """Read boolean flags from the GPU `lag` steps late, so that the GPU need not wait for the host.
+
+    Args:
+        flags: bool [n], on the device; the recorded step writes them in place.
+        lag: number of steps between writing and reading; 0 synchronises every step.
+    """
 
     def __init__(self, flags: Tensor, lag: int) -> None:
         self.flags, self.lag = flags, lag
         self.sent: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
 
-    def look(self) -> list[bool]:
-        """The flags as they were `lag` calls ago; False before."""
+    def read(self) -> list[bool]:
+        """Return the flags of `lag` calls ago; False in the first `lag` calls."""
         there, event = self.flags, None
         here = torch.empty(there.shape, dtype=there.dtype, pin_memory=there.is_cuda)
         here.copy_(there, non_blocking=True)
@@ -47,10 +52,13 @@ class Watch:
 
 
 def record(step: Callable[[], None]) -> Callable[[], None]:
-    """Record a step over fixed tensors as a CUDA graph; what it changed must be put back.
+    """Record a step as a CUDA graph and return a function that replays it.
+
+    The step must read and write tensors of fixed address.  It runs a few times while it is
+    recorded: the caller restores the tensors that it changed.
 
     Raises:
-        RuntimeError: the step asks the host something, or uses memory in a way that cannot be
+        RuntimeError: the step synchronises with the host, or uses memory in a way that cannot be
             recorded.
     """
     aside = torch.cuda.Stream()
@@ -72,10 +80,11 @@ def record(step: Callable[[], None]) -> Callable[[], None]:
 
 
 def check_capture(denoiser: Denoiser, request: Request, canvases: Canvases) -> None:
-    """Refuse what a graph cannot hold.
+    """Check that sampler, denoiser and canvases allow a recorded step.
 
     Raises:
-        ValueError: see `recorded.run_recorded`.
+        ValueError: the sampler decides on the host, the denoiser carries a state or chooses shapes
+            by values, or rows need padding and the denoiser takes no attention mask.
     """
     kind, sampler = denoiser.process.name, request.sampler
     if kind not in sampler.recorded_on:
@@ -103,12 +112,12 @@ def check_capture(denoiser: Denoiser, request: Request, canvases: Canvases) -> N
 
 
 def check_device(device: torch.device, law: TokenLaw) -> None:
-    """Refuse where nothing can be recorded.
+    """Check that the device can record a step.
 
     Raises:
-        ValueError: no GPU.
-        RuntimeError: the law has filters and the kernels cannot run; torch's filters wait for the
-            device.
+        ValueError: the device is not a GPU.
+        RuntimeError: the law has filters and the Triton kernels cannot run; the torch filters
+            synchronise with the host.
     """
     if device.type != "cuda":
         raise ValueError(

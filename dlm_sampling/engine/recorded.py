@@ -1,12 +1,12 @@
-"""Drives a run whose step is recorded once as a CUDA graph and then replayed.
+"""Run all steps by recording one step as a CUDA graph and replaying it.
 
-Every row takes part in every step, in tensors of fixed shape; rows that are done change no more.
-The host enqueues the next step before it reads what became of the last one, so that the device
-need not wait for it.  What a graph cannot hold happens between replays: the argmax at positions
-that a finished schedule left unknown, and the events for callbacks.
+Every batch row takes part in every step, in tensors of fixed shape; rows that are done no longer
+change.  The host enqueues the next step before it reads the flags of the last one, so that the GPU
+does not wait for the host.  Two things happen between replays, outside of the graph: the argmax at
+positions that a finished schedule left unknown, and the events for callbacks.
 
-No GPU has run this yet: the tests put something in the place of the graph that only repeats the
-step, and refuses what a graph cannot hold.
+No GPU has run this module yet: the tests replace the graph by a stand-in that repeats the step and
+refuses operations that a graph cannot record.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dlm_sampling.types.rows import copy_rows, row_tensors, where_rows
 
 
 class Shown(NamedTuple):
-    """What a listener is told of the last step; all [B, L]."""
+    """Hold the statistics of the last step for its event; all [B, L], in nats."""
 
     logprob: Tensor
     log_confidence: Tensor
@@ -39,18 +39,18 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Buffers:
-    """The tensors that a recorded step reads and writes in place; all have leading dimension B.
+    """Hold the tensors that a recorded step reads and writes in place; each has B rows.
 
     Fields:
         state: the rows.
-        done: bool [B], rows that change no more.
-        waiting: bool [B], rows whose block is over with something unknown, to be filled outside of
-            the graph.
-        lawless: bool [B], rows whose logits defined no law.
-        frozen: bool [B], rows that write nothing for too long.
+        done: bool [B], rows that no longer change.
+        waiting: bool [B], rows whose block is over with unknown positions left, which are filled
+            outside of the graph.
+        lawless: bool [B], rows whose logits were not finite or banned every token.
+        frozen: bool [B], rows whose adaptive sampler exceeded its limit of steps in one block.
         ended: bool [B], rows that met a stop token.
-        steps: int64 [B], loop steps.
-        shown: what listeners are told, or None.
+        steps: int64 [B], loop steps of the row.
+        shown: statistics of the last step, or None without listeners.
     """
 
     state: RunState
@@ -64,42 +64,42 @@ class Buffers:
 
     @classmethod
     def of(cls, run: Run, state: RunState, shown: bool) -> Buffers:
-        """The rows before the first step."""
+        """Allocate the buffers and fill them with the state before the first step."""
         done = run.plan.number == 0
-        nobody = torch.zeros_like(done)
+        none = torch.zeros_like(done)
         blank = torch.zeros_like(state.logprob)
         return copy_rows(
             cls(
-                state, done, nobody, nobody, nobody, nobody, torch.zeros_like(state.rows),
+                state, done, none, none, none, none, torch.zeros_like(state.rows),
                 Shown(blank, blank, blank) if shown else None,
             )
         )  # fmt: skip
 
     def take(self, new: Buffers) -> None:
-        """Write the values of `new` into these tensors."""
+        """Copy the values of `new` into these tensors."""
         for there, value in zip(row_tensors(self), row_tensors(new), strict=True):
             if there is not value:
                 there.copy_(value)
 
 
 def run_recorded(run: Run, state: RunState, listeners: Listeners, record: Record) -> SampleOutput:
-    """Record a step of all rows, and replay it until every row is done.
+    """Record a step of all batch rows, and replay it until every row is done.
 
     Args:
-        run: what holds for all steps.
-        state: the rows before the first step.
-        listeners: who is told of each step.
-        record: makes the CUDA graph; a test on a CPU passes something that only repeats the step.
+        run: the settings that all steps share.
+        state: the state of all batch rows before the first step.
+        listeners: the receivers of step events.
+        record: makes the CUDA graph; a test on a CPU passes a stand-in that repeats the step.
 
     Raises:
-        ValueError: logits define no law.
+        ValueError: logits are NaN or +inf, or ban every token.
         RuntimeError: the step cannot be recorded, or a row never ends.
     """
     return Recorded(run, state, listeners, record).finish()
 
 
 class Recorded:
-    """A run of all rows to the end, step by recorded step; see `run_recorded`."""
+    """Drive a run with a recorded step; see `run_recorded`."""
 
     def __init__(self, run: Run, state: RunState, listeners: Listeners, record: Record) -> None:
         self.run, self.listeners, self.record = run, listeners, record
@@ -109,7 +109,7 @@ class Recorded:
         self.iteration = 0
 
     def columns(self, state: RunState) -> Tensor:
-        """Columns of each row's block, int64 [B, W]; all of them where one block is the canvas."""
+        """Return the columns of each row's block, int64 [B, W]; all columns if W is the canvas."""
         found = self.run.columns(state)
         if found is not None:
             return found
@@ -117,7 +117,7 @@ class Recorded:
         return torch.arange(length, device=state.tokens.device).expand(len(state), length)
 
     def tick(self) -> None:
-        """Take one step of all rows that are not done and do not wait, on the device alone."""
+        """Take one step of all rows that are neither done nor waiting, without synchronising."""
         run, old = self.run, self.buffers
         live = ~(old.done | old.waiting)
         lawless = old.lawless.clone()
@@ -135,25 +135,25 @@ class Recorded:
             frozen=old.frozen | (live & stuck),
             shown=None if old.shown is None else _shown(moved.step, moved.canvas.editable),
         )
-        old.take(self.concluded(new, state, moved.over, live & ~left))
+        old.take(self.completed(new, state, moved.over, live & ~left))
         failed = (old.lawless | old.frozen).any()
         self.flags.copy_(torch.stack([old.done.all(), old.waiting.any(), failed]))
 
-    def concluded(
+    def completed(
         self, buffers: Buffers, state: RunState, over: Tensor, counted: Tensor
     ) -> Buffers:
-        """End a step.
+        """Return the buffers after a step: counters, block ends and finished rows updated.
 
         Args:
-            buffers: everything but the rows.
-            state: the rows as the sampler left them.
+            buffers: the buffers; their `state` is replaced.
+            state: the state that the sampler's step gave.
             over: bool [B], rows whose block ended.
             counted: bool [B], rows for which the step is complete.
         """
         ended, done = self.run.endings(state, over)
         return replace(
             buffers,
-            state=where_rows(counted, self.run.turn(state, over), state),
+            state=where_rows(counted, self.run.advance_clock(state, over), state),
             done=buffers.done | (counted & done),
             ended=buffers.ended | (counted & ended),
             steps=buffers.steps + counted,
@@ -163,18 +163,18 @@ class Recorded:
         """Record the step, then replay it until every row is done."""
         buffers, counts = self.buffers, self.run.model.counts
         over = bool(buffers.done.all())
-        replay = self.recorded() if not over else self.tick
+        replay = self.record_tick() if not over else self.tick
         watch = Watch(self.flags, lag=0 if self.listeners else 1)
         while not over:
             event = self.event() if self.listeners else None
             replay()
-            over, waiting, failed = watch.look()
+            over, waiting, failed = watch.read()
             if failed:
                 raise self.failure()
             if waiting:
-                self.settle()
+                self.fill_unwritten()
             if event is not None:
-                self.tell(event)
+                self.emit(event)
                 over = bool(buffers.done.all())
             self.iteration += 1
         state = buffers.state
@@ -184,8 +184,8 @@ class Recorded:
             buffers.steps, self.run.seeds, buffers.ended, self.listeners.trajectory,
         )  # fmt: skip
 
-    def recorded(self) -> Callable[[], None]:
-        """What repeats the step; recording it leaves no trace in the rows and counts."""
+    def record_tick(self) -> Callable[[], None]:
+        """Record `tick`; return the replay function, with buffers and counts restored."""
         written: tuple[Any, ...] = (self.buffers, self.flags, self.run.model.counts)
         kept = copy_rows(written)
         replay = self.record(self.tick)
@@ -193,8 +193,8 @@ class Recorded:
             there.copy_(value)
         return replay
 
-    def settle(self) -> None:
-        """Fill what finished schedules left unknown, outside of the graph, and end those blocks."""
+    def fill_unwritten(self) -> None:
+        """Fill the unknown positions of waiting rows outside of the graph, and end their blocks."""
         run, old = self.run, self.buffers
         rows = old.waiting.clone()
         state, filled = run.fill(
@@ -210,10 +210,10 @@ class Recorded:
                 torch.where(late, draw.entropy, shown.entropy),
             )
         new = replace(old, waiting=old.waiting & ~rows, shown=shown)
-        old.take(self.concluded(new, where_rows(rows, state, old.state), rows, rows))
+        old.take(self.completed(new, where_rows(rows, state, old.state), rows, rows))
 
     def event(self) -> StepEvent:
-        """The rows that the next step moves, and how they stand before it."""
+        """Return an event of the rows not yet done, with the values before the next step."""
         buffers, counts = self.buffers, self.run.model.counts
         rows = (~buffers.done).nonzero().squeeze(1)
         state = buffers.state
@@ -225,8 +225,8 @@ class Recorded:
             state.window.stop[rows] if self.run.request.blocks.causal else None,
         )  # fmt: skip
 
-    def tell(self, event: StepEvent) -> None:
-        """Complete the event after its step, and pass it on."""
+    def emit(self, event: StepEvent) -> None:
+        """Complete the event with the values after its step, and pass it to the listeners."""
         rows, before, buffers = event.rows, event.before, self.buffers
         counts, shown = self.run.model.counts, self.buffers.shown
         assert shown is not None
@@ -236,13 +236,13 @@ class Recorded:
             event, tokens=tokens, unknown=unknown, nfe=nfe, forwarded=nfe > event.nfe,
             written=(tokens != before) | (event.unknown & ~unknown), logprob=shown.logprob[rows],
             log_confidence=shown.log_confidence[rows], entropy=shown.entropy[rows],
-            final=buffers.done[rows], time=counts.told[rows],
+            final=buffers.done[rows], time=counts.model_time[rows],
         )  # fmt: skip
         for listener in self.listeners.all:
             listener(event)
 
     def failure(self) -> Exception:
-        """The error for rows that cannot go on."""
+        """Return the error for rows that are frozen or whose logits define no law."""
         buffers = self.buffers
         if bool(buffers.frozen.any()):
             return self.run.endless(buffers.state.tokens.shape[1])
@@ -254,7 +254,7 @@ class Recorded:
 
 
 def _shown(step: Step, editable: Tensor) -> Shown:
-    """What listeners will be told of a step; `editable` bool [B, L] is its block."""
+    """Return the statistics of a step; `editable` (bool [B, L]) marks its block."""
     blank, draw = torch.zeros_like(step.logprob), step.draw
     return Shown(
         step.logprob.masked_fill(~editable, 0.0),

@@ -1,8 +1,9 @@
-"""Moves the rows of a run by one step: the rules that every driver of the loop shares.
+"""Advance the active rows by one step: the rules that both drivers of the loop share.
 
-Blocks, per-row clocks, stopping and end-of-text live here; a sampler knows none of it.  Nothing
-here changes a state: each function takes a `RunState` and returns the next one.  `stepwise` calls
-them on the rows that are left, `recorded` records them once for all rows.
+Blocks, per-row step counters, stopping and end-of-text live here; a sampler knows none of them.
+Every function takes a `RunState` and returns the next one; none changes a state in place.
+`stepwise` calls these functions on the active rows, `recorded` records them once for all batch
+rows.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ UNLIMITED = 2**62
 
 @dataclass(frozen=True)
 class Moved:
-    """A step that the sampler has taken.
+    """Hold the result of one sampler step.
 
     Fields:
-        state: the rows after it; block and step are still those of the step.
-        canvas: what the sampler saw.
-        step: what it returned.
+        state: the state after the step; its block and step counters are not advanced yet.
+        canvas: the canvas that the sampler received.
+        step: the `Step` that the sampler returned.
         over: bool [A], rows whose block this step ended.
     """
 
@@ -48,21 +49,22 @@ class Moved:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run fixes for all of its steps.
+    """Hold the settings that all steps of a run share.
 
     Fields:
-        request: what was asked for.
+        request: the request that the run was made from.
         sampler: the sampler.
-        whole_schedule: whether a block with a schedule is over only when its schedule is.
-        process: the noise of the canvas.
+        whole_schedule: whether a block with planned steps runs all of them, even if every position
+            is written earlier.
+        process: the noise process of the canvas.
         plan: the blocks of every row of the batch.
         limits: int64 [B, K], loop steps of every block; `UNLIMITED` where the sampler is adaptive.
-        adaptive: whether there is such a block.
-        width: most columns of a block.
+        adaptive: whether any block has the limit `UNLIMITED`.
+        width: number of columns of the widest block.
         model: the denoiser, the token law, guidance, and the counts of passes.
         stops: int64 [k], ids that end a row.
         seeds: one seed per row of the batch.
-        filler: id that takes the place of what an ended row had not written.
+        filler: id written at the unknown positions of a row that ended at a stop token.
     """
 
     request: Request
@@ -80,7 +82,7 @@ class Run:
 
     @classmethod
     def of(cls, denoiser: Denoiser, request: Request, canvases: Canvases, plan: BlockPlan) -> Run:
-        """Check that sampler and denoiser fit, and work out what holds for the whole run."""
+        """Check that sampler and denoiser fit, and derive the settings of the run."""
         sampler, device = request.sampler, canvases.tokens.device
         process = check_fit(denoiser, sampler, request.guidance_scale)
         law = sampler.law if request.law is None else request.law
@@ -110,7 +112,7 @@ class Run:
         )
 
     def begin(self, canvases: Canvases) -> RunState:
-        """All rows before the first step, noise at what is to be written."""
+        """Return the state of all batch rows before the first step, noise at editable positions."""
         device, editable = canvases.tokens.device, canvases.editable
         rows = torch.arange(len(editable), device=device)
         zero = torch.zeros_like(rows)
@@ -135,7 +137,7 @@ class Run:
         return replace(state, sampler=self.sampler.init(self.canvas(state)))
 
     def window(self, rows: Tensor, block: Tensor, editable: Tensor) -> BlockWindow:
-        """The blocks `block` (int64 [A]) of `rows` (int64 [A]), whose positions are `editable`."""
+        """Return block number `block` (int64 [A]) of each row in `rows` (int64 [A])."""
         plan, at = self.plan, block.clamp(max=self.plan.start.shape[1] - 1)
         start, stop, steps = plan.start[rows, at], plan.stop[rows, at], plan.steps[rows, at]
         column = torch.arange(editable.shape[1], device=editable.device)
@@ -143,16 +145,18 @@ class Run:
         return BlockWindow(start, stop, steps, self.limits[rows, at], editable & inside)
 
     def canvas(self, state: RunState) -> Canvas:
-        """What the sampler sees: only the current block is editable."""
+        """Return the canvas for the sampler: only the current block is editable."""
         window = state.window
         return Canvas(
             state.tokens, state.unknown, window.editable, window.start, self.process.mask_token_id
         )
 
     def columns(self, state: RunState) -> Tensor | None:
-        """Columns of each row's block, and the next ones where it is narrower, int64 [A, W].
+        """Return the W columns from the start of each row's block, int64 [A, W].
 
-        None where that is every column, or where the sampler reads beyond its block.
+        W is the width of the widest block; narrower blocks are followed by further columns, and
+        column numbers wrap around.  None if W is the whole canvas or the sampler reads beyond its
+        block.
         """
         length = state.tokens.shape[1]
         if self.width >= length or self.sampler.looks_ahead:
@@ -161,7 +165,7 @@ class Run:
         return (state.window.start.unsqueeze(1) + column) % length
 
     def predictor(self, state: RunState, padded: bool, shapes: Shapes = FREE) -> Predictor:
-        """The model as it is asked in this step; `padded`: whether any row has padding."""
+        """Return the predictor of this step; `padded` says whether any active row has padding."""
         return Predictor(
             self.model,
             state.rows,
@@ -174,21 +178,21 @@ class Run:
         )
 
     def move(self, state: RunState, predictor: Predictor, *, check: bool) -> Moved:
-        """Let the sampler take its step, and restore what it may not write.
+        """Call the sampler's step, and undo its changes outside of the current block.
 
-        With `check`, the types and shapes of what the sampler returns are checked.
+        With `check`, the types and shapes of the returned step are checked.
         """
         canvas = self.canvas(state)
         clock = Clock(state.step, state.window.steps)
         taken = self.sampler.step(state.sampler, canvas, clock, predictor, state.rng)
         if check:
             check_step(self.sampler, taken, canvas)
-        own, step = taken
-        state = replace(apply(state, canvas, step), sampler=own, carry=predictor.carries)
+        sampler_state, step = taken
+        state = replace(apply(state, canvas, step), sampler=sampler_state, carry=predictor.carries)
         return Moved(state, canvas, step, self.block_over(state, canvas, clock))
 
     def block_over(self, state: RunState, canvas: Canvas, clock: Clock) -> Tensor:
-        """Rows whose block ends with this step, bool [A]; by the sampler's own rule if any."""
+        """Return the rows whose block ends with this step, bool [A]; a sampler may add a rule."""
         limit = state.window.limit
         spent = state.step + 1 >= limit
         written = ~(state.unknown & canvas.editable).any(1)
@@ -201,14 +205,14 @@ class Run:
         return written | spent
 
     def stuck(self, moved: Moved) -> Tensor:
-        """Rows whose adaptive sampler writes nothing for too long, bool [A]."""
+        """Return the rows whose adaptive sampler took too many steps in one block, bool [A]."""
         state = moved.state
         bound = self.sampler.patience(state.tokens.shape[1])
         masked = (state.unknown & moved.canvas.editable).any(1)
         return (state.step > bound) & ~moved.over & masked & (state.window.limit == UNLIMITED)
 
     def endless(self, length: int) -> RuntimeError:
-        """The error for such rows of a canvas of `length`: they would never end."""
+        """Return the error for stuck rows of a canvas of `length` columns."""
         bound = self.sampler.patience(length)
         return RuntimeError(
             f"{type(self.sampler).__name__} made {bound} steps in one block without ending it: "
@@ -218,10 +222,10 @@ class Run:
     def fill(
         self, state: RunState, canvas: Canvas, rows: Tensor, predictor: Predictor
     ) -> tuple[RunState, Step]:
-        """Write the argmax at what a finished schedule left unknown: no mask survives a block.
+        """Write the argmax at positions that a finished schedule left unknown.
 
-        The prediction is lazy whatever the run: otherwise rows that need no fill would be charged a
-        forward pass and advance their carried state.
+        The prediction is always lazy: otherwise rows that need no fill would be charged a forward
+        pass and advance their carried state.  Returns the new state and the fill as a `Step`.
         """
         canvas = canvas._replace(tokens=state.tokens, unknown=state.unknown)
         where = canvas.eligible & rows.unsqueeze(1)
@@ -230,14 +234,15 @@ class Run:
         return replace(apply(state, canvas, filled), carry=predictor.carries), filled
 
     def endings(self, state: RunState, over: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows that stop at an end-of-text, and rows that are done, bool [A] each."""
+        """Return the rows that end at a stop token, and the rows that are done, bool [A] each."""
         ended = self.stopped(state, over)
         return ended, ended | (over & (state.block + 1 >= self.plan.number[state.rows]))
 
     def stopped(self, state: RunState, over: Tensor) -> Tensor:
-        """Rows that hold a stop token with nothing unknown to its left, bool [A].
+        """Return the rows with a stop token and no unknown position to its left, bool [A].
 
-        Samplers that revise may still change it, so there only a finished block counts.
+        A sampler that revises may still change the stop token until the block is over, so its rows
+        stop only with a finished block.
         """
         if not len(self.stops):
             return torch.zeros_like(over)
@@ -247,24 +252,27 @@ class Run:
         found = (is_stop & known_left).any(1) & state.may_stop
         return found & over if self.sampler.revises else found
 
-    def turn(self, state: RunState, over: Tensor) -> RunState:
-        """Count the step; rows of `over` (bool [A]) enter their next block."""
+    def advance_clock(self, state: RunState, over: Tensor) -> RunState:
+        """Advance the step counters; rows of `over` (bool [A]) enter their next block."""
         block = torch.where(over, state.block + 1, state.block)
         return replace(
-            self.count(state),
+            self.advance_step(state),
             block=block,
             step=torch.where(over, 0, state.step + 1),
             window=self.window(state.rows, block, state.editable),
             carry=tuple(carry.reset(over) for carry in state.carry),
         )
 
-    def count(self, state: RunState) -> RunState:
-        """Count the step of rows whose block goes on."""
+    def advance_step(self, state: RunState) -> RunState:
+        """Advance the step counters of rows that stay in their block."""
         return replace(state, step=state.step + 1, rng=state.rng.with_step(state.rng.step + 1))
 
 
-def seen_of(step: Step, filled: Step | None) -> tuple[Tensor | None, Tensor | None]:
-    """Log-confidence and entropy that a step and the filling after it read, [A, L] each."""
+def statistics_of(step: Step, filled: Step | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return log-confidence and entropy of a step and of the fill after it, [A, L] each.
+
+    Both are None if the step made no draw.
+    """
     if step.draw is None:
         return None, None
     confidence, entropy = step.draw.log_confidence, step.draw.entropy
@@ -278,7 +286,7 @@ def seen_of(step: Step, filled: Step | None) -> tuple[Tensor | None, Tensor | No
 
 
 def apply(state: RunState, canvas: Canvas, step: Step) -> RunState:
-    """Take over what the step wrote inside the block; everything else is restored."""
+    """Return the state with the step's changes inside the block; changes elsewhere are dropped."""
     changed = ((step.tokens != state.tokens) | (canvas.unknown & ~step.unknown)) & canvas.editable
     return replace(
         state,
@@ -289,7 +297,7 @@ def apply(state: RunState, canvas: Canvas, step: Step) -> RunState:
 
 
 def _step_limits(sampler: Sampler[Any], steps: Tensor) -> Tensor:
-    """The loop steps of every block, int64 [B, K]; very large where the sampler is adaptive."""
+    """Return the loop steps of every block, int64 [B, K]; `UNLIMITED` if adaptive."""
     limits = torch.empty_like(steps)
     for planned in cast("list[int]", steps.unique().tolist()):
         length = sampler.schedule_length(planned)

@@ -1,7 +1,7 @@
-"""`sample`: the low-level loop, from canvases to finished canvases.
+"""Define `sample`, the low-level entry from canvases to finished canvases.
 
-It guarantees that fixed positions stay bit for bit and that no mask is left.  Everything that
-samplers share (blocks, clocks, stopping) is in `run`, dropping rows that are done in `stepwise`.
+The loop never changes a fixed position and leaves no mask.  `run` holds the rules that samplers
+share (blocks, step counters, stopping); `stepwise` and `recorded` drive them to the end.
 """
 
 from __future__ import annotations
@@ -66,38 +66,39 @@ def sample(
         editable: bool [B, L], the positions to write.
         attention_mask: bool [B, L], False at padding; None when there is none.
         seeds: one 64-bit seed per row; a row's result depends on its own seed only.
-        steps: planned steps over all blocks of a row; None is one per editable position, or what
-            the sampler was made for.
+        steps: planned steps over all blocks of a row; None is one per editable position, or
+            the sampler's own number if it has one.
         block_length: columns per block, or None for one block, or for those of a network that
             writes whole canvases only.
-        steps_per_block: steps of every block, whatever its size; replaces `steps`.
+        steps_per_block: steps of every block, of any size; replaces `steps`.
         align_blocks: put block boundaries at multiples of block_length from the row's first token,
             prompt included, as block-causal models need; otherwise blocks start with the first
             editable position.
         causal_blocks: hide everything right of the current block from the model.
         law: how tokens are drawn; None takes the sampler's own default.
-        guidance_scale: w of classifier-free guidance, u + (w + 1) (c - u), the unconditional pass
-            sees masks in place of all fixed tokens; a guided pass counts 2 NFE.
+        guidance_scale: w of classifier-free guidance, u + (w + 1) (c - u), with conditional and
+            unconditional logits c and u; the unconditional pass has masks in place of all fixed
+            tokens; a guided pass counts 2 NFE.
         stop_token_ids: a row ends once one of these is written and everything left of it is known;
-            what is then still unknown becomes padding.
+            positions that are then still unknown become padding.
         every_step: run the model in every planned step, even where nothing can be written, and no
             early exit: the accounting of the released loops.
-        suppress_mask: ban the mask id from every law; False only to reproduce code that does not.
+        suppress_mask: never draw the mask id; False only to reproduce code that may draw it.
         callback: called with a `StepEvent` after each step.
         return_trajectory: keep all events.
         cuda_graph: record one step as a CUDA graph and replay it: the same tokens without a launch
             per kernel.  Every row takes part in every step until all are done, so each step counts
-            as a forward pass of its rows, also one that writes nothing.  With a callback, or a
+            as a forward pass of its rows, even if it writes nothing.  With a callback, or a
             trajectory, the host waits for every step.  No GPU has run this yet.
 
     Returns:
-        The finished canvases; no mask is left and fixed positions are untouched.
+        The finished canvases; no mask is left and fixed positions are unchanged.
 
     Raises:
-        ValueError: shapes do not match, tokens that are no ids of the model, `seeds` has a wrong
-            length, the sampler is for another noise, a block is not a whole canvas of a network
-            that writes no others, or with `cuda_graph` there is no GPU, or the sampler's step
-            cannot be recorded.
+        ValueError: shapes do not match, a token is outside the vocabulary, `seeds` has a wrong
+            length, the sampler does not support the denoiser's noise, a block is not a whole
+            canvas of a network that writes whole canvases only, or with `cuda_graph` there is no
+            GPU or the sampler's step cannot be recorded.
         RuntimeError: with `cuda_graph`, filters without the Triton kernels, or a network whose
             pass cannot be recorded.
     """
@@ -124,11 +125,11 @@ def run_request(
     canvases: Canvases,
     callbacks: Sequence[StepCallback] = (),
 ) -> SampleOutput:
-    """Run what was asked for over all rows at once; see `sample`.
+    """Run a request over all rows at once; see `sample`.
 
     Args:
         denoiser: the model.
-        request: what is asked for.
+        request: the settings of the run.
         canvases: the rows, checked by `check_canvases` or built by `text.prompts`.
         callbacks: called after each step.
     """
@@ -148,7 +149,7 @@ def run_request(
 
 
 def _planned(denoiser: Denoiser, request: Request, canvases: Canvases) -> tuple[Request, BlockPlan]:
-    """The blocks of every row, and the request with what sampler and denoiser prescribe of them."""
+    """Return the request as sampler and denoiser adjust it, and the blocks of every row."""
     blocks = request.blocks
     if blocks.steps is None and blocks.steps_per_block is None:
         blocks = replace(blocks, steps_per_block=request.sampler.own_steps)

@@ -1,4 +1,4 @@
-"""Holds everything that belongs to the rows of a run, as one immutable value."""
+"""Hold all tensors of the active rows of a run as one immutable value."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from dlm_sampling.prediction.carry import Carry
 
 
 class BlockWindow(NamedTuple):
-    """The block that each row is in."""
+    """Hold the current block of each active row."""
 
     start: Tensor  # int64 [A], first column
     stop: Tensor  # int64 [A], one past the last column
     steps: Tensor  # int64 [A], planned steps
-    limit: Tensor  # int64 [A], loop steps after which the block is over
+    limit: Tensor  # int64 [A], maximum loop steps of the block
     editable: Tensor  # bool [A, L], positions of the block that may be written
 
 
 @dataclass(frozen=True)
 class RunState:
-    """The A active rows of a run.  Every tensor has leading dimension A.
+    """Hold the state of the A active rows of a run; every tensor has leading dimension A.
 
-    `types.rows` selects, merges and copies all of it, so that no list of names exists: a new field
+    `types.rows` selects, merges and copies all fields without naming them, so that a new field
     follows its rows from the day it is added.
 
     Fields:
@@ -38,11 +38,11 @@ class RunState:
         may_stop: bool [A], whether a stop token ends the row.
         block: int64 [A], index of the row's block.
         step: int64 [A], steps taken in this block.
-        window: the block itself.
+        window: columns and steps of the row's block.
         rng: random numbers of the step.
         sampler: the sampler's own state, a tree of row tensors.
         carry: latent states of the network, one per kind of pass.
-        cache: keys and values of earlier passes, or None.
+        cache: KV cache of earlier passes, or None.
         lineage: int64 [A], the particle that each row descends from, or None.
     """
 

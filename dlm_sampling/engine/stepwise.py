@@ -1,4 +1,4 @@
-"""Drives a run step by step: rows that are done leave it, and cost no further forward pass."""
+"""Run all steps one by one; rows that are done leave the batch and cost no further pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.engine.request import Listeners, SampleOutput
-from dlm_sampling.engine.run import Moved, Run, seen_of
+from dlm_sampling.engine.run import Moved, Run, statistics_of
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.trajectory import StepEvent
 from dlm_sampling.types import Step
@@ -16,12 +16,12 @@ from dlm_sampling.types.rows import select_rows
 
 
 def run_stepwise(run: Run, state: RunState, listeners: Listeners) -> SampleOutput:
-    """Step all rows until none is left.
+    """Run steps until every row is done.
 
     Args:
-        run: what holds for all steps.
-        state: the rows before the first step.
-        listeners: who is told of each step.
+        run: the settings that all steps share.
+        state: the state of all batch rows before the first step.
+        listeners: the receivers of step events.
     """
     driver = Stepwise(run, state, listeners)
     driver.retire(run.plan.number == 0, torch.zeros_like(driver.ended))
@@ -31,12 +31,12 @@ def run_stepwise(run: Run, state: RunState, listeners: Listeners) -> SampleOutpu
 
 
 class Stepwise:
-    """The active rows of a run, and the results of the rows that are done.
+    """Hold the active rows of a run, and the results of the rows that are done.
 
     Args:
-        run: what holds for all steps.
-        state: the rows before the first step; all rows of the batch, in order.
-        listeners: who is told of each step.
+        run: the settings that all steps share.
+        state: the state before the first step, with all batch rows in order.
+        listeners: the receivers of step events.
     """
 
     def __init__(self, run: Run, state: RunState, listeners: Listeners) -> None:
@@ -54,8 +54,8 @@ class Stepwise:
         passes_before = run.model.counts.nfe[before.rows] if self.listeners else None
         moved = run.move(before, predictor, check=self.iteration == 0)
         state, filled = moved.state, None
-        anew = bool(moved.over.any())
-        if anew:
+        block_ended = bool(moved.over.any())
+        if block_ended:
             left = (state.unknown & moved.canvas.editable).any(1) & moved.over
             if bool(left.any()):
                 state, filled = run.fill(state, moved.canvas, left, predictor)
@@ -64,10 +64,12 @@ class Stepwise:
         ended, done = run.endings(state, moved.over)
         if passes_before is not None:
             self.publish(moved, state, filled, before, passes_before, done)
-        self.state = run.turn(state, moved.over) if anew else run.count(state)
+        self.state = (
+            run.advance_clock(state, moved.over) if block_ended else run.advance_step(state)
+        )
         self.iteration += 1
         self.steps[state.rows] += 1
-        if anew or len(run.stops):
+        if block_ended or len(run.stops):
             self.retire(done, ended)
 
     def publish(
@@ -79,19 +81,19 @@ class Stepwise:
         passes_before: Tensor,
         done: Tensor,
     ) -> None:
-        """Tell the listeners of a step.
+        """Pass the event of a step to the listeners.
 
         Args:
             moved: the step.
-            state: the rows after it, filled.
-            filled: what was written after it where a finished schedule left something, or None.
-            before: the rows before it.
-            passes_before: int64 [A], forward passes of the rows before it.
+            state: the state after the step and the fill.
+            filled: the fill of positions that a finished schedule left unknown, or None.
+            before: the state before the step.
+            passes_before: int64 [A], forward passes of the rows before the step.
             done: bool [A], rows that are done.
         """
         counts, step, editable = self.run.model.counts, moved.step, moved.canvas.editable
         logprob = step.logprob if filled is None else step.logprob + filled.logprob
-        log_confidence, entropy = seen_of(step, filled)
+        log_confidence, entropy = statistics_of(step, filled)
         nfe = counts.nfe[state.rows]
         event = StepEvent(
             iteration=self.iteration,
@@ -109,13 +111,16 @@ class Stepwise:
             entropy=entropy,
             final=done,
             horizon=state.window.stop if self.run.request.blocks.causal else None,
-            time=counts.told[state.rows],
+            time=counts.model_time[state.rows],
         )
         for listener in self.listeners.all:
             listener(event)
 
     def retire(self, done: Tensor, ended: Tensor) -> None:
-        """Store the rows of `done` (bool [A]) and drop them; those of `ended` met a stop token."""
+        """Store the results of the rows `done` (bool [A]) and drop these rows.
+
+        Unknown positions of rows in `ended` (bool [A]), which met a stop token, become padding.
+        """
         if not bool(done.any()):
             return
         state, rows = self.state, self.state.rows[done]
@@ -128,7 +133,7 @@ class Stepwise:
         self.padded = not bool(self.state.attention.all())
 
     def output(self) -> SampleOutput:
-        """The results of all rows."""
+        """Return the results of all batch rows."""
         counts = self.run.model.counts
         return SampleOutput(
             self.tokens, self.logprob, counts.nfe, counts.work, self.steps, self.run.seeds,

@@ -1,4 +1,4 @@
-"""What happened in a run: typed step events, and the trajectory that they add up to."""
+"""Hold the record of a run: typed step events, and the trajectory that collects them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StepEvent:
-    """One step of the loop, as seen by a callback, a streamer, a viewer, or a trajectory.
+    """Describe one step of the loop to a callback, a streamer, a viewer or a trajectory.
 
-    A = active rows of this step.  Tensors live on the denoiser's device.
+    A is the number of active rows of the step.  Tensors live on the denoiser's device.
 
     Fields:
         iteration: number of the loop step, from 0.
         rows: int64 [A], index of each active row in the batch.
-        before: int64 [A, L], the canvas that the step saw.
+        before: int64 [A, L], the canvas before the step.
         tokens: int64 [A, L], the canvas after the step.
         unknown: bool [A, L], positions still to be written.
         written: bool [A, L], positions that this step wrote, rewrote or masked again.
@@ -30,9 +30,9 @@ class StepEvent:
         log_confidence, entropy: [A, L] or None, statistics of the evaluated positions (nats), 0
             elsewhere.
         final: bool [A], whether the row ended with this step.
-        horizon: int64 [A], first column that the model did not see, or None: it saw all.
-        time: float64 [A], the time that the model was told in the row's latest pass, on its own
-            schedule; NaN or None where it is told none.
+        horizon: int64 [A], first column hidden from the model, or None if none was hidden.
+        time: float64 [A], time argument of the row's latest pass, on the model's own schedule; NaN
+            or None if the model takes no time.
     """
 
     iteration: int
@@ -58,13 +58,13 @@ StepCallback = Callable[[StepEvent], None]
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The steps of a run, enough to rebuild every canvas.
+    """Hold the steps of a run, from which every canvas can be rebuilt.
 
     Fields:
         initial: int64 [B, L], the canvas before the first step.
         editable: bool [B, L], positions that the run may write.
         events: the steps, in order.
-        attention_mask: bool [B, L], False at padding; None: there is none.
+        attention_mask: bool [B, L], False at padding; None without padding.
     """
 
     initial: Tensor
@@ -73,7 +73,7 @@ class Trajectory:
     attention_mask: Tensor | None = None
 
     def steps(self, row: int) -> list[tuple[StepEvent, int]]:
-        """The events of one row, each with the row's index inside the event."""
+        """Return the events of one row, each with the row's index inside the event."""
         found: list[tuple[StepEvent, int]] = []
         for event in self.events:
             where = (event.rows == row).nonzero()
@@ -82,9 +82,9 @@ class Trajectory:
         return found
 
     def canvases(self, row: int, *, forwards_only: bool = False) -> Tensor:
-        """Canvases that the steps of one row started from, int64 [T, L].
+        """Return the canvas before each step of one row, int64 [T, L].
 
-        With `forwards_only` just those that the model saw, in the manner of a log of model calls.
+        With `forwards_only`, only the canvases of steps that called the model for the row.
         """
         seen = [
             e.before[i] for e, i in self.steps(row) if bool(e.forwarded[i]) or not forwards_only
@@ -92,7 +92,11 @@ class Trajectory:
         return torch.stack(seen) if seen else self.initial.new_zeros((0, self.initial.shape[1]))
 
     def canvas(self, row: int, step: int) -> Tensor:
-        """The canvas of one row after `step` steps, int64 [L]; 0 is the initial canvas."""
+        """Return the canvas of one row after `step` steps, int64 [L]; step 0 is the initial canvas.
+
+        Raises:
+            IndexError: the row has fewer steps.
+        """
         steps = self.steps(row)
         if not 0 <= step <= len(steps):
             raise IndexError(

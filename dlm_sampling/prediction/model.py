@@ -21,13 +21,13 @@ class Counts:
         nfe: int64 [B], forward passes; a guided pass counts 2.
         spared: float64 [B], columns that the passes did not compute, in units of the row's whole
             canvas.
-        told: float64 [B], the time in each row's latest pass, for time-conditioned denoisers; else
-            NaN.
+        model_time: float64 [B], time argument of each row's latest pass on the denoiser's own
+            schedule; NaN for denoisers that take no time.
     """
 
     nfe: Tensor
     spared: Tensor
-    told: Tensor
+    model_time: Tensor
 
     @classmethod
     def zero(cls, rows: int, device: torch.device) -> Counts:
@@ -36,9 +36,9 @@ class Counts:
         spared = torch.zeros(rows, dtype=torch.float64, device=device)
         return cls(nfe, spared, torch.full_like(spared, torch.nan))
 
-    def aside(self) -> Counts:
+    def without_time(self) -> Counts:
         """The same counts for passes whose times are not those of the run's own steps."""
-        return replace(self, told=torch.full_like(self.told, torch.nan))
+        return replace(self, model_time=torch.full_like(self.model_time, torch.nan))
 
     @property
     def work(self) -> Tensor:

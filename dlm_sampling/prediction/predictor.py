@@ -133,7 +133,7 @@ class Predictor:
                 f"planner is a {type(denoiser).__name__}: must be a Denoiser; try wrap(...)."
             )
         self.shapes.check_free("asks a second network")
-        counts = self.model.counts.aside()
+        counts = self.model.counts.without_time()
         model = replace(
             self.model, denoiser=denoiser, counts=counts, guidance_scale=0.0, eager=False
         )
@@ -157,7 +157,7 @@ class Predictor:
 
         return replace(
             self,
-            model=replace(self.model, counts=self.model.counts.aside()),
+            model=replace(self.model, counts=self.model.counts.without_time()),
             rows=self.rows.repeat_interleave(n, 0),
             attention=each(self.attention),
             given=each(self.given),
@@ -224,7 +224,7 @@ class Predictor:
         return outputs
 
     def _charge(self, inputs: Pass, horizon: Tensor | None) -> None:
-        """Count the passes over the rows of `inputs`, and the time that they are told."""
+        """Count the passes over the rows of `inputs`, and keep their time argument."""
         model, rows = self.model, inputs.rows
         assert rows is not None
         assert inputs.t is not None
@@ -236,7 +236,7 @@ class Predictor:
             hidden = unseen.double() * model.passes / real.sum(1).clamp_min(1)
         self.shapes.charge(model.counts, rows, model.passes, hidden)
         if model.denoiser.time_conditioned:
-            model.counts.told[rows] = inputs.t
+            model.counts.model_time[rows] = inputs.t
 
     def _carried(
         self,
