@@ -28,18 +28,22 @@ class SamplerBase(ABC, Generic[S]):
     """Gives every member of `types.Sampler` but `step` its default.
 
     A subclass is a frozen dataclass: its fields are the parameters of the sampler.  It sets `law`,
-    `runs_on`, `recorded_on`, `looks_ahead`, `paper` and `nfe` as class attributes without
-    annotation, declares `schedule` as a field if it has one, and overrides a property or method
-    whose default does not hold.
+    `runs_on`, `recorded_on`, `paper` and `nfe` as class attributes without annotation, declares
+    `schedule` as a field if it has one, and overrides a property or method whose default does not
+    hold.
     """
 
     law: TokenLaw = TokenLaw()
     runs_on: tuple[NoiseKind, ...] = ("absorbing",)
     recorded_on: tuple[NoiseKind, ...] = ("absorbing", "uniform")
-    looks_ahead: bool = False
     schedule: Any = None  # Schedule | None; Any, so that a subclass may say Schedule
     paper: ClassVar[str] = ""  # authors, year and number, for the list of samplers
     nfe: ClassVar[str] = "at most steps"  # forward passes of a row in words, for the same list
+
+    @property
+    def looks_ahead(self) -> bool:
+        """False: a step reads predictions inside of its block only."""
+        return False
 
     @property
     def revises(self) -> bool:

@@ -89,7 +89,6 @@ class KLASS(SamplerBase[KLASSState]):
     law = TokenLaw(temperature=0.0)
     paper = "Kim et al. 2025, arXiv:2511.05664"
     recorded_on = ()
-    looks_ahead = True
     nfe = "adaptive; at most min(steps, tokens)"
 
     def __post_init__(self) -> None:
@@ -98,6 +97,11 @@ class KLASS(SamplerBase[KLASSState]):
         at_least("history", self.history, 1, "the authors use 2")
         if self.strategy not in STRATEGIES:
             raise unknown_choice("strategy", self.strategy, STRATEGIES)
+
+    @property
+    def looks_ahead(self) -> bool:
+        """True: a step that fills its block keeps the laws of the next one."""
+        return True
 
     @property
     def exact(self) -> bool:

@@ -171,6 +171,11 @@ class P2(SamplerBase[None]):
         """Whether the score reads no drawn token, as random ones and the model's own margins do."""
         return self.score == "random" or (self.score == "margin" and self.planner is None)
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a planner is shown the denoiser's draws at every position, prompt included."""
+        return self.planner is not None and self.planner_input == "proposal"
+
     def masked_after(self, canvas: Canvas, clock: Clock) -> Tensor:
         """Return the positions that this step leaves masked, floor(n (1 - kappa)), int64 [B]."""
         t = ((clock.step + 1).double() / clock.steps.double()).clamp(max=1.0)
@@ -212,8 +217,10 @@ class P2(SamplerBase[None]):
             (keep > 0) & canvas.committed.any(1) & self.revises
         )
         rated = canvas.committed & (changes & (keep > 0) & self.revises).unsqueeze(1)
-        raw = self.planner is not None and self.planner_input == "proposal"
-        seen = (rated.any(1, keepdim=True) if raw else rated) | canvas.eligible
+        raw = self.looks_ahead
+        seen = rated | canvas.eligible
+        if raw:  # the planner reads a proposal at every position that is not hidden
+            seen = seen | (rated.any(1, keepdim=True) & _visible(canvas, predict))
         draw = prediction.draw(seen & changes.unsqueeze(1), rng)
         if self.planner is None and self.score_token == "proposal":
             return draw, kind.of_draw(draw), kind.of_draw(draw)
@@ -225,6 +232,16 @@ class P2(SamplerBase[None]):
                 guess, torch.zeros_like(canvas.unknown_fraction)
             )
         return draw, kind.of_draw(draw), kind.of_tokens(prediction, tokens, rated, rng)
+
+
+def _visible(canvas: Canvas, predict: Predict) -> Tensor:
+    """Return the positions up to the last one to write if later ones are hidden, bool [B, L]."""
+    everywhere = torch.ones_like(canvas.editable)
+    if not predict.causal:
+        return everywhere
+    column = torch.arange(everywhere.shape[1], device=everywhere.device)
+    stop = (canvas.editable * (column + 1)).amax(1, keepdim=True)
+    return column < stop
 
 
 def p2_ancestral(kappa: KappaName = "linear") -> P2:
