@@ -1,1 +1,1 @@
-"""Between a sampler and a network: lazy predictions, padding, guidance, carried state, NFE."""
+"""Run forward passes for samplers: lazy predictions, padding, guidance, carried state, NFE."""

@@ -1,7 +1,7 @@
-"""Keeps the latent states that a network hands from one forward pass to the next.
+"""Keep the latent states that a network passes from one forward pass to the next.
 
-A state is a tree of row tensors with one entry per active row.  A dimension 1 as long as the canvas
-belongs to its columns and is cut with them.
+A state is a tree of tensors whose dimension 0 runs over the active rows.  If dimension 1 has the
+length of the canvas, it runs over the columns and is cut together with them.
 """
 
 from __future__ import annotations
@@ -16,41 +16,45 @@ from dlm_sampling.types.rows import map_rows, select_rows, store_rows
 
 
 class Carry(NamedTuple):
-    """The states of the active rows under one kind of pass, conditional or unconditional."""
+    """Hold the carried states of the active rows for conditional or for unconditional passes."""
 
     state: Any  # tree of row tensors; None before the first pass
-    fresh: Tensor | None  # bool [A], rows that begin anew; None before the first pass
+    fresh: Tensor | None  # bool [A], rows that start from the initial state; None before pass 1
 
     def read(
         self, initial: Callable[[Tensor], Any], x: Tensor, rows: Tensor, count: int
     ) -> tuple[Carry, Any]:
-        """Give the states of `rows` (int64 [n] of `count`) before a pass over canvases x [n, L].
+        """Return the updated carry, and the states of `rows` before a pass over their canvases.
 
-        `initial` makes the states of rows that have none, from their canvases.
+        Args:
+            initial: makes the first states of rows from their canvases.
+            x: int64 [n, L], the canvases of the pass.
+            rows: int64 [n], active rows of the pass.
+            count: number of active rows, A.
         """
         first = initial(x)
         state, fresh = self.state, self.fresh
         if fresh is None:
-            state = map_rows(_room(count), first)
+            state = map_rows(_zero_rows(count), first)
             fresh = torch.ones(count, dtype=torch.bool, device=x.device)
         begin = fresh[rows]
         state = store_rows(state, rows[begin], select_rows(first, begin))
         return Carry(state, fresh.index_fill(0, rows, False)), select_rows(state, rows)
 
     def write(self, rows: Tensor, values: Any) -> Carry:
-        """Keep the states that a pass over `rows` (int64 [n]) returned."""
+        """Store the states that a pass over `rows` (int64 [n]) returned."""
         return self._replace(state=store_rows(self.state, rows, values))
 
     def reset(self, rows: Tensor) -> Carry:
-        """Let rows (bool [A]) begin anew, as at the start of a block."""
+        """Make rows (bool [A]) start from the initial state again, as at the start of a block."""
         return self if self.fresh is None else self._replace(fresh=self.fresh | rows)
 
 
 NO_CARRY = Carry(None, None)
 
 
-def _room(count: int) -> Callable[[Tensor], Tensor]:
-    """Zeros for `count` rows like those of a tensor."""
+def _zero_rows(count: int) -> Callable[[Tensor], Tensor]:
+    """Return a function that makes `count` rows of zeros, shaped like the rows of its argument."""
 
     def zeros(part: Tensor) -> Tensor:
         return part.new_zeros(count, *part.shape[1:])
@@ -59,7 +63,7 @@ def _room(count: int) -> Callable[[Tensor], Tensor]:
 
 
 def crop(state: Any, start: int, stop: int, length: int) -> Any:
-    """Cut a state to the columns [start, stop) where it is as long as the canvas."""
+    """Cut tensors of a state that run over the canvas of `length` to columns [start, stop)."""
 
     def cut(part: Tensor) -> Tensor:
         return part[:, start:stop] if part.ndim > 1 and part.shape[1] == length else part
@@ -68,7 +72,7 @@ def crop(state: Any, start: int, stop: int, length: int) -> Any:
 
 
 def widen(state: Any, start: int, stop: int, length: int) -> Any:
-    """Undo `crop`: fill the columns that were cut with zeros."""
+    """Undo `crop`, with zeros in the columns that were cut."""
     width = stop - start
 
     def fill(part: Tensor) -> Tensor:

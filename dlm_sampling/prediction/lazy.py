@@ -1,4 +1,4 @@
-"""Makes a prediction when it is first read: draws, log-probabilities and tables of it."""
+"""Predict lazily: run the forward pass when a draw, log-probability or table is first read."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _CHANGING = "reads tables whose size changes per step"
 
 
 class Passes(Protocol):
-    """What a prediction asks for its forward passes; `Predictor` implements it."""
+    """Define the interface by which a prediction runs its passes; `Predictor` implements it."""
 
     @property
     def model(self) -> RunModel:
-        """The denoiser and what the run fixes."""
+        """Return the denoiser and the settings of the run."""
         ...
 
     @property
     def shapes(self) -> Shapes:
-        """Whether shapes follow what is asked for."""
+        """Return the layout of positions and passes."""
         ...
 
     def run(
@@ -51,14 +51,14 @@ class Passes(Protocol):
         temperature: Tensor | None = None,
         dt: Tensor | None = None,
     ) -> list[DenoiserOutput]:
-        """Run the denoiser on some rows."""
+        """Run the denoiser on the rows `active`; see `Predictor.run`."""
         ...
 
 
 class SpreadDraw:
-    """A draw at R positions, shown as tables [A, L]; each table is made when it is first read.
+    """Show a draw at R positions as tables [A, L], each made when it is first read.
 
-    Entries that were not asked for are 0.
+    Entries at other positions are 0.
     """
 
     def __init__(self, record: DrawRecord, sites: Sites) -> None:
@@ -66,48 +66,56 @@ class SpreadDraw:
         self._tables: dict[int, Tensor] = {}
 
     def _spread(self, field: int) -> Tensor:
-        """Make the table of a field of the record, by its number."""
+        """Make the table of one field of the record, given by its index."""
         table = self._tables[field] = self._sites.spread(self._record[field])
         return table
 
     @property
     def token(self) -> Tensor:
-        """Drawn tokens, int64 [A, L]."""
+        """Return the drawn tokens, int64 [A, L]."""
         return self._tables[0] if 0 in self._tables else self._spread(0)
 
     @property
     def logprob(self) -> Tensor:
-        """Log-probability of each token under the sampled law, [A, L]."""
+        """Return the log-probability of each token under the sampled law, [A, L]."""
         return self._tables[1] if 1 in self._tables else self._spread(1)
 
     @property
     def log_confidence(self) -> Tensor:
-        """Log-probability of each token under the law of the statistics, [A, L]."""
+        """Return the log-probability of each token under the law of the statistics, [A, L]."""
         return self._tables[2] if 2 in self._tables else self._spread(2)
 
     @property
     def max_logprob(self) -> Tensor:
-        """Largest log-probability, [A, L]."""
+        """Return the largest log-probability, [A, L]."""
         return self._tables[3] if 3 in self._tables else self._spread(3)
 
     @property
     def margin(self) -> Tensor:
-        """Largest minus second-largest probability, [A, L]."""
+        """Return the largest minus the second-largest probability, [A, L]."""
         return self._tables[4] if 4 in self._tables else self._spread(4)
 
     @property
     def entropy(self) -> Tensor:
-        """Entropy in nats, [A, L]."""
+        """Return the entropy in nats, [A, L]."""
         return self._tables[5] if 5 in self._tables else self._spread(5)
 
     @property
     def log_normalizer(self) -> Tensor:
-        """Logsumexp of the logits that the statistics are taken over, [A, L]."""
+        """Return the logsumexp of the logits that the statistics are taken over, [A, L]."""
         return self._tables[6] if 6 in self._tables else self._spread(6)
 
 
 class LazyPrediction:
-    """The law of the clean tokens at every position of one canvas, evaluated on demand."""
+    """Predict the law of the clean token at every position of the canvases, on demand.
+
+    Args:
+        passes: runs the denoiser.
+        x: int64 [A, L], the canvases.
+        t: float64 [A], the sampler's times.
+        temperature: float64 [A], divides the logits of each row before the token law; None is 1.
+        dt: float64 [A], length of the step for step-conditioned denoisers, or None.
+    """
 
     def __init__(
         self,
@@ -120,16 +128,16 @@ class LazyPrediction:
         self._passes, self._x, self._t = passes, x, t
         self._temperature, self._dt = temperature, dt
         self._law = passes.model.law
-        self._done: Tensor | None = None  # bool [A], rows that had their pass; None: all
+        self._done: Tensor | None = None  # bool [A], rows whose pass has run; None: all rows
         self._logits: PassLogits | None = None
 
     @property
     def kind(self) -> PredictionKind:
-        """What the denoiser predicts."""
+        """Return the kind of table that the denoiser predicts."""
         return self._passes.model.denoiser.kind
 
     def evaluate(self, where: Tensor) -> PassLogits:
-        """Run the pass of every row with a position in `where` (bool [A, L]) that had none yet."""
+        """Run the missing passes of rows with a position in `where` (bool [A, L])."""
         found = self._logits
         if found is not None and self._done is None:
             return found
@@ -172,7 +180,7 @@ class LazyPrediction:
         return self._drawn(source, index, sites, rng, statistics, sub, temperatures)
 
     def _temperatures(self, greedy: Tensor, sites: Sites, temperature: float) -> Tensor | None:
-        """A temperature per position where some rows take the argmax, float64 [R]."""
+        """Return a temperature per position, float64 [R]: 0 in rows of `greedy` (bool [A])."""
         if temperature == 0.0:
             return None
         everywhere = torch.full_like(greedy, temperature, dtype=torch.float64)
@@ -180,7 +188,7 @@ class LazyPrediction:
 
     @property
     def direct(self) -> bool:
-        """See `types.Prediction.direct`."""
+        """Return whether draws follow the logits directly; see `types.Prediction.direct`."""
         law = self._law
         return self.kind != "log_score" and not law.filters and law.temperature > 0.0
 
@@ -193,7 +201,7 @@ class LazyPrediction:
         statistics: Statistics = "model",
         sub: int = 0,
     ) -> Draw:
-        """Draw as `draw` does from other logits; see `types.Prediction.draw_from`."""
+        """Draw as `draw` does, but from given logits; see `types.Prediction.draw_from`."""
         self._passes.shapes.check_free(_CHANGING)
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
@@ -238,12 +246,12 @@ class LazyPrediction:
         greedy: Tensor | None = None,
         sub: int = 0,
     ) -> Draw:
-        """Draw from what a rule makes of the prediction; see `types.Prediction.draw_by`."""
+        """Draw from a rule's law of the prediction; see `types.Prediction.draw_by`."""
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
             return _empty(sites)
-        made = self._made(where, sites, alpha, reads, rule)
-        return self._draw_law(made, sites, rng, greedy, sub)
+        log_law = self._log_law(where, sites, alpha, reads, rule)
+        return self._draw_law(log_law, sites, rng, greedy, sub)
 
     def draw_table(
         self,
@@ -254,7 +262,7 @@ class LazyPrediction:
         greedy: Tensor | None = None,
         sub: int = 0,
     ) -> Draw:
-        """Draw from given laws; see `types.Prediction.draw_table`."""
+        """Draw from given tables of probabilities; see `types.Prediction.draw_table`."""
         self._passes.shapes.check_free(_CHANGING)
         sites = self._passes.shapes.sites(where)
         return (
@@ -271,22 +279,22 @@ class LazyPrediction:
         greedy: Tensor | None,
         sub: int,
     ) -> Draw:
-        """Draw from finished laws, without the run's temperature and filters."""
+        """Draw from given logits, without the run's temperature and filters."""
         temperatures = None if greedy is None else self._temperatures(greedy, sites, 1.0)
         return self._drawn(logits, None, sites, rng, "model", sub, temperatures, _PLAIN)
 
     def table(self, where: Tensor, *, alpha: Tensor, reads: PredictionKind) -> Tensor:
-        """The prediction in the kind asked for; see `types.Prediction.table`."""
+        """Return the prediction as a table of kind `reads`; see `types.Prediction.table`."""
         self._passes.shapes.check_free(_CHANGING)
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
             return torch.zeros(0, self._vocab_size, dtype=torch.float64, device=where.device)
-        rows = self._made(where, sites, alpha, reads, lambda site: site.p)
+        rows = self._log_law(where, sites, alpha, reads, lambda site: site.p)
         every = torch.arange(rows.count, device=where.device)
         parts = [rows.fetch(part).exp() for part in torch.split(every, rows.block)]
         return torch.cat(parts)
 
-    def _made(
+    def _log_law(
         self,
         where: Tensor,
         sites: Sites,
@@ -294,7 +302,7 @@ class LazyPrediction:
         reads: PredictionKind,
         rule: Callable[[Site], Tensor],
     ) -> ops.LogitRows:
-        """Logarithms of what a rule makes of the prediction, block by block."""
+        """Return log-probabilities of the rule's law at the positions, on demand."""
         logits, model = self._on_demand(self.evaluate(where), sites), self._passes.model
         row, column, x = sites.row, sites.column, sites.read(self._x)
 
@@ -308,7 +316,7 @@ class LazyPrediction:
         return replace(logits, fetch=fetch, dtype=torch.float64)
 
     def log_probs(self, where: Tensor) -> Tensor:
-        """Model's log-law at the positions of `where`, [R, V] in row-major order."""
+        """Return the model's log-probabilities at the positions of `where`, [R, V], row-major."""
         self._passes.shapes.check_free(_CHANGING)
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
@@ -317,7 +325,7 @@ class LazyPrediction:
         return ops.log_probs(source, law=self._own_law, rows=index)
 
     def log_prob_of(self, tokens: Tensor, where: Tensor, *, tempered: bool = False) -> Tensor:
-        """Log-probability of tokens; see `types.Prediction.log_prob_of`."""
+        """Return the log-probability of given tokens; see `types.Prediction.log_prob_of`."""
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
             return torch.zeros(where.shape, device=where.device)
@@ -340,13 +348,13 @@ class LazyPrediction:
     def _read(
         self, logits: PassLogits, sites: Sites
     ) -> tuple[ops.Source | ops.Pair, Tensor | None]:
-        """The logits of the asked positions, from where they lie if nothing changes them."""
+        """Return the logits of the positions, and their row index; without a copy if possible."""
         if self._temperature is not None:
             return self._on_demand(logits, sites), None
         return logits.source(), sites.present(logits.index(sites))
 
     def _on_demand(self, logits: PassLogits, sites: Sites) -> ops.LogitRows:
-        """The logits of the asked positions, made block by block and in that order."""
+        """Return the logits of the positions, in their order, computed a few rows at a time."""
         index, every = logits.index(sites), on_demand(logits.source())
         each = None if self._temperature is None else self._temperature[sites.row].unsqueeze(1)
 

@@ -1,7 +1,7 @@
-"""Gives the logits of forward passes to an operator: a tensor, an output head, or on demand.
+"""Pass the logits of forward passes to an operator: as a tensor, through a head, or on demand.
 
-A pass leaves values of W columns per row.  `PassLogits` knows where in the flattened values the
-logits of a position lie.
+A pass returns values of W columns per row.  `PassLogits` maps a position to the row of the
+flattened values that holds its logits.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.positions import Sites
 from dlm_sampling.types import DenoiserOutput
 
-_BLOCK_ELEMENTS = 2**22  # logits that exist at a time when they are computed on demand
+_BLOCK_ELEMENTS = 2**22  # most logits in memory at a time when they are computed on demand
 
 
-_LEAST_ROWS, _LEAST_ROWS_GPU = 64, 256  # and never fewer rows: a head has a whole matrix to read
+_LEAST_ROWS, _LEAST_ROWS_GPU = (
+    64,
+    256,
+)  # fewest rows at a time: each call reads the whole matrix of the head
 
 
 @dataclass(frozen=True)
 class PassLogits:
-    """The logits of all passes that one prediction has made.
+    """Hold the logits of all passes that one prediction has run.
 
     Fields:
         parts: outputs of the conditional pass, then of the unconditional one if guided; values
             [n, W, *].
-        model: the denoiser and what the run fixes.
-        slot: int64 [A], which of the n rows of values each active row has, -1 before its pass; None
-            where row i has slot i.
-        place: int64 [n, L], which of the W values each column has, -1 where it has none; None where
-            column i has value i.
+        model: the denoiser and the settings of the run.
+        slot: int64 [A], index into the n rows of values of each active row, -1 before its pass;
+            None if row i has slot i.
+        place: int64 [n, L], index into the W values of each column, -1 if the column has none;
+            None if column i has value i.
     """
 
     parts: tuple[DenoiserOutput, ...]
@@ -51,7 +54,7 @@ class PassLogits:
         model: RunModel,
         before: PassLogits | None,
     ) -> PassLogits:
-        """Take over a pass of the rows `active` (int64 [n]; None: all), after those of `before`."""
+        """Append a pass over the rows `active` (int64 [n]; None: all) to `before`."""
         place = _places(outputs[0], x.shape[1])
         if active is None:
             return cls(tuple(outputs), model, None, place)
@@ -73,10 +76,10 @@ class PassLogits:
         return cls(parts, model, slot, torch.cat(both))
 
     def index(self, sites: Sites) -> Tensor:
-        """Rows of the flattened values that hold the logits of the positions, int64 [R].
+        """Return the rows of the flattened values that hold the positions' logits, int64 [R].
 
         Raises:
-            IndexError: the passes gave no value for one of the positions.
+            IndexError: the passes returned no value for one of the positions.
         """
         slot = sites.row if self.slot is None else self.slot[sites.row]
         column = sites.column
@@ -90,7 +93,7 @@ class PassLogits:
         return slot * self.parts[0].values.shape[1] + column
 
     def source(self) -> ops.Source | ops.Pair:
-        """The logits of all positions that were passed over, [n W, V], two of them if guided."""
+        """Return the logits of all columns of the passes, [n W, V]; a pair of them if guided."""
         vocab_size = self.model.denoiser.vocab_size
         parts = [_headed(part.values.flatten(0, 1), part.head, vocab_size) for part in self.parts]
         if len(parts) == 1:
@@ -107,7 +110,7 @@ class PassLogits:
 
 
 def _places(output: DenoiserOutput, length: int) -> Tensor | None:
-    """Which value each of L columns has, int64 [n, L], -1 for none; None: column i has value i."""
+    """Return `place` of `PassLogits` for one output over canvases of `length` columns."""
     rows, width = output.values.shape[:2]
     device = output.values.device
     if output.columns is None:
@@ -120,7 +123,7 @@ def _places(output: DenoiserOutput, length: int) -> Tensor | None:
 
 
 def _joined(first: DenoiserOutput, second: DenoiserOutput) -> DenoiserOutput:
-    """Two outputs one below the other; the narrower one, whose columns are hidden, is widened."""
+    """Concatenate the rows of two outputs; the narrower one is padded with zeros."""
     a, b = first.values, second.values
     width = max(a.shape[1], b.shape[1])
     a, b = (torch.nn.functional.pad(v, (0, 0, 0, width - v.shape[1])) for v in (a, b))
@@ -128,7 +131,7 @@ def _joined(first: DenoiserOutput, second: DenoiserOutput) -> DenoiserOutput:
 
 
 def _headed(values: Tensor, head: Callable[[Tensor], Tensor] | None, vocab_size: int) -> ops.Source:
-    """Logits of the rows of `values`, through the head if there is one."""
+    """Return the logits of the rows of `values`, through the head if there is one."""
     if head is None:
         return values
     count, device, block = len(values), values.device, _block(values.device, vocab_size)
@@ -139,18 +142,18 @@ def _headed(values: Tensor, head: Callable[[Tensor], Tensor] | None, vocab_size:
 
 
 def _matrix(head: Callable[[Tensor], Tensor]) -> nn.Linear | None:
-    """The head, if it is a matrix and nothing else: no adapter, no hook, no gradient wanted."""
+    """Return the head if it is a plain matrix without adapter, hook or gradient, else None."""
     if not isinstance(head, nn.Linear) or type(head) is not nn.Linear:
         return None
     if torch.is_grad_enabled() or "forward" in vars(head):
         return None
-    # With a hook a call is more than a product.
+    # With a hook, calling the head does more than a matrix product.
     hooked = vars(head)["_forward_hooks"] or vars(head)["_forward_pre_hooks"]
     return None if hooked else head
 
 
 def on_demand(source: ops.Source | ops.Pair) -> ops.LogitRows:
-    """Any source as one that makes the rows asked for."""
+    """Turn any source of logits into one that computes rows on demand."""
     if isinstance(source, ops.LogitRows):
         return source
     if isinstance(source, ops.Pair):
@@ -161,6 +164,6 @@ def on_demand(source: ops.Source | ops.Pair) -> ops.LogitRows:
 
 
 def _block(device: torch.device, vocab_size: int) -> int:
-    """How many rows of logits exist at a time when they are made on demand."""
+    """Return the number of rows of logits to compute at a time."""
     least = _LEAST_ROWS_GPU if device.type == "cuda" else _LEAST_ROWS
     return max(least, min(8192, _BLOCK_ELEMENTS // vocab_size))

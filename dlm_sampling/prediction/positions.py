@@ -1,4 +1,4 @@
-"""Positions of a canvas as a list: as many as are asked for, or a fixed number of them."""
+"""List positions of the canvases: only the requested ones, or a fixed number of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sites:
-    """R positions of a canvas [A, L], no position twice.
+    """List R distinct positions of canvases [A, L].
 
     Fields:
-        row: int64 [R].
-        column: int64 [R].
-        asked: bool [R], False where an entry only fills a list of fixed length; None: none does.
+        row: int64 [R], active row of each position.
+        column: int64 [R], column of each position.
+        asked: bool [R], False at entries that only fill a list of fixed length; None if there are
+            no such entries.
         shape: (A, L).
     """
 
@@ -26,13 +27,13 @@ class Sites:
 
     @classmethod
     def of(cls, where: Tensor) -> Sites:
-        """The positions of `where` (bool [A, L]) in row-major order; waits for the device."""
+        """List the positions of `where` (bool [A, L]) in row-major order; synchronises."""
         row, column = where.nonzero(as_tuple=True)
         return cls(row, column, None, where.shape)
 
     @classmethod
     def within(cls, where: Tensor, columns: Tensor) -> Sites:
-        """All positions of a window of each row, asked for where `where` is True.
+        """List all positions of a window of each row, requested where `where` is True.
 
         Args:
             where: bool [A, L], False outside of the window.
@@ -45,18 +46,18 @@ class Sites:
         return cls(row, column, where[row, column], where.shape)
 
     def __len__(self) -> int:
-        """R."""
+        """Return the number of positions, R."""
         return self.row.shape[0]
 
     def read(self, values: Tensor) -> Tensor:
-        """The entries of a tensor [A, L, ...] at the positions, [R, ...]."""
+        """Return the entries of a tensor [A, L, ...] at the positions, [R, ...]."""
         return values[self.row, self.column]
 
     def spread(self, values: Tensor) -> Tensor:
-        """[A, L] with `values` [R] at the positions that were asked for, 0 elsewhere."""
+        """Return a tensor [A, L] with `values` [R] at the requested positions, 0 elsewhere."""
         kept = values if self.asked is None else torch.where(self.asked, values, 0)
         return values.new_zeros(self.shape).index_put((self.row, self.column), kept)
 
     def present(self, index: Tensor) -> Tensor:
-        """An index of rows [R], -1 where nothing was asked for."""
+        """Return an index of rows [R], with -1 at entries that were not requested."""
         return index if self.asked is None else torch.where(self.asked, index, -1)

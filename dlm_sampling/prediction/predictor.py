@@ -1,8 +1,8 @@
-"""Runs the denoiser for the active rows: guidance, padding, hidden columns, carried state, counts.
+"""Run the denoiser for the active rows: guidance, padding, hidden columns, carried state, counts.
 
-A sampler calls a `Predictor` with a canvas and gets a `LazyPrediction`; the forward pass runs when
-a draw is asked for, over the rows that need it, and each row is charged for its own passes.  A
-predictor lives for one step.  It changes the counts of the run and its own `carries`, nothing else.
+A sampler calls a `Predictor` with a canvas and gets a `LazyPrediction`.  The forward pass runs when
+a draw is requested, over the rows that need it, and each row is charged for its own passes.  A
+predictor lives for one step; it changes only the counts of the run and its own `carries`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ class Predictor:
     """Predicts clean tokens for the A active rows of a step.
 
     Fields:
-        model: the denoiser and what the run fixes.
+        model: the denoiser and the settings of the run.
         rows: int64 [A], index of each active row in the batch.
-        attention: bool [A, L], False at padding, or None: no row has any.
-        given: bool [A, L], tokens that the unconditional pass of guidance does not see; None
-            without guidance.
-        horizon: int64 [A], first column that the denoiser does not see, or None: it sees all.
-        columns: int64 [A, W], the only columns that will be asked for, or None: any.
-        carries: the state of each kind of pass, conditional first; read when the step is over.
-        shapes: whether shapes follow what is asked for, or are fixed.
+        attention: bool [A, L], False at padding, or None without padding.
+        given: bool [A, L], tokens hidden from the unconditional pass of guidance; None without
+            guidance.
+        horizon: int64 [A], first column hidden from the denoiser, or None if none is hidden.
+        columns: int64 [A, W], the only columns whose values will be read, or None for all.
+        carries: the carried state of the conditional and the unconditional pass; the loop reads
+            them after the step.
+        shapes: the layout of positions and passes, free or fixed.
     """
 
     model: RunModel
@@ -62,15 +63,15 @@ class Predictor:
         given: Tensor | None = None,
         eager: bool = False,
     ) -> Predictor:
-        """All rows of `attention` (bool [B, L]) outside of a run, with counts of their own.
+        """Make a predictor for a whole batch outside of a run, with its own counts.
 
         Args:
             denoiser: the model.
             law: how tokens are drawn.
             attention: bool [B, L], False at padding.
-            horizon: int64 [B], first column that the denoiser does not see, or None.
+            horizon: int64 [B], first column hidden from the denoiser, or None.
             guidance_scale: see `RunModel`.
-            given: bool [B, L], tokens that the unconditional pass of guidance does not see.
+            given: bool [B, L], tokens hidden from the unconditional pass of guidance.
             eager: see `RunModel`.
         """
         count, device = len(attention), attention.device
@@ -86,22 +87,22 @@ class Predictor:
 
     @property
     def process(self) -> Process:
-        """The noise that the denoiser was trained on."""
+        """Return the noise process that the denoiser was trained on."""
         return self.model.denoiser.process
 
     @property
     def causal(self) -> bool:
-        """Whether the columns right of the current block are hidden from the denoiser."""
+        """Return whether columns right of the current block are hidden from the denoiser."""
         return self.horizon is not None
 
     @property
     def vocab_size(self) -> int:
-        """Columns of the predictions."""
+        """Return the vocabulary size of the predictions, V."""
         return self.model.denoiser.vocab_size
 
     @property
     def nfe(self) -> Tensor:
-        """Forward passes of every row of the batch so far, int64 [B]."""
+        """Return the forward passes of every batch row so far, int64 [B]."""
         return self.model.counts.nfe
 
     def __call__(
@@ -112,21 +113,23 @@ class Predictor:
         *,
         dt: Tensor | None = None,
     ) -> LazyPrediction:
-        """Predict the clean tokens of x [A, L] at time t [A]; at most one pass per row."""
+        """Predict the clean tokens of x [A, L] at time t [A]; see `LazyPrediction`."""
         prediction = LazyPrediction(self, x, t, temperature, dt)
         if self.model.eager or self.model.denoiser.carries:
             prediction.evaluate(torch.ones_like(x, dtype=torch.bool))
         return prediction
 
     def lazily(self, x: Tensor, t: Tensor) -> LazyPrediction:
-        """Predict as the call does, but run no pass before one is needed, whatever the model."""
+        """Predict as the call does, but always lazily, even for eager models."""
         return LazyPrediction(self, x, t)
 
     def using(self, denoiser: Callable[..., DenoiserOutput]) -> Predictor:
-        """The active rows under another denoiser: no guidance, not eager, the same counts.
+        """Return a predictor of the same rows with another denoiser and the same counts.
+
+        It has no guidance and is not eager.
 
         Raises:
-            TypeError: it is no denoiser.
+            TypeError: `denoiser` is not a `Denoiser`.
         """
         if not isinstance(denoiser, Denoiser):
             raise TypeError(
@@ -140,10 +143,12 @@ class Predictor:
         return replace(self, model=model, carries=model.first_carries())
 
     def repeated(self, n: int) -> Predictor:
-        """Each active row n times over, row after row; every copy counts its own passes.
+        """Return a predictor with each active row repeated n times, copies of a row adjacent.
+
+        The passes of all copies are charged to the row.
 
         Raises:
-            ValueError: the denoiser carries a state, which has one past, not n.
+            ValueError: the denoiser carries a state, so that passes must run one after another.
         """
         self.shapes.check_free("runs several steps of a row at once")
         if self.model.denoiser.carries:
@@ -166,7 +171,10 @@ class Predictor:
         )
 
     def plan(self, planner: Planner | str | Path, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        """The logits of a planner at x [A, L], float64, 0 but in `rows` (bool [A])."""
+        """Return the logits of a planner at x, float64 [A, L]; it runs on `rows` (bool [A]) only.
+
+        Entries of other rows are 0.
+        """
         active = rows.nonzero().squeeze(1)
         values = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
         if len(active):
@@ -185,9 +193,9 @@ class Predictor:
         temperature: Tensor | None = None,
         dt: Tensor | None = None,
     ) -> list[DenoiserOutput]:
-        """Run the denoiser on the rows `active` (int64 [n]; None: all), with guidance twice.
+        """Run the denoiser on the rows `active` (int64 [n]; None: all); twice with guidance.
 
-        The values come as the network gives them: of `columns`, or of all columns from 0 on.
+        Returns one output per pass, for `columns` or for all columns from 0 on.
 
         Args:
             x: int64 [A, L], the canvases.
@@ -246,7 +254,7 @@ class Predictor:
         which: Tensor,
         temperature: Tensor | None,
     ) -> DenoiserOutput:
-        """One pass of a network with a state; `part` 1 is the unconditional one."""
+        """Run one pass of a network with a carried state; `part` 1 is the unconditional pass."""
         denoiser, carries = self.model.denoiser, list(self.carries)
         before, state = carries[part].read(
             denoiser.initial_carry, inputs.tokens, which, len(self.rows)
@@ -258,7 +266,7 @@ class Predictor:
         return out
 
     def _pass(self, inputs: Pass, horizon: Tensor | None) -> DenoiserOutput:
-        """One pass over some rows; hidden and padded columns are cut or masked."""
+        """Run one pass over some rows; hidden and padded columns are cut or masked."""
         denoiser, length = self.model.denoiser, inputs.tokens.shape[1]
         if horizon is not None:
             inputs = self.shapes.cut(inputs, horizon)
@@ -273,10 +281,10 @@ class Predictor:
         return out._replace(carry=widen(out.carry, 0, width, length))
 
     def _by_span(self, inputs: Pass, length: int) -> DenoiserOutput:
-        """Group rows by their span of real tokens: a model that ignores padding never sees it.
+        """Run a model that takes no attention mask once per span of real tokens.
 
-        Gives values of the columns that were asked for, or of the first columns up to the widest
-        row's last.
+        Rows with the same span run together, cut to the span.  Returns the values of the requested
+        columns, or of all columns if none were requested.
         """
         real = _real(inputs)
         first = real.long().argmax(1)
@@ -309,14 +317,14 @@ class Predictor:
 
 
 def _real(inputs: Pass) -> Tensor:
-    """Where the rows of a pass hold tokens and no padding, bool [n, L]."""
+    """Return a mask that is False at padding, bool [n, L]."""
     if inputs.attention is None:
         return torch.ones_like(inputs.tokens, dtype=torch.bool)
     return inputs.attention
 
 
 def _gathered(output: DenoiserOutput, columns: Tensor) -> Tensor:
-    """The values of `columns` (int64 [n, W]), 0 where the network predicts none."""
+    """Return the values of `columns` (int64 [n, W]), 0 at columns that the network left out."""
     values, place = output.values, columns
     if output.columns is not None:
         width = max(int(columns.max()), int(output.columns.max())) + 1

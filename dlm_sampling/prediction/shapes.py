@@ -1,7 +1,7 @@
-"""Decides the shapes of a prediction: as many positions as are asked for, or always the same.
+"""Lay out the positions and passes of a prediction, in shapes that are free or fixed.
 
-A recorded step (CUDA graph) needs tensors of fixed shape; any other step computes only what is
-asked for.
+A recorded step (CUDA graph) needs tensors of fixed shape; any other step computes only the
+positions and rows that are requested.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from dlm_sampling.types import Pass
 
 
 class Shapes(Protocol):
-    """How a predictor lays out positions and passes."""
+    """Define how a predictor lays out positions and passes."""
 
     def sites(self, where: Tensor) -> Sites:
-        """Lists the positions of `where` (bool [A, L])."""
+        """List the positions of `where` (bool [A, L])."""
         ...
 
     def missing(self, where: Tensor, done: Tensor) -> Tensor | None:
-        """Gives the rows with a position in `where` and no pass yet, int64 [n]; None: all rows."""
+        """Return the rows with a position in `where` and no pass yet, int64 [n]; None: all rows."""
         ...
 
     def charge(self, counts: Counts, rows: Tensor, passes: int, hidden: Tensor | None) -> None:
-        """Counts passes of `rows` (int64 [n]) that left out `hidden` (float64 [n]) canvases."""
+        """Count passes of `rows` (int64 [n]) that left out `hidden` (float64 [n]) canvases."""
         ...
 
     def cut(self, inputs: Pass, horizon: Tensor) -> Pass:
-        """Hides the columns at and right of `horizon` (int64 [n]) from the network."""
+        """Hide the columns at and right of `horizon` (int64 [n]) from the network."""
         ...
 
     def note(self, log_normalizer: Tensor, sites: Sites) -> None:
-        """Takes note of rows whose logits define no law; log_normalizer [R] belongs to `sites`."""
+        """Record the rows whose logits define no law, by log_normalizer [R] at `sites`."""
         ...
 
     def check_free(self, reason: str) -> None:
-        """Refuses what needs shapes that change from step to step.
+        """Check that shapes may change from step to step; `reason` says why they must.
 
         Raises:
             ValueError: the shapes are fixed.
@@ -50,25 +50,25 @@ class Shapes(Protocol):
 
 
 class FreeShapes:
-    """Computes the positions and rows that are asked for, and no others."""
+    """Compute only the positions and rows that are requested."""
 
     def sites(self, where: Tensor) -> Sites:
-        """Lists the positions that are asked for; waits for the device."""
+        """List the positions of `where` (bool [A, L]); synchronises."""
         return Sites.of(where)
 
     def missing(self, where: Tensor, done: Tensor) -> Tensor | None:
-        """Gives the rows that a pass is still to be made for."""
+        """Return the rows with a position in `where` and no pass yet, int64 [n]; None: all rows."""
         needed = where.any(1) & ~done
         return None if bool(needed.all()) else needed.nonzero().squeeze(1)
 
     def charge(self, counts: Counts, rows: Tensor, passes: int, hidden: Tensor | None) -> None:
-        """Charges every row that takes part."""
+        """Count passes of every row in `rows`."""
         counts.nfe.index_add_(0, rows, torch.full_like(rows, passes))
         if hidden is not None:
             counts.spared.index_add_(0, rows, hidden)
 
     def cut(self, inputs: Pass, horizon: Tensor) -> Pass:
-        """Leaves out the columns that no row of the pass sees, and masks the rest."""
+        """Cut the columns hidden from all rows, and mask the columns hidden from some."""
         width = int(horizon.max())
         tokens, attention = inputs.tokens[:, :width], inputs.attention
         visible = torch.arange(width, device=horizon.device) < horizon.unsqueeze(1)
@@ -77,10 +77,10 @@ class FreeShapes:
         return inputs._replace(tokens=tokens, attention=None if bool(visible.all()) else visible)
 
     def note(self, log_normalizer: Tensor, sites: Sites) -> None:
-        """Does nothing: the draw itself has refused such rows."""
+        """Do nothing: the draw has already raised an error for such rows."""
 
     def check_free(self, reason: str) -> None:
-        """Accepts everything."""
+        """Do nothing: free shapes may change."""
 
 
 FREE = FreeShapes()
@@ -88,10 +88,10 @@ FREE = FreeShapes()
 
 @dataclass(frozen=True)
 class FixedShapes:
-    """Computes all rows and all columns of a window; what is not asked for is passed over.
+    """Compute all batch rows and all columns of a window; draws skip the unrequested positions.
 
     Fields:
-        columns: int64 [B, W], the columns where draws may be asked for.
+        columns: int64 [B, W], the columns where draws may be requested.
         live: bool [B], rows whose passes count.
         lawless: bool [B], set in place where the logits of a live row defined no law.
     """
@@ -101,28 +101,28 @@ class FixedShapes:
     lawless: Tensor
 
     def sites(self, where: Tensor) -> Sites:
-        """Lists the whole window, asked for where `where` is True in a live row."""
+        """List the whole window, requested where `where` is True in a live row."""
         return Sites.within(where & self.live.unsqueeze(1), self.columns)
 
     def missing(self, where: Tensor, done: Tensor) -> None:
-        """Gives all rows, whichever are needed."""
+        """Return None, which stands for all rows."""
         return
 
     def charge(self, counts: Counts, rows: Tensor, passes: int, hidden: Tensor | None) -> None:
-        """Charges live rows; the rows of a recorded step are the whole batch, in order."""
+        """Count passes of live rows; the rows of a recorded step are the whole batch, in order."""
         counts.nfe.add_(self.live.long() * passes)
         if hidden is not None:
             counts.spared.add_(hidden * self.live)
 
     def cut(self, inputs: Pass, horizon: Tensor) -> Pass:
-        """Masks the columns, and keeps the width."""
+        """Mask the hidden columns, and keep the width."""
         visible = torch.arange(inputs.tokens.shape[1], device=horizon.device) < horizon.unsqueeze(1)
         if inputs.attention is not None:
             visible = visible & inputs.attention
         return inputs._replace(attention=visible)
 
     def note(self, log_normalizer: Tensor, sites: Sites) -> None:
-        """Notes live rows with a normaliser that is not finite at a position that was asked for."""
+        """Set `lawless` in live rows whose normaliser is not finite at a requested position."""
         lawless = ~log_normalizer.isfinite()
         if sites.asked is not None:
             lawless = lawless & sites.asked
@@ -130,7 +130,7 @@ class FixedShapes:
         self.lawless.logical_or_(lawless & self.live)
 
     def check_free(self, reason: str) -> None:
-        """Refuses it.
+        """Raise the error of a sampler that needs changing shapes.
 
         Raises:
             ValueError: always.
