@@ -19,11 +19,8 @@ from dlm_sampling.types import DenoiserOutput
 
 _BLOCK_ELEMENTS = 2**22  # most logits in memory at a time when they are computed on demand
 
-
-_LEAST_ROWS, _LEAST_ROWS_GPU = (
-    64,
-    256,
-)  # fewest rows at a time: each call reads the whole matrix of the head
+# The fewest rows at a time: each call of a head reads its whole matrix.
+_LEAST_ROWS, _LEAST_ROWS_GPU = 64, 256
 
 
 @dataclass(frozen=True)
