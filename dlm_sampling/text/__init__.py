@@ -1,1 +1,1 @@
-"""From prompts to canvases, and from finished canvases to texts."""
+"""Turn prompts into canvases, and finished canvases into texts."""

@@ -1,4 +1,4 @@
-"""`generate`: from prompts to text with any denoiser and any sampler."""
+"""Define `generate`, which turns prompts into texts with any denoiser and any sampler."""
 
 from __future__ import annotations
 
@@ -67,40 +67,43 @@ def generate(
             (`sampler_config.json`), else "llada", or "ancestral" without a mask.
         sampler_options: parameters of a sampler given by name, such as {"eta": 0.02}.
         max_new_tokens: positions appended to each prompt; default 128 within the context, 0 for
-            rows that are filled in place; whole canvases for a network that writes nothing else.
-        steps: planned steps over the whole row; default one per position, or for a sampler with a
-            number of its own (learned ones, DiffusionGemma's) that many in every block.
+            rows that are filled in place; rounded up to whole canvases for a network that only
+            writes those.
+        steps: planned steps over the whole row; default one per position; a sampler with its own
+            number (learned samplers, DiffusionGemma's) takes that many in every block.
         block_length: write blocks of this many positions from left to right; default one block, or
             the aligned blocks of a model with block-causal attention.
-        steps_per_block: steps of every block, whatever its size; replaces `steps`.
-        align_blocks: block boundaries at multiples of block_length from the row's first token, as
-            block-causal models (SDAR, LLaDA2, BD3-LM) need.
+        steps_per_block: steps of every block, of any size; replaces `steps`.
+        align_blocks: put block boundaries at multiples of block_length from the row's first token,
+            as block-causal models (SDAR, LLaDA2, BD3-LM) need.
         causal_blocks: hide everything right of the current block from the model.
-        seed: one int, or one per row; default fresh entropy.  The row seeds are in the output.
-        temperature: 1 is the model's law, 0 argmax; this and the next four replace the sampler's
-            own default (see `TokenLaw`).
+        seed: one int, or one per row; default a random one.  The output holds the row seeds.
+        temperature: 1 samples the model's law, 0 takes the argmax; this argument and the next four
+            replace the sampler's own default (see `TokenLaw`).
         top_k: keep this many tokens.
         top_p: keep the nucleus of this mass.
         min_p: keep tokens with at least this fraction of the largest probability.
         crossing: whether the token that crosses top_p is kept ("include") or dropped ("exclude").
         suppress_tokens: ids that are never written.
-        guidance_scale: w of classifier-free guidance, u + (w + 1) (c - u); a guided pass counts 2
-            NFE.
+        guidance_scale: w of classifier-free guidance, u + (w + 1) (c - u), with conditional and
+            unconditional logits c and u; a guided pass counts 2 NFE.
         num_return_sequences: rows per prompt.
-        infill: True fills every mask id of the prompts; a bool mask (tensor or lists) fills just
-            those positions; False fills none; None decides by the text.
+        infill: True fills every mask id of the prompts; a bool mask (tensor or lists) fills the
+            positions where it is True; False fills none; None fills mask tokens in strings only.
         attention_mask: for a tensor of prompts, False (0) at padding, on either side.
-        eos: "keep" what follows an end-of-text; "cut" it afterwards; "stop" a row as soon as
-            everything left of its end-of-text is known; "auto" stops rows with a prompt and keeps
-            the others.
+        eos: "keep" keeps the text after an end-of-text; "cut" removes it after the run; "stop" also
+            ends a row as soon as everything left of its end-of-text is known; "auto" is "stop" for
+            rows with a prompt, and "keep" for infilling and rows without a prompt.
         eos_token_id: end-of-text ids; default all of the denoiser's.
         batch_size: rows that run together; default all.
         tokenizer: overrides the denoiser's.
-        streamer: a transformers streamer, also a draft-aware one; a batch is spoken row after row.
+        streamer: a transformers streamer, with or without `put_draft`.  For a batch, rows are
+            streamed one after another.
         callback: called with a `StepEvent` after every step.
         progress: show a progress bar; default only on a terminal and for long work.
         return_trajectory: keep every step.
-        every_step: no early exit and no skipped forward, the accounting of the released loops.
+        every_step: run the model in every planned step, without early exit: the accounting of the
+            released loops.
         cuda_graph: on a GPU, record one step of each batch as a CUDA graph and replay it; see
             `sample`.
         unknown: refused; the error names the closest valid argument.
@@ -150,13 +153,13 @@ def generate(
 def generate_parts(
     job: Job, batch_size: int, callbacks: Sequence[StepCallback] = ()
 ) -> Iterator[GenerateOutput]:
-    """Generate as `generate` does, and yield the rows of a part as soon as they are done.
+    """Generate in parts of `batch_size` rows, and yield the output of each part when it is done.
 
     The rows of a part are padded to the longest of them.
 
     Args:
-        job: the call, from `options.prepare`.
-        batch_size: most rows of a part.
+        job: the checked call, from `options.prepare`.
+        batch_size: maximum number of rows per part.
         callbacks: called with a `StepEvent` after every step; row numbers count from 0 in each
             part.
     """

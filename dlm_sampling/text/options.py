@@ -1,4 +1,4 @@
-"""Holds the arguments of `generate` as one value, and makes the request of a run of them."""
+"""Hold the arguments of `generate` as one value, and turn them into the request of a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FALLBACK_SAMPLERS: Mapping[NoiseKind, str] = {
 
 @dataclass(frozen=True)
 class LawOptions:
-    """What a caller, or a checkpoint, changes of the sampler's token law; None changes nothing."""
+    """Hold changes to the sampler's token law, from a caller or a checkpoint; None is no change."""
 
     temperature: float | None = None
     top_k: int | None = None
@@ -46,14 +46,14 @@ class LawOptions:
     crossing: Crossing | None = None
 
     def over(self, law: TokenLaw) -> TokenLaw:
-        """The law with these changes."""
+        """Return the law with these changes."""
         given = {name: value for name, value in vars(self).items() if value is not None}
         return replace(law, **given)
 
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """The arguments of `generate` that decide what is generated; see there."""
+    """Hold the arguments of `generate` that decide the tokens; see there for their meaning."""
 
     sampler: str | Sampler[Any] | None = None
     sampler_options: Mapping[str, Any] | None = None
@@ -76,16 +76,16 @@ class GenerateOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a call of `generate` will run, checked before the first forward pass.
+    """Hold a call of `generate`, checked before the first forward pass.
 
     Fields:
         denoiser: the model.
-        request: what the loop is asked for.
+        request: the settings of the run.
         prompts: the prompt of each row.
         new_tokens: positions to append to each row.
         seeds: one per row.
-        eos: what an end-of-text does.
-        tokenizer: decodes, or None.
+        eos: the treatment of an end-of-text; see `generate`.
+        tokenizer: decodes the tokens, or None.
     """
 
     denoiser: Denoiser
@@ -97,7 +97,7 @@ class Job:
     tokenizer: Any
 
     def rows(self, first: int = 0, last: int | None = None) -> TextRows:
-        """The canvases of the rows from `first` up to, not including, `last`, padded together."""
+        """Build the canvases of the rows `first` to `last` - 1, padded to one length."""
         part = slice(first, last)
         return build_rows(
             self.prompts[part], self.new_tokens[part], self.denoiser, self.seeds[part], self.eos
@@ -147,7 +147,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
 
 
 def default_sampler(denoiser: Denoiser) -> str:
-    """Name of the sampler that `generate` takes for a denoiser where none is asked for."""
+    """Return the name of the sampler that `generate` uses by default for a denoiser."""
     own = denoiser.generation_defaults.get("sampler")
     return FALLBACK_SAMPLERS[denoiser.process.name] if own is None else str(own)
 
@@ -155,7 +155,7 @@ def default_sampler(denoiser: Denoiser) -> str:
 def _choose_sampler(
     denoiser: Denoiser, sampler: str | Sampler[Any] | None, options: Mapping[str, Any] | None
 ) -> tuple[Sampler[Any], Mapping[str, Any]]:
-    """The sampler, and the checkpoint's defaults if the caller left the choice to it."""
+    """Return the sampler, and the checkpoint's defaults if the caller named no sampler."""
     if sampler is None and denoiser.generation_defaults:
         config = from_config(denoiser.generation_defaults)
         return create(
@@ -174,7 +174,7 @@ def _choose_sampler(
 
 
 def _law_defaults(defaults: Mapping[str, Any]) -> LawOptions:
-    """What a checkpoint's defaults change of the law."""
+    """Return the changes to the token law in a checkpoint's defaults."""
     return LawOptions(
         defaults.get("temperature"),
         defaults.get("top_k"),
@@ -185,7 +185,7 @@ def _law_defaults(defaults: Mapping[str, Any]) -> LawOptions:
 
 
 def _new_tokens(asked: int | None, infill: bool, prompt: int, denoiser: Denoiser) -> int:
-    """Positions to append to a row, whole canvases where the network writes no others."""
+    """Return the positions to append to a row, rounded up to whole canvases if need be."""
     context, canvas = denoiser.max_length, denoiser.canvas_length or 1
     if asked is not None and asked < 0:
         raise ValueError(f"max_new_tokens={asked}: must be at least 0.")

@@ -1,8 +1,8 @@
-"""Prompts of every kind, turned into one left-padded canvas.
+"""Turn prompts of every kind into one left-padded batch of canvases.
 
-Text, chat messages, token ids (ragged or padded on either side), strings with mask tokens, explicit
-infill
-masks, and nothing at all.  Columns of one row: padding, then prompt, then new positions.
+A prompt is a text, a list of chat messages, token ids (ragged, or padded on either side), a string
+with mask tokens, or empty; an infill mask may mark positions to fill.  The columns of a row are
+padding, then prompt, then new positions.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ Prompts = str | Sequence[Any] | Tensor | None
 
 @dataclass(frozen=True)
 class PromptRow:
-    """One prompt as ids, with the positions inside it that are to be filled."""
+    """Hold one prompt as token ids, and mark the positions inside it that are to be filled."""
 
     ids: list[int]
     fill: list[bool]
 
     @property
     def infill(self) -> bool:
-        """Whether anything inside the prompt is to be filled."""
+        """Return whether any position inside the prompt is to be filled."""
         return any(self.fill)
 
 
 @dataclass(frozen=True)
 class TextRows:
-    """The rows of a call: their canvases, and what is needed to turn them back into texts.
+    """Hold the canvases of a call, with the prompts and endings that turn them back into texts.
 
     Fields:
         canvases: the canvases before the first step.
         prompts: the prompt of each row.
-        endings: what an end-of-text does to each row: "keep", "cut" or "stop".
+        endings: the treatment of an end-of-text in each row: "keep", "cut" or "stop".
     """
 
     canvases: Canvases
@@ -58,11 +58,11 @@ def read_prompts(
     infill: Infill | None,
     attention_mask: Tensor | None,
 ) -> list[PromptRow]:
-    """Turn whatever the caller gave into rows of ids.
+    """Turn the prompts of a call into rows of token ids.
 
     Raises:
         ValueError: text without a tokenizer, an infill or attention mask of another shape, an id
-            outside the vocabulary, or a kind of prompt that is not known.
+            outside the vocabulary, or a prompt of an unknown type.
     """
     _check_shapes(prompts, attention_mask, infill)
     if infill is True and denoiser.mask_token_id is None:
@@ -113,9 +113,9 @@ def build_rows(
     Args:
         rows: the prompts.
         new_tokens: positions to append to each.
-        denoiser: gives padding, mask and context length.
+        denoiser: gives the ids of padding and mask.
         seeds: one per row.
-        eos: what an end-of-text does; "auto" stops rows with a prompt and keeps the others.
+        eos: the treatment of an end-of-text; see `generate`.
     """
     lengths = [len(row.ids) + new for row, new in zip(rows, new_tokens, strict=True)]
     width = max(lengths)
@@ -136,14 +136,14 @@ def build_rows(
 
 
 def _ending(eos: Eos, row: PromptRow) -> Ending:
-    """What an end-of-text does to a row."""
+    """Return the treatment of an end-of-text in a row."""
     if eos != "auto":
         return eos
     return "keep" if row.infill or not row.ids else "stop"
 
 
 def _as_list(prompts: Prompts) -> list[Any]:
-    """One prompt or many: a string, a chat or a list of ids is one."""
+    """Return a list of prompts; a single string, chat or list of ids becomes a list of one."""
     if prompts is None:
         return [[]]
     if isinstance(prompts, str):
@@ -160,7 +160,7 @@ def _as_list(prompts: Prompts) -> list[Any]:
 
 
 def _to_ids(prompt: Any, index: int, tokenizer: Any) -> list[int]:
-    """Ids of one prompt."""
+    """Return the token ids of one prompt."""
     if isinstance(prompt, str):
         return [] if not prompt else list(_need(tokenizer, index)(prompt)["input_ids"])
     if isinstance(prompt, Tensor):
@@ -179,7 +179,7 @@ def _to_ids(prompt: Any, index: int, tokenizer: Any) -> list[int]:
 
 
 def _check_shapes(prompts: Prompts, attention_mask: Tensor | None, infill: Infill | None) -> None:
-    """A tensor of prompts has rows, and its masks have its shape."""
+    """Check that a tensor of prompts has rows, and that its masks have its shape."""
     if not isinstance(prompts, Tensor):
         return
     shape = tuple(prompts.shape)
@@ -191,7 +191,7 @@ def _check_shapes(prompts: Prompts, attention_mask: Tensor | None, infill: Infil
 
 
 def _chat_ids(messages: list[Any], index: int, tokenizer: Any) -> list[int]:
-    """Ids of chat messages through the tokenizer's template, up to where the answer begins."""
+    """Return the ids of chat messages through the chat template, up to the start of the answer."""
     if not tokenizer.chat_template:
         raise ValueError(
             f"Prompt {index} holds chat messages, and the tokenizer has no chat template. "
@@ -211,7 +211,7 @@ def _need(tokenizer: Any, index: int) -> Any:
 
 
 def _from_tensor(prompts: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
-    """Rows of a [B, L] (or [L]) tensor without their padding, which may be on either side."""
+    """Return the rows of a [B, L] (or [L]) tensor without their padding on either side."""
     table = prompts.unsqueeze(0) if prompts.ndim == 1 else prompts
     if table.ndim != 2 or table.dtype.is_floating_point:
         raise ValueError(
@@ -226,7 +226,7 @@ def _from_tensor(prompts: Tensor, attention_mask: Tensor | None) -> list[list[in
 def _explicit_infill(
     infill: Infill | None, rows: Any, attention_mask: Tensor | None
 ) -> list[list[bool]] | None:
-    """The caller's infill mask per row, or None when infill is decided by the mask id."""
+    """Return the caller's infill mask per row, or None if mask ids decide the infill."""
     if infill is None or isinstance(infill, bool):
         return None
     if isinstance(infill, Tensor):
@@ -253,16 +253,16 @@ def _check_ids(ids: list[int], index: int, vocab_size: int) -> None:
 
 
 def check_length(index: int, prompt: int, new: int, context: int | None) -> None:
-    """Refuse a row without anything in it, or longer than the model's context.
+    """Check that a row is not empty and fits into the model's context.
 
     Args:
         index: number of the prompt, for the message.
         prompt: tokens of the prompt.
         new: positions to append.
-        context: most tokens of a row, or None.
+        context: maximum tokens of a row, or None for no limit.
 
     Raises:
-        ValueError: it is; the message says by how much.
+        ValueError: the row is empty or too long; the message says by how much.
     """
     if prompt + new == 0:
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Shows a canvas while it is being denoised."""
+"""Show a canvas while it is being denoised: in the terminal, or through a streamer."""

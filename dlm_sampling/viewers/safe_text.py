@@ -1,4 +1,4 @@
-"""Model output made safe to show: a model can write terminal codes and reversed text."""
+"""Make model output safe to show: a model can write terminal codes and reversed text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NOT_IN_JSON = re.compile(r"[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """Return `text` without anything that a terminal would act on.
+    """Return `text` without anything that a terminal would execute.
 
     Control codes (C0 with ESC, DEL, C1) are dropped except tab and newline, so an escape sequence
     leaves its harmless remainder visible.  Bidirectional controls become their escapes.

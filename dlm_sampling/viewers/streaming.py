@@ -1,7 +1,7 @@
-"""Live output: transformers' streamers fed from step events, and a progress bar.
+"""Feed transformers' streamers and a progress bar from step events.
 
-A streamer speaks one sequence; a batch speaks through it row after row, each ended by `end()`, so
-the stock streamers work for any batch size.
+A streamer takes one sequence.  The rows of a batch are streamed one after another, each closed by
+`end()`, so that the stock streamers work for any batch size.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from dlm_sampling.engine.trajectory import StepEvent
 
 
 class Streamer(Protocol):
-    """What transformers calls a streamer; `put_draft(value)` is used where it exists."""
+    """Define the interface of a transformers streamer; `put_draft(value)` is optional."""
 
     def put(self, value: Tensor) -> None:
-        """Receive tokens that will not change."""
+        """Receive tokens that will not change any more, int64 [n] or [1, n]."""
         ...
 
     def end(self) -> None:
-        """The sequence is over."""
+        """Close the sequence."""
         ...
 
 
 class StreamerFeed:
-    """Turns step events into calls of a streamer.
+    """Turn step events into calls of a streamer.
 
-    Tokens are confirmed from the left as soon as they are known; for samplers that revise, when
-    their row is done.  The rest of the canvas goes to `put_draft` if the streamer has it.
+    Tokens are sent from the left as soon as they are known; if the sampler revises, once their row
+    is done.  The rest of the canvas goes to `put_draft` if the streamer has that method.
 
     Args:
         streamer: a transformers streamer.
         canvases: the rows before the first step.
-        revises: whether committed tokens may still change.
-        stop_token_ids: per row, nothing after one of these is confirmed.
+        revises: whether written tokens may still change.
+        stop_token_ids: per row, ids that end its text: neither they nor later tokens are sent.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class StreamerFeed:
         self._open_next()
 
     def __call__(self, event: StepEvent) -> None:
-        """Take over an event and speak for the current row, then for those held back."""
+        """Store an event; send tokens of the current row, then of finished rows after it."""
         rows = event.rows.cpu()
         self.tokens[rows], self.unknown[rows] = event.tokens.cpu(), event.unknown.cpu()
         self.done[rows] = event.final.cpu()
@@ -80,7 +80,7 @@ class StreamerFeed:
             )
 
     def _confirm(self) -> None:
-        """Send the known tokens that follow what was sent."""
+        """Send the known tokens of the current row that were not sent yet."""
         if self.revises and not self.done[self.row]:
             return
         unknown = self.unknown[self.row, self.sent :]
@@ -101,7 +101,12 @@ class StreamerFeed:
 
 
 class ProgressFeed:
-    """A tqdm bar over the positions to write; hidden off a terminal and for short work."""
+    """Show a tqdm bar over the positions to write.
+
+    Args:
+        total: number of positions to write.
+        show: True shows the bar, False hides it; None shows it on a terminal and for long work.
+    """
 
     def __init__(self, total: int, show: bool | None) -> None:
         from tqdm import tqdm
@@ -115,11 +120,11 @@ class ProgressFeed:
 
     @property
     def visible(self) -> bool:
-        """Whether there is anything to update."""
+        """Return whether the bar is shown."""
         return not self.bar.disable
 
     def __call__(self, event: StepEvent) -> None:
-        """Advance by what became known; a remasking step may move back."""
+        """Advance by the number of positions that became known; remasking moves the bar back."""
         left = torch.where(event.final, 0, event.unknown.sum(1))
         before = (event.unknown | event.written).sum(1)
         table = torch.stack([event.rows, left, before], 1)

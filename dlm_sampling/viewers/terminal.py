@@ -1,4 +1,4 @@
-"""The canvas in the terminal while it is being denoised."""
+"""Show the canvas in the terminal while it is being denoised."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEVELS = ((0.3, "magenta", "<.3"), (0.6, "yellow", "<.6"), (0.9, "cyan", "<.9"),
 
 @dataclass
 class RowView:
-    """What is shown of one row.
+    """Hold the view of one batch row.
 
     Fields:
         tokens, unknown: int64 and bool [L], the canvas.
@@ -48,17 +48,17 @@ class RowView:
 
 @dataclass
 class LiveCanvas:
-    """Shows step events as they come: a callback for `generate`, and a context manager.
+    """Show step events live; a callback for `generate`, and a context manager.
 
     The prompt is dim, an unknown position is a dot, a token has the colour of its confidence, and
-    what was written since the last frame is reversed.  Under noise without a mask every token of an
-    unfinished block may be noise: it is shown in italics.  The first row that is not done is in
-    focus.
+    tokens written since the last frame are in reverse video.  Under noise without a mask, any token
+    of an unfinished block may be noise and is in italics.  The display shows the first row that is
+    not done.
 
     Args:
         tokenizer: decodes tokens.
-        console: where to draw; default standard error, as standard output holds the result only.
-        masked: whether an unknown position holds a mask, and not a token.
+        console: the console to draw on; default standard error, as standard output is for results.
+        masked: whether an unknown position holds a mask, rather than a noisy token.
     """
 
     tokenizer: Any
@@ -84,7 +84,7 @@ class LiveCanvas:
         )
 
     def __enter__(self) -> LiveCanvas:
-        # A used one would erase as many lines as its last frame had, whatever stands there now.
+        # A used `Live` would erase the lines of its last frame, which may hold other text now.
         self.live = self._new_live()
         self.live.start()
         return self
@@ -102,7 +102,7 @@ class LiveCanvas:
         self.rows.clear()
 
     def __call__(self, event: StepEvent) -> None:
-        """Take over a step, and draw if the last frame is old enough."""
+        """Store the rows of a step, and draw a frame if the last one is old enough."""
         statistics = event.log_confidence if event.log_confidence is not None else event.logprob
         known = event.written & ~event.unknown
         rows = cast("list[int]", event.rows.tolist())
@@ -121,13 +121,13 @@ class LiveCanvas:
             self.live.update(self.frame(event.iteration + 1), refresh=True)
 
     def _open(self, event: StepEvent, i: int) -> RowView:
-        """The view of a row at its first event."""
+        """Make the view of a row at its first event."""
         fixed = ~(event.unknown[i] | event.written[i])
         empty = fixed & False
         return RowView(event.tokens[i], event.unknown[i], fixed, fixed.float(), empty)
 
     def frame(self, step: int) -> Group:
-        """The picture: lines of the row in focus, and a line about the run."""
+        """Return the frame: the text of the first row that is not done, and a status line."""
         focus = next((i for i, view in self.rows.items() if not view.done), max(self.rows))
         view = self.rows[focus]
         lines = fold_lines(self.canvas(view), self.console.width)
@@ -138,7 +138,7 @@ class LiveCanvas:
         return Group(*lines[top : top + height], self.status(focus, view, step))
 
     def status(self, focus: int, view: RowView, step: int) -> Text:
-        """Row, step, how much is known, and what the colours mean."""
+        """Return the status line: row, step, progress, NFE, and the legend of the colours."""
         total = int((~view.fixed).sum())
         known = total - int((view.unknown & ~view.fixed).sum())
         progress = f"{known}/{total} tokens" if self.masked or known else f"{total} noisy tokens"
@@ -152,7 +152,7 @@ class LiveCanvas:
         return text
 
     def canvas(self, view: RowView) -> Text:
-        """The tokens of a row, styled."""
+        """Return the tokens of a row as styled text."""
         text = Text()
         for style, spans in groupby(self._spans(view), key=itemgetter(1)):
             text.append("".join(piece for piece, _ in spans), style=style)
@@ -182,11 +182,11 @@ class LiveCanvas:
             i = stop
 
     def _is_part(self, tokens: list[int]) -> bool:
-        """Whether the tokens end in the middle of a character (of at most four bytes)."""
+        """Return whether the tokens end inside a character (of at most four bytes)."""
         return len(tokens) < 4 and self.piece(*tokens).endswith("\ufffd")
 
     def piece(self, *tokens: int) -> str:
-        """The text of tokens inside a sentence, with their leading space, safe to show.
+        """Return the text of tokens inside a sentence, with their leading space, safe to show.
 
         A special token, which decodes to nothing, is shown by its name.
         """
@@ -203,7 +203,10 @@ class LiveCanvas:
 
 
 def fold_lines(text: Text, width: int) -> list[Text]:
-    """Cut at newlines and at the width, not at words: a word that appears moves nothing."""
+    """Split a text into lines at newlines and at `width` cells.
+
+    Lines are not split at words, so that the layout stays when a word appears.
+    """
     text.expand_tabs(4)
     lines: list[Text] = []
     for line in text.split("\n", allow_blank=True):
@@ -213,7 +216,7 @@ def fold_lines(text: Text, width: int) -> list[Text]:
 
 
 def leading_padding(tokens: list[int], fixed: list[bool]) -> int:
-    """Number of equal fixed tokens, more than one, that a row begins with: its padding."""
+    """Return the length of the padding: equal fixed tokens, at least two, at the row's start."""
     count = 0
     while count < len(tokens) and fixed[count] and tokens[count] == tokens[0]:
         count += 1
@@ -221,5 +224,5 @@ def leading_padding(tokens: list[int], fixed: list[bool]) -> int:
 
 
 def colour_of(confidence: float) -> str:
-    """The colour of a probability."""
+    """Return the colour of a probability."""
     return next(colour for limit, colour, _ in LEVELS if confidence < limit)
