@@ -1,1 +1,1 @@
-"""Log-probabilities under a model: of a recorded run, and bounds of the likelihood."""
+"""Compute log-probabilities under a model: of a recorded run, and likelihood bounds."""

@@ -1,10 +1,10 @@
-"""`elbo`: the likelihood bound of a masked diffusion model.
+"""Define `elbo`, which estimates the likelihood bound of a masked diffusion model.
 
     log p(x) >= E_l E_S (C / l) sum over i in S of log p(x_i | x outside S)
 
-l uniform on 1..C, S a uniform subset of l of the C positions.  Equal to the mean over all orders of
-the log-probability of writing the tokens one by one, and tight if the conditionals are those of one
-law.
+Here l is uniform on 1..C, and S is a uniform subset of l of the C positions.  The bound equals the
+mean, over all orders, of the log-probability of writing the tokens one by one; it is tight if the
+model's conditionals belong to one joint law.
 
 Ou et al. 2024, arXiv:2406.03736; Sahoo et al. 2024, arXiv:2406.07524; Nie et al. 2025,
 arXiv:2502.09992, eq. 14.
@@ -35,14 +35,14 @@ DEFAULT_MASKS = 8
 
 @dataclass(frozen=True)
 class Elbo:
-    """What `elbo` returns, in nats; tensors on the denoiser's device, with a graph if asked for.
+    """Hold the result of `elbo`, in nats, on the denoiser's device; differentiable if requested.
 
     Fields:
         value: [B], the mean of the terms.
-        terms: [B, n], of each mask; under the random schemes each is an estimate by itself.
-        logprob: [B, L], each token's part of the value, 0 at positions that no mask held.
+        terms: [B, n], one per mask; under the random schemes each term is an estimate by itself.
+        logprob: [B, L], each token's share of the value, 0 at positions that no mask covered.
         masks: the plan; pass it to another call for the same masks.
-        nfe: int64 [B], forward passes: n but for empty masks.
+        nfe: int64 [B], forward passes: n less the number of empty masks.
     """
 
     value: Tensor
@@ -67,10 +67,10 @@ def elbo(
 ) -> Elbo:
     """Estimate the bound on log p(tokens at `editable` | all other tokens) of each row.
 
-    Unbiased for the bound are "count" (the default, of small variance), "stratified" (its sizes l
+    Four schemes are unbiased: "count" (the default, of small variance), "stratified" (sizes l
     spread evenly over 1..C), "bernoulli" (t uniform, weight 1 / t) and "coupled" (pairs of a mask
-    and its complement); "enumerate" is the bound itself.  "mean_field" (all masked, one pass) and
-    "leave_one_out" (one masked at a time) are other quantities, and no bounds.
+    and its complement).  "enumerate" computes the bound exactly.  "mean_field" (all masked, one
+    pass) and "leave_one_out" (one masked at a time) compute other quantities, not bounds.
 
     Args:
         denoiser: a model of masked diffusion.
@@ -78,35 +78,37 @@ def elbo(
         editable: bool [B, L], the C positions whose tokens are scored; the rest is context.
         attention_mask: bool [B, L], False at padding; None when there is none.
         n: masks per row of the random schemes; default 8.
-        scheme: how masks are chosen.
-        seed: one int, or one per row; default fresh entropy.  A row's masks depend on its own seed
-            and positions only, and not on those that sampling draws with the same seed.
-        masks: a plan of an earlier call instead of n, scheme and seed: policy, old policy and
-            reference then differ by the models alone.
-        grad: whether to leave a graph; None follows the caller's grad mode.
+        scheme: the rule that chooses masks.
+        seed: one int, or one per row; default a random one.  A row's masks depend on its own seed
+            and positions only, and are independent of sampling with the same seed.
+        masks: the plan of an earlier call, in place of n, scheme and seed; policy, old policy and
+            reference are then compared on the same masks.
+        grad: whether to record gradients; None follows the caller's grad mode.
         batch_size: canvases per forward pass; default B.
 
     Returns:
         An `Elbo`; float64 for float64 logits, else float32.  NFE n per row; 1 with "mean_field", C
-        with "leave_one_out", 2 ** C - 1 with "enumerate".  A time-conditioned model is told the
-        time at which the masked share of the positions is expected.
+        with "leave_one_out", 2 ** C - 1 with "enumerate".  A time-conditioned model gets
+        the time at which the expected fraction of masked positions is that of the mask.
 
     Raises:
-        ValueError: the model has no masks or carries a state, shapes do not fit, tokens that are no
-            ids of the model, a token to score is the mask, n or batch_size < 1, n is odd with
-            "coupled", C > 12 with "enumerate", or arguments come in pairs that exclude each other.
+        ValueError: the model has no masks or carries a state, shapes do not match, a token is
+            outside the vocabulary, a token to score is the mask, n or batch_size < 1, n is odd with
+            "coupled", C > 12 with "enumerate", or two arguments exclude each other.
     """
     _check_noise(denoiser)
     check_batch_size(batch_size)
     inputs = check_canvases(denoiser, tokens, editable, attention_mask, range(len(tokens)))
     _check_tokens(denoiser, inputs)
-    masks = _plan(inputs, scheme, n, seed) if masks is None else _given(masks, inputs, n, seed)
+    masks = (
+        _plan(inputs, scheme, n, seed) if masks is None else _checked_plan(masks, inputs, n, seed)
+    )
     with torch.set_grad_enabled(torch.is_grad_enabled() if grad is None else grad):
         return _estimate(Scorer(denoiser), inputs, masks, batch_size)
 
 
 def _estimate(scorer: Scorer, inputs: Canvases, plan: MaskPlan, batch_size: int | None) -> Elbo:
-    """One forward pass per mask that is not empty."""
+    """Estimate the bound with one forward pass per mask that is not empty."""
     draws, (batch, length) = len(plan.masks), inputs.tokens.shape
     device, mask = inputs.tokens.device, scorer.denoiser.mask_token_id
     assert mask is not None
@@ -133,7 +135,7 @@ def _estimate(scorer: Scorer, inputs: Canvases, plan: MaskPlan, batch_size: int 
 
 
 def _time(denoiser: Denoiser, masked: Tensor, editable: Tensor) -> Tensor | None:
-    """When so many of the positions are masked, float64 [n]."""
+    """Return the time that matches the fraction of masked positions, float64 [n], or None."""
     if not denoiser.time_conditioned:
         return None
     fraction = masked.sum(1).double() / editable.sum(1).double()
@@ -144,7 +146,7 @@ def _time(denoiser: Denoiser, masked: Tensor, editable: Tensor) -> Tensor | None
 def _plan(
     inputs: Canvases, scheme: SchemeName, n: int | None, seed: int | Sequence[int] | None
 ) -> MaskPlan:
-    """The masks that a scheme chooses."""
+    """Return the masks of a scheme."""
     chosen = SCHEMES.get(scheme)
     if chosen is None:
         raise unknown_choice("scheme", scheme, SCHEMES)
@@ -159,10 +161,10 @@ def _plan(
     return chosen.plan(Places(inputs.editable, replace(rng, origin=origin)), n)
 
 
-def _given(
+def _checked_plan(
     plan: MaskPlan, inputs: Canvases, n: int | None, seed: int | Sequence[int] | None
 ) -> MaskPlan:
-    """A plan of an earlier call, on the device, if it fits."""
+    """Return the plan of an earlier call on the device, after checking that it fits."""
     if n is not None or seed is not None:
         raise ValueError("masks: a plan comes with its number and seeds; leave n and seed out.")
     masks, weights = (x.to(inputs.tokens.device) for x in (plan.masks, plan.weights))

@@ -1,10 +1,10 @@
-"""Which positions a likelihood bound masks, and what each mask is worth.
+"""Choose the masks of a likelihood bound, and the weight of each mask.
 
     log p(x) >= sum over subsets S of w(S) sum over i in S of log p(x_i | x outside S),
     w(S) = 1 / (|S| C(C, |S|)),   C positions
 
-A plan is n masks of every row with weights whose mean over the plan is that sum, or for random
-plans has it as expectation.
+A plan has n masks and weights per row.  The mean over its masks of weight times inner sum equals
+the bound, exactly or in expectation.
 
 Ou et al. 2024, "Your Absorbing Discrete Diffusion Secretly Models the Conditional Distributions of
 Clean Data", arXiv:2406.03736; Nie et al. 2025, arXiv:2502.09992, eq. 14 ("count"); Gong et al.
@@ -24,18 +24,19 @@ from torch import Tensor
 from dlm_sampling.ops import Rng, Stream
 
 LONGEST_ENUMERATION = 12
-"""Positions of a row whose subsets may be enumerated: 4095 forward passes."""
+"""Maximum positions of a row for "enumerate", which takes 2 ** 12 - 1 = 4095 passes."""
 
-_LEVEL, _OFFSET = 0, 1  # draws of a row
+_LEVEL, _OFFSET = 0, 1  # numbers of the random draws of a row
 
 
 @dataclass(frozen=True)
 class MaskPlan:
-    """Masks to score texts with; the same plan for two models gives common random numbers.
+    """Hold masks and weights to score texts with; two models may share a plan.
 
     Fields:
-        masks: bool [n, B, L].
-        weights: float64 [n, B]; a row's value is the mean over n of weight times masked sum.
+        masks: bool [n, B, L], True at masked positions.
+        weights: float64 [n, B]; a row's value is the mean over n of the weight times the sum of
+            log-probabilities at masked positions.
     """
 
     masks: Tensor
@@ -44,11 +45,11 @@ class MaskPlan:
 
 @dataclass(frozen=True)
 class Places:
-    """The positions of each row, and its random numbers.
+    """Hold the positions to score in each row, and the random numbers of the row.
 
     Fields:
-        editable: bool [B, L].
-        rng: of the rows; the k-th mask draws from step k.
+        editable: bool [B, L], the positions to score.
+        rng: random numbers of the rows; mask k uses those of step k.
     """
 
     editable: Tensor
@@ -56,43 +57,45 @@ class Places:
 
     @property
     def count(self) -> Tensor:
-        """C, int64 [B]."""
+        """Return the number of positions to score, C, int64 [B]."""
         return self.editable.sum(1)
 
     @property
     def number(self) -> Tensor:
-        """Which of its row's positions each one is, int64 [B, L]; from 0."""
+        """Return the index of each position among the row's positions to score, int64 [B, L]."""
         return self.editable.long().cumsum(1) - 1
 
     def at(self, k: int) -> Rng:
-        """The random numbers of mask k."""
+        """Return the random numbers of mask k."""
         return self.rng.with_step(torch.full_like(self.rng.step, k))
 
     def level(self, k: int, which: int = _LEVEL) -> Tensor:
-        """A uniform number per row, float64 [B]."""
+        """Draw a uniform number per row, float64 [B]."""
         return self.at(k).uniform(Stream.MASK, self.rng.keys, which)
 
     def share(self, k: int, t: Tensor) -> Tensor:
-        """Each position with probability t [B]."""
+        """Draw a mask that holds each position with probability t [B], bool [B, L]."""
         return self.editable & (self.at(k).uniform(Stream.MASK, self.editable) < t.unsqueeze(1))
 
     def subset(self, k: int, size: Tensor) -> Tensor:
-        """A uniform subset of `size` positions, int64 [B]."""
+        """Draw a uniform subset of `size` (int64 [B]) positions, bool [B, L]."""
         u = self.at(k).uniform(Stream.MASK, self.editable).masked_fill(~self.editable, 2.0)
         rank = u.argsort(1).argsort(1)
         return self.editable & (rank < size.unsqueeze(1))
 
 
 def count(places: Places, n: int) -> MaskPlan:
-    """Sizes l uniform on 1..C, a uniform subset of l positions, weight C / l."""
+    """Mask uniform subsets of l positions, l uniform on 1..C, with weight C / l."""
     sizes = [one_to(places.count, places.level(k)) for k in range(n)]
     return _subsets(places, sizes)
 
 
 def stratified(places: Places, n: int) -> MaskPlan:
-    """As `count` with systematic sizes, l_j = (k - 1 + floor(j C / n)) mod C + 1, k uniform.
+    """Mask as `count` does, with systematic sizes l_j.
 
-    Each l_j is uniform on 1..C whatever n; rounding j C / n to the nearest would not make it so.
+        l_j = (k - 1 + floor(j C / n)) mod C + 1,   k uniform on 1..C
+
+    Each l_j is uniform on 1..C for every n.
     """
     total = places.count
     first = one_to(total, places.level(0, _OFFSET)) - 1
@@ -101,14 +104,18 @@ def stratified(places: Places, n: int) -> MaskPlan:
 
 
 def bernoulli(places: Places, n: int) -> MaskPlan:
-    """Each position with probability t, which is uniform on (0, 1), weight 1 / t."""
+    """Mask each position with probability t, t uniform on (0, 1), with weight 1 / t."""
     levels = torch.stack([places.level(k) for k in range(n)])
     masks = [places.share(k, t) for k, t in enumerate(levels)]
     return MaskPlan(torch.stack(masks), 1.0 / levels)
 
 
 def coupled(places: Places, n: int) -> MaskPlan:
-    """Pairs of a `bernoulli` mask and its complement, weights 1 / t and 1 / (1 - t)."""
+    """Mask with pairs of a `bernoulli` mask and its complement, weights 1 / t and 1 / (1 - t).
+
+    Raises:
+        ValueError: n is odd.
+    """
     if n % 2:
         raise ValueError(f"n={n}: the masks of scheme 'coupled' come in pairs, so n must be even.")
     levels = torch.stack([places.level(k) for k in range(n // 2)])
@@ -119,12 +126,12 @@ def coupled(places: Places, n: int) -> MaskPlan:
 
 
 def mean_field(places: Places, n: int) -> MaskPlan:
-    """All positions in one mask: no bound, but the value of a one-step sampler."""
+    """Mask all positions at once: not a bound, but the log-probability of a one-step sampler."""
     return MaskPlan(places.editable.unsqueeze(0), torch.ones_like(places.count).double()[None])
 
 
 def leave_one_out(places: Places, n: int) -> MaskPlan:
-    """Each position alone, given all others: no bound, but the pseudo-likelihood."""
+    """Mask one position at a time: not a bound, but the pseudo-log-likelihood."""
     total, number = places.count, places.number
     n = int(total.max()) if total.numel() else 0
     masks = [places.editable & (number == k) for k in range(n)]
@@ -133,7 +140,11 @@ def leave_one_out(places: Places, n: int) -> MaskPlan:
 
 
 def all_subsets(places: Places, n: int) -> MaskPlan:
-    """Every subset: the bound itself."""
+    """Mask every subset once, which gives the bound exactly.
+
+    Raises:
+        ValueError: a row has more than `LONGEST_ENUMERATION` positions.
+    """
     total, number = places.count, places.number
     most = int(total.max()) if total.numel() else 0
     if most > LONGEST_ENUMERATION:
@@ -155,11 +166,11 @@ def all_subsets(places: Places, n: int) -> MaskPlan:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How masks are chosen.
+    """Describe one rule that chooses masks.
 
     Fields:
         plan: makes the masks of all rows.
-        drawn: whether they are random, n of them; else their number follows from the rows.
+        drawn: whether the masks are random, n per row; else their number follows from the rows.
     """
 
     plan: Callable[[Places, int], MaskPlan]
@@ -180,18 +191,18 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
 
 
 def one_to(total: Tensor, u: Tensor) -> Tensor:
-    """A uniform number made uniform on 1..total, int64 [B]; 1 where total is 0."""
+    """Turn u uniform on [0, 1) into a number uniform on 1..total, int64 [B]; 1 where total is 0."""
     return (u * total).floor().long().clamp(max=(total - 1).clamp_min(0)) + 1
 
 
 def _subsets(places: Places, sizes: list[Tensor]) -> MaskPlan:
-    """A uniform subset of every size, weight C / l."""
+    """Return a plan with one uniform subset per size l, weight C / l."""
     masks = [places.subset(k, size) for k, size in enumerate(sizes)]
     return MaskPlan(torch.stack(masks), torch.stack([places.count / s.double() for s in sizes]))
 
 
 def _stack(places: Places, masks: list[Tensor], weights: list[Tensor]) -> MaskPlan:
-    """A plan that may have no mask."""
+    """Stack masks and weights into a plan, which may have no mask."""
     if masks:
         return MaskPlan(torch.stack(masks), torch.stack(weights))
     none = places.editable.unsqueeze(0)[:0]

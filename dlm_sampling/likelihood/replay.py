@@ -1,10 +1,10 @@
-"""`replay`: the log-probabilities of a recorded run under the denoiser given now.
+"""Define `replay`, which scores the tokens of a recorded run under any denoiser.
 
     log p(tokens | steps) = sum_k sum over i written in step k of log p(x_i | z_k)
 
-z_k is the canvas that step k saw.  With `shrink` s, s steps in a row count as one: their tokens are
-scored on the canvas of the first, where all of them are unknown; s >= steps is the mean-field value
-of one pass.
+z_k is the canvas before step k.  With `shrink` s, each group of s consecutive steps is scored in
+one pass, on the canvas before the first, where all tokens of the group are unknown.  With s >= steps,
+all tokens are scored in one pass, as if independent.
 
 Wang et al. 2025, "Revolutionizing Reinforcement Learning Framework for Diffusion Large Language
 Models", arXiv:2509.06949 (TraceRL).
@@ -28,13 +28,13 @@ from dlm_sampling.types import TokenLaw
 
 @dataclass(frozen=True)
 class Replay:
-    """What `replay` returns; tensors on the denoiser's device, with a graph if asked for.
+    """Hold the result of `replay` on the denoiser's device; differentiable if requested.
 
     Fields:
-        logprob: [B, L], log-probability of each token in the step that wrote it last, 0 where
-            nothing was written.
-        step_logprob: [B, S], sum over all tokens that the k-th scored step of a row wrote, tokens
-            that a later step replaced included; 0 beyond the row's last.
+        logprob: [B, L], log-probability of each token in the step that wrote it last, 0 at
+            positions that were never written.
+        step_logprob: [B, S], sum over all tokens that the row's k-th scored step wrote, including
+            tokens that a later step replaced; 0 after the row's last step.
         nfe: int64 [B], forward passes of this replay.
     """
 
@@ -44,7 +44,7 @@ class Replay:
 
     @property
     def total(self) -> Tensor:
-        """Log-probability of all that the run wrote, given where, [B]."""
+        """Return the log-probability of all written tokens, given their positions, [B]."""
         return self.step_logprob.sum(1)
 
 
@@ -59,30 +59,31 @@ def replay(
 ) -> Replay:
     """Recompute the log-probability of every token of a run.
 
-    For samplers that draw their tokens on the canvas of the step (all but those of several stages)
-    the same denoiser gives what `sample` gave, up to rounding: under `law` the law that was
-    sampled, under None what that was at temperature 1 without filters and guidance.  The choice of
-    positions is not scored.  Under noise without a mask the score is that of the clean token that
-    the model predicts, log p(x_0 = token | canvas), not that of the step's transition.
+    If the sampler draws every token on the canvas before the step (all samplers but those of
+    several stages), the denoiser that sampled the run gives the log-probabilities of `sample` up to
+    rounding.  To match, pass as `law` the law that was sampled; None matches temperature 1 without
+    filters and guidance.  The choice of positions is not scored.  Under noise without a mask, the
+    score is that of the predicted clean token, log p(x_0 = token | canvas), not that of the step's
+    transition.
 
     Args:
-        denoiser: on whose law the tokens are scored; the one that sampled them, or a later one.
+        denoiser: the model that scores the tokens; it need not be the one that sampled them.
         run: the output of `generate` or `sample` with return_trajectory=True, its trajectory, or a
             `Rollout`, which unmask-only samplers allow.
         shrink: s >= 1, consecutive writing steps of a row that are scored in one pass.
         law: None for the model's own law, or the law that was sampled.  Suppressed ids of the
-            denoiser and its mask are added.
-        grad: whether to leave a graph; None follows the caller's grad mode.
-        batch_size: canvases per forward pass; None: all rows that have a k-th step together.
+            denoiser and its mask id are added.
+        grad: whether to record gradients; None follows the caller's grad mode.
+        batch_size: canvases per forward pass; None takes the k-th steps of all rows together.
 
     Returns:
         A `Replay`; float64 for float64 logits, else float32.  NFE ceil(S / s) of a row with S
-        steps that wrote something.  A graph keeps the activations of all these passes: go through a
-        batch in parts (`Rollout.select`), or use the network's gradient checkpointing.
+        steps that wrote something.  With gradients, the activations of all passes stay in memory:
+        split the batch (`Rollout.select`), or use the network's gradient checkpointing.
 
     Raises:
-        ValueError: shrink or batch_size < 1, there is no trajectory, a `Rollout` comes with a model
-            that has no mask or is told the time, or the denoiser carries a state.
+        ValueError: shrink or batch_size < 1, there is no trajectory, a `Rollout` is given with
+            a model that has no mask or is time-conditioned, or the denoiser carries a state.
     """
     if shrink < 1:
         raise ValueError(f"shrink={shrink}: must be at least 1; 1 scores every step on its own.")
@@ -100,10 +101,12 @@ def replay(
 def _gather(
     scorer: Scorer, steps: Iterator[Views], shape: torch.Size, batch_size: int | None
 ) -> Replay:
-    """Score all steps, and put each number where it belongs."""
+    """Score all steps, and collect the log-probabilities by token and by step."""
     device = scorer.denoiser.device
     nfe = torch.zeros(shape[0], dtype=torch.int64, device=device)
-    place = torch.full(shape, -1, dtype=torch.int64, device=device)  # of a token in the list
+    place = torch.full(
+        shape, -1, dtype=torch.int64, device=device
+    )  # index of each token in the list
     found, owners = [torch.zeros(0, device=device)], [nfe.new_zeros(2, 0)]
     count = 0
     for step in steps:
@@ -123,7 +126,7 @@ def _gather(
 
 
 def _mask_of(denoiser: Denoiser) -> int:
-    """The mask that a `Rollout` is replayed with."""
+    """Return the mask id that stands for later tokens in the replay of a `Rollout`."""
     if denoiser.mask_token_id is None:
         raise ValueError(
             f"run is a Rollout, and this denoiser ({denoiser.family}) has no mask to put in place "
@@ -138,25 +141,25 @@ def _mask_of(denoiser: Denoiser) -> int:
 
 
 @dataclass
-class _Open:
-    """The group of steps that each row is in; all [B, ...]."""
+class _StepGroup:
+    """Hold the current group of steps of each row; all [B, ...]."""
 
     canvas: Tensor  # int64 [B, L], before the group's first step
-    tokens: Tensor  # int64 [B, L], after its latest
+    tokens: Tensor  # int64 [B, L], after its latest step
     written: Tensor  # bool [B, L]
     steps: Tensor  # int64 [B], steps that wrote something
-    horizon: Tensor  # int64 [B], of its latest step
-    time: Tensor  # float64 [B], of its first
+    horizon: Tensor  # int64 [B], first hidden column in its latest step
+    time: Tensor  # float64 [B], time argument of its first step
 
 
 def _views(denoiser: Denoiser, trajectory: Trajectory, shrink: int) -> Iterator[Views]:
-    """The canvases that a replay looks at, as soon as a row's group of steps is full."""
+    """Yield the canvases to score; a row's canvas comes when its group of steps is full."""
     device, masked = denoiser.device, denoiser.mask_token_id is not None
     initial, editable = trajectory.initial.to(device), trajectory.editable.to(device)
     attention, cropped = attention_of(trajectory).to(device), False
     steps = torch.zeros(len(initial), dtype=torch.int64, device=device)
     time = torch.full_like(steps, torch.nan, dtype=torch.float64)
-    group = _Open(
+    group = _StepGroup(
         initial.clone(), initial.clone(), torch.zeros_like(editable), steps, steps.clone(), time
     )
 
@@ -171,7 +174,7 @@ def _views(denoiser: Denoiser, trajectory: Trajectory, shrink: int) -> Iterator[
 
     for event in trajectory.events:
         rows, tokens = event.rows.to(device), event.tokens.to(device)
-        # On masks only what the step left known was drawn; the rest of `written` was masked again.
+        # On masks, positions still unknown after the step were masked again, not drawn.
         known = ~event.unknown.to(device) if masked else torch.ones_like(tokens, dtype=torch.bool)
         drawn = event.written.to(device) & known & editable[rows]
         writes = drawn.any(1)
@@ -191,7 +194,11 @@ def _views(denoiser: Denoiser, trajectory: Trajectory, shrink: int) -> Iterator[
 
 
 def _times(denoiser: Denoiser, time: Tensor) -> Tensor | None:
-    """What a time-conditioned model was told."""
+    """Return the time arguments for a time-conditioned model, else None.
+
+    Raises:
+        ValueError: the run did not record its times.
+    """
     if not denoiser.time_conditioned:
         return None
     if bool(time.isnan().any()):

@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens on given canvases: one forward pass each, graph on request."""
+"""Compute log-probabilities of given tokens on given canvases, one forward pass per canvas."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from dlm_sampling.types import TokenLaw
 
 
 class Views(NamedTuple):
-    """n canvases as the model is to see them, and the tokens to score on each."""
+    """Hold n canvases for the model, and the tokens to score on each."""
 
     rows: Tensor  # int64 [n], index of each canvas's row in the batch
     canvas: Tensor  # int64 [n, L]
     tokens: Tensor  # int64 [n, L]
     where: Tensor  # bool [n, L], positions whose tokens are scored; at least one per canvas
     attention: Tensor  # bool [n, L], False at padding
-    horizon: Tensor | None = None  # int64 [n], first column that the model does not see
+    horizon: Tensor | None = None  # int64 [n], first column hidden from the model
     time: Tensor | None = None  # float64 [n], for time-conditioned models
 
     def split(self, size: int | None) -> Iterator[Views]:
-        """Parts of at most `size` canvases; None: one part, empty ones left out."""
+        """Yield parts of at most `size` canvases, or one part if None; no part is empty."""
         count = len(self.rows)
         for start in range(0, count, size or max(count, 1)):
             here = slice(start, start + size if size else None)
@@ -37,14 +37,14 @@ class Views(NamedTuple):
 
 @dataclass(frozen=True)
 class Scorer:
-    """What a denoiser gives to tokens.
+    """Score tokens under a denoiser.
 
     Fields:
         denoiser: predicts the clean tokens.
         law: None for the model's own law, else a law with temperature and filters.
 
     Raises:
-        ValueError: the denoiser carries a state from pass to pass, or is told the step's length.
+        ValueError: the denoiser carries a state from pass to pass, or is step-conditioned.
     """
 
     denoiser: Denoiser
@@ -62,7 +62,10 @@ class Scorer:
                 )
 
     def __call__(self, views: Views) -> Tensor:
-        """Log-probability of the tokens at `views.where`, [R], row-major; NFE 1 per canvas."""
+        """Return the log-probability of the tokens at `views.where`, [R], row-major.
+
+        NFE 1 per canvas.
+        """
         law = full_law(TokenLaw() if self.law is None else self.law, self.denoiser)
         predictor = Predictor.alone(self.denoiser, law, views.attention, horizon=views.horizon)
         time = torch.zeros_like(views.rows).double() if views.time is None else views.time
@@ -72,6 +75,6 @@ class Scorer:
 
 
 def check_batch_size(batch_size: int | None) -> None:
-    """Refuse a batch of no canvases."""
+    """Check that `batch_size` is None or at least 1."""
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1, or None for all rows.")
