@@ -1,1 +1,1 @@
-"""Checks whether a model is a denoiser, and measures how fast a draw is."""
+"""Check whether a model behaves as a denoiser, and measure the speed of sampling."""

@@ -1,7 +1,7 @@
-"""Sampling arithmetic measured: this library's draw beside that of published samplers.
+"""Measure the sampling arithmetic of this library beside that of published samplers.
 
-Every method gets the same logits and returns a token and its probability per row.  Model forward
-passes are no part of it.
+Every method gets the same logits and returns a token and its probability per row.  Forward passes
+of a model are not measured.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Method = Callable[[Tensor, float, Generator], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One method.
+    """Hold the measurement of one method.
 
-    Args:
-        method: what was measured.
+    Fields:
+        method: name of the method.
         milliseconds: median wall time of a call.
-        cpu_milliseconds: median CPU time of a call, all threads together; the fair one on a machine
-            that others use.
+        cpu_milliseconds: median CPU time of a call, summed over threads; the fairer figure on a
+            shared machine.
         ratio: wall time of LLaDA's arithmetic over this one's.
         cpu_ratio: the same in CPU time.
         peak_megabytes: extra peak memory of a call, 10^6 bytes; None where it cannot be read.
@@ -55,7 +55,7 @@ class BenchRow:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """What `run_bench` measured, and on what."""
+    """Hold the measurements of `run_bench`, with settings and machine."""
 
     rows: int
     vocab: int
@@ -65,15 +65,15 @@ class BenchReport:
     repeats: int
     cpu: str
     torch: str
-    load: float | None  # of the last minute, before the measurement
+    load: float | None  # load average of the minute before the measurement
     methods: tuple[BenchRow, ...]
 
     def to_json(self) -> str:
-        """The report as JSON."""
+        """Return the report as JSON."""
         return json.dumps(asdict(self), indent=2)
 
     def table(self) -> Table:
-        """The report as a rich table."""
+        """Return the report as a rich table."""
         title = f"[{self.rows}, {self.vocab}] {self.dtype}, temperature {self.temperature:g}"
         load = "unknown" if self.load is None else f"{self.load:.1f}"
         caption = (
@@ -103,9 +103,9 @@ def run_bench(
 ) -> BenchReport:
     """Measure `ops.draw` and three published ways to sample, in one process, in alternation.
 
-    Time is the median over `repeats` rounds after one that is not counted; every round runs every
-    method once.  Peak memory is taken in a fresh process per method: the growth of the peak
-    resident set over one call, after the logits exist and a small call has loaded the libraries.
+    Times are medians over `repeats` rounds after a warm-up round; every round runs every method
+    once.  Peak memory is the growth of the peak resident set over one call, in a fresh process per
+    method, after the logits exist and a small call has loaded the libraries.
 
     Args:
         rows: positions to sample.
@@ -148,7 +148,7 @@ def run_bench(
 
 
 def ours(logits: Tensor, temperature: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """The draw of this library, with the whole record."""
+    """Draw with `ops.draw`, all statistics included."""
     seed = torch.randint(1 << 62, (1,), generator=generator)
     zero = torch.zeros(logits.shape[0], dtype=torch.int64)
     record = ops.draw(
@@ -162,7 +162,7 @@ def ours(logits: Tensor, temperature: float, generator: Generator) -> tuple[Tens
 
 
 def llada(logits: Tensor, temperature: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """LLaDA's `generate`: argmax of exp(l) / (-log u)^T in float64, then p = softmax(l)[token].
+    """Draw as LLaDA does: argmax of exp(l) / (-log u)^T in float64, then p = softmax(l)[token].
 
     Nie et al. 2025, arXiv 2502.09992; the released noise is float64 after Zheng et al. 2024.
     """
@@ -176,7 +176,7 @@ def llada(logits: Tensor, temperature: float, generator: Generator) -> tuple[Ten
 
 
 def mdlm(logits: Tensor, temperature: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """MDLM's sampler: argmax of p / (c - log(u + c)), c = 1e-10, with float32 noise.
+    """Draw as MDLM does: argmax of p / (c - log(u + c)), c = 1e-10, with float32 noise.
 
     Sahoo et al. 2024, arXiv 2406.07524.
     """
@@ -187,7 +187,7 @@ def mdlm(logits: Tensor, temperature: float, generator: Generator) -> tuple[Tens
 
 
 def multinomial(logits: Tensor, temperature: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """The ordinary way: softmax, then torch.multinomial."""
+    """Draw with softmax and torch.multinomial."""
     p = (logits.float() / temperature).softmax(-1)
     token = torch.multinomial(p, 1, generator=generator)
     return token[:, 0], p.gather(-1, token)[:, 0]
@@ -217,7 +217,7 @@ def _check(
 
 
 def _logits(rows: int, vocab: int, dtype: str) -> Tensor:
-    """Normal logits, written row by row so that making them leaves no peak behind."""
+    """Make normal logits row by row, so that making them does not raise the peak memory."""
     generator = Generator().manual_seed(0)
     logits = torch.empty(rows, vocab, dtype=_DTYPES[dtype])
     for row in logits:
@@ -228,7 +228,7 @@ def _logits(rows: int, vocab: int, dtype: str) -> Tensor:
 def _time(
     methods: Mapping[str, Method], logits: Tensor, temperature: float, repeats: int
 ) -> dict[str, tuple[float, float]]:
-    """Median wall and CPU milliseconds of every method."""
+    """Return the median wall and CPU milliseconds of every method."""
     generator = Generator().manual_seed(1)
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
     for _ in range(repeats + 1):
@@ -246,7 +246,7 @@ def _time(
 def peak_megabytes(
     name: str, rows: int, vocab: int, dtype: str, temperature: float, threads: int
 ) -> float | None:
-    """Extra peak memory of one call of a method, in a fresh process; None where it is unknown."""
+    """Measure the extra peak memory of one call in a fresh process; None if unknown."""
     code = (
         "import json, sys; from dlm_sampling.checkup import bench; "
         "bench.report_peak(*json.loads(sys.argv[1]))"
@@ -265,7 +265,7 @@ def peak_megabytes(
 def report_peak(
     name: str, rows: int, vocab: int, dtype: str, temperature: float, threads: int
 ) -> None:
-    """Write to standard output by how many bytes one call raises the peak resident set."""
+    """Print the growth of the peak resident set over one call, in bytes."""
     torch.set_num_threads(threads)
     generator = Generator().manual_seed(2)
     METHODS[name](_logits(2, 3000, dtype), temperature, generator)
@@ -276,7 +276,7 @@ def report_peak(
 
 
 def _peak_resident() -> int:
-    """Largest resident set of this process so far, in bytes."""
+    """Return the largest resident set of this process so far, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # on Linux, getrusage would count what the parent process once held
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())

@@ -1,4 +1,4 @@
-"""Find out whether a model behaves as a denoiser must, before samples are wasted on it."""
+"""Check whether a model behaves as a denoiser must, before it is used for sampling."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ HALF_TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
+    """Hold the result of one named check.
 
-    Args:
-        name: what was looked at.
-        status: "pass"; "fail": samples would be wrong; "warn": worth knowing; "skip": could not be
-            looked at.
-        detail: what was found.
-        remedy: what to do, empty on a pass.
+    Fields:
+        name: name of the check.
+        status: "pass"; "fail" if samples would be wrong; "warn" if samples may suffer; "skip" if
+            the check does not apply.
+        detail: the observation.
+        remedy: the action to take, empty on a pass.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Check:
 
 
 class Finding(NamedTuple):
-    """What one examination found: the fields of `Check` without its name."""
+    """Hold the result of a check without its name; see `Check`."""
 
     status: Status
     detail: str
@@ -62,12 +62,12 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """All findings about one model.
+    """Hold the results of all checks of one model.
 
-    Args:
+    Fields:
         model: name or path, or the class of the denoiser.
-        family: the family that loaded it.
-        checks: the findings, in the order in which they were made.
+        family: the checkpoint family that loaded the model.
+        checks: the results, in the order of the checks.
     """
 
     model: str
@@ -76,35 +76,35 @@ class DoctorReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed."""
+        """Return whether no check failed."""
         return all(check.status != "fail" for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain values."""
+        """Return the report as plain values."""
         return {**asdict(self), "checks": [asdict(check) for check in self.checks], "ok": self.ok}
 
     def to_json(self) -> str:
-        """The report as a JSON object."""
+        """Return the report as a JSON object."""
         return json.dumps(self.to_dict(), indent=2)
 
 
 @dataclass(frozen=True)
 class Patient:
-    """A denoiser and the text that it is examined with."""
+    """Hold a denoiser under examination, and the inputs and outputs that checks share."""
 
     denoiser: Denoiser
     text: str
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer, or None."""
+        """Return the tokenizer, or None."""
         return self.denoiser.tokenizer
 
     @cached_property
     def tokens(self) -> Tensor:
-        """One row of the text's ids, or of arbitrary ids where there is no tokenizer; [1, L].
+        """Return one row of the text's ids, or of arbitrary ids without a tokenizer; int64 [1, L].
 
-        A network with a canvas gets the text as often as fills the canvas.
+        For a network that writes whole canvases, the text is repeated to fill one.
         """
         canvas = self.denoiser.canvas_length or 0
         length = min(LENGTH + canvas, self.denoiser.max_length or LENGTH + canvas)
@@ -119,34 +119,40 @@ class Patient:
 
     @property
     def mask_id(self) -> int | None:
-        """The mask id."""
+        """Return the mask id, or None."""
         return self.denoiser.mask_token_id
 
     @cached_property
     def masked(self) -> Tensor:
-        """Positions hidden in each of `STRIDE` copies of the row, every position in one; bool."""
+        """Return the masked positions of `STRIDE` copies of the row, bool [STRIDE, L].
+
+        Every position is masked in exactly one copy.
+        """
         copies = torch.arange(STRIDE)[:, None]
         return torch.arange(self.tokens.shape[1]) % STRIDE == copies
 
     @cached_property
     def noised(self) -> Tensor:
-        """The copies, hidden positions masked; [STRIDE, L]."""
+        """Return the copies with their masked positions set to the mask id, int64 [STRIDE, L]."""
         return torch.where(self.masked, self.mask_id or 0, self.tokens)
 
     @cached_property
     def baseline(self) -> Tensor:
-        """Logits of the copies in one batch, float32, on the CPU."""
+        """Return the logits of the copies as one batch, float32, on the CPU."""
         return self.logits(self.noised)
 
     @cached_property
     def tolerance(self) -> float:
-        """Largest difference of logits that is still rounding."""
+        """Return the largest difference of logits that counts as rounding."""
         dtype = self.denoiser.dtype or self.baseline.dtype
         scale = max(1.0, float(self.baseline.nan_to_num().std()))
         return TOLERANCES.get(dtype, HALF_TOLERANCE) * scale
 
     def logits(self, ids: Tensor, mask: Tensor | None = None, t: float = 1 / STRIDE) -> Tensor:
-        """Logits of one forward pass, float32, on the CPU; a step, if asked for, goes to 0."""
+        """Return the logits of one forward pass at time t, float32, on the CPU.
+
+        A step-conditioned model gets the step from t to 0.
+        """
         level = torch.full(ids.shape[:1], t, dtype=torch.float64)
         return self.denoiser.logits(ids, mask, level, level).float().cpu()
 
@@ -158,13 +164,13 @@ def diagnose(
     """Examine a denoiser: mask id, vocabulary, alignment, padding, batches, type, time.
 
     Args:
-        denoiser_or_path: a denoiser, or what `AutoDenoiser.from_pretrained` takes.
-        text: a passage that the model should find easy; the alignment is judged by it.
+        denoiser_or_path: a denoiser, or a model for `AutoDenoiser.from_pretrained`.
+        text: a passage that the model should predict well; the alignment check uses it.
         options: passed to `AutoDenoiser.from_pretrained`.
 
     Returns:
-        The findings; a model that cannot be loaded gives one failed finding.  About ten forward
-        passes over up to 96 tokens.
+        The report; a model that cannot be loaded gives one failed check.  The checks take about ten
+        forward passes over up to 96 tokens.
     """
     if isinstance(denoiser_or_path, Denoiser):
         denoiser, name = denoiser_or_path, type(denoiser_or_path).__name__
@@ -179,7 +185,7 @@ def diagnose(
 
 
 def examine(patient: Patient, name: str) -> Check:
-    """One check; a model that breaks down on the way has failed it."""
+    """Run one check by name; an error of the model is a failed check."""
     try:
         return Check(name, *CHECKS[name](patient))
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
@@ -190,7 +196,7 @@ def examine(patient: Patient, name: str) -> Check:
 
 
 def check_parameters(patient: Patient) -> Finding:
-    """Count of the weights."""
+    """Count the weights."""
     count = patient.denoiser.num_parameters
     if not count:
         return Finding("skip", "a plain function: no weights to count")
@@ -200,7 +206,7 @@ def check_parameters(patient: Patient) -> Finding:
 
 
 def check_dtype(patient: Patient) -> Finding:
-    """Type and place of the weights."""
+    """Check dtype and device of the weights."""
     dtype, device = patient.denoiser.dtype, patient.denoiser.device
     found = f"{str(dtype).removeprefix('torch.')} on {device}"
     if dtype is not None and dtype.itemsize == 2 and device.type == "cpu":
@@ -210,7 +216,7 @@ def check_dtype(patient: Patient) -> Finding:
 
 
 def check_mask_id(patient: Patient) -> Finding:
-    """Whether the mask id names a token of its own."""
+    """Check that the mask id is a token of its own."""
     denoiser, mask, tokenizer = patient.denoiser, patient.mask_id, patient.tokenizer
     if mask is None:
         return Finding("skip", "no mask token: the noise is uniform")
@@ -228,7 +234,7 @@ def check_mask_id(patient: Patient) -> Finding:
 
 
 def check_vocabulary(patient: Patient) -> Finding:
-    """Whether the tokenizer's ids have logit columns, and which columns have no token."""
+    """Check that every id of the tokenizer has a column of logits, and the reverse."""
     width = patient.denoiser.vocab_size
     if patient.tokenizer is None:
         remedy = "pass tokenizer= to use text"
@@ -246,7 +252,7 @@ def check_vocabulary(patient: Patient) -> Finding:
 
 
 def check_finite(patient: Patient) -> Finding:
-    """Whether the logits are numbers."""
+    """Check that the logits are finite."""
     bad = int((~patient.baseline.isfinite()).sum())
     remedy = "load with dtype='float32', or download the weights again"
     if bad:
@@ -255,14 +261,14 @@ def check_finite(patient: Patient) -> Finding:
 
 
 def check_repeatable(patient: Patient) -> Finding:
-    """Whether the same input gives the same logits, as it does not with dropout on."""
+    """Check that the same input gives the same logits; with dropout on, it does not."""
     difference = gap(patient.logits(patient.noised), patient.baseline)
     remedy = "call .eval() on the module: dropout is on"
     return verdict(difference, patient.tolerance, "two passes", remedy)
 
 
 def check_alignment(patient: Patient) -> Finding:
-    """Which alignment of the logits predicts hidden tokens best, judged by paired losses."""
+    """Check by paired losses which alignment of the logits predicts masked tokens best."""
     if patient.tokenizer is None or patient.mask_id is None:
         remedy = "pass tokenizer=" if patient.tokenizer is None else ""
         return Finding("skip", "needs a tokenizer and a mask token", remedy)
@@ -286,7 +292,10 @@ def check_alignment(patient: Patient) -> Finding:
 
 
 def alignment_losses(patient: Patient, offset: int) -> Tensor:
-    """Losses of the hidden tokens by the logits `offset` places away; ends left out; [L - 2]."""
+    """Return the losses of the masked tokens under the logits `offset` columns away, [L - 2].
+
+    The first and the last position are left out.
+    """
     logits = patient.baseline.clone()
     logits[..., patient.mask_id] = -torch.inf
     inside = patient.masked.clone()
@@ -298,13 +307,13 @@ def alignment_losses(patient: Patient, offset: int) -> Tensor:
 
 
 def z_score(differences: Tensor) -> float:
-    """Mean of paired differences over its standard error."""
+    """Return the mean of paired differences divided by its standard error."""
     error = differences.std() / math.sqrt(len(differences))
     return float(differences.mean() / error.clamp_min(1e-9))
 
 
 def check_attention(patient: Patient) -> Finding:
-    """Whether the first token's logits know of the last token, or of its own block's last."""
+    """Check that the first token's logits depend on the last token (of its block, if any)."""
     row, block = patient.noised[:1], patient.denoiser.block_length
     place = min(row.shape[1], block or row.shape[1]) - 1
     whose = "token" if block is None else f"token of a block of {block}"
@@ -321,7 +330,7 @@ def check_attention(patient: Patient) -> Finding:
 
 
 def check_padding(patient: Patient) -> Finding:
-    """Whether a row with padding on the left gives the logits of the row alone."""
+    """Check that a row with padding on the left gives the logits of the row alone."""
     denoiser = patient.denoiser
     room = (denoiser.max_length or LENGTH + PADDING) - PADDING
     row = patient.noised[:1, :room]
@@ -340,7 +349,7 @@ def check_padding(patient: Patient) -> Finding:
 
 
 def check_batch(patient: Patient) -> Finding:
-    """Whether a row in a batch gives the logits of the row alone."""
+    """Check that a row in a batch gives the logits of the row alone."""
     alone = torch.cat([patient.logits(row[None]) for row in patient.noised[:2]])
     difference = gap(alone, patient.baseline[:2])
     remedy = "rows influence each other: sample with one row at a time"
@@ -348,7 +357,7 @@ def check_batch(patient: Patient) -> Finding:
 
 
 def check_time(patient: Patient) -> Finding:
-    """Whether the noise level changes the logits exactly where it is declared to."""
+    """Check whether the time changes the logits, as `time_conditioned` declares."""
     declared = patient.denoiser.time_conditioned
     difference = gap(patient.logits(patient.noised, t=0.9), patient.logits(patient.noised, t=0.1))
     claim = "declared" if declared else "none declared"
@@ -360,12 +369,12 @@ def check_time(patient: Patient) -> Finding:
 
 
 def gap(a: Tensor, b: Tensor) -> float:
-    """Largest absolute difference; infinite where only one side is a number."""
+    """Return the largest absolute difference; infinite if any difference is NaN."""
     return float((a - b).abs().nan_to_num(nan=math.inf).max())
 
 
 def verdict(difference: float, tolerance: float, what: str, remedy: str) -> Finding:
-    """A pass if the difference is rounding."""
+    """Return a pass if the difference is at most `tolerance`, else a failure."""
     found = f"{what} differ by {difference:.1e} (rounding: up to {tolerance:.1e})"
     if difference <= tolerance:
         return Finding("pass", found)

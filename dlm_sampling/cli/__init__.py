@@ -1,1 +1,1 @@
-"""The command `dlm-sampling`."""
+"""Run the command `dlm-sampling`: generate, samplers, doctor, bench, learn."""

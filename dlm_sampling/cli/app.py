@@ -1,6 +1,6 @@
-"""The command `dlm-sampling`.
+"""Define the command `dlm-sampling` and its subcommands.
 
-Standard output carries the result; everything else goes to standard error.  Exit codes: 0 done,
+The result goes to standard output, everything else to standard error.  Exit codes: 0 success,
 1 failure, 2 wrong usage, 130 interrupted.  A failure is one line; `--debug` adds the traceback.
 """
 
@@ -192,11 +192,11 @@ def generate(
 
 
 def find_sampler(name: str) -> Entry:
-    """Return the registered sampler, one's own by "module:Name", or that of a file of `learn`.
+    """Find a sampler by registered name, by "module:Name", or by a JSON file of `learn`.
 
     Raises:
-        UsageError: there is none of this name; the closest one is named.
-        ValueError, OSError: the file is no learned sampler.
+        UsageError: no sampler has this name; the message names the closest one.
+        ValueError, OSError: the file holds no learned sampler.
     """
     from dlm_sampling.samplers import available, find
 
@@ -213,7 +213,7 @@ def find_sampler(name: str) -> Entry:
 
 
 def open_live(denoiser: Denoiser) -> LiveCanvas | None:
-    """The live canvas, or None where standard error is no terminal."""
+    """Return the live canvas, or None if standard error is not a terminal."""
     from dlm_sampling.viewers.terminal import LiveCanvas
 
     if denoiser.tokenizer is None:
@@ -305,7 +305,7 @@ app.command()(learn)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command, and turn whatever happens into an exit code and at most one line."""
+    """Run the command, and turn its result or error into an exit code and at most one line."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     end = words.index("--") if "--" in words else len(words)
     debug = "--debug" in words[:end]
@@ -315,7 +315,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         run(words)
         sys.stdout.flush()
         code = 0
-    except BaseException as error:  # every end of the program passes here
+    except BaseException as error:  # every exit of the program passes here
         code, text = verdict(error)
         if debug and code not in (0, 130):
             traceback.print_exception(error)
@@ -326,7 +326,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def run(words: list[str]) -> None:
-    """Parse the words and run the verb, without typer's own handling of errors."""
+    """Parse the arguments and run the subcommand, without typer's own error handling."""
     command = get_command(app)
     with command.make_context(PROGRAM, words) as context:
         command.invoke(context)

@@ -1,6 +1,6 @@
-"""Options of a command in a TOML file: `--config FILE` reads them, `--print-config` writes them.
+"""Read options from a TOML file (`--config FILE`), and print them as TOML (`--print-config`).
 
-A flag wins over the file, and the file over the default.  Keys are the long names of the options.
+A flag overrides the file, and the file overrides the default.  Keys are the long option names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NOT_IN_FILE = frozenset({"config", "print_config", "help"})
 
 
 def option_names(context: typer.Context) -> dict[str, str]:
-    """Long name of each option, without dashes -> the parameter that it sets."""
+    """Map the long name of each option, without dashes, to the parameter that it sets."""
     return {
         max(parameter.opts, key=len).lstrip("-"): str(parameter.name)
         for parameter in context.command.params
@@ -29,10 +29,10 @@ def option_names(context: typer.Context) -> dict[str, str]:
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Make the values of the file the defaults of the command's options.
+    """Use the values of the file as defaults of the command's options.
 
     Raises:
-        UsageError: not TOML, or a key that is no option.
+        UsageError: the file is not TOML, or a key is not an option.
         OSError: the file cannot be read.
     """
     if path is None:
@@ -54,12 +54,12 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _as_pairs(table: Mapping[str, Any]) -> list[str]:
-    """The table `set` as --set takes it."""
+    """Turn the table `set` into texts "name=value", as --set takes them."""
     return [f"{name}={value}" for name, value in table.items()]
 
 
 def write_config(context: typer.Context) -> str:
-    """The options in force, as TOML."""
+    """Return the current values of the options as TOML."""
     lines: list[str] = []
     for name, parameter in option_names(context).items():
         value: Any = context.params.get(parameter)
@@ -69,7 +69,7 @@ def write_config(context: typer.Context) -> str:
 
 
 def _as_toml(value: Any) -> str:
-    """Booleans, numbers, texts and lists of texts, which TOML writes as JSON does."""
+    """Return a value as TOML, which has the syntax of JSON for these types."""
     if isinstance(value, list | tuple):
         return json.dumps([str(item) for item in cast("list[Any]", value)])
     return json.dumps(value if isinstance(value, bool | int | float) else str(value))

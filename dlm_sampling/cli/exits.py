@@ -1,4 +1,4 @@
-"""How the command ends: exit codes, and the one line that goes with them."""
+"""End the command: choose the exit code and the line to print."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 def note(text: str) -> None:
-    """Write one line to standard error, if anyone still reads it."""
+    """Write one line to standard error; a closed stream is ignored."""
     if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
         with suppress(OSError, ValueError):
             print(one_line(text), file=sys.stderr, flush=True)
 
 
 def quieten(debug: bool) -> None:
-    """Leave standard error to this program: DLM_LOG sets what else is heard."""
+    """Silence the warnings of other libraries; the environment variable DLM_LOG sets the level."""
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
         raise OSError("Standard output is closed: there is nowhere to write the result.")
     for stream in (sys.stdout, sys.stderr):
@@ -49,7 +49,7 @@ def quieten(debug: bool) -> None:
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
-    """The exit code that an exception stands for, and the line to show."""
+    """Return the exit code of an exception, and the line to print."""
     if isinstance(error, typer.Exit):
         return error.exit_code, ""
     if isinstance(error, SystemExit):
@@ -66,7 +66,10 @@ def verdict(error: BaseException) -> tuple[int, str]:
 
 
 def usage_text(error: Any) -> str:
-    """One line about a wrong option or word; names of other libraries are understood."""
+    """Return one line about a wrong option or argument, with the closest valid option.
+
+    Option names of other libraries lead to the name used here.
+    """
     message: str = error.format_message()
     option = getattr(error, "option_name", None)
     context = getattr(error, "ctx", None)
@@ -86,7 +89,7 @@ def usage_text(error: Any) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one line of bearable length."""
+    """Return the message of an error as one line of at most about 600 characters."""
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}."
     elif isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError):
@@ -98,7 +101,7 @@ def reason(error: BaseException) -> str:
 
 
 def close_stdout() -> None:
-    """Flush; where nobody reads any more, keep the interpreter from trying again at exit."""
+    """Flush standard output; if its reader is gone, redirect it so that exit raises no error."""
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
         return
     try:

@@ -1,4 +1,4 @@
-"""One run of `dlm-sampling generate`: prompts in batches, results as they are done."""
+"""Run `dlm-sampling generate`: prompts in batches, each result written when it is done."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dlm_sampling.viewers.terminal import LiveCanvas
 
 @dataclass
 class Job:
-    """One run of `generate`: what all its batches share.
+    """Hold the settings that all batches of one command share.
 
     Fields:
         denoiser: the model.
-        options: what `dlm_sampling.generate` would be asked for.
+        options: the arguments of `dlm_sampling.generate`.
         as_json: whether results are JSON lines.
-        model: what the user asked for.
+        model: the name that the user gave for the model.
         sampler: name of the sampler.
         live: shows the canvas, or None.
         nfe: forward passes of every row so far.
@@ -41,7 +41,7 @@ class Job:
     nfe: list[int] = field(default_factory=list[int])
 
     def run(self, items: Sequence[PromptItem], batch_rows: int, sink: TextIO) -> None:
-        """Generate for all prompts, a batch at a time, and write each batch as it is done."""
+        """Generate for all prompts in batches, and write the results batch by batch."""
         samples = self.options.num_return_sequences
         total = len(items) * samples
         job = prepare(self.denoiser, [item.prompt for item in items], self.options)
@@ -56,9 +56,9 @@ class Job:
             self.nfe += output.nfe.tolist()
 
     def outputs(self, job: Generation, per_batch: int) -> Iterator[GenerateOutput]:
-        """The results batch by batch; the canvas is gone before a result is written.
+        """Yield the output of each batch.
 
-        Both may share one terminal.
+        The live canvas is erased before an output is yielded, as both may share one terminal.
         """
         if self.live is None:
             with closing(ProgressFeed(sum(job.new_tokens), None)) as bar:
@@ -72,7 +72,7 @@ class Job:
             yield output
 
     def record(self, output: GenerateOutput, row: int, item: PromptItem, number: int) -> str:
-        """One result: the text with its prompt, or a JSON object."""
+        """Return one result: the text with its prompt, or a JSON object."""
         if output.texts is None:
             raise UsageError(f"'{self.model}' has no tokenizer: add its files to the folder.")
         text = output.texts[row]
@@ -99,7 +99,7 @@ class Job:
         )
 
     def whole_text(self, item: PromptItem, ids: list[int], text: str) -> str:
-        """Prompt and completion as one; an answer to a chat, or a filled text, stands alone."""
+        """Return prompt and completion as one text; chat answers and filled texts come alone."""
         tokenizer: Any = self.denoiser.tokenizer
         if not isinstance(item.prompt, str) or not item.prompt:
             return text

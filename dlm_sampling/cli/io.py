@@ -1,4 +1,4 @@
-"""What the command line reads and writes: prompts, sampler parameters, results."""
+"""Read prompts and sampler parameters from the command line, and open the output."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ LINE_LIMIT = 16 * 2**20
 
 
 class UsageError(ValueError):
-    """The command was written wrongly, as opposed to having failed: exit code 2."""
+    """Signal wrong usage of the command, as opposed to a failure; exit code 2."""
 
 
 @dataclass(frozen=True)
 class PromptItem:
-    """One prompt of the command line.
+    """Hold one prompt of the command line.
 
     Fields:
         prompt: text, or chat messages.
-        name: the "id" that a JSON line gave it, or None.
+        name: the "id" of its JSON line, or None.
     """
 
     prompt: str | list[dict[str, Any]]
@@ -37,10 +37,10 @@ class PromptItem:
 
 
 def collect_prompts(arguments: Sequence[str], source: Path | None) -> list[PromptItem]:
-    """Return the prompts: from the arguments, a file, or standard input when it is piped.
+    """Collect the prompts from the arguments, a file, or piped standard input.
 
     Raises:
-        UsageError: prompts from two places, from none, or a line that is not understood.
+        UsageError: prompts come from two places or none, or a line has a wrong form.
         OSError: the file cannot be read.
     """
     if arguments and source is not None:
@@ -59,7 +59,10 @@ def collect_prompts(arguments: Sequence[str], source: Path | None) -> list[Promp
 
 
 def _read_items(source: Path | None, name: str) -> Iterator[PromptItem]:
-    """One item per line that is not blank; JSON by the suffix of the file, or by its first line."""
+    """Yield one item per line that is not blank.
+
+    The suffix of the file, or else its first line, decides whether lines are JSON.
+    """
     is_json = name.endswith((".jsonl", ".ndjson")) or None
     for number, line in enumerate(_read_lines(source, name), start=1):
         if not line.strip():
@@ -89,7 +92,7 @@ def _looks_like_json(line: str) -> bool:
 
 
 def _parse_json(line: str, place: str) -> PromptItem:
-    """An object with "prompt" (text) or "messages" (chat), or a bare string."""
+    """Parse an object with "prompt" (text) or "messages" (chat), or a bare string."""
     try:
         value: Any = json.loads(line)
     except ValueError as error:
@@ -102,10 +105,10 @@ def _parse_json(line: str, place: str) -> PromptItem:
 
 
 def check_model(name: str) -> str:
-    """Return `name`: an embedded model, a folder, or a name on the hub.
+    """Return `name` after checking that it is not a misspelt embedded model.
 
     Raises:
-        UsageError: the name is nearly that of an embedded model.
+        UsageError: the name is close to that of an embedded model.
     """
     embedded = embedded_models()
     if "/" not in name and name not in embedded and not Path(name).exists():
@@ -148,7 +151,7 @@ _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 
 def parse_value(text: str, hint: Any, name: str) -> Any:
-    """Return `text` as the type that an annotation asks for.
+    """Convert `text` to the type of an annotation.
 
     Raises:
         ValueError: the text is not of that type.
@@ -191,10 +194,10 @@ def _first_that_fits(text: str, hints: Sequence[Any], name: str) -> Any:
 
 @contextmanager
 def open_output(path: Path | None) -> Generator[TextIO]:
-    """Open where results go: standard output, or a file that appears only once it is complete.
+    """Open standard output, or a file that appears under its name only once it is complete.
 
     Raises:
-        OSError: the file cannot be written; found out before any work is done.
+        OSError: the file cannot be written; this is checked before any work.
     """
     if path is None or str(path) == "-":
         yield sys.stdout

@@ -1,4 +1,4 @@
-"""The verb `dlm-sampling learn`: coefficients and times of a solver for a model, as JSON."""
+"""Run `dlm-sampling learn`: fit coefficients and times of a solver to a model, as JSON."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Imports a sampler of the user's own, `--sampler my_module:MySampler` or `my_file.py:MySampler`.
+"""Import a user's sampler: `--sampler my_module:MySampler` or `--sampler my_file.py:MySampler`.
 
-The first form is for packages; the second for a file that is not on the path, since an installed
+The first form needs a module on the import path; the second takes any file, because an installed
 command does not look for modules in the current folder.
 """
 
@@ -20,11 +20,12 @@ from dlm_sampling.samplers import SamplerBase, register
 def register_own(text: str) -> None:
     """Register the sampler that `text` names, a module or file, ":" and a class or function.
 
-    It is registered under `text` itself, so that whatever takes a name takes it.
+    Its registered name is `text`, so that it can be used like any sampler's name.
 
     Raises:
-        UsageError: there is no such module, file or name in it.
-        TypeError: it builds no sampler, or needs arguments; see `samplers.register`.
+        UsageError: the module or file does not exist, or has no such name.
+        TypeError: the class or function builds no sampler, or needs arguments; see
+            `samplers.register`.
     """
     place, _, name = text.rpartition(":")
     if not place or not name:
@@ -53,7 +54,7 @@ def _from_path(name: str) -> ModuleType:
 
 
 def _from_file(path: Path) -> ModuleType:
-    """Run a file as a module; its name is one that no other module has."""
+    """Run a file as a module, under a name that no other module has."""
     name = f"sampler_file_{path.stem}"
     spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():

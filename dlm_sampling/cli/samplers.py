@@ -1,4 +1,4 @@
-"""Describes samplers for `dlm-sampling samplers`."""
+"""Describe samplers for `dlm-sampling samplers`, as text or JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POINTER = re.compile(r"see `(\w+)`[;,.]? ?(.*)", re.DOTALL)
 
 
 def as_record(entry: Entry) -> dict[str, Any]:
-    """Return the facts about a sampler, for JSON."""
+    """Return the description of a sampler as values for JSON."""
     parameters = {k: v if isinstance(v, PLAIN) else repr(v) for k, v in entry.parameters.items()}
     return {
         "name": entry.name,
@@ -31,7 +31,7 @@ def as_record(entry: Entry) -> dict[str, Any]:
 
 
 def describe(entry: Entry, *, whole: bool) -> str:
-    """Return the facts about a sampler, for people."""
+    """Return the description of a sampler as text, in full if `whole`."""
     values = {name: f"{name}={value!r}" for name, value in entry.parameters.items()}
     parameters = [f"Parameters: {', '.join(values.values()) or 'none'}"]
     text = entry.summary
@@ -55,10 +55,10 @@ def describe(entry: Entry, *, whole: bool) -> str:
 
 
 def parameter_docs(entry: Entry) -> dict[str, str]:
-    """Return the text that the docstrings have on each parameter.
+    """Return the docstring text of each parameter.
 
-    A field that says "see `Base`" takes the text of that base class, so that it is written once.
-    A function's parameters are those of the sampler that it builds, unless it describes them.
+    A field with the text "see `Base`" takes the text of that base class.  A function takes the
+    texts of the sampler that it builds, unless its own docstring describes the parameter.
     """
     classes = type(entry.build()).__mro__
     texts = [_fields(vars(cls).get("__doc__") or "") for cls in classes]
@@ -80,7 +80,7 @@ def parameter_docs(entry: Entry) -> dict[str, str]:
 
 
 def _fields(doc: str) -> dict[str, str]:
-    """The entries of the sections "Fields:" and "Args:" of a docstring, each on one line."""
+    """Return the entries of the sections "Fields:" and "Args:", each on one line."""
     sections = "".join(_SECTION.findall(inspect.cleandoc(doc)))
     entries = [
         (names.split(", "), " ".join(text.split())) for names, text in _ENTRY.findall(sections)
@@ -89,7 +89,7 @@ def _fields(doc: str) -> dict[str, str]:
 
 
 def example(entry: Entry) -> str:
-    """Return a command that uses the sampler, with the first parameter that a text can set."""
+    """Return an example command for the sampler, with its first parameter settable by text."""
     words = ["dlm-sampling", "generate", "Once upon a time"]
     words += [] if "absorbing" in entry.runs_on else ["--model", UNIFORM_MODEL]
     words += ["--sampler", entry.name]

@@ -3,8 +3,8 @@
     log p(tokens | steps) = sum_k sum over i written in step k of log p(x_i | z_k)
 
 z_k is the canvas before step k.  With `shrink` s, each group of s consecutive steps is scored in
-one pass, on the canvas before the first, where all tokens of the group are unknown.  With s >= steps,
-all tokens are scored in one pass, as if independent.
+one pass, on the canvas before the first, where all tokens of the group are unknown.  With
+s >= steps, all tokens are scored in one pass, as if independent.
 
 Wang et al. 2025, "Revolutionizing Reinforcement Learning Framework for Diffusion Large Language
 Models", arXiv:2509.06949 (TraceRL).
