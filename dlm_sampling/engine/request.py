@@ -1,4 +1,4 @@
-"""Describes a run before it starts: the canvases, and what is asked for; and what it gives back."""
+"""Define the input of a run (canvases and request), its listeners, and its output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlm_sampling.types import Sampler, TokenLaw
 
 @dataclass(frozen=True)
 class BlockRequest:
-    """How the canvas is cut into blocks, and how many steps each gets; see `engine.blocks`.
+    """Hold the settings that cut a canvas into blocks and share out steps; see `engine.blocks`.
 
     Fields:
         length: columns per block, or None for one block.
@@ -34,7 +34,7 @@ class BlockRequest:
 
 @dataclass(frozen=True)
 class Request:
-    """What a run is asked for beyond its canvases; one value from the public arguments to the loop.
+    """Hold the settings of a run apart from its canvases.
 
     Fields:
         sampler: decides where and when to write.
@@ -61,7 +61,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Canvases:
-    """The canvases of a run before its first step, one row each.
+    """Hold the canvases of a run before its first step, one per batch row.
 
     Fields:
         tokens: int64 [B, L]; fixed tokens where `editable` is False.
@@ -78,14 +78,14 @@ class Canvases:
     may_stop: Tensor
 
     def to(self, device: torch.device) -> Canvases:
-        """The rows on a device."""
+        """Return the canvases on a device."""
         return Canvases(
             self.tokens.to(device), self.editable.to(device), self.attention.to(device),
             self.seeds, self.may_stop.to(device),
         )  # fmt: skip
 
     def part(self, first: int, last: int) -> Canvases:
-        """The rows from `first` up to, not including, `last`."""
+        """Return the rows `first` to `last` - 1."""
         rows = slice(first, last)
         return Canvases(
             self.tokens[rows], self.editable[rows], self.attention[rows], self.seeds[rows],
@@ -95,7 +95,7 @@ class Canvases:
 
 @dataclass(frozen=True)
 class SampleOutput:
-    """What `sample` returns.
+    """Hold the result of `sample`.
 
     Fields:
         tokens: int64 [B, L], the finished canvas.
@@ -120,7 +120,7 @@ class SampleOutput:
 
 
 class RunOutput(Protocol):
-    """The part of an output of `sample` or `generate` that describes how the run went."""
+    """Define the fields that the outputs of `sample` and `generate` share."""
 
     @property
     def tokens(self) -> Tensor:
@@ -145,17 +145,17 @@ class RunOutput(Protocol):
 
 @dataclass
 class Listeners:
-    """Who is told of each step: callbacks, and the trajectory if it is kept."""
+    """Hold the receivers of step events: callbacks, and the trajectory if it is kept."""
 
     callbacks: tuple[StepCallback, ...] = ()
     trajectory: Trajectory | None = None
 
     def __bool__(self) -> bool:
-        """Whether anybody listens."""
+        """Return whether there is any receiver."""
         return bool(self.callbacks) or self.trajectory is not None
 
     @property
     def all(self) -> tuple[Callable[..., None], ...]:
-        """Everything to call with an event."""
+        """Return the functions to call with each event."""
         kept = () if self.trajectory is None else (self.trajectory.events.append,)
         return (*kept, *self.callbacks)

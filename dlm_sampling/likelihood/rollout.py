@@ -1,4 +1,4 @@
-"""A run of an unmask-only sampler in a few numbers per position: what a training loop keeps of it.
+"""Store a run of an unmask-only sampler compactly, for training loops.
 
     z_k = mask where step_index >= k, else tokens        the canvas that step k saw
 
@@ -22,7 +22,7 @@ from dlm_sampling.likelihood.scoring import Views
 
 @dataclass(frozen=True)
 class Rollout:
-    """Which step wrote which token.  About 18 bytes per position, without the steps' canvases.
+    """Hold the step that wrote each token, in about 18 bytes per position.
 
     Fields:
         tokens: int64 [B, L], the canvas as the last step left it: text behind an end-of-text is
@@ -84,7 +84,7 @@ class Rollout:
         )
 
     def select(self, rows: Tensor) -> Rollout:
-        """Some rows (int64 [n]) in the order given, for shuffling and splitting into batches."""
+        """Return some rows (int64 [n]) in the given order, to shuffle or split a batch."""
         at = rows.to(self.tokens.device)
         return Rollout(
             self.tokens[at],
@@ -97,7 +97,7 @@ class Rollout:
         )
 
     def views(self, mask_token_id: int, shrink: int, device: torch.device) -> Iterator[Views]:
-        """The canvases that a replay looks at, those of the rows' k-th steps together."""
+        """Yield the canvases to score, the k-th steps of all rows together."""
         tokens, attention, editable, step = (
             x.to(device) for x in (self.tokens, self.attention_mask, self.editable, self.step_index)
         )
@@ -135,13 +135,13 @@ def trajectory_of(output: RunOutput) -> Trajectory:
 
 
 def attention_of(trajectory: Trajectory) -> Tensor:
-    """Where a run had tokens and no padding, bool [B, L]."""
+    """Return the attention mask of a run, bool [B, L], False at padding."""
     known = trajectory.attention_mask
     return torch.ones_like(trajectory.editable) if known is None else known.bool()
 
 
 def _check_once(event: StepEvent, written: Tensor, step_index: Tensor) -> None:
-    """Refuse what a step per token cannot tell."""
+    """Check that each token was written once, and that no column was hidden."""
     twice = written & ((step_index >= 0) | event.unknown.to(written.device))
     if bool(twice.any()):
         row, position = (int(i) for i in twice.nonzero()[0])

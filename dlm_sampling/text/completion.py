@@ -1,4 +1,4 @@
-"""Turns finished canvases into texts: cut at the end-of-text, decode, collect."""
+"""Turn finished canvases into texts: cut at the end-of-text, and decode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dlm_sampling.text.prompts import TextRows
 
 @dataclass(frozen=True)
 class GenerateOutput:
-    """What `generate` returns; one row per prompt and returned sequence.
+    """Hold the result of `generate`, one row per prompt and returned sequence.
 
     Fields:
         sequences: int64 [B, L], left-padded prompt and completion; padding after an end-of-text
@@ -49,12 +49,12 @@ class GenerateOutput:
 
     @property
     def tokens(self) -> Tensor:
-        """The sequences, under the name that `sample` gives them."""
+        """Return `sequences`, under the name that `sample` uses."""
         return self.sequences
 
 
 def eos_ids(eos_token_id: int | Sequence[int] | None, denoiser: Denoiser) -> tuple[int, ...]:
-    """Give the ids that end a text: the caller's, or the model's own."""
+    """Return the ids that end a text: the caller's, or the model's own."""
     if eos_token_id is None:
         own = () if denoiser.eos_token_id is None else (denoiser.eos_token_id,)
         return (*own, *denoiser.further_eos_ids)
@@ -68,7 +68,7 @@ def finish(
     tokenizer: Any,
     denoiser: Denoiser,
 ) -> GenerateOutput:
-    """Cut finished canvases at the end-of-text, decode, and collect.
+    """Cut finished canvases at the end-of-text, decode them, and collect the output.
 
     Args:
         output: the finished canvases.
