@@ -223,7 +223,7 @@ def open_live(denoiser: Denoiser) -> LiveCanvas | None:
 
 
 def span(values: list[int]) -> str:
-    """Return "64" for equal values, or "60-64"."""
+    """Return the range of values as text, "64" if all are equal, else "60-64"."""
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low}-{high}"
 

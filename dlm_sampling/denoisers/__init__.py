@@ -1,4 +1,4 @@
-"""Networks that predict clean tokens from a noised canvas, behind one call for every family."""
+"""Predict clean tokens from a noised canvas, with one interface for every model family."""
 
 from dlm_sampling.denoisers.auto import AutoDenoiser
 from dlm_sampling.denoisers.base import Denoiser

@@ -20,7 +20,7 @@ class BlockRequest:
     Fields:
         length: columns per block, or None for one block.
         steps: planned steps over all blocks of a row; None is one per editable position.
-        steps_per_block: steps of every block, whatever its size; replaces `steps`.
+        steps_per_block: steps of every block, of any size; replaces `steps`.
         align: put block boundaries at multiples of `length` from the row's first token.
         causal: hide everything right of the current block from the denoiser.
     """
@@ -106,7 +106,7 @@ class SampleOutput:
         steps: int64 [B], loop steps per row.
         seeds: one seed per row.
         ended: bool [B], whether the row stopped at an end-of-text token.
-        trajectory: the steps, if asked for.
+        trajectory: the steps, if requested.
     """
 
     tokens: Tensor
@@ -124,22 +124,22 @@ class RunOutput(Protocol):
 
     @property
     def tokens(self) -> Tensor:
-        """The finished canvases, int64 [B, L]."""
+        """Return the finished canvases, int64 [B, L]."""
         ...
 
     @property
     def nfe(self) -> Tensor:
-        """Forward passes per row, int64 [B]."""
+        """Return the forward passes per row, int64 [B]."""
         ...
 
     @property
     def seeds(self) -> Sequence[int]:
-        """One seed per row."""
+        """Return one seed per row."""
         ...
 
     @property
     def trajectory(self) -> Trajectory | None:
-        """The steps, if they were kept."""
+        """Return the steps, or None if they were not kept."""
         ...
 
 

@@ -119,7 +119,7 @@ def trajectory_of(output: RunOutput) -> Trajectory:
     """Return the steps of a run.
 
     Raises:
-        TypeError: the object is no output of a run.
+        TypeError: the object is not the output of a run.
         ValueError: the steps were not kept.
     """
     try:

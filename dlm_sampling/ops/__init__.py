@@ -1,4 +1,4 @@
-"""The arithmetic: random numbers, exact categorical sampling, choosing positions."""
+"""Compute random numbers, exact categorical samples, log-probabilities and top positions."""
 
 from dlm_sampling.ops._dispatch import why_no_kernels
 from dlm_sampling.ops.categorical import draw

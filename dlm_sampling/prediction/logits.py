@@ -90,7 +90,7 @@ class PassLogits:
         return slot * self.parts[0].values.shape[1] + column
 
     def source(self) -> ops.Source | ops.Pair:
-        """Return the logits of all columns of the passes, [n W, V]; a pair of them if guided."""
+        """Return the logits of all values, [n W, V]; conditional and unconditional if guided."""
         vocab_size = self.model.denoiser.vocab_size
         parts = [_headed(part.values.flatten(0, 1), part.head, vocab_size) for part in self.parts]
         if len(parts) == 1:

@@ -27,7 +27,7 @@ from dlm_sampling.types.rows import select_rows, store_rows
 
 @dataclass
 class Predictor:
-    """Predicts clean tokens for the A active rows of a step.
+    """Predict clean tokens for the A active rows of a step.
 
     Fields:
         model: the denoiser and the settings of the run.

@@ -1,4 +1,4 @@
-"""Noise processes, and the exact laws of one step: tables in, tables out.
+"""Define noise processes and the exact laws of one step, from tables to tables.
 
 A process holds the noise that a model was trained on, and the loop runs it: `Absorbing` (masks),
 `Uniform`, `RateMatrix` and `MatrixChain` (any matrix).  The modules are a toolbox of laws over one

@@ -1,4 +1,4 @@
-"""Holds the samplers: one algorithm, one file, one paper.
+"""Hold the samplers: one algorithm, one file, one paper.
 
 `available()` lists them and `create(name)` builds one.  A sampler of one's own derives from
 `SamplerBase`, and `register(name, build)` makes it known by name.

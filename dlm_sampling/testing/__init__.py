@@ -1,4 +1,4 @@
-"""Holds small exact worlds: denoisers with known answers, and the exact laws of chains on them.
+"""Hold denoisers with known answers, and the exact laws of samplers on them, for tests.
 
 With three symbols and two positions a masked chain has 16 states, so the law of any sampler whose
 step factorises over positions is a product of matrices, and a sampler can be tested against its own

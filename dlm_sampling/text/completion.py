@@ -32,7 +32,7 @@ class GenerateOutput:
             at fixed positions.
         finish_reasons: "eos" or "length" per row.
         prompt_lengths: tokens of the prompt per row, without padding.
-        trajectory: every step, if asked for.
+        trajectory: every step, if requested.
     """
 
     sequences: Tensor

@@ -1,4 +1,4 @@
-"""The nouns of the library: what a denoiser returns, what a sampler sees, what a step gives back.
+"""Define the types that all packages share: denoiser output, canvas, prediction, step.
 
 Shapes: B rows, L canvas positions, V vocabulary columns, R flat positions.  Time runs from 1
     (noise) to 0 (data).  The arithmetic lives in `ops`, the loop in `engine`.

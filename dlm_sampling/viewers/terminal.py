@@ -48,7 +48,7 @@ class RowView:
 
 @dataclass
 class LiveCanvas:
-    """Show step events live; a callback for `generate`, and a context manager.
+    """Draw step events in the terminal; a callback for `generate` and a context manager.
 
     The prompt is dim, an unknown position is a dot, a token has the colour of its confidence, and
     tokens written since the last frame are in reverse video.  Under noise without a mask, any token

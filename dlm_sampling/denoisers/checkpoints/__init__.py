@@ -1,1 +1,1 @@
-"""Reads, converts and saves checkpoints: weights, configs and tokenizers."""
+"""Read, convert and save checkpoints: weights, configs and tokenizers."""

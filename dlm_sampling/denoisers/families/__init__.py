@@ -1,1 +1,1 @@
-"""Checkpoint families, one file each: a file turns a published checkpoint into a denoiser."""
+"""Turn published checkpoints into denoisers, one file per checkpoint family."""

@@ -1,1 +1,1 @@
-"""Networks that several families share: transformer blocks, diffusion transformers, experts."""
+"""Hold networks that several families share: transformers, DiTs, mixtures of experts."""

@@ -1,1 +1,1 @@
-"""Holds the token frequencies of a corpus, for PC-Sampler."""
+"""Hold the token frequencies of a corpus, for PC-Sampler."""

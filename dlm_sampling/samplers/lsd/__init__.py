@@ -1,1 +1,1 @@
-"""Holds solvers with learned coefficients and times (LSD), and their file."""
+"""Hold solvers with learned coefficients and times (LSD), and read and write their files."""

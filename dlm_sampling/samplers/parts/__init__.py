@@ -1,1 +1,1 @@
-"""Holds the parts that several samplers share: grids, orders, quotas, hitting times, kept laws."""
+"""Hold the parts that several samplers share: grids, orders, quotas, hitting times, kept laws."""
