@@ -4,7 +4,7 @@ from dlm_sampling.ops._dispatch import why_no_kernels
 from dlm_sampling.ops.categorical import draw
 from dlm_sampling.ops.combined import Guided, Pair, Remainder
 from dlm_sampling.ops.divergence import divergence
-from dlm_sampling.ops.grad import graded_log_prob_of
+from dlm_sampling.ops.grad import differentiable_log_prob_of
 from dlm_sampling.ops.host_sync import any_or_assume, sync_allowed, without_sync
 from dlm_sampling.ops.log_probs import filtered_log_law, log_prob_of, log_probs
 from dlm_sampling.ops.philox import RANDOM_STREAM, Rng, Stream, fresh_seed, row_seeds
@@ -14,7 +14,8 @@ from dlm_sampling.ops.positions import (
     threshold_positions,
     top_k_positions,
 )
-from dlm_sampling.ops.sources import TILE, LogitRows, Source, head_rows
+from dlm_sampling.ops.sources import LogitRows, Source, head_rows
+from dlm_sampling.ops.vocabulary import TILE
 
 __all__ = [
     "RANDOM_STREAM",
@@ -28,11 +29,11 @@ __all__ = [
     "Stream",
     "any_or_assume",
     "budget_positions",
+    "differentiable_log_prob_of",
     "divergence",
     "draw",
     "filtered_log_law",
     "fresh_seed",
-    "graded_log_prob_of",
     "head_rows",
     "log_prob_of",
     "log_probs",

@@ -83,7 +83,8 @@ def _find(
         package = importlib.import_module("dlm_kernels")
         if confirmed and not package.CONFIRMED_ON_A_GPU:
             return None, "no GPU has run the kernels yet; DLM_KERNELS=triton uses them"
-        problem: str | None = package.obstacle(device, dtype, vocab=vocab, score=score)
+        support = importlib.import_module("dlm_kernels.common.support")
+        problem: str | None = support.obstacle(device, dtype, vocab=vocab, score=score)
         if problem is not None:
             return None, problem
         return getattr(importlib.import_module("dlm_kernels.operators"), name), ""

@@ -1,4 +1,4 @@
-"""Exact categorical sampling by a race of tiles, with the statistics of the law, in one pass.
+"""Draws exact categorical samples by a race of tiles, with the statistics of the law, in one pass.
 
 A tile is 1024 consecutive vocabulary ids, a run is 32 consecutive ids of a tile.  The pass over the
 logits leaves the sum of exponentials s_t of every tile.  With independent unit exponentials E the
@@ -11,24 +11,34 @@ part of the random stream.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from contextlib import nullcontext
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.ops._dispatch import kernel
-from dlm_sampling.ops.combined import Pair, dtype_of, plain_of
+from dlm_sampling.ops.combined import Pair
 from dlm_sampling.ops.host_sync import sync_allowed
-from dlm_sampling.ops.philox import Stream, exponential_from_words, random_words
-from dlm_sampling.ops.sources import RUN, TILE, Block, Scratch, Source, blocks, shape_of
-from dlm_sampling.ops.temperature import cold_rows, heated
-from dlm_sampling.ops.tiles import LOG2E, Heat, Heated, Sums, Table, column, sweep, take
+from dlm_sampling.ops.laws import Reading, refuse_lawless, run_at
+from dlm_sampling.ops.philox import Stream, lane_exponentials
+from dlm_sampling.ops.scratch import Scratch, scratch_for
+from dlm_sampling.ops.sources import Block, LogitRows, Source, blocks, shape_of
+from dlm_sampling.ops.temperature import (
+    LOG2E,
+    MODEL_LAW,
+    Temperature,
+    TemperedLaw,
+    inverse_temperature,
+    positive,
+)
+from dlm_sampling.ops.tiles import read_tiles, take_tile
+from dlm_sampling.ops.vocabulary import RUN, TILE, AllowedIds, allowed_ids
 from dlm_sampling.types import DrawRecord, Statistics, TokenLaw
 
 _MODEL = TokenLaw()
 
 
-@torch.no_grad()
 def draw(
     source: Source | Pair,
     *,
@@ -65,143 +75,155 @@ def draw(
         ValueError: shapes or ids do not fit; with `check`, a row holds NaN or +inf or nothing but
             -inf, or a temperature is negative or not finite.
     """
+    plain = source if isinstance(source, Tensor | LogitRows) else source.first
+    count, vocab = shape_of(plain)
+    wanted = (count if rows is None else rows.shape[0],)
+    if not keys.shape == positions.shape == steps.shape == wanted:
+        _refuse_shape(wanted, keys=keys, positions=positions, steps=steps)
+    if temperatures is not None and temperatures.shape != wanted:
+        _refuse_shape(wanted, temperatures=temperatures)
     check = check and sync_allowed()
-    count, vocab = shape_of(plain_of(source))
-    wanted = count if rows is None else rows.shape[0]
-    named = (("keys", keys), ("positions", positions), ("steps", steps))
-    for name, value in (*named, ("temperatures", temperatures)):
-        if value is not None and value.shape != (wanted,):
-            shape = tuple(value.shape)
-            raise ValueError(f"{name} has shape {shape}: must be ({wanted},), one per row drawn.")
-    fused = kernel("draw", keys, dtype=dtype_of(source), vocab=vocab)
-    if fused is not None:
-        record = fused(
-            source, keys=keys, positions=positions, steps=steps, law=law, sub=sub,
-            statistics=statistics, rows=rows, check=check, temperatures=temperatures,
-        )  # fmt: skip
-        return DrawRecord(*record)
-    source = source.rows() if isinstance(source, Pair) else source
-    if rows is not None and not check:
-        rows = rows.clamp_min(0)
-    table = Table.build(vocab, law, keys.device)
-    plan = _Plan(table, law, statistics, Scratch(), check)
-    parts: list[DrawRecord] = []
-    for block in blocks(source, rows):
-        noise = _Noise(keys[block.span], positions[block.span], steps[block.span], int(sub))
-        heat = law.temperature if temperatures is None else temperatures[block.span]
-        parts.append(_draw_block(block, noise, plan, heat))
-    if not parts:
-        return _empty(source)
-    return DrawRecord(*(torch.cat(field) for field in zip(*parts, strict=True)))
-
-
-class _Noise(NamedTuple):
-    """Which random numbers a block uses; int64 [b]."""
-
-    keys: Tensor
-    positions: Tensor
-    steps: Tensor
-    sub: int
-
-    def arrivals(self, tiles: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit exponentials, float64: lanes 0-31 for the tokens, 32-63 the runs, then the tiles."""
-        lanes = RUN + TILE // RUN + tiles
-        words = random_words(
-            self.keys, self.positions, self.steps, stream=Stream.TOKEN, lanes=lanes, sub=self.sub
+    fused = kernel("draw", keys, dtype=plain.dtype, vocab=vocab)
+    with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+        if fused is not None:
+            record = fused(
+                source, keys=keys, positions=positions, steps=steps, law=law, sub=sub,
+                statistics=statistics, rows=rows, check=check, temperatures=temperatures,
+            )  # fmt: skip
+            return DrawRecord(*record)
+        plan = _Plan(
+            allowed=allowed_ids(vocab, tuple(law.suppressed), keys.device),
+            filters=law if law.filters else None,
+            temperature=law.temperature if temperatures is None else temperatures,
+            statistics=statistics,
+            keys=keys,
+            positions=positions,
+            steps=steps,
+            sub=int(sub),
+            scratch=scratch_for(vocab, keys.device),
+            check=check,
         )
-        arrival, split = exponential_from_words(*words), RUN + TILE // RUN
-        return arrival[:, :RUN], arrival[:, RUN:split], arrival[:, split:]
+        table = source if isinstance(source, Tensor | LogitRows) else source.rows()
+        index = rows if rows is None or check else rows.clamp_min(0)
+        parts = [_draw_block(block, plan) for block in blocks(table, index)]
+    if not parts:
+        return _empty(plain)
+    token, numbers = parts[0]
+    if len(parts) > 1:
+        token, numbers = (torch.cat(field, -1) for field in zip(*parts, strict=True))
+    return DrawRecord(token, *numbers.unbind(0))
 
 
 class _Plan(NamedTuple):
-    """What all blocks of a call share."""
+    """The values that all blocks of a call share."""
 
-    table: Table
-    law: TokenLaw
+    allowed: AllowedIds
+    filters: TokenLaw | None
+    temperature: Temperature
     statistics: Statistics
+    keys: Tensor  # int64 [R]; with the next three: which random numbers are used
+    positions: Tensor
+    steps: Tensor
+    sub: int
     scratch: Scratch
     check: bool
 
+    def clocks(self, span: slice) -> Tensor:
+        """Return the unit exponentials of the races of some rows, float64 [r, lanes].
 
-class _Peaks(NamedTuple):
-    """The largest logits of each row; tensors [b]."""
-
-    token: Tensor
-    first: Tensor
-    second: Tensor
-
-
-def _draw_block(block: Block, noise: _Noise, plan: _Plan, temperature: Heat) -> DrawRecord:
-    table, law, statistics, scratch, check = plan
-    sampled, cold = Heated(law, heated(temperature, check)), cold_rows(temperature)
-    viewed = sampled if statistics == "law" else Heated(TokenLaw(suppressed=law.suppressed), 1.0)
-    found = sweep(block, table, viewed, viewed if cold is True else sampled, scratch, check)
-    peaks = _peaks(block, found.tile_max, table)
-    token, logit, logprob = peaks.token, peaks.first, torch.zeros_like(peaks.first)
-    if cold is not True:
-        drawn, height = _race(block, noise, table, found.sampled, sampled.heat)
-        fall = _gap(height, peaks.first, sampled.heat) - found.sampled.total.log()
-        token, logit, logprob = (
-            (drawn, height, fall)
-            if cold is False
-            else (
-                torch.where(cold, token, drawn),
-                torch.where(cold, logit, height),
-                fall.masked_fill(cold, 0.0),
-            )
+        Lanes 0 to 31 are for the tokens of a run, 32 to 63 for the runs of a tile, then the tiles.
+        """
+        runs, tiles = self.allowed.width // RUN, self.allowed.tiles
+        return lane_exponentials(
+            self.keys[span],
+            self.positions[span],
+            self.steps[span],
+            stream=Stream.TOKEN,
+            lanes=RUN + runs + (tiles if tiles > 1 else 0),
+            sub=self.sub,
         )
-    stats, log_total = found.viewed, found.viewed.total.log()
-    second = _gap(peaks.second, peaks.first, viewed.heat)
-    if stats.edge is not None:
-        second = second.masked_fill(stats.edge.size < 2, -math.inf)
-    record = (
+
+
+def _draw_block(block: Block, plan: _Plan) -> tuple[Tensor, Tensor]:
+    """Return the tokens of a block, int64 [b], and the other fields of `DrawRecord`, [6, b]."""
+    temperature = plan.temperature
+    if isinstance(temperature, Tensor):
+        temperature = temperature[block.span]
+    argmax = temperature == 0  # of all rows, of none, or bool [b]
+    drawn = TemperedLaw(plan.filters, positive(temperature, plan.check))
+    shown = drawn if plan.statistics == "law" or drawn.is_model else MODEL_LAW
+    found = read_tiles(block, plan.allowed, shown, shown if argmax is True else drawn, plan.scratch)
+    if plan.check:
+        refuse_lawless(found.peak, block.span.start)
+    peak, log_total = found.peak.double(), found.shown.total.log()
+    token, logit = found.best, peak
+    if argmax is not True:
+        token, logit = race(block, plan.allowed, found, drawn.temperature, plan.clocks(block.span))
+    if isinstance(argmax, Tensor):
+        token, logit = torch.where(argmax, found.best, token), torch.where(argmax, peak, logit)
+    confidence = (logit - peak) / shown.temperature - log_total
+    if argmax is True:
+        logprob = torch.zeros_like(peak)
+    elif drawn is shown:
+        logprob = confidence
+    else:
+        logprob = (logit - peak) / drawn.temperature - found.drawn.total.log()
+    if isinstance(argmax, Tensor):
+        logprob = logprob.masked_fill(argmax, 0.0)
+    runner_up = (found.second.double() - peak) / shown.temperature
+    if found.shown.boundary is not None:
+        runner_up = runner_up.masked_fill(found.shown.boundary.size < 2, -math.inf)
+    assert found.shown.entropy is not None
+    numbers = (
         logprob.clamp(max=0.0),
-        (_gap(logit, peaks.first, viewed.heat) - log_total).clamp(max=0.0),
+        confidence.clamp(max=0.0),
         -log_total,
-        -torch.expm1(second) / stats.total,
-        stats.entropy,
-        peaks.first.double() / viewed.heat + log_total,
+        -torch.expm1(runner_up) / found.shown.total,
+        found.shown.entropy,
+        peak / shown.temperature + log_total,
     )
-    return DrawRecord(token, *(field.to(block.dtype) for field in record))
+    return token, torch.stack(numbers).to(block.dtype)
 
 
-def _gap(logit: Tensor, peak: Tensor, heat: Heat) -> Tensor:
-    """Log of a weight relative to the largest one, float64."""
-    return (logit.double() - peak.double()) / heat
-
-
-def _peaks(block: Block, tile_max: Tensor, table: Table) -> _Peaks:
-    tile = tile_max.argmax(-1, keepdim=True)
-    logits = take(block, tile[:, 0], table)
-    place = logits.argmax(-1, keepdim=True)
-    first = logits.gather(1, place)
-    inside = logits.scatter_(1, place, -math.inf).amax(-1)
-    outside = tile_max.scatter(1, tile, -math.inf).amax(-1)
-    return _Peaks((tile * TILE + place)[:, 0], first[:, 0], torch.maximum(inside, outside))
-
-
-def _race(
-    block: Block, noise: _Noise, table: Table, sums: Sums, heat: Heat
+def race(
+    block: Block, allowed: AllowedIds, found: Reading, temperature: Temperature, clocks: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Draw the tile, the run in the tile, the token in the run; returns the token and its logit."""
-    token_arrival, run_arrival, tile_arrival = noise.arrivals(table.tiles)
-    tile = (sums.tiles / tile_arrival).argmax(-1)
-    logits = take(block, tile, table)
-    if sums.edge is not None:
-        ids = tile[:, None] * TILE + torch.arange(table.width, device=tile.device)
-        logits.masked_fill_(~sums.edge.keeps(logits, ids), -math.inf)
+    """Draw a tile, a run in it and a token in that; return the tokens and their logits, float64.
+
+    Args:
+        block: the logits.
+        allowed: the ids that may be drawn.
+        found: what the reading of the block left.
+        temperature: of the draw, > 0.
+        clocks: unit exponentials, as `_Plan.clocks` makes them.
+    """
+    logits, tile = found.tile, None
+    if logits is None:
+        tile = (found.drawn.tiles / clocks[:, RUN + TILE // RUN :]).argmax(-1, keepdim=True)
+        logits = take_tile(block, tile[:, 0], allowed)
+    ids = torch.arange(allowed.width, device=logits.device)
+    if found.drawn.boundary is not None:
+        there = ids if tile is None else ids + tile * TILE
+        logits.masked_fill_(~found.drawn.boundary.keeps(logits, there), -math.inf)
     # Relative to the tile's own peak no weight overflows, and the largest does not vanish.
-    scale = column(heat, slice(None), logits, times=LOG2E)
-    weights = (logits - logits.amax(-1, keepdim=True)).mul_(scale).exp2_()
-    runs = weights.view(len(weights), -1, RUN).sum(-1)
-    run = (runs / run_arrival[:, : runs.shape[1]]).argmax(-1, keepdim=True)
-    columns = run * RUN + torch.arange(RUN, device=run.device)
-    place = (weights.gather(1, columns) / token_arrival).argmax(-1, keepdim=True) + run * RUN
-    return tile * TILE + place[:, 0], logits.gather(1, place)[:, 0]
+    inverse = inverse_temperature(temperature, logits.dtype, times=LOG2E)
+    weights = (logits - logits.amax(-1, keepdim=True)).mul_(inverse).exp2_()
+    runs = weights.view(weights.shape[0], -1, RUN)
+    run = (runs.sum(-1) / clocks[:, RUN : RUN + runs.shape[1]]).argmax(-1, keepdim=True)
+    lane = (run_at(runs, run) / clocks[:, :RUN]).argmax(-1, keepdim=True)
+    place = run * RUN + lane
+    token = place if tile is None else place + tile * TILE
+    return token[:, 0], logits.gather(1, place)[:, 0].double()
+
+
+def _refuse_shape(wanted: tuple[int, ...], **values: Tensor) -> NoReturn:
+    name, value = next((n, v) for n, v in values.items() if v.shape != wanted)
+    shape = tuple(value.shape)
+    raise ValueError(f"{name} has shape {shape}: must be ({wanted[0]},), one per row drawn.")
 
 
 def _empty(source: Source) -> DrawRecord:
-    dtype = torch.float64 if dtype_of(source) == torch.float64 else torch.float32
+    dtype = torch.float64 if source.dtype == torch.float64 else torch.float32
     real = torch.empty(0, dtype=dtype, device=source.device)
     token = torch.empty(0, dtype=torch.int64, device=source.device)
     return DrawRecord(token, real, real, real, real, real, real)

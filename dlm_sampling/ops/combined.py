@@ -1,4 +1,4 @@
-"""Two logits per token read as one, in the pass that reads them; no combined logits are stored.
+"""Combines two logits per token in the pass that reads them, and stores no combined logits.
 
 Guided:     x = u + (w + 1) (c - u)                    classifier-free guidance on logits
 Remainder:  x = ln [a1 p*(v) - a2 p(v)]_+              theta-trapezoidal and theta-RK-2 rates
@@ -10,7 +10,6 @@ algorithms 1 and 2.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,14 +17,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops.sources import LogitRows, Source
-
-_LOG2E = 1.0 / math.log(2.0)
+from dlm_sampling.ops.sources import LogitRows
+from dlm_sampling.ops.temperature import LOG2E
 
 
 @dataclass(frozen=True)
 class Pair(ABC):
-    """Two tensors of logits [N, V] on one device, of one dtype, and how they make one.
+    """Two tensors of logits [N, V] on one device, of one dtype, and the formula that combines them.
 
     Args:
         first: logits [N, V].
@@ -39,7 +37,7 @@ class Pair(ABC):
     second: Tensor
 
     kind: ClassVar[int]
-    """Which combination, as the kernels number them."""
+    """The number of the formula in the kernels."""
 
     def __post_init__(self) -> None:
         one, other = self.first, self.second
@@ -51,24 +49,24 @@ class Pair(ABC):
 
     @abstractmethod
     def mix(self) -> Tensor:
-        """Two numbers per row, [2, N] or [2, 1]; float32, or float64 for float64 logits."""
+        """Return two numbers per row, [2, N] or [2, 1]; float32, or float64 for float64 logits."""
 
     @abstractmethod
     def combined(self, first: Tensor, second: Tensor, mix: Tensor) -> Tensor:
-        """One [r, V] of two; mix [2, r, 1]."""
+        """Combine two tensors of logits [r, V] into one; mix [2, r, 1]."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the arithmetic: float64 for float64 logits, else float32."""
+        """The dtype of the arithmetic: float64 for float64 logits, else float32."""
         return torch.float64 if self.first.dtype == torch.float64 else torch.float32
 
     def logits(self) -> Tensor:
-        """The combined logits, [N, V]."""
+        """Return the combined logits, [N, V]."""
         one, other = self.first.to(self.dtype), self.second.to(self.dtype)
         return self.combined(one, other, self.mix().unsqueeze(-1))
 
     def rows(self) -> LogitRows:
-        """The combined logits on demand, [N, V]."""
+        """Return the combined logits on demand, [N, V]."""
         count, vocab = self.first.shape
         mix = self.mix().expand(2, count)
 
@@ -91,7 +89,7 @@ class Pair(ABC):
 
 @dataclass(frozen=True)
 class Guided(Pair):
-    """u + (w + 1) (c - u): `first` is c, with the condition, `second` is u, without.
+    """Guided logits u + (w + 1) (c - u): `first` is c, with the condition, `second` is u, without.
 
     Args:
         first: logits [N, V].
@@ -104,18 +102,18 @@ class Guided(Pair):
     kind: ClassVar[int] = 1
 
     def mix(self) -> Tensor:
-        """The factor w + 1, twice."""
+        """Return the factor w + 1, twice."""
         weight = self.weight + 1.0
         return self._numbers(weight, weight)
 
     def combined(self, first: Tensor, second: Tensor, mix: Tensor) -> Tensor:
-        """One guided logit, u + (w + 1) (c - u)."""
+        """Return guided logits u + (w + 1) (c - u)."""
         return second + mix[0] * (first - second)
 
 
 @dataclass(frozen=True)
 class Remainder(Pair):
-    """ln [a1 p* - a2 p]_+; the log-normaliser of the draw is the log of the sum of the rates.
+    """Log-rates ln [a1 p* - a2 p]_+; the log-normaliser of a draw is the log of the sum of rates.
 
     Args:
         first: logits [N, V] of p*.
@@ -132,22 +130,12 @@ class Remainder(Pair):
     kind: ClassVar[int] = 2
 
     def mix(self) -> Tensor:
-        """What is subtracted from the logits before the exponentials."""
+        """Return the numbers subtracted from the logits before the exponentials."""
         logs = self._numbers(*self.factors).log()
         return self._numbers(self.first_normalizer, self.second_normalizer) - logs
 
     def combined(self, first: Tensor, second: Tensor, mix: Tensor) -> Tensor:
-        """Log of the rate, ln [a1 p* - a2 p]_+."""
-        first = (first - mix[0]).mul_(_LOG2E).exp2_()
-        second = (second - mix[1]).mul_(_LOG2E).exp2_()
+        """Return log-rates ln [a1 p* - a2 p]_+."""
+        first = (first - mix[0]).mul_(LOG2E).exp2_()
+        second = (second - mix[1]).mul_(LOG2E).exp2_()
         return first.sub_(second).clamp_min_(0.0).log_()
-
-
-def plain_of(source: Source | Pair) -> Source:
-    """A source, or the first of a pair, which tells the shape and the device."""
-    return source.first if isinstance(source, Pair) else source
-
-
-def dtype_of(source: Source | Pair) -> torch.dtype | None:
-    """Of the logits, if it is known before they are made."""
-    return plain_of(source).dtype

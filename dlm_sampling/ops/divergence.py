@@ -1,9 +1,10 @@
-"""How far a law has moved: KL(p || q) between two tensors of logits, row by row.
+"""Computes KL(p || q) between two tensors of logits, row by row.
 
     KL = sum_v p(v) ln((p(v) + e) / (q(v) + e)),   p = exp(x - ln Z_x),  q = exp(y - ln Z_y)
 
-e = 0 is the divergence itself; KLASS adds e = 1e-12.  Neither law is stored.  Kim et al. 2025,
-"KLASS: KL-Guided Fast Inference in Masked Diffusion Models", arXiv:2511.05664, section 3.
+It tells how far a law has moved.  e = 0 is the divergence itself; KLASS adds e = 1e-12.  Neither
+law is stored.  Kim et al. 2025, "KLASS: KL-Guided Fast Inference in Masked Diffusion Models",
+arXiv:2511.05664, section 3.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops._dispatch import kernel
-from dlm_sampling.ops.sources import Block, Scratch, blocks, shape_of
-from dlm_sampling.ops.tiles import Table, chunks
+from dlm_sampling.ops.scratch import Scratch, scratch_for
+from dlm_sampling.ops.sources import Block, blocks, shape_of
+from dlm_sampling.ops.tiles import chunks
+from dlm_sampling.ops.vocabulary import Columns, allowed_ids
 from dlm_sampling.types import TokenLaw
 
 _KLASS = 1e-12
@@ -30,7 +33,7 @@ def divergence(
     rows: Tensor | None = None,
     tiny: float = _KLASS,
 ) -> Tensor:
-    """KL(p || q) >= 0 in nats, [R].
+    """Return KL(p || q) >= 0 in nats, [R].
 
     Args:
         logits: [N, V] of p.
@@ -64,14 +67,15 @@ def divergence(
             logits, previous, log_normalizer, previous_log_normalizer,
             suppressed=law.suppressed, rows=rows, tiny=tiny,
         )  # fmt: skip
-    table = Table.build(vocab, law, logits.device)
+    suppressed = allowed_ids(vocab, tuple(law.suppressed), logits.device).suppressed
+    scratch = scratch_for(vocab, logits.device)
     norms = (log_normalizer, previous_log_normalizer)
     parts: list[Tensor] = []
     for one, other in zip(blocks(logits, rows), blocks(previous, rows), strict=True):
-        for here in chunks(one, TokenLaw(top_k=1)):
+        for here in chunks(one, filters=True):
             span = slice(one.span.start + here.start, one.span.start + here.stop)
-            p = _law(one, here, norms[0][span], table)
-            q = _law(other, here, norms[1][span], table)
+            p = _law(one, here, norms[0][span], suppressed, scratch, "p")
+            q = _law(other, here, norms[1][span], suppressed, scratch, "q")
             ratio = (p + tiny).log_().sub_((q + tiny).log_())
             parts.append(ratio.mul_(p).masked_fill_(p == 0.0, 0.0).sum(-1).clamp_min_(0.0))
     if not parts:
@@ -80,8 +84,16 @@ def divergence(
     return torch.cat(parts)
 
 
-def _law(block: Block, here: slice, log_normalizer: Tensor, table: Table) -> Tensor:
-    law = block.chunk(here, Scratch()) - log_normalizer.to(block.dtype)[:, None]
-    law.exp_()
-    table.clear(law)
+def _law(
+    block: Block,
+    here: slice,
+    log_normalizer: Tensor,
+    suppressed: Columns,
+    scratch: Scratch,
+    name: str,
+) -> Tensor:
+    """Return the probabilities of some rows of a block, [r, V]."""
+    logits = block.chunk(here, scratch, name)
+    law = (logits - log_normalizer.to(block.dtype)[:, None]).exp_()
+    suppressed.fill(law, 0.0)
     return law

@@ -1,4 +1,4 @@
-"""Top-k, top-p and min-p, exact at their boundaries.
+"""Applies top-k, top-p and min-p, exact at their boundaries.
 
 Each keeps a head of the tokens in the order (logit descending, id ascending), so each is one
 number, how many tokens are kept, and one boundary token.  The boundary is found without sorting the
@@ -21,34 +21,34 @@ _PER_NAT = 32.0  # bins per unit of (peak - logit) / temperature; the last bin h
 
 
 class Boundary(NamedTuple):
-    """The last token kept; tensors [r]."""
+    """The last token that passes the filters; tensors [r]."""
 
     logit: Tensor
     last_id: Tensor  # int64, largest id kept among those with exactly this logit
     size: Tensor  # int64, tokens kept, at least 1
 
     def keeps(self, logits: Tensor, ids: Tensor) -> Tensor:
-        """Which of `logits` [r, n] of the tokens `ids` (int64, [n] or [r, n]) are kept."""
+        """Return which of `logits` [r, n] of the tokens `ids` (int64, [n] or [r, n]) are kept."""
         edge = self.logit[:, None]
         return (logits > edge) | ((logits == edge) & (ids <= self.last_id[:, None]))
 
 
 def truncate(
-    weight: Tensor, logits: Tensor, peak: Tensor, law: TokenLaw, coldness: float | Tensor
+    weight: Tensor, logits: Tensor, peak: Tensor, law: TokenLaw, inverse: float | Tensor
 ) -> Boundary:
-    """Set the weight of every token that does not pass to 0, in place.
+    """Set the weight of every token that does not pass the filters to 0, in place.
 
     Args:
         weight: [r, V], exp((logits - peak) / temperature).
         logits: [r, V]; suppressed ids hold -inf.
         peak: [r], the largest logit of each row.
         law: top_k, top_p, min_p and crossing are read.
-        coldness: 1 / temperature, one number or [r, 1].
+        inverse: 1 / temperature, one number or [r, 1].
 
     Returns:
         The boundary of the tokens that pass; at least one does.
     """
-    bins = _Bins(logits, peak, coldness)
+    bins = _Bins(logits, peak, inverse)
     count = (weight > 0.0).sum(-1)
     if law.top_k is not None:
         count = count.clamp(max=law.top_k)
@@ -70,14 +70,14 @@ class _Members(NamedTuple):
 
 
 class _Bins:
-    """Tokens of each row by the distance of their logit from the peak."""
+    """Bins the tokens of each row by the distance of their logit from the peak."""
 
-    def __init__(self, logits: Tensor, peak: Tensor, coldness: float | Tensor) -> None:
+    def __init__(self, logits: Tensor, peak: Tensor, inverse: float | Tensor) -> None:
         self._logits = logits
         size = _BINS if logits.shape[1] > _BINS else 1
         rows = torch.arange(logits.shape[0], device=logits.device)
         self._first = rows[:, None] * size
-        gap = (peak[:, None] - logits).mul_(_PER_NAT * coldness)
+        gap = (peak[:, None] - logits).mul_(_PER_NAT * inverse)
         # A row without a law may hold NaN here, and is refused later.
         self._bin = gap.nan_to_num_(nan=size).clamp_(0, size - 1).to(torch.int64)
         self._bin += self._first
@@ -86,7 +86,7 @@ class _Bins:
         self._latest: _Members | None = None
 
     def nucleus(self, weight: Tensor, top_p: float, crossing: Crossing) -> Tensor:
-        """How many tokens top-p keeps of those with a positive weight, int64 [r]."""
+        """Count the tokens of positive weight that top-p keeps, int64 [r]."""
         mass = torch.bincount(self._bin.flatten(), weight.flatten(), self._counts.numel())
         mass = mass.double().view_as(self._counts).cumsum(-1)
         limit = top_p * mass[:, -1:]
@@ -112,12 +112,17 @@ class _Bins:
         return Boundary(edge[:, 0], found.ids.gather(1, rank)[:, 0], count)
 
     def _above(self, place: Tensor) -> Tensor:
-        """Tokens in the bins before `place` [r, 1], int64 [r]."""
+        """Count the tokens in the bins before `place` [r, 1], int64 [r]."""
         before = self._counts.gather(1, (place - 1).clamp(min=0)) * (place > 0)
         return before[:, 0]
 
     def _members(self, place: Tensor) -> _Members:
         if self._latest is not None and torch.equal(self._latest.place, place):
+            return self._latest
+        if self._counts.shape[1] == 1:  # one bin holds all tokens
+            self._latest = _Members(
+                place, *torch.sort(self._logits, dim=-1, descending=True, stable=True)
+            )
             return self._latest
         row, column = (self._bin == place + self._first).nonzero(as_tuple=True)
         found = self._logits[row, column]

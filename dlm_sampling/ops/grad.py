@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens with a graph for autograd.
+"""Computes log-probabilities of given tokens with a graph for autograd.
 
     ln p(v) = x_v / T - ln sum_u exp(x_u / T),   d ln p(v) / d x_u = (1[u = v] - p(u)) / T
 
@@ -16,19 +16,20 @@ import torch
 from torch import Tensor
 from torch.utils import checkpoint
 
+from dlm_sampling.ops.laws import refuse_lawless
 from dlm_sampling.ops.log_probs import log_probs
 from dlm_sampling.ops.sources import LogitRows
-from dlm_sampling.ops.temperature import heated
-from dlm_sampling.ops.tiles import Table, refuse_lawless
+from dlm_sampling.ops.temperature import positive
+from dlm_sampling.ops.vocabulary import allowed_ids
 from dlm_sampling.types import TokenLaw
 
 _MODEL = TokenLaw()
 
 
-def graded_log_prob_of(
+def differentiable_log_prob_of(
     source: LogitRows, tokens: Tensor, *, law: TokenLaw = _MODEL, check: bool = True
 ) -> Tensor:
-    """`log_prob_of` for logits that want first derivatives, [R].
+    """Return `log_prob_of` with a graph for first derivatives, [R].
 
     Args:
         source: logits of R rows, whose `fetch` leaves a graph, and may run twice.
@@ -54,7 +55,7 @@ def graded_log_prob_of(
 
 
 def _block(source: LogitRows, here: Tensor, tokens: Tensor, law: TokenLaw, check: bool) -> Tensor:
-    """The rows `here` (int64 [r]) of a source."""
+    """Return the log-probabilities of the rows `here` (int64 [r]) of a source."""
     logits = source.fetch(here)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     function: Any = _LogProbOf
@@ -62,7 +63,7 @@ def _block(source: LogitRows, here: Tensor, tokens: Tensor, law: TokenLaw, check
 
 
 class _LogProbOf(torch.autograd.Function):
-    """Logits [r, V] and ids [r] -> [r], with the operations of `log_prob_of`, in its order."""
+    """Maps logits [r, V] and ids [r] to [r], with the operations of `log_prob_of`, in its order."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, law: TokenLaw, first: int | None) -> Any:
@@ -70,25 +71,25 @@ class _LogProbOf(torch.autograd.Function):
         peak = x.amax(-1, keepdim=True)
         if first is not None:
             refuse_lawless(peak[:, 0], first)
-        coldness = 1.0 / heated(law.temperature)
-        x.sub_(peak).mul_(coldness)
+        inverse = 1.0 / positive(law.temperature)
+        x.sub_(peak).mul_(inverse)
         total, ids = x.logsumexp(-1, keepdim=True), tokens.unsqueeze(1)
         chosen = (x.gather(1, ids) - total).squeeze(1)
         ctx.save_for_backward(x, total, ids, chosen > -math.inf)
-        ctx.coldness = coldness
+        ctx.inverse_temperature = inverse
         return chosen
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         x, total, ids, possible = ctx.saved_tensors
-        slope = torch.where(possible, grads[0] * ctx.coldness, 0.0).unsqueeze(1)
+        slope = torch.where(possible, grads[0] * ctx.inverse_temperature, 0.0).unsqueeze(1)
         out = (x - total).exp_().mul_(-slope).scatter_add_(1, ids, slope)
         return out, None, None, None
 
 
 def _passing(logits: Tensor, law: TokenLaw, check: bool) -> Tensor:
-    """A copy with -inf at the tokens that do not pass."""
+    """Return a copy with -inf at the tokens that do not pass."""
     if law.filters or law.temperature == 0.0:
         return logits.masked_fill(log_probs(logits, law=law, check=check) == -math.inf, -math.inf)
-    banned = Table.build(logits.shape[1], law, logits.device).suppressed
-    return logits.index_fill(1, banned, -math.inf)
+    allowed = allowed_ids(logits.shape[1], tuple(law.suppressed), logits.device)
+    return logits.index_fill(1, allowed.suppressed.ids, -math.inf)

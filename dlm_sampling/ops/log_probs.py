@@ -1,4 +1,4 @@
-"""Log-probabilities under the sampled law: of every token, or of given tokens.
+"""Computes log-probabilities under the sampled law: of every token, or of given tokens.
 
 ln p(v) = (x_v - m) / T - ln sum_u exp((x_u - m) / T),   over the tokens that pass the filters
 """
@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops._dispatch import kernel
-from dlm_sampling.ops.combined import Pair, dtype_of, plain_of
+from dlm_sampling.ops.combined import Pair
 from dlm_sampling.ops.filters import truncate
 from dlm_sampling.ops.host_sync import sync_allowed
-from dlm_sampling.ops.sources import Block, Scratch, Source, blocks, shape_of
-from dlm_sampling.ops.temperature import cold_rows, heated
-from dlm_sampling.ops.tiles import Heat, Table, chunks, column, refuse_lawless
+from dlm_sampling.ops.laws import refuse_lawless
+from dlm_sampling.ops.scratch import Scratch, scratch_for
+from dlm_sampling.ops.sources import Block, LogitRows, Source, blocks, shape_of
+from dlm_sampling.ops.temperature import Temperature, inverse_temperature, positive
+from dlm_sampling.ops.tiles import chunks
+from dlm_sampling.ops.vocabulary import allowed_ids
 from dlm_sampling.types import TokenLaw
 
 _MODEL = TokenLaw()
@@ -31,7 +34,7 @@ def log_probs(
     check: bool = True,
     temperatures: Tensor | None = None,
 ) -> Tensor:
-    """The logarithm of the sampled law, [R, V]; temperature 0: 0 at the argmax, -inf elsewhere.
+    """Return the logarithm of the sampled law, [R, V].
 
     Args:
         source: logits [N, V], a `LogitRows`, or a `Pair`.
@@ -47,16 +50,17 @@ def log_probs(
         ValueError: as `draw`.
     """
     check = check and sync_allowed()
-    vocab, like = _checked(source, rows, temperatures)
-    fused = kernel("log_probs", like, dtype=dtype_of(source), vocab=vocab)
+    plain = source if isinstance(source, Tensor | LogitRows) else source.first
+    vocab, like = _checked(plain, rows, temperatures)
+    fused = kernel("log_probs", like, dtype=plain.dtype, vocab=vocab)
     if fused is not None:
         return fused(source, law=law, rows=rows, check=check, temperatures=temperatures)
     plan = _plan(like, vocab, law, check, temperatures)
-    plain = source.rows() if isinstance(source, Pair) else source
+    table = source if isinstance(source, Tensor | LogitRows) else source.rows()
     parts: list[Tensor] = []
-    for block in blocks(plain, rows):
-        out = torch.empty(block.size, vocab, dtype=block.dtype, device=block.device)
-        for here in chunks(block, law):
+    for block in blocks(table, rows):
+        out = torch.empty(block.size, vocab, dtype=block.dtype, device=block.logits.device)
+        for here in chunks(block, filters=law.filters):
             out[here] = _log_law(block, here, plan)
         parts.append(out)
     return torch.cat(parts) if parts else like.new_empty(0, vocab)
@@ -71,7 +75,7 @@ def log_prob_of(
     check: bool = True,
     temperatures: Tensor | None = None,
 ) -> Tensor:
-    """Log-probability of given tokens under the sampled law, [R]; [R, V] is never formed.
+    """Return the log-probability of given tokens under the sampled law, [R]; forms no [R, V].
 
     Args:
         source: logits [N, V], a `LogitRows`, or a `Pair`.
@@ -88,82 +92,88 @@ def log_prob_of(
         ValueError: as `draw`, and with `check` a token outside of the vocabulary.
     """
     check = check and sync_allowed()
-    vocab, like = _checked(source, rows, temperatures)
+    plain = source if isinstance(source, Tensor | LogitRows) else source.first
+    vocab, like = _checked(plain, rows, temperatures)
     if check and bool(((tokens < 0) | (tokens >= vocab)).any()):
         low, high = int(tokens.min()), int(tokens.max())
         raise ValueError(f"tokens span {low}..{high}: must be ids in [0, {vocab}).")
-    fused = kernel("log_prob_of", like, dtype=dtype_of(source), vocab=vocab)
+    fused = kernel("log_prob_of", like, dtype=plain.dtype, vocab=vocab)
     if fused is not None:
         return fused(source, tokens, law=law, rows=rows, check=check, temperatures=temperatures)
     plan = _plan(like, vocab, law, check, temperatures)
-    plain = source.rows() if isinstance(source, Pair) else source
+    table = source if isinstance(source, Tensor | LogitRows) else source.rows()
     if rows is not None and not check:
         rows = rows.clamp_min(0)
     parts: list[Tensor] = []
-    for block in blocks(plain, rows):
+    for block in blocks(table, rows):
         ids = tokens[block.span, None]
-        for here in chunks(block, law):
+        for here in chunks(block, filters=law.filters):
             parts.append(_log_law(block, here, plan).gather(1, ids[here])[:, 0])
     return torch.cat(parts) if parts else like
 
 
 def filtered_log_law(logits: Tensor, law: TokenLaw) -> Tensor:
-    """`log_probs` for logits of any leading shape, [..., V]."""
+    """Return `log_probs` of logits of any leading shape, [..., V]."""
     return log_probs(logits.reshape(-1, logits.shape[-1]), law=law).view(logits.shape)
 
 
 class _Plan(NamedTuple):
-    """What all blocks of a call share."""
+    """The values that all blocks of a call share."""
 
     law: TokenLaw
-    table: Table
+    suppressed: Tensor  # int64 [n]
     scratch: Scratch
     check: bool
-    temperature: Heat  # one number, or [R]
+    temperature: Temperature  # one number, or [R]
 
 
 def _checked(
-    source: Source | Pair, rows: Tensor | None, temperatures: Tensor | None
+    source: Source, rows: Tensor | None, temperatures: Tensor | None
 ) -> tuple[int, Tensor]:
-    """Columns of the logits, and no elements of the dtype and on the device of the result."""
-    plain = plain_of(source)
-    count, vocab = shape_of(plain)
+    """Return V, and no elements of the dtype and on the device of the result."""
+    count, vocab = shape_of(source)
     wanted = count if rows is None else rows.shape[0]
     if temperatures is not None and temperatures.shape != (wanted,):
         shape = tuple(temperatures.shape)
         raise ValueError(f"temperatures has shape {shape}: must be ({wanted},), one per row drawn.")
-    dtype = torch.float64 if dtype_of(source) == torch.float64 else torch.float32
-    return vocab, torch.empty(0, dtype=dtype, device=plain.device)
+    dtype = torch.float64 if source.dtype == torch.float64 else torch.float32
+    return vocab, torch.empty(0, dtype=dtype, device=source.device)
 
 
 def _plan(
     like: Tensor, vocab: int, law: TokenLaw, check: bool, temperatures: Tensor | None
 ) -> _Plan:
-    heat = law.temperature if temperatures is None else temperatures
-    return _Plan(law, Table.build(vocab, law, like.device), Scratch(), check, heat)
+    suppressed = allowed_ids(vocab, tuple(law.suppressed), like.device).suppressed.ids
+    temperature = law.temperature if temperatures is None else temperatures
+    return _Plan(law, suppressed, scratch_for(vocab, like.device), check, temperature)
 
 
 def _log_law(block: Block, here: slice, plan: _Plan) -> Tensor:
-    """Log of the sampled law for some rows of a block, [r, V]."""
-    logits = block.chunk(here, plan.scratch).index_fill(1, plan.table.suppressed, -math.inf)
-    peak, token = logits.max(-1, keepdim=True)
+    """Return the log of the sampled law for some rows of a block, [r, V]."""
+    logits = block.chunk(here, plan.scratch).index_fill(1, plan.suppressed, -math.inf)
+    peak = logits.amax(-1, keepdim=True)
     first = block.span.start + here.start
     if plan.check:
         refuse_lawless(peak[:, 0], first)
     temperature = plan.temperature
     if isinstance(temperature, Tensor):
         temperature = temperature[first : first + logits.shape[0]]
-    cold = cold_rows(temperature)
-    if cold is True:
-        return torch.full_like(logits, -math.inf).scatter_(1, token, 0.0)
-    coldness = column(heated(temperature, plan.check), slice(None), logits)
-    result = (logits - peak).mul_(coldness)
+    argmax = temperature == 0
+    if argmax is True:
+        return _one_hot(logits)
+    inverse = inverse_temperature(positive(temperature, plan.check), logits.dtype)
+    result = (logits - peak).mul_(inverse)
     if plan.law.filters:
         weight = result.exp()
-        truncate(weight, logits, peak[:, 0], plan.law, coldness)
+        truncate(weight, logits, peak[:, 0], plan.law, inverse)
         result.masked_fill_(weight == 0.0, -math.inf)
     result.sub_(result.logsumexp(-1, keepdim=True))
-    if cold is not False:
-        best = torch.full_like(result, -math.inf).scatter_(1, token, 0.0)
-        result = torch.where(cold[:, None], best, result)
+    if argmax is not False:
+        result = torch.where(argmax[:, None], _one_hot(logits), result)
     return result
+
+
+def _one_hot(logits: Tensor) -> Tensor:
+    """Return the logarithm of the law that is 1 at the largest logit, [r, V]."""
+    token = logits.argmax(-1, keepdim=True)
+    return torch.full_like(logits, -math.inf).scatter_(1, token, 0.0)

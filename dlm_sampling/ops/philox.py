@@ -1,4 +1,4 @@
-"""Counter-based random numbers: Philox-4x32-10 and the streams that the library draws from it.
+"""Makes counter-based random numbers: Philox-4x32-10 and the streams drawn from it.
 
 Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 
@@ -26,17 +26,18 @@ import torch
 from torch import Tensor
 
 RANDOM_STREAM = 1
-"""Version of the random stream; any change of tokens at a fixed seed raises it by one."""
+"""The version of the random stream; any change of tokens at a fixed seed raises it by one."""
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MAX_STEP = 1 << 28
+_ROUNDS = 10
 _ROW_POSITION = -1  # position of the draws that belong to a row, not to one of its positions
 
 
 class Stream(IntEnum):
-    """What a random number is for (4 bits); numbers of different streams are independent."""
+    """The purpose of a random number (4 bits); numbers of different streams are independent."""
 
     TOKEN = 0  # the races of a categorical draw
     POSITION = 2  # which position is written
@@ -52,7 +53,7 @@ class Stream(IntEnum):
 def philox4x32(
     c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Philox-4x32 with ten rounds.
+    """Return the four words of Philox-4x32 with ten rounds.
 
     Args:
         c0: counter word, int64 holding a value in [0, 2^32); so are c1, c2, c3.  All six broadcast.
@@ -65,18 +66,46 @@ def philox4x32(
     Returns:
         Four int64 tensors of the broadcast shape, each holding a uniform 32-bit word.
     """
-    # The keys keep their own shape, which is small: one key serves all lanes of a row.
     shape = (c0 | c1 | c2 | c3 | k0 | k1).shape
-    c0, c1, c2, c3 = (word.expand(shape) for word in (c0, c1, c2, c3))
-    for turn in range(10):
+    even, odd, keys = (
+        torch.stack([word.expand(shape) for word in words])
+        for words in ((c0, c2), (c1, c3), (k0, k1))
+    )
+    even, odd = _rounds(even, odd, keys)
+    return even[0], odd[0], even[1], odd[1]
+
+
+def _rounds(even: Tensor, odd: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Run ten rounds over counters [2, *S], in place.
+
+    Args:
+        even: (c0, c2), so that one operator serves both.
+        odd: (c1, c3).
+        keys: (k0, k1), [2, *K], which broadcasts: one key serves all lanes of a row.
+
+    Returns:
+        The words (w0, w2) and (w1, w3), each [2, *S].
+    """
+    device, one = even.device, (1,) * (even.ndim - 1)
+    which = torch.arange(2, device=device).view(2, *one)
+    multipliers = which * (_MULTIPLIERS[1] - _MULTIPLIERS[0]) + _MULTIPLIERS[0]
+    turns = torch.arange(_ROUNDS, device=device).view(_ROUNDS, 1, *one)
+    bumped = turns * (which * (_WEYL[1] - _WEYL[0]) + _WEYL[0]) + keys
+    # Each round swaps the two: what is made of c0 takes the place of c2, and back.
+    factors = (multipliers, multipliers.flip(0))
+    bumps = (bumped.flip(1).unbind(), bumped.unbind())
+    product = torch.empty_like(even)
+    (c0, c2), (c1, c3), (left, right) = even.unbind(), odd.unbind(), product.unbind()
+    for turn in range(_ROUNDS):
         # The int64 product wraps modulo 2^64, so its low word is exact, and the arithmetic shift
-        # followed by the mask gives the exact high word.  c1 and c3 are masked when they are used.
-        left, right = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        bump0, bump1 = k0 + turn * _WEYL[0], k1 + turn * _WEYL[1]
-        c0 = (right >> 32).bitwise_xor_(c1).bitwise_xor_(bump0).bitwise_and_(_WORD)
-        c2 = (left >> 32).bitwise_xor_(c3).bitwise_xor_(bump1).bitwise_and_(_WORD)
-        c1, c3 = right, left
-    return c0, c1 & _WORD, c2, c3 & _WORD
+        # followed by the mask gives the exact high word.  The odd words are masked at the end.
+        torch.mul(even, factors[turn % 2], out=product)
+        torch.bitwise_right_shift(product, 32, out=even)
+        c0.bitwise_xor_(c3)
+        c2.bitwise_xor_(c1)
+        even.bitwise_xor_(bumps[turn % 2][turn]).bitwise_and_(_WORD)
+        odd, c1, c3, product, left, right = product, left, right, odd, c1, c3
+    return even, odd.bitwise_and_(_WORD)
 
 
 def random_words(
@@ -88,7 +117,7 @@ def random_words(
     lanes: int = 1,
     sub: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """64 random bits for each of the lanes 0, 1, ..., as (high, low) 32-bit words.
+    """Return 64 random bits for each of the lanes 0, 1, ..., as (high, low) 32-bit words.
 
     Args:
         keys: int64 row seeds; keys, positions and steps broadcast to a shape S.
@@ -101,18 +130,38 @@ def random_words(
     Returns:
         Two int64 tensors [*S, lanes].
     """
-    pairs = torch.arange((lanes + 1) // 2, device=keys.device)
-    w0, w1, w2, w3 = philox4x32(
-        pairs,
-        (positions & _WORD)[..., None],
-        torch.full_like(pairs, sub),
-        ((steps & (_MAX_STEP - 1)) | (int(stream) << 28))[..., None],
-        (keys & _WORD)[..., None],
-        ((keys >> 32) & _WORD)[..., None],
-    )
-    high = torch.stack((w0, w2), -1).flatten(-2)[..., :lanes]
-    low = torch.stack((w1, w3), -1).flatten(-2)[..., :lanes]
-    return high, low
+    high, low = _halves(keys, positions, steps, stream, lanes, sub)
+    return _interleaved(high, lanes), _interleaved(low, lanes)
+
+
+def lane_exponentials(
+    keys: Tensor, positions: Tensor, steps: Tensor, *, stream: int, lanes: int, sub: int = 0
+) -> Tensor:
+    """Return a unit exponential for each of the lanes, float64 [*S, lanes]; see `random_words`."""
+    halves = _halves(keys, positions, steps, stream, lanes, sub)
+    return _interleaved(exponential_from_words(*halves), lanes)
+
+
+def _halves(
+    keys: Tensor, positions: Tensor, steps: Tensor, stream: int, lanes: int, sub: int
+) -> tuple[Tensor, Tensor]:
+    """Return high and low words, int64 [2, *S, pairs]: of the lanes 0, 2, ..., then 1, 3, ..."""
+    lane_pairs = torch.arange((lanes + 1) // 2, device=keys.device)
+    place, turn = positions & _WORD, (steps & (_MAX_STEP - 1)) | (int(stream) << 28)
+    shape = (keys | place | turn).shape
+    even, odd = keys.new_empty(2, 2, *shape, lane_pairs.shape[0]).unbind()
+    even[0].copy_(lane_pairs)
+    even[1].fill_(sub)
+    odd[0].copy_(place.unsqueeze(-1))
+    odd[1].copy_(turn.unsqueeze(-1))
+    one = (1,) * (len(shape) - keys.ndim)
+    words = torch.stack((keys & _WORD, (keys >> 32) & _WORD))
+    return _rounds(even, odd, words.view(2, *one, *keys.shape, 1))
+
+
+def _interleaved(halves: Tensor, lanes: int) -> Tensor:
+    """Return [*S, lanes] of numbers [2, *S, pairs] of the even and the odd lanes."""
+    return halves.movedim(0, -1).flatten(-2)[..., :lanes]
 
 
 def exponential_from_words(high: Tensor, low: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -129,10 +178,10 @@ def exponential_from_words(high: Tensor, low: Tensor, dtype: torch.dtype = torch
     """
     upper = high >> 31
     flip = upper * _WORD
-    v = ((low ^ flip).to(dtype) + 0.5) * 2.0**-64 + (high ^ flip).to(dtype) * 2.0**-32
-    # Both branches are finite, so a product with 0 or 1 selects exactly (and faster than `where`).
-    chosen = upper.to(dtype)
-    return (torch.log(v) * chosen + torch.log1p(-v) * (1.0 - chosen)).neg_()
+    v = (low ^ flip).to(dtype).add_(0.5).mul_(2.0**-64)
+    v.add_(flip.bitwise_xor_(high).to(dtype).mul_(2.0**-32))
+    far = v.log()
+    return torch.where(upper.bool(), far, v.neg_().log1p_()).neg_()
 
 
 def uniform_from_words(high: Tensor, low: Tensor) -> Tensor:
@@ -142,7 +191,7 @@ def uniform_from_words(high: Tensor, low: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rng:
-    """Random numbers for a batch of rows at one step; a value: the same call, the same numbers.
+    """Makes the random numbers of a batch of rows at one step; equal calls give equal numbers.
 
     Args:
         keys: int64 [B], the rows' seeds.
@@ -157,30 +206,30 @@ class Rng:
 
     @classmethod
     def from_seeds(cls, seeds: Sequence[int], *, device: torch.device | str = "cpu") -> Rng:
-        """Rows with these seeds at step 0, without padding."""
+        """Make rows with these seeds at step 0, without padding."""
         keys = torch.tensor([_signed64(s) for s in seeds], dtype=torch.int64, device=device)
         return cls(keys, torch.zeros_like(keys), torch.zeros_like(keys))
 
     def select(self, rows: Tensor) -> Rng:
-        """The rows at these indices (int64 or bool [B])."""
+        """Return the rows at these indices (int64 or bool [B])."""
         return Rng(self.keys[rows], self.step[rows], self.origin[rows])
 
     def with_step(self, step: Tensor) -> Rng:
-        """The same rows at another step, int64 [B]."""
+        """Return the same rows at another step, int64 [B]."""
         return replace(self, step=step)
 
     def spread(self, steps: Tensor) -> Rng:
-        """Each row n times over, copy i at step `steps[:, i]` (int64 [B, n]); B n rows."""
+        """Repeat each row n times, copy i at step `steps[:, i]` (int64 [B, n]); B n rows."""
         n = steps.shape[1]
         keys, origin = (value.repeat_interleave(n) for value in (self.keys, self.origin))
         return Rng(keys, steps.flatten(), origin)
 
     def at(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `draw` takes: keys, positions, steps of places of the canvas, all int64 [R]."""
+        """Return keys, positions and steps of places of the canvas for `draw`, int64 [R]."""
         return self.keys[rows], columns - self.origin[rows], self.step[rows]
 
     def uniform(self, stream: int, like: Tensor, sub: int = 0) -> Tensor:
-        """Uniforms in (0, 1), float64, one per position of `like` [B, L], or per row of `like` [B].
+        """Return uniforms in (0, 1), float64, per position of `like` [B, L] or row of `like` [B].
 
         Raises:
             ValueError: `like` has another number of rows or dimensions.
@@ -188,11 +237,11 @@ class Rng:
         return uniform_from_words(*self._words(stream, like, sub))
 
     def exponential(self, stream: int, like: Tensor, sub: int = 0) -> Tensor:
-        """Unit exponentials, float64, shaped like `like`; the noise of a race."""
+        """Return unit exponentials, float64, shaped like `like`; the noise of a race."""
         return exponential_from_words(*self._words(stream, like, sub), torch.float64)
 
     def gumbel(self, stream: int, like: Tensor, sub: int = 0) -> Tensor:
-        """Standard Gumbel numbers -log E, float64, shaped like `like`."""
+        """Return standard Gumbel numbers -log E, float64, shaped like `like`."""
         return -torch.log(self.exponential(stream, like, sub))
 
     def _words(self, stream: int, like: Tensor, sub: int) -> tuple[Tensor, Tensor]:
@@ -210,7 +259,7 @@ class Rng:
 
 
 def row_seeds(seed: SupportsIndex | Iterable[SupportsIndex], n: int) -> list[int]:
-    """The seeds of n rows: blake2b of the row index keyed by `seed`, 63 bits; a sequence as is.
+    """Return seeds of n rows: blake2b of the row index keyed by `seed`, 63 bits; a sequence as is.
 
     Raises:
         ValueError: a sequence of another length, or a seed outside of [-2^63, 2^64).
@@ -229,7 +278,7 @@ def row_seeds(seed: SupportsIndex | Iterable[SupportsIndex], n: int) -> list[int
 
 
 def fresh_seed() -> int:
-    """A seed of 53 bits from the operating system's entropy (53: JSON readers may use doubles)."""
+    """Return a seed of 53 bits from the system's entropy (53: JSON readers may use doubles)."""
     return secrets.randbits(53)
 
 

@@ -1,4 +1,4 @@
-"""Choosing positions: every function works on [B, L] records and never sees a vocabulary."""
+"""Chooses positions from records [B, L]; no function here sees a vocabulary."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dlm_sampling.types import RandomSource
 
 
 def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor) -> Tensor:
-    """The k eligible positions of largest score in each row; ties go to the lowest position.
+    """Choose the k eligible positions of largest score in each row; ties go to the lowest position.
 
     Args:
         score: [B, L], any float or integer dtype; read only where eligible.
@@ -41,7 +41,7 @@ def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor) -> Tensor:
 def threshold_positions(
     score: Tensor, eligible: Tensor, threshold: float | Tensor, *, at_least: int | Tensor = 1
 ) -> Tensor:
-    """The eligible positions with score >= threshold, and never fewer than the `at_least` best.
+    """Choose the eligible positions with score >= threshold, and at least the `at_least` best.
 
     Args:
         score: [B, L].
@@ -103,7 +103,7 @@ def stochastic_positions(
 def budget_positions(
     score: Tensor, cost: Tensor, eligible: Tensor, budget: float | Tensor
 ) -> Tensor:
-    """The longest head by score whose cost, less its largest, is at most the budget.
+    """Choose the longest head by score whose cost, less its largest, is at most the budget.
 
     With entropies as the cost the left side bounds what independent draws ignore (Ben-Hamu et al.
     2025, "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking",

@@ -1,18 +1,16 @@
-"""Where logits come from: a tensor, or a function that makes the rows asked for."""
+"""Reads logits from a tensor, or from a function that makes the rows asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-TILE = 1024
-"""Vocabulary ids per tile; fixed, because it decides which random number meets which token."""
-
-RUN = 32
-"""Vocabulary ids per run; fixed like TILE."""
+from dlm_sampling.ops.scratch import Scratch
+from dlm_sampling.ops.vocabulary import TILE, grid
 
 _PITCH = 64  # elements; rows that begin at a multiple are read 16 bytes at a time
 
@@ -42,7 +40,7 @@ class LogitRows:
 
     @property
     def head(self) -> Head | None:
-        """The output head whose logits these are, or None if anything else is done to them."""
+        """Return the output head whose logits these are, or None if something is done to them."""
         return self.fetch if isinstance(self.fetch, Head) else None
 
 
@@ -61,7 +59,7 @@ class Head:
 
     @torch.no_grad()
     def __call__(self, index: Tensor) -> Tensor:
-        """Logits of the rows int64 [r], as [r, V]; gone at the next call."""
+        """Return the logits of the rows int64 [r], as [r, V]; the next call overwrites them."""
         vocab = self.weight.shape[0]
         if self._room is None or self._room.shape[0] < len(index):
             self._room = self.hidden.new_empty(len(index), -(-vocab // _PITCH) * _PITCH)
@@ -75,7 +73,7 @@ class Head:
 def head_rows(
     hidden: Tensor, weight: Tensor, *, bias: Tensor | None = None, block: int = 256
 ) -> LogitRows:
-    """Logits of a linear output head, made for the rows asked for, a block at a time.
+    """Return the logits of a linear output head, made for the rows asked for, a block at a time.
 
     Every block is written into the same buffer, so that block * V logits exist at most, and its
     rows lie a multiple of 64 apart, which keeps the kernels' reads wide for every V.  What `fetch`
@@ -107,92 +105,57 @@ Source = Tensor | LogitRows
 """Logits [N, V] of any float dtype and strides, or a `LogitRows`."""
 
 
-def grid(vocab: int) -> tuple[int, int]:
-    """Number and width of the tiles of a row; a small vocabulary is one narrow tile."""
-    return -(-vocab // TILE), min(-(-vocab // RUN) * RUN, TILE)
-
-
-class Scratch:
-    """Buffers that every chunk of every block reuses: fresh pages cost more than the arithmetic."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, Tensor] = {}
-        self._pairs: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def padded(self, name: str, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """A buffer for values like `logits` [r, V], and its view as [r, V].
-
-        The buffer is [r, tiles, width]; beyond the vocabulary it holds 0, so do not write there.
-        """
-        found = self._pairs.get(name)
-        if found is None or found[0].shape[0] < logits.shape[0]:
-            whole = logits.new_zeros(logits.shape[0], *grid(logits.shape[1]))
-            found = (whole, whole.flatten(1)[:, : logits.shape[1]])
-            self._pairs[name] = found
-        rows = logits.shape[0]
-        return (found[0][:rows], found[1][:rows]) if rows < found[0].shape[0] else found
-
-    def flat(self, name: str, rows: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """A buffer [rows, V] with the columns and device of `like`; holds whatever is in it."""
-        found = self._buffers.get(name)
-        if found is None or found.shape[0] < rows:
-            found = torch.empty(rows, like.shape[1], dtype=dtype or like.dtype, device=like.device)
-            self._buffers[name] = found
-        return found[:rows]
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some of the rows asked for: row i is `logits[index[i]]`, or `logits[i]` without an index."""
+class Block(NamedTuple):
+    """Some of the rows asked for: row i is `logits[rows[i]]`, or `logits[i]` without rows."""
 
     logits: Tensor
-    index: Tensor | None
+    rows: Tensor | None  # int64 [b]
     span: slice  # which of the rows asked for
+    size: int  # b
+    vocab: int
+    dtype: torch.dtype  # of the arithmetic: float64 for float64 logits, else float32
 
-    @property
-    def size(self) -> int:
-        """Rows in the block."""
-        return self.span.stop - self.span.start
+    @classmethod
+    def of(cls, logits: Tensor, rows: Tensor | None, start: int = 0) -> Block:
+        """Take rows of `logits`, of which `start` others were asked for before."""
+        size = (logits if rows is None else rows).shape[0]
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        return cls(logits, rows, slice(start, start + size), size, logits.shape[1], dtype)
 
-    @property
-    def vocab(self) -> int:
-        """Columns of the logits."""
-        return self.logits.shape[1]
+    def chunk(self, here: slice, scratch: Scratch, name: str = "logits") -> Tensor:
+        """Return the logits of some rows, [r, V], in the dtype of the arithmetic; do not write."""
+        logits, rows = self.logits, self.rows
+        if rows is None and logits.dtype == self.dtype:
+            return logits[here]
+        out = scratch.rows(name, here.stop - here.start, self.vocab, self.dtype)
+        self.copy(here, out)
+        return out
 
-    @property
-    def device(self) -> torch.device:
-        """Where the logits live."""
-        return self.logits.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the arithmetic: float64 for float64 logits, else float32."""
-        return torch.float64 if self.logits.dtype == torch.float64 else torch.float32
-
-    def chunk(self, here: slice, scratch: Scratch) -> Tensor:
-        """Logits of some rows of the block [r, V], in the dtype of the arithmetic; do not write."""
-        found, same = self.logits, self.logits.dtype == self.dtype
-        if self.index is None:
-            found = found[here]
-        elif same:
-            out = scratch.flat("rows", here.stop - here.start, found)
-            return torch.index_select(found, 0, self.index[here], out=out)
+    def copy(self, here: slice, out: Tensor) -> None:
+        """Write the logits of some rows of the block to `out` [r, V]."""
+        logits, rows = self.logits, self.rows
+        if rows is None:
+            out.copy_(logits[here])
+        elif logits.dtype == self.dtype:
+            torch.index_select(logits, 0, rows[here], out=out)
         else:
-            found = found.index_select(0, self.index[here])
-        return (
-            found if same else scratch.flat("rows", found.shape[0], found, self.dtype).copy_(found)
-        )
+            out.copy_(logits.index_select(0, rows[here]))
 
-    def take(self, tile: Tensor) -> Tensor:
-        """Logits [b, width] of one tile per row (int64 [b]); junk beyond the vocabulary."""
+    def at(self, ids: Tensor) -> Tensor:
+        """Return one logit per row, [b], of the vocabulary ids int64 [b]."""
+        if self.rows is None:
+            return self.logits.gather(1, ids[:, None])[:, 0].to(self.dtype)
+        return self.logits[self.rows, ids].to(self.dtype)
+
+    def tile_logits(self, tile: Tensor) -> Tensor:
+        """Return the logits [b, width] of one tile per row (int64 [b]); junk where no id is."""
         full, rest = divmod(self.vocab, TILE)
-        rows = torch.arange(self.size, device=self.device) if self.index is None else self.index
+        rows = self.rows
+        if rows is None:
+            rows = torch.arange(self.size, device=self.logits.device)
         out = self.logits.new_empty(self.size, grid(self.vocab)[1])
         if full:
-            across, down = self.logits.stride()[::-1]
-            shape = (self.logits.shape[0], full, TILE)
-            tiles = self.logits.as_strided(shape, (down, TILE * across, across))
-            out = tiles[rows, tile.clamp(max=full - 1)]
+            out = tiles_of(self.logits)[rows, tile.clamp(max=full - 1)]
         if rest:
             # Read for every row: to pick the rows that need it would wait for the device.
             ragged, tail = (tile == full).unsqueeze(1), self.logits[rows, full * TILE :]
@@ -200,32 +163,56 @@ class Block:
         return out.to(self.dtype)
 
 
+def tiles_of(logits: Tensor) -> Tensor:
+    """Return the whole tiles of logits [N, V] as a view, [N, V // TILE, TILE]."""
+    down, across = logits.stride()
+    shape = (logits.shape[0], logits.shape[1] // TILE, TILE)
+    return logits.as_strided(shape, (down, TILE * across, across))
+
+
 def shape_of(source: Source) -> tuple[int, int]:
-    """(rows, vocabulary) of a source.
+    """Return (rows, vocabulary) of a source.
 
     Raises:
         ValueError: a tensor that is not floating point [N, V] with V >= 1.
     """
     if isinstance(source, LogitRows):
         return source.count, source.vocab_size
-    if source.ndim != 2 or source.shape[1] < 1 or not source.is_floating_point():
-        shape = tuple(source.shape)
-        raise ValueError(f"logits are {source.dtype} {shape}: must be floating point [N, V].")
-    return source.shape[0], source.shape[1]
+    shape = source.shape
+    if len(shape) != 2 or shape[1] < 1 or not source.is_floating_point():
+        raise ValueError(
+            f"logits are {source.dtype} {tuple(shape)}: must be floating point [N, V]."
+        )
+    return shape[0], shape[1]
 
 
-def blocks(source: Source, rows: Tensor | None) -> Iterator[Block]:
+def blocks(source: Source, rows: Tensor | None) -> Iterable[Block]:
     """Split the rows asked for (int64 [R], or None for all of them in order) into blocks."""
-    count = shape_of(source)[0] if rows is None else rows.shape[0]
-    width = max(256, grid(shape_of(source)[1])[1])
+    if isinstance(source, LogitRows):
+        return _made(source, rows)
     most = _BLOCK.get(source.device.type, _BLOCK_GPU)
-    size = source.block if isinstance(source, LogitRows) else most // width
+    size = most // max(256, grid(source.shape[1])[1])
+    count = (source if rows is None else rows).shape[0]
+    return (Block.of(source, rows),) if 0 < count <= size else _cut(source, rows, count, size)
+
+
+def _cut(source: Tensor, rows: Tensor | None, count: int, size: int) -> Iterator[Block]:
+    """Yield blocks of `size` rows of a tensor."""
     for start in range(0, count, size):
-        span = slice(start, min(start + size, count))
-        if isinstance(source, LogitRows):
-            every = torch.arange(span.start, span.stop, device=source.device)
-            yield Block(source.fetch(every if rows is None else rows[span]), None, span)
-        elif rows is None:
-            yield Block(source[span], None, span)
+        span = slice(start, start + size)
+        if rows is None:
+            yield Block.of(source[span], None, start)
         else:
-            yield Block(source, rows[span], span)
+            yield Block.of(source, rows[span], start)
+
+
+def _made(source: LogitRows, rows: Tensor | None) -> Iterator[Block]:
+    """Yield blocks of rows whose logits are made on demand."""
+    count = source.count if rows is None else rows.shape[0]
+    for start in range(0, count, source.block):
+        if rows is None:
+            stop = min(start + source.block, count)
+            index = torch.arange(start, stop, device=source.device)
+        else:
+            index = rows[start : start + source.block]
+        yield Block.of(source.fetch(index), None, start)

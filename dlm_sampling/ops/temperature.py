@@ -1,16 +1,43 @@
-"""Temperatures as the arithmetic needs them: positive, and with an inverse that is finite."""
+"""Prepares temperatures for the arithmetic: positive, and with an inverse that is finite."""
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
-from dlm_sampling.ops.tiles import Heat
+from dlm_sampling.types import TokenLaw
 
-_COLDEST = 1e-30  # a temperature below this is this; 1 / temperature stays finite in float32
+LOG2E = 1.0 / math.log(2.0)
+"""Exponentials are taken in base 2, which is fastest: exp(x) = 2^(x LOG2E)."""
+
+_LOWEST = 1e-30  # a temperature below this is this; its inverse stays finite in float32
+
+Temperature = float | Tensor
+"""One number, or one per row, [R]."""
 
 
-def heated(temperature: Heat, check: bool = True) -> Heat:
-    """The temperature of the law that is summed; 0 counts as 1.
+class TemperedLaw(NamedTuple):
+    """The filters of a token law together with its temperature, which may differ per row."""
+
+    filters: TokenLaw | None  # its top_k, top_p, min_p and crossing are read; None: no filters
+    temperature: Temperature  # > 0
+
+    @property
+    def is_model(self) -> bool:
+        """Whether this is known to be the model's own law without a look at a tensor."""
+        temperature = self.temperature
+        return self.filters is None and not isinstance(temperature, Tensor) and temperature == 1.0
+
+
+MODEL_LAW = TemperedLaw(None, 1.0)
+"""The model's own law."""
+
+
+def positive(temperature: Temperature, check: bool = True) -> Temperature:
+    """Return the temperature that exponents are divided by; 0, the argmax, counts as 1.
 
     Args:
         temperature: >= 0, one number or [R].
@@ -20,7 +47,7 @@ def heated(temperature: Heat, check: bool = True) -> Heat:
         ValueError: with `check`, a negative, infinite or NaN entry of a tensor.
     """
     if not isinstance(temperature, Tensor):
-        return max(temperature, _COLDEST) if temperature else 1.0
+        return float(max(temperature, _LOWEST)) if temperature else 1.0
     if check:
         bad = ~(temperature.isfinite() & (temperature >= 0))
         if bool(bad.any()):
@@ -29,9 +56,13 @@ def heated(temperature: Heat, check: bool = True) -> Heat:
                 f"temperatures[{row}]={temperature[row].item()}: must be finite and >= 0; 0 is "
                 "argmax, 1 the model's law."
             )
-    return temperature.double().clamp(min=_COLDEST).masked_fill(temperature == 0, 1.0)
+    return temperature.double().clamp(min=_LOWEST).masked_fill(temperature == 0, 1.0)
 
 
-def cold_rows(temperature: Heat) -> bool | Tensor:
-    """Which rows take the argmax: all, none, or bool [R]."""
-    return temperature == 0
+def inverse_temperature(
+    temperature: Temperature, dtype: torch.dtype, *, times: float = 1.0
+) -> float | Tensor:
+    """Return times / temperature: one number, or [R, 1] of `dtype`."""
+    if not isinstance(temperature, Tensor):
+        return times / temperature
+    return (times / temperature.double()).to(dtype)[:, None]

@@ -333,7 +333,7 @@ class LazyPrediction:
         logits = self.evaluate(where)
         if torch.is_grad_enabled():
             rows = self._on_demand(logits, sites)
-            return sites.spread(ops.graded_log_prob_of(rows, ids, law=law))
+            return sites.spread(ops.differentiable_log_prob_of(rows, ids, law=law))
         source, index = self._read(logits, sites)
         return sites.spread(ops.log_prob_of(source, ids, law=law, rows=index))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PARTS = ("correctness", "library", "floor", "choose", "head", "loop", "recorded")
+PARTS = ("correctness", "library", "floor", "positions", "head", "loop", "recorded")
 
 
 def main() -> int:

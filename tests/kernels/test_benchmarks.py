@@ -19,7 +19,7 @@ from dlm_sampling.types import TokenLaw
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "kernels" / "benchmarks"
-PARTS = {"correctness", "library", "recorded", "floor", "choose", "head", "loop"}
+PARTS = {"correctness", "library", "recorded", "floor", "positions", "head", "loop"}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

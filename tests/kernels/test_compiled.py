@@ -17,12 +17,12 @@ CAPABILITIES = (80, 90, 100)
 HOPPER = (90,)  # for variants whose siblings are compiled for all
 PER_LANE = 1024 // 32  # logits of a tile that one lane of its warp reads
 
-STATS = dict.fromkeys(("tile_max", "sums", "cross", "sampled", "scales", "mix"), "*fp32")
+STATS = dict.fromkeys(("tile_max", "sums", "entropy_sums", "draw_sums", "inverses", "mix"), "*fp32")
 LOOKUP = {"rows": "*i64", "starts": "*i32", "suppressed": "*i32"}
 NOISE = dict.fromkeys(("keys", "positions", "steps", "sub", "token"), "*i64")
 TILES = STATS | LOOKUP
 EDGES = dict.fromkeys(("cuts", "lasts", "sizes"), "*i64") | {"limits": "*fp64"}
-KEPT = dict.fromkeys(("kept", "kept_cross"), "*fp32")
+KEPT = dict.fromkeys(("kept", "kept_entropy_sums"), "*fp32")
 CANVAS = dict.fromkeys(("k", "tokens", "drawn", "counts"), "*i64") | dict.fromkeys(
     ("eligible", "chosen", "unknown"), "*i8"
 )
@@ -79,7 +79,7 @@ def cut(dtype: str, *, top_k: bool, top_p: bool) -> Case:
     constants |= {"TILES": 128}
     return Case(
         "dlm_kernels.filters.kernel",
-        "edge_kernel",
+        "filter_kernel",
         types,
         constants,
         8,
@@ -90,10 +90,10 @@ def cut(dtype: str, *, top_k: bool, top_p: bool) -> Case:
 
 def k2(warps: int, *, greedy: int, filters: bool = False) -> Case:
     types, constants = logits("*bf16", 0)
-    constants = constants | {"GREEDY": greedy, "FILTERS": filters, "VIEWED": False}
+    constants = constants | {"GREEDY": greedy, "FILTERS": filters, "LAW_STATISTICS": False}
     constants |= {"SHIFT": 16, "TILES": 128}
     return Case(
-        "dlm_kernels.categorical.kernel", "finish_kernel", FINISH | types, constants, warps, 128
+        "dlm_kernels.categorical.kernel", "draw_kernel", FINISH | types, constants, warps, 128
     )
 
 
@@ -102,7 +102,7 @@ def given(*, every: bool) -> Case:
     constants = constants | {"EVERY": every, "FILTERS": True, "GREEDY": False}
     constants |= {"SHIFT": 16, "TILES": 128}
     types = types | TILES | EDGES | {"tokens": "*i64", "out": "*fp32", "status": "*i32"}
-    return Case("dlm_kernels.log_probs.launch", "given_kernel", types, constants, 4, 128)
+    return Case("dlm_kernels.log_probs.launch", "log_probs_kernel", types, constants, 4, 128)
 
 
 def moved() -> Case:
@@ -124,12 +124,14 @@ def k3(
     if length:
         warps = length * (16 if budget else 8 if wide else 4) // 2048
         constants |= {"BLOCK": length}
-        return Case("dlm_kernels.positions.kernel", "unmask_kernel", types, constants, warps, 128)
+        return Case(
+            "dlm_kernels.positions.kernel", "positions_kernel", types, constants, warps, 128
+        )
     types |= {"order": "*u64" if wide else "*u32"}
-    constants |= {"PIECE": 1024}
+    constants |= {"CHUNK": 1024}
     return Case(
         "dlm_kernels.positions.long_rows",
-        "pieces_kernel",
+        "long_rows_kernel",
         types,
         constants,
         8,

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton is made 
 TENSOR = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 MOST = {80: 66, 90: 44, 100: 44}
 
-TABLES = {"left": "*fp32", "ids_left": "*i32", "scales": "*fp32", "rows": "*i64"}
+TABLES = {"table": "*fp32", "id_table": "*i32", "inverses": "*fp32", "rows": "*i64"}
 HEAD = TABLES | {"rates": "*fp32", "starts": "*i32", "suppressed": "*i32"}
 NOISE = dict.fromkeys(("keys", "positions", "steps", "sub"), "*i64")
 PICK = TABLES | NOISE | {"token": "*i64", "record": "*fp32", "status": "*i32"}
@@ -81,11 +81,11 @@ def test_the_head_uses_tensor_cores_and_spills_nothing(
 def test_the_race_of_the_tiles_spills_nothing(
     capability: int, tiles: int, parts: int, warps: int
 ) -> None:
-    from dlm_kernels.head.kernel import clock_kernel, pick_kernel
+    from dlm_kernels.head.kernel import clock_kernel, race_kernel
 
     from tests.kernels.aot import compiled
 
     constants = {"HAS_ROWS": True, "TWO": True, "GREEDY": 2, "TILES": tiles, "SPLIT": parts}
-    fits(compiled(pick_kernel, PICK, constants, capability, warps, 255), 192)
+    fits(compiled(race_kernel, PICK, constants, capability, warps, 255), 192)
     if tiles == 64:
         fits(compiled(clock_kernel, NOISE | {"rates": "*fp32"}, {}, capability, 1), 64)

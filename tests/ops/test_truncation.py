@@ -17,9 +17,13 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.ops.categorical import _Noise, _race
-from dlm_sampling.ops.sources import Block, Scratch
-from dlm_sampling.ops.tiles import Heated, Table, sweep
+from dlm_sampling.ops.categorical import race
+from dlm_sampling.ops.philox import Stream, lane_exponentials
+from dlm_sampling.ops.scratch import Scratch
+from dlm_sampling.ops.sources import Block
+from dlm_sampling.ops.temperature import MODEL_LAW
+from dlm_sampling.ops.tiles import read_tiles
+from dlm_sampling.ops.vocabulary import allowed_ids
 from dlm_sampling.types import TokenLaw
 from tests.ops.laws import chi_square_p, poisson_plausible
 
@@ -57,16 +61,16 @@ def test_race_finds_a_far_tail() -> None:
     tail, gap, count = 262_144, 20.5, 100_000
     logits = torch.full((1, tail + 1), -gap)
     logits[0, 5000] = 0.0
-    table = Table.build(tail + 1, TokenLaw(), logits.device)
-    first = Block(logits, None, slice(0, 1))
-    law = Heated(TokenLaw(), 1.0)
-    sums = sweep(first, table, law, law, Scratch(), True).sampled
+    allowed, scratch = allowed_ids(tail + 1, (), logits.device), Scratch(logits.device)
+    found = read_tiles(Block.of(logits, None), allowed, MODEL_LAW, MODEL_LAW, scratch)
     hits = 0
     for start in range(0, count, 2000):
-        index = torch.zeros(2000, dtype=torch.int64)
-        noise = _Noise(index + 9, torch.arange(start, start + 2000), index, 0)
-        many = sums._replace(tiles=sums.tiles.expand(2000, -1))
-        token, _ = _race(Block(logits, index, slice(0, 2000)), noise, table, many, 1.0)
+        zero, positions = torch.zeros(2000, dtype=torch.int64), torch.arange(start, start + 2000)
+        clocks = lane_exponentials(
+            zero + 9, positions, zero, stream=Stream.TOKEN, lanes=64 + allowed.tiles
+        )
+        many = found._replace(drawn=found.drawn._replace(tiles=found.drawn.tiles.expand(2000, -1)))
+        token, _ = race(Block.of(logits, zero), allowed, many, 1.0, clocks)
         hits += int((token != 5000).sum())
     rate = tail * math.exp(-gap) / (1.0 + tail * math.exp(-gap))
     assert poisson_plausible(hits, count * rate)

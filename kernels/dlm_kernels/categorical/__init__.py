@@ -1,1 +1,1 @@
-"""The fused categorical draw: twin of dlm_sampling.ops.categorical."""
+"""Draws tokens from logits: the twin of dlm_sampling.ops.categorical."""

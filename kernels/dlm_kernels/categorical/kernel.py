@@ -1,8 +1,8 @@
-"""K2: one program per row turns what the tiles left into a token and the statistics of its law.
+"""K2 turns what the tiles of a row left into a token and the statistics of its law.
 
-The twin of dlm_sampling.ops.categorical: a race of tiles, then of runs of 32 ids in the tile, then
-of tokens in the run, with the same random numbers.  Reads the tile sums, the winning tile and the
-tile of the largest logit.
+One program per row.  The twin of dlm_sampling.ops.categorical: a race of tiles, then of runs of 32
+ids in the tile, then of tokens in the run, with the same random numbers.  It reads the tile sums,
+the winning tile and the tile of the largest logit.
 
 No GPU has run this yet; see kernels/STATUS.md.
 """
@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from dlm_kernels.common.philox import arrivals
+from dlm_kernels.common.status import status_of
 from dlm_kernels.common.tiles import ALONE, FLOOR, LN2, TILE, gaps, largest, load, row_of
 from dlm_kernels.filters.kernel import keeps
 
@@ -20,32 +21,14 @@ RUN = tl.constexpr(32)
 RUNS = tl.constexpr(32)  # runs per tile
 TOKEN_STREAM = tl.constexpr(0)
 
-FINE = tl.constexpr(0)
-NO_TOKEN = tl.constexpr(1)  # every logit of the row is -inf
-NOT_A_NUMBER = tl.constexpr(2)
-INFINITE = tl.constexpr(3)
-NO_ROW = tl.constexpr(4)  # the logits have no such row
-
-
-@triton.jit
-def status_of(peak, rows, row, height, HAS_ROWS: tl.constexpr):
-    """Whether a row with this largest logit defines a law, and is there at all."""
-    found = tl.where(peak == float("-inf"), NO_TOKEN, FINE)
-    found = tl.where(peak == float("inf"), INFINITE, found)
-    found = tl.where(peak != peak, NOT_A_NUMBER, found)
-    if HAS_ROWS:
-        asked = tl.load(rows + row)
-        found = tl.where((asked < 0) | (asked >= height), NO_ROW, found)
-    return found
-
 
 @triton.jit
 def _race(
     logits, other, weight, peaks, peak, key, position, step, sub, starts, suppressed, vocab,
-    stride_id, stride_other_id, mix0, mix1, scale, cut, last, least,
+    stride_id, stride_other_id, mix0, mix1, inverse, cut, last, least,
     MIX: tl.constexpr, FILTERS: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """The token drawn and its logit; `weight` float64 [TILES] are the sums of the tiles."""
+    """Return the token drawn and its logit; `weight` float64 [TILES] are the sums of the tiles."""
     lane = tl.arange(0, RUN)
     tiles = tl.arange(0, TILES)
     clock = arrivals(key, position, step, sub, tiles + (RUN + RUNS), TOKEN_STREAM)
@@ -55,16 +38,18 @@ def _race(
     x = load(logits, other, ids, tile, starts, suppressed, vocab, stride_id, stride_other_id,
              mix0, mix1, MIX)  # fmt: skip
     if FILTERS:
-        x = tl.where(keeps(x, ids, peak, scale, cut, last, least, SHIFT), x, float("-inf"))
-    runs = tl.sum(tl.exp2(gaps(x, top) * scale), 1).to(tl.float64)
+        x = tl.where(keeps(x, ids, peak, inverse, cut, last, least, SHIFT), x, float("-inf"))
+    runs = tl.sum(tl.exp2(gaps(x, top) * inverse), 1).to(tl.float64)
     clock = arrivals(key, position, step, sub, lane + RUN, TOKEN_STREAM)
     first = tile * TILE + tl.argmax(runs / clock, 0) * RUN
     x = load(logits, other, first + lane, tile, starts, suppressed, vocab, stride_id,
              stride_other_id, mix0, mix1, MIX)  # fmt: skip
     if FILTERS:
-        x = tl.where(keeps(x, first + lane, peak, scale, cut, last, least, SHIFT), x, float("-inf"))
+        x = tl.where(
+            keeps(x, first + lane, peak, inverse, cut, last, least, SHIFT), x, float("-inf")
+        )
     clock = arrivals(key, position, step, sub, lane, TOKEN_STREAM)
-    place = tl.argmax(tl.exp2(gaps(x, top) * scale).to(tl.float64) / clock, 0)
+    place = tl.argmax(tl.exp2(gaps(x, top) * inverse).to(tl.float64) / clock, 0)
     return first + place, tl.max(tl.where(lane == place, x, float("-inf")), 0)
 
 
@@ -73,7 +58,7 @@ def _greedy(
     logits, other, peaks, peak, starts, suppressed, vocab, stride_id, stride_other_id, mix0, mix1,
     MIX: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """The lowest id with the largest logit, and the largest logit of all other ids."""
+    """Return the lowest id with the largest logit, and the largest logit of all other ids."""
     tiles = tl.arange(0, TILES)
     tile = tl.min(tl.where(peaks == peak, tiles, TILES - 1), 0)
     ids = tile * TILE + tl.arange(0, TILE)
@@ -86,42 +71,42 @@ def _greedy(
 
 
 @triton.jit
-def totals(peaks, sums, cross, scale):
-    """Of a row, from what its tiles left: largest logit, gaps to it, total, its log, entropy."""
+def totals(peaks, sums, entropy_sums, inverse):
+    """Return the largest logit of a row, gaps to it, total, its log and entropy, from its tiles."""
     peak = tl.reduce(peaks, 0, largest)
     gap = gaps(peaks, peak)
-    d = tl.maximum(gap * scale, FLOOR)
+    d = tl.maximum(gap * inverse, FLOOR)
     ratio, s = tl.exp2(d).to(tl.float64), sums.to(tl.float64)
     total = tl.sum(s * ratio, 0)
     log_total = tl.log(total)
-    turned = ratio * (cross.to(tl.float64) + s * d.to(tl.float64))
+    turned = ratio * (entropy_sums.to(tl.float64) + s * d.to(tl.float64))
     return peak, gap, total, log_total, log_total - tl.sum(turned, 0) * LN2 / total
 
 
 @triton.jit
-def leave(
-    token, record, status, row, count, vocab, scales, stride_law, peak, total, log_total, entropy,
+def store_record(
+    token, record, status, row, count, vocab, inverses, stride_law, peak, total, log_total, entropy,
     best, second, drawn, found, mass, verdict, GREEDY: tl.constexpr,
 ):  # fmt: skip
-    """Write the token of a row, the record in the order of Draw, and the status.
+    """Write the token of a row, the record in the order of DrawRecord, and the status.
 
     best is the argmax and `second` the largest logit of all others; `drawn` won the race, has the
     logit `found`, and `mass` is the total of the law that it was drawn from.
     """
-    scale = tl.load(scales)
+    inverse = tl.load(inverses)
     chosen, logit, logprob = best, peak, total * 0.0
     if GREEDY != 1:
-        scale_sampled = tl.load(scales + stride_law)
-        fall = gaps(found, peak).to(tl.float64) * scale_sampled * LN2 - tl.log(mass)
+        draw_inverse = tl.load(inverses + stride_law)
+        fall = gaps(found, peak).to(tl.float64) * draw_inverse * LN2 - tl.log(mass)
         if GREEDY == 2:
-            cold = tl.load(scales + 2 * stride_law) > 0.0
-            chosen = tl.where(cold, best, drawn)
-            logit = tl.where(cold, peak, found)
-            logprob = tl.where(cold, 0.0, fall)
+            argmax = tl.load(inverses + 2 * stride_law) > 0.0
+            chosen = tl.where(argmax, best, drawn)
+            logit = tl.where(argmax, peak, found)
+            logprob = tl.where(argmax, 0.0, fall)
         else:
             chosen, logit, logprob = drawn, found, fall
-    confidence = gaps(logit, peak).to(tl.float64) * scale * LN2 - log_total
-    margin = (1.0 - tl.exp(gaps(second, peak).to(tl.float64) * scale * LN2)) / total
+    confidence = gaps(logit, peak).to(tl.float64) * inverse * LN2 - log_total
+    margin = (1.0 - tl.exp(gaps(second, peak).to(tl.float64) * inverse * LN2)) / total
     # A row without a law still gets an id of the vocabulary; its status tells.
     tl.store(token + row, tl.minimum(chosen, vocab - 1).to(tl.int64))
     tl.store(status + row, verdict)
@@ -131,29 +116,29 @@ def leave(
     tl.store(record + 2 * count, (-log_total).to(tl.float32))
     tl.store(record + 3 * count, margin.to(tl.float32))
     tl.store(record + 4 * count, tl.maximum(entropy, 0.0).to(tl.float32))
-    tl.store(record + 5 * count, (peak.to(tl.float64) * scale * LN2 + log_total).to(tl.float32))
+    tl.store(record + 5 * count, (peak.to(tl.float64) * inverse * LN2 + log_total).to(tl.float32))
 
 
 @triton.jit
-def finish_kernel(
-    logits, other, rows, tile_max, sums, cross, sampled, starts, suppressed, scales, mix,
+def draw_kernel(
+    logits, other, rows, tile_max, sums, entropy_sums, draw_sums, starts, suppressed, inverses, mix,
     keys, positions, steps, sub, token, record, status, cuts, lasts, sizes, limits,
     count, vocab, tiles, height, stride_row, stride_id, stride_other_row, stride_other_id,
-    stride_scale, stride_law, stride_mix, stride_mix_row,
+    stride_inverse, stride_law, stride_mix, stride_mix_row,
     HAS_ROWS: tl.constexpr, MIX: tl.constexpr, GREEDY: tl.constexpr, FILTERS: tl.constexpr,
-    VIEWED: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
+    LAW_STATISTICS: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R,).  token int64 [R], record float32 [6, R] in the order of Draw, status int32 [R].
+    """Grid (R,).  token int64 [R], record float32 [6, R] in the order of DrawRecord, status int32.
 
-    GREEDY: 1 if every row takes the argmax, 0 if none, 2 if `scales` says which.  With FILTERS
-    `sampled` holds sums of the tokens that pass; with VIEWED so do `sums` and `cross`.
+    GREEDY: 1 if every row takes the argmax, 0 if none, 2 if `inverses` says which.  With FILTERS
+    `draw_sums` holds sums of the tokens that pass; with LAW_STATISTICS so do the two before it.
     """
     row = tl.program_id(0).to(tl.int64)
     source = row_of(rows, row, height, HAS_ROWS)
     logits += source * stride_row
-    scales += row * stride_scale
-    scale = tl.load(scales)
-    mix0, mix1 = scale, scale
+    inverses += row * stride_inverse
+    inverse = tl.load(inverses)
+    mix0, mix1 = inverse, inverse
     if MIX != ALONE:
         other += source * stride_other_row
         mix0 = tl.load(mix + source * stride_mix_row)
@@ -164,17 +149,17 @@ def finish_kernel(
     peaks = tl.load(tile_max + at, mask=inside, other=float("-inf"))
     peak, gap, total, log_total, entropy = totals(
         peaks, tl.load(sums + at, mask=inside, other=0.0),
-        tl.load(cross + at, mask=inside, other=0.0), scale,
+        tl.load(entropy_sums + at, mask=inside, other=0.0), inverse,
     )  # fmt: skip
     best, second = _greedy(logits, other, peaks, peak, starts, suppressed, vocab, stride_id,
                            stride_other_id, mix0, mix1, MIX, TILES)  # fmt: skip
-    if VIEWED:
+    if LAW_STATISTICS:
         second = tl.where(tl.load(sizes + row) < 2, float("-inf"), second)
     drawn, found, mass = best, peak, total
     if GREEDY != 1:
-        scale_sampled = tl.load(scales + stride_law)
-        weight = tl.load(sampled + at, mask=inside, other=0.0).to(tl.float64)
-        weight *= tl.exp2(gap * scale_sampled).to(tl.float64)
+        draw_inverse = tl.load(inverses + stride_law)
+        weight = tl.load(draw_sums + at, mask=inside, other=0.0).to(tl.float64)
+        weight *= tl.exp2(gap * draw_inverse).to(tl.float64)
         mass = tl.sum(weight, 0)
         cut, last, least = row, row, peak
         if FILTERS:
@@ -183,11 +168,11 @@ def finish_kernel(
         drawn, found = _race(
             logits, other, weight, peaks, peak, tl.load(keys + row), tl.load(positions + row),
             tl.load(steps + row), tl.load(sub), starts, suppressed, vocab, stride_id,
-            stride_other_id, mix0, mix1, scale_sampled, cut, last, least,
+            stride_other_id, mix0, mix1, draw_inverse, cut, last, least,
             MIX, FILTERS, SHIFT, TILES,
         )  # fmt: skip
-    leave(
-        token, record, status, row, count, vocab, scales, stride_law, peak, total, log_total,
+    store_record(
+        token, record, status, row, count, vocab, inverses, stride_law, peak, total, log_total,
         entropy, best, second, drawn, found, mass, status_of(peak, rows, row, height, HAS_ROWS),
         GREEDY,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Launches K1 and K2: the twin of dlm_sampling.ops.draw.
+"""Launches K1 and K2, which draw tokens from logits: the twin of dlm_sampling.ops.draw.
 
 The host waits for the device only where `check=True` reads whether a row defines no law.
 
@@ -13,22 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dlm_kernels.categorical.kernel import finish_kernel
-from dlm_kernels.common.device_tables import Filters, Law, number
-from dlm_kernels.common.device_tables import scales as law_scales
-from dlm_kernels.common.logit_pass import Logits, parts, run_passes, shape_of
+from dlm_kernels.categorical.kernel import draw_kernel
+from dlm_kernels.common.device_tables import Filters, Law, law_inverse_temperatures, number
+from dlm_kernels.common.logit_pass import Logits, blocks, run_passes, shape_of
 from dlm_kernels.common.results import (
     ALWAYS,
-    Draw,
+    DrawRecord,
     columns,
-    finish_warps,
-    heats,
+    draw_warps,
     refuse_lawless,
     results,
     split,
+    temperatures_of,
 )
 from dlm_kernels.common.support import obstacle, refuse
-from dlm_kernels.head.launch import head_draw, wanted
+from dlm_kernels.head.launch import head_draw, runs_fused
 
 _MODEL = Law()
 
@@ -45,13 +44,13 @@ def draw(
     rows: Tensor | None = None,
     check: bool = True,
     temperatures: Tensor | None = None,
-) -> Draw:
+) -> DrawRecord:
     """Draw one token per row, with the random bits and the meaning of dlm_sampling.ops.draw.
 
     Args:
         source: logits [N, V], float32, float16 or bfloat16 of any strides; or a
             dlm_sampling.ops.LogitRows, of which one with a `head` may run fused, see
-            `dlm_kernels.head.launch.wanted`; or a dlm_sampling.ops.Pair.
+            `dlm_kernels.head.launch.runs_fused`; or a dlm_sampling.ops.Pair.
         keys: int64 [R].
         positions: int64 [R].
         steps: int64 [R].
@@ -64,7 +63,7 @@ def draw(
         temperatures: float [R] instead of the law's; 0 is argmax.
 
     Returns:
-        A `Draw` of tensors [R]; the statistics are float32.
+        A `DrawRecord` of tensors [R]; the statistics are float32.
 
     Raises:
         ValueError: a suppressed id outside of the vocabulary; with `check`, a row that holds NaN or
@@ -73,47 +72,48 @@ def draw(
     """
     refuse(obstacle(keys.device, vocab=shape_of(source)[1]))
     head = getattr(source, "head", None)
-    if head is not None and wanted(head.hidden, head.weight, law, keys.shape[0]):
+    if head is not None and runs_fused(head.hidden, head.weight, law, keys.shape[0]):
         return head_draw(
             head.hidden, head.weight, bias=head.bias, keys=keys, positions=positions, steps=steps,
             law=law, sub=sub, statistics=statistics, rows=rows, check=check,
             temperatures=temperatures,
         )  # fmt: skip
-    viewed, filters = statistics == "law", Filters.of(law)
-    heat = heats(law, temperatures, viewed, check)
-    filtered = filters if viewed or heat.mode != ALWAYS else Filters()
+    law_statistics, filters = statistics == "law", Filters.of(law)
+    tempered = temperatures_of(law, temperatures, law_statistics, check)
+    filtered = filters if law_statistics or tempered.mode != ALWAYS else Filters()
     suppressed = sorted(set(law.suppressed))
     found = [
         draw_rows(
-            *part.logits[:3], part.rows, keys[part.span], positions[part.span], steps[part.span],
-            *split(sub), columns(heat.scales, part.span), *heat.numbers, suppressed, *filtered,
-            part.logits.kind, heat.mode, heat.one_law, viewed and filtered.active,
+            *block.logits[:3], block.rows, keys[block.span], positions[block.span],
+            steps[block.span], *split(sub), columns(tempered.inverses, block.span),
+            *tempered.numbers, suppressed, *filtered, block.logits.kind, tempered.mode,
+            tempered.one_law, law_statistics and filtered.active,
         )
-        for part in parts(source, rows, keys.shape[0])
+        for block in blocks(source, rows, keys.shape[0])
     ] or [results(keys)]  # fmt: skip
     token, record, status = (torch.cat(field, -1) for field in zip(*found, strict=True))
     if check:
         refuse_lawless(status)
-    return Draw(token, *record.unbind(0))
+    return DrawRecord(token, *record.unbind(0))
 
 
 @torch.library.custom_op(
     "dlm_kernels::draw_rows",
     mutates_args=(),
     schema="(Tensor logits, Tensor? second, Tensor? mix, Tensor? rows, Tensor keys, "
-    "Tensor positions, Tensor steps, int sub, Tensor? sub_there, Tensor? scales, float viewed_at, "
-    "float sampled_at, int[] suppressed, int top_k, "
-    "float top_p, float min_p, bool include, int kind, int greedy, bool one_law, bool viewed) "
-    "-> (Tensor, Tensor, Tensor)",
+    "Tensor positions, Tensor steps, int sub, Tensor? sub_there, Tensor? inverses, "
+    "float statistics_temperature, float draw_temperature, int[] suppressed, int top_k, "
+    "float top_p, float min_p, bool include, int kind, int greedy, bool one_law, "
+    "bool law_statistics) -> (Tensor, Tensor, Tensor)",
 )
 def draw_rows(
     logits: Tensor, second: Tensor | None, mix: Tensor | None, rows: Tensor | None, keys: Tensor,
-    positions: Tensor, steps: Tensor, sub: int, sub_there: Tensor | None, scales: Tensor | None,
-    viewed_at: float, sampled_at: float, suppressed: Sequence[int],
+    positions: Tensor, steps: Tensor, sub: int, sub_there: Tensor | None, inverses: Tensor | None,
+    statistics_temperature: float, draw_temperature: float, suppressed: Sequence[int],
     top_k: int, top_p: float, min_p: float, include: bool, kind: int, greedy: int, one_law: bool,
-    viewed: bool,
+    law_statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """K1 and K2 as one operator, which torch.compile leaves alone; nothing waits for the device.
+    """Run K1 and K2 as one operator, which torch.compile leaves alone, without synchronising.
 
     Args:
         logits: [N, V].
@@ -125,41 +125,45 @@ def draw_rows(
         steps: int64 [R].
         sub: index of the draw within the step.
         sub_there: int64 [] on the device, instead.
-        scales: float32 [3, R], see `tables.row_scales`; None for the next two.
-        viewed_at: temperature of the statistics.
-        sampled_at: temperature of the draw.
+        inverses: float32 [3, R], of `row_inverse_temperatures`; None for the next two.
+        statistics_temperature: temperature of the statistics.
+        draw_temperature: temperature of the draw.
         suppressed: ids that are never drawn, ascending.
         top_k: 0 for no limit.
         top_p: 1 for all.
         min_p: 0 for all.
         include: whether the token that crosses top_p is kept.
-        kind: see `tiles.mixed`.
-        greedy: whether rows take the argmax: 0 none, 1 all, 2 as `scales` says.
+        kind: see `tiles.combined`.
+        greedy: whether rows take the argmax: 0 none, 1 all, 2 as `inverses` says.
         one_law: the statistics and the draw have one temperature.
-        viewed: the statistics are of the filtered law.
+        law_statistics: the statistics are of the filtered law.
 
     Returns:
-        token int64 [R]; the other fields of `Draw` float32 [6, R]; status int32 [R], 0 where the
-        row defines a law.
+        token int64 [R]; the other fields of `DrawRecord` float32 [6, R]; status int32 [R], 0 where
+        the row defines a law.
     """
     token, record, status = results(keys)
     count = keys.shape[0]
     if count == 0:
         return token, record, status
     # Made here, so that torch.compile sees no Python number of a law but as an argument.
-    scales = law_scales(viewed_at, sampled_at, keys.device) if scales is None else scales
+    inverses = (
+        law_inverse_temperatures(statistics_temperature, draw_temperature, keys.device)
+        if inverses is None
+        else inverses
+    )
     place = number(sub, keys.device) if sub_there is None else sub_there
     filters = Filters(top_k, top_p, min_p, include)
-    left, edges, where, options = run_passes(
-        Logits(logits, second, mix, kind), rows, count, scales, tuple(suppressed), filters,
-        one_law=one_law, viewed=viewed,
+    tensors, boundary, where, options = run_passes(
+        Logits(logits, second, mix, kind), rows, count, inverses, tuple(suppressed), filters,
+        one_law=one_law, law_statistics=law_statistics,
     )  # fmt: skip
     noise = (part.contiguous() for part in (keys, positions, steps))
     with torch.cuda.device_of(logits):
-        finish_kernel[(count,)](
-            *left, *noise, place, token, record, status, *edges, count, *where, **options,
-            GREEDY=greedy, FILTERS=filters.active, VIEWED=viewed,
-            num_warps=finish_warps(count), enable_fp_fusion=True,
+        draw_kernel[(count,)](
+            *tensors, *noise, place, token, record, status, *boundary, count, *where, **options,
+            GREEDY=greedy, FILTERS=filters.active, LAW_STATISTICS=law_statistics,
+            num_warps=draw_warps(count), enable_fp_fusion=True,
         )  # fmt: skip
     return token, record, status
 

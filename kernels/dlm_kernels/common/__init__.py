@@ -1,1 +1,1 @@
-"""What several kernels share: random numbers, tiles, tables on the device, launch records."""
+"""Holds the parts that kernels share: random numbers, tiles, tables on the device, records."""

@@ -26,8 +26,8 @@ WINDOWS = tl.constexpr(2)  # dense
 
 
 @triton.jit
-def window(row, READ: tl.constexpr):
-    """Of a pointer to a row: where its first 16 bytes begin, for the next functions, and r."""
+def aligned_start(row, READ: tl.constexpr):
+    """Return a pointer to the aligned 16 bytes where a row begins, and r."""
     if READ == ANY:
         return row, 0
     elif READ == ALIGNED:
@@ -41,7 +41,7 @@ def window(row, READ: tl.constexpr):
 
 @triton.jit
 def _words(start, shift, tile, BITS: tl.constexpr, READ: tl.constexpr):
-    """The bits of all logits of a tile, int32."""
+    """Return the bits of all logits of a tile, int32."""
     WORDS: tl.constexpr = TILE * BITS // 32
     lane = tl.arange(0, WORDS)
     at = start + tile.to(tl.int64) * WORDS
@@ -59,8 +59,8 @@ def _words(start, shift, tile, BITS: tl.constexpr, READ: tl.constexpr):
 
 
 @triton.jit
-def whole(row, stride, start, shift, tile, READ: tl.constexpr):
-    """The float32 of all logits of a tile, by lane; `stride` between logits is read for ANY."""
+def load_tile(row, stride, start, shift, tile, READ: tl.constexpr):
+    """Return all logits of a tile by lane, float32; `stride` between logits is read for ANY."""
     kind: tl.constexpr = row.dtype.element_ty
     if READ == ANY:
         place = (tile * TILE + tl.arange(0, TILE)).to(tl.int64)
@@ -79,7 +79,7 @@ def whole(row, stride, start, shift, tile, READ: tl.constexpr):
 
 @triton.jit
 def lane_ids(tile, shift, READ: tl.constexpr):
-    """The vocabulary ids of the lanes of a tile."""
+    """Return the vocabulary ids of the lanes of a tile."""
     lane = tl.arange(0, TILE)
     if READ == WINDOWS:
         lane = tl.where(lane < shift, lane + TILE, lane) - shift

@@ -1,4 +1,4 @@
-"""What the kernels read of a law, as small tensors on the device; made once per law and device.
+"""Keeps a token law as small tensors on the device; each is made once per law and device.
 
 A law in Python numbers is copied to the device at its first draw, so a CUDA graph needs one draw
 with that law before it is captured.  None is ever dropped: a graph reads them by their addresses.
@@ -21,7 +21,7 @@ _TILE: int = TILE.value
 
 
 class Law(NamedTuple):
-    """What is read of a dlm_sampling.TokenLaw, which serves as well."""
+    """The fields of a dlm_sampling.TokenLaw, which may be passed instead."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -32,7 +32,7 @@ class Law(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """Which filters a law has; numbers that filter nothing stand for the absent."""
+    """The filters of a law; numbers that filter nothing stand for absent filters."""
 
     top_k: int = 0
     top_p: float = 1.0
@@ -41,13 +41,13 @@ class Filters(NamedTuple):
 
     @classmethod
     def of(cls, law: Law | Any) -> Filters:
-        """The filters of a law."""
+        """Take the filters of a law."""
         kept = 1.0 if law.top_p is None else law.top_p
         return cls(law.top_k or 0, kept, law.min_p or 0.0, law.crossing == "include")
 
     @property
     def active(self) -> bool:
-        """Whether any of them can drop a token."""
+        """Return whether any filter can drop a token."""
         return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
 
 
@@ -60,7 +60,7 @@ class Suppressed(NamedTuple):
 
 @cache
 def suppressed_table(suppressed: tuple[int, ...], vocab: int, device: torch.device) -> Suppressed:
-    """The table of sorted ids.  Raises ValueError for an id outside of the vocabulary."""
+    """Return the table of sorted ids.  Raises ValueError for an id outside of the vocabulary."""
     bad = [i for i in suppressed if not 0 <= i < vocab]
     if bad:
         raise ValueError(f"suppressed id {bad[0]} is unknown: must be in [0, {vocab}).")
@@ -74,7 +74,7 @@ def suppressed_table(suppressed: tuple[int, ...], vocab: int, device: torch.devi
 
 @cache
 def limits(filters: Filters, vocab: int, device: torch.device) -> Tensor:
-    """top_k, top_p and min_p, float64 [3]."""
+    """Return top_k, top_p and min_p, float64 [3]."""
     most = min(filters.top_k or vocab, vocab)
     values = [most, filters.top_p, filters.min_p]
     return torch.tensor(values, dtype=torch.float64).to(device)
@@ -82,26 +82,29 @@ def limits(filters: Filters, vocab: int, device: torch.device) -> Tensor:
 
 @cache
 def number(value: int, device: torch.device) -> Tensor:
-    """An int64 scalar on the device."""
+    """Return an int64 scalar on the device."""
     return torch.tensor(value, dtype=torch.int64).to(device)
 
 
 @cache
-def scales(viewed: float, sampled: float, device: torch.device) -> Tensor:
-    """log2(e) / temperature of the statistics and of the draw, and whether that is 0; [3, 1]."""
-    columns = [[_LOG2E / _finite(viewed)], [_LOG2E / _finite(sampled)], [float(sampled == 0.0)]]
+def law_inverse_temperatures(statistics: float, draw: float, device: torch.device) -> Tensor:
+    """Return log2(e) / temperature of statistics and draw, and whether the last is 0; [3, 1]."""
+    columns = [[_LOG2E / _finite(statistics)], [_LOG2E / _finite(draw)], [float(draw == 0.0)]]
     return torch.tensor(columns, dtype=torch.float32).to(device)
 
 
-def row_scales(temperature: Tensor, viewed: float | None) -> Tensor:
-    """As `scales`, [3, R], for temperatures [R] of the draw; `viewed` None: the draw's law."""
-    cold = temperature == 0
-    heat = temperature.double().masked_fill(cold, 1.0).clamp(_COLDEST, _HOTTEST)
-    sampled = _LOG2E / heat
-    seen = sampled if viewed is None else torch.full_like(sampled, _LOG2E / _finite(viewed))
-    return torch.stack([seen, sampled, cold.double()]).float()
+def row_inverse_temperatures(temperature: Tensor, statistics: float | None) -> Tensor:
+    """Return the numbers of `law_inverse_temperatures`, [3, R], for temperatures [R] of the draw.
+
+    statistics: temperature of the statistics, or None for that of the draw.
+    """
+    argmax = temperature == 0
+    temperature = temperature.double().masked_fill(argmax, 1.0).clamp(_COLDEST, _HOTTEST)
+    draw = _LOG2E / temperature
+    shown = draw if statistics is None else torch.full_like(draw, _LOG2E / _finite(statistics))
+    return torch.stack([shown, draw, argmax.double()]).float()
 
 
 def _finite(temperature: float) -> float:
-    """A temperature whose inverse exists; 0 counts as 1."""
+    """Return a temperature whose inverse is finite; 0 counts as 1."""
     return min(max(temperature, _COLDEST), _HOTTEST) if temperature else 1.0

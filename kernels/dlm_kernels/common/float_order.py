@@ -1,4 +1,4 @@
-"""Order of floats as unsigned integers, and the k-th largest of them without a sort.
+"""Maps floats to unsigned integers of the same order, and finds the k-th largest without a sort.
 
 No GPU has run this yet; see kernels/STATUS.md.
 """
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def ordered(score, WIDE: tl.constexpr):
-    """Unsigned keys in the order of floats; -0.0 equals 0.0, and a NaN goes below -inf."""
+    """Return unsigned keys in the order of floats; -0.0 equals 0.0, and a NaN goes below -inf."""
     score = tl.where(score == 0.0, 0.0, score)
     if WIDE:
         bits = score.to(tl.int64, bitcast=True)
@@ -24,7 +24,7 @@ def ordered(score, WIDE: tl.constexpr):
 
 @triton.jit
 def kth_largest(key, eligible, k, WIDE: tl.constexpr):
-    """The k-th largest eligible key, found bit by bit; 0 if there are fewer than k."""
+    """Return the k-th largest eligible key, found bit by bit; 0 if there are fewer than k."""
     found = tl.max(key, 0) * 0
     bit = (found + 1) << (63 if WIDE else 31)
     for _ in range(64 if WIDE else 32):

@@ -1,4 +1,4 @@
-"""Launches the passes that every draw and every log-probability begins with: K1, and the cut.
+"""Launches the passes that every draw and every log-probability begins with: K1, and the filters.
 
 Shapes and launch parameters are fixed by (V, dtype); nothing is tuned at call time, and the host
 does not wait for the device.
@@ -17,7 +17,7 @@ from dlm_kernels.common.aligned_reads import ALIGNED, ANY, TILE, WINDOWS
 from dlm_kernels.common.device_tables import Filters, limits, suppressed_table
 from dlm_kernels.common.support import obstacle, refuse
 from dlm_kernels.common.tiles import ALONE, REMAINDER, tile_kernel
-from dlm_kernels.filters.kernel import edge_kernel
+from dlm_kernels.filters.kernel import filter_kernel
 
 _GROUP = 4  # tiles per program of K1
 # Left alone, the assembler spills a few numbers to fit more programs on a processor.
@@ -26,7 +26,7 @@ _SHIFTS = {torch.bfloat16: 16, torch.float16: 13}  # bits of float32 that these 
 
 
 def k1_registers(capability: int, kind: int, read: int) -> int:
-    """Most registers of K1, by what its code needs without spills; fewer let more warps wait.
+    """Return the most registers that K1 may take: those it needs without spills.
 
     Args:
         capability: 80 for compute capability 8.0.
@@ -49,8 +49,8 @@ class Logits(NamedTuple):
     kind: int = ALONE.value
 
 
-class Part(NamedTuple):
-    """A block of the rows asked for."""
+class Block(NamedTuple):
+    """Some of the rows asked for."""
 
     logits: Logits
     rows: Tensor | None  # int64 [r] into the logits, or None for all of them in order
@@ -58,100 +58,102 @@ class Part(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """What the passes leave on the device, and what the kernels after them are launched with."""
+    """The tensors that the passes leave, and other arguments of the kernels launched after them."""
 
-    left: tuple[Any, ...]  # logits, other, rows, tile_max, sums, ..., scales, mix
-    edges: tuple[Any, ...]  # cuts, lasts, sizes, limits
+    tensors: tuple[Any, ...]  # logits, other, rows, tile_max, sums, ..., inverses, mix
+    boundary: tuple[Any, ...]  # cuts, lasts, sizes, limits
     where: tuple[int, ...]  # vocab, tiles, rows and strides
     options: dict[str, Any]
 
 
-def parts(source: Tensor | Any, rows: Tensor | None, count: int) -> Iterator[Part]:
-    """The blocks of a tensor, of a dlm_sampling.ops.Pair or of a dlm_sampling.ops.LogitRows."""
+def blocks(source: Tensor | Any, rows: Tensor | None, count: int) -> Iterator[Block]:
+    """Split a tensor, or a Pair or LogitRows of dlm_sampling.ops, into blocks of rows."""
     if count == 0:
         return
     whole = slice(0, count)
     if isinstance(source, Tensor):
-        yield Part(Logits(source), rows, whole)
+        yield Block(Logits(source), rows, whole)
     elif hasattr(source, "fetch"):
         for start in range(0, count, source.block):
             span = slice(start, min(start + source.block, count))
             every = torch.arange(span.start, span.stop, device=source.device)
             if rows is None:
-                yield Part(Logits(source.fetch(every)), None, span)
+                yield Block(Logits(source.fetch(every)), None, span)
                 continue
             here = rows[span]  # -1 is no row: something is made in its place, and not read
             index = torch.where(here < 0, -1, every - span.start)
-            yield Part(Logits(source.fetch(here.clamp_min(0))), index, span)
+            yield Block(Logits(source.fetch(here.clamp_min(0))), index, span)
     else:
-        yield Part(Logits(source.first, source.second, source.mix(), source.kind), rows, whole)
+        yield Block(Logits(source.first, source.second, source.mix(), source.kind), rows, whole)
 
 
 def shape_of(source: Tensor | Any) -> tuple[int, int]:
-    """Rows and vocabulary of a source."""
+    """Return rows and vocabulary of a source."""
     if hasattr(source, "fetch"):
         return source.count, source.vocab_size
     return tuple((source if isinstance(source, Tensor) else source.first).shape)
 
 
 def run_passes(
-    logits: Logits, rows: Tensor | None, count: int, scales: Tensor, suppressed: tuple[int, ...],
-    filters: Filters, *, one_law: bool, viewed: bool,
+    logits: Logits, rows: Tensor | None, count: int, inverses: Tensor, suppressed: tuple[int, ...],
+    filters: Filters, *, one_law: bool, law_statistics: bool,
 ) -> Passed:  # fmt: skip
-    """K1, and where `filters` cut.
+    """Run K1, and find the boundary of the tokens that pass the filters.
 
     Args:
         logits: [N, V].
         rows: int64 [R], or None for all rows in order.
         count: R, at least 1.
-        scales: of `tables`, [3, R] or [3, 1].
+        inverses: of `tables`, [3, R] or [3, 1].
         suppressed: ids that are never drawn, ascending.
         filters: of the law that is sampled.
-        one_law: whether both temperatures in `scales` are the same for every row.
-        viewed: whether the statistics are of the filtered law; needs `one_law`.
+        one_law: whether both temperatures in `inverses` are the same for every row.
+        law_statistics: whether the statistics are of the filtered law; needs `one_law`.
     """
     first, second, mix, kind = logits
     vocab, device = first.shape[1], first.device
     refuse(obstacle(device, first.dtype, vocab=vocab))
     tiles = triton.cdiv(vocab, TILE.value)
     room = torch.empty(3 + (not one_law), count, tiles, dtype=torch.float32, device=device)
-    left = room.unbind(0)
-    tile_max, sums, cross = left[:3]
-    sampled = sums if one_law else left[3]
+    tables = room.unbind(0)
+    tile_max, sums, entropy_sums = tables[:3]
+    draw_sums = sums if one_law else tables[3]
     table = suppressed_table(suppressed, vocab, device)
     head = (first, second, None if rows is None else rows.contiguous())
-    tail = (*table, scales, mix)
+    tail = (*table, inverses, mix)
     other = (0, 0) if second is None else second.stride()
     mixed = (0, 0) if mix is None else _strides(mix)
-    where = (vocab, tiles, first.shape[0], *first.stride(), *other, *_strides(scales)[::-1], *mixed)
+    along = _strides(inverses)[::-1]
+    where = (vocab, tiles, first.shape[0], *first.stride(), *other, *along, *mixed)
     options = {"HAS_ROWS": rows is not None, "MIX": kind}
     shift = _SHIFTS.get(first.dtype, 0) if second is None else 0
     options_cut = {"SHIFT": shift, "TILES": triton.next_power_of_2(tiles)}
-    edges: tuple[Any, ...] = (None,) * 4
+    boundary: tuple[Any, ...] = (None,) * 4
     read = _read(first, second)
     with torch.cuda.device_of(first):
         tile_kernel[(count, triton.cdiv(tiles, _GROUP))](
-            *head, tile_max, sums, cross, sampled, *tail, *where, **options,
+            *head, tile_max, sums, entropy_sums, draw_sums, *tail, *where, **options,
             TWO=not one_law, READ=read, GROUP=_GROUP, num_warps=1,
             maxnreg=_registers(first, kind, read), enable_fp_fusion=True,
         )  # fmt: skip
         if filters.active:
-            kept, kept_cross = torch.empty_like(room[:2]).unbind(0)
+            kept, kept_entropy_sums = torch.empty_like(room[:2]).unbind(0)
             found = torch.empty(3, count, dtype=torch.int64, device=device).unbind(0)
-            edges = (*found, limits(filters, vocab, device))
-            edge_kernel[(count,)](
-                *head, tile_max, sampled, kept, kept_cross, *edges, *tail, *where, **options,
-                **options_cut, TOP_K=filters.top_k > 0, TOP_P=filters.top_p < 1.0,
+            boundary = (*found, limits(filters, vocab, device))
+            filter_kernel[(count,)](
+                *head, tile_max, draw_sums, kept, kept_entropy_sums, *boundary, *tail, *where,
+                **options, **options_cut, TOP_K=filters.top_k > 0, TOP_P=filters.top_p < 1.0,
                 INCLUDE=filters.include, num_warps=8, maxnreg=_CUT_REGISTERS, enable_fp_fusion=True,
             )  # fmt: skip
-            sums, cross, sampled = (kept, kept_cross, kept) if viewed else (sums, cross, kept)
-    return Passed(
-        (*head, tile_max, sums, cross, sampled, *tail), edges, where, options | options_cut
-    )
+            sums, entropy_sums, draw_sums = (
+                (kept, kept_entropy_sums, kept) if law_statistics else (sums, entropy_sums, kept)
+            )
+    tensors = (*head, tile_max, sums, entropy_sums, draw_sums, *tail)
+    return Passed(tensors, boundary, where, options | options_cut)
 
 
 def _read(first: Tensor, second: Tensor | None) -> int:
-    """How K1 may read whole tiles, see `windows`; two tensors need rows that begin alike."""
+    """Return how K1 may read whole tiles, see `aligned_reads`; two tensors must begin alike."""
     both = [first] if second is None else [first, second]
     if any(x.stride(1) != 1 for x in both):
         return ANY.value
@@ -170,5 +172,5 @@ def _registers(logits: Tensor, kind: int, read: int) -> int | None:
 
 
 def _strides(table: Tensor) -> tuple[int, int]:
-    """Strides of a table [n, R] or [n, 1] over laws and rows; one column serves every row."""
+    """Return the strides of a table [n, R] or [n, 1]; one column serves every row."""
     return table.stride(0), table.stride(1) if table.shape[1] > 1 else 0

@@ -1,4 +1,4 @@
-"""Philox-4x32-10 and unit exponentials inside a kernel, with the bits of dlm_sampling.ops.philox.
+"""Computes Philox-4x32-10 and unit exponentials with the bits of dlm_sampling.ops.philox.
 
 Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).  The layout
 of counters and keys is stated in dlm_sampling.ops.philox; this file only repeats its arithmetic.
@@ -21,7 +21,7 @@ _MAX_STEP = tl.constexpr((1 << 28) - 1)
 
 @triton.jit
 def philox4x32(c0, c1, c2, c3, k0, k1):
-    """Ten rounds; all six are uint32 blocks of one shape, and so are the four words returned."""
+    """Run ten rounds; all six are uint32 blocks of one shape, and so are the words returned."""
     left = tl.full(c0.shape, _LEFT, tl.uint32)
     right = tl.full(c0.shape, _RIGHT, tl.uint32)
     weyl0 = tl.full(c0.shape, _WEYL0, tl.uint32)
@@ -37,7 +37,7 @@ def philox4x32(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def random_words(key, position, step, sub, lane, STREAM: tl.constexpr):
-    """64 random bits per lane, as (high, low) uint32 blocks.
+    """Return 64 random bits per lane, as (high, low) uint32 blocks.
 
     key, position and step are int64 scalars, sub is an integer scalar, lane an int32 block.
     """
@@ -57,7 +57,7 @@ def random_words(key, position, step, sub, lane, STREAM: tl.constexpr):
 
 @triton.jit
 def exponential_from_words(high, low):
-    """Unit exponentials, float64, accurate at both ends; within 4 units in the last place of torch.
+    """Return unit exponentials, float64, within 4 units in the last place of those of torch.
 
     -log1p(-v) is -log(w) v / (1 - w) with w = 1 - v, whose rounding error cancels (Kahan): the
     interpreter has no log1p.
@@ -74,6 +74,6 @@ def exponential_from_words(high, low):
 
 @triton.jit
 def arrivals(key, position, step, sub, lane, STREAM: tl.constexpr):
-    """The unit exponential of every lane, float64."""
+    """Return the unit exponential of every lane, float64."""
     high, low = random_words(key, position, step, sub, lane, STREAM)
     return exponential_from_words(high, low)

@@ -1,4 +1,4 @@
-"""What the kernels can run on; imports neither triton nor the kernels."""
+"""Says on which tensors the kernels can run; imports neither triton nor the kernels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 LARGEST_VOCABULARY = 1 << 20
 
 FASTER_BELOW: dict[int, int] = {}
-"""Width of an output head to the most rows for which the fused head was measured faster than the
-head in blocks.  No GPU has measured any, so it is empty; a test holds the entries against
+"""Maps the width of an output head to the most rows for which the fused head was faster than the
+head in blocks.  No GPU has measured it, so it is empty; a test holds the entries against
 kernels/benchmarks/results/head.json."""
 
 
@@ -24,7 +24,7 @@ def obstacle(
     vocab: int = 0,
     score: torch.dtype | None = None,
 ) -> str | None:
-    """Why the kernels cannot take tensors like these, in words, or None if they can.
+    """Return why the kernels cannot take tensors like these, in words, or None if they can.
 
     Args:
         device: of the tensors.

@@ -1,1 +1,1 @@
-"""KL between two tensors of logits: twin of dlm_sampling.ops.divergence."""
+"""Computes KL between two tensors of logits: the twin of dlm_sampling.ops.divergence."""

@@ -1,4 +1,4 @@
-"""KL(p || q) between two tensors of logits, as a Triton kernel."""
+"""Sums KL(p || q) between two tensors of logits in a Triton kernel."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def divergence_kernel(
             y = load(other, logits, ids, tile, starts, suppressed, vocab, stride_other_id,
                      stride_id, norm, norm, ALONE)  # fmt: skip
             p, q = tl.exp2((x - norm) * LOG2E), tl.exp2((y - other_norm) * LOG2E)
-            moved = p * (tl.log(p + tiny) - tl.log(q + tiny))
-            total += tl.sum(tl.where(p == 0.0, 0.0, moved), 0)
+            term = p * (tl.log(p + tiny) - tl.log(q + tiny))
+            total += tl.sum(tl.where(p == 0.0, 0.0, term), 0)
     tl.store(out + row * tl.num_programs(1) + tl.program_id(1), total)

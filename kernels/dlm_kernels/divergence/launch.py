@@ -1,4 +1,4 @@
-"""KL(p || q) between two tensors of logits, one read of each: twin of dlm_sampling.ops.divergence.
+"""Launches KL(p || q) between two tensors of logits: the twin of dlm_sampling.ops.divergence.
 
     KL = sum_v p(v) ln((p(v) + e) / (q(v) + e)),   p = exp(x - ln Z_x),  q = exp(y - ln Z_y)
 
@@ -31,7 +31,7 @@ def divergence(
     rows: Tensor | None = None,
     tiny: float = 1e-12,
 ) -> Tensor:
-    """KL(p || q) >= 0 in nats, float32 [R]; nothing waits for the device.
+    """Return KL(p || q) >= 0 in nats, float32 [R], without synchronising.
 
     Args:
         logits: [N, V] of p; float32, float16 or bfloat16 of any strides.
@@ -47,20 +47,20 @@ def divergence(
         TypeError: the kernel cannot run: device, dtype, size of the vocabulary.
     """
     norms = (log_normalizer, previous_log_normalizer)
-    return moved_rows(logits, previous, *norms, rows, sorted(set(suppressed)), tiny)
+    return divergence_rows(logits, previous, *norms, rows, sorted(set(suppressed)), tiny)
 
 
 @torch.library.custom_op(
-    "dlm_kernels::moved_rows",
+    "dlm_kernels::divergence_rows",
     mutates_args=(),
     schema="(Tensor logits, Tensor previous, Tensor norms, Tensor previous_norms, Tensor? rows, "
     "int[] suppressed, float tiny) -> Tensor",
 )
-def moved_rows(
+def divergence_rows(
     logits: Tensor, previous: Tensor, norms: Tensor, previous_norms: Tensor, rows: Tensor | None,
     suppressed: Sequence[int], tiny: float,
 ) -> Tensor:  # fmt: skip
-    """`divergence` as an operator; suppressed ascending."""
+    """Run `divergence` as an operator; suppressed ascending."""
     vocab, device = logits.shape[1], logits.device
     refuse(obstacle(device, logits.dtype, vocab=vocab))
     count, tiles = norms.shape[0], triton.cdiv(vocab, TILE.value)
@@ -79,6 +79,6 @@ def moved_rows(
     return out.sum(1).clamp_min_(0.0)
 
 
-@moved_rows.register_fake
+@divergence_rows.register_fake
 def _(logits: Tensor, previous: Tensor, norms: Tensor, *_: object) -> Tensor:
     return torch.empty(norms.shape, dtype=torch.float32, device=logits.device)

@@ -1,1 +1,1 @@
-"""Top-k, top-p and min-p cuts without a sort: twin of dlm_sampling.ops.filters."""
+"""Finds top-k, top-p and min-p boundaries without a sort: the twin of dlm_sampling.ops.filters."""

@@ -1,4 +1,4 @@
-"""Where top-k, top-p and min-p cut: one program per row, without a sort.
+"""Finds where top-k, top-p and min-p cut a row, in one program per row and without a sort.
 
 The twin of dlm_sampling.ops.filters.  The tokens kept are a head of the order (logit descending, id
 ascending), so a cut is one logit and one id.  A logit is mapped to an unsigned key of its order; a
@@ -31,7 +31,7 @@ def _key(x, SHIFT: tl.constexpr):
 
 @triton.jit
 def _logit(key, SHIFT: tl.constexpr):
-    """The float32 of a key; the bits that a shift drops are zeros of the float."""
+    """Return the float32 of a key; the bits that a shift drops are zeros of the float."""
     positive = (key << SHIFT) >= _SIGN
     whole = tl.where(positive, key << SHIFT, (key << SHIFT) | ((1 << SHIFT) - 1))
     bits = tl.where(positive, whole ^ _SIGN, whole ^ _WORD)
@@ -39,20 +39,20 @@ def _logit(key, SHIFT: tl.constexpr):
 
 
 @triton.jit
-def keeps(x, ids, peak, scale, cut, last, least, SHIFT: tl.constexpr):
-    """Which of the logits `x` of the tokens `ids` pass; peak is the row's largest logit."""
+def keeps(x, ids, peak, inverse, cut, last, least, SHIFT: tl.constexpr):
+    """Return which of the logits `x` of the tokens `ids` pass; peak is the row's largest logit."""
     key = _key(x, SHIFT)
     head = (key > cut) | ((key == cut) & (ids <= last))
-    return head & (tl.exp2(gaps(x, peak) * scale) >= tl.maximum(least, _LEAST))
+    return head & (tl.exp2(gaps(x, peak) * inverse) >= tl.maximum(least, _LEAST))
 
 
 @triton.jit
 def _find(
     logits, other, maxima, starts, suppressed, vocab, tiles, stride_id, stride_other_id, mix0, mix1,
-    scale, peak, low, limit, MIX: tl.constexpr,
+    inverse, peak, low, limit, MIX: tl.constexpr,
     MASS: tl.constexpr, INCLUDE: tl.constexpr, SHIFT: tl.constexpr,
 ):  # fmt: skip
-    """The key of the last logit kept and the last id kept of those that have it.
+    """Return the key of the last logit kept, and the last id kept of the ids that have it.
 
     The boundary is the first token, in order, at which the count reaches `limit`, or at which the
     mass exceeds it; with MASS it is kept if INCLUDE.  low is a key that it is known to reach.
@@ -74,7 +74,7 @@ def _find(
                 reached = (ordered(x, False) >> SHIFT)[:, None] >= edges.to(tl.uint32)[None, :]
                 count += tl.sum(reached.to(tl.int32), 0).to(tl.int64)
                 if MASS:
-                    weight = tl.exp2(gaps(x, peak) * scale)[:, None]
+                    weight = tl.exp2(gaps(x, peak) * inverse)[:, None]
                     mass += tl.sum(tl.where(reached, weight, 0.0), 0).to(tl.float64)
         beyond = mass > limit if MASS else count >= limit.to(tl.int64)
         reach = tl.min(tl.where(beyond, count, reach), 0)
@@ -87,7 +87,7 @@ def _find(
         members = reach - above
     # Now [low, high) holds the boundary: one token, or several that are equal.
     if MASS:
-        weight = tl.exp2(gaps(_logit(low, SHIFT), peak) * scale).to(tl.float64)
+        weight = tl.exp2(gaps(_logit(low, SHIFT), peak) * inverse).to(tl.float64)
         turns = (limit - mass_above) / tl.where(weight > 0.0, weight, 1.0)
         place = tl.minimum(tl.maximum(turns, 0.0), _MANY * 1.0).to(tl.int64) + 1
         place = tl.where(members == 1, 1, place)
@@ -112,11 +112,11 @@ def _find(
 
 @triton.jit
 def _sum_kept(
-    logits, other, maxima, kept, kept_cross, starts, suppressed, vocab, tiles, stride_id,
-    stride_other_id, mix0, mix1, scale, peak, cut, last, least,
+    logits, other, maxima, kept, kept_entropy_sums, starts, suppressed, vocab, tiles, stride_id,
+    stride_other_id, mix0, mix1, inverse, peak, cut, last, least,
     MIX: tl.constexpr, SHIFT: tl.constexpr,
 ):  # fmt: skip
-    """Write the sums of the tokens kept, tile by tile; returns how many tokens and their mass."""
+    """Store the sums of the tokens kept, tile by tile; return their number and their mass."""
     lane = tl.arange(0, TILE)
     size = cut * 0
     mass = size.to(tl.float64)
@@ -127,41 +127,41 @@ def _sum_kept(
             ids = tile * TILE + lane
             x = load(logits, other, ids, tile, starts, suppressed, vocab, stride_id,
                          stride_other_id, mix0, mix1, MIX)  # fmt: skip
-            keep = keeps(x, ids, peak, scale, cut, last, least, SHIFT)
-            d = tl.maximum(gaps(x, top) * scale, FLOOR)
+            keep = keeps(x, ids, peak, inverse, cut, last, least, SHIFT)
+            d = tl.maximum(gaps(x, top) * inverse, FLOOR)
             weight = tl.where(keep, tl.exp2(d), 0.0)
             s, t = tl.sum(weight, 0), tl.sum(weight * d, 0)
             size += tl.sum(keep.to(tl.int32), 0)
-            mass += tl.sum(tl.where(keep, tl.exp2(gaps(x, peak) * scale), 0.0), 0).to(tl.float64)
+            mass += tl.sum(tl.where(keep, tl.exp2(gaps(x, peak) * inverse), 0.0), 0).to(tl.float64)
         tl.store(kept + tile, s)
-        tl.store(kept_cross + tile, t)
+        tl.store(kept_entropy_sums + tile, t)
     return size, mass
 
 
 @triton.jit
-def edge_kernel(
-    logits, other, rows, tile_max, sampled, kept, kept_cross, cuts, lasts, sizes, limits,
-    starts, suppressed, scales, mix,
+def filter_kernel(
+    logits, other, rows, tile_max, draw_sums, kept, kept_entropy_sums, cuts, lasts, sizes, limits,
+    starts, suppressed, inverses, mix,
     vocab, tiles, height, stride_row, stride_id, stride_other_row, stride_other_id,
-    stride_scale, stride_law, stride_mix, stride_mix_row,
+    stride_inverse, stride_law, stride_mix, stride_mix_row,
     HAS_ROWS: tl.constexpr, MIX: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     INCLUDE: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R,).  kept, kept_cross float32 [R, tiles]; cuts, lasts, sizes int64 [R].
+    """Grid (R,).  kept, kept_entropy_sums float32 [R, tiles]; cuts, lasts, sizes int64 [R].
 
-    limits: float64 [3]: top_k, top_p, min_p.  sampled: sums of the tiles, float32 [R, tiles].
+    limits: float64 [3]: top_k, top_p, min_p.  draw_sums: sums of the tiles, float32 [R, tiles].
     """
     row = tl.program_id(0).to(tl.int64)
     source = row_of(rows, row, height, HAS_ROWS)
     logits += source * stride_row
-    scale = tl.load(scales + stride_law + row * stride_scale)
-    mix0, mix1 = scale, scale
+    inverse = tl.load(inverses + stride_law + row * stride_inverse)
+    mix0, mix1 = inverse, inverse
     if MIX != ALONE:
         other += source * stride_other_row
         mix0 = tl.load(mix + source * stride_mix_row)
         mix1 = tl.load(mix + stride_mix + source * stride_mix_row)
-    tile_max, sampled = tile_max + row * tiles, sampled + row * tiles
-    kept, kept_cross = kept + row * tiles, kept_cross + row * tiles
+    tile_max, draw_sums = tile_max + row * tiles, draw_sums + row * tiles
+    kept, kept_entropy_sums = kept + row * tiles, kept_entropy_sums + row * tiles
     lane = tl.arange(0, TILES)
     inside = lane < tiles
     peaks = tl.load(tile_max + lane, mask=inside, other=float("-inf"))
@@ -169,8 +169,8 @@ def edge_kernel(
     low = _key(peak, SHIFT) * 0
     cut, last = low, low + _MANY
     least = tl.load(limits + 2).to(tl.float32)
-    s = tl.load(sampled + lane, mask=inside, other=0.0).to(tl.float64)
-    total = tl.sum(s * tl.exp2(gaps(peaks, peak) * scale).to(tl.float64), 0)
+    s = tl.load(draw_sums + lane, mask=inside, other=0.0).to(tl.float64)
+    total = tl.sum(s * tl.exp2(gaps(peaks, peak) * inverse).to(tl.float64), 0)
     if TOP_K:
         k = tl.load(limits)
         # As many tiles as that have a token at least as large as the k-th largest tile maximum.
@@ -178,29 +178,29 @@ def edge_kernel(
         low = (found >> SHIFT).to(tl.int64)
         cut, last = _find(
             logits, other, tile_max, starts, suppressed, vocab, tiles, stride_id, stride_other_id,
-            mix0, mix1, scale, peak, low, k, MIX, False, True, SHIFT,
+            mix0, mix1, inverse, peak, low, k, MIX, False, True, SHIFT,
         )  # fmt: skip
         low = cut
         if TOP_P:
             _, total = _sum_kept(
-                logits, other, tile_max, kept, kept_cross, starts, suppressed, vocab, tiles,
-                stride_id, stride_other_id, mix0, mix1, scale, peak, cut, last, 0.0, MIX, SHIFT,
+                logits, other, tile_max, kept, kept_entropy_sums, starts, suppressed, vocab, tiles,
+                stride_id, stride_other_id, mix0, mix1, inverse, peak, cut, last, 0.0, MIX, SHIFT,
             )  # fmt: skip
     if TOP_P:
         top_p = tl.load(limits + 1)
         # All tokens below this logit together hold less than what may be left out.
-        gap = (tl.log2((1.0 - top_p) * total / vocab)).to(tl.float32) / scale
+        gap = (tl.log2((1.0 - top_p) * total / vocab)).to(tl.float32) / inverse
         floor = peak + gap * 1.001 - tl.abs(peak) * 1e-6
         nucleus, end = _find(
             logits, other, tile_max, starts, suppressed, vocab, tiles, stride_id, stride_other_id,
-            mix0, mix1, scale, peak, tl.maximum(low, _key(floor, SHIFT)), top_p * total,
+            mix0, mix1, inverse, peak, tl.maximum(low, _key(floor, SHIFT)), top_p * total,
             MIX, True, INCLUDE, SHIFT,
         )  # fmt: skip
         last = tl.where(nucleus > cut, end, tl.where(nucleus < cut, last, tl.minimum(last, end)))
         cut = tl.maximum(cut, nucleus)
     size, _ = _sum_kept(
-        logits, other, tile_max, kept, kept_cross, starts, suppressed, vocab, tiles,
-        stride_id, stride_other_id, mix0, mix1, scale, peak, cut, last, least, MIX, SHIFT,
+        logits, other, tile_max, kept, kept_entropy_sums, starts, suppressed, vocab, tiles,
+        stride_id, stride_other_id, mix0, mix1, inverse, peak, cut, last, least, MIX, SHIFT,
     )  # fmt: skip
     tl.store(cuts + row, cut)
     tl.store(lasts + row, last)

@@ -1,1 +1,1 @@
-"""The fused output head: tokens and statistics from hidden states, without logits."""
+"""Draws tokens from hidden states without logits: the fused output head."""

@@ -1,4 +1,4 @@
-"""H1: an output head whose logits never leave the processor.
+"""H1 multiplies an output head and draws; its logits never leave the processor.
 
     logits = hidden weight^T + bias
 
@@ -9,8 +9,8 @@ dlm_sampling.ops.categorical), so they are made once per row and the pass itself
 
 Tables, each [R, parts]; d = (x - m) c, c = log2(e) / temperature:
 
-    PEAK m   SUM sum 2^d   CROSS sum d 2^d   SECOND largest but one
-    SAMPLED sum 2^d at the temperature of the draw   SPEED of the winning run   LOGIT of its winner
+    PEAK m   SUM sum 2^d   ENTROPY_SUM sum d 2^d   SECOND largest but one
+    DRAW_SUM sum 2^d at the temperature of the draw   SPEED of the winning run   LOGIT of its winner
     BEST lowest id with the logit m   WINNER of the race      (these two int32)
 
 Ruiz et al. 2026, "FlashSampling", arXiv:2603.15854, draws a token inside the head's product; here
@@ -24,12 +24,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dlm_kernels.categorical.kernel import RUN, RUNS, TOKEN_STREAM, leave, status_of, totals
+from dlm_kernels.categorical.kernel import RUN, RUNS, TOKEN_STREAM, store_record, totals
 from dlm_kernels.common.philox import arrivals
+from dlm_kernels.common.status import status_of
 from dlm_kernels.common.tiles import FLOOR, NATIVE, TILE, gaps, largest, row_of
 
-PEAK, SUM, CROSS, SECOND = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
-SAMPLED, SPEED, LOGIT = tl.constexpr(4), tl.constexpr(5), tl.constexpr(6)
+PEAK, SUM, ENTROPY_SUM, SECOND = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
+DRAW_SUM, SPEED, LOGIT = tl.constexpr(4), tl.constexpr(5), tl.constexpr(6)
 BEST, WINNER = tl.constexpr(0), tl.constexpr(1)
 FIELDS, IDS = tl.constexpr(7), tl.constexpr(2)
 
@@ -50,7 +51,7 @@ def clock_kernel(keys, positions, steps, sub, rates):
 def _product(
     first, second, width, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr
 ):
-    """The sum over `width` of first [BM, .] times second [., BN], in float32; both are pointers."""
+    """Return first [BM, width] times second [width, BN], in float32; both are pointers."""
     k = tl.arange(0, BK)
     sums = tl.zeros((BM, BN), tl.float32)
     for start in range(0, width, BK):
@@ -71,7 +72,7 @@ def _product(
 
 @triton.jit
 def _allowed(ids, tile, vocab, starts, suppressed):
-    """Which ids of a tile are in the vocabulary and may be drawn."""
+    """Return which ids of a tile are in the vocabulary and may be drawn."""
     allowed = ids < vocab
     at = tl.load(starts + tile)
     end = tl.load(starts + tile + 1)
@@ -87,8 +88,8 @@ def _either(x, chosen, y, other):
 
 
 @triton.jit
-def picked(x, index, run, NATIVE: tl.constexpr):
-    """Of `x` [BM, runs, 32] the run `index` [BM, 1, 1] of every row: [BM, 1, 32].
+def run_at(x, index, run, NATIVE: tl.constexpr):
+    """Return the run `index` [BM, 1, 1] of every row of `x` [BM, runs, 32], as [BM, 1, 32].
 
     NATIVE: fewer instructions; the interpreter goes through such a reduction number by number.
     """
@@ -101,7 +102,7 @@ def picked(x, index, run, NATIVE: tl.constexpr):
 
 @triton.jit
 def largest_along(x, AXIS: tl.constexpr, NATIVE: tl.constexpr):
-    """The largest along an axis, which is kept; a NaN wins.  NATIVE as in `picked`."""
+    """Return the largest along an axis, which is kept; a NaN wins.  NATIVE as in `run_at`."""
     if NATIVE:
         return tl.reduce(x, AXIS, largest, keep_dims=True)
     else:
@@ -111,7 +112,7 @@ def largest_along(x, AXIS: tl.constexpr, NATIVE: tl.constexpr):
 
 @triton.jit
 def _rounded(x, DTYPE: tl.constexpr):
-    """The float32 of `x` rounded to a 16-bit type, two at a time where that takes less."""
+    """Return the float32 of `x` rounded to a 16-bit type, two at a time where that takes less."""
     if NATIVE and DTYPE.is_bf16():
         return tl.inline_asm_elementwise(
             "{ .reg .b32 t; cvt.rn.bf16x2.f32 t, $3, $2; shl.b32 $0, t, 16; "
@@ -124,16 +125,16 @@ def _rounded(x, DTYPE: tl.constexpr):
 
 @triton.jit
 def _row(x):
-    """The numbers of rows [BM] as [BM, 1, 1]."""
+    """Return numbers of rows [BM] as [BM, 1, 1]."""
     return x[:, None, None]
 
 
 @triton.jit
-def _race(x, peak, speeds, scale, token_rates, run, lane):
-    """Speed of the winning run, the winner's place and its logit, from the `speeds` of the runs."""
+def _race(x, peak, speeds, inverse, token_rates, run, lane):
+    """Return speed of the winning run, and place and logit of the winner, from `speeds` of runs."""
     first = tl.argmax(speeds, 1, not NATIVE, keep_dims=True)
-    inside = picked(x, first, run, NATIVE)
-    speed = tl.exp2(gaps(inside, peak) * scale) * token_rates
+    inside = run_at(x, first, run, NATIVE)
+    speed = tl.exp2(gaps(inside, peak) * inverse) * token_rates
     place = tl.argmax(speed, 2, not NATIVE, keep_dims=True)
     logit = tl.max(tl.where(lane == place, inside, float("-inf")), 2, keep_dims=True)
     return tl.max(speeds, 1, keep_dims=True), first * RUN + place, logit
@@ -141,9 +142,9 @@ def _race(x, peak, speeds, scale, token_rates, run, lane):
 
 @triton.jit
 def _ranked(x, tops, peak, run, lane, HERE: tl.constexpr):
-    """Place of the first logit equal to the peak, and the largest of all others."""
+    """Return the place of the first logit equal to the peak, and the largest of all others."""
     top = tl.min(tl.where(tops == peak, run, HERE - 1), 1, keep_dims=True)
-    inside = picked(x, top, run, NATIVE)
+    inside = run_at(x, top, run, NATIVE)
     place = tl.min(tl.where(inside == peak, lane, RUN - 1), 2, keep_dims=True)
     second = tl.max(tl.where(lane == place, float("-inf"), inside), 2, keep_dims=True)
     others = tl.max(tl.where(run == top, float("-inf"), tops), 1, keep_dims=True)
@@ -152,16 +153,16 @@ def _ranked(x, tops, peak, run, lane, HERE: tl.constexpr):
 
 @triton.jit
 def head_kernel(
-    hidden, weight, bias, rows, rates, left, ids_left, starts, suppressed, scales,
-    count, vocab, width, parts, height, stride_hidden, stride_weight, stride_scale, stride_law,
+    hidden, weight, bias, rows, rates, table, id_table, starts, suppressed, inverses,
+    count, vocab, width, parts, height, stride_hidden, stride_weight, stride_inverse, stride_law,
     HAS_ROWS: tl.constexpr, HAS_BIAS: tl.constexpr, TWO: tl.constexpr, GREEDY: tl.constexpr,
     ROUND: tl.constexpr, EVEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     BLOCKS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Grid (ceil(R / BM) parts,); a part is BLOCKS blocks of BN ids.
 
-    hidden [N, width] and weight [V, width] of one dtype, columns dense; bias [V] of it.  left
-    float32 [R, 7, parts], ids_left int32 [R, 2, parts].  Neighbouring programs share a part of the
+    hidden [N, width] and weight [V, width] of one dtype, columns dense; bias [V] of it.  table
+    float32 [R, 7, parts], id_table int32 [R, 2, parts].  Neighbouring programs share a part of the
     weight and, GROUP blocks at a time, their rows.  An index of -1 is no row: it leaves what a row
     of -inf leaves, and a block of nothing else is not multiplied.
     """
@@ -181,15 +182,15 @@ def head_kernel(
     k, column = tl.arange(0, BK), tl.arange(0, BN)
     run, lane = tl.arange(0, BN // RUN)[None, :, None], tl.arange(0, RUN)[None, None, :]
     # Numbers of rows are [BM, 1, 1] from here on, in the layout of the product's result.
-    scale = _row(tl.load(scales + row * stride_scale))
-    scale_sampled = _row(tl.load(scales + stride_law + row * stride_scale))
+    inverse = _row(tl.load(inverses + row * stride_inverse))
+    draw_inverse = _row(tl.load(inverses + stride_law + row * stride_inverse))
     rates += _row(row.to(tl.int64)) * (RUN + RUNS)
     token_rates = tl.load(rates + lane)
     start = part * (BLOCKS * BN)
     tile = start // TILE
-    zero = scale * 0.0
+    zero = inverse * 0.0
     peak, second, logit = zero + float("-inf"), zero + float("-inf"), zero + float("-inf")
-    s, t, sampled, speed = zero, zero, zero, zero
+    s, t, draw_sum, speed = zero, zero, zero, zero
     best = _row(row * 0 + start)
     winner = best
     for _ in range(tl.minimum(tl.cdiv(vocab - start, BN), turns)):
@@ -213,27 +214,27 @@ def head_kernel(
         tops = largest_along(x, 2, NATIVE)
         top = largest_along(tops, 1, NATIVE)
         gap = gaps(x, top)
-        d = tl.maximum(gap * scale, FLOOR)
+        d = tl.maximum(gap * inverse, FLOOR)
         law = tl.exp2(d)
         runs = tl.sum(law, 2, keep_dims=True)
         sums = tl.sum(runs, 1, keep_dims=True)
-        cross = tl.sum(tl.sum(law * d, 1, keep_dims=True), 2, keep_dims=True)
+        entropy_sums = tl.sum(tl.sum(law * d, 1, keep_dims=True), 2, keep_dims=True)
         new = largest(peak, top)
         fall, fall_new = gaps(peak, new), gaps(top, new)
-        d_old, d_new = tl.maximum(fall * scale, FLOOR), tl.maximum(fall_new * scale, FLOOR)
+        d_old, d_new = tl.maximum(fall * inverse, FLOOR), tl.maximum(fall_new * inverse, FLOOR)
         old, mine = tl.exp2(d_old), tl.exp2(d_new)
-        t = old * (t + s * d_old) + mine * (cross + sums * d_new)
+        t = old * (t + s * d_old) + mine * (entropy_sums + sums * d_new)
         s = old * s + mine * sums
         found, runner_up = _ranked(x, tops, top, run, lane, BN // RUN)
         best = tl.where(top > peak, start + found, best)
         second = tl.maximum(tl.maximum(second, runner_up), tl.minimum(peak, top))
         if GREEDY != 1:
-            old, mine = tl.exp2(fall * scale_sampled), tl.exp2(fall_new * scale_sampled)
+            old, mine = tl.exp2(fall * draw_inverse), tl.exp2(fall_new * draw_inverse)
             if TWO:
-                runs = tl.sum(tl.exp2(gap * scale_sampled), 2, keep_dims=True)
-                sampled = old * sampled + mine * tl.sum(runs, 1, keep_dims=True)
+                runs = tl.sum(tl.exp2(gap * draw_inverse), 2, keep_dims=True)
+                draw_sum = old * draw_sum + mine * tl.sum(runs, 1, keep_dims=True)
             new_speed, found, new_logit = _race(
-                x, top, runs * run_rates, scale_sampled, token_rates, run, lane
+                x, top, runs * run_rates, draw_inverse, token_rates, run, lane
             )
             speed, new_speed = speed * old, new_speed * mine
             ahead = new_speed > speed
@@ -243,53 +244,53 @@ def head_kernel(
         peak = new
         start += BN
     row, here, there = _row(row.to(tl.int64)), _row(here), _row(there)
-    left += row * (FIELDS * parts) + part
-    ids_left += row * (IDS * parts) + part
-    tl.store(left + PEAK * parts, tl.where(there, peak, float("-inf")), mask=here)
-    tl.store(left + SUM * parts, tl.where(there, s, 0.0), mask=here)
-    tl.store(left + CROSS * parts, tl.where(there, t, 0.0), mask=here)
-    tl.store(left + SECOND * parts, second, mask=here)
-    tl.store(ids_left + BEST * parts, best, mask=here)
+    table += row * (FIELDS * parts) + part
+    id_table += row * (IDS * parts) + part
+    tl.store(table + PEAK * parts, tl.where(there, peak, float("-inf")), mask=here)
+    tl.store(table + SUM * parts, tl.where(there, s, 0.0), mask=here)
+    tl.store(table + ENTROPY_SUM * parts, tl.where(there, t, 0.0), mask=here)
+    tl.store(table + SECOND * parts, second, mask=here)
+    tl.store(id_table + BEST * parts, best, mask=here)
     if GREEDY != 1:
         if TWO:
-            tl.store(left + SAMPLED * parts, tl.where(there, sampled, 0.0), mask=here)
-        tl.store(left + SPEED * parts, speed, mask=here)
-        tl.store(left + LOGIT * parts, logit, mask=here)
-        tl.store(ids_left + WINNER * parts, winner, mask=here)
+            tl.store(table + DRAW_SUM * parts, tl.where(there, draw_sum, 0.0), mask=here)
+        tl.store(table + SPEED * parts, speed, mask=here)
+        tl.store(table + LOGIT * parts, logit, mask=here)
+        tl.store(id_table + WINNER * parts, winner, mask=here)
 
 
 @triton.jit
-def pick_kernel(
-    rows, left, ids_left, scales, keys, positions, steps, sub, token, record, status,
-    count, vocab, parts, height, stride_scale, stride_law,
+def race_kernel(
+    rows, table, id_table, inverses, keys, positions, steps, sub, token, record, status,
+    count, vocab, parts, height, stride_inverse, stride_law,
     HAS_ROWS: tl.constexpr, TWO: tl.constexpr, GREEDY: tl.constexpr, TILES: tl.constexpr,
     SPLIT: tl.constexpr,
 ):  # fmt: skip
     """Grid (R,): the race of the tiles, and what K2 writes, from the tables of SPLIT parts a tile.
 
-    token int64 [R], record float32 [6, R] in the order of Draw, status int32 [R].
+    token int64 [R], record float32 [6, R] in the order of DrawRecord, status int32 [R].
     """
     row = tl.program_id(0).to(tl.int64)
-    scales += row * stride_scale
-    scale = tl.load(scales)
-    left += row * (FIELDS * parts)
-    ids_left += row * (IDS * parts)
+    inverses += row * stride_inverse
+    inverse = tl.load(inverses)
+    table += row * (FIELDS * parts)
+    id_table += row * (IDS * parts)
     at = tl.arange(0, TILES * SPLIT)
     inside = at < parts
-    peaks = tl.load(left + PEAK * parts + at, mask=inside, other=float("-inf"))
-    sums = tl.load(left + SUM * parts + at, mask=inside, other=0.0)
-    cross = tl.load(left + CROSS * parts + at, mask=inside, other=0.0)
-    peak, gap, total, log_total, entropy = totals(peaks, sums, cross, scale)
+    peaks = tl.load(table + PEAK * parts + at, mask=inside, other=float("-inf"))
+    sums = tl.load(table + SUM * parts + at, mask=inside, other=0.0)
+    entropy_sums = tl.load(table + ENTROPY_SUM * parts + at, mask=inside, other=0.0)
+    peak, gap, total, log_total, entropy = totals(peaks, sums, entropy_sums, inverse)
     part = tl.min(tl.where(peaks == peak, at, parts - 1), 0)
-    best = tl.load(ids_left + BEST * parts + part)
+    best = tl.load(id_table + BEST * parts + part)
     others = tl.max(tl.where(at == part, float("-inf"), peaks), 0)
-    second = tl.maximum(tl.load(left + SECOND * parts + part), others)
+    second = tl.maximum(tl.load(table + SECOND * parts + part), others)
     drawn, found, mass = best, peak, total
     if GREEDY != 1:
-        scale_sampled = tl.load(scales + stride_law)
+        draw_inverse = tl.load(inverses + stride_law)
         if TWO:
-            sums = tl.load(left + SAMPLED * parts + at, mask=inside, other=0.0)
-        weight = sums.to(tl.float64) * tl.exp2(gap * scale_sampled).to(tl.float64)
+            sums = tl.load(table + DRAW_SUM * parts + at, mask=inside, other=0.0)
+        weight = sums.to(tl.float64) * tl.exp2(gap * draw_inverse).to(tl.float64)
         mass = tl.sum(weight, 0)
         clock = arrivals(
             tl.load(keys + row), tl.load(positions + row), tl.load(steps + row), tl.load(sub),
@@ -299,13 +300,13 @@ def pick_kernel(
         here = at // SPLIT == tile
         top = tl.max(tl.where(here, peaks, float("-inf")), 0)
         # Of the runs that won in the parts of the tile, the fastest.
-        speed = tl.load(left + SPEED * parts + at, mask=inside, other=0.0)
-        speed = tl.where(here, speed * tl.exp2(gaps(peaks, top) * scale_sampled), -1.0)
+        speed = tl.load(table + SPEED * parts + at, mask=inside, other=0.0)
+        speed = tl.where(here, speed * tl.exp2(gaps(peaks, top) * draw_inverse), -1.0)
         part = tl.min(tl.where(speed == tl.max(speed, 0), at, parts - 1), 0)
-        drawn = tl.load(ids_left + WINNER * parts + part)
-        found = tl.load(left + LOGIT * parts + part)
-    leave(
-        token, record, status, row, count, vocab, scales, stride_law, peak, total, log_total,
+        drawn = tl.load(id_table + WINNER * parts + part)
+        found = tl.load(table + LOGIT * parts + part)
+    store_record(
+        token, record, status, row, count, vocab, inverses, stride_law, peak, total, log_total,
         entropy, best, second, drawn, found, mass, status_of(peak, rows, row, height, HAS_ROWS),
         GREEDY,
     )  # fmt: skip

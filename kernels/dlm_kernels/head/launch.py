@@ -1,4 +1,4 @@
-"""Launches the fused output head: tokens and their statistics from hidden states, without logits.
+"""Launches the fused output head, which draws tokens from hidden states without logits.
 
 Three kernels of dlm_kernels.head.kernel: the exponentials of every row, H1 over the weight, and
 the race.
@@ -22,20 +22,25 @@ import torch
 import triton
 from torch import Tensor
 
-from dlm_kernels.common.device_tables import Filters, Law, number, suppressed_table
-from dlm_kernels.common.device_tables import scales as law_scales
+from dlm_kernels.common.device_tables import (
+    Filters,
+    Law,
+    law_inverse_temperatures,
+    number,
+    suppressed_table,
+)
 from dlm_kernels.common.results import (
-    Draw,
+    DrawRecord,
     columns,
-    finish_warps,
-    heats,
+    draw_warps,
     refuse_lawless,
     results,
     split,
+    temperatures_of,
 )
 from dlm_kernels.common.support import FASTER_BELOW, obstacle, refuse
 from dlm_kernels.common.tiles import TILE
-from dlm_kernels.head.kernel import FIELDS, IDS, clock_kernel, head_kernel, pick_kernel
+from dlm_kernels.head.kernel import FIELDS, IDS, clock_kernel, head_kernel, race_kernel
 
 _CHOICES = ("auto", "on", "off")
 _DTYPES = (torch.float16, torch.bfloat16)
@@ -48,7 +53,7 @@ _LARGE = 1 << 18
 
 
 class Shape(NamedTuple):
-    """How the product is cut; every one gives the same tokens, but for near-ties by rounding."""
+    """The blocks of the matrix product; all give the same tokens, but for near-ties by rounding."""
 
     rows: int  # of a block
     ids: int  # of a block
@@ -59,7 +64,7 @@ class Shape(NamedTuple):
 
 
 def shape_for(capability: int, rows: int, vocab: int) -> Shape:
-    """The cut by what compiles without spills; which is fastest has not been measured.
+    """Return blocks that compile without spills; which are fastest has not been measured.
 
     Args:
         capability: 90 for compute capability 9.0; 0 for the interpreter, which takes as long for a
@@ -97,7 +102,7 @@ def head_draw(
     temperatures: Tensor | None = None,
     rounded: bool = True,
     shape: Shape | None = None,
-) -> Draw:
+) -> DrawRecord:
     """Draw one token per row of hidden weight^T + bias, as dlm_sampling.ops.draw does of logits.
 
     Args:
@@ -119,7 +124,7 @@ def head_draw(
         shape: how the product is cut; None for what is known to compile well.
 
     Returns:
-        A `Draw` of tensors [R]; the statistics are float32.
+        A `DrawRecord` of tensors [R]; the statistics are float32.
 
     Raises:
         ValueError: shapes do not fit, a law with filters, a suppressed id outside of the
@@ -138,25 +143,25 @@ def head_draw(
             f"law={law}: the fused head has no top_k, top_p or min_p; draw from "
             "dlm_sampling.ops.head_rows, or leave the filters out."
         )
-    heat = heats(law, temperatures, statistics == "law", check)
+    tempered = temperatures_of(law, temperatures, statistics == "law", check)
     suppressed = sorted(set(law.suppressed))
     found = [
         head_rows(
             hidden if rows is not None else hidden[span], weight, bias,
             None if rows is None else rows[span], keys[span], positions[span], steps[span],
-            *split(sub), columns(heat.scales, span), *heat.numbers, suppressed, heat.mode,
-            heat.one_law, rounded, list(shape or ()),
+            *split(sub), columns(tempered.inverses, span), *tempered.numbers, suppressed,
+            tempered.mode, tempered.one_law, rounded, list(shape or ()),
         )
         for span in (slice(i, i + _ROWS) for i in range(0, keys.shape[0], _ROWS))
     ] or [results(keys)]  # fmt: skip
     token, record, status = (torch.cat(field, -1) for field in zip(*found, strict=True))
     if check:
         refuse_lawless(status)
-    return Draw(token, *record.unbind(0))
+    return DrawRecord(token, *record.unbind(0))
 
 
-def wanted(hidden: Tensor, weight: Tensor, law: Law | Any, count: int) -> bool:
-    """Whether a draw from an output head runs fused; the environment decides.
+def runs_fused(hidden: Tensor, weight: Tensor, law: Law | Any, count: int) -> bool:
+    """Return whether a draw from an output head runs fused; the environment decides.
 
     DLM_FUSED_HEAD "auto" (default) says so where it was measured faster, "on" wherever it can run,
     "off" nowhere.
@@ -173,7 +178,7 @@ def wanted(hidden: Tensor, weight: Tensor, law: Law | Any, count: int) -> bool:
 
 
 def head_obstacle(hidden: Tensor, weight: Tensor) -> str | None:
-    """Why the fused head cannot run, in words, or None if it can."""
+    """Return why the fused head cannot run, in words, or None if it can."""
     if hidden.dtype not in _DTYPES:
         return f"the hidden states are {hidden.dtype}, the fused head reads float16 and bfloat16"
     return obstacle(hidden.device, hidden.dtype, vocab=weight.shape[0])
@@ -183,17 +188,18 @@ def head_obstacle(hidden: Tensor, weight: Tensor) -> str | None:
     "dlm_kernels::head_rows",
     mutates_args=(),
     schema="(Tensor hidden, Tensor weight, Tensor? bias, Tensor? rows, Tensor keys, "
-    "Tensor positions, Tensor steps, int sub, Tensor? sub_there, Tensor? scales, float viewed_at, "
-    "float sampled_at, int[] suppressed, int greedy, bool one_law, bool rounded, int[] shape) "
+    "Tensor positions, Tensor steps, int sub, Tensor? sub_there, Tensor? inverses, "
+    "float statistics_temperature, float draw_temperature, int[] suppressed, int greedy, "
+    "bool one_law, bool rounded, int[] shape) "
     "-> (Tensor, Tensor, Tensor)",
 )
 def head_rows(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, keys: Tensor,
-    positions: Tensor, steps: Tensor, sub: int, sub_there: Tensor | None, scales: Tensor | None,
-    viewed_at: float, sampled_at: float, suppressed: Sequence[int], greedy: int, one_law: bool,
-    rounded: bool, shape: Sequence[int],
+    positions: Tensor, steps: Tensor, sub: int, sub_there: Tensor | None, inverses: Tensor | None,
+    statistics_temperature: float, draw_temperature: float, suppressed: Sequence[int], greedy: int,
+    one_law: bool, rounded: bool, shape: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The kernels as one operator, which torch.compile leaves alone; nothing waits for the device.
+    """Run the kernels as one operator, which torch.compile leaves alone, without synchronising.
 
     Arguments and results are those of `dlm_kernels.categorical.launch.draw_rows`, but for hidden
     [N, d], weight [V, d] and bias [V] in place of logits, whether they are `rounded`, and a
@@ -204,7 +210,11 @@ def head_rows(
     if count == 0:
         return token, record, status
     # Made here, so that torch.compile sees no Python number of a law but as an argument.
-    scales = law_scales(viewed_at, sampled_at, device) if scales is None else scales
+    inverses = (
+        law_inverse_temperatures(statistics_temperature, draw_temperature, device)
+        if inverses is None
+        else inverses
+    )
     place = number(sub, device) if sub_there is None else sub_there
     cut = Shape(*shape) if shape else shape_for(_capability(device), count, vocab)
     part = cut.ids * cut.blocks
@@ -214,26 +224,26 @@ def head_rows(
     bias = None if bias is None else bias.contiguous()
     noise = [x.contiguous() for x in (keys, positions, steps)]
     rates = torch.empty(count, 64, dtype=torch.float32, device=device)
-    left = torch.empty(count, FIELDS.value, parts, dtype=torch.float32, device=device)
+    table = torch.empty(count, FIELDS.value, parts, dtype=torch.float32, device=device)
     ids = torch.empty(count, IDS.value, parts, dtype=torch.int32, device=device)
-    steps_over = (scales.stride(1) if scales.shape[1] > 1 else 0, scales.stride(0))
+    steps_over = (inverses.stride(1) if inverses.shape[1] > 1 else 0, inverses.stride(0))
     law = {"TWO": not one_law, "GREEDY": greedy, "HAS_ROWS": rows is not None}
     with torch.cuda.device_of(hidden):
         clock_kernel[(count,)](*noise, place, rates, num_warps=1, enable_fp_fusion=True)
         head_kernel[(triton.cdiv(count, cut.rows) * parts,)](
-            hidden, weight, bias, rows, rates, left, ids,
-            *suppressed_table(tuple(suppressed), vocab, device), scales,
+            hidden, weight, bias, rows, rates, table, ids,
+            *suppressed_table(tuple(suppressed), vocab, device), inverses,
             count, vocab, width, parts, hidden.shape[0], hidden.stride(0), weight.stride(0),
             *steps_over, HAS_BIAS=bias is not None, ROUND=rounded, EVEN=width % cut.depth == 0,
             BM=cut.rows, BN=cut.ids, BK=cut.depth, BLOCKS=cut.blocks, GROUP=_GROUP,
             num_warps=cut.warps, num_stages=cut.stages, enable_fp_fusion=True, maxnreg=_REGISTERS,
             **law,
         )  # fmt: skip
-        pick_kernel[(count,)](
-            rows, left, ids, scales, *noise, place, token, record, status,
+        race_kernel[(count,)](
+            rows, table, ids, inverses, *noise, place, token, record, status,
             count, vocab, parts, hidden.shape[0], *steps_over,
             TILES=triton.next_power_of_2(triton.cdiv(vocab, TILE.value)), SPLIT=TILE.value // part,
-            num_warps=max(finish_warps(count), 8 if parts > 512 else 1), enable_fp_fusion=True,
+            num_warps=max(draw_warps(count), 8 if parts > 512 else 1), enable_fp_fusion=True,
             maxnreg=_REGISTERS, **law,
         )  # fmt: skip
     return token, record, status

@@ -1,1 +1,1 @@
-"""Log-probabilities under the sampled law: twin of dlm_sampling.ops.log_probs."""
+"""Computes log-probabilities under the sampled law: the twin of dlm_sampling.ops.log_probs."""

@@ -1,21 +1,21 @@
-"""Log-probabilities under the sampled law, as a Triton kernel."""
+"""Computes log-probabilities under the sampled law in a Triton kernel."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from dlm_kernels.categorical.kernel import status_of
+from dlm_kernels.common.status import status_of
 from dlm_kernels.common.tiles import ALONE, LN2, TILE, gaps, largest, load, row_of
 from dlm_kernels.filters.kernel import keeps
 
 
 @triton.jit
-def given_kernel(
-    logits, other, rows, tile_max, sums, cross, sampled, starts, suppressed, scales, mix,
+def log_probs_kernel(
+    logits, other, rows, tile_max, sums, entropy_sums, draw_sums, starts, suppressed, inverses, mix,
     tokens, out, status, cuts, lasts, sizes, limits,
     vocab, tiles, height, stride_row, stride_id, stride_other_row, stride_other_id,
-    stride_scale, stride_law, stride_mix, stride_mix_row,
+    stride_inverse, stride_law, stride_mix, stride_mix_row,
     HAS_ROWS: tl.constexpr, MIX: tl.constexpr, GREEDY: tl.constexpr, FILTERS: tl.constexpr,
     EVERY: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
@@ -23,9 +23,9 @@ def given_kernel(
     row = tl.program_id(0).to(tl.int64)
     source = row_of(rows, row, height, HAS_ROWS)
     logits += source * stride_row
-    scales += row * stride_scale
-    scale = tl.load(scales + stride_law)
-    mix0, mix1 = scale, scale
+    inverses += row * stride_inverse
+    inverse = tl.load(inverses + stride_law)
+    mix0, mix1 = inverse, inverse
     if MIX != ALONE:
         other += source * stride_other_row
         mix0 = tl.load(mix + source * stride_mix_row)
@@ -34,8 +34,8 @@ def given_kernel(
     inside = lane < tiles
     peaks = tl.load(tile_max + row * tiles + lane, mask=inside, other=float("-inf"))
     peak = tl.reduce(peaks, 0, largest)
-    s = tl.load(sampled + row * tiles + lane, mask=inside, other=0.0).to(tl.float64)
-    log_total = tl.log(tl.sum(s * tl.exp2(gaps(peaks, peak) * scale).to(tl.float64), 0))
+    s = tl.load(draw_sums + row * tiles + lane, mask=inside, other=0.0).to(tl.float64)
+    log_total = tl.log(tl.sum(s * tl.exp2(gaps(peaks, peak) * inverse).to(tl.float64), 0))
     if EVERY:
         tile = tl.program_id(1)
         ids = tile * TILE + tl.arange(0, TILE)
@@ -46,19 +46,21 @@ def given_kernel(
         tile = tl.max(ids, 0) // TILE
     x = load(logits, other, ids, tile, starts, suppressed, vocab, stride_id, stride_other_id,
              mix0, mix1, MIX)  # fmt: skip
-    value = gaps(x, peak).to(tl.float64) * scale * LN2 - log_total
+    value = gaps(x, peak).to(tl.float64) * inverse * LN2 - log_total
     if FILTERS:
         cut, last = tl.load(cuts + row), tl.load(lasts + row)
         least = tl.load(limits + 2).to(tl.float32)
-        value = tl.where(keeps(x, ids, peak, scale, cut, last, least, SHIFT), value, float("-inf"))
+        value = tl.where(
+            keeps(x, ids, peak, inverse, cut, last, least, SHIFT), value, float("-inf")
+        )
     if GREEDY:
         top = tl.min(tl.where(peaks == peak, lane, TILES - 1), 0)
         near = top * TILE + tl.arange(0, TILE)
         x = load(logits, other, near, top, starts, suppressed, vocab, stride_id, stride_other_id,
                  mix0, mix1, MIX)  # fmt: skip
         best = tl.min(tl.where(x == peak, near, vocab - 1), 0)
-        cold = tl.load(scales + 2 * stride_law) > 0.0
-        value = tl.where(cold, tl.where(ids == best, 0.0, float("-inf")), value)
+        argmax = tl.load(inverses + 2 * stride_law) > 0.0
+        value = tl.where(argmax, tl.where(ids == best, 0.0, float("-inf")), value)
     value = tl.minimum(value, 0.0).to(tl.float32)
     if EVERY:
         tl.store(out + row * vocab + ids, value, mask=ids < vocab)

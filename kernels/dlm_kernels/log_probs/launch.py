@@ -1,4 +1,4 @@
-"""Log-probabilities under the sampled law: twins of dlm_sampling.ops.log_prob_of and log_probs.
+"""Launches log-probabilities under the sampled law: the twin of dlm_sampling.ops.log_probs.
 
     ln p(v) = (x_v - m) / T - ln sum_u exp((x_u - m) / T)
 
@@ -17,13 +17,12 @@ import torch
 import triton
 from torch import Tensor
 
-from dlm_kernels.common.device_tables import Filters, Law
-from dlm_kernels.common.device_tables import scales as law_scales
-from dlm_kernels.common.logit_pass import Logits, parts, run_passes, shape_of
-from dlm_kernels.common.results import NEVER, columns, heats, refuse_lawless
+from dlm_kernels.common.device_tables import Filters, Law, law_inverse_temperatures
+from dlm_kernels.common.logit_pass import Logits, blocks, run_passes, shape_of
+from dlm_kernels.common.results import NEVER, columns, refuse_lawless, temperatures_of
 from dlm_kernels.common.support import obstacle, refuse
 from dlm_kernels.common.tiles import TILE
-from dlm_kernels.log_probs.kernel import given_kernel
+from dlm_kernels.log_probs.kernel import log_probs_kernel
 
 _MODEL = Law()
 
@@ -37,7 +36,7 @@ def log_prob_of(
     check: bool = True,
     temperatures: Tensor | None = None,
 ) -> Tensor:
-    """Log-probability of given tokens under the sampled law, float32 [R].
+    """Return the log-probability of given tokens under the sampled law, float32 [R].
 
     Args:
         source: logits [N, V], or a dlm_sampling.ops.LogitRows or Pair.
@@ -63,7 +62,7 @@ def log_probs(
     check: bool = True,
     temperatures: Tensor | None = None,
 ) -> Tensor:
-    """The logarithm of the sampled law, float32 [R, V]; arguments and errors as `log_prob_of`."""
+    """Return the logarithm of the sampled law, float32 [R, V]; arguments as `log_prob_of`."""
     return _run(source, None, law, rows, check, temperatures)
 
 
@@ -76,15 +75,16 @@ def _run(
     first = getattr(source, "first", source)
     device = first.device
     refuse(obstacle(device, vocab=vocab))
-    heat = heats(law, temperatures, True, check)
+    tempered = temperatures_of(law, temperatures, True, check)
     suppressed = sorted(set(law.suppressed))
     found = [
-        given_rows(
-            *part.logits[:3], part.rows, None if tokens is None else tokens[part.span],
-            part.span.stop - part.span.start, columns(heat.scales, part.span), heat.numbers[1],
-            suppressed, *Filters.of(law), part.logits.kind, heat.mode != NEVER,
+        log_probs_rows(
+            *block.logits[:3], block.rows, None if tokens is None else tokens[block.span],
+            block.span.stop - block.span.start, columns(tempered.inverses, block.span),
+            tempered.numbers[1], suppressed, *Filters.of(law), block.logits.kind,
+            tempered.mode != NEVER,
         )
-        for part in parts(source, rows, wanted)
+        for block in blocks(source, rows, wanted)
     ] or [_results(0, vocab, tokens is None, device)]  # fmt: skip
     out, status = (torch.cat(field) for field in zip(*found, strict=True))
     if check:
@@ -101,36 +101,36 @@ def _results(count: int, vocab: int, every: bool, device: torch.device) -> tuple
 
 
 @torch.library.custom_op(
-    "dlm_kernels::given_rows",
+    "dlm_kernels::log_probs_rows",
     mutates_args=(),
     schema="(Tensor logits, Tensor? second, Tensor? mix, Tensor? rows, Tensor? tokens, int count, "
-    "Tensor? scales, float temperature, int[] suppressed, int top_k, float top_p, float min_p, "
+    "Tensor? inverses, float temperature, int[] suppressed, int top_k, float top_p, float min_p, "
     "bool include, int kind, bool greedy) -> (Tensor, Tensor)",
 )
-def given_rows(
+def log_probs_rows(
     logits: Tensor, second: Tensor | None, mix: Tensor | None, rows: Tensor | None,
-    tokens: Tensor | None, count: int, scales: Tensor | None, temperature: float,
+    tokens: Tensor | None, count: int, inverses: Tensor | None, temperature: float,
     suppressed: Sequence[int],
     top_k: int, top_p: float, min_p: float, include: bool, kind: int, greedy: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The passes and the log-probabilities as one operator; nothing waits for the device.
+    """Run the passes and the log-probabilities as one operator, without synchronising.
 
     Args:
-        logits: as `draw_rows`, and so are second, mix, rows, scales, suppressed, the filters and
-            kind; the law's own temperature stands in both rows of scales.
+        logits: as `draw_rows`, and so are second, mix, rows, inverses, suppressed, the filters and
+            kind; the law's own temperature stands in both rows of inverses.
         second: [N, V] or None.
         mix: float32 [2, N] or [2, 1], or None.
         rows: int64 [R] or None.
         tokens: int64 [R], or None for every token.
         count: R.
-        scales: float32 [3, R], or None for the next.
+        inverses: float32 [3, R], or None for the next.
         temperature: of the law.
         suppressed: ids, ascending.
         top_k: 0 for no limit.
         top_p: 1 for all.
         min_p: 0 for all.
         include: whether the token that crosses top_p is kept.
-        kind: see `tiles.mixed`.
+        kind: see `tiles.combined`.
         greedy: whether some temperatures may be 0.
 
     Returns:
@@ -141,23 +141,25 @@ def given_rows(
     if count == 0:
         return out, status
     device = logits.device
-    scales = law_scales(temperature, temperature, device) if scales is None else scales
+    inverses = (
+        law_inverse_temperatures(temperature, temperature, device) if inverses is None else inverses
+    )
     filters = Filters(top_k, top_p, min_p, include)
-    left, edges, where, options = run_passes(
-        Logits(logits, second, mix, kind), rows, count, scales, tuple(suppressed), filters,
-        one_law=True, viewed=True,
+    tensors, boundary, where, options = run_passes(
+        Logits(logits, second, mix, kind), rows, count, inverses, tuple(suppressed), filters,
+        one_law=True, law_statistics=True,
     )  # fmt: skip
     grid = (count, triton.cdiv(vocab, TILE.value)) if every else (count,)
     with torch.cuda.device_of(logits):
-        given_kernel[grid](
-            *left, None if tokens is None else tokens.contiguous(), out, status, *edges, *where,
-            **options, GREEDY=greedy, FILTERS=filters.active, EVERY=every, num_warps=4,
+        log_probs_kernel[grid](
+            *tensors, None if tokens is None else tokens.contiguous(), out, status, *boundary,
+            *where, **options, GREEDY=greedy, FILTERS=filters.active, EVERY=every, num_warps=4,
             enable_fp_fusion=True,
         )  # fmt: skip
     return out, status
 
 
-@given_rows.register_fake
+@log_probs_rows.register_fake
 def _(
     logits: Tensor, second: Tensor | None, mix: Tensor | None, rows: Tensor | None,
     tokens: Tensor | None, count: int, *_: object,

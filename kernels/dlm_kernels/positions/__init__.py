@@ -1,1 +1,1 @@
-"""The choice of positions to write: twin of dlm_sampling.ops.positions."""
+"""Chooses positions to write: the twin of dlm_sampling.ops.positions."""

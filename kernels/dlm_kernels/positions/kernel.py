@@ -1,4 +1,4 @@
-"""K3 on the device: which positions of a row of the canvas are written.
+"""K3 chooses the positions of a row of the canvas that are written.
 
 The twin of dlm_sampling.ops.positions.  The k-th largest score is found bit by bit: scores are
 mapped to unsigned keys of the same order, and each turn asks how many keys reach a
@@ -18,8 +18,8 @@ from dlm_kernels.common.philox import arrivals
 
 
 @triton.jit
-def highest(key, eligible, k, WIDE: tl.constexpr):
-    """The k largest eligible keys, bool; the lowest positions of those that equal the k-th."""
+def top_k(key, eligible, k, WIDE: tl.constexpr):
+    """Return the k largest eligible keys, bool; of equal keys the lowest positions."""
     found = kth_largest(key, eligible, k, WIDE)
     above = eligible & (key > found)
     equal = eligible & (key == found)
@@ -29,13 +29,13 @@ def highest(key, eligible, k, WIDE: tl.constexpr):
 
 @triton.jit
 def larger(a, b):
-    """The larger of two numbers, for scans."""
+    """Return the larger of two numbers, for scans."""
     return tl.maximum(a, b)
 
 
 @triton.jit
-def affordable(key, eligible, cost, budget, WIDE: tl.constexpr):
-    """The longest head whose cost, less its largest, is at most `budget`; cost float64, finite."""
+def within_budget(key, eligible, cost, budget, WIDE: tl.constexpr):
+    """Return the longest head whose cost, less its largest, is at most `budget`; cost float64."""
     found = tl.max(key, 0) * 0
     bit = (found + 1) << (63 if WIDE else 31)
     for _ in range(64 if WIDE else 32):
@@ -52,11 +52,11 @@ def affordable(key, eligible, cost, budget, WIDE: tl.constexpr):
 
 
 @triton.jit
-def admitted(
+def may_choose(
     eligible, window, row, column, inside, stride_eligible, stride_window, stride_bound,
     WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """Which of these columns of the row may be chosen."""
+    """Return which of these columns of the row may be chosen."""
     allowed = tl.load(eligible + row * stride_eligible + column, mask=inside, other=0) != 0
     if WINDOW:
         bounds = window + row * stride_window
@@ -65,10 +65,10 @@ def admitted(
 
 
 @triton.jit
-def noisy(
+def with_noise(
     value, keys, steps, origins, sub, row, column, WIDE: tl.constexpr, STREAM: tl.constexpr
 ):  # fmt: skip
-    """The scores `value` as they are compared, with the noise of their columns."""
+    """Add the noise of their columns to the scores `value`."""
     number = value.to(tl.float64) if WIDE else value.to(tl.float32)
     if STREAM >= 0:
         place = column.to(tl.int64) - tl.load(origins + row)
@@ -80,16 +80,16 @@ def noisy(
 
 @triton.jit
 def clamped(k, there):
-    """How many positions are taken of those that are there, int32."""
+    """Clamp the number of positions taken to [0, there], int32."""
     return tl.minimum(tl.maximum(k, 0), there.to(tl.int64)).to(tl.int32)
 
 
 @triton.jit
-def put(
+def store_chosen(
     chosen, tokens, drawn, unknown, row, column, inside, taken, length, stride_tokens,
     stride_drawn, stride_unknown, WRITE: tl.constexpr,
 ):  # fmt: skip
-    """Write the tokens drawn where they are taken, or which columns are."""
+    """Write the drawn tokens to the taken columns, or whether each column is taken."""
     if WRITE:
         new = tl.load(drawn + row * stride_drawn + column, mask=taken, other=0)
         tl.store(tokens + row * stride_tokens + column, new, mask=taken)
@@ -100,7 +100,7 @@ def put(
 
 
 @triton.jit
-def unmask_kernel(
+def positions_kernel(
     score, eligible, k, threshold, cost, budget, window, keys, steps, origins, sub,
     chosen, tokens, drawn, unknown, counts,
     rows, length, stride_score, stride_eligible, stride_threshold, stride_column, stride_cost,
@@ -116,24 +116,24 @@ def unmask_kernel(
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < length
-    allowed = admitted(eligible, window, row, column, inside, stride_eligible, stride_window,
-                       stride_bound, WINDOW)  # fmt: skip
+    allowed = may_choose(eligible, window, row, column, inside, stride_eligible, stride_window,
+                         stride_bound, WINDOW)  # fmt: skip
     value = tl.load(score + row * stride_score + column, mask=inside, other=0.0)
-    number = noisy(value, keys, steps, origins, sub, row, column, WIDE, STREAM)
+    number = with_noise(value, keys, steps, origins, sub, row, column, WIDE, STREAM)
     there = tl.sum(allowed.to(tl.int32), 0)
     wanted = clamped(tl.load(k + row), there)
     order = ordered(number, WIDE)
-    taken = highest(order, allowed, wanted, WIDE)
+    taken = top_k(order, allowed, wanted, WIDE)
     if THRESHOLD:
         limit = threshold + row * stride_threshold + column * stride_column
         taken = taken | (allowed & (value >= tl.load(limit, mask=inside, other=0.0)))
     if BUDGET:
         price = tl.load(cost + row * stride_cost + column, mask=inside, other=0.0).to(tl.float64)
         price = tl.maximum(price, 0.0)
-        taken = taken | affordable(order, allowed, price, tl.load(budget + row), WIDE)
+        taken = taken | within_budget(order, allowed, price, tl.load(budget + row), WIDE)
     written = tl.sum(taken.to(tl.int64), 0)
     tl.store(counts + row, written)
     tl.store(counts + rows + row, there - written)
     tl.store(counts + 2 * rows + row, tl.sum((allowed & (number != number)).to(tl.int64), 0))
-    put(chosen, tokens, drawn, unknown, row, column, inside, taken, length, stride_tokens,
-        stride_drawn, stride_unknown, WRITE)  # fmt: skip
+    store_chosen(chosen, tokens, drawn, unknown, row, column, inside, taken, length, stride_tokens,
+                 stride_drawn, stride_unknown, WRITE)  # fmt: skip

@@ -1,6 +1,6 @@
 """Launches K3: chooses positions of a canvas, and writes the tokens in place.
 
-Scores, counts, thresholds, budgets and block bounds stay on the device; see `choose` for how.
+Scores, counts, thresholds, budgets and block bounds stay on the device; see `positions_rows`.
 
 No GPU has run this yet; see kernels/STATUS.md.
 """
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from dlm_kernels.common.device_tables import number
 from dlm_kernels.common.support import obstacle, refuse
-from dlm_kernels.positions.kernel import unmask_kernel
-from dlm_kernels.positions.long_rows import LOADS, pieces_kernel
+from dlm_kernels.positions.kernel import positions_kernel
+from dlm_kernels.positions.long_rows import LOADS, long_rows_kernel
 
 HELD = 1 << 15  # bytes that K3 holds of a row: with more, registers spill
 NARROW, WIDE, BUDGETED = 4, 8, 16  # bytes that it holds per position
 _BYTES_PER_WARP = 2048
 _LEAST_BLOCK = 16
-PIECE, _PIECE_WARPS = 1024, 8  # columns of a longer row at a time
-PIECE_REGISTERS = 144  # left alone, the assembler spills a few numbers
+CHUNK, _LONG_ROWS_WARPS = 1024, 8  # columns of a longer row at a time
+LONG_ROWS_REGISTERS = 144  # left alone, the assembler spills a few numbers
 _NO_STREAM = -1
 
 
@@ -46,13 +46,13 @@ class Noise(NamedTuple):
 
     @classmethod
     def of(cls, rng: Any, stream: int, sub: int | Tensor = 0) -> Noise:
-        """Of a dlm_sampling.ops.Rng."""
+        """Take the noise of a dlm_sampling.ops.Rng."""
         draw = sub if isinstance(sub, Tensor) else number(sub, rng.keys.device)
         return cls(rng.keys, rng.step, rng.origin, draw, int(stream))
 
 
 def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor, *, check: bool = True) -> Tensor:
-    """The k eligible positions of largest score in each row, as dlm_sampling.ops.top_k_positions.
+    """Choose the k eligible positions of largest score in each row, as the op of this name.
 
     Args:
         score: floating point [B, L].
@@ -78,7 +78,7 @@ def threshold_positions(
     at_least: int | Tensor = 1,
     check: bool = True,
 ) -> Tensor:
-    """Scores >= threshold, and never fewer than the `at_least` best, as the op of this name.
+    """Choose scores >= threshold, and never fewer than the `at_least` best, as the op of this name.
 
     Args:
         score: floating point [B, L].
@@ -106,7 +106,7 @@ def budget_positions(
     *,
     check: bool = True,
 ) -> Tensor:
-    """The longest head by score whose cost, less its largest, is within budget, as the op.
+    """Choose the longest head whose cost, less its largest, is within budget, as the op.
 
     Args:
         score: floating point [B, L].
@@ -197,14 +197,14 @@ def unmask_(
     """
     limits = None if threshold is None else _limits(threshold, score)
     budgets = None if cost is None else _budgets(budget, score)
-    counts = write_(
+    counts = unmask_rows_(
         tokens, unknown, drawn, score, eligible, _counts(k, score), limits, cost, budgets, window,
-        *(noise or _SILENT),
+        *(noise or _NO_NOISE),
     )  # fmt: skip
     return Written(*counts.unbind(0))
 
 
-_SILENT = (None, None, None, None, _NO_STREAM)
+_NO_NOISE = (None, None, None, None, _NO_STREAM)
 _RULES = (
     "Tensor k, Tensor? threshold, Tensor? cost, Tensor? budget, Tensor? window, Tensor? keys, "
     "Tensor? steps, Tensor? origins, Tensor? sub, int stream"
@@ -212,16 +212,16 @@ _RULES = (
 
 
 @torch.library.custom_op(
-    "dlm_kernels::choose",
+    "dlm_kernels::positions_rows",
     mutates_args=(),
     schema=f"(Tensor score, Tensor eligible, {_RULES}) -> (Tensor, Tensor)",
 )
-def choose(
+def positions_rows(
     score: Tensor, eligible: Tensor, k: Tensor, threshold: Tensor | None, cost: Tensor | None,
     budget: Tensor | None, window: Tensor | None, keys: Tensor | None, steps: Tensor | None,
     origins: Tensor | None, sub: Tensor | None, stream: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """K3 as an operator: the positions, bool [B, L], and the counts of `Written`, int64 [3, B].
+    """Run K3 as an operator; return positions, bool [B, L], and counts of `Written`, int64 [3, B].
 
     Args:
         score: floating point [B, L].
@@ -242,25 +242,25 @@ def choose(
     return chosen, _launch(score, eligible, rules, (keys, steps, origins, sub, stream), chosen)
 
 
-@choose.register_fake
+@positions_rows.register_fake
 def _(score: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     counts = torch.empty(3, score.shape[0], dtype=torch.int64, device=score.device)
     return torch.empty(score.shape, dtype=torch.bool, device=score.device), counts
 
 
 @torch.library.custom_op(
-    "dlm_kernels::write_",
+    "dlm_kernels::unmask_rows_",
     mutates_args=("tokens", "unknown"),
     schema="(Tensor(a!) tokens, Tensor(b!) unknown, Tensor drawn, Tensor score, Tensor eligible, "
     f"{_RULES}) -> Tensor",
 )
-def write_(
+def unmask_rows_(
     tokens: Tensor, unknown: Tensor, drawn: Tensor, score: Tensor, eligible: Tensor,
     k: Tensor, threshold: Tensor | None, cost: Tensor | None, budget: Tensor | None,
     window: Tensor | None, keys: Tensor | None, steps: Tensor | None, origins: Tensor | None,
     sub: Tensor | None, stream: int,
 ) -> Tensor:  # fmt: skip
-    """K3 as an operator that writes; arguments as `unmask_` and `choose`.
+    """Run K3 as an operator that writes; arguments as `unmask_` and `positions_rows`.
 
     Returns:
         The counts of `Written`, int64 [3, B].
@@ -272,7 +272,7 @@ def write_(
     return _launch(score, eligible, rules, (keys, steps, origins, sub, stream), None, canvas)
 
 
-@write_.register_fake
+@unmask_rows_.register_fake
 def _(tokens: Tensor, *_: object) -> Tensor:
     return torch.empty(3, tokens.shape[0], dtype=torch.int64, device=tokens.device)
 
@@ -308,7 +308,7 @@ def _choose(
     check: bool,
 ) -> Tensor:
     rules = (k, threshold, cost, budget, None)
-    chosen, counts = choose(score, eligible, *rules, *(noise or _SILENT))
+    chosen, counts = positions_rows(score, eligible, *rules, *(noise or _NO_NOISE))
     if check and bool(Written(*counts.unbind(0)).invalid.any()):
         row, position = (int(i) for i in (score.isnan() & eligible).nonzero()[0])
         raise ValueError(f"score is NaN at row {row}, position {position}: check its logits.")
@@ -350,14 +350,14 @@ def _launch(
     with torch.cuda.device_of(score):
         if block * held <= HELD:
             warps = max(block * held // _BYTES_PER_WARP, 1)
-            unmask_kernel[(rows,)](*arguments, **options, BLOCK=block, num_warps=warps)
+            positions_kernel[(rows,)](*arguments, **options, BLOCK=block, num_warps=warps)
         else:
-            room = triton.cdiv(length, LOADS.value * PIECE) * LOADS.value * PIECE
+            room = triton.cdiv(length, LOADS.value * CHUNK) * LOADS.value * CHUNK
             keys = torch.uint64 if wide else torch.uint32
             order = torch.empty(rows, room, dtype=keys, device=score.device)
-            pieces_kernel[(rows,)](
-                order, *arguments, **options, PIECE=PIECE, num_warps=_PIECE_WARPS,
-                maxnreg=PIECE_REGISTERS,
+            long_rows_kernel[(rows,)](
+                order, *arguments, **options, CHUNK=CHUNK, num_warps=_LONG_ROWS_WARPS,
+                maxnreg=LONG_ROWS_REGISTERS,
             )  # fmt: skip
     return counts
 

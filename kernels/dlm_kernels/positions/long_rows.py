@@ -1,6 +1,7 @@
-"""K3 for rows of the canvas that are too long for registers: piece after piece, of any length.
+"""K3 for rows of the canvas that are too long for registers reads them chunk by chunk.
 
-As `choose`, with the ordered keys of the scores in memory, 0 where a position may not be chosen:
+As `positions_kernel`, with the ordered keys of the scores in memory, 0 where a position may not be
+chosen:
 
     found = max { c : #{ i : key_i >= c } >= k },
 
@@ -16,14 +17,14 @@ import triton
 import triton.language as tl
 
 from dlm_kernels.common.float_order import ordered
-from dlm_kernels.positions.kernel import admitted, clamped, larger, noisy, put
+from dlm_kernels.positions.kernel import clamped, larger, may_choose, store_chosen, with_noise
 
 LOADS = tl.constexpr(4)  # pieces of keys that a turn waits for at once
 
 
 @triton.jit
 def _above(order, stop, floor, WIDTH: tl.constexpr):
-    """How many keys are above `floor`, int32."""
+    """Count the keys above `floor`, int32."""
     column = tl.arange(0, WIDTH)
     count, start = column * 0, stop * 0
     while start < stop:
@@ -33,29 +34,29 @@ def _above(order, stop, floor, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _spent_above(order, cost, length, stop, floor, PIECE: tl.constexpr):
-    """The cost of all keys above `floor`, and the largest of it; float64."""
-    column = tl.arange(0, PIECE)
-    total = tl.zeros((PIECE,), tl.float64)
+def _spent_above(order, cost, length, stop, floor, CHUNK: tl.constexpr):
+    """Return the cost of all keys above `floor`, and the largest of it; float64."""
+    column = tl.arange(0, CHUNK)
+    total = tl.zeros((CHUNK,), tl.float64)
     most, start = total, stop * 0
     while start < stop:
         spent = _price(cost, start + column, length, tl.load(order + start + column) > floor)
         total += spent
         most = tl.maximum(most, spent)
-        start += PIECE
+        start += CHUNK
     return tl.sum(total, 0), tl.max(most, 0)
 
 
 @triton.jit
 def _price(cost, column, length, where):
-    """The cost of some columns, 0 elsewhere and where it is below 0."""
+    """Return the cost of some columns, 0 elsewhere and where it is below 0."""
     price = tl.load(cost + column, mask=where & (column < length), other=0.0).to(tl.float64)
     return tl.maximum(price, 0.0)
 
 
 @triton.jit
 def _first_bit(WIDE: tl.constexpr):
-    """No key yet, and the highest bit of one."""
+    """Return no key yet, and the highest bit of a key."""
     if WIDE:
         return tl.full((), 0, tl.uint64), tl.full((), 1 << 63, tl.uint64)
     else:
@@ -63,38 +64,38 @@ def _first_bit(WIDE: tl.constexpr):
 
 
 @triton.jit
-def pieces_kernel(
+def long_rows_kernel(
     order, score, eligible, k, threshold, cost, budget, window, keys, steps, origins, sub,
     chosen, tokens, drawn, unknown, counts,
     rows, length, stride_score, stride_eligible, stride_threshold, stride_column, stride_cost,
     stride_window, stride_bound, stride_tokens, stride_drawn, stride_unknown,
     WIDE: tl.constexpr, THRESHOLD: tl.constexpr, BUDGET: tl.constexpr, WINDOW: tl.constexpr,
-    STREAM: tl.constexpr, WRITE: tl.constexpr, PIECE: tl.constexpr,
+    STREAM: tl.constexpr, WRITE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (B,).  Arguments of `unmask_kernel`, after room for the keys.
+    """Grid (B,).  Arguments of `positions_kernel`, after room for the keys.
 
-    order: uint64 with WIDE, else uint32; [B, L rounded up to a multiple of LOADS * PIECE].
+    order: uint64 with WIDE, else uint32; [B, L rounded up to a multiple of LOADS * CHUNK].
     """
     row = tl.program_id(0).to(tl.int64)
-    WIDTH: tl.constexpr = LOADS * PIECE
+    WIDTH: tl.constexpr = LOADS * CHUNK
     stop = tl.cdiv(length, WIDTH) * WIDTH
     order += row * stop
     score += row * stride_score
     if BUDGET:
         cost += row * stride_cost
-    lane = tl.arange(0, PIECE)
+    lane = tl.arange(0, CHUNK)
 
     eligible_here, start = lane * 0, length * 0
     while start < stop:
         column = start + lane
         inside = column < length
-        allowed = admitted(eligible, window, row, column, inside, stride_eligible, stride_window,
-                           stride_bound, WINDOW)  # fmt: skip
+        allowed = may_choose(eligible, window, row, column, inside, stride_eligible, stride_window,
+                             stride_bound, WINDOW)  # fmt: skip
         value = tl.load(score + column, mask=inside, other=0.0)
-        number = noisy(value, keys, steps, origins, sub, row, column, WIDE, STREAM)
+        number = with_noise(value, keys, steps, origins, sub, row, column, WIDE, STREAM)
         tl.store(order + column, tl.where(allowed, ordered(number, WIDE), 0))
         eligible_here += allowed.to(tl.int32)
-        start += PIECE
+        start += CHUNK
     tl.debug_barrier()  # other threads read what these have stored
     there = tl.sum(eligible_here, 0)
     wanted = clamped(tl.load(k + row), there)
@@ -114,17 +115,17 @@ def pieces_kernel(
         limit = tl.load(budget + row)
         while bit > 0:
             candidate = bound | bit
-            spent, most = _spent_above(order, cost, length, stop, candidate - 1, PIECE)
+            spent, most = _spent_above(order, cost, length, stop, candidate - 1, CHUNK)
             bound = tl.where(spent - most > limit, candidate, bound)
             bit = bit >> 1
-        spent, most = _spent_above(order, cost, length, stop, bound, PIECE)
+        spent, most = _spent_above(order, cost, length, stop, bound, CHUNK)
 
     written, invalid, start = there * 0, there * 0, length * 0
     while start < stop:
         column = start + lane
         inside = column < length
-        allowed = admitted(eligible, window, row, column, inside, stride_eligible, stride_window,
-                           stride_bound, WINDOW)  # fmt: skip
+        allowed = may_choose(eligible, window, row, column, inside, stride_eligible, stride_window,
+                             stride_bound, WINDOW)  # fmt: skip
         key = tl.load(order + column)
         equal = (allowed & (key == found)).to(tl.int32)
         taken = (key > found) | ((equal > 0) & (tl.cumsum(equal, 0) <= room))
@@ -143,9 +144,9 @@ def pieces_kernel(
             most = tl.maximum(most, tl.max(more, 0))
         written += tl.sum(taken.to(tl.int32), 0)
         invalid += tl.sum((allowed & (key == 0)).to(tl.int32), 0)  # the key of a NaN
-        put(chosen, tokens, drawn, unknown, row, column, inside, taken, length, stride_tokens,
-            stride_drawn, stride_unknown, WRITE)  # fmt: skip
-        start += PIECE
+        store_chosen(chosen, tokens, drawn, unknown, row, column, inside, taken, length,
+                     stride_tokens, stride_drawn, stride_unknown, WRITE)  # fmt: skip
+        start += CHUNK
     tl.store(counts + row, written.to(tl.int64))
     tl.store(counts + rows + row, (there - written).to(tl.int64))
     tl.store(counts + 2 * rows + row, invalid.to(tl.int64))

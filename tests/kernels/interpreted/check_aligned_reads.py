@@ -12,7 +12,7 @@ import mmap
 import pytest
 import torch
 from dlm_kernels.common.aligned_reads import ALIGNED, ANY, TILE, WINDOWS
-from dlm_kernels.common.device_tables import Filters, scales
+from dlm_kernels.common.device_tables import Filters, law_inverse_temperatures
 from dlm_kernels.common.logit_pass import Logits, run_passes
 from dlm_kernels.common.tiles import GUIDED
 from torch import Tensor
@@ -45,24 +45,24 @@ def how(*logits: Tensor) -> int:
     return _read(logits[0], logits[1] if len(logits) > 1 else None)
 
 
-def expected_tiles(x: Tensor, heat: float) -> tuple[Tensor, Tensor]:
+def expected_tiles(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Largest logit and sum of every tile, [R, tiles]."""
     tiles = x.double().split(SIZE, 1)
     peak = torch.stack([tile.amax(1) for tile in tiles], 1)
-    sums = [((t - t.amax(1, True)) / heat).exp().sum(1) for t in tiles]
+    sums = [((t - t.amax(1, True)) / temperature).exp().sum(1) for t in tiles]
     return peak, torch.stack(sums, 1)
 
 
 def check_tiles(logits: Tensor, suppressed: tuple[int, ...] = ()) -> None:
-    table = scales(1.0, 0.7, logits.device)
+    table = law_inverse_temperatures(1.0, 0.7, logits.device)
     passed = run_passes(
         Logits(logits), None, len(logits), table, suppressed, Filters(),
         one_law=False, viewed=False,
     )  # fmt: skip
     peak, sums, _, sampled = passed.left[3:7]
     x = logits.float().index_fill(1, torch.tensor(suppressed, dtype=torch.int64), -INF)
-    for heat, found in ((1.0, sums), (0.7, sampled)):
-        largest, total = expected_tiles(x, heat)
+    for temperature, found in ((1.0, sums), (0.7, sampled)):
+        largest, total = expected_tiles(x, temperature)
         assert torch.equal(peak.double(), largest)
         torch.testing.assert_close(found.double(), total, rtol=3e-6, atol=0)
 
@@ -96,7 +96,7 @@ def test_infinities_and_nan_are_seen_in_every_lane(lane: int) -> None:
     check_tiles(logits)
     logits[::2, lane] = math.nan
     run = run_passes(
-        Logits(logits), None, 4, scales(1.0, 1.0, logits.device), (), Filters(),
+        Logits(logits), None, 4, law_inverse_temperatures(1.0, 1.0, logits.device), (), Filters(),
         one_law=True, viewed=False,
     )  # fmt: skip
     sick = run.left[3].isnan()

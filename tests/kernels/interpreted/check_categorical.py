@@ -183,11 +183,11 @@ def test_what_has_no_kernel_is_said() -> None:
 
 def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:
     from dlm_kernels.categorical.launch import draw_rows
-    from dlm_kernels.common.device_tables import row_scales
+    from dlm_kernels.common.device_tables import row_inverse_temperatures
 
-    rows, scales = torch.tensor([1, 0]), row_scales(torch.tensor([0.5, 2.0]), 1.0)
+    rows, inverses = torch.tensor([1, 0]), row_inverse_temperatures(torch.tensor([0.5, 2.0]), 1.0)
     law = (1.0, 0.7, [3], 2, 0.9, 0.01, True, 0)
     tests = ("test_schema", "test_faketensor")
-    for number, temperatures, greedy in ((torch.tensor(0), scales, 2), (None, None, 0)):
+    for number, temperatures, greedy in ((torch.tensor(0), inverses, 2), (None, None, 0)):
         place = (normal(2, 5), None, None, rows, *noise(2).values(), 0, number, temperatures)
         torch.library.opcheck(draw_rows, (*place, *law, greedy, False, False), test_utils=tests)

@@ -91,11 +91,13 @@ def test_ids_that_are_none_have_no_log_probability() -> None:
 
 
 def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:
-    from dlm_kernels.common.device_tables import row_scales
-    from operators.log_probs.launch import given_rows
+    from dlm_kernels.common.device_tables import row_inverse_temperatures
+    from dlm_kernels.log_probs.launch import log_probs_rows
 
-    scales = row_scales(torch.tensor([0.5, 2.0]), None)
+    inverses = row_inverse_temperatures(torch.tensor([0.5, 2.0]), None)
     law = (1.0, [3], 2, 0.9, 0.01, True, 0, True)
     for tokens in (None, torch.tensor([1, 4])):
-        arguments = (normal(2, 5), None, None, None, tokens, 2, scales, *law)
-        torch.library.opcheck(given_rows, arguments, test_utils=("test_schema", "test_faketensor"))
+        arguments = (normal(2, 5), None, None, None, tokens, 2, inverses, *law)
+        torch.library.opcheck(
+            log_probs_rows, arguments, test_utils=("test_schema", "test_faketensor")
+        )

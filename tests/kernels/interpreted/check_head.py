@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from dlm_kernels import operators
 from dlm_kernels.head import launch as fused_head
-from dlm_kernels.head.kernel import largest_along, picked
+from dlm_kernels.head.kernel import largest_along, run_at
 from dlm_kernels.head.launch import Shape
 from torch import Tensor
 
@@ -66,7 +66,7 @@ def _reduced(x, index, out, tops, NATIVE: tl.constexpr):
     values = tl.load(x + row[:, None, None] * 128 + run * 32 + lane[None, None, :])
     wanted = tl.load(index + row)[:, None, None]
     place = row[:, None, None] * 32 + lane[None, None, :]
-    tl.store(out + place, picked(values, wanted, run, NATIVE))
+    tl.store(out + place, run_at(values, wanted, run, NATIVE))
     tl.store(tops + row[:, None, None] * 4 + run, largest_along(values, 2, NATIVE))
 
 
@@ -272,13 +272,13 @@ def test_the_environment_turns_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_operator_is_what_its_schema_and_its_fake_say() -> None:
-    from dlm_kernels.common.device_tables import row_scales
+    from dlm_kernels.common.device_tables import row_inverse_temperatures
     from dlm_kernels.head.launch import head_rows
 
-    rows, scales = torch.tensor([1, 0]), row_scales(torch.tensor([0.5, 2.0]), 1.0)
+    rows, inverses = torch.tensor([1, 0]), row_inverse_temperatures(torch.tensor([0.5, 2.0]), 1.0)
     hidden, weight = quarters(2, 8).half(), quarters(5, 8).half()
     tests = ("test_schema", "test_faketensor")
-    for number, temperatures, greedy in ((torch.tensor(0), scales, 2), (None, None, 0)):
+    for number, temperatures, greedy in ((torch.tensor(0), inverses, 2), (None, None, 0)):
         place = (hidden, weight, weight[:, 0], rows, *noise(2).values(), 0, number, temperatures)
         law = (1.0, 0.7, [3], greedy, False, True, [])
         torch.library.opcheck(head_rows, (*place, *law), test_utils=tests)

@@ -95,7 +95,7 @@ def test_all_rules_write_in_place_and_count() -> None:
 def test_rows_that_fit_stay_in_registers(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlm_kernels.positions.launch.pieces_kernel", {})
+    monkeypatch.setattr("dlm_kernels.positions.launch.long_rows_kernel", {})
     longest = LONGEST_IN_REGISTERS[dtype]
     score, eligible = canvas(dtype, longest + 1, 2)
     k = torch.tensor([2, 5])

@@ -19,7 +19,7 @@ def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """Every check runs twice: with a row in registers, and with rows in pieces of a few columns."""
     if request.param == "pieces":
         monkeypatch.setattr("dlm_kernels.positions.launch.HELD", 64)
-        monkeypatch.setattr("dlm_kernels.positions.launch.PIECE", 8)
+        monkeypatch.setattr("dlm_kernels.positions.launch.CHUNK", 8)
 
 
 def canvas(dtype: torch.dtype, length: int = 37) -> tuple[Tensor, Tensor]:
@@ -189,12 +189,12 @@ def test_what_has_no_kernel_is_said() -> None:
 
 
 def test_the_operators_are_what_their_schemas_and_fakes_say() -> None:
-    from dlm_kernels.positions.launch import choose, write_
+    from dlm_kernels.positions.launch import positions_rows, unmask_rows_
 
     score, eligible = (x[:, :5] for x in canvas(torch.float32))
     tests = ("test_schema", "test_faketensor")
     none = (None,) * 8
-    torch.library.opcheck(choose, (score, eligible, K, *none, -1), test_utils=tests)
+    torch.library.opcheck(positions_rows, (score, eligible, K, *none, -1), test_utils=tests)
     tokens, drawn = torch.zeros(2, 6, 5, dtype=torch.int64)
     arguments = (tokens, eligible.clone(), drawn, score, eligible, K, score, *none[1:], -1)
-    torch.library.opcheck(write_, arguments, test_utils=tests)
+    torch.library.opcheck(unmask_rows_, arguments, test_utils=tests)
