@@ -74,7 +74,12 @@ class FreeShapes:
         visible = torch.arange(width, device=horizon.device) < horizon.unsqueeze(1)
         if attention is not None:
             visible = visible & attention[:, :width]
-        return inputs._replace(tokens=tokens, attention=None if bool(visible.all()) else visible)
+        seen = None if bool(visible.all()) else visible
+        columns = inputs.columns
+        if columns is not None:
+            # The window of a short block reaches beyond it, where nothing is asked for.
+            columns = columns.clamp(max=width - 1)
+        return inputs._replace(tokens=tokens, attention=seen, columns=columns)
 
     def note(self, log_normalizer: Tensor, sites: Sites) -> None:
         """Do nothing: the draw has already raised an error for such rows."""

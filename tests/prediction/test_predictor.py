@@ -123,3 +123,24 @@ def test_no_prompt_and_no_blocks_asks_for_every_column() -> None:
     tokens: Tensor = torch.zeros(1, LENGTH, dtype=torch.int64)
     sample(model, samplers.LLaDA(), tokens, tokens == 0, seeds=[1])
     assert all(inputs.columns is None for inputs in model.asked)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_short_block_before_the_end_of_the_canvas(whole: bool) -> None:
+    """Blocks of 4 and 1 columns with a suffix: the hidden suffix is not asked for."""
+    tokens = torch.arange(LENGTH).remainder(MASK).expand(2, -1)
+    editable = torch.zeros(2, LENGTH, dtype=torch.bool)
+    editable[:, 3:8] = True
+    model = Spy(whole)
+    out = sample(
+        model,
+        samplers.create("llada"),
+        tokens,
+        editable,
+        seeds=[1, 2],
+        block_length=4,
+        causal_blocks=True,
+    )
+    assert [inputs.tokens.shape[1] for inputs in model.asked] == [7] * 4 + [8]
+    assert torch.equal(out.tokens[~editable], tokens[~editable])
+    assert torch.equal(out.tokens[:, 3:8], TABLE[3:8, :MASK].argmax(1).expand(2, -1))
