@@ -61,7 +61,8 @@ class Job:
         The live canvas is erased before an output is yielded, as both may share one terminal.
         """
         if self.live is None:
-            with closing(ProgressFeed(sum(job.new_tokens), None)) as bar:
+            total = sum(job.new_tokens) + sum(sum(row.fill) for row in job.prompts)
+            with closing(ProgressFeed(total, None)) as bar:
                 yield from generate_parts(job, per_batch, [bar] if bar.visible else [])
             return
         batches = generate_parts(job, per_batch, [self.live])

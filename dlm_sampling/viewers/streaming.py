@@ -127,10 +127,12 @@ class ProgressFeed:
         """Advance by the number of positions that became known; remasking moves the bar back."""
         left = torch.where(event.final, 0, event.unknown.sum(1))
         before = (event.unknown | event.written).sum(1)
-        table = torch.stack([event.rows, left, before], 1)
-        for row, count, start in cast("list[list[int]]", table.tolist()):
-            self.bar.update(self.left.get(row, start) - count)
-            self.left[row] = count
+        table = torch.stack([event.rows, left, before, event.final.long()], 1)
+        for row, count, start, final in cast("list[list[int]]", table.tolist()):
+            # A row that ends is forgotten: the next batch of the command has one of that number.
+            self.bar.update(self.left.pop(row, start) - count)
+            if not final:
+                self.left[row] = count
 
     def close(self) -> None:
         """Remove the bar."""
