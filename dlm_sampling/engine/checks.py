@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from operator import index
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ def check_canvases(
     tokens: Tensor,
     editable: Tensor,
     attention_mask: Tensor | None,
-    seeds: Sequence[int],
+    seeds: Iterable[SupportsIndex],
 ) -> Canvases:
     """Check shapes, dtypes and token ids, and move the canvases to the denoiser's device.
 
@@ -28,6 +30,7 @@ def check_canvases(
         seeds: one per row.
 
     Raises:
+        TypeError: seeds are not whole numbers.
         ValueError: shapes do not match, tokens are not integers, or a fixed token is outside the
             vocabulary.
     """
@@ -38,9 +41,10 @@ def check_canvases(
         )
     if tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise ValueError(f"tokens are {tokens.dtype}: must be token ids, int64 [batch, length].")
-    if len(seeds) != len(tokens):
+    listed = _listed(seeds)
+    if len(listed) != len(tokens):
         raise ValueError(
-            f"seeds has {len(seeds)} entries for {len(tokens)} rows: give one per row."
+            f"seeds has {len(listed)} entries for {len(tokens)} rows: give one per row."
         )
     if attention_mask is not None and attention_mask.shape != tokens.shape:
         raise ValueError(
@@ -57,7 +61,17 @@ def check_canvases(
     attention = attention.to(device)
     check_ids(denoiser, tokens, attention & ~editable)
     may_stop = torch.ones(len(tokens), dtype=torch.bool, device=device)
-    return Canvases(tokens, editable, attention, tuple(seeds), may_stop)
+    return Canvases(tokens, editable, attention, listed, may_stop)
+
+
+def _listed(seeds: Iterable[SupportsIndex]) -> tuple[int, ...]:
+    """The seeds as Python numbers, whatever list, range, array or tensor held them."""
+    try:
+        return tuple(index(seed) for seed in seeds)
+    except TypeError:
+        raise TypeError(
+            f"seeds={seeds!r}: must be whole numbers, one per row, such as seeds=[0, 1]."
+        ) from None
 
 
 def check_ids(denoiser: Denoiser, tokens: Tensor, where: Tensor) -> None:
