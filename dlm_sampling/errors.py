@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import SupportsFloat, SupportsIndex
 
 ARGUMENT_ALIASES: Mapping[str, tuple[str, str]] = {
     "alg": ("sampler", "Dream's alg"),
@@ -159,3 +160,33 @@ def check_arguments(given: Iterable[str], valid: Iterable[str]) -> None:
     for name in given:
         if name not in names:
             raise unknown_argument(name, names)
+
+
+def check_whole(argument: str, value: object, *, optional: bool = False) -> None:
+    """Refuse a value that is no whole number.
+
+    Args:
+        argument: the argument's name.
+        value: what it was.
+        optional: whether None is allowed too.
+
+    Raises:
+        TypeError: it is of another type; 2.0 is.
+    """
+    if not (optional and value is None) and not isinstance(value, SupportsIndex):
+        raise TypeError(f"{argument}={value!r}: must be a whole number, such as 4.")
+
+
+def check_real(argument: str, value: object, *, optional: bool = False) -> None:
+    """Refuse a value that is no number.
+
+    Args:
+        argument: the argument's name.
+        value: what it was.
+        optional: whether None is allowed too.
+
+    Raises:
+        TypeError: it is of another type.
+    """
+    if not (optional and value is None) and not isinstance(value, SupportsFloat):
+        raise TypeError(f"{argument}={value!r}: must be a number, such as 1.0.")

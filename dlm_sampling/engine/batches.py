@@ -11,6 +11,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import Canvases, Request, SampleOutput
 from dlm_sampling.engine.sample import run_request
 from dlm_sampling.engine.trajectory import StepCallback, StepEvent, Trajectory
+from dlm_sampling.errors import check_whole
 
 
 def run_parts(
@@ -33,6 +34,7 @@ def run_parts(
         TypeError: batch_size is not an integer.
         ValueError: batch_size < 1.
     """
+    check_whole("batch_size", batch_size, optional=True)
     rows = len(canvases.tokens)
     size = rows if batch_size is None else batch_size
     if size < 1:

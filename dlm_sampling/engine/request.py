@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.engine.trajectory import StepCallback, Trajectory
+from dlm_sampling.errors import check_real, check_whole
 from dlm_sampling.types import Sampler, TokenLaw
 
 
@@ -30,6 +32,11 @@ class BlockRequest:
     steps_per_block: int | None = None
     align: bool = False
     causal: bool = False
+
+    def __post_init__(self) -> None:
+        check_whole("block_length", self.length, optional=True)
+        check_whole("steps", self.steps, optional=True)
+        check_whole("steps_per_block", self.steps_per_block, optional=True)
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,13 @@ class Request:
     suppress_mask: bool = True
     return_trajectory: bool = False
     cuda_graph: bool = False
+
+    def __post_init__(self) -> None:
+        check_real("guidance_scale", self.guidance_scale)
+        if not isfinite(self.guidance_scale):
+            raise ValueError(
+                f"guidance_scale={self.guidance_scale}: must be finite; 0 is no guidance."
+            )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import BlockRequest, Request
-from dlm_sampling.errors import unknown_choice
+from dlm_sampling.errors import check_real, check_whole, unknown_choice
 from dlm_sampling.samplers import create, from_config
 from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.text.completion import eos_ids
@@ -44,6 +44,14 @@ class LawOptions:
     top_p: float | None = None
     min_p: float | None = None
     crossing: Crossing | None = None
+
+    def __post_init__(self) -> None:
+        check_real("temperature", self.temperature, optional=True)
+        check_whole("top_k", self.top_k, optional=True)
+        check_real("top_p", self.top_p, optional=True)
+        check_real("min_p", self.min_p, optional=True)
+        if self.crossing not in (None, "include", "exclude"):
+            raise unknown_choice("crossing", self.crossing, ("include", "exclude"))
 
     def over(self, law: TokenLaw) -> TokenLaw:
         """Return the law with these changes."""
@@ -116,6 +124,8 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
     law = replace(law, suppressed=(*law.suppressed, *options.suppress_tokens))
     tokenizer = options.tokenizer if options.tokenizer is not None else denoiser.tokenizer
     count = options.num_return_sequences
+    check_whole("num_return_sequences", count)
+    check_whole("max_new_tokens", options.max_new_tokens, optional=True)
     if count < 1:
         raise ValueError(f"num_return_sequences={count}: must be at least 1.")
     if options.eos not in ("auto", "keep", "cut", "stop"):
