@@ -171,7 +171,7 @@ def check_whole(argument: str, value: object, *, optional: bool = False) -> None
         optional: whether None is allowed too.
 
     Raises:
-        TypeError: it is of another type; 2.0 is.
+        TypeError: the value is of another type; 2.0 is a float.
     """
     if not (optional and value is None) and not isinstance(value, SupportsIndex):
         raise TypeError(f"{argument}={value!r}: must be a whole number, such as 4.")
@@ -186,7 +186,7 @@ def check_real(argument: str, value: object, *, optional: bool = False) -> None:
         optional: whether None is allowed too.
 
     Raises:
-        TypeError: it is of another type.
+        TypeError: the value is of another type.
     """
     if not (optional and value is None) and not isinstance(value, SupportsFloat):
         raise TypeError(f"{argument}={value!r}: must be a number, such as 1.0.")
