@@ -70,7 +70,7 @@ def test_a_killed_counting_goes_on_where_it_was(tmp_path: Path) -> None:
     """Killed twice by SIGKILL between saves; nothing is lost and nothing counted twice."""
     script = (
         "import sys; from pathlib import Path; "
-        "from tests.samplers.test_token_frequencies import Corpus, count; "
+        "from tests.samplers.frequencies.test_token_frequencies import Corpus, count; "
         "count(Corpus(700, int(sys.argv[2])), Path(sys.argv[1]), save_every=100)"
     )
     output, seen = tmp_path / "f.json", []
