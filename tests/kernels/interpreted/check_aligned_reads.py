@@ -57,7 +57,7 @@ def check_tiles(logits: Tensor, suppressed: tuple[int, ...] = ()) -> None:
     table = law_inverse_temperatures(1.0, 0.7, logits.device)
     passed = run_passes(
         Logits(logits), None, len(logits), table, suppressed, Filters(),
-        one_law=False, viewed=False,
+        one_law=False, law_statistics=False,
     )  # fmt: skip
     peak, sums, _, sampled = passed.left[3:7]
     x = logits.float().index_fill(1, torch.tensor(suppressed, dtype=torch.int64), -INF)
