@@ -6,9 +6,23 @@ same thing, then `difflib`.  Spelling alone would answer `gen_length` with `bloc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
-from typing import SupportsFloat, SupportsIndex
+from functools import cache
+from operator import index
+from types import NoneType, UnionType
+from typing import (
+    Any,
+    Literal,
+    SupportsFloat,
+    SupportsIndex,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 ARGUMENT_ALIASES: Mapping[str, tuple[str, str]] = {
     "alg": ("sampler", "Dream's alg"),
@@ -171,10 +185,18 @@ def check_whole(argument: str, value: object, *, optional: bool = False) -> None
         optional: whether None is allowed too.
 
     Raises:
-        TypeError: the value is of another type; 2.0 is a float.
+        TypeError: the value is of another type; 2.0 is a float, True is no number.
     """
-    if not (optional and value is None) and not isinstance(value, SupportsIndex):
-        raise TypeError(f"{argument}={value!r}: must be a whole number, such as 4.")
+    if optional and value is None:
+        return
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        try:
+            index(value)
+        except TypeError:  # a tensor of floats has the method, and refuses
+            pass
+        else:
+            return
+    raise TypeError(f"{argument}={value!r}: must be a whole number, such as 4.")
 
 
 def check_real(argument: str, value: object, *, optional: bool = False) -> None:
@@ -186,7 +208,90 @@ def check_real(argument: str, value: object, *, optional: bool = False) -> None:
         optional: whether None is allowed too.
 
     Raises:
-        TypeError: the value is of another type.
+        TypeError: the value is of another type; True is no number.
     """
-    if not (optional and value is None) and not isinstance(value, SupportsFloat):
-        raise TypeError(f"{argument}={value!r}: must be a number, such as 1.0.")
+    if optional and value is None:
+        return
+    if isinstance(value, SupportsFloat) and not isinstance(value, bool):
+        try:
+            float(value)
+        except (TypeError, ValueError, RuntimeError):  # an array or a tensor of several numbers
+            pass
+        except OverflowError:
+            raise ValueError(f"{argument} is too large for a number of floating point.") from None
+        else:
+            return
+    raise TypeError(f"{argument}={value!r}: must be a number, such as 1.0.")
+
+
+_MOST = 2**31 - 1  # of a whole number in a field: counts of steps, positions and ids
+
+
+def check_fields(owner: object) -> None:
+    """Refuse a field of a dataclass whose value is of another type than its annotation says.
+
+    Numbers, True and False, choices (`Literal`), and classes are checked, each also as `| None`;
+    any other annotation allows every value.  Call it before a field is compared with its range.
+
+    Raises:
+        TypeError: a value is of another type.
+        ValueError: a value is none of the choices.
+    """
+    for name, kinds, example in _kinds_of(type(owner)):
+        value = getattr(owner, name)
+        if value is None and NoneType in kinds:
+            continue
+        _check_kind(name, value, kinds, example)
+
+
+@cache
+def _kinds_of(owner: type) -> list[tuple[str, tuple[Any, ...], object]]:
+    """Return name, allowed types and default of every field of a dataclass."""
+    try:
+        hints = get_type_hints(owner)
+    except NameError:  # annotations of a module that imports their names for type checkers only
+        return []
+    found: list[tuple[str, tuple[Any, ...], object]] = []
+    for field in fields(owner):
+        hint = hints[field.name]
+        union = get_origin(hint) in (Union, UnionType)
+        found.append((field.name, get_args(hint) if union else (hint,), field.default))
+    return found
+
+
+def _check_kind(name: str, value: object, kinds: tuple[Any, ...], example: object) -> None:
+    """Refuse a value that is of none of the types; `example` is the field's default."""
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if choices:
+        if not isinstance(value, str | int) or value not in choices:
+            raise unknown_choice(name, value, choices)
+    elif int in kinds:
+        check_whole(name, value)
+        if not -_MOST <= index(cast("SupportsIndex", value)) <= _MOST:
+            raise ValueError(f"{name}={value}: must be at most {_MOST}.")
+    elif float in kinds:
+        check_real(name, value)
+    elif bool in kinds:
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}={value!r}: must be True or False.")
+    else:
+        classes = [get_origin(kind) or kind for kind in kinds]
+        items = [get_args(kind)[0] for kind in kinds if get_origin(kind) in (tuple, Sequence)]
+        if items and isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            for item in cast("Sequence[object]", value):
+                _check_kind(name, item, (items[0],), MISSING)
+            return
+        if not all(_checkable(kind) for kind in classes):
+            return
+        if items or not isinstance(value, tuple(classes)):
+            names = ("None" if kind is NoneType else kind.__name__ for kind in classes)
+            named = " or ".join(names)
+            hint = "" if example in (MISSING, None) else f", such as {example!r}"
+            raise TypeError(f"{name}={value!r}: must be a {named}{hint}.")
+
+
+def _checkable(kind: Any) -> bool:
+    """Whether `isinstance` may ask for it: a class, or a protocol that can be seen at run time."""
+    if not isinstance(kind, type) or kind is Any:
+        return False
+    return not getattr(kind, "_is_protocol", False) or getattr(kind, "_is_runtime_protocol", False)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import check_fields
 from dlm_sampling.types import Schedule as Schedule
 
 
@@ -32,6 +33,7 @@ class LogLinear:
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_eps("LogLinear", self.eps)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -62,6 +64,7 @@ class Cosine:
     power: int = 1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_eps("Cosine", self.eps)
         if self.power < 1:
             raise ValueError(
@@ -99,6 +102,7 @@ class HalfCosine:
     eps: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_eps("HalfCosine", self.eps)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -128,10 +132,11 @@ class Geometric:
     sigma_max: float = 20.0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.sigma_min < self.sigma_max:
+        check_fields(self)
+        if not 0.0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
                 f"Geometric: sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: need 0 "
-                "< sigma_min < sigma_max; "
+                "< sigma_min < sigma_max, both finite; "
                 "try 1e-3 and 20."
             )
 
@@ -162,6 +167,7 @@ class Polynomial:
     power: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_positive("Polynomial", "power", self.power, "1 is linear")
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -187,6 +193,7 @@ class Exponential:
     speed: float = 4.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_positive("Exponential", "speed", self.speed, "4 leaves 2% clean at t = 1")
 
     def alpha(self, t: Tensor) -> Tensor:

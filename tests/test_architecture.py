@@ -20,7 +20,8 @@ LIBRARY = ROOT / "dlm_sampling"
 # its own, and none of its own line: samplers and denoisers never see each other, and the engine
 # never sees text or viewers.
 RANKS: list[set[str]] = [
-    {"types", "errors"},
+    {"errors"},
+    {"types"},
     {"embedded", "schedules", "ops"},
     {"processes"},
     {"samplers", "denoisers"},

@@ -123,7 +123,7 @@ class Run:
             rows=rows,
             tokens=torch.where(editable, noise, canvases.tokens),
             unknown=editable.clone(),
-            logprob=torch.zeros(editable.shape, device=device),
+            logprob=torch.zeros(editable.shape, dtype=torch.float32, device=device),
             editable=editable,
             attention=canvases.attention,
             may_stop=canvases.may_stop.to(device),

@@ -113,7 +113,7 @@ def _estimate(scorer: Scorer, inputs: Canvases, plan: MaskPlan, batch_size: int 
     device, mask = inputs.tokens.device, scorer.denoiser.mask_token_id
     assert mask is not None
     used = plan.masks.any(2).nonzero()  # (draw, row)
-    found: list[Tensor] = [torch.zeros(0, device=device)]
+    found: list[Tensor] = [torch.zeros(0, dtype=torch.float32, device=device)]
     term, place = [used.new_zeros(0)], [used.new_zeros(0)]
     for first in range(0, len(used), batch_size or max(batch, 1)):
         draw, row = used[first : first + (batch_size or batch)].T

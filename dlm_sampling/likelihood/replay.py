@@ -107,7 +107,7 @@ def _gather(
     place = torch.full(
         shape, -1, dtype=torch.int64, device=device
     )  # index of each token in the list
-    found, owners = [torch.zeros(0, device=device)], [nfe.new_zeros(2, 0)]
+    found, owners = [torch.zeros(0, dtype=torch.float32, device=device)], [nfe.new_zeros(2, 0)]
     count = 0
     for step in steps:
         for views in step.split(batch_size):

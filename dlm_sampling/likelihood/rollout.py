@@ -64,7 +64,8 @@ class Rollout:
         final = output.tokens
         device = final.device
         step_index = torch.full(final.shape, -1, dtype=torch.int32, device=device)
-        tokens, logprob = final.clone(), torch.zeros(final.shape, device=device)
+        tokens = final.clone()
+        logprob = torch.zeros(final.shape, dtype=torch.float32, device=device)
         for event in trajectory.events:
             at, written = event.rows.to(device), event.written.to(device)
             _check_once(event, written, step_index[at])

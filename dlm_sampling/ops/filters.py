@@ -94,10 +94,10 @@ class _Bins:
         ids = self._members(place).ids
         inside = weight.gather(1, ids.clamp(min=0)).double().masked_fill_(ids < 0, 0.0)
         reached = mass.gather(1, place) - inside.sum(-1, keepdim=True) + inside.cumsum(-1)
-        if crossing == "include":
-            reached -= inside
-        passed = (reached <= limit) & (ids >= 0)
-        return self._above(place) + passed.sum(-1)
+        # "include" keeps a token while those before it fall short of the limit, "exclude" while
+        # those up to it do not exceed it; they agree where a head holds exactly the limit.
+        fits = reached - inside < limit if crossing == "include" else reached <= limit
+        return self._above(place) + (fits & (ids >= 0)).sum(-1)
 
     def cut(self, count: Tensor, weight: Tensor) -> Boundary:
         """Keep the first `count` tokens (int64 [r], >= 1): set the weights of all others to 0."""

@@ -51,7 +51,7 @@ def differentiable_log_prob_of(
         remade.checkpoint(_block, source, here, tokens[here], law, check, **options)
         for here in cast("tuple[Tensor, ...]", every.split(source.block))
     ]
-    return torch.cat(parts) if parts else torch.zeros(0, device=source.device)
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float32, device=source.device)
 
 
 def _block(source: LogitRows, here: Tensor, tokens: Tensor, law: TokenLaw, check: bool) -> Tensor:

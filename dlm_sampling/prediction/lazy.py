@@ -320,7 +320,7 @@ class LazyPrediction:
         self._passes.shapes.check_free(_CHANGING)
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
-            return torch.zeros(0, self._vocab_size, device=where.device)
+            return torch.zeros(0, self._vocab_size, dtype=torch.float32, device=where.device)
         source, index = self._read(self.evaluate(where), sites)
         return ops.log_probs(source, law=self._own_law, rows=index)
 
@@ -328,7 +328,7 @@ class LazyPrediction:
         """Return the log-probability of given tokens; see `types.Prediction.log_prob_of`."""
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
-            return torch.zeros(where.shape, device=where.device)
+            return torch.zeros(where.shape, dtype=torch.float32, device=where.device)
         law, ids = self._law if tempered else self._own_law, sites.read(tokens)
         logits = self.evaluate(where)
         if torch.is_grad_enabled():
@@ -372,5 +372,5 @@ _PLAIN = TokenLaw()
 
 
 def _empty(sites: Sites) -> Draw:
-    zeros = torch.zeros(sites.shape, device=sites.row.device)
+    zeros = torch.zeros(sites.shape, dtype=torch.float32, device=sites.row.device)
     return DrawRecord(torch.zeros_like(zeros, dtype=torch.int64), *([zeros] * 6))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import check_fields
 from dlm_sampling.types import (
     Canvas,
     Clock,
@@ -39,6 +40,10 @@ class SamplerBase(ABC, Generic[S]):
     schedule: Any = None  # Schedule | None; Any, so that a subclass may say Schedule
     paper: ClassVar[str] = ""  # authors, year and number, for the list of samplers
     nfe: ClassVar[str] = "at most steps"  # forward passes of a row in words, for the same list
+
+    def __post_init__(self) -> None:
+        """Refuse fields of another type than their annotation; a subclass then checks ranges."""
+        check_fields(self)
 
     @property
     def looks_ahead(self) -> bool:

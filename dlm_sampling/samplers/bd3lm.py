@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import check_fields
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.hitting_groups import HittingSampler
 from dlm_sampling.samplers.parts.hitting_times import Hits
@@ -81,6 +82,7 @@ class BlockStop:
     min_entropy: float = 4.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         at_least("ends", self.ends, 1, "the released value is 2")
         at_least("window", self.window, 1, "the released value is 256")
         at_least("min_entropy", self.min_entropy, 0.0, "the released value is 4 nats")

@@ -59,6 +59,7 @@ class BlockRefinement(SamplerBase[RefinementState]):
     nfe = "at most steps per block; with edits up to max_post_steps more"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(
             "threshold",
             self.threshold,

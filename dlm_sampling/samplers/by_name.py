@@ -8,7 +8,6 @@ from dlm_sampling.errors import check_arguments, unknown_sampler
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.lsd.saved import load_learned
 from dlm_sampling.samplers.registry import LEARNED_SUFFIX, Entry, available
-from dlm_sampling.types import Schedule
 
 
 def find(name: str) -> Entry:
@@ -35,7 +34,7 @@ def create(name: str, **parameters: Any) -> SamplerBase[Any]:
 
     Raises:
         ValueError: unknown name (the closest one is suggested), or a parameter out of its range.
-        TypeError: unknown parameter (the closest one is suggested), or no schedule where one goes.
+        TypeError: unknown parameter (the closest one is suggested), or a value of another type.
         FileNotFoundError: there is no such file.
     """
     if parameters and name.endswith(LEARNED_SUFFIX):
@@ -43,12 +42,5 @@ def create(name: str, **parameters: Any) -> SamplerBase[Any]:
             f"sampler_options: {name} has its own parameters; they go with a sampler given by name."
         )
     entry = find(name)
-    defaults = entry.parameters
-    check_arguments(parameters, defaults)
-    for field, value in parameters.items():
-        if isinstance(defaults[field], Schedule) and not isinstance(value, Schedule):
-            raise TypeError(
-                f"{field}={value!r}: must be a schedule, an object with alpha(t), rate(t) and "
-                "time_of(alpha), such as schedules.LogLinear() or schedules.Cosine()."
-            )
+    check_arguments(parameters, entry.parameters)
     return entry.build(**parameters)

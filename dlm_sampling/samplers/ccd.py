@@ -72,6 +72,7 @@ class CCD(SamplerBase[CCDState]):
     nfe = "adaptive; at most min(steps, tokens)"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("expand_ratio", self.expand_ratio, 0.0, "the authors use 4")
         at_least("warm_up", self.warm_up, 1, "the authors use 5")
         check_order("order", self.order, tuple(LAW_ORDERS))
@@ -125,8 +126,11 @@ class CCD(SamplerBase[CCDState]):
 
 
 def most_likely(prediction: Prediction, draw: Draw, where: Tensor, rng: RandomSource) -> Tensor:
-    """Return the argmax at `where`, int64 [B, L]; read again only if another token was drawn."""
-    other = where & (draw.log_confidence < draw.max_logprob)
+    """Return the argmax at `where`, int64 [B, L]; of equal tokens the lowest id.
+
+    It is read again only where another token was drawn, or one of several that tie.
+    """
+    other = where & ((draw.log_confidence < draw.max_logprob) | (draw.margin == 0.0))
     if not any_or_assume(other):
         return draw.token
     everyone = torch.ones_like(where[:, 0])

@@ -54,6 +54,7 @@ class CCDAverage(SamplerBase[CCDAverageState]):
     nfe = "min(steps, tokens)"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("depth", self.depth, 1, "try 2; 1 is no averaging")
         check_order("order", self.order, tuple(LAW_ORDERS))
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dlm_sampling.errors import check_arguments
+from dlm_sampling.errors import check_arguments, check_fields
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.by_name import create
 from dlm_sampling.types import Crossing, TokenLaw
@@ -46,6 +46,7 @@ class SamplerConfig:
     notes: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         create(self.sampler, **self.sampler_options)
         law = {
             k: v

@@ -29,6 +29,8 @@ from dlm_sampling.samplers.parts.remasking import (
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
+_STRONGEST = 1000.0  # its grid has about 3,400 points, 340 times those of the released value
+
 
 class DFMState(NamedTuple):
     """Holds the time of every row."""
@@ -63,7 +65,13 @@ class DFMCorrector(SamplerBase[DFMState]):
     nfe = "steps that reveal something; the adaptive grid has more points than steps"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("strength", self.strength, 0.0, "the released value is 10")
+        if self.strength > _STRONGEST:
+            raise ValueError(
+                f"strength={self.strength}: must be at most {_STRONGEST:g}, because steps "
+                "shrink as 1 / strength; the released value is 10."
+            )
         at_least("power", self.power, 0.0, "the released value is 0.25")
         at_least("power_rest", self.power_rest, 0.0, "the released value is 0.25")
         check_t_end(self.t_end)
@@ -87,7 +95,7 @@ class DFMCorrector(SamplerBase[DFMState]):
 
     def over(self, t: Tensor, steps: Tensor) -> Tensor:
         """Return whether the grid ends at t, bool like t."""
-        return t <= (1.0 - self.t_end) / steps
+        return t <= (1.0 - self.t_end) / steps.double()
 
     def surplus(self, t: Tensor) -> Tensor:
         """Return b_t = a_t - 1 = strength t^u (1 - t)^v; 0 at t = 1, where nothing is committed."""

@@ -66,6 +66,7 @@ class DiffusionGemma(SamplerBase[Stability]):
     runs_on = ("uniform",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("gamma", self.gamma, 0.0, "the released value is 0.1")
         at_least("stable_steps", self.stable_steps, 0, "the released value is 1")
         at_least("confidence", self.confidence, 0.0, "the released value is 0.005 nats")

@@ -43,6 +43,7 @@ class DInferThreshold(ConfidenceSampler):
     paper = PAPER
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("threshold", self.threshold, 0.0, "the released default is 0.9")
 
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
@@ -85,6 +86,7 @@ class DInferHierarchy(ConfidenceSampler):
     nfe = "adaptive; about log2(tokens) to tokens"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.threshold is not None:
             at_least("threshold", self.threshold, 0.0, "the released default is 0.9, or None")
         if self.low_threshold is not None:

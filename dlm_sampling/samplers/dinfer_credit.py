@@ -55,6 +55,7 @@ class DInferCredit(AdaptiveSampler[CreditState]):
     recorded_on = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("threshold", self.threshold, 0.0, "the released default is 0.9")
         at_least("credit_alpha", self.credit_alpha, 0.0, "the released default is 0.7")
         at_least("boost_gamma", self.boost_gamma, 0.0, "the released default is 0.2")

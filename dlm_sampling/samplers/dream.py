@@ -9,6 +9,7 @@ maskgit_plus, topk_margin, entropy).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +51,7 @@ class DreamOrigin(SamplerBase[None]):
     nfe = "steps that reveal something; at most min(steps, tokens)"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_eps(self.eps)
 
     def step(
@@ -93,11 +95,13 @@ class Dream(SamplerBase[None]):
     nfe = "steps with a positive quota; at most min(steps, tokens)"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_order("order", self.order, tuple(LAW_ORDERS))
         _check_eps(self.eps)
-        if self.alg_temp is not None and self.alg_temp < 0.0:
+        if self.alg_temp is not None and not 0.0 <= self.alg_temp < math.inf:
             raise ValueError(
-                f"alg_temp={self.alg_temp}: must be >= 0, or None for the best positions; try 0.5."
+                f"alg_temp={self.alg_temp}: must be finite and >= 0, or None for the best "
+                "positions; try 0.5."
             )
 
     @property

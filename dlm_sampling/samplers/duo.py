@@ -17,7 +17,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.samplers.ancestral import Ancestral
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.registry import register
@@ -55,10 +54,8 @@ class Duo(Ancestral):
     nfe = "steps + 1"
 
     def __post_init__(self) -> None:
-        if self.tail not in _REMOVAL:
-            raise unknown_choice("tail", self.tail, tuple(_REMOVAL))
-        object.__setattr__(self, "noise_removal", _REMOVAL[self.tail])
         super().__post_init__()
+        object.__setattr__(self, "noise_removal", _REMOVAL[self.tail])
 
     def remove_noise(
         self,

@@ -15,7 +15,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import budget_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.checks import at_least
@@ -53,9 +52,8 @@ class EBSampler(SamplerBase[None]):
     nfe = "adaptive; 1 to tokens"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("gamma", self.gamma, 0.0, "try 0.1; 0 is one token per step")
-        if self.proxy not in PROXIES:
-            raise unknown_choice("proxy", self.proxy, PROXIES)
 
     def schedule_length(self, steps: int) -> None:
         """Return None: a block goes on until nothing in it is unknown."""

@@ -48,6 +48,7 @@ class FastDLLM(ConfidenceSampler):
     paper = _PAPER
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("threshold", self.threshold, 0.0, "try 0.9; above 1 is one token per step")
 
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
@@ -73,6 +74,7 @@ class FastDLLMFactor(ConfidenceSampler):
     paper = _PAPER
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("factor", self.factor, 0.0, "the released default is 1; 0 is one token per step")
 
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
@@ -112,6 +114,7 @@ class FastDLLMDream(AdaptiveSampler[BlockTotal]):
     nfe = "adaptive; min(steps, tokens) to tokens"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("threshold", self.threshold, 0.0, "try 0.9; above 1 is one token per step")
 
     def schedule_length(self, steps: int) -> None:

@@ -74,6 +74,7 @@ class FirstHittingExtrapolation(SamplerBase[ExtrapolationState]):
     nfe = "ceil(tokens / tokens_per_step)"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 <= self.max_weight < float("inf"):
             raise ValueError(
                 f"max_weight={self.max_weight}: must be finite and >= 0; 0 is first-hitting, try 1."
@@ -92,7 +93,9 @@ class FirstHittingExtrapolation(SamplerBase[ExtrapolationState]):
     def init(self, canvas: Canvas) -> ExtrapolationState:
         """Return times of 0; they are drawn when a row enters a block."""
         hits = self.hits.init(canvas)
-        laws = torch.zeros(len(canvas.start), 0, 1, device=canvas.tokens.device)
+        laws = torch.zeros(
+            len(canvas.start), 0, 1, dtype=torch.float32, device=canvas.tokens.device
+        )
         return ExtrapolationState(hits, torch.ones_like(canvas.start, dtype=torch.float64), laws)
 
     def step(
@@ -153,6 +156,7 @@ class FirstHittingCorrection(SamplerBase[CorrectionState]):
     nfe = "2 per group of more than one token, 1 per group of one"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.hits
 
     @property
@@ -180,7 +184,9 @@ class FirstHittingCorrection(SamplerBase[CorrectionState]):
 
     def init(self, canvas: Canvas) -> CorrectionState:
         """Return times of 0; they are drawn when a row enters a block."""
-        laws = torch.zeros(len(canvas.start), 0, 1, device=canvas.tokens.device)
+        laws = torch.zeros(
+            len(canvas.start), 0, 1, dtype=torch.float32, device=canvas.tokens.device
+        )
         nothing = torch.zeros_like(canvas.unknown)
         return CorrectionState(
             self.hits.init(canvas), torch.zeros_like(canvas.start), nothing, laws

@@ -18,7 +18,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.processes.flow import conditional_jump_law
 from dlm_sampling.processes.tables import per_position, value_at
 from dlm_sampling.samplers.parts.checks import at_least
@@ -101,10 +100,6 @@ class FlowMatching(RevisingGrid):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.jump not in _JUMPS:
-            raise unknown_choice("jump", self.jump, tuple(_JUMPS))
-        if self.form not in _FORMS:
-            raise unknown_choice("form", self.form, tuple(_FORMS))
         at_least("divergence_free", self.divergence_free, 0.0, "0 is the plain flow, try 1")
         at_least("power", self.power, 0.0, "0 is a constant weight, the paper uses 0.25 or 0.5")
         at_least("power_rest", self.power_rest, 0.0, "0 is a constant weight")

@@ -70,12 +70,12 @@ class Gillespie(EventSampler):
     nfe = "one per k events or longest wait, and one for the last step; on masks about L / k"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("events_per_step", self.events_per_step, 1, "1 is Gillespie's algorithm")
         if not self.longest_wait > 0.0:
             raise ValueError(
                 f"longest_wait={self.longest_wait}: must be above 0; try 0.1, or inf on masks."
             )
-        super().__post_init__()
 
     def patience(self, length: int) -> int:
         """Return a bound far beyond the number of events of a sensible network."""

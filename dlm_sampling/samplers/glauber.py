@@ -23,7 +23,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.checks import unit_interval
@@ -89,8 +88,7 @@ class Glauber(SamplerBase[None]):
     runs_on = ("absorbing", "uniform")
 
     def __post_init__(self) -> None:
-        if self.scan not in _SCANS:
-            raise unknown_choice("scan", self.scan, tuple(_SCANS))
+        super().__post_init__()
         unit_interval("t_start", self.t_start, "1 begins with noise")
         unit_interval("t_end", self.t_end, "1e-5 ends with data")
         if self.t_end > self.t_start:

@@ -92,11 +92,10 @@ class KLASS(SamplerBase[KLASSState]):
     nfe = "adaptive; at most min(steps, tokens)"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("conf_threshold", self.conf_threshold, 0.0, "the authors use 0.6 to 0.9")
         at_least("kl_threshold", self.kl_threshold, 0.0, "the authors use 0.001 to 0.015")
         at_least("history", self.history, 1, "the authors use 2")
-        if self.strategy not in STRATEGIES:
-            raise unknown_choice("strategy", self.strategy, STRATEGIES)
 
     @property
     def looks_ahead(self) -> bool:
@@ -111,7 +110,7 @@ class KLASS(SamplerBase[KLASSState]):
     def init(self, canvas: Canvas) -> KLASSState:
         """Return a state without laws."""
         shape = (*canvas.tokens.shape, self.history)
-        history = torch.zeros(shape, device=canvas.tokens.device)
+        history = torch.zeros(shape, dtype=torch.float32, device=canvas.tokens.device)
         return KLASSState(torch.zeros_like(canvas.start), empty_window(canvas), history)
 
     def step(

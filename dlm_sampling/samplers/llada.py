@@ -15,7 +15,7 @@ import torch
 
 from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, even_quota, reveal
-from dlm_sampling.samplers.parts.orders import LAW_ORDERS, POSITION_ORDERS, OrderName, check_order
+from dlm_sampling.samplers.parts.orders import LAW_ORDERS, POSITION_ORDERS, OrderName
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
@@ -42,9 +42,6 @@ class LLaDA(SamplerBase[BlockTotal]):
     law = TokenLaw(temperature=0.0)
     paper = "Nie et al. 2025, arXiv:2502.09992"
     nfe = "min(steps, tokens)"
-
-    def __post_init__(self) -> None:
-        check_order("order", self.order)
 
     @property
     def exact(self) -> bool:

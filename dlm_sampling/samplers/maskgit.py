@@ -19,7 +19,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, reveal
 from dlm_sampling.samplers.parts.checks import at_least
@@ -56,8 +55,7 @@ class MaskGIT(SamplerBase[BlockTotal]):
     nfe = "min(steps, tokens)"
 
     def __post_init__(self) -> None:
-        if self.mask_schedule not in MASK_SCHEDULES:
-            raise unknown_choice("mask_schedule", self.mask_schedule, MASK_SCHEDULES)
+        super().__post_init__()
         at_least("choice_temperature", self.choice_temperature, 0, "the released value is 4.5")
 
     @property

@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.quotas import below_cutoff, floor_share, lowest_positions
@@ -100,13 +99,6 @@ _RULES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "exact": lowest_positions,
     "released": below_cutoff,
 }
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "kappa": tuple(KAPPAS),
-    "score": (*_LAW_SCORES, "random"),
-    "score_token": ("proposal", "current"),
-    "planner_input": ("merged", "proposal"),
-    "ties": tuple(_RULES),
-}
 
 
 @dataclass(frozen=True)
@@ -149,9 +141,7 @@ class P2(SamplerBase[None]):
     nfe = "steps; with a planner at most 2 steps - 1"
 
     def __post_init__(self) -> None:
-        for field, allowed in _CHOICES.items():
-            if getattr(self, field) not in allowed:
-                raise unknown_choice(field, getattr(self, field), allowed)
+        super().__post_init__()
         if not 0.0 <= self.eta < math.inf:
             raise ValueError(
                 f"eta={self.eta}: must be finite and >= 0; 1 is the paper's, 0 never masks again."

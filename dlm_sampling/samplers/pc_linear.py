@@ -56,6 +56,7 @@ class PCLinear(SamplerBase[BlockTotal]):
     nfe = "min(steps, tokens)"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 <= self.lambd <= 1.0:
             raise ValueError(
                 f"lambd={self.lambd}: must be in [0, 1]; the released scripts use 0, 0.25 or 0.5."

@@ -68,6 +68,7 @@ class PCSampler(SamplerBase[PCState]):
     nfe = "min(steps, tokens)"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 <= self.lambd < math.inf:
             raise ValueError(
                 f"lambd={self.lambd}: must be finite and >= 0; the released scripts use 0 to 1."
@@ -76,8 +77,6 @@ class PCSampler(SamplerBase[PCState]):
             raise ValueError(
                 f"alpha={self.alpha}: must be finite and > 0; the released scripts use 10."
             )
-        if self.position_origin not in ("block", "prompt"):
-            raise unknown_choice("position_origin", self.position_origin, ("block", "prompt"))
 
     @property
     def exact(self) -> bool:

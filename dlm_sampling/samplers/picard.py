@@ -63,6 +63,7 @@ class Picard(SamplerBase[PicardState]):
     recorded_on = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.base, SamplerBase):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"base={self.base!r}: must be a sampler, such as samplers.Ancestral() or "

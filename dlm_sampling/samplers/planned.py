@@ -19,7 +19,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.processes.jumps import last_event_law, mixture_law
 from dlm_sampling.processes.planned import planned_rates
@@ -87,10 +86,6 @@ class Planned(PlanningSampler[None]):
     jump: Jump = "integrated"
 
     nfe = "steps; with a planner at most 2 steps"
-
-    def __post_init__(self) -> None:
-        if self.jump not in _JUMPS:
-            raise unknown_choice("jump", self.jump, tuple(_JUMPS))
 
     def amount(self, t: Tensor, s: Tensor) -> Tensor:
         """Return the length of the step from t to s as the jump takes it: J, or h c_t; like t."""

@@ -48,6 +48,7 @@ class PlannedAdaptive(PlanningSampler[LevelState]):
     nfe = "at most steps; with a planner at most 2 steps"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least("tol", self.tol, 0.0, "0.1 tokens is sensible, 0 uses up the steps")
 
     def init(self, canvas: Canvas) -> LevelState:

@@ -22,7 +22,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, stochastic_positions
 from dlm_sampling.samplers.parts.planning import Plan, PlanningSampler
 from dlm_sampling.samplers.parts.table_step import write_draws
@@ -73,10 +72,9 @@ class PlannedGillespie(PlanningSampler[GillespieState]):
     nfe = "events + 1, about the number of tokens; with a planner at most twice that"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 < self.t_end < 1.0:
             raise ValueError(f"t_end={self.t_end}: must be in (0, 1); try 1e-3.")
-        if self.wait not in _WAITS:
-            raise unknown_choice("wait", self.wait, tuple(_WAITS))
         if self.budget < 1:
             raise ValueError(f"budget={self.budget}: must be at least 1 plan per step; try 16.")
 

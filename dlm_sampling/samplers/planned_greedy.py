@@ -23,7 +23,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, stochastic_positions
 from dlm_sampling.samplers.parts.checks import unit_interval
 from dlm_sampling.samplers.parts.planning import (
@@ -74,10 +73,7 @@ class PlannedGreedy(PlanningSampler[LevelState]):
     nfe = "steps + 1; with a planner at most twice that"
 
     def __post_init__(self) -> None:
-        if self.selection not in _SCORES:
-            raise unknown_choice("selection", self.selection, tuple(_SCORES))
-        if self.ending not in ("argmax", "resample"):
-            raise unknown_choice("ending", self.ending, ("argmax", "resample"))
+        super().__post_init__()
         if not self.planner_temperature > 0.0:
             raise ValueError(
                 f"planner_temperature={self.planner_temperature}: must be above 0; the released "

@@ -63,6 +63,7 @@ class PlannedSelf(SamplerBase[SelfPlan]):
     nfe = "at most steps, in rounds of `passes`"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.passes is not None and self.passes < 1:
             raise ValueError(
                 f"passes={self.passes}: must be at least 1, or None for one per position; try 4."

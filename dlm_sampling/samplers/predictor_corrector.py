@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.processes.jumps import last_event_law
 from dlm_sampling.samplers.ancestral import Ancestral
 from dlm_sampling.samplers.base import SamplerBase
@@ -26,7 +25,6 @@ from dlm_sampling.samplers.euler import Euler
 from dlm_sampling.samplers.parts.checks import (
     NoiseRemoval,
     at_least,
-    check_noise_removal,
     check_t_end,
     unit_interval,
 )
@@ -107,10 +105,8 @@ class PredictorCorrector(SamplerBase[None]):
     runs_on = ("absorbing", "uniform")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_t_end(self.t_end)
-        check_noise_removal(self.noise_removal)
-        if self.predictor not in _PREDICTORS:
-            raise unknown_choice("predictor", self.predictor, tuple(_PREDICTORS))
         if self.t_end == 0.0:
             raise ValueError("t_end=0.0: must be above 0, where the rates are infinite; try 1e-2.")
         at_least("n_correctors", self.n_correctors, 0, "the paper uses 2 and 10")

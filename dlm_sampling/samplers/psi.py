@@ -16,11 +16,12 @@ O(1 / steps) does not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import check_fields
 from dlm_sampling.processes.psi import psi_law
 from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_t_end, unit_interval
 from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove
@@ -31,6 +32,7 @@ from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Clock, Process
 
 
+@runtime_checkable
 class Kappa(Protocol):
     """Computes kappa, the share of the reverse step."""
 
@@ -52,6 +54,7 @@ class Constant:
     eta: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         unit_interval("eta", self.eta, "1 is ancestral sampling; the released values are near 1")
 
     def __call__(self, progress: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
@@ -66,6 +69,7 @@ class ConstantSigma:
     eta: float = 0.01
 
     def __post_init__(self) -> None:
+        check_fields(self)
         unit_interval("eta", self.eta, "the released value is 0.01")
 
     def __call__(self, progress: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
@@ -80,6 +84,7 @@ class MaxCapped:
     eta: float = 0.01
 
     def __post_init__(self) -> None:
+        check_fields(self)
         unit_interval("eta", self.eta, "the released value is 0.01")
 
     def __call__(self, progress: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
@@ -100,6 +105,7 @@ class MaxRescale:
     released: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         unit_interval("eta", self.eta, "the released value is 0.05")
 
     def __call__(self, progress: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
@@ -130,6 +136,7 @@ class Phases:
     middle_fraction: float = 0.6
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _check_fractions(self.high_fraction, self.middle_fraction)
 
     def __call__(self, progress: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
@@ -166,6 +173,7 @@ class Hold:
     middle_fraction: float = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0.0 < self.alpha < 1.0:
             raise ValueError(f"alpha={self.alpha}: must be in (0, 1); the released value is 0.9.")
         _check_fractions(self.high_fraction, self.middle_fraction)

@@ -25,7 +25,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.quotas import below_cutoff, floor_share, lowest_positions
@@ -89,10 +88,7 @@ class RDM(SamplerBase[RDMState]):
     runs_on = ("absorbing", "uniform")
 
     def __post_init__(self) -> None:
-        if self.mask_schedule not in _RATES:
-            raise unknown_choice("mask_schedule", self.mask_schedule, _RATES)
-        if self.cutoff not in _CUTOFFS:
-            raise unknown_choice("cutoff", self.cutoff, _CUTOFFS)
+        super().__post_init__()
         if not 0.0 <= self.noise_scale < math.inf:
             raise ValueError(
                 f"noise_scale={self.noise_scale}: must be finite and >= 0; try 0, 1 or 5."

@@ -49,6 +49,7 @@ class ReDDiT(SamplerBase[None]):
     nfe = "steps that reveal something, at most min(steps + 1, tokens)"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_t_end(self.t_end)
         ids = tuple(self.mask_ids)
         if len(set(ids)) < len(ids) or min(ids, default=0) < 0:

@@ -12,11 +12,12 @@ arXiv:2503.00307, eq. 4-6. The schedule is the paper's, alpha(t) = 1 - t.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import check_fields
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.checks import check_t_end, unit_interval
@@ -32,6 +33,7 @@ from dlm_sampling.schedules import grid_time
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 
+@runtime_checkable
 class RemaskRate(Protocol):
     """Computes how much is masked again between t and s."""
 
@@ -57,6 +59,7 @@ class Cap:
     reads_tokens = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         unit_interval("eta", self.eta, "the paper uses 0.008")
 
     def __call__(self, t: Tensor, s: Tensor, confidence: Tensor, committed: Tensor) -> Rates:
@@ -72,6 +75,7 @@ class Rescale:
     reads_tokens = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         unit_interval("eta", self.eta, "the paper uses 0.015")
 
     def __call__(self, t: Tensor, s: Tensor, confidence: Tensor, committed: Tensor) -> Rates:
@@ -113,6 +117,7 @@ class Loop:
     reads_tokens = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0.0 < self.t_off < self.t_on < 1.0:
             raise ValueError(
                 f"t_on={self.t_on}, t_off={self.t_off}: need 0 < t_off < t_on < 1; "
@@ -177,6 +182,7 @@ class Switch:
     t_off: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0.0 <= self.t_off < self.t_on <= 1.0:
             raise ValueError(
                 f"t_on={self.t_on}, t_off={self.t_off}: need 0 <= t_off < t_on <= 1; "
@@ -226,6 +232,7 @@ class ReMDM(SamplerBase[ReMDMState]):
     nfe = "steps that reveal something; at most steps + 1"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_t_end(self.t_end)
 
     @property
@@ -276,7 +283,8 @@ class ReMDM(SamplerBase[ReMDMState]):
 
 
 def _switched(rate: RemaskRate, t_on: float, t_off: float) -> RemaskRate:
-    return rate if (t_on, t_off) == (1.0, 0.0) else Switch(rate, t_on, t_off)
+    switch = Switch(rate, t_on, t_off)  # which checks the times
+    return rate if (t_on, t_off) == (1.0, 0.0) else switch
 
 
 def remdm_cap(

@@ -63,6 +63,7 @@ class ReMDMLLaDA(SamplerBase[ReMDMLLaDAState]):
     nfe = "min(steps, tokens) + 2 loop_steps"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         unit_interval("init_unmask_ratio", self.init_unmask_ratio, "the released value is 0.875")
         at_least("loop_steps", self.loop_steps, 0, "the released value is 32, 0 is LLaDA")
         at_least("unmask_k", self.unmask_k, 1, "the released value is 1")

@@ -17,7 +17,6 @@ from typing import Literal
 
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.orders import left_to_right_score
@@ -62,8 +61,7 @@ class SDAR(SamplerBase[None]):
     nfe = "at most steps"
 
     def __post_init__(self) -> None:
-        if self.strategy not in (*_BY_CONFIDENCE, "sequential"):
-            raise unknown_choice("strategy", self.strategy, (*_BY_CONFIDENCE, "sequential"))
+        super().__post_init__()
         if not self.threshold >= 0.0:
             raise ValueError(
                 f"threshold={self.threshold}: must be >= 0; the released value is 0.85."

@@ -19,7 +19,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.processes.jumps import displacement_law, last_event_law, single_event_law
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid import GridSampler
@@ -70,11 +69,6 @@ class TauLeaping(GridSampler):
     events: Events = "last"
 
     paper = "Campbell et al. 2022, arXiv:2205.14987"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.events not in _PROBABILITY:
-            raise unknown_choice("events", self.events, tuple(_PROBABILITY))
 
     def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
         """Return `event_prob` of (t - s) c_t, float64 like t."""

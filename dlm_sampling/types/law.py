@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
+from dlm_sampling.errors import check_fields
 from dlm_sampling.types.process import NoiseKind as NoiseKind
 
 Statistics = Literal["model", "law"]
@@ -30,8 +31,10 @@ class TokenLaw:
         top_p: keep the smallest head of the sorted law that reaches this mass, in (0, 1], or None.
         min_p: keep tokens with at least this fraction of the largest probability, in [0, 1), or
             None.
-        crossing: whether the token that crosses `top_p` is kept ("include", the usual rule) or
-            dropped ("exclude", ReMDM's released rule; the first token always stays).
+        crossing: whether the token that crosses `top_p` is kept ("include": the smallest head that
+            reaches the mass, transformers' rule) or dropped ("exclude": the largest head that does
+            not exceed it, ReMDM's released rule; the first token always stays).  The two agree
+            where a head holds exactly the mass.
         suppressed: ids that are never drawn (the mask id is added by the loop).
     """
 
@@ -43,6 +46,7 @@ class TokenLaw:
     suppressed: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0.0 <= self.temperature < float("inf"):
             raise ValueError(
                 f"temperature={self.temperature}: must be finite and >= 0; 0 is argmax, 1 "

@@ -13,10 +13,6 @@ from dlm_sampling.types.law import Draw, Statistics
 from dlm_sampling.types.process import NoiseKind as NoiseKind
 from dlm_sampling.types.process import PredictionKind, Process, RandomSource
 
-Planner = Callable[..., "Tensor | DenoiserOutput"]
-"""Takes token ids [B, L] and returns the logit that each is noise, [B, L]: a function, a module, or
-a `denoisers.PlannerNetwork` of one, which states its facts."""
-
 
 class Pass(NamedTuple):
     """The input of one forward pass: n canvases, and the columns whose values are wanted.
@@ -59,6 +55,11 @@ class DenoiserOutput(NamedTuple):
     head: Callable[[Tensor], Tensor] | None = None
     carry: Any = None
     columns: Tensor | None = None
+
+
+Planner = Callable[..., Tensor | DenoiserOutput]
+"""Takes token ids [B, L] and returns the logit that each is noise, [B, L]: a function, a module, or
+a `denoisers.PlannerNetwork` of one, which states its facts."""
 
 
 class Site(NamedTuple):

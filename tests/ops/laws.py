@@ -51,8 +51,9 @@ def brute_law(logits: Tensor, law: TokenLaw) -> Tensor:
     if law.top_p is not None and law.top_p < 1.0:
         whole, before, passed = math.fsum(w for _, w in kept), 0.0, []
         for v, w in kept:
-            reached = before if law.crossing == "include" else before + w
-            if passed and reached > law.top_p * whole:
+            limit = law.top_p * whole
+            full = before >= limit if law.crossing == "include" else before + w > limit
+            if passed and full:
                 break
             passed.append((v, w))
             before += w

@@ -109,6 +109,17 @@ def test_blocks_start_anew_and_one_block_is_no_blocks():
     )
 
 
+def test_tied_tokens_do_not_change_the_order_of_writing():
+    """`exact` holds under ties: which of two best tokens was drawn says nothing of the mode."""
+    probs = [[p, p, 1 - 2 * p] for p in (0.49, 0.48, 0.47, 0.46, 0.45, 0.44, 0.43, 0.42, 0.41)]
+    out = run(
+        constant(probs), CCD(warm_up=1), 9, rows=40, law=TokenLaw(), return_trajectory=True
+    )  # fmt: skip
+    assert len(set(map(tuple, out.tokens.tolist()))) > 20
+    orders = {str(written_per_step(out, row)) for row in range(40)}
+    assert len(orders) == 1 and len(written_per_step(out)) < 9
+
+
 def test_averaging_one_law_is_the_quota():
     for steps, block in ((15, None), (6, None), (15, 4)):
         options = {"prompt": [1, 2], "rows": 2, "steps": steps, "block_length": block}

@@ -103,6 +103,21 @@ def test_both_conditions_mask_again() -> None:
     assert 0 < counts[1] < counts[0] / 5
 
 
+def test_an_equal_score_is_no_lower_one() -> None:
+    """Fixed logits repeat every token with its score: the conditional rule masks nothing again."""
+    toy = small_toy(4, 12, 7)
+    toy.embedding.zero_()
+    again = []
+    for conditional in (False, True):
+        rule = RDM(conditional, noise_scale=5.0)
+        out = run(toy, rule, length=12, rows=8, steps=6, law=TokenLaw(temperature=0.0))
+        assert out.trajectory is not None
+        again.append(
+            sum(int((e.unknown & (e.before != e.tokens)).sum()) for e in out.trajectory.events)
+        )
+    assert again[0] > 10 and again[1] == 0
+
+
 def test_the_noise_of_the_ranking_fades() -> None:
     """Large noise makes the first order random; the token that is surest is often passed over."""
     sure, noisy = unknown_after(RDM(), 13, 7), unknown_after(RDM(noise_scale=50.0), 13, 7)

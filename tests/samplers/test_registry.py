@@ -163,3 +163,28 @@ def test_a_sampler_is_added_by_its_file_and_one_line(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+WRONG: tuple[object, ...] = ("x", b"1", float("nan"), -(2**70), 2**70, 1j, object(), torch.ones(2))
+
+
+@pytest.mark.parametrize("name", sorted(n for n, e in samplers.available().items() if e.built_in))
+def test_a_parameter_of_another_type_is_refused_by_name(name: str) -> None:
+    """Types come before ranges; a text may be the path of a file, which then does not exist."""
+    paths = {"planner", "frequencies"}
+    for parameter in samplers.available()[name].parameters:
+        for value in WRONG[1:] if parameter in paths else WRONG:
+            allowed = isinstance(value, int) and value > 0  # where any positive number is in range
+            try:
+                samplers.create(name, **{parameter: value})
+            except (TypeError, ValueError) as error:
+                assert re.search(rf"\b{parameter}\b", str(error)), (parameter, value, error)
+            else:
+                assert allowed, (parameter, value)
+
+
+def test_a_number_in_the_place_of_a_schedule_is_refused() -> None:
+    with pytest.raises(TypeError, match="schedule=2: must be a Schedule, such as LogLinear"):
+        samplers.Gillespie(2)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="schedule=16: must be a Schedule"):
+        samplers.Ancestral(16)  # type: ignore[arg-type]

@@ -14,6 +14,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import check_fields
+
 _EPSILON = 1e-9
 _COUNT_KEYS = ("p_baseline_dict", "token_frequency_dict")
 
@@ -37,6 +39,7 @@ class TokenFrequencies:
     )
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.counts.ndim != 1 or len(self.counts) == 0 or self.counts.is_floating_point():
             raise ValueError(
                 f"counts is {self.counts.dtype} {tuple(self.counts.shape)}: "
@@ -141,13 +144,25 @@ def log_content(
     return log_p.clamp(max=math.log(alpha))
 
 
-def read_frequencies(source: FrequencySource) -> TokenFrequencies | None:
-    """Return a table as it is, from a count file, or from the dictionary of `to_config`."""
+def read_frequencies(source: object) -> TokenFrequencies | None:
+    """Return a table as it is, from a count file, or from the dictionary of `to_config`.
+
+    Args:
+        source: one of `FrequencySource`.
+
+    Raises:
+        TypeError: it is none of them.
+    """
     if source is None or isinstance(source, TokenFrequencies):
         return source
     if isinstance(source, Mapping):
-        return TokenFrequencies.from_config(source)
-    return TokenFrequencies.load(source)
+        return TokenFrequencies.from_config(cast("Mapping[str, Any]", source))
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"frequencies={source!r}: must be a TokenFrequencies, the path of a count file, the "
+            "dictionary of to_config(), or None."
+        )
+    return TokenFrequencies.load(cast("str", source))
 
 
 def _as_dict(counts: Tensor) -> dict[str, int]:

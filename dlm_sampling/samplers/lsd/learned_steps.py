@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
+from dlm_sampling.errors import check_fields, unknown_choice
 from dlm_sampling.processes.coefficients import APPLY, Apply
 from dlm_sampling.processes.tables import per_position
 from dlm_sampling.schedules import grid_time
@@ -34,14 +35,15 @@ class LearnedSteps:
         process: the noise that the numbers were learnt for, or None for any.
     """
 
-    phi: tuple[float, ...] | None = None
-    t_grid: tuple[float, ...] | None = None
+    phi: Sequence[float] | None = None
+    t_grid: Sequence[float] | None = None
     apply: Apply = "rate"
     process: NoiseKind | None = None
 
     def __post_init__(self) -> None:
-        if self.apply not in APPLY:
-            raise unknown_choice("apply", self.apply, tuple(APPLY))
+        check_fields(self)
+        for name, values in (("phi", self.phi), ("t_grid", self.t_grid)):
+            object.__setattr__(self, name, None if values is None else tuple(values))
         if self.phi is not None and not all(0.0 <= value < math.inf for value in self.phi):
             raise ValueError(f"phi={self.phi}: must be finite and >= 0; 1 is the solver itself.")
         if self.phi == ():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dlm_sampling import schedules
-from dlm_sampling.errors import check_arguments, unknown_choice
+from dlm_sampling.errors import check_arguments, check_fields, unknown_choice
 from dlm_sampling.processes.coefficients import Apply
 from dlm_sampling.samplers.lsd.learned_steps import LearnedSteps
 from dlm_sampling.samplers.lsd.solvers import LEARNED, BaseName, Learned
@@ -74,6 +74,7 @@ class LearnedFile:
     learning: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.base not in LEARNED:
             raise unknown_choice("base", self.base, tuple(LEARNED))
         if not self.final:

@@ -288,14 +288,9 @@ def lsd(
         apply: "rate", or the released code's "log_score"; see `LearnedSteps`.
         process: the noise that the numbers were learnt for, or None for any.
     """
-    if base not in LEARNED:
+    if base not in tuple(LEARNED):
         raise unknown_choice("base", base, tuple(LEARNED))
-    learned = LearnedSteps(
-        None if phi is None else tuple(phi),
-        None if t_grid is None else tuple(t_grid),
-        apply,
-        process,
-    )
+    learned = LearnedSteps(phi, t_grid, apply, process)
     return LEARNED[base](learned=learned)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from dlm_sampling.errors import unknown_choice
-
 NoiseRemoval = Literal["argmax", "sample"]
 
 
@@ -41,9 +39,3 @@ def check_t_end(t_end: float) -> None:
     """Raise a ValueError unless a time grid may end at `t_end`, in [0, 1)."""
     if not 0.0 <= t_end < 1.0:
         raise ValueError(f"t_end={t_end}: must be in [0, 1); the released values are about 1e-5.")
-
-
-def check_noise_removal(noise_removal: NoiseRemoval) -> None:
-    """Raise a ValueError unless `noise_removal` is "argmax" or "sample"."""
-    if noise_removal not in ("argmax", "sample"):
-        raise unknown_choice("noise_removal", noise_removal, ("argmax", "sample"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.samplers.base import Solver
-from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_noise_removal, check_t_end
+from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_t_end
 from dlm_sampling.samplers.parts.kept_laws import merge_draws
 from dlm_sampling.samplers.parts.table_step import draw_clean, write_draws
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
@@ -60,8 +60,8 @@ class EventSampler(Solver[EventState]):
     recorded_on = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_t_end(self.t_end)
-        check_noise_removal(self.noise_removal)
 
     @property
     def revises(self) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream, any_or_assume
 from dlm_sampling.samplers.base import Solver, reveal, unmask_probs
-from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_noise_removal, check_t_end
+from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_t_end
 from dlm_sampling.samplers.parts.kept_laws import merge_draws
 from dlm_sampling.samplers.parts.table_step import (
     draw_clean,
@@ -63,8 +63,8 @@ class GridSampler(Solver[None]):
     runs_on = ("absorbing", "uniform", "matrix")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_t_end(self.t_end)
-        check_noise_removal(self.noise_removal)
 
     def schedule_length(self, steps: int) -> int:
         """Return steps + 1: the grid and the noise removal."""

@@ -19,6 +19,7 @@ class HittingSampler(SamplerBase[HitState]):
     """Writes the hits of each group together, at the time of its first."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.hits  # which checks the fields
 
     @property

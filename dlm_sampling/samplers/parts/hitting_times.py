@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import check_fields
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.samplers.base import block_total, even_quota
 from dlm_sampling.samplers.parts.checks import check_t_end
@@ -39,6 +40,7 @@ class Hits:
     t_end: float = 1e-5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.tokens_per_step is not None and self.tokens_per_step < 1:
             raise ValueError(
                 f"tokens_per_step={self.tokens_per_step}: must be at least 1, "

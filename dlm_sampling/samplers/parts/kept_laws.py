@@ -24,7 +24,7 @@ class LawWindow(NamedTuple):
 
 def empty_window(canvas: Canvas) -> LawWindow:
     """Return a window that holds nothing."""
-    none = torch.zeros(len(canvas.tokens), 0, 0, device=canvas.tokens.device)
+    none = torch.zeros(len(canvas.tokens), 0, 0, dtype=torch.float32, device=canvas.tokens.device)
     return LawWindow(torch.full_like(canvas.start, -1), none)
 
 
@@ -78,14 +78,14 @@ def _rank(where: Tensor) -> Tensor:
 def pack(prediction: Prediction, where: Tensor) -> Tensor:
     """Return the log-laws at the positions of `where`, packed to the left, [B, K, V]."""
     if not bool(where.any()):
-        return torch.zeros(len(where), 0, 1, device=where.device)
+        return torch.zeros(len(where), 0, 1, dtype=torch.float32, device=where.device)
     return pack_table(prediction.log_probs(where), where)
 
 
 def pack_table(values: Tensor, where: Tensor) -> Tensor:
     """Pack a table [R, V] of the positions of `where`, row-major, into [B, K, V]."""
     if not len(values):
-        return torch.zeros(len(where), 0, 1, device=where.device)
+        return torch.zeros(len(where), 0, 1, dtype=torch.float32, device=where.device)
     packed = values.new_zeros(len(where), int(where.sum(1).max()), values.shape[1])
     packed[where.nonzero(as_tuple=True)[0], _rank(where)[where]] = values
     return packed

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dlm_sampling.processes.tables import one_hot
 from dlm_sampling.samplers.base import Solver
-from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_noise_removal
+from dlm_sampling.samplers.parts.checks import NoiseRemoval
 from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove, finish_step, move_masks
 from dlm_sampling.samplers.parts.table_step import process_of
 from dlm_sampling.schedules import LINEAR, Schedule, grid_time
@@ -48,9 +48,6 @@ class RevisingGrid(Solver[None]):
 
     nfe = "steps; on masks the steps that reveal something"
     runs_on = ("absorbing", "uniform")
-
-    def __post_init__(self) -> None:
-        check_noise_removal(self.noise_removal)
 
     def interval(self, clock: Clock) -> Interval:
         """Return the step that each row takes."""

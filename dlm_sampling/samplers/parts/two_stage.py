@@ -17,11 +17,10 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream
 from dlm_sampling.processes.jumps import last_event_law
 from dlm_sampling.samplers.base import Solver, reveal
-from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_noise_removal, check_t_end
+from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_t_end
 from dlm_sampling.samplers.parts.kept_laws import merge_draws, pack, pack_table, unpack
 from dlm_sampling.samplers.parts.table_step import draw_clean, write_draws
 from dlm_sampling.schedules import (
@@ -94,10 +93,8 @@ class TwoStage(Solver[StageState]):
     """Whether stage 2 starts at x again, instead of at x*."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_t_end(self.t_end)
-        check_noise_removal(self.noise_removal)
-        if self.clock not in ("hazard", "time"):
-            raise unknown_choice("clock", self.clock, ("hazard", "time"))
         if self.t_end == 0.0:
             raise ValueError("t_end=0.0: must be above 0, where the rates are infinite; try 1e-3.")
         one = torch.ones(1, dtype=torch.float64)
@@ -148,7 +145,9 @@ class TwoStage(Solver[StageState]):
 
     def init(self, canvas: Canvas) -> StageState:
         """Return a state without candidates."""
-        laws = torch.zeros(len(canvas.start), 0, 1, device=canvas.tokens.device)
+        laws = torch.zeros(
+            len(canvas.start), 0, 1, dtype=torch.float32, device=canvas.tokens.device
+        )
         return StageState(canvas.tokens, torch.zeros_like(canvas.unknown), laws)
 
     def step(

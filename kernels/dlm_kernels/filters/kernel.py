@@ -54,8 +54,9 @@ def _find(
 ):  # fmt: skip
     """Return the key of the last logit kept, and the last id kept of the ids that have it.
 
-    The boundary is the first token, in order, at which the count reaches `limit`, or at which the
-    mass exceeds it; with MASS it is kept if INCLUDE.  low is a key that it is known to reach.
+    The boundary is the first token, in order, at which the count or the mass reaches `limit`; it is
+    kept.  With MASS and without INCLUDE it is the first at which the mass exceeds `limit`, and it
+    is dropped.  low is a key that it is known to reach.
     """
     lane, column = tl.arange(0, TILE), tl.arange(0, _BINS).to(tl.int64)
     high = _key(peak, SHIFT) + 1
@@ -76,7 +77,10 @@ def _find(
                 if MASS:
                     weight = tl.exp2(gaps(x, peak) * inverse)[:, None]
                     mass += tl.sum(tl.where(reached, weight, 0.0), 0).to(tl.float64)
-        beyond = mass > limit if MASS else count >= limit.to(tl.int64)
+        if MASS:
+            beyond = mass >= limit if INCLUDE else mass > limit
+        else:
+            beyond = count >= limit.to(tl.int64)
         reach = tl.min(tl.where(beyond, count, reach), 0)
         above = tl.max(tl.where(beyond, 0, count), 0)
         mass_above = tl.max(tl.where(beyond, 0.0, mass), 0)
@@ -89,9 +93,12 @@ def _find(
     if MASS:
         weight = tl.exp2(gaps(_logit(low, SHIFT), peak) * inverse).to(tl.float64)
         turns = (limit - mass_above) / tl.where(weight > 0.0, weight, 1.0)
-        place = tl.minimum(tl.maximum(turns, 0.0), _MANY * 1.0).to(tl.int64) + 1
-        place = tl.where(members == 1, 1, place)
-        kept = place if INCLUDE else tl.maximum(place - 1, 1 - above)
+        turns = tl.minimum(tl.maximum(turns, 0.0), _MANY * 1.0)
+        whole = turns.to(tl.int64)
+        if INCLUDE:
+            kept = tl.maximum(whole + (turns > whole).to(tl.int64), 1)
+        else:
+            kept = tl.maximum(tl.where(members == 1, 0, whole), 1 - above)
     else:
         kept = limit.to(tl.int64) - above
     kept = tl.where(high > low, tl.minimum(kept, members), 0)
