@@ -141,14 +141,14 @@ class P2(SamplerBase[None]):
     nfe = "steps; with a planner at most 2 steps - 1"
 
     def __post_init__(self) -> None:
+        if self.planner is not None and not callable(self.planner):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"planner is a {type(self.planner).__name__}: must be a Denoiser; try wrap(...)."
+            )
         super().__post_init__()
         if not 0.0 <= self.eta < math.inf:
             raise ValueError(
                 f"eta={self.eta}: must be finite and >= 0; 1 is the paper's, 0 never masks again."
-            )
-        if self.planner is not None and not callable(self.planner):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(
-                f"planner is a {type(self.planner).__name__}: must be a Denoiser; try wrap(...)."
             )
 
     @property

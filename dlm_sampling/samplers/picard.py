@@ -63,12 +63,12 @@ class Picard(SamplerBase[PicardState]):
     recorded_on = ()
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not isinstance(self.base, SamplerBase):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"base={self.base!r}: must be a sampler, such as samplers.Ancestral() or "
                 "samplers.Euler(), not its name."
             )
+        super().__post_init__()
         at_least("window", self.window, 1, "8 steps at a time fill a small batch")
         if self.base.schedule_length(1) is None or self.base.passes_per_step != 1:
             raise ValueError(
