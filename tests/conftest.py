@@ -29,7 +29,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test with many cases the first, the middle and the last stay in the fast subset."""
+    """Of a test with many cases the first, the middle and the last stay in the fast subset.
+
+    The longest tests begin first, so that no worker is left with one at the end.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         cases[item.nodeid.partition("[")[0]].append(item)

@@ -27,5 +27,6 @@ def test_ruff_format() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_pyright_strict() -> None:
     run("pyright", "--pythonpath", sys.executable)

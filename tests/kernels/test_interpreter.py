@@ -15,19 +15,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = sorted((Path(__file__).parent / "interpreted").glob("check_*.py"))
+PARTS = 4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.long
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.skipif(sys.platform != "linux", reason="triton is made for Linux only")
-def test_kernels_under_the_interpreter(half: int) -> None:
-    """Two halves, so that two workers of the test run can share the longest test."""
+def test_kernels_under_the_interpreter(part: int) -> None:
+    """Parts, so that the workers of the test run can share the longest test."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "DLM_"))}
     environment |= {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     assert len(CHECKS) >= 10
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, *map(str, CHECKS[half::2])], cwd=ROOT, env=environment, capture_output=True,
+        [*command, *map(str, CHECKS[part::PARTS])], cwd=ROOT, env=environment, capture_output=True,
         text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

@@ -59,7 +59,7 @@ def check_tiles(logits: Tensor, suppressed: tuple[int, ...] = ()) -> None:
         Logits(logits), None, len(logits), table, suppressed, Filters(),
         one_law=False, law_statistics=False,
     )  # fmt: skip
-    peak, sums, _, sampled = passed.left[3:7]
+    peak, sums, _, sampled = passed.tensors[3:7]
     x = logits.float().index_fill(1, torch.tensor(suppressed, dtype=torch.int64), -INF)
     for temperature, found in ((1.0, sums), (0.7, sampled)):
         largest, total = expected_tiles(x, temperature)
@@ -97,9 +97,9 @@ def test_infinities_and_nan_are_seen_in_every_lane(lane: int) -> None:
     logits[::2, lane] = math.nan
     run = run_passes(
         Logits(logits), None, 4, law_inverse_temperatures(1.0, 1.0, logits.device), (), Filters(),
-        one_law=True, viewed=False,
+        one_law=True, law_statistics=False,
     )  # fmt: skip
-    sick = run.left[3].isnan()
+    sick = run.tensors[3].isnan()
     assert sick.any(1).tolist() == [True, False] * 2
     assert sick[::2].int().argmax(1).tolist() == [lane // SIZE] * 2
 
