@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -17,7 +18,17 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import (
     open_checkpoint,
     read_json,
 )
+from dlm_sampling.denoisers.checkpoints.config_keys import CONFIG, EVERYWHERE
 from dlm_sampling.denoisers.checkpoints.placement import DeviceMap
+from dlm_sampling.denoisers.checkpoints.value_kinds import (
+    COUNT,
+    NUMBER,
+    SECTION,
+    SIZE,
+    TEXT,
+    Kind,
+    check_kinds,
+)
 from dlm_sampling.denoisers.registry import FAMILIES, LoadOptions, family_of
 from dlm_sampling.embedded import embedded_models, embedded_path
 from dlm_sampling.errors import suggestion
@@ -27,10 +38,25 @@ if TYPE_CHECKING:
 
 OPEN_OPTIONS = frozenset({"cache_dir", "local_files_only"})
 NAMED_OPTIONS = frozenset(
-    {"dtype", "device_map", "trust_remote_code", "revision", "tokenizer", "mask_token_id"}
+    {
+        *("device_map", "dtype", "ignore_keys", "mask_token_id", "revision", "tokenizer"),
+        "trust_remote_code",
+    }
 )
 REMOTE_OPTIONS = frozenset({"shifted", "honours_padding", "max_length"})
 """Options for checkpoints with their own code, whose config does not tell these; as in `wrap`."""
+DEFAULTS: dict[str, Kind] = {
+    "block_length": SIZE,
+    "crossing": TEXT,
+    "min_p": NUMBER,
+    "notes": TEXT,
+    "sampler": TEXT,
+    "sampler_options": SECTION,
+    "temperature": NUMBER,
+    "top_k": COUNT,
+    "top_p": NUMBER,
+}
+"""Kinds of the values of sampler_config.json."""
 ALIASES = {
     "torch_dtype": ("dtype", "transformers' torch_dtype"),
     "device": ("device_map", "device"),
@@ -52,6 +78,7 @@ class AutoDenoiser:
         revision: str | None = None,
         tokenizer: PreTrainedTokenizerBase | str | None = None,
         mask_token_id: int | None = None,
+        ignore_keys: Collection[str] = (),
         **options: Any,
     ) -> Denoiser:
         """Load a denoiser from a folder or the Hugging Face hub.
@@ -67,14 +94,20 @@ class AutoDenoiser:
             revision: commit, tag or branch on the hub.
             tokenizer: a tokenizer, or the name or folder of one, instead of the checkpoint's.
             mask_token_id: the mask id, where the checkpoint does not say or says it wrongly.
+            ignore_keys: keys of config.json that are known to change no logits, though the family
+                does not know them.
             options: `cache_dir`, `local_files_only`, and options of the family.
 
         Raises:
-            CheckpointError: the checkpoint is missing, damaged, incomplete, pickled, or of an
-                unknown family.
+            CheckpointError: the checkpoint is missing, damaged, incomplete, pickled, of an unknown
+                family, or its config has a key that the family does not know.
             TypeError: an unknown option; the nearest known one is named.
             ValueError: an option has a value that is not allowed.
         """
+        if isinstance(ignore_keys, str):
+            raise TypeError(
+                f"ignore_keys={ignore_keys!r}: must be a list of keys; try [{ignore_keys!r}]."
+            )
         load_families()
         known = OPEN_OPTIONS.union(
             *(family.options for family in FAMILIES.values()), REMOTE_OPTIONS
@@ -85,11 +118,14 @@ class AutoDenoiser:
             name_or_path = embedded_path(str(name_or_path))
         checkpoint = open_checkpoint(name_or_path, revision=revision, **opening)
         extra = {key: value for key, value in options.items() if key not in OPEN_OPTIONS}
+        check_kinds(checkpoint.name, CONFIG, checkpoint.config, EVERYWHERE)
         wishes = LoadOptions(dtype, device_map, tokenizer, mask_token_id, extra)
         family = family_of(checkpoint.config)
         if family is not None:
             check_options(extra, family.options | OPEN_OPTIONS)
+            unread = family.check(checkpoint, ignore_keys)
             denoiser = family.load(checkpoint, wishes)
+            denoiser.unread_keys = unread
         elif trust_remote_code:
             from dlm_sampling.denoisers import remote_code
 
@@ -98,7 +134,14 @@ class AutoDenoiser:
             raise CheckpointError(unknown_family(checkpoint))
         saved = checkpoint.folder / "sampler_config.json"
         if saved.is_file():
-            denoiser.generation_defaults = read_json(saved, checkpoint.name)
+            defaults = read_json(saved, checkpoint.name)
+            check_kinds(checkpoint.name, saved.name, defaults, DEFAULTS)
+            if defaults.get("sampler") is None:
+                raise CheckpointError(
+                    f"{checkpoint.name!r}: {saved.name} names no sampler: give one, such as "
+                    '"sampler": "llada", or delete the file.'
+                )
+            denoiser.generation_defaults = defaults
         return denoiser
 
 

@@ -62,6 +62,8 @@ class Denoiser(ABC):
     """Ids beside `eos_token_id` that end a text, such as the end of a turn."""
     generation_defaults: Mapping[str, Any] = MappingProxyType({})
     """Options of `generate` that the checkpoint sets, such as its sampler."""
+    unread_keys: tuple[str, ...] = ()
+    """Keys of the checkpoint's config.json that nothing reads, though they look harmless."""
     step_conditioned: bool = False
     """Whether `forward` reads `Pass.dt`, the length of the step, as few-step flow models do."""
     carries: bool = False

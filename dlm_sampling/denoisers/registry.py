@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys, check_keys
 from dlm_sampling.denoisers.checkpoints.placement import DeviceMap, resolve_dtype, single_device
 from dlm_sampling.denoisers.checkpoints.settings import token_ids
 from dlm_sampling.denoisers.checkpoints.tokenizers import (
@@ -89,6 +90,8 @@ class Family:
         options: further keyword arguments of `from_pretrained` that the loader reads from `extra`.
         precedence: where several families match a config, the one with the largest loads it; among
             equals the one registered last.
+        keys: the keys of config.json that the loader knows, or a function from a config to them;
+            None: not declared, so that no key is refused.
     """
 
     name: str
@@ -96,6 +99,20 @@ class Family:
     load: Callable[[Checkpoint, LoadOptions], Denoiser]
     options: frozenset[str] = frozenset()
     precedence: int = 0
+    keys: ConfigKeys | Callable[[Mapping[str, Any]], ConfigKeys | None] | None = None
+
+    def check(self, checkpoint: Checkpoint, ignored: Collection[str] = ()) -> tuple[str, ...]:
+        """Refuse a config that the family does not know in full; return the keys that no one reads.
+
+        Raises:
+            CheckpointError: see `check_keys`.
+        """
+        keys = self.keys_for(checkpoint.config)
+        return () if keys is None else check_keys(checkpoint, self.name, keys, ignored)
+
+    def keys_for(self, config: Mapping[str, Any]) -> ConfigKeys | None:
+        """Return the keys that the loader knows of a config; None: not declared."""
+        return self.keys(config) if callable(self.keys) else self.keys
 
 
 FAMILIES: dict[str, Family] = {}

@@ -68,7 +68,13 @@ class Checkpoint:
 
     def _indexed(self, index: Mapping[str, Any]) -> dict[str, Path]:
         """Read an index and check that every file it names lies in the folder."""
-        names: dict[str, str] = index.get("weight_map", {})
+        given: Any = index.get("weight_map")
+        names = cast("dict[str, Any]", given if isinstance(given, dict) else {"": None})
+        if not all(isinstance(shard, str) for shard in names.values()):
+            raise CheckpointError(
+                f"{self.name!r}: model.safetensors.index.json has no weight_map from tensors to "
+                "files: download it again."
+            )
         shards = sorted(set(names.values()))
         outside = [shard for shard in shards if Path(shard).name != shard]
         if outside or not shards:
@@ -171,7 +177,7 @@ def read_json(file: Path, name: str) -> dict[str, Any]:
     """
     try:
         value: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{name!r}: {file.name} is not readable JSON ({error}). Download it again."
         ) from error

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError, open_tensors
+from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys
 from dlm_sampling.denoisers.checkpoints.placement import plan_placement
 from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, gpt2, gpt2_with_mask
+from dlm_sampling.denoisers.checkpoints.value_kinds import LAYERS, SIZE, Kind
 from dlm_sampling.denoisers.checkpoints.weights import load_weights
 from dlm_sampling.denoisers.networks.dit import Dit, DitConfig
 from dlm_sampling.denoisers.networks.transformers_blocks import is_rotary
@@ -19,6 +21,42 @@ GPT2_END, GPT2_SIZE = 50256, 50257
 PREFIX = "backbone."
 """Prefix that the hub's wrapper classes put before the network's tensor names."""
 HEAD = "output_layer.linear.weight"
+
+SIZE_KEYS: Mapping[str, Kind] = {
+    "cond_dim": SIZE,
+    "hidden_dim": SIZE,
+    "model_length": SIZE,
+    "n_blocks": LAYERS,
+    "n_heads": SIZE,
+    "model.cond_dim": SIZE,
+    "model.hidden_size": SIZE,
+    "model.length": SIZE,
+    "model.n_blocks": LAYERS,
+    "model.n_heads": SIZE,
+    "vocab_size": SIZE,
+}
+FIXED: Mapping[str, Any] = {
+    "causal": False,
+    "model.tie_word_embeddings": False,
+    "model.type": "ddit",
+    "tie_word_embeddings": False,
+}
+TRAINING = frozenset(
+    {
+        *("T", "attn_backend", "model.name", "model.scale_by_sigma", "model.vocab_lookup"),
+        *("callbacks", "checkpointing", "data", "ema", "eval", "hydra", "loader", "lr_scheduler"),
+        *("mode", "neptune", "ngpus", "optim", "prior", "sampling", "seed", "strategy"),
+        *("trainer", "training", "wandb", "wandb_name", "work_dir"),
+    }
+)
+"""Keys of the authors' training configs, and of their hub configs, that change no logits."""
+
+
+def dit_keys(
+    read: Mapping[str, Kind], fixed: Mapping[str, Any], harmless: Collection[str] = ()
+) -> ConfigKeys:
+    """Name the keys of a family's configs, beside those of all diffusion transformers."""
+    return ConfigKeys({**SIZE_KEYS, **read}, (), {**FIXED, **fixed}, {*TRAINING, *harmless})
 
 
 def is_gpt2(columns: int, mask_token_id: int | None) -> bool:
@@ -44,7 +82,7 @@ def read_sizes(
     given = checkpoint.config
     nested: dict[str, Any] = given.get("model") or {}
     flat: dict[str, Any] = {
-        **given,
+        **{key: given.get(key) for key in ("cond_dim", "n_blocks", "n_heads")},
         "hidden_size": given.get("hidden_dim"),
         "length": given.get("model_length"),
         **nested,

@@ -1,19 +1,36 @@
-"""Loads mixture-of-experts checkpoints: weights, and checks of the authors' configs."""
+"""Loads mixture-of-experts checkpoints: weights, and the keys of the authors' configs."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 
-from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.placement import plan_placement
+from dlm_sampling.denoisers.checkpoints.value_kinds import LAYERS, POSITIVE, SHARE, SIZE, Kind
 from dlm_sampling.denoisers.checkpoints.weights import NameOf, load_weights
 from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork, Router
 from dlm_sampling.denoisers.networks.transformers_blocks import is_rotary
 from dlm_sampling.denoisers.registry import LoadOptions
+
+SIZE_KEYS: Mapping[str, Kind] = {
+    "hidden_size": SIZE,
+    "max_position_embeddings": SIZE,
+    "num_attention_heads": SIZE,
+    "num_experts": SIZE,
+    "num_experts_per_tok": SIZE,
+    "num_hidden_layers": LAYERS,
+    "num_key_value_heads": SIZE,
+    "partial_rotary_factor": SHARE,
+    "rms_norm_eps": POSITIVE,
+    "rope_theta": POSITIVE,
+    "vocab_size": SIZE,
+}
+REQUIRED = (
+    *("hidden_size", "num_attention_heads", "num_experts", "num_hidden_layers", "rope_theta"),
+    "vocab_size",
+)
 
 
 def load_moe(
@@ -27,34 +44,3 @@ def load_moe(
     load_weights(network, checkpoint, name_of, dtype=dtype, place=place, ignored=is_rotary)
     finish()
     return network
-
-
-@contextmanager
-def reading_sizes(checkpoint: Checkpoint) -> Generator[None]:
-    """Report a size of the network that is missing or does not fit as an error of the checkpoint.
-
-    Raises:
-        CheckpointError: the block within raised KeyError, TypeError or ValueError.
-    """
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{checkpoint.name!r}: config.json lacks a size of the network, or it does not fit "
-            f"({error})."
-        ) from error
-
-
-def check_fixed(checkpoint: Checkpoint, fixed: Mapping[str, Any]) -> None:
-    """Refuse a config whose architecture switches have values that no release uses.
-
-    Raises:
-        CheckpointError: the first such switch.
-    """
-    for key, value in fixed.items():
-        given = checkpoint.config.get(key, value)
-        if given != value:
-            raise CheckpointError(
-                f"{checkpoint.name!r}: config.json has {key}={given!r}; known checkpoints have "
-                f"{value!r}."
-            )

@@ -2,53 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
+from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys, reading_config
+from dlm_sampling.denoisers.checkpoints.value_kinds import (
+    FLAG,
+    LAYERS,
+    POSITIVE,
+    SIZE,
+    TEXT,
+    Kind,
+    listing,
+    one_of,
+)
 from dlm_sampling.denoisers.networks.transformers_blocks import StockDenoiser, rope_theta
 
-SHARED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "hidden_act",
-    "tie_word_embeddings",
-)
+SHARED: Mapping[str, Kind] = {
+    "vocab_size": SIZE,
+    "hidden_size": SIZE,
+    "intermediate_size": SIZE,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": SIZE,
+    "num_key_value_heads": SIZE,
+    "max_position_embeddings": SIZE,
+    "rms_norm_eps": POSITIVE,
+    "hidden_act": TEXT,
+    "tie_word_embeddings": FLAG,
+}
 """Config keys that mean the same in the authors' configs and in Qwen2's and Qwen3's."""
 
+THETA, SCHEME = "rope_parameters.rope_theta", "rope_parameters.rope_type"
+"""Where transformers 5 writes the base of the rotary frequencies, and how they are scaled."""
 
-def stock_config(maker: Any, checkpoint: Checkpoint, name: str, further: tuple[str, ...]) -> Any:
+
+def qwen_keys(read: Mapping[str, Kind], harmless: Collection[str] = ()) -> ConfigKeys:
+    """Name the keys of a family's configs, beside those that all of them share."""
+    return ConfigKeys(
+        {
+            **SHARED,
+            "layer_types": listing(one_of("full_attention"), "a list of 'full_attention'"),
+            "rope_theta": POSITIVE,
+            THETA: POSITIVE,
+            **read,
+        },
+        ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size"),
+        {"rope_scaling": None, SCHEME: "default", "use_sliding_window": False},
+        {"max_window_layers", "sliding_window", *harmless},
+    )
+
+
+def stock_config(maker: Any, checkpoint: Checkpoint, further: tuple[str, ...]) -> Any:
     """Make the stock Qwen config of an authors' config.
 
     Args:
         maker: transformers' config class.
         checkpoint: with the authors' config.
-        name: of the model, for the message.
         further: keys that are shared beyond `SHARED`.
 
     Raises:
-        CheckpointError: sliding windows or scaled rotary embeddings, which no release uses.
+        CheckpointError: the sizes do not fit each other.
     """
     given = checkpoint.config
-    for key in ("use_sliding_window", "rope_scaling"):
-        if given.get(key):
-            raise CheckpointError(
-                f"{checkpoint.name!r}: config.json has {key}={given[key]!r}; {name} checkpoints "
-                "have none."
-            )
-    return maker(
-        **{key: given[key] for key in (*SHARED, *further) if key in given},
-        rope_theta=given.get("rope_theta", 10000.0),
-        use_sliding_window=False,
-        bos_token_id=given.get("bos_token_id"),
-        eos_token_id=given.get("eos_token_id"),
-        pad_token_id=given.get("pad_token_id"),
-    )
+    scheme: Mapping[str, Any] = given.get("rope_parameters") or {}
+    with reading_config(checkpoint):
+        return maker(
+            **{key: given[key] for key in (*SHARED, *further) if given.get(key) is not None},
+            rope_theta=given.get("rope_theta") or scheme.get("rope_theta") or 10000.0,
+            use_sliding_window=False,
+            bos_token_id=given.get("bos_token_id"),
+            eos_token_id=given.get("eos_token_id"),
+            pad_token_id=given.get("pad_token_id"),
+        )
 
 
 def qwen_config(denoiser: StockDenoiser, further: tuple[str, ...]) -> dict[str, Any]:

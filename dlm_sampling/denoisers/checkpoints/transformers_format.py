@@ -5,6 +5,7 @@ They keep the format of the library, so that nothing is renamed or cast on the w
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.config_keys import reading_config
 from dlm_sampling.denoisers.checkpoints.placement import parse_dtype, single_device
 from dlm_sampling.denoisers.checkpoints.tokenizers import save_tokenizer
 from dlm_sampling.denoisers.registry import LoadOptions
@@ -41,34 +43,47 @@ class TransformersDenoiser(Denoiser):
 
 
 def load_model(
-    loader: Any, checkpoint: Checkpoint, options: LoadOptions
-) -> tuple[Any, dict[str, Any]]:
+    loader: Any,
+    checkpoint: Checkpoint,
+    options: LoadOptions,
+    spare: re.Pattern[str] = re.compile(r"(?!)"),
+) -> Any:
     """Load a model by a class of transformers onto the device that the user wants.
 
     Args:
         loader: with `from_pretrained`; the checkpoint's own code is never run.
         checkpoint: in the format of transformers.
         options: type and place.
-
-    Returns:
-        The model, and the report `output_loading_info` of tensors that are missing or do not fit.
+        spare: names of tensors that the checkpoint may hold beside the model's; default: none.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: it cannot be read, or its tensors are not exactly those of the model.
     """
     device = single_device(options.device_map)
     placing: dict[str, Any] = {} if device is not None else {"device_map": options.device_map}
+    dtype = options.dtype_for(checkpoint)
     try:
-        model, report = loader.from_pretrained(
-            checkpoint.folder,
-            dtype=options.dtype_for(checkpoint),
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            **placing,
-        )
+        with reading_config(checkpoint):
+            model, report = loader.from_pretrained(
+                checkpoint.folder,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **placing,
+            )
+    except CheckpointError:
+        raise
     except (OSError, RuntimeError, ImportError) as error:
         raise CheckpointError(
             f"{checkpoint.name!r} could not be loaded: {str(error).strip().splitlines()[0]}"
         ) from error
-    return (model if device is None else model.to(device)), report
+    for problem in ("missing", "mismatched", "unexpected"):
+        names = sorted(str(name) for name in report[f"{problem}_keys"])
+        if found := [name for name in names if problem != "unexpected" or not spare.search(name)]:
+            raise CheckpointError(
+                f"{checkpoint.name!r}: {len(found)} {problem} tensors, first {found[0]}. "
+                "Not loaded: part of it would be random, or left out. The download is incomplete, "
+                "or config.json describes another architecture."
+            )
+    return model if device is None else model.to(device)

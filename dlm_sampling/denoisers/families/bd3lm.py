@@ -17,6 +17,7 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     GPT2_SIZE,
     PREFIX,
+    dit_keys,
     gpt2_tokenizer,
     hub_config,
     load_dit,
@@ -24,6 +25,7 @@ from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     read_sizes,
 )
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
+from dlm_sampling.denoisers.checkpoints.value_kinds import FLAG, SIZE
 from dlm_sampling.denoisers.networks.block_causal import (
     block_causal_bias,
     check_block_length,
@@ -156,4 +158,10 @@ def matches(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "bd3lm"
 
 
-register(Family("bd3lm", matches, load, frozenset({"block_length"})))
+KEYS = dit_keys(
+    read={"block_size": SIZE, "time_conditioning": FLAG},
+    fixed={"cross_attn": True},
+    harmless={*SCHEDULE_BUFFERS, "adaln", "var_min"},  # the tensors tell about adaLN
+)
+
+register(Family("bd3lm", matches, load, frozenset({"block_length"}), keys=KEYS))

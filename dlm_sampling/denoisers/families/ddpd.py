@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dlm_sampling.denoisers.base import check_shapes, device_of, positions_of
 from dlm_sampling.denoisers.checkpoints.authors_format import save_published
 from dlm_sampling.denoisers.checkpoints.checkpoint import CheckpointError, open_checkpoint
+from dlm_sampling.denoisers.checkpoints.config_keys import check_keys
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     HEAD,
     load_dit,
@@ -24,6 +25,7 @@ from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     training_config,
 )
 from dlm_sampling.denoisers.checkpoints.placement import DeviceMap
+from dlm_sampling.denoisers.families.sedd import KEYS
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.transformers_blocks import key_bias
 from dlm_sampling.denoisers.registry import LoadOptions
@@ -114,6 +116,7 @@ class DDPDPlanner:
                 f"{checkpoint.name!r} is no planner: its head has {columns} columns, not 1. "
                 "Denoisers are loaded with AutoDenoiser.from_pretrained."
             )
+        check_keys(checkpoint, "ddpd", KEYS)
         sizes, length = read_sizes(checkpoint, rows_of(checkpoint, EMBEDDING), columns=1)
         network = load_dit(sizes, checkpoint, LoadOptions(dtype, device_map))
         return cls(network, max_length=length)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import refuse_cache
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys
 from dlm_sampling.denoisers.checkpoints.settings import listed_ids, number, setting
 from dlm_sampling.denoisers.checkpoints.tokenizers import (
     TextFacts,
@@ -21,6 +22,7 @@ from dlm_sampling.denoisers.checkpoints.tokenizers import (
     with_special_ids,
 )
 from dlm_sampling.denoisers.checkpoints.transformers_format import TransformersDenoiser, load_model
+from dlm_sampling.denoisers.checkpoints.transformers_keys import transformers_keys
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import DenoiserOutput, Pass
 
@@ -132,11 +134,11 @@ def sampler_options(generation: object) -> dict[str, float]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def load(checkpoint: Checkpoint, options: LoadOptions) -> DiffusionGemmaDenoiser:
-    """Build the denoiser of a DiffusionGemma checkpoint.
+def model_class() -> Any:
+    """Import the model's class.
 
     Raises:
-        CheckpointError: the installed transformers lacks the model, or tensors do not fit.
+        CheckpointError: the installed transformers lacks it.
     """
     import transformers
 
@@ -144,17 +146,20 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DiffusionGemmaDenoiser
         from transformers import DiffusionGemmaForBlockDiffusion
     except ImportError as error:
         raise CheckpointError(
-            f"{checkpoint.name!r} needs DiffusionGemmaForBlockDiffusion, which transformers "
+            "The checkpoint needs DiffusionGemmaForBlockDiffusion, which transformers "
             f"{transformers.__version__} lacks: pip install 'transformers>=5.23,<6'."
         ) from error
-    model, report = load_model(DiffusionGemmaForBlockDiffusion, checkpoint, options)
-    if absent := sorted(str(key) for key in report["missing_keys"]):
-        raise CheckpointError(
-            f"{checkpoint.name!r}: {len(absent)} tensors are missing, first {absent[0]}. "
-            "The download is incomplete, or config.json describes another architecture."
-        )
+    return DiffusionGemmaForBlockDiffusion
+
+
+def load(checkpoint: Checkpoint, options: LoadOptions) -> DiffusionGemmaDenoiser:
+    """Build the denoiser of a DiffusionGemma checkpoint.
+
+    Raises:
+        CheckpointError: the installed transformers lacks the model, or tensors do not fit.
+    """
     return DiffusionGemmaDenoiser(
-        model,
+        load_model(model_class(), checkpoint, options),
         tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),
     )
 
@@ -164,4 +169,9 @@ def matches(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "diffusion_gemma"
 
 
-register(Family("diffusion_gemma", matches, load))
+def keys_of(config: Mapping[str, Any]) -> ConfigKeys:
+    """Name the keys that transformers' model reads of a config; the images' tower is not run."""
+    return transformers_keys(model_class(), config, "text_config", unused=("vision_config",))
+
+
+register(Family("diffusion_gemma", matches, load, keys=keys_of))

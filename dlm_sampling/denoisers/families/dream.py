@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import shift_right
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
-from dlm_sampling.denoisers.checkpoints.qwen_checkpoint import qwen_config, stock_config
+from dlm_sampling.denoisers.checkpoints.qwen_checkpoint import qwen_config, qwen_keys, stock_config
 from dlm_sampling.denoisers.networks.transformers_blocks import StockDenoiser, load_stock
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import Pass
@@ -51,7 +51,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DreamDenoiser:
     """Build the denoiser of a Dream checkpoint."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    config = stock_config(Qwen2Config, checkpoint, "Dream", ())
+    config = stock_config(Qwen2Config, checkpoint, ())
     mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, config.vocab_size)
     return DreamDenoiser(
         load_stock(Qwen2ForCausalLM, config, checkpoint, options),
@@ -65,4 +65,4 @@ def matches(config: Mapping[str, Any]) -> bool:
     return str(config.get("model_type", "")).lower() == "dream"
 
 
-register(Family("dream", matches, load))
+register(Family("dream", matches, load, keys=qwen_keys({})))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
+    dit_keys,
     gpt2_tokenizer,
     load_dit,
     read_sizes,
@@ -21,6 +22,7 @@ from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
 )
 from dlm_sampling.denoisers.checkpoints.settings import is_mapping
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
+from dlm_sampling.denoisers.checkpoints.value_kinds import FLAG, one_of
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
@@ -113,4 +115,24 @@ def matches(config: Mapping[str, Any]) -> bool:
     return name in ("duo", "duo_base") or str(config.get("model_type")).lower() == "duo"
 
 
-register(Family("duo", matches, load))
+KEYS = dit_keys(
+    read={
+        "algo.name": one_of("duo", "duo_base"),
+        "algo.time_conditioning": FLAG,
+        "noise.type": one_of("loglinear", "log-linear"),
+        "time_conditioning": FLAG,
+    },
+    fixed={
+        "algo.backbone": "dit",
+        "algo.causal_attention": False,
+        "algo.parameterization": "mean",
+        "diffusion": "uniform_state",
+    },
+    harmless={
+        *("algo.T", "algo.ignore_bos", "algo.subs_masking", "noise.eps", "var_min"),
+        *("algo.curriculum_end", "algo.curriculum_start", "algo.gamma_max", "algo.gamma_min"),
+        *("algo.gumbel_tau_log10_end", "algo.gumbel_tau_log10_start", "algo.integral_cache_path"),
+    },
+)
+
+register(Family("duo", matches, load, keys=KEYS))

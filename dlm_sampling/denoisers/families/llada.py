@@ -10,8 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
-from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
+from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys, reading_config
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
+from dlm_sampling.denoisers.checkpoints.value_kinds import FLAG, LAYERS, POSITIVE, SIZE
 from dlm_sampling.denoisers.networks.transformers_blocks import (
     StockDenoiser,
     load_stock,
@@ -122,41 +124,31 @@ def stock_config(checkpoint: Checkpoint) -> Any:
     """Make the stock Llama config of an authors' config.
 
     Raises:
-        CheckpointError: a switch of the architecture has a value that no release uses, or a size is
-            missing.
+        CheckpointError: the sizes do not fit each other.
     """
     from transformers import LlamaConfig
 
     maker: Any = LlamaConfig
     given = checkpoint.config
-    for key, value in FIXED.items():
-        if given.get(key, value) != value:
-            raise CheckpointError(
-                f"{checkpoint.name!r}: config.json has {key}={given[key]!r}; LLaDA checkpoints "
-                f"have {value!r}."
-            )
-    if absent := {"d_model", "n_heads", "n_layers", "vocab_size"} - set(given):
-        raise CheckpointError(
-            f"{checkpoint.name!r}: config.json lacks {', '.join(sorted(absent))}."
-        )
     width, heads = given["d_model"], given["n_heads"]
-    return maker(
-        vocab_size=given.get("embedding_size") or given["vocab_size"],
-        hidden_size=width,
-        intermediate_size=given.get("mlp_hidden_size") or given.get("mlp_ratio", 4) * width,
-        num_hidden_layers=given["n_layers"],
-        num_attention_heads=heads,
-        num_key_value_heads=1
-        if given.get("multi_query_attention")
-        else given.get("n_kv_heads") or heads,
-        max_position_embeddings=given.get("max_sequence_length", 1024),
-        rms_norm_eps=given.get("rms_norm_eps", 1e-5),
-        rope_theta=given.get("rope_theta", 10000.0),
-        tie_word_embeddings=given.get("weight_tying", True),
-        bos_token_id=None,
-        eos_token_id=given.get("eos_token_id"),
-        pad_token_id=given.get("pad_token_id"),
-    )
+    with reading_config(checkpoint):
+        return maker(
+            vocab_size=given.get("embedding_size") or given["vocab_size"],
+            hidden_size=width,
+            intermediate_size=given.get("mlp_hidden_size") or (given.get("mlp_ratio") or 4) * width,
+            num_hidden_layers=given["n_layers"],
+            num_attention_heads=heads,
+            num_key_value_heads=1
+            if given.get("multi_query_attention")
+            else given.get("n_kv_heads") or heads,
+            max_position_embeddings=given.get("max_sequence_length") or 1024,
+            rms_norm_eps=given.get("rms_norm_eps") or 1e-5,
+            rope_theta=given.get("rope_theta") or 10000.0,
+            tie_word_embeddings=given.get("weight_tying") is not False,
+            bos_token_id=None,
+            eos_token_id=given.get("eos_token_id"),
+            pad_token_id=given.get("pad_token_id"),
+        )
 
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDADenoiser:
@@ -180,4 +172,28 @@ def matches(config: Mapping[str, Any]) -> bool:
     )
 
 
-register(Family("llada", matches, load))
+KEYS = ConfigKeys(
+    read={
+        "d_model": SIZE,
+        "embedding_size": SIZE,
+        "max_sequence_length": SIZE,
+        "mlp_hidden_size": SIZE,
+        "mlp_ratio": SIZE,
+        "multi_query_attention": FLAG,
+        "n_heads": SIZE,
+        "n_kv_heads": SIZE,
+        "n_layers": LAYERS,
+        "rms_norm_eps": POSITIVE,
+        "rope_theta": POSITIVE,
+        "vocab_size": SIZE,
+        "weight_tying": FLAG,
+    },
+    required=("d_model", "n_heads", "n_layers", "vocab_size"),
+    fixed=FIXED,
+    harmless={
+        *("alibi_bias_max", "attention_layer_norm_with_affine", "block_group_size"),
+        *("flash_attention", "precision", "rope_full_precision"),
+    },
+)
+
+register(Family("llada", matches, load, keys=KEYS))

@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
-from dlm_sampling.denoisers.checkpoints.moe_checkpoint import (
-    check_fixed,
-    load_moe,
-    reading_sizes,
-)
+from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys, reading_config
+from dlm_sampling.denoisers.checkpoints.moe_checkpoint import REQUIRED, SIZE_KEYS, load_moe
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
+from dlm_sampling.denoisers.checkpoints.value_kinds import COUNT, FLAG, POSITIVE, SIZE
 from dlm_sampling.denoisers.networks.block_causal import block_causal_bias, check_block_length
 from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork
 from dlm_sampling.denoisers.networks.moe_denoiser import MoeDenoiser
@@ -165,11 +163,10 @@ def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
     """Read the sizes of the network.
 
     Raises:
-        CheckpointError: one is missing, or a switch has a value that no release uses.
+        CheckpointError: one is missing, or does not fit the others.
     """
-    check_fixed(checkpoint, FIXED)
     given = checkpoint.config
-    with reading_sizes(checkpoint):
+    with reading_config(checkpoint):
         layers, heads = given["num_hidden_layers"], given["num_attention_heads"]
         width = given.get("head_dim") or given["hidden_size"] // heads
         dense = given.get("first_k_dense_replace", 0)
@@ -219,4 +216,33 @@ def matches(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "llada2_moe"
 
 
-register(Family("llada2", matches, load, frozenset({"block_length"})))
+KEYS = ConfigKeys(
+    read={
+        **SIZE_KEYS,
+        "block_length": SIZE,
+        "first_k_dense_replace": COUNT,
+        "head_dim": SIZE,
+        "intermediate_size": SIZE,
+        "moe_intermediate_size": SIZE,
+        "n_group": SIZE,
+        "num_shared_experts": COUNT,
+        "routed_scaling_factor": POSITIVE,
+        "topk_group": SIZE,
+        "use_qk_norm": FLAG,
+    },
+    required=(*REQUIRED, "intermediate_size", "moe_intermediate_size"),
+    fixed=FIXED
+    | {
+        "moe_router_enable_expert_bias": True,
+        "norm_topk_prob": True,
+        "num_nextn_predict_layers": 0,
+        "score_function": "sigmoid",
+        "use_rmsnorm": True,
+    },
+    harmless={
+        *("max_window_layers", "moe_shared_expert_intermediate_size", "router_dtype"),
+        "sliding_window",
+    },
+)
+
+register(Family("llada2", matches, load, frozenset({"block_length"}), keys=KEYS))

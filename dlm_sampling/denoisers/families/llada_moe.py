@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
-from dlm_sampling.denoisers.checkpoints.moe_checkpoint import (
-    check_fixed,
-    load_moe,
-    reading_sizes,
-)
+from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys, reading_config
+from dlm_sampling.denoisers.checkpoints.moe_checkpoint import REQUIRED, SIZE_KEYS, load_moe
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
+from dlm_sampling.denoisers.checkpoints.value_kinds import FLAG, FLAGS, POSITIVE, SIZE
 from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork
 from dlm_sampling.denoisers.networks.moe_denoiser import MoeDenoiser
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
@@ -98,11 +96,10 @@ def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
     """Read the sizes of the network.
 
     Raises:
-        CheckpointError: one is missing, or a switch has a value that no release uses.
+        CheckpointError: one is missing, or does not fit the others.
     """
-    check_fixed(checkpoint, FIXED)
     given = checkpoint.config
-    with reading_sizes(checkpoint):
+    with reading_config(checkpoint):
         layers, heads = given["num_hidden_layers"], given["num_attention_heads"]
         width = given["hidden_size"] // heads
         routed = given.get("moe_layer_freq") or [1] * layers
@@ -148,4 +145,20 @@ def matches(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") in ("llada", "llada_moe") and "num_experts" in config
 
 
-register(Family("llada_moe", matches, load))
+KEYS = ConfigKeys(
+    read={
+        **SIZE_KEYS,
+        "clip_qkv": POSITIVE,
+        "dense_intermediate_size": SIZE,
+        "expert_intermediate_size": SIZE,
+        "moe_layer_freq": FLAGS,
+        "qk_layernorm": FLAG,
+    },
+    required=(*REQUIRED, "expert_intermediate_size", "partial_rotary_factor"),
+    fixed=FIXED,
+    harmless={  # the authors' class reads none of these
+        *("norm_topk_prob", "routed_scaling_factor", "router_num_group", "router_topk_group"),
+    },
+)
+
+register(Family("llada_moe", matches, load, keys=KEYS))

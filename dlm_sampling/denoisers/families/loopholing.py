@@ -14,6 +14,7 @@ arXiv:2510.19304.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import singledispatch
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +30,9 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import (
     open_tensors,
     read_json,
 )
+from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys
 from dlm_sampling.denoisers.checkpoints.placement import parse_dtype
+from dlm_sampling.denoisers.checkpoints.value_kinds import POSITIVE
 from dlm_sampling.denoisers.checkpoints.weights import cast_floats, write_json
 from dlm_sampling.denoisers.families.duo import DuoDenoiser
 from dlm_sampling.denoisers.families.llada import LLaDADenoiser
@@ -225,7 +228,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LoopholingDenoiser:
             f"model_type is {facts.get('model_type')!r}."
         )
     base = family.load(Checkpoint(checkpoint.name, checkpoint.folder, facts), options)
-    denoiser = LoopholingDenoiser(base, eps=checkpoint.config[KEY]["layer_norm_eps"])
+    denoiser = LoopholingDenoiser(base, eps=checkpoint.config[KEY].get("layer_norm_eps", 1e-5))
     scale = denoiser.norm.weight
     file = checkpoint.folder / WEIGHTS
     if not file.is_file():
@@ -247,4 +250,14 @@ def matches(config: Mapping[str, Any]) -> bool:
     return KEY in config
 
 
-register(Family("loopholing", matches, load, precedence=1))
+def keys_of(config: Mapping[str, Any]) -> ConfigKeys | None:
+    """Name the keys of the base family, and this family's own; None if the base is unknown."""
+    facts = {key: value for key, value in config.items() if key != KEY}
+    family = family_of(facts)
+    base = None if family is None else family.keys_for(facts)
+    if base is None:
+        return None
+    return replace(base, read={**base.read, f"{KEY}.layer_norm_eps": POSITIVE})
+
+
+register(Family("loopholing", matches, load, precedence=1, keys=keys_of))

@@ -7,13 +7,15 @@ masked diffusion model, its logits at a mask are the denoising law.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import Tensor, nn
 
 from dlm_sampling.denoisers.base import positions_of, refuse_cache
-from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
+from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys, reading_config
 from dlm_sampling.denoisers.checkpoints.settings import setting
 from dlm_sampling.denoisers.checkpoints.tokenizers import (
     TextFacts,
@@ -23,11 +25,16 @@ from dlm_sampling.denoisers.checkpoints.tokenizers import (
     with_special_ids,
 )
 from dlm_sampling.denoisers.checkpoints.transformers_format import TransformersDenoiser, load_model
+from dlm_sampling.denoisers.checkpoints.transformers_keys import transformers_keys
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import DenoiserOutput, Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+FURTHER_HEADS = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.|\.position_ids$")
+"""Tensors of heads for further tasks of the training, which a masked language model lacks."""
 
 
 class MaskedLMDenoiser(TransformersDenoiser):
@@ -85,24 +92,17 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
     """Build the denoiser of a masked language model.
 
     Raises:
-        CheckpointError: tensors are missing or of another shape, so that part of the model would be
-            random.
+        CheckpointError: tensors are missing, unexpected or of another shape, so that it would be
+            another model.
     """
     from transformers import AutoModelForMaskedLM
 
-    tokenizer = pick_tokenizer(checkpoint, options)
+    with reading_config(checkpoint):  # transformers reads it to choose the class of tokenizer
+        tokenizer = pick_tokenizer(checkpoint, options)
     mask_token_id = options.mask_id(
         checkpoint, mask_id_of(tokenizer), checkpoint.config["vocab_size"]
     )
-    model, report = load_model(AutoModelForMaskedLM, checkpoint, options)
-    for problem in ("missing_keys", "mismatched_keys"):
-        if report[problem]:
-            first = sorted(str(key) for key in report[problem])[0]
-            raise CheckpointError(
-                f"{checkpoint.name!r}: {len(report[problem])} {problem.replace('_keys', '')} "
-                f"tensors, first {first}. "
-                "It is no complete masked language model; part of it would be random."
-            )
+    model = load_model(AutoModelForMaskedLM, checkpoint, options, spare=FURTHER_HEADS)
     return MaskedLMDenoiser(model, mask_token_id=mask_token_id, tokenizer=tokenizer)
 
 
@@ -124,4 +124,13 @@ def matches(config: Mapping[str, Any]) -> bool:
     return headed and config.get("model_type") in known
 
 
-register(Family("masked_lm", matches, load, precedence=-1))
+def keys_of(config: Mapping[str, Any]) -> ConfigKeys:
+    """Name the keys that transformers' model for a config reads."""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto import modeling_auto
+
+    classes: Any = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
+    return transformers_keys(classes[CONFIG_MAPPING[config["model_type"]]], config)
+
+
+register(Family("masked_lm", matches, load, precedence=-1, keys=keys_of))

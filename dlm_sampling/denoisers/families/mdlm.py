@@ -14,12 +14,14 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     GPT2_SIZE,
     PREFIX,
+    dit_keys,
     gpt2_tokenizer,
     hub_config,
     load_dit,
     read_sizes,
 )
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
+from dlm_sampling.denoisers.checkpoints.value_kinds import FLAG
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
@@ -98,4 +100,15 @@ def matches(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "mdlm" or nested
 
 
-register(Family("mdlm", matches, load))
+KEYS = dit_keys(
+    read={"time_conditioning": FLAG},
+    fixed={
+        "backbone": "dit",
+        "diffusion": "absorbing_state",
+        "noise.type": "loglinear",
+        "parameterization": "subs",
+    },
+    harmless={"noise.sigma_max", "noise.sigma_min", "subs_masking"},
+)
+
+register(Family("mdlm", matches, load, keys=KEYS))

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
-from dlm_sampling.denoisers.checkpoints.qwen_checkpoint import qwen_config, stock_config
+from dlm_sampling.denoisers.checkpoints.qwen_checkpoint import qwen_config, qwen_keys, stock_config
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
+from dlm_sampling.denoisers.checkpoints.value_kinds import FLAG, SIZE
 from dlm_sampling.denoisers.networks.block_causal import block_causal_bias, check_block_length
 from dlm_sampling.denoisers.networks.transformers_blocks import StockDenoiser, load_stock
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
@@ -77,7 +78,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> SDARDenoiser:
     """Build the denoiser of an SDAR checkpoint."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    config = stock_config(Qwen3Config, checkpoint, "SDAR", FURTHER)
+    config = stock_config(Qwen3Config, checkpoint, FURTHER)
     mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, config.vocab_size)
     own = checkpoint.config.get("block_size", BLOCK_LENGTH)
     return SDARDenoiser(
@@ -93,4 +94,12 @@ def matches(config: Mapping[str, Any]) -> bool:
     return config.get("model_type") == "sdar"
 
 
-register(Family("sdar", matches, load, frozenset({"block_length"})))
+KEYS = qwen_keys(
+    {"attention_bias": FLAG, "block_size": SIZE, "head_dim": SIZE},
+    harmless={  # switches of training
+        *("debug", "ep_size", "fuse_cross_entropy", "micro_forward", "skip_checkpoint"),
+        "use_deepep",
+    },
+)
+
+register(Family("sdar", matches, load, frozenset({"block_length"}), keys=KEYS))

@@ -19,6 +19,7 @@ from dlm_sampling.denoisers.base import at_columns
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     HEAD,
+    dit_keys,
     gpt2_tokenizer,
     load_dit,
     read_sizes,
@@ -27,6 +28,7 @@ from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
 )
 from dlm_sampling.denoisers.checkpoints.settings import is_mapping
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
+from dlm_sampling.denoisers.checkpoints.value_kinds import FLAG, POSITIVE, SIZE, TEXT
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.networks.total_noise import geometric_noise, total_noise
@@ -205,4 +207,17 @@ def matches(config: Mapping[str, Any]) -> bool:
     return kind in ("absorb", "uniform") and "tokens" in config and "model" in config
 
 
-register(Family("sedd", matches, load))
+KEYS = dit_keys(
+    read={
+        "graph.type": TEXT,
+        "model.scale_by_sigma": FLAG,
+        "noise.sigma_max": POSITIVE,
+        "noise.sigma_min": POSITIVE,
+        "noise.type": TEXT,
+        "tokens": SIZE,
+    },
+    fixed={},
+    harmless={"graph.file", "graph.report_all"},
+)
+
+register(Family("sedd", matches, load, keys=KEYS))

@@ -234,7 +234,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 def test_architectures_that_no_release_uses(folder: Path) -> None:
     configure(folder, alibi=True)
-    assert "alibi=True; LLaDA checkpoints have False" in refusal(folder)
+    assert "alibi=True; known llada checkpoints have False" in refusal(folder)
 
 
 def test_missing_size(folder: Path) -> None:

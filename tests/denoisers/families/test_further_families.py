@@ -314,9 +314,9 @@ def test_planner_padding_saving_and_refusals(tmp_path: Path) -> None:
     [
         ("llada_moe", {"rope_scaling": {"type": "yarn"}}, "rope_scaling"),
         ("llada_moe", {"moe_router_score_function": "sigmoid"}, "moe_router_score_function"),
-        ("llada_moe", {"partial_rotary_factor": None}, "lacks a size"),
+        ("llada_moe", {"partial_rotary_factor": None}, "lacks partial_rotary_factor"),
         ("llada2_moe", {"use_sliding_window": True}, "use_sliding_window"),
-        ("llada2_moe", {"num_experts": None}, "lacks a size"),
+        ("llada2_moe", {"num_experts": None}, "lacks num_experts"),
         ("sdar", {"use_sliding_window": True}, "use_sliding_window"),
         ("sedd_uniform", {"model": {"scale_by_sigma": True}}, "scale_by_sigma"),
         ("duo", {"model": {}}, "lacks a size"),
