@@ -70,10 +70,16 @@ class Buffers:
         blank = torch.zeros_like(state.logprob)
         return copy_rows(
             cls(
-                state, done, none, none, none, none, torch.zeros_like(state.rows),
-                Shown(blank, blank, blank) if shown else None,
+                state=state,
+                done=done,
+                waiting=none,
+                lawless=none,
+                frozen=none,
+                ended=none,
+                steps=torch.zeros_like(state.rows),
+                shown=Shown(blank, blank, blank) if shown else None,
             )
-        )  # fmt: skip
+        )
 
     def take(self, new: Buffers) -> None:
         """Copy the values of `new` into these tensors."""
@@ -220,10 +226,22 @@ class Recorded:
         nothing = torch.zeros_like(rows, dtype=torch.bool)
         tokens, unknown = state.tokens[rows], state.unknown[rows]
         return StepEvent(
-            self.iteration, rows, tokens, tokens, unknown, unknown, state.block[rows],
-            state.step[rows], counts.nfe[rows], nothing, state.logprob[rows], None, None, nothing,
-            state.window.stop[rows] if self.run.request.blocks.causal else None,
-        )  # fmt: skip
+            iteration=self.iteration,
+            rows=rows,
+            before=tokens,
+            tokens=tokens,
+            unknown=unknown,
+            written=unknown,
+            block=state.block[rows],
+            step=state.step[rows],
+            nfe=counts.nfe[rows],
+            forwarded=nothing,
+            logprob=state.logprob[rows],
+            log_confidence=None,
+            entropy=None,
+            final=nothing,
+            horizon=state.window.stop[rows] if self.run.request.blocks.causal else None,
+        )
 
     def emit(self, event: StepEvent) -> None:
         """Complete the event with the values after its step, and pass it to the listeners."""

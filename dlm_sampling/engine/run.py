@@ -97,18 +97,18 @@ class Run:
         stops, pad = request.stop_token_ids, denoiser.pad_token_id
         limits = _step_limits(sampler, plan.steps)
         return cls(
-            request,
-            sampler,
-            sampler.revises or request.every_step,
-            process,
-            plan,
-            limits,
-            bool((limits == UNLIMITED).any()),
-            int((plan.stop - plan.start).max()) if plan.start.numel() else 0,
-            model,
-            torch.tensor(stops, dtype=torch.int64, device=device),
-            canvases.seeds,
-            pad if pad is not None else stops[0] if stops else 0,
+            request=request,
+            sampler=sampler,
+            whole_schedule=sampler.revises or request.every_step,
+            process=process,
+            plan=plan,
+            limits=limits,
+            adaptive=bool((limits == UNLIMITED).any()),
+            width=int((plan.stop - plan.start).max()) if plan.start.numel() else 0,
+            model=model,
+            stops=torch.tensor(stops, dtype=torch.int64, device=device),
+            seeds=canvases.seeds,
+            filler=pad if pad is not None else stops[0] if stops else 0,
         )
 
     def begin(self, canvases: Canvases) -> RunState:

@@ -22,10 +22,11 @@ def map_rows(fn: Callable[..., Tensor], tree: T, *others: T) -> T:
 
     Raises:
         ValueError: the trees have tensors in different places.
+        TypeError: a tree holds a list, dict or set, whose tensors would be left out.
     """
+    if any(isinstance(other, Tensor) != isinstance(tree, Tensor) for other in others):
+        raise ValueError("trees of row tensors do not match: a tensor in one, none in another.")
     if isinstance(tree, Tensor):
-        if not all(isinstance(other, Tensor) for other in others):
-            raise ValueError("trees of row tensors do not match: a tensor in one, none in another.")
         return cast("T", fn(tree, *others))
     if isinstance(tree, tuple):
         whole = cast("tuple[Any, ...]", tree)
@@ -42,6 +43,12 @@ def map_rows(fn: Callable[..., Tensor], tree: T, *others: T) -> T:
             for field in fields(tree)
         }
         return cast("T", type(tree)(**made))
+    if isinstance(tree, list | dict | set):
+        name = type(cast("object", tree)).__name__
+        raise TypeError(
+            f"a tree of row tensors holds a {name}: the state of a sampler or a "
+            "network must be a tensor, None, or a tuple, NamedTuple or frozen dataclass of these."
+        )
     return tree
 
 

@@ -7,7 +7,7 @@ A streamer takes one sequence.  The rows of a batch are streamed one after anoth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from dlm_sampling.engine.trajectory import StepEvent
 
 
 class Streamer(Protocol):
-    """Define the interface of a transformers streamer; `put_draft(value)` is optional."""
+    """Define the interface of a transformers streamer; see also `DraftStreamer`."""
 
     def put(self, value: Tensor) -> None:
         """Receive tokens that will not change any more, int64 [n] or [1, n]."""
@@ -25,6 +25,15 @@ class Streamer(Protocol):
 
     def end(self) -> None:
         """Close the sequence."""
+        ...
+
+
+@runtime_checkable
+class DraftStreamer(Protocol):
+    """Define the further method of a streamer that shows tokens which may still change."""
+
+    def put_draft(self, value: Tensor) -> None:
+        """Receive the rest of the canvas after a step, int64 [n]."""
         ...
 
 
@@ -95,9 +104,8 @@ class StreamerFeed:
         self.sent += count
 
     def _draft(self) -> None:
-        put_draft: Any = getattr(self.streamer, "put_draft", None)
-        if put_draft is not None:
-            put_draft(self.tokens[self.row, self.sent :])
+        if isinstance(self.streamer, DraftStreamer):
+            self.streamer.put_draft(self.tokens[self.row, self.sent :])
 
 
 class ProgressFeed:

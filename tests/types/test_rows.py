@@ -80,3 +80,13 @@ def test_store_replaces_rows() -> None:
 def test_trees_that_do_not_match_are_refused() -> None:
     with pytest.raises(ValueError, match="a tensor in one, none in another"):
         map_rows(torch.add, (torch.zeros(2),), (None,))
+
+
+def test_a_tensor_beside_none_and_a_list_of_tensors_are_refused() -> None:
+    """Either would leave rows behind without a word."""
+    a = torch.zeros(2, 3)
+    for new, old in ((a, None), (None, a)):
+        with pytest.raises(ValueError, match="a tensor in one, none in another"):
+            where_rows(torch.tensor([True, False]), (a, new), (a, old))
+    with pytest.raises(TypeError, match="holds a list"):
+        select_rows((a, [a]), torch.tensor([0]))
