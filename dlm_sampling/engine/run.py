@@ -20,7 +20,7 @@ from dlm_sampling.engine.blocks import BlockPlan
 from dlm_sampling.engine.fit import check_fit
 from dlm_sampling.engine.request import Canvases, Request
 from dlm_sampling.engine.state import BlockWindow, RunState
-from dlm_sampling.prediction.model import Counts, RunModel, full_law
+from dlm_sampling.prediction.model import Beside, Counts, RunModel, full_law
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.prediction.shapes import FREE, Shapes
 from dlm_sampling.samplers.base import reveal
@@ -175,7 +175,22 @@ class Run:
             self.columns(state),
             state.carry,
             shapes,
+            self.beside(state),
         )
+
+    def beside(self, state: RunState) -> Beside | None:
+        """Return what the rows show of their other blocks, for a denoiser that is told the time.
+
+        None where nothing of them is shown, or each row has one block, and under noise without a
+        mask, where the time is that of the block: conversions of its predictions take its level.
+        """
+        denoiser = self.model.denoiser
+        told = denoiser.time_conditioned and denoiser.process.name == "absorbing"
+        if not told or self.request.blocks.causal or self.plan.start.shape[1] == 1:
+            return None
+        block = state.window.editable
+        others = state.unknown & state.editable & ~block
+        return Beside(*(where.sum(1).double() for where in (block, others, state.editable)))
 
     def move(self, state: RunState, predictor: Predictor, *, check: bool) -> Moved:
         """Call the sampler's step, and undo its changes outside of the current block.
@@ -229,7 +244,8 @@ class Run:
         """
         canvas = canvas._replace(tokens=state.tokens, unknown=state.unknown)
         where = canvas.eligible & rows.unsqueeze(1)
-        prediction = predictor.lazily(state.tokens, canvas.unknown_fraction)
+        t = self.sampler.schedule.time_of(1.0 - canvas.unknown_fraction)
+        prediction = predictor.lazily(state.tokens, t)
         filled = reveal(canvas, where, prediction.draw(where, state.rng, greedy=rows, sub=15))
         return replace(apply(state, canvas, filled), carry=predictor.carries), filled
 

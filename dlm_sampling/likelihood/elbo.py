@@ -26,6 +26,7 @@ from dlm_sampling.engine.request import Canvases
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.likelihood.mask_plans import SCHEMES, MaskPlan, Places
 from dlm_sampling.likelihood.scoring import Scorer, Views, check_batch_size
+from dlm_sampling.prediction.model import time_at
 
 SchemeName = Literal[
     "count", "stratified", "bernoulli", "coupled", "mean_field", "leave_one_out", "enumerate"
@@ -139,8 +140,7 @@ def _time(denoiser: Denoiser, masked: Tensor, editable: Tensor) -> Tensor | None
     if not denoiser.time_conditioned:
         return None
     fraction = masked.sum(1).double() / editable.sum(1).double()
-    schedule = denoiser.schedule
-    return fraction if schedule is None else schedule.time_of(1.0 - fraction)
+    return time_at(denoiser, 1.0 - fraction)
 
 
 def _plan(

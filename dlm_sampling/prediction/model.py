@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.prediction.carry import NO_CARRY, Carry
-from dlm_sampling.schedules import Schedule
+from dlm_sampling.schedules import LINEAR, Schedule
 from dlm_sampling.types import TokenLaw
 
 
@@ -45,6 +46,27 @@ class Counts:
         return self.nfe - self.spared
 
 
+class Beside(NamedTuple):
+    """Count what a row shows of its other blocks; float64 [A] each.
+
+    Prompt, padding and infill context are conditions, and not counted: no time says how much of
+    them is clean.
+    """
+
+    width: Tensor  # positions to write in the current block
+    masks: Tensor  # masks in other blocks
+    total: Tensor  # positions to write in all blocks
+
+    def alpha_of_all(self, alpha: Tensor) -> Tensor:
+        """Return the share of clean tokens in all blocks; alpha is that of the current one."""
+        masked = ((1.0 - alpha) * self.width + self.masks) / self.total.clamp_min(1.0)
+        return torch.where(self.width < self.total, 1.0 - masked, alpha)
+
+    def repeated(self, n: int) -> Beside:
+        """Return the counts with each row n times, copies of a row adjacent."""
+        return Beside(*(count.repeat_interleave(n, 0) for count in self))
+
+
 @dataclass(frozen=True)
 class RunModel:
     """Hold a denoiser and the settings of a run that concern its passes.
@@ -56,8 +78,9 @@ class RunModel:
         guidance_scale: w in  u + (w + 1) (c - u); 0 is the conditional model alone.
         eager: run the forward pass at once and for every row, as the released loops do.  A model
             that carries a state is always eager, as its state must advance in every step.
-        schedule: alpha(t) of the sampler's times, or None; a time-conditioned denoiser with another
-            schedule gets the time at which its own alpha has the same value.
+        schedule: alpha(t) of the sampler's times; a time-conditioned denoiser with another schedule
+            gets the time at which its own alpha has the same value.  None: the times are the
+            denoiser's own.
     """
 
     denoiser: Denoiser
@@ -76,12 +99,29 @@ class RunModel:
         """Return one empty carry per pass of a prediction; none for a denoiser without a state."""
         return (NO_CARRY,) * (self.passes if self.denoiser.carries else 0)
 
-    def time_of(self, t: Tensor) -> Tensor:
-        """Return the time on the denoiser's schedule whose alpha equals the sampler's alpha(t)."""
-        own = self.denoiser.schedule
-        if own is None or self.schedule is None or own == self.schedule:
+    def time_of(self, t: Tensor, beside: Beside | None = None) -> Tensor:
+        """Return what a time-conditioned denoiser is told for the sampler's time t, float64 [A].
+
+        That is the time at which its own alpha is the share of clean tokens that it is shown:
+        alpha(t) in the current block, and 1 or 0 in the blocks `beside` it.
+        """
+        schedule = self.schedule
+        if schedule is None:
             return t
-        return own.time_of(self.schedule.alpha(t))
+        alpha = schedule.alpha(t)
+        mixed = alpha if beside is None else beside.alpha_of_all(alpha)
+        if self.denoiser.schedule in (None, schedule):
+            return t if beside is None else torch.where(mixed == alpha, t, schedule.time_of(mixed))
+        return time_at(self.denoiser, mixed)
+
+
+def time_at(denoiser: Denoiser, alpha: Tensor) -> Tensor:
+    """Return the denoiser's time at which the share of clean tokens is alpha, float64 like alpha.
+
+    A denoiser that states no schedule is taken to count time as the share of noise, t = 1 - alpha.
+    """
+    schedule = LINEAR if denoiser.schedule is None else denoiser.schedule
+    return schedule.time_of(alpha)
 
 
 def full_law(law: TokenLaw, denoiser: Denoiser, *, suppress_mask: bool = True) -> TokenLaw:

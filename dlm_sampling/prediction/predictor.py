@@ -19,7 +19,7 @@ from dlm_sampling.denoisers.base import Denoiser, no_step_length
 from dlm_sampling.denoisers.planner import planner_network
 from dlm_sampling.prediction.carry import Carry, crop, widen
 from dlm_sampling.prediction.lazy import LazyPrediction
-from dlm_sampling.prediction.model import Counts, RunModel
+from dlm_sampling.prediction.model import Beside, Counts, RunModel
 from dlm_sampling.prediction.shapes import FREE, Shapes
 from dlm_sampling.types import DenoiserOutput, Pass, Planner, Process, TokenLaw
 from dlm_sampling.types.rows import select_rows, store_rows
@@ -40,6 +40,7 @@ class Predictor:
         carries: the carried state of the conditional and the unconditional pass; the loop reads
             them after the step.
         shapes: the layout of positions and passes, free or fixed.
+        beside: what a row shows of its other blocks, for the time; None where there are none.
     """
 
     model: RunModel
@@ -50,6 +51,7 @@ class Predictor:
     columns: Tensor | None = None
     carries: tuple[Carry, ...] = ()
     shapes: Shapes = FREE
+    beside: Beside | None = None
 
     @classmethod
     def alone(
@@ -140,7 +142,7 @@ class Predictor:
         model = replace(
             self.model, denoiser=denoiser, counts=counts, guidance_scale=0.0, eager=False
         )
-        return replace(self, model=model, carries=model.first_carries())
+        return replace(self, model=model, carries=model.first_carries(), beside=None)
 
     def repeated(self, n: int) -> Predictor:
         """Return a predictor with each active row repeated n times, copies of a row adjacent.
@@ -168,6 +170,7 @@ class Predictor:
             given=each(self.given),
             horizon=each(self.horizon),
             columns=each(self.columns),
+            beside=None if self.beside is None else self.beside.repeated(n),
         )
 
     def plan(self, planner: Planner | str | Path, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
@@ -207,8 +210,8 @@ class Predictor:
         model, rows, horizon = self.model, self.rows, self.horizon
         if dt is None and model.denoiser.step_conditioned:
             raise no_step_length(dt, len(x))
-        time = model.time_of(t)
-        length = None if dt is None else time - model.time_of(t - dt)
+        time = model.time_of(t, self.beside)
+        length = None if dt is None else time - model.time_of(t - dt, self.beside)
         inputs = Pass(x, time, self.attention, length, rows=rows, columns=self.columns)
         if active is not None:
             inputs = select_rows(inputs, active)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.errors import check_fields
+from dlm_sampling.schedules import LINEAR
 from dlm_sampling.types import (
     Canvas,
     Clock,
@@ -37,7 +38,7 @@ class SamplerBase(ABC, Generic[S]):
     law: TokenLaw = TokenLaw()
     runs_on: tuple[NoiseKind, ...] = ("absorbing",)
     recorded_on: tuple[NoiseKind, ...] = ("absorbing", "uniform")
-    schedule: Any = None  # Schedule | None; Any, so that a subclass may say Schedule
+    schedule: Any = LINEAR  # a Schedule; Any, so that a subclass may make it a field
     paper: ClassVar[str] = ""  # authors, year and number, for the list of samplers
     nfe: ClassVar[str] = "at most steps"  # forward passes of a row in words, for the same list
 

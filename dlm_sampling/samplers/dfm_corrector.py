@@ -130,7 +130,7 @@ class DFMCorrector(SamplerBase[DFMState]):
         u = rng.uniform(Stream.COMMIT, canvas.tokens)
         where = canvas.eligible & (last.unsqueeze(1) | (u < unmask_prob(rates)))
         remask = canvas.committed & ~last.unsqueeze(1) & (u < rates.sigma)
-        draw = predict(canvas.tokens, t).draw(where, rng, greedy=last)
+        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(where, rng, greedy=last)
         return DFMState(s), reveal_and_remask(canvas, where, remask, draw)
 
     def transition_probs(self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor) -> Tensor:

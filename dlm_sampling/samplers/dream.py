@@ -60,9 +60,7 @@ class DreamOrigin(SamplerBase[None]):
         """Move every row from x_t to x_s."""
         u = rng.uniform(Stream.COMMIT, canvas.tokens)
         where = canvas.eligible & (u < unmask_fraction(clock, self.eps).unsqueeze(1))
-        draw = predict(canvas.tokens, grid_time(clock.step, clock.steps, self.eps)).draw(
-            where, rng, statistics="law"
-        )
+        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(where, rng, statistics="law")
         return None, reveal(canvas, where, draw)
 
     def transition_probs(self, canvas: Canvas, log_p0: Tensor, clock: Clock) -> Tensor:
@@ -116,8 +114,7 @@ class Dream(SamplerBase[None]):
         eligible = canvas.eligible
         n = eligible.sum(1)
         quota = (n.double() * unmask_fraction(clock, self.eps)).floor().long()
-        t = grid_time(clock.step, clock.steps, self.eps)
-        draw = predict(canvas.tokens, t).draw(
+        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(
             eligible & (quota > 0).unsqueeze(1), rng, statistics="law"
         )
         order = LAW_ORDERS[self.order]

@@ -132,7 +132,8 @@ class Glauber(SamplerBase[None]):
         blank = canvas.tokens.masked_fill(chosen, canvas.mask_token_id)
         hidden = canvas._replace(tokens=blank, unknown=canvas.unknown | chosen)
         chosen = chosen | (last & canvas.eligible)
-        draw = predict(blank, hidden.unknown_fraction).draw(chosen, rng)
+        t = self.schedule.time_of(1.0 - hidden.unknown_fraction)
+        draw = predict(blank, t).draw(chosen, rng)
         return None, reveal(canvas, chosen, draw)
 
     def heat_bath(

@@ -77,7 +77,7 @@ class Picard(SamplerBase[PicardState]):
             )
 
     @property
-    def schedule(self) -> Schedule | None:
+    def schedule(self) -> Schedule:
         """The schedule of the solver."""
         return self.base.schedule
 

@@ -266,7 +266,9 @@ class ReMDM(SamplerBase[ReMDMState]):
         u = rng.uniform(Stream.COMMIT, canvas.tokens)
         where = canvas.eligible & (last | (u < unmask_prob(rates)))
         remask = canvas.committed & ~last & (u < rates.sigma)
-        draw = predict(canvas.tokens, t).draw(where, rng, greedy=last.squeeze(1))
+        # Not t: the loop holds a level of its own, and some rates leave more masks than alpha says.
+        prediction = predict(canvas.tokens, canvas.unknown_fraction)
+        draw = prediction.draw(where, rng, greedy=last.squeeze(1))
         confidence = torch.where(where, draw.logprob.double().exp(), state.confidence).masked_fill(
             remask, 0.0
         )

@@ -40,7 +40,7 @@ class Canvas(NamedTuple):
 
     @property
     def unknown_fraction(self) -> Tensor:
-        """Unknown share of the block, float64 [B]: the time of masked models without a clock."""
+        """Unknown share of the block, float64 [B]: the time on a linear schedule."""
         width = self.editable.sum(1).clamp_min(1)
         return self.eligible.sum(1).double() / width.double()
 

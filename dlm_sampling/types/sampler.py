@@ -55,10 +55,11 @@ class Sampler(Protocol[S]):
         ...
 
     @property
-    def schedule(self) -> Schedule | None:
-        """The alpha(t) of the times that it gives to `predict`, so that models may convert them.
+    def schedule(self) -> Schedule:
+        """The alpha(t) of the times that it gives to `predict`.
 
-        Default: None, times that belong to no schedule; models are given them as they are.
+        A time-conditioned model is told the time at which its own alpha has the same value.
+        Default: linear, t is the share of noise, `canvas.unknown_fraction`.
         """
         ...
 

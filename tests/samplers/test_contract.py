@@ -14,7 +14,7 @@ from dlm_sampling.engine.sample import sample
 from dlm_sampling.processes import Uniform
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.contract import MEMBERS, check_sampler
-from dlm_sampling.schedules import Cosine
+from dlm_sampling.schedules import LINEAR, Cosine
 from dlm_sampling.text.generate import generate
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Schedule, Step, TokenLaw
 
@@ -86,7 +86,7 @@ def test_every_default_comes_with_the_base() -> None:
     assert (base.law, base.runs_on, base.schedule, base.own_steps) == (
         TokenLaw(),
         ("absorbing",),
-        None,
+        LINEAR,
         None,
     )
     assert base.recorded_on == ("absorbing", "uniform")

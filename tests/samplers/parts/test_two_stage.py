@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling import ops
+from dlm_sampling import ops, wrap
 from dlm_sampling.engine.sample import sample
 from dlm_sampling.processes import RateMatrix, Uniform
 from dlm_sampling.processes.jumps import last_event_law
 from dlm_sampling.processes.matrices import gaussian_rates
 from dlm_sampling.samplers import ThetaRK2, ThetaTrapezoidal
-from dlm_sampling.samplers.parts.two_stage import TwoStage
-from dlm_sampling.schedules import LOG_LINEAR, LogLinear, grid_time
+from dlm_sampling.samplers.parts.two_stage import ClockName, TwoStage
+from dlm_sampling.schedules import LINEAR, LOG_LINEAR, LogLinear, grid_time
 from dlm_sampling.testing import (
     NoisyEnumerableDenoiser,
     chi_square,
@@ -105,3 +105,30 @@ def test_the_trapezoidal_rule_is_of_second_order_on_a_mild_law() -> None:
 
     assert slope(sampler) > 1.7
     assert 0.8 < slope(first_order) < 1.3
+
+
+@pytest.mark.parametrize("clock", ["hazard", "time"])
+@pytest.mark.parametrize("method", [ThetaRK2, ThetaTrapezoidal])
+def test_stage_2_is_told_the_middle_of_the_step_on_masks(
+    method: type[TwoStage], clock: ClockName
+) -> None:
+    """On the linear schedule H = ln(t / s), so the middle is t (s / t)^theta; else t - theta h."""
+    theta, intervals, t_end = 0.4, 4, 1e-2
+    told: list[float] = []
+
+    def network(input_ids: Tensor, *, t: Tensor) -> Tensor:
+        assert bool((t == t[0]).all())
+        told.append(float(t[0]))
+        return torch.zeros(*input_ids.shape, SYMBOLS + 1)
+
+    denoiser = wrap(network, vocab_size=SYMBOLS + 1, mask_token_id=SYMBOLS, schedule=LINEAR)
+    tokens = torch.zeros(400, 30, dtype=torch.int64)
+    sampler = method(theta, LINEAR, t_end, clock=clock)
+    seeds, steps = ops.row_seeds(1, len(tokens)), 2 * intervals
+    sample(denoiser, sampler, tokens, tokens == 0, seeds=seeds, steps=steps)
+    expected: list[float] = []
+    for k in range(intervals):
+        t, s = (1.0 - (1.0 - t_end) * i / intervals for i in (k, k + 1))
+        expected += [t, t * (s / t) ** theta if clock == "hazard" else t - theta * (t - s)]
+    # Rows that need a prediction later in a step cost a pass of their own, at the same time.
+    assert list(dict.fromkeys(told)) == pytest.approx([*expected, t_end], abs=1e-12)
