@@ -27,6 +27,7 @@ from typing import (
 ARGUMENT_ALIASES: Mapping[str, tuple[str, str]] = {
     "alg": ("sampler", "Dream's alg"),
     "alg_temp": ("sampler_options", "Dream's alg_temp"),
+    "enable_thinking": ("chat_template_kwargs", "the chat template's enable_thinking"),
     "eps": ("sampler_options", "Dream's eps"),
     "eta": ("sampler_options", "ReMDM's eta"),
     "block_size": ("block_length", "BD3-LM's block_size"),
@@ -53,7 +54,9 @@ ARGUMENT_ALIASES: Mapping[str, tuple[str, str]] = {
     "random_seed": ("seed", "random_seed"),
     "remasking": ("sampler", "LLaDA's remasking"),
     "sampling_steps": ("steps", "MDLM's sampling_steps"),
+    "stop_strings": ("stop", "transformers' stop_strings"),
     "temp": ("temperature", "temp"),
+    "until": ("stop", "lm_eval's until"),
 }
 """What other libraries call an argument: foreign name -> (the name here, whose name it is)."""
 

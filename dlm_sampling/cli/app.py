@@ -32,7 +32,7 @@ from dlm_sampling.viewers.safe_text import json_line, one_line, printable
 if TYPE_CHECKING:
     from dlm_sampling.denoisers import Denoiser
     from dlm_sampling.samplers import Entry
-    from dlm_sampling.text.prompts import Eos
+    from dlm_sampling.text.rows import Eos
     from dlm_sampling.viewers.terminal import LiveCanvas
 
 PROGRAM = "dlm-sampling"

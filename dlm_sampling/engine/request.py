@@ -73,6 +73,10 @@ class Request:
             )
 
 
+IsComplete = Callable[[Tensor, int], bool]
+"""Tells whether a row's text is complete, of its canvas int64 [L], known left of a column."""
+
+
 @dataclass(frozen=True)
 class Canvases:
     """Hold the canvases of a run before its first step, one per batch row.
@@ -83,6 +87,8 @@ class Canvases:
         attention: bool [B, L], False at padding.
         seeds: one 64-bit seed per row.
         may_stop: bool [B], whether a stop token ends the row.
+        complete: one function per row, asked after each block whether the row ends with it, or None
+            for never; () if no row has one.
     """
 
     tokens: Tensor
@@ -90,12 +96,13 @@ class Canvases:
     attention: Tensor
     seeds: tuple[int, ...]
     may_stop: Tensor
+    complete: tuple[IsComplete | None, ...] = ()
 
     def to(self, device: torch.device) -> Canvases:
         """Return the canvases on a device."""
         return Canvases(
             self.tokens.to(device), self.editable.to(device), self.attention.to(device),
-            self.seeds, self.may_stop.to(device),
+            self.seeds, self.may_stop.to(device), self.complete,
         )  # fmt: skip
 
     def part(self, first: int, last: int) -> Canvases:
@@ -103,7 +110,7 @@ class Canvases:
         rows = slice(first, last)
         return Canvases(
             self.tokens[rows], self.editable[rows], self.attention[rows], self.seeds[rows],
-            self.may_stop[rows],
+            self.may_stop[rows], self.complete[rows],
         )  # fmt: skip
 
 
@@ -119,7 +126,7 @@ class SampleOutput:
         work: float64 [B], columns that those passes computed, in units of the row's whole canvas.
         steps: int64 [B], loop steps per row.
         seeds: one seed per row.
-        ended: bool [B], whether the row stopped at an end-of-text token.
+        ended: bool [B], whether the row ended at an end-of-text token, or at a complete text.
         trajectory: the steps, if requested.
     """
 

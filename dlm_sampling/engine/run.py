@@ -18,7 +18,7 @@ from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan
 from dlm_sampling.engine.fit import check_fit
-from dlm_sampling.engine.request import Canvases, Request
+from dlm_sampling.engine.request import Canvases, IsComplete, Request
 from dlm_sampling.engine.state import BlockWindow, RunState
 from dlm_sampling.prediction.model import Beside, Counts, RunModel, full_law
 from dlm_sampling.prediction.predictor import Predictor
@@ -64,7 +64,8 @@ class Run:
         model: the denoiser, the token law, guidance, and the counts of passes.
         stops: int64 [k], ids that end a row.
         seeds: one seed per row of the batch.
-        filler: id written at the unknown positions of a row that ended at a stop token.
+        filler: id written at the unknown positions of a row that ended before its last block.
+        complete: tells of each row whether its text is complete; () if none is asked.
     """
 
     request: Request
@@ -79,6 +80,7 @@ class Run:
     stops: Tensor
     seeds: tuple[int, ...]
     filler: int
+    complete: tuple[IsComplete | None, ...]
 
     @classmethod
     def of(cls, denoiser: Denoiser, request: Request, canvases: Canvases, plan: BlockPlan) -> Run:
@@ -109,6 +111,7 @@ class Run:
             stops=torch.tensor(stops, dtype=torch.int64, device=device),
             seeds=canvases.seeds,
             filler=pad if pad is not None else stops[0] if stops else 0,
+            complete=canvases.complete,
         )
 
     def begin(self, canvases: Canvases) -> RunState:
@@ -267,6 +270,18 @@ class Run:
         known_left = (state.unknown & state.editable).long().cumsum(1) == 0
         found = (is_stop & known_left).any(1) & state.may_stop
         return found & over if self.sampler.revises else found
+
+    def completed(self, state: RunState, over: Tensor) -> Tensor:
+        """Return the rows of `over` whose text is complete with this block, bool [A].
+
+        It asks the host, row by row; a recorded step does without.
+        """
+        found = torch.zeros_like(over)
+        for i in cast("list[int]", over.nonzero().flatten().tolist()) if self.complete else ():
+            is_complete = self.complete[int(state.rows[i])]
+            if is_complete is not None:
+                found[i] = is_complete(state.tokens[i], int(state.window.stop[i]))
+        return found
 
     def advance_clock(self, state: RunState, over: Tensor) -> RunState:
         """Advance the step counters; rows of `over` (bool [A]) enter their next block."""

@@ -62,6 +62,9 @@ class Stepwise:
         if run.adaptive and bool(run.stuck(moved).any()):
             raise run.endless(state.tokens.shape[1])
         ended, done = run.endings(state, moved.over)
+        if block_ended:
+            complete = run.completed(state, moved.over)
+            ended, done = ended | complete, done | complete
         if passes_before is not None:
             self.publish(moved, state, filled, before, passes_before, done)
         self.state = (
@@ -119,7 +122,8 @@ class Stepwise:
     def retire(self, done: Tensor, ended: Tensor) -> None:
         """Store the results of the rows `done` (bool [A]) and drop these rows.
 
-        Unknown positions of rows in `ended` (bool [A]), which met a stop token, become padding.
+        Unknown positions of rows in `ended` (bool [A]), which met a stop token or whose text is
+        complete, become padding.
         """
         if not bool(done.any()):
             return

@@ -1,18 +1,18 @@
-"""Turn finished canvases into texts: cut at the end-of-text, and decode."""
+"""Turn finished canvases into texts: cut where the text of a row ends, and decode."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import SampleOutput
 from dlm_sampling.engine.trajectory import Trajectory
-from dlm_sampling.text.prompts import TextRows
+from dlm_sampling.text.rows import PromptRow, TextRows
+
+logger = logging.getLogger("dlm_sampling")
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,18 @@ class GenerateOutput:
 
     Fields:
         sequences: int64 [B, L], left-padded prompt and completion; padding after an end-of-text
-            that was cut.
-        texts: the completions (for infilling the whole text), or None without a tokenizer.
-        token_ids: the completions as ids (for infilling the whole row), cut like the texts.
+            that was cut, and after the token that completes a stop string.
+        texts: the completions (for infilling the whole text), or None without a tokenizer; decoded
+            behind their prompt, so that the decoded prompt and the text are the decoded whole.
+        token_ids: the completions as ids (for infilling the whole row), cut like the texts; a token
+            in which a stop string begins is left out whole.
         nfe: int64 [B], forward passes per row.
         work: float64 [B], columns that those passes computed, in units of the row's whole canvas.
         steps: int64 [B], loop steps per row.
         seeds: one seed per row; `generate(..., seed=[seeds[i]])` repeats row i alone.
         logprobs: [B, L], log-probability of each written token under the law it was drawn from, 0
             at fixed positions.
-        finish_reasons: "eos" or "length" per row.
+        finish_reasons: "eos" (an end-of-text), "stop" (a stop string) or "length" per row.
         prompt_lengths: tokens of the prompt per row, without padding.
         trajectory: every step, if requested.
     """
@@ -53,53 +55,33 @@ class GenerateOutput:
         return self.sequences
 
 
-def eos_ids(eos_token_id: int | Sequence[int] | None, denoiser: Denoiser) -> tuple[int, ...]:
-    """Return the ids that end a text: the caller's, or the model's own."""
-    if eos_token_id is None:
-        own = () if denoiser.eos_token_id is None else (denoiser.eos_token_id,)
-        return (*own, *denoiser.further_eos_ids)
-    return (eos_token_id,) if isinstance(eos_token_id, int) else tuple(eos_token_id)
-
-
-def finish(
-    output: SampleOutput,
-    rows: TextRows,
-    stop_ids: tuple[int, ...],
-    tokenizer: Any,
-    denoiser: Denoiser,
-) -> GenerateOutput:
-    """Cut finished canvases at the end-of-text, decode them, and collect the output.
+def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -> GenerateOutput:
+    """Cut finished canvases where their texts end, decode them, and collect the output.
 
     Args:
         output: the finished canvases.
         rows: the rows before the first step.
-        stop_ids: ids that end a text.
         tokenizer: decodes, or None for no texts.
-        denoiser: gives the padding.
+        padding: id behind the end of a text; see `rows.padding_id`.
     """
     sequences, logprobs = output.tokens.clone(), output.logprob.clone()
-    pad = next((i for i in (denoiser.pad_token_id, denoiser.eos_token_id) if i is not None), 0)
-    stops = torch.tensor(stop_ids, dtype=torch.int64)
     token_ids: list[list[int]] = []
+    texts: list[str] = []
     reasons: list[str] = []
-    for b, (prompt, ending) in enumerate(zip(rows.prompts, rows.endings, strict=True)):
-        first = int(rows.canvases.attention[b].long().argmax())
-        begin = first if prompt.infill else first + len(prompt.ids)
-        row = sequences[b, begin:]
-        found = (torch.isin(row, stops) & rows.canvases.editable[b, begin:]).nonzero()
-        cut = ending != "keep" and len(found) > 0
-        end = int(found[0]) if cut else len(row)
-        token_ids.append(cast("list[int]", row[:end].tolist()))
-        reasons.append("eos" if cut else "length")
-        if cut:
-            row[end + 1 :] = pad
-            logprobs[b, begin + end + 1 :] = 0.0
-    texts = None
-    if tokenizer is not None:
-        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in token_ids]
+    for b, end in enumerate(rows.ends):
+        ids = cast("list[int]", sequences[b, end.begin :].tolist())
+        cut = end.cut(ids)
+        token_ids.append(ids[: cut.kept])
+        reasons.append(cut.reason)
+        if tokenizer is not None:
+            texts.append(end.text(ids, cut))
+        behind = rows.canvases.editable[b].clone()
+        behind[: end.begin + cut.last] = False
+        sequences[b, behind] = padding
+        logprobs[b, behind] = 0.0
     return GenerateOutput(
         sequences,
-        texts,
+        None if tokenizer is None else texts,
         token_ids,
         output.nfe,
         output.work,
@@ -110,3 +92,41 @@ def finish(
         [len(prompt.ids) for prompt in rows.prompts],
         output.trajectory,
     )
+
+
+def warn_of_equal_rows(output: GenerateOutput, rows: TextRows, temperature: float) -> bool:
+    """Log a warning if the sequences of a prompt are equal because nothing is drawn at random.
+
+    Args:
+        output: the result.
+        rows: its rows; sequences of one prompt share one `PromptRow`.
+        temperature: of the token law; only at 0 can a rule be meant.
+
+    Returns:
+        Whether it was logged.
+    """
+    if temperature > 0:
+        return False
+    for number, same in enumerate(_sequences(output, rows)):
+        if len(same) > 1 and all(ids == same[0] for ids in same):
+            logger.warning(
+                "The %d sequences of prompt %d are equal: the temperature is 0, so every token is "
+                "the most probable one. For different texts set temperature=1.0, or another value "
+                "above 0; else num_return_sequences=1 saves the work.",
+                len(same),
+                number,
+            )
+            return True
+    return False
+
+
+def _sequences(output: GenerateOutput, rows: TextRows) -> list[list[list[int]]]:
+    """Return the completions of each prompt."""
+    groups: list[list[list[int]]] = []
+    last: PromptRow | None = None
+    for prompt, ids in zip(rows.prompts, output.token_ids, strict=True):
+        if prompt is not last:
+            groups.append([])
+        groups[-1].append(ids)
+        last = prompt
+    return groups

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from torch import Tensor
-
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import join, run_parts
 from dlm_sampling.engine.request import BlockRequest
 from dlm_sampling.engine.trajectory import StepCallback
-from dlm_sampling.errors import check_arguments
-from dlm_sampling.text.completion import GenerateOutput, finish
+from dlm_sampling.errors import check_arguments, check_whole
+from dlm_sampling.text.arguments import Ids, Stop, check_flag
+from dlm_sampling.text.completion import GenerateOutput, finish, warn_of_equal_rows
 from dlm_sampling.text.options import GenerateOptions, Job, LawOptions, prepare
-from dlm_sampling.text.prompts import Eos, Infill, Prompts
+from dlm_sampling.text.prompts import Infill, Prompts
+from dlm_sampling.text.rows import Eos, padding_id
 from dlm_sampling.types import Crossing, Sampler
 from dlm_sampling.viewers.streaming import ProgressFeed, Streamer, StreamerFeed
 
@@ -32,19 +32,22 @@ def generate(
     steps_per_block: int | None = None,
     align_blocks: bool = False,
     causal_blocks: bool = False,
-    seed: int | Sequence[int] | None = None,
+    seed: Ids | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
     crossing: Crossing | None = None,
-    suppress_tokens: Sequence[int] = (),
+    suppress_tokens: Ids = (),
     guidance_scale: float = 0.0,
     num_return_sequences: int = 1,
     infill: Infill | None = None,
-    attention_mask: Tensor | None = None,
+    attention_mask: Infill | None = None,
+    add_special_tokens: bool | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     eos: Eos = "auto",
-    eos_token_id: int | Sequence[int] | None = None,
+    eos_token_id: Ids | None = None,
+    stop: Stop | None = None,
     batch_size: int | None = None,
     tokenizer: Any = None,
     streamer: Streamer | None = None,
@@ -59,9 +62,10 @@ def generate(
 
     Args:
         denoiser: the model, from `AutoDenoiser.from_pretrained` or `wrap`.
-        prompts: a string, chat messages, token ids, a list of any of these, a padded tensor of ids
-            [B, L], or None for text without a prompt.  A string that contains mask tokens is filled
-            in place.
+        prompts: a string, chat messages, token ids, the output of a tokenizer, a list or an
+            iterator of any of these, a padded tensor or array of ids [B, L], or None for text
+            without a prompt.  A string that contains mask tokens is filled in place.  A chat that
+            ends with a message of the assistant is continued inside that message.
         sampler: a name (`samplers.available()`), the path of a file that `dlm-sampling learn` wrote
             (it ends in ".json"), an instance, or None for the checkpoint's own default
             (`sampler_config.json`), else "llada", or "ancestral" without a mask.
@@ -77,7 +81,8 @@ def generate(
         align_blocks: put block boundaries at multiples of block_length from the row's first token,
             as block-causal models (SDAR, LLaDA2, BD3-LM) need.
         causal_blocks: hide everything right of the current block from the model.
-        seed: one int, or one per row; default a random one.  The output holds the row seeds.
+        seed: one whole number, or one per row; default a random one.  The output holds the row
+            seeds.
         temperature: 1 samples the model's law, 0 takes the argmax; this argument and the next four
             replace the sampler's own default (see `TokenLaw`).
         top_k: keep this many tokens.
@@ -90,11 +95,18 @@ def generate(
         num_return_sequences: rows per prompt.
         infill: True fills every mask id of the prompts; a bool mask (tensor or lists) fills the
             positions where it is True; False fills none; None fills mask tokens in strings only.
-        attention_mask: for a tensor of prompts, False (0) at padding, on either side.
+        attention_mask: for prompts of token ids, False (0) at padding, on either side.
+        add_special_tokens: True encodes texts just as the tokenizer does, False without special
+            tokens.  None adds them, but no begin token where the text has one, and none that closes
+            the text where positions are appended.
+        chat_template_kwargs: further arguments of the chat template, such as
+            {"enable_thinking": False}.
         eos: "keep" keeps the text after an end-of-text; "cut" removes it after the run; "stop" also
             ends a row as soon as everything left of its end-of-text is known; "auto" is "stop" for
             rows with a prompt, and "keep" for infilling and rows without a prompt.
         eos_token_id: end-of-text ids; default all of the denoiser's.
+        stop: stop strings for all prompts, or one list of them per prompt.  Text and ids end before
+            the first one; with blocks, the row ends with the block that completes it.
         batch_size: rows that run together; default all.
         tokenizer: overrides the denoiser's.
         streamer: a transformers streamer, with or without `put_draft`.  For a batch, rows are
@@ -116,6 +128,9 @@ def generate(
             message names it and what to try.
     """
     check_arguments(unknown, generate.__kwdefaults__ or ())
+    for name, flag in (("align_blocks", align_blocks), ("causal_blocks", causal_blocks)):
+        check_flag(name, flag)
+    _check_helpers(denoiser, streamer, callback, progress, batch_size)
     options = GenerateOptions(
         sampler=sampler,
         sampler_options=sampler_options,
@@ -128,26 +143,34 @@ def generate(
         num_return_sequences=num_return_sequences,
         infill=infill,
         attention_mask=attention_mask,
+        add_special_tokens=add_special_tokens,
+        chat_template_kwargs=chat_template_kwargs,
         eos=eos,
         eos_token_id=eos_token_id,
+        stop=stop,
         tokenizer=tokenizer,
         return_trajectory=return_trajectory,
         every_step=every_step,
         cuda_graph=cuda_graph,
     )
     job = prepare(denoiser, prompts, options)
-    rows, stop_ids = job.rows(), job.request.stop_token_ids
+    rows = job.rows()
     canvases = rows.canvases
     listeners: list[StepCallback] = [] if callback is None else [callback]
+    feed = None
     if streamer is not None:
-        stops = tuple(() if ending == "keep" else stop_ids for ending in rows.endings)
-        revises = job.request.sampler.revises
-        listeners.append(StreamerFeed(streamer, canvases, revises, stops))
+        sendable = [end.sendable for end in rows.ends]
+        feed = StreamerFeed(streamer, canvases, job.request.sampler.revises, sendable)
+        listeners.append(feed)
     with closing(ProgressFeed(int(canvases.editable.sum()), progress)) as bar:
         if bar.visible:
             listeners.append(bar)
         parts = list(run_parts(denoiser, job.request, canvases, batch_size, listeners))
-    return finish(join(parts, canvases), rows, stop_ids, job.tokenizer, denoiser)
+    if feed is not None:
+        feed.close()
+    output = finish(join(parts, canvases), rows, job.tokenizer, padding_id(denoiser))
+    warn_of_equal_rows(output, rows, job.temperature)
+    return output
 
 
 def generate_parts(
@@ -163,8 +186,36 @@ def generate_parts(
         callbacks: called with a `StepEvent` after every step; row numbers count from 0 in each
             part.
     """
+    warned, padding = False, padding_id(job.denoiser)
     for first in range(0, len(job.prompts), batch_size):
         rows = job.rows(first, first + batch_size)
         parts = list(run_parts(job.denoiser, job.request, rows.canvases, None, callbacks))
-        done = join(parts, rows.canvases)
-        yield finish(done, rows, job.request.stop_token_ids, job.tokenizer, job.denoiser)
+        output = finish(join(parts, rows.canvases), rows, job.tokenizer, padding)
+        warned = warned or warn_of_equal_rows(output, rows, job.temperature)
+        yield output
+
+
+def _check_helpers(
+    denoiser: object, streamer: object, callback: object, progress: object, batch_size: object
+) -> None:
+    """Check the types of the arguments that are no options of the text.
+
+    Raises:
+        TypeError: one is of another type.
+    """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"denoiser is a {type(denoiser).__name__}: must be a Denoiser, such as "
+            'AutoDenoiser.from_pretrained("tiny-books") or wrap(network).'
+        )
+    if streamer is not None and not isinstance(streamer, Streamer):
+        raise TypeError(
+            f"streamer is a {type(streamer).__name__}: must have the methods put(tokens) and "
+            "end(), as transformers' TextStreamer has."
+        )
+    if callback is not None and not callable(callback):
+        raise TypeError(
+            f"callback is a {type(callback).__name__}: must be a function of a StepEvent."
+        )
+    check_flag("progress", progress, optional=True)
+    check_whole("batch_size", batch_size, optional=True)

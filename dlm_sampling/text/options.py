@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from torch import Tensor
-
-from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import BlockRequest, Request
 from dlm_sampling.errors import check_real, check_whole, unknown_choice
 from dlm_sampling.samplers import create, from_config
 from dlm_sampling.samplers.contract import check_sampler
-from dlm_sampling.text.completion import eos_ids
-from dlm_sampling.text.prompts import (
-    Eos,
-    Infill,
-    PromptRow,
-    Prompts,
-    TextRows,
-    build_rows,
-    check_length,
-    read_prompts,
+from dlm_sampling.text.arguments import (
+    Ids,
+    Stop,
+    check_flag,
+    eos_ids,
+    read_ids,
+    read_seeds,
+    read_stops,
 )
+from dlm_sampling.text.encoding import Encoder, check_template
+from dlm_sampling.text.endings import Ends
+from dlm_sampling.text.prompts import Infill, Prompts, read_prompts
+from dlm_sampling.text.rows import Eos, PromptRow, TextRows, build_rows, check_length
 from dlm_sampling.types import Crossing, NoiseKind, Sampler, TokenLaw
+
+T = TypeVar("T")
 
 DEFAULT_NEW_TOKENS = 128
 FALLBACK_SAMPLERS: Mapping[NoiseKind, str] = {
@@ -67,19 +68,36 @@ class GenerateOptions:
     sampler_options: Mapping[str, Any] | None = None
     max_new_tokens: int | None = None
     blocks: BlockRequest = field(default_factory=BlockRequest)
-    seed: int | Sequence[int] | None = None
+    seed: Ids | None = None
     law: LawOptions = field(default_factory=LawOptions)
-    suppress_tokens: Sequence[int] = ()
+    suppress_tokens: Ids = ()
     guidance_scale: float = 0.0
     num_return_sequences: int = 1
     infill: Infill | None = None
-    attention_mask: Tensor | None = None
+    attention_mask: Infill | None = None
+    add_special_tokens: bool | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
     eos: Eos = "auto"
-    eos_token_id: int | Sequence[int] | None = None
+    eos_token_id: Ids | None = None
+    stop: Stop | None = None
     tokenizer: Any = None
     return_trajectory: bool = False
     every_step: bool = False
     cuda_graph: bool = False
+
+    def __post_init__(self) -> None:
+        check_whole("num_return_sequences", self.num_return_sequences)
+        check_whole("max_new_tokens", self.max_new_tokens, optional=True)
+        check_flag("add_special_tokens", self.add_special_tokens, optional=True)
+        check_template(self.chat_template_kwargs)
+        for name in ("return_trajectory", "every_step", "cuda_graph"):
+            check_flag(name, getattr(self, name))
+        if self.num_return_sequences < 1:
+            raise ValueError(
+                f"num_return_sequences={self.num_return_sequences}: must be at least 1."
+            )
+        if self.eos not in ("auto", "keep", "cut", "stop"):
+            raise unknown_choice("eos", self.eos, ("auto", "keep", "cut", "stop"))
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,7 @@ class Job:
         seeds: one per row.
         eos: the treatment of an end-of-text; see `generate`.
         tokenizer: decodes the tokens, or None.
+        stop: the stop strings of each row.
     """
 
     denoiser: Denoiser
@@ -103,12 +122,26 @@ class Job:
     seeds: list[int]
     eos: Eos
     tokenizer: Any
+    stop: list[tuple[str, ...]]
+
+    @property
+    def temperature(self) -> float:
+        """Return the temperature that tokens are drawn with."""
+        law = self.request.law
+        return self.request.sampler.law.temperature if law is None else law.temperature
 
     def rows(self, first: int = 0, last: int | None = None) -> TextRows:
         """Build the canvases of the rows `first` to `last` - 1, padded to one length."""
         part = slice(first, last)
+        ends = Ends(frozenset(self.request.stop_token_ids), self.tokenizer)
         return build_rows(
-            self.prompts[part], self.new_tokens[part], self.denoiser, self.seeds[part], self.eos
+            self.prompts[part],
+            self.new_tokens[part],
+            self.denoiser,
+            self.seeds[part],
+            self.eos,
+            ends,
+            self.stop[part],
         )
 
 
@@ -121,21 +154,24 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
     sampler, defaults = _choose_sampler(denoiser, options.sampler, options.sampler_options)
     law = _law_defaults(defaults).over(sampler.law)
     law = options.law.over(law)
-    law = replace(law, suppressed=(*law.suppressed, *options.suppress_tokens))
+    suppressed = read_ids("suppress_tokens", options.suppress_tokens, denoiser.vocab_size)
+    law = replace(law, suppressed=(*law.suppressed, *suppressed))
+    stop_ids = eos_ids(options.eos_token_id, denoiser)
     tokenizer = options.tokenizer if options.tokenizer is not None else denoiser.tokenizer
+    encoder = Encoder(tokenizer, options.add_special_tokens, options.chat_template_kwargs)
+    found = read_prompts(prompts, denoiser, encoder, options.infill, options.attention_mask)
+    stops = read_stops(options.stop, len(found), tokenizer)
+    new: list[int] = []
+    for i, row in enumerate(found):
+        new.append(_new_tokens(options.max_new_tokens, row, denoiser))
+        found[i] = row = row.open() if new[i] else row
+        check_length(i, len(row.ids), new[i], denoiser.max_length)
+        if row.infill and stops[i]:
+            raise ValueError(
+                f"stop: prompt {i} is filled in place, and a stop string ends completions only."
+            )
     count = options.num_return_sequences
-    check_whole("num_return_sequences", count)
-    check_whole("max_new_tokens", options.max_new_tokens, optional=True)
-    if count < 1:
-        raise ValueError(f"num_return_sequences={count}: must be at least 1.")
-    if options.eos not in ("auto", "keep", "cut", "stop"):
-        raise unknown_choice("eos", options.eos, ("auto", "keep", "cut", "stop"))
-    found = read_prompts(prompts, denoiser, tokenizer, options.infill, options.attention_mask)
-    rows = [row for row in found for _ in range(count)]
-    new = [_new_tokens(options.max_new_tokens, row.infill, len(row.ids), denoiser) for row in rows]
-    for i, row in enumerate(rows):
-        check_length(i // count, len(row.ids), new[i], denoiser.max_length)
-    seeds = ops.row_seeds(ops.fresh_seed() if options.seed is None else options.seed, len(rows))
+    seeds = read_seeds(options.seed, len(found) * count)
     blocks = options.blocks
     if blocks.length is None:
         blocks = replace(
@@ -148,12 +184,21 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         law,
         blocks,
         guidance_scale=options.guidance_scale,
-        stop_token_ids=eos_ids(options.eos_token_id, denoiser),
+        stop_token_ids=stop_ids,
         every_step=options.every_step,
         return_trajectory=options.return_trajectory,
         cuda_graph=options.cuda_graph,
     )
-    return Job(denoiser, request, rows, new, seeds, options.eos, tokenizer)
+    return Job(
+        denoiser,
+        request,
+        _times(found, count),
+        _times(new, count),
+        seeds,
+        options.eos,
+        tokenizer,
+        _times(stops, count),
+    )
 
 
 def default_sampler(denoiser: Denoiser) -> str:
@@ -194,14 +239,20 @@ def _law_defaults(defaults: Mapping[str, Any]) -> LawOptions:
     )
 
 
-def _new_tokens(asked: int | None, infill: bool, prompt: int, denoiser: Denoiser) -> int:
+def _times(items: list[T], count: int) -> list[T]:
+    """Return each item `count` times in a row."""
+    return [item for item in items for _ in range(count)]
+
+
+def _new_tokens(asked: int | None, row: PromptRow, denoiser: Denoiser) -> int:
     """Return the positions to append to a row, rounded up to whole canvases if need be."""
     context, canvas = denoiser.max_length, denoiser.canvas_length or 1
     if asked is not None and asked < 0:
         raise ValueError(f"max_new_tokens={asked}: must be at least 0.")
-    if asked is None and infill:
+    if asked is None and row.infill:
         return 0
     if asked is None:
         asked = DEFAULT_NEW_TOKENS
+        prompt = len(row.open().ids)
         asked = asked if context is None else max(1, min(asked, context - prompt))
     return -(-asked // canvas) * canvas

@@ -1,246 +1,271 @@
-"""Turn prompts of every kind into one left-padded batch of canvases.
+"""Read prompts of every kind as rows of token ids.
 
-A prompt is a text, a list of chat messages, token ids (ragged, or padded on either side), a string
-with mask tokens, or empty; an infill mask may mark positions to fill.  The columns of a row are
-padding, then prompt, then new positions.
+A prompt is a text, a list of chat messages, token ids (ragged, or padded on either side), what a
+tokenizer returns for one, a string with mask tokens, or empty; an infill mask may mark positions to
+fill.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.engine.request import Canvases
+from dlm_sampling.text.arguments import is_listing, plain, whole_number
+from dlm_sampling.text.encoding import Encoder
+from dlm_sampling.text.masks import mask_rows
+from dlm_sampling.text.rows import PromptRow
 
-Ending = Literal["keep", "cut", "stop"]
-Eos = Literal["auto"] | Ending
-Infill = bool | Tensor | Sequence[Sequence[bool]]
-Prompts = str | Sequence[Any] | Tensor | None
+Infill = bool | Tensor | Sequence[bool] | Sequence[Sequence[bool]]
+Prompts = str | Mapping[str, Any] | Iterable[Any] | Tensor | None
 
+BESIDE_IDS = {
+    "attention_mask", "token_type_ids", "special_tokens_mask", "offset_mapping", "length",
+    "overflow_to_sample_mapping", "overflowing_tokens", "num_truncated_tokens",
+}  # fmt: skip
+"""Keys of a tokenizer's output beside its input_ids; only attention_mask is read."""
 
-@dataclass(frozen=True)
-class PromptRow:
-    """Hold one prompt as token ids, and mark the positions inside it that are to be filled."""
-
-    ids: list[int]
-    fill: list[bool]
-
-    @property
-    def infill(self) -> bool:
-        """Return whether any position inside the prompt is to be filled."""
-        return any(self.fill)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class TextRows:
-    """Hold the canvases of a call, with the prompts and endings that turn them back into texts.
+class _Read:
+    """Hold one prompt as it was given.
 
     Fields:
-        canvases: the canvases before the first step.
-        prompts: the prompt of each row.
-        endings: the treatment of an end-of-text in each row: "keep", "cut" or "stop".
+        ids: token ids, padding included.
+        keep: False at padding; None without padding.
+        text: whether the prompt was a string, whose mask tokens are filled.
+        closing: ids at the end that only close the text.
+        chat: whether the prompt was a chat.
     """
 
-    canvases: Canvases
-    prompts: list[PromptRow]
-    endings: list[Ending]
+    ids: list[int]
+    keep: list[bool] | None = None
+    text: bool = False
+    closing: int = 0
+    chat: bool = False
 
 
 def read_prompts(
     prompts: Prompts,
     denoiser: Denoiser,
-    tokenizer: Any,
-    infill: Infill | None,
-    attention_mask: Tensor | None,
+    encoder: Encoder,
+    infill: Infill | None = None,
+    attention_mask: object = None,
 ) -> list[PromptRow]:
     """Turn the prompts of a call into rows of token ids.
 
+    Args:
+        prompts: see `generate`; an iterator is consumed once.
+        denoiser: gives the vocabulary and the mask id.
+        encoder: turns texts and chats into ids.
+        infill: see `generate`.
+        attention_mask: False (0) at padding of token ids, or None.
+
     Raises:
-        ValueError: text without a tokenizer, an infill or attention mask of another shape, an id
-            outside the vocabulary, or a prompt of an unknown type.
+        TypeError: a mask holds something else than True, False, 0 and 1.
+        ValueError: a prompt cannot be read, text comes without a tokenizer, a mask has another
+            shape, or an id is outside the vocabulary.
     """
-    _check_shapes(prompts, attention_mask, infill)
     if infill is True and denoiser.mask_token_id is None:
         raise ValueError(
             "infill=True fills the mask ids of the prompt, and this denoiser has none; pass a bool "
             "mask, True at the positions to fill."
         )
-    if attention_mask is not None and not isinstance(prompts, Tensor):
-        raise ValueError(
-            "attention_mask: goes with a tensor of token ids; lists may be ragged and need none."
-        )
-    if isinstance(prompts, Tensor):
-        rows = _from_tensor(prompts, attention_mask)
-        masks = _explicit_infill(infill, prompts, attention_mask)
-    else:
-        rows = [_to_ids(p, i, tokenizer) for i, p in enumerate(_as_list(prompts))]
-        masks = _explicit_infill(infill, rows, None)
-    texts = (
-        [isinstance(p, str) for p in _as_list(prompts)]
-        if not isinstance(prompts, Tensor)
-        else [False] * len(rows)
-    )
-    found: list[PromptRow] = []
-    for i, ids in enumerate(rows):
+    read = _read_all(prompts, encoder)
+    if encoder.template and not any(prompt.chat for prompt in read):
+        raise ValueError("chat_template_kwargs: goes with chat messages, and no prompt is a chat.")
+    if attention_mask is not None:
+        read = _masked(read, attention_mask)
+    marks = None
+    if not (infill is None or isinstance(infill, bool)):
+        marks = mask_rows("infill", infill, [len(prompt.ids) for prompt in read])
+    rows: list[PromptRow] = []
+    for i, prompt in enumerate(read):
+        keep = _span(prompt, i)
+        ids = prompt.ids[keep]
         _check_ids(ids, i, denoiser.vocab_size)
-        by_id = infill is True or (infill is None and texts[i])
+        by_id = infill is True or (infill is None and prompt.text)
         fill = (
-            masks[i] if masks is not None else [by_id and t == denoiser.mask_token_id for t in ids]
+            marks[i][keep]
+            if marks is not None
+            else [by_id and token == denoiser.mask_token_id for token in ids]
         )
-        if len(fill) != len(ids):
-            raise ValueError(
-                f"infill: row {i} has {len(fill)} entries for {len(ids)} tokens; give one "
-                "per token."
-            )
-        found.append(PromptRow(ids, fill))
-    return found
+        rows.append(PromptRow(ids, fill, prompt.closing))
+    return rows
 
 
-def build_rows(
-    rows: list[PromptRow],
-    new_tokens: list[int],
-    denoiser: Denoiser,
-    seeds: Sequence[int],
-    eos: Eos,
-) -> TextRows:
-    """Left-pad the rows and append `new_tokens[i]` positions to write to row i.
-
-    Args:
-        rows: the prompts.
-        new_tokens: positions to append to each.
-        denoiser: gives the ids of padding and mask.
-        seeds: one per row.
-        eos: the treatment of an end-of-text; see `generate`.
-    """
-    lengths = [len(row.ids) + new for row, new in zip(rows, new_tokens, strict=True)]
-    width = max(lengths)
-    pad = next((i for i in (denoiser.pad_token_id, denoiser.eos_token_id) if i is not None), 0)
-    tokens = torch.full((len(rows), width), pad, dtype=torch.int64)
-    editable = torch.zeros(tokens.shape, dtype=torch.bool)
-    attention = torch.zeros(tokens.shape, dtype=torch.bool)
-    for b, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        first, end = width - length, width - length + len(row.ids)
-        tokens[b, first:end] = torch.tensor(row.ids, dtype=torch.int64)
-        tokens[b, end:] = pad if denoiser.mask_token_id is None else denoiser.mask_token_id
-        editable[b, first:end] = torch.tensor(row.fill, dtype=torch.bool)
-        editable[b, end:] = True
-        attention[b, first:] = True
-    endings: list[Ending] = [_ending(eos, row) for row in rows]
-    may_stop = torch.tensor([ending == "stop" for ending in endings])
-    return TextRows(Canvases(tokens, editable, attention, tuple(seeds), may_stop), rows, endings)
-
-
-def _ending(eos: Eos, row: PromptRow) -> Ending:
-    """Return the treatment of an end-of-text in a row."""
-    if eos != "auto":
-        return eos
-    return "keep" if row.infill or not row.ids else "stop"
-
-
-def _as_list(prompts: Prompts) -> list[Any]:
-    """Return a list of prompts; a single string, chat or list of ids becomes a list of one."""
+def _read_all(prompts: object, encoder: Encoder) -> list[_Read]:
+    """Read one prompt or several, as they were given."""
+    prompts = plain(prompts)
     if prompts is None:
-        return [[]]
-    if isinstance(prompts, str):
-        return [prompts]
+        return [_Read([])]
     if isinstance(prompts, Tensor):
-        return list(prompts)
+        return [_Read(row) for row in _table(prompts, "prompts")]
+    if _is_encoding(prompts):
+        return _read_encoding(prompts, "prompts")
+    if not is_listing(prompts):
+        return [_read_one(prompts, 0, encoder)]
     listed = list(prompts)
     if not listed:
         raise ValueError(
             'prompts=[]: give at least one; an empty string "" generates without a prompt.'
         )
-    single = isinstance(listed[0], int) or (isinstance(listed[0], Mapping) and "role" in listed[0])
-    return [listed] if single else listed
+    if _is_number(listed[0]) or _is_message(listed[0]):
+        return [_read_one(listed, 0, encoder)]
+    return [_read_one(prompt, i, encoder) for i, prompt in enumerate(listed)]
 
 
-def _to_ids(prompt: Any, index: int, tokenizer: Any) -> list[int]:
-    """Return the token ids of one prompt."""
+def _read_one(prompt: object, index: int, encoder: Encoder) -> _Read:
+    """Read a single prompt."""
+    name, prompt = f"Prompt {index}", plain(prompt)
     if isinstance(prompt, str):
-        return [] if not prompt else list(_need(tokenizer, index)(prompt)["input_ids"])
+        encoded = encoder.text(prompt, index)
+        return _Read(encoded.ids, text=True, closing=encoded.closing)
     if isinstance(prompt, Tensor):
-        return cast("list[int]", prompt.tolist())
-    if isinstance(prompt, Sequence):
-        items: list[Any] = [*cast("Sequence[Any]", prompt)]
-        if all(isinstance(i, int) for i in items):
-            return items
-        if all(isinstance(i, Mapping) and "role" in i for i in items):
-            return _chat_ids(items, index, _need(tokenizer, index))
-    kind: str = type(cast("object", prompt)).__name__
-    raise ValueError(
-        f"Prompt {index}: {kind} is not understood. "
-        "Give a string, chat messages (role, content), token ids, or a tensor of ids."
+        return _Read(_single(_table(prompt, name), name))
+    if _is_encoding(prompt):
+        return _single(_read_encoding(prompt, name), name)
+    if _is_message(prompt):
+        return _Read(encoder.chat([prompt], index).ids, chat=True)
+    if not is_listing(prompt):
+        raise _not_understood(prompt, name)
+    items = list(prompt)
+    if any(_is_message(item) for item in items):
+        return _Read(encoder.chat(_messages(items, name), index).ids, chat=True)
+    if items and not _is_number(items[0]):
+        raise _not_understood(prompt, name)
+    return _Read(_as_ids(items, name))
+
+
+def _read_encoding(given: Mapping[str, object], name: str) -> list[_Read]:
+    """Read the output of a tokenizer: the ids, and the mask of their padding."""
+    others = [key for key in given if key not in {"input_ids", *BESIDE_IDS}]
+    if others:
+        raise ValueError(
+            f"{name}: {others[0]!r} beside input_ids is not read by a text model; leave it out."
+        )
+    rows = [_Read(row) for row in _table(plain(given["input_ids"]), f"{name}, input_ids")]
+    mask = given.get("attention_mask")
+    return rows if mask is None else _masked(rows, mask)
+
+
+def _table(values: object, name: str) -> list[list[int]]:
+    """Return the rows of token ids in a tensor or array [B, L] or [L], or in lists."""
+    if isinstance(values, Tensor):
+        shape = tuple(values.shape)
+        kind = values.dtype
+        whole = not (kind.is_floating_point or kind.is_complex or kind == torch.bool)
+        if len(shape) not in (1, 2) or not whole:
+            raise ValueError(f"{name} {shape} {values.dtype}: must be integer ids [batch, length].")
+        if len(shape) == 2 and shape[0] == 0:
+            raise ValueError(f"{name} {shape}: no rows; give at least one, or None for no prompt.")
+        listed = cast("list[Any]", values.tolist())
+        return [listed] if len(shape) == 1 else listed
+    if not is_listing(values):
+        raise _not_understood(values, name)
+    items = list(values)
+    if not items or _is_number(items[0]):
+        return [_as_ids(items, name)]
+    return [_single(_table(plain(item), f"{name}, row {i}"), name) for i, item in enumerate(items)]
+
+
+def _single(rows: list[T], name: str) -> T:
+    """Return the row of a prompt that must have one only."""
+    if len(rows) != 1:
+        raise ValueError(
+            f"{name} holds {len(rows)} rows: every prompt of a list is one row; pass a batch "
+            "alone, not in a list."
+        )
+    return rows[0]
+
+
+def _masked(rows: list[_Read], mask: object) -> list[_Read]:
+    """Return the rows with an attention mask."""
+    if any(row.text or row.chat or row.keep is not None for row in rows):
+        raise ValueError(
+            "attention_mask: goes with token ids that bring none of their own; texts need none."
+        )
+    found = mask_rows("attention_mask", mask, [len(row.ids) for row in rows])
+    return [_Read(row.ids, keep) for row, keep in zip(rows, found, strict=True)]
+
+
+def _span(prompt: _Read, index: int) -> slice:
+    """Return the place of a prompt between its padding."""
+    if prompt.keep is None:
+        return slice(None)
+    kept = [i for i, keep in enumerate(prompt.keep) if keep]
+    if kept and len(kept) != kept[-1] + 1 - kept[0]:
+        raise ValueError(
+            f"attention_mask: row {index} has a gap; padding (0) stands left or right of a prompt, "
+            "not inside."
+        )
+    return slice(kept[0], kept[-1] + 1) if kept else slice(0, 0)
+
+
+def _is_encoding(value: object) -> TypeGuard[Mapping[str, object]]:
+    """Whether it is the output of a tokenizer."""
+    return isinstance(value, Mapping) and "input_ids" in value
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is one whole number."""
+    try:
+        whole_number(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_message(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether it is a message of a chat."""
+    return isinstance(value, Mapping) and "role" in value
+
+
+def _messages(items: list[Any], name: str) -> list[Mapping[str, Any]]:
+    """Return the messages of a chat, each checked to be one."""
+    for number, item in enumerate(items):
+        if not _is_message(item):
+            raise ValueError(
+                f"{name}, message {number}: must be a mapping with a role and a content, as the "
+                "other messages of the chat."
+            )
+    return items
+
+
+def _as_ids(items: list[Any], name: str) -> list[int]:
+    """Return token ids as ints of Python."""
+    found: list[int] = []
+    for position, item in enumerate(items):
+        try:
+            found.append(whole_number(item))
+        except TypeError:
+            raise ValueError(
+                f"{name}, position {position}: {item!r} is no token id, and the prompt begins with "
+                "one."
+            ) from None
+    return found
+
+
+def _not_understood(value: object, name: str) -> ValueError:
+    """Return the error for a prompt of another kind."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return ValueError(f"{name}: bytes are no text yet; decode them first: prompt.decode().")
+    kind = type(value).__name__
+    if isinstance(value, Mapping):
+        keys = ", ".join(repr(key) for key in list(cast("Mapping[object, object]", value))[:4])
+        kind = f"a {kind} with the keys {keys}" if keys else f"an empty {kind}"
+    if isinstance(value, Set):
+        kind = f"a {kind}, which has no order,"
+    return ValueError(
+        f"{name}: {kind} is not understood. Give a string, chat messages (role, content), token "
+        "ids, a tensor of ids, or the output of a tokenizer (input_ids, attention_mask)."
     )
-
-
-def _check_shapes(prompts: Prompts, attention_mask: Tensor | None, infill: Infill | None) -> None:
-    """Check that a tensor of prompts has rows, and that its masks have its shape."""
-    if not isinstance(prompts, Tensor):
-        return
-    shape = tuple(prompts.shape)
-    if prompts.ndim == 2 and len(prompts) == 0:
-        raise ValueError(f"prompts {shape}: no rows; give at least one, or None for no prompt.")
-    for name, mask in (("attention_mask", attention_mask), ("infill", infill)):
-        if isinstance(mask, Tensor) and tuple(mask.shape) != shape:
-            raise ValueError(f"{name} {tuple(mask.shape)}: must be {shape}, as prompts.")
-
-
-def _chat_ids(messages: list[Any], index: int, tokenizer: Any) -> list[int]:
-    """Return the ids of chat messages through the chat template, up to the start of the answer."""
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"Prompt {index} holds chat messages, and the tokenizer has no chat template. "
-            "Give a string, or set tokenizer.chat_template."
-        )
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _need(tokenizer: Any, index: int) -> Any:
-    if tokenizer is None:
-        raise ValueError(
-            f"Prompt {index} is text, and the denoiser has no tokenizer. Pass tokenizer=, "
-            "or token ids."
-        )
-    return tokenizer
-
-
-def _from_tensor(prompts: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
-    """Return the rows of a [B, L] (or [L]) tensor without their padding on either side."""
-    table = prompts.unsqueeze(0) if prompts.ndim == 1 else prompts
-    if table.ndim != 2 or table.dtype.is_floating_point:
-        raise ValueError(
-            f"prompts {tuple(prompts.shape)} {prompts.dtype}: must be integer ids [batch, length]."
-        )
-    if attention_mask is None:
-        return cast("list[list[int]]", table.tolist())
-    mask = attention_mask.reshape(table.shape).bool()
-    return [row[keep].tolist() for row, keep in zip(table.cpu(), mask.cpu(), strict=True)]
-
-
-def _explicit_infill(
-    infill: Infill | None, rows: Any, attention_mask: Tensor | None
-) -> list[list[bool]] | None:
-    """Return the caller's infill mask per row, or None if mask ids decide the infill."""
-    if infill is None or isinstance(infill, bool):
-        return None
-    if isinstance(infill, Tensor):
-        table = infill.unsqueeze(0) if infill.ndim == 1 else infill
-        if attention_mask is not None:
-            keep = attention_mask.reshape(table.shape).bool().cpu()
-            return [row[k].bool().tolist() for row, k in zip(table.cpu(), keep, strict=True)]
-        return [row.bool().tolist() for row in table]
-    listed = [list(row) for row in infill]
-    if len(listed) != len(rows):
-        raise ValueError(
-            f"infill has {len(listed)} rows for {len(rows)} prompts: give one per prompt."
-        )
-    return listed
 
 
 def _check_ids(ids: list[int], index: int, vocab_size: int) -> None:
@@ -250,32 +275,3 @@ def _check_ids(ids: list[int], index: int, vocab_size: int) -> None:
                 f"Prompt {index}, position {position}: id {token} is outside the vocabulary "
                 f"of {vocab_size}."
             )
-
-
-def check_length(index: int, prompt: int, new: int, context: int | None) -> None:
-    """Check that a row is not empty and fits into the model's context.
-
-    Args:
-        index: number of the prompt, for the message.
-        prompt: tokens of the prompt.
-        new: positions to append.
-        context: maximum tokens of a row, or None for no limit.
-
-    Raises:
-        ValueError: the row is empty or too long; the message says by how much.
-    """
-    if prompt + new == 0:
-        raise ValueError(
-            f"Prompt {index} is empty and max_new_tokens=0: there is nothing to write."
-        )
-    if context is not None and prompt + new > context:
-        over = prompt + new - context
-        if prompt > over:
-            remedy = f"Shorten the prompt by {over}" + (
-                f", or ask for {new - over} new tokens." if new > over else "."
-            )
-        else:
-            remedy = f"Ask for at most {max(0, context - prompt)} new tokens."
-        raise ValueError(
-            f"Prompt {index}: {prompt} tokens + {new} new exceed the context of {context}. {remedy}"
-        )

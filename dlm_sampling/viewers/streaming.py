@@ -6,7 +6,7 @@ A streamer takes one sequence.  The rows of a batch are streamed one after anoth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -15,7 +15,12 @@ from torch import Tensor
 from dlm_sampling.engine.request import Canvases
 from dlm_sampling.engine.trajectory import StepEvent
 
+Sendable = Callable[[Tensor, int, bool], int]
+"""Gives the columns from the left that a streamer may get, of a row's canvas int64 [L], the columns
+known from the left, and whether the row is done."""
 
+
+@runtime_checkable
 class Streamer(Protocol):
     """Define the interface of a transformers streamer; see also `DraftStreamer`."""
 
@@ -41,37 +46,42 @@ class StreamerFeed:
     """Turn step events into calls of a streamer.
 
     Tokens are sent from the left as soon as they are known; if the sampler revises, once their row
-    is done.  The rest of the canvas goes to `put_draft` if the streamer has that method.
+    is done.  The rest of the canvas goes to `put_draft` if the streamer has that method.  Nothing
+    is sent before the first step, so that a call that fails at once leaves the streamer untouched.
 
     Args:
         streamer: a transformers streamer.
         canvases: the rows before the first step.
         revises: whether written tokens may still change.
-        stop_token_ids: per row, ids that end its text: neither they nor later tokens are sent.
+        sendable: per row, gives the known tokens that belong to its text.
     """
 
     def __init__(
-        self,
-        streamer: Streamer,
-        canvases: Canvases,
-        revises: bool,
-        stop_token_ids: Sequence[tuple[int, ...]],
+        self, streamer: Streamer, canvases: Canvases, revises: bool, sendable: Sequence[Sendable]
     ) -> None:
         tokens, editable, attention = canvases.tokens, canvases.editable, canvases.attention
-        self.streamer, self.revises, self.stop_token_ids = streamer, revises, stop_token_ids
+        self.streamer, self.revises, self.sendable = streamer, revises, sendable
         self.tokens, self.unknown = tokens.clone().cpu(), editable.clone().cpu()
         self.done = ~editable.any(1).cpu()
         self.origin = attention.long().argmax(1).cpu()
         self.first = torch.where(editable.any(1), editable.long().argmax(1), tokens.shape[1]).cpu()
         self.row = -1
         self.sent = 0
-        self._open_next()
 
     def __call__(self, event: StepEvent) -> None:
         """Store an event; send tokens of the current row, then of finished rows after it."""
         rows = event.rows.cpu()
         self.tokens[rows], self.unknown[rows] = event.tokens.cpu(), event.unknown.cpu()
         self.done[rows] = event.final.cpu()
+        self._send()
+
+    def close(self) -> None:
+        """Send rows that had nothing to write, and so had no event."""
+        self._send()
+
+    def _send(self) -> None:
+        if self.row < 0:
+            self._open_next()
         while self.row < len(self.tokens):
             self._confirm()
             if not self.done[self.row]:
@@ -90,18 +100,15 @@ class StreamerFeed:
 
     def _confirm(self) -> None:
         """Send the known tokens of the current row that were not sent yet."""
-        if self.revises and not self.done[self.row]:
+        done = bool(self.done[self.row])
+        if self.revises and not done:
             return
-        unknown = self.unknown[self.row, self.sent :]
-        count = int(unknown.long().argmax()) if bool(unknown.any()) else len(unknown)
-        tokens = self.tokens[self.row, self.sent : self.sent + count]
-        ends = torch.tensor(self.stop_token_ids[self.row], dtype=torch.int64)
-        stop = torch.isin(tokens, ends).nonzero()
-        if len(stop):
-            count = int(stop[0])
-        for token in tokens[:count]:
+        unknown = self.unknown[self.row]
+        known = int(unknown.long().argmax()) if bool(unknown.any()) else len(unknown)
+        end = self.sendable[self.row](self.tokens[self.row], known, done)
+        for token in self.tokens[self.row, self.sent : end]:
             self.streamer.put(token.unsqueeze(0))
-        self.sent += count
+        self.sent = max(self.sent, end)
 
     def _draft(self) -> None:
         if isinstance(self.streamer, DraftStreamer):

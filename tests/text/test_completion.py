@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 
 from dlm_sampling import wrap
 from dlm_sampling.engine.request import SampleOutput
-from dlm_sampling.text.completion import eos_ids, finish
-from dlm_sampling.text.prompts import PromptRow, build_rows
+from dlm_sampling.text.completion import finish
+from dlm_sampling.text.endings import Ends
+from dlm_sampling.text.rows import PromptRow, build_rows
 
 V, MASK, PAD, END = 12, 11, 9, 7
 DENOISER = wrap(lambda ids: torch.zeros(*ids.shape, V), vocab_size=V, mask_token_id=MASK,
@@ -26,13 +26,14 @@ class Digits:
 
 
 def finished(eos: Any, tokenizer: Any = None) -> Any:
-    rows = build_rows(ROWS, [3, 3, 2], DENOISER, [21, 22, 23], eos)
+    ends = Ends(frozenset({END}), tokenizer)
+    rows = build_rows(ROWS, [3, 3, 2], DENOISER, [21, 22, 23], eos, ends)
     logprob = torch.full(DONE.shape, -1.0).masked_fill(~rows.canvases.editable, 0.0)
     count = torch.tensor([1, 2, 3])
     out = SampleOutput(
         DONE, logprob, count, count.double() / 2, count, (21, 22, 23), torch.zeros(3).bool(), None
     )
-    return finish(out, rows, (END,), tokenizer, DENOISER)
+    return finish(out, rows, tokenizer, PAD)
 
 
 def test_a_text_ends_before_the_first_end_that_was_written() -> None:
@@ -61,13 +62,3 @@ def test_kept_ends_change_nothing() -> None:
 def test_the_result_shares_no_memory_with_the_canvas() -> None:
     finished("cut")
     assert DONE[0].tolist() == [1, END, 4, END, 5]
-
-
-@pytest.mark.parametrize(("given", "ids"), [(None, (END,)), (3, (3,)), ([3, 4], (3, 4)), ((), ())])
-def test_ids_that_end_a_text(given: Any, ids: tuple[int, ...]) -> None:
-    assert eos_ids(given, DENOISER) == ids
-
-
-def test_a_model_may_have_further_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(DENOISER), "further_eos_ids", (5,))
-    assert eos_ids(None, DENOISER) == (END, 5)

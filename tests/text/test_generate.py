@@ -314,6 +314,28 @@ ERRORS: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, "exceed the context of 96. Ask for at most 94", {"max_new_tokens": 4000}),
     (ValueError, "attention_mask", {"attention_mask": torch.ones(1, 2)}),
     (ValueError, "infill", {"infill": [[True], [False]]}),
+    (TypeError, "infill: 'yes' is no mask", {"infill": "yes"}),
+    (TypeError, "infill: 2 is no mask", {"infill": [2, 2]}),
+    (TypeError, "seed='7'", {"seed": "7"}),
+    (TypeError, "seed=1.5", {"seed": 1.5}),
+    (TypeError, "eos_token_id='a'", {"eos_token_id": "a"}),
+    (ValueError, "eos_token_id: 99 is no token id", {"eos_token_id": 99}),
+    (ValueError, "eos_token_id: -1 is no token id", {"eos_token_id": -1}),
+    (TypeError, "suppress_tokens=2.5", {"suppress_tokens": 2.5}),
+    (ValueError, "suppress_tokens: 99 is no token id", {"suppress_tokens": [1, 99]}),
+    (TypeError, "stop=3", {"stop": 3}),
+    (TypeError, "add_special_tokens='no'", {"add_special_tokens": "no"}),
+    (TypeError, "chat_template_kwargs='x'", {"chat_template_kwargs": "x"}),
+    (TypeError, "streamer is a str", {"streamer": "x"}),
+    (TypeError, "callback is a list", {"callback": []}),
+    (TypeError, "progress='no'", {"progress": "no"}),
+    (TypeError, "align_blocks=1", {"align_blocks": 1}),
+    (TypeError, "causal_blocks=1", {"causal_blocks": 1}),
+    (TypeError, "return_trajectory='yes'", {"return_trajectory": "yes"}),
+    (TypeError, "every_step=1", {"every_step": 1}),
+    (TypeError, "cuda_graph=1", {"cuda_graph": 1}),
+    (TypeError, "until is stop here", {"until": ["a"]}),
+    (TypeError, "enable_thinking is chat_template_kwargs here", {"enable_thinking": False}),
 ]
 
 
@@ -323,6 +345,87 @@ def test_errors_name_the_argument(
 ) -> None:
     with pytest.raises(kind, match=message.replace(".", r"\.")):
         generate(tiny, "ab", **{"max_new_tokens": 4, **options})
+
+
+@pytest.mark.parametrize(("kind", "message", "options"), ERRORS)
+def test_a_call_that_is_refused_sends_nothing(
+    tiny: Any, kind: type[Exception], message: str, options: dict[str, Any]
+) -> None:
+    """Some arguments are only checked where the run begins; the streamer waits for a step."""
+    recorder = Recorder()
+    with pytest.raises(kind):
+        generate(tiny, "ab", **{"max_new_tokens": 4, "streamer": recorder, **options})
+    assert recorder.puts == []
+
+
+def test_a_sampler_of_another_noise_sends_nothing(tiny: Any) -> None:
+    recorder = Recorder()
+    with pytest.raises(ValueError, match="noise"):
+        generate(tiny, "ab", sampler="planned", max_new_tokens=4, streamer=recorder)
+    assert recorder.puts == []
+
+
+def test_a_row_with_nothing_to_write_is_streamed_too(tiny: Any) -> None:
+    recorder = Recorder()
+    out = generate(tiny, ["ab", "cd"], max_new_tokens=0, streamer=recorder)
+    assert recorder.rows == [row.tolist() for row in out.sequences]
+
+
+def test_a_denoiser_is_no_name_and_no_network() -> None:
+    for wrong in ("tiny-books", torch.nn.Linear(1, 1), None):
+        with pytest.raises(TypeError, match=f"denoiser is a {type(wrong).__name__}: must be a De"):
+            generate(wrong, "ab")  # pyright: ignore
+
+
+def test_arguments_of_a_chat_template_need_a_chat(tiny: Any) -> None:
+    with pytest.raises(ValueError, match=r"chat_template_kwargs: .* no prompt is a chat"):
+        generate(tiny, ["ab", [1, 2]], max_new_tokens=3, chat_template_kwargs={"x": 1})
+
+
+def test_a_cut_leaves_fixed_context_alone() -> None:
+    """The end-of-text is written into the first hole; context and a second hole stand behind it."""
+    denoiser = script([0, EOS, 2, 3, 4])
+    prompt, fill = [0, MASK, 7, MASK, 7], [[False, True, False, True, False]]
+    for eos in ("cut", "stop"):
+        out = generate(denoiser, [prompt], infill=fill, eos=eos)
+        assert out.sequences.tolist() == [[0, EOS, 7, PAD, 7]]
+        assert out.token_ids == [[0]]
+        assert out.finish_reasons == ["eos"]
+        assert out.logprobs[0, 2:].tolist() == [0.0] * 3
+    given = generate(denoiser, [[EOS, MASK, EOS, 7]], infill=True, eos="cut")
+    assert given.finish_reasons == ["eos"]  # of the hole
+    other = generate(script([0, 1, 2, 3]), [[EOS, MASK, EOS, 7]], infill=True, eos="cut")
+    assert other.sequences.tolist() == [[EOS, 1, EOS, 7]]
+    assert other.finish_reasons == ["length"]
+
+
+def equal_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [r.getMessage() for r in caplog.records if "are equal" in r.getMessage()]
+    caplog.clear()
+    return found
+
+
+def test_equal_samples_of_an_argmax_law_are_told(
+    tiny: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 12, "seed": 3, "num_return_sequences": 3}
+    out = generate(tiny, ["ab", "cd"], sampler="llada", **options)
+    assert out.token_ids[0] == out.token_ids[1] == out.token_ids[2]
+    (told,) = equal_warnings(caplog)
+    assert "The 3 sequences of prompt 0 are equal: the temperature is 0" in told
+    assert "temperature=1.0" in told
+    for other in ({"temperature": 1.0}, {"num_return_sequences": 1}, {"sampler": "ancestral"}):
+        generate(tiny, "ab", **{"sampler": "llada", **options, **other})
+        assert equal_warnings(caplog) == []
+
+    def masks_left(input_ids: Tensor) -> Tensor:  # an argmax that depends on the random order
+        left = (input_ids == MASK).sum(1, keepdim=True).expand(input_ids.shape) % 8
+        return torch.nn.functional.one_hot(left, VOCAB) * 50.0
+
+    counting = wrap(masks_left, vocab_size=VOCAB, mask_token_id=MASK)
+    drawn = generate(counting, sampler="llada-random", temperature=0.0, **options)
+    assert len({tuple(ids) for ids in drawn.token_ids}) > 1  # its order is random
+    assert equal_warnings(caplog) == []
 
 
 def test_chat_without_a_template(tiny_llada: Path) -> None:
@@ -349,9 +452,9 @@ def test_errors_of_tensors(tiny: Any) -> None:
     ids = torch.ones(2, 3).long()
     with pytest.raises(ValueError, match=r"prompts \(0, 4\): no rows"):
         generate(tiny, torch.zeros(0, 4).long(), max_new_tokens=1)
-    with pytest.raises(ValueError, match=r"attention_mask \(1, 3\): must be \(2, 3\)"):
+    with pytest.raises(ValueError, match="attention_mask has 1 rows for 2 prompts"):
         generate(tiny, ids, attention_mask=torch.ones(1, 3), max_new_tokens=1)
-    with pytest.raises(ValueError, match=r"infill \(3,\): must be \(2, 3\)"):
+    with pytest.raises(ValueError, match="infill has 1 rows for 2 prompts"):
         generate(tiny, ids, infill=torch.ones(3).bool())
     with pytest.raises(ValueError, match="must be integer ids"):
         generate(tiny, ids.float(), max_new_tokens=1)
