@@ -188,3 +188,29 @@ def check_flag(name: str, value: object, *, optional: bool = False) -> None:
     """
     if not (optional and value is None) and not isinstance(value, bool):
         raise TypeError(f"{name}={value!r}: must be True or False{', or None' * optional}.")
+
+
+@runtime_checkable
+class TokenizerLike(Protocol):
+    """Define the methods of a tokenizer that every call needs."""
+
+    def __call__(self, text: str, /) -> Any:
+        """Encode a text."""
+        ...
+
+    def decode(self, ids: Sequence[int], /) -> str:
+        """Decode token ids."""
+        ...
+
+
+def check_tokenizer(tokenizer: object) -> None:
+    """Check that a tokenizer is one, and not its name.
+
+    Raises:
+        TypeError: it can neither encode nor decode.
+    """
+    if tokenizer is not None and not isinstance(tokenizer, TokenizerLike):
+        raise TypeError(
+            f"tokenizer is a {type(tokenizer).__name__}: must be a loaded tokenizer, such as "
+            "transformers.AutoTokenizer.from_pretrained(...)."
+        )

@@ -187,6 +187,6 @@ def _answer(
             f"Prompt {index} ends with a message of the assistant without content: give the "
             "started answer as its content, or add the message that follows."
         )
-    if isinstance(content, str) and not content.strip():
+    if content == "":  # nothing to find in the rendered chat, and the same as a new answer
         return messages[:-1], {"add_generation_prompt": True}
     return messages, {"continue_final_message": True}

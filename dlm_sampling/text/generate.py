@@ -106,7 +106,8 @@ def generate(
             rows with a prompt, and "keep" for infilling and rows without a prompt.
         eos_token_id: end-of-text ids; default all of the denoiser's.
         stop: stop strings for all prompts, or one list of them per prompt.  Text and ids end before
-            the first one; with blocks, the row ends with the block that completes it.
+            the first one; with blocks, the row ends with the block that completes it (in a recorded
+            run with its last block).
         batch_size: rows that run together; default all.
         tokenizer: overrides the denoiser's.
         streamer: a transformers streamer, with or without `put_draft`.  For a batch, rows are

@@ -66,7 +66,10 @@ def test_a_started_answer_is_continued(kind: str) -> None:
     begun = f"{own.bos_token}[user]why?{own.eos_token}[assistant]"
     assert Encoder(own).chat(chat, 0).ids == ids_of(own, f"{begun}far away")
     empty = [*ASK, {"role": "assistant", "content": ""}]
-    assert Encoder(own).chat(empty, 0) == Encoder(own).chat(ASK, 0) == (ids_of(own, begun), 0)
+    now = Encoder(own, template={"hurry": True})
+    assert now.chat(empty, 0) == now.chat(ASK, 0) == (ids_of(own, f"{begun}now "), 0)
+    space = [*ASK, {"role": "assistant", "content": "\n"}]
+    assert Encoder(own).chat(space, 0).ids == ids_of(own, f"{begun}\n")
     assert generate(script(kind, [9] * 60), chat, max_new_tokens=1).prompt_lengths == [
         len(ids_of(own, f"{begun}far away"))
     ]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling import generate, samplers
+from dlm_sampling import Rollout, generate, replay, samplers
 from dlm_sampling.text.encoding import Encoder
 from dlm_sampling.text.endings import Cut, Ends, RowEnd
 from tests.text.tokenizers_of_all_kinds import KINDS, ids_of, script, tokenizer
@@ -214,6 +214,19 @@ def test_a_row_ends_with_the_block_that_completes_a_stop_string() -> None:
         script("byte-level", *[ids] * 3), prompts, stop="stop", batch_size=2, **options
     )
     assert parts.nfe.tolist() == [ended] * 3
+
+
+def test_what_a_stop_string_cut_off_is_scored_like_the_rest() -> None:
+    """Tokens behind the cut were drawn: `replay` knows their steps, the output pads them."""
+    ids = ids_of(tokenizer("byte-level"), "far away: stop! Question: why?")
+    denoiser = script("byte-level", ids, sure=12.0)
+    out = generate(denoiser, None, max_new_tokens=16, block_length=4, stop="stop", temperature=1.0,
+                   sampler=LEFT_TO_RIGHT, return_trajectory=True, seed=0)  # fmt: skip
+    scores = replay(denoiser, Rollout.from_output(out)).logprob
+    kept = out.logprobs != 0
+    assert 4 <= int(kept.sum()) < 12
+    assert out.finish_reasons == ["stop"]
+    torch.testing.assert_close(scores[kept], out.logprobs[kept])
 
 
 def test_samples_of_a_prompt_share_its_stop_strings() -> None:

@@ -82,7 +82,9 @@ def tokenizer(kind: str) -> Any:
     return made
 
 
-def script(kind: str, *completions: str | list[int], prompt: int = 0, **facts: Any) -> Denoiser:
+def script(
+    kind: str, *completions: str | list[int], prompt: int = 0, sure: float = 50.0
+) -> Denoiser:
     """A denoiser that writes given texts: row b the completion b, from column `prompt` on."""
     own = tokenizer(kind)
     rows = [ids_of(own, c) if isinstance(c, str) else c for c in completions]
@@ -92,11 +94,11 @@ def script(kind: str, *completions: str | list[int], prompt: int = 0, **facts: A
         for b, row in enumerate(rows[: len(table)]):
             kept = row[: table.shape[1] - prompt]
             table[b, prompt : prompt + len(kept)] = torch.tensor(kept)
-        return torch.nn.functional.one_hot(table, len(own)) * 50.0
+        return torch.nn.functional.one_hot(table, len(own)) * sure
 
     return wrap(
         logits, vocab_size=len(own), mask_token_id=own.mask_token_id, tokenizer=own,
-        eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id, **facts,
+        eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id,
     )  # fmt: skip
 
 
