@@ -15,6 +15,7 @@ from dlm_sampling.text.arguments import (
     Ids,
     Stop,
     check_flag,
+    check_mapping,
     check_tokenizer,
     eos_ids,
     read_ids,
@@ -91,11 +92,7 @@ class GenerateOptions:
         check_whole("max_new_tokens", self.max_new_tokens, optional=True)
         check_flag("add_special_tokens", self.add_special_tokens, optional=True)
         check_template(self.chat_template_kwargs)
-        given: object = self.sampler_options
-        if not isinstance(given, Mapping | None):
-            raise TypeError(
-                f"sampler_options={given!r}: must be a mapping, such as {{'eta': 0.02}}."
-            )
+        check_mapping("sampler_options", self.sampler_options)
         check_tokenizer(self.tokenizer)
         for name in ("return_trajectory", "every_step", "cuda_graph"):
             check_flag(name, getattr(self, name))
