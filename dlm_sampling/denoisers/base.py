@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, is_tokenizer
+from dlm_sampling.denoisers.wrappers import outermost, plain_name, runs_whole
 from dlm_sampling.processes import Absorbing, Uniform
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind, Process
@@ -46,8 +48,9 @@ class Denoiser(ABC):
             sampler's own time goes in as it is.
         suppressed: further ids that are never drawn, such as columns beyond the vocabulary.
         tokenizer: the tokenizer, a function that loads it when first asked for, or None.
-        module: the network, or None for a plain function.
-        device: where inputs go; default: the device of the first parameter of `module`, else CPU.
+        module: the network, or None for a plain function.  It may be replaced by a wrapper of
+            itself, such as `denoiser.module = DistributedDataParallel(denoiser.module)`.
+        device: where inputs go; default: wherever the first parameter of `module` is, else CPU.
     """
 
     family: str = "custom"
@@ -68,6 +71,10 @@ class Denoiser(ABC):
     """Whether `forward` reads `Pass.dt`, the length of the step, as few-step flow models do."""
     carries: bool = False
     """Whether the network has a latent state that goes from one forward pass to the next."""
+    carry_has_columns: bool = False
+    """Whether dimension 1 of each tensor of the state runs over the columns of the canvas."""
+    padding_proven: bool = True
+    """Whether `honours_padding` needs no check before it is relied upon."""
     capturable: bool = True
     """Whether a pass has fixed shapes and no synchronisation, so that a CUDA graph can record it.
 
@@ -106,8 +113,52 @@ class Denoiser(ABC):
         self.schedule = schedule
         self.suppressed = tuple(suppressed)
         self.module = module
-        self.device = torch.device(device) if device is not None else device_of(module)
+        self._kind = plain_name(module)
+        self._device = torch.device(device) if device is not None else None
         self._tokenizer = tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Return where inputs go: the device that was named, else that of the network now."""
+        if self._device is not None or self.module is None:
+            return self._device or torch.device("cpu")
+        weight = next(self.module.parameters(), None)
+        return device_of(self.module) if weight is None else weight.device
+
+    def to(
+        self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None
+    ) -> Self:
+        """Move the network, and cast its floating-point weights; return the denoiser itself.
+
+        Buffers keep their type, since rotary frequencies must not be rounded.
+
+        Args:
+            device: such as "cuda:0"; None: stays where it is.
+            dtype: of the weights, such as torch.bfloat16; None: stays what it is.
+        """
+        if self.module is not None:
+            for weight in self.module.parameters():
+                if dtype is not None and weight.is_floating_point():
+                    weight.data = weight.data.to(dtype)
+            self.module.to(device=device)
+        if device is not None and self._device is not None:
+            self._device = torch.device(device)
+        return self
+
+    def entry(self) -> tuple[Any, bool]:
+        """Return the module to call, and whether the output head must run inside that call.
+
+        The module is the outermost one, which may be a wrapper; see `outermost` and `runs_whole`.
+        """
+        module = self.module
+        assert module is not None
+        if type(module).__qualname__ == self._kind:
+            return module, False
+        return outermost(module), runs_whole(module)
+
+    def call_module(self, *args: Any, **given: Any) -> Any:
+        """Call the network by its outermost module."""
+        return self.entry()[0](*args, **given)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -284,9 +335,8 @@ def device_of(module: nn.Module | None) -> torch.device:
     """Return the device of the first parameter (or buffer) of a module; CPU if there is none."""
     if module is None:
         return torch.device("cpu")
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")
+    tensor = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 def positions_of(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:

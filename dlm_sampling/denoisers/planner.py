@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dlm_sampling.denoisers.base import Denoiser, refuse_cache
 from dlm_sampling.denoisers.families.ddpd import DDPDPlanner
-from dlm_sampling.denoisers.wrap import accepted_arguments
+from dlm_sampling.denoisers.wrappers import arguments_of
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import DenoiserOutput, Pass, Planner
 
@@ -46,7 +46,7 @@ class PlannerNetwork(Denoiser):
         device: torch.device | str | None = None,
     ) -> None:
         """See the class."""
-        accepts = accepted_arguments(planner.forward if isinstance(planner, nn.Module) else planner)
+        accepts, _ = arguments_of(planner)
         super().__init__(
             vocab_size=1,
             mask_token_id=None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dlm_sampling.denoisers.base import Denoiser, refuse_cache, shift_right
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
+from dlm_sampling.denoisers.wrappers import arguments_of
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind, Process
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 class WrappedDenoiser(Denoiser):
     """Runs a function as a denoiser; `wrap` makes it."""
+
+    padding_proven = False
 
     def __init__(
         self,
@@ -55,7 +58,8 @@ class WrappedDenoiser(Denoiser):
             for name, value in offered.items()
             if name in self.accepts and value is not None
         }
-        output = read_output(self.fn(inputs.tokens, **given), inputs.tokens, self.vocab_size)
+        call = self.fn if self.module is None else self.call_module
+        output = read_output(call(inputs.tokens, **given), inputs.tokens, self.vocab_size)
         if not self.shifted:
             return output
         if output.columns is not None:
@@ -93,6 +97,10 @@ def wrap(
     (int64 [B, W], the columns that are wanted; the function may still return all).  It returns
     logits [B, L, V], an object with `.logits`, or a `DenoiserOutput`.
 
+    Wrappers that take any keyword are looked through: `torch.compile`, data parallelism, adapters,
+    and any module that holds a single one.  Behind other functions of any keyword, say what the
+    function takes by `honours_padding` and `time_conditioned`.
+
     Args:
         fn: the function; a `torch.nn.Module` is put in evaluation mode.
         vocab_size: number of logit columns V.
@@ -102,7 +110,9 @@ def wrap(
         pad_token_id: default: the tokenizer's.
         max_length: longest canvas, or None for no limit.
         honours_padding: whether a padded row gives the logits of the row alone; default: whether
-            the signature names `attention_mask`.
+            the signature names `attention_mask`.  The first batch with padding proves it by one
+            further pass over one row; where it does not hold, a warning says so, and rows of
+            different padding run separately.
         time_conditioned: whether `t` matters; default: whether the signature names `t`.
         step_conditioned: whether `dt`, the length of the step, matters; default: whether the
             signature names `dt`.  Only samplers for such models pass it, `fs-dfm`.
@@ -124,7 +134,15 @@ def wrap(
             f"fn is {type(fn).__name__}: must be a function or module (input_ids, ...) -> logits."
         )
     module = fn.eval() if isinstance(fn, nn.Module) else None
-    accepts = accepted_arguments(fn.forward if isinstance(fn, nn.Module) else fn)
+    names, anything = arguments_of(fn)
+    asked = {"attention_mask": honours_padding, "dt": step_conditioned, "t": time_conditioned}
+    accepts = names | {name for name, wish in asked.items() if anything and wish}
+    if anything and not accepts & set(asked) and None in (honours_padding, time_conditioned):
+        warnings.warn(
+            "fn takes any keyword, so its signature does not tell what it needs: attention_mask "
+            "and t are not passed. Say honours_padding= and time_conditioned=, True or False.",
+            stacklevel=2,
+        )
     text = TextFacts(tokenizer=tokenizer, eos_token_id=eos_token_id, pad_token_id=pad_token_id)
     return WrappedDenoiser(
         fn,
@@ -144,16 +162,6 @@ def wrap(
         device=device,
         **with_special_ids(text),
     )
-
-
-def accepted_arguments(fn: Callable[..., Any]) -> frozenset[str]:
-    """List the names that a function takes by keyword."""
-    try:
-        parameters = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):
-        return frozenset()
-    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return frozenset(p.name for p in parameters if p.kind in by_keyword)
 
 
 def declared(option: str, value: bool | None, argument: str, accepts: frozenset[str]) -> bool:

@@ -28,6 +28,7 @@ from dlm_sampling.engine.request import (
 from dlm_sampling.engine.run import Run
 from dlm_sampling.engine.stepwise import run_stepwise
 from dlm_sampling.engine.trajectory import StepCallback, Trajectory
+from dlm_sampling.prediction.network import prove_padding
 from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.types import Sampler, TokenLaw
 
@@ -139,6 +140,7 @@ def run_request(
         if request.cuda_graph:
             check_device(denoiser.device, request.law or request.sampler.law)
             check_capture(denoiser, request, canvases)
+            prove_padding(denoiser, canvases.tokens, canvases.attention)
         run = Run.of(denoiser, request, canvases, plan)
         state = run.begin(canvases)
         trajectory = Trajectory(state.tokens, canvases.editable, attention_mask=canvases.attention)

@@ -1,7 +1,7 @@
 """Keep the latent states that a network passes from one forward pass to the next.
 
-A state is a tree of tensors whose dimension 0 runs over the active rows.  If dimension 1 has the
-length of the canvas, it runs over the columns and is cut together with them.
+A state is a tree of tensors whose dimension 0 runs over the active rows.  Where the denoiser says
+so (`carry_has_columns`), dimension 1 runs over the columns and is cut together with them.
 """
 
 from __future__ import annotations
@@ -62,22 +62,19 @@ def _zero_rows(count: int) -> Callable[[Tensor], Tensor]:
     return zeros
 
 
-def crop(state: Any, start: int, stop: int, length: int) -> Any:
-    """Cut tensors of a state that run over the canvas of `length` to columns [start, stop)."""
+def crop(state: Any, start: int, stop: int) -> Any:
+    """Cut the tensors of a state, which run over the canvas, to columns [start, stop)."""
 
     def cut(part: Tensor) -> Tensor:
-        return part[:, start:stop] if part.ndim > 1 and part.shape[1] == length else part
+        return part[:, start:stop]
 
     return map_rows(cut, state)
 
 
 def widen(state: Any, start: int, stop: int, length: int) -> Any:
     """Undo `crop`, with zeros in the columns that were cut."""
-    width = stop - start
 
     def fill(part: Tensor) -> Tensor:
-        if part.ndim < 2 or part.shape[1] != width or width == length:
-            return part
         out = part.new_zeros(part.shape[0], length, *part.shape[2:])
         out[:, start:stop] = part
         return out

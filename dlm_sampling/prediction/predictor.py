@@ -20,6 +20,7 @@ from dlm_sampling.denoisers.planner import planner_network
 from dlm_sampling.prediction.carry import Carry, crop, widen
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.model import Beside, Counts, RunModel
+from dlm_sampling.prediction.network import runner
 from dlm_sampling.prediction.shapes import FREE, Shapes
 from dlm_sampling.types import DenoiserOutput, Pass, Planner, Process, TokenLaw
 from dlm_sampling.types.rows import select_rows, store_rows
@@ -275,12 +276,15 @@ class Predictor:
             inputs = self.shapes.cut(inputs, horizon)
         if inputs.tokens.device != denoiser.device:
             inputs = inputs.to(denoiser.device)
-        if inputs.attention is not None and not denoiser.honours_padding:
-            return self._by_span(inputs, length)
-        width = inputs.tokens.shape[1]
-        if inputs.carry is None or width == length:
-            return denoiser.forward(inputs)
-        out = denoiser.forward(inputs._replace(carry=crop(inputs.carry, 0, width, length)))
+        if inputs.attention is not None:
+            if not denoiser.padding_proven:
+                self.shapes.prove_padding(denoiser, inputs)
+            if not denoiser.honours_padding:
+                return self._by_span(inputs, length)
+        run, width = runner(denoiser), inputs.tokens.shape[1]
+        if inputs.carry is None or width == length or not denoiser.carry_has_columns:
+            return run(inputs)
+        out = run(inputs._replace(carry=crop(inputs.carry, 0, width)))
         return out._replace(carry=widen(out.carry, 0, width, length))
 
     def _by_span(self, inputs: Pass, length: int) -> DenoiserOutput:
@@ -293,27 +297,31 @@ class Predictor:
         first = real.long().argmax(1)
         spans = torch.stack([first, first + real.sum(1)], 1)
         carry, head, values = inputs.carry, None, None
+        denoiser = self.model.denoiser
+        run, along = runner(denoiser), denoiser.carry_has_columns
         every = torch.arange(real.shape[1], device=real.device).expand_as(real)
         columns = every if inputs.columns is None else inputs.columns
         for start, stop in cast("list[tuple[int, int]]", spans.unique(dim=0).tolist()):
             group = ((spans[:, 0] == start) & (spans[:, 1] == stop)).nonzero().squeeze(1)
             asked = columns[group]
             inside = (asked >= start) & (asked < stop)
-            state = carry if carry is None else crop(select_rows(carry, group), start, stop, length)
+            state = None if carry is None else select_rows(carry, group)
+            state = crop(state, start, stop) if along else state
             part = select_rows(inputs._replace(carry=None, columns=None, attention=None), group)
-            out = self.model.denoiser.forward(
+            out = run(
                 part._replace(
                     tokens=part.tokens[:, start:stop],
                     carry=state,
                     columns=(asked - start).clamp(0, stop - start - 1),
-                )
+                ),
             )
             if values is None:
                 values = out.values.new_zeros(*columns.shape, *out.values.shape[2:])
             found = _gathered(out, (asked - start).clamp(0, stop - start - 1))
             values[group] = found.masked_fill(~inside.unsqueeze(-1), 0.0)
             if carry is not None:
-                carry = store_rows(carry, group, widen(out.carry, start, stop, length))
+                after = widen(out.carry, start, stop, length) if along else out.carry
+                carry = store_rows(carry, group, after)
             head = out.head
         assert values is not None
         return DenoiserOutput(values, head, carry, inputs.columns)

@@ -12,7 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.prediction.model import Counts
+from dlm_sampling.prediction.network import prove_on_pass
 from dlm_sampling.prediction.positions import Sites
 from dlm_sampling.types import Pass
 
@@ -38,6 +40,10 @@ class Shapes(Protocol):
 
     def note(self, log_normalizer: Tensor, sites: Sites) -> None:
         """Record the rows whose logits define no law, by log_normalizer [R] at `sites`."""
+        ...
+
+    def prove_padding(self, denoiser: Denoiser, inputs: Pass) -> None:
+        """Prove that a network honours padding, where that takes further passes."""
         ...
 
     def check_free(self, reason: str) -> None:
@@ -83,6 +89,10 @@ class FreeShapes:
 
     def note(self, log_normalizer: Tensor, sites: Sites) -> None:
         """Do nothing: the draw has already raised an error for such rows."""
+
+    def prove_padding(self, denoiser: Denoiser, inputs: Pass) -> None:
+        """Compare a padded row with the row alone, once per denoiser."""
+        prove_on_pass(denoiser, inputs)
 
     def check_free(self, reason: str) -> None:
         """Do nothing: free shapes may change."""
@@ -133,6 +143,9 @@ class FixedShapes:
             lawless = lawless & sites.asked
         lawless = lawless.view(len(self.live), -1).any(1)
         self.lawless.logical_or_(lawless & self.live)
+
+    def prove_padding(self, denoiser: Denoiser, inputs: Pass) -> None:
+        """Do nothing: the engine does it before it records a step."""
 
     def check_free(self, reason: str) -> None:
         """Raise the error of a sampler that needs changing shapes.

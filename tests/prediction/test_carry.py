@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 
+from dlm_sampling import sample
+from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.prediction.carry import NO_CARRY, crop, widen
+from dlm_sampling.samplers import create
+from dlm_sampling.types import DenoiserOutput, Pass
 
 
 def initial(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,12 +60,36 @@ def test_reading_changes_no_earlier_carry() -> None:
     assert second.read(initial, CANVASES, every, 4)[1][0].tolist() == [[5], [35], [65], [95]]
 
 
-def test_only_tensors_as_long_as_the_canvas_are_cut() -> None:
-    row, column = torch.arange(4.0).view(2, 2), torch.arange(20.0).view(2, 5, 2)
-    cut = crop((row, column), 1, 4, 5)
-    assert torch.equal(cut[0], row)
-    assert torch.equal(cut[1], column[:, 1:4])
+def test_states_of_columns_are_cut_with_the_canvas() -> None:
+    column, wide = torch.arange(20.0).view(2, 5, 2), torch.arange(50.0).view(2, 5, 5)
+    cut = crop((column, wide), 1, 4)
+    assert torch.equal(cut[0], column[:, 1:4])
+    assert torch.equal(cut[1], wide[:, 1:4])
     back = widen(cut, 1, 4, 5)
-    assert torch.equal(back[0], row)
-    assert torch.equal(back[1][:, 1:4], column[:, 1:4])
+    assert torch.equal(back[0][:, 1:4], column[:, 1:4])
     assert not back[1][:, [0, 4]].any()
+
+
+class Remembering(Denoiser):
+    """Its state [B, 4] has the width of the canvas by accident, and no columns."""
+
+    carries = True
+
+    def __init__(self, columns: bool) -> None:
+        super().__init__(vocab_size=3, mask_token_id=2)
+        self.carry_has_columns, self.widths = columns, list[int]()
+
+    def initial_carry(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(input_ids), 4)
+
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        self.widths.append(inputs.carry.shape[1])
+        return DenoiserOutput(torch.zeros(*inputs.tokens.shape, 3), carry=inputs.carry + 1)
+
+
+@pytest.mark.parametrize(("columns", "widths"), [(False, [4, 4, 4, 4]), (True, [2, 2, 4, 4])])
+def test_a_state_is_cut_only_if_the_denoiser_says_so(columns: bool, widths: list[int]) -> None:
+    denoiser, canvas = Remembering(columns), torch.full((1, 4), 2)
+    blocks: dict[str, Any] = {"block_length": 2, "steps": 4, "causal_blocks": True}
+    sample(denoiser, create("ancestral"), canvas, canvas == 2, seeds=[0], **blocks)
+    assert denoiser.widths == widths

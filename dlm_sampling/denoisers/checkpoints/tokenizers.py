@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -48,8 +49,8 @@ def tokenizer_source(
     if given is not None and not isinstance(given, str):
         return given
     if given is not None:
-        return lambda: load_named(given)
-    return lambda: load_from_folder(folder) or (default() if default is not None else None)
+        return partial(load_named, given)
+    return partial(load_first, folder, default)
 
 
 def is_tokenizer(
@@ -68,6 +69,11 @@ def load_named(name: str) -> PreTrainedTokenizerBase:
 
     loader: Any = AutoTokenizer
     return loader.from_pretrained(name, trust_remote_code=False)
+
+
+def load_first(folder: Path, default: TokenizerSource | None) -> PreTrainedTokenizerBase | None:
+    """Load the tokenizer of a folder, else the default one, else return None."""
+    return load_from_folder(folder) or (default() if default is not None else None)
 
 
 def load_from_folder(folder: Path) -> PreTrainedTokenizerBase | None:

@@ -7,6 +7,7 @@ Models, arXiv:2503.09573, released code github.com/kuleshov-group/bd3lms.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Unpack
 
 import torch
@@ -100,8 +101,9 @@ class BD3LMDenoiser(DitDenoiser):
         bias = noised_clean_bias(length, self.block_width, table)
         positions = positions_of(None, noised).repeat(1, 2)
         both = torch.cat((noised, clean), dim=1)
-        hidden = self.network(both, self.sigma(noised, t), positions, bias)
-        return self.network.output_layer.linear(hidden[:, :length])
+        columns = torch.arange(length, device=noised.device).expand_as(noised)
+        finish = partial(self.headed, columns=columns)
+        return self.call_module(both, self.sigma(noised, t), positions, bias, finish)
 
     @property
     def block_width(self) -> int:

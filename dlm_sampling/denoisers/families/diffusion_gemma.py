@@ -103,7 +103,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         before, given = inputs.carry if inputs.carry is not None else (None, None)
         if given is not None and not bool(given.any()):
             before, given = None, None  # spares the product with the embedding table
-        logits: Tensor = self.model(
+        logits: Tensor = self.call_module(
             input_ids=input_ids[:, :start],
             decoder_input_ids=input_ids[:, start:],
             self_conditioning_logits=before,

@@ -76,7 +76,8 @@ class DuoDenoiser(DitDenoiser):
         """
         positions = torch.arange(weights.shape[1], device=weights.device)[None]
         embeds = weights @ self.network.vocab_embed.embedding
-        return self.network.output_layer.linear(self.network(embeds, sigma, positions))
+        head = self.network.output_layer.linear
+        return self.call_module(embeds, sigma, positions, None, head)
 
     def authors_config(self) -> dict[str, Any]:
         """Write the training config, under the authors' keys."""

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import singledispatch
+from functools import partial, singledispatch
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +38,12 @@ from dlm_sampling.denoisers.families.duo import DuoDenoiser
 from dlm_sampling.denoisers.families.llada import LLaDADenoiser
 from dlm_sampling.denoisers.families.masked_lm import MaskedLMDenoiser
 from dlm_sampling.denoisers.families.mdlm import MDLMDenoiser
-from dlm_sampling.denoisers.networks.transformers_blocks import key_bias, run_layers
+from dlm_sampling.denoisers.networks.transformers_blocks import key_bias
 from dlm_sampling.denoisers.registry import Family, LoadOptions, family_of, register
 from dlm_sampling.types import DenoiserOutput, Pass
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 KEY = "loopholing"
 """Key of config.json that makes a checkpoint of a base family one of this family."""
@@ -56,6 +59,23 @@ class Seam(NamedTuple):
     width: int  # d of the hidden states
     run: Callable[[Tensor, Pass], DenoiserOutput]
     """Embeddings, pass -> output of all columns; its carry is the input of the head (NFE 1)."""
+
+
+class LoopholingNetwork(nn.ModuleDict):
+    """Holds the base `network` and the `norm`, and runs both in one call."""
+
+    def forward(self, seam: Seam, inputs: Pass) -> DenoiserOutput:
+        """Run the network from E(x) + LN(h)."""
+        embeds = seam.embed(inputs.tokens)
+        if inputs.carry is not None:
+            if inputs.carry.shape != embeds.shape:
+                raise ValueError(
+                    f"carry has shape {tuple(inputs.carry.shape)}: must be {tuple(embeds.shape)}; "
+                    "pass the carry of the last output for the same rows, or "
+                    "initial_carry(input_ids)."
+                )
+            embeds = embeds + self["norm"](inputs.carry.to(embeds))
+        return seam.run(embeds, inputs)
 
 
 class LoopholingDenoiser(Denoiser):
@@ -79,12 +99,13 @@ class LoopholingDenoiser(Denoiser):
 
     family = "loopholing"
     carries = True
+    carry_has_columns = True
 
     def __init__(self, base: Denoiser, *, scale: float = 0.0, eps: float = 1e-5) -> None:
         """Add the norm to the network of `base`; see the class."""
-        self.seam, network = seam_of(base), base.module
+        seam, network = seam_of(base), base.module
         assert network is not None
-        table, width = next(self.seam.embed.parameters()), self.seam.width
+        table, width = next(seam.embed.parameters()), seam.width
         if table.shape[1] != width:
             raise ValueError(
                 f"base has embeddings of width {table.shape[1]} and hidden states of {width}: must "
@@ -108,12 +129,11 @@ class LoopholingDenoiser(Denoiser):
             process=base.process,
             schedule=base.schedule,
             suppressed=base.suppressed,
-            tokenizer=lambda: base.tokenizer,
-            module=nn.ModuleDict({"network": network, "norm": norm}),
-            device=base.device,
+            tokenizer=partial(tokenizer_of, base),
+            module=LoopholingNetwork({"network": network, "norm": norm}),
         )
         self.base, self.norm = base, norm
-        self.generation_defaults = base.generation_defaults
+        self.generation_defaults = dict(base.generation_defaults)
 
     def initial_carry(self, input_ids: Tensor) -> Tensor:
         """Make the state of rows before their first pass: zeros [B, L, d]."""
@@ -129,15 +149,7 @@ class LoopholingDenoiser(Denoiser):
             ValueError: the carry is not [B, L, d].
         """
         refuse_cache(inputs)
-        carry, embeds = inputs.carry, self.seam.embed(inputs.tokens)
-        if carry is not None:
-            if carry.shape != embeds.shape:
-                raise ValueError(
-                    f"carry has shape {tuple(carry.shape)}: must be {tuple(embeds.shape)}; pass "
-                    "the carry of the last output for the same rows, or initial_carry(input_ids)."
-                )
-            embeds = embeds + self.norm(carry.to(embeds))
-        out = self.seam.run(embeds, inputs)
+        out = self.call_module(seam_of(self.base), inputs)
         values = at_columns(out.values, inputs.columns)
         return DenoiserOutput(values, out.head, out.carry, inputs.columns)
 
@@ -158,6 +170,11 @@ class LoopholingDenoiser(Denoiser):
         writer: Any = import_module("safetensors.torch")
         writer.save_file({SCALE: weight}, target / WEIGHTS, metadata={"format": "pt"})
         (target / WEIGHTS).chmod(0o644)  # written as 600, which would hide it from other users
+
+
+def tokenizer_of(base: Denoiser) -> PreTrainedTokenizerBase | None:
+    """Return the tokenizer of the base, loaded when first asked for."""
+    return base.tokenizer
 
 
 @singledispatch
@@ -195,7 +212,12 @@ def _(base: LLaDADenoiser) -> Seam:
 
     def run(embeds: Tensor, inputs: Pass) -> DenoiserOutput:
         bias = key_bias(inputs.attention, embeds.dtype)
-        hidden = run_layers(stack, embeds, positions_of(inputs.attention, embeds), bias)
+        hidden = base.model(
+            input_ids=embeds,
+            position_ids=positions_of(inputs.attention, embeds),
+            attention_mask=bias,
+            full_attention=True,
+        )
         return DenoiserOutput(hidden, head, carry=hidden)
 
     return Seam(stack.embed_tokens, base.model.config.hidden_size, run)

@@ -50,6 +50,7 @@ class MaskedLMDenoiser(TransformersDenoiser):
     """
 
     family = "masked_lm"
+    padding_proven = False
 
     def __init__(self, model: Any, *, mask_token_id: int, **text: Unpack[TextFacts]) -> None:
         """Wrap the model; see the class."""
@@ -76,7 +77,7 @@ class MaskedLMDenoiser(TransformersDenoiser):
         if self.takes_positions:
             places = positions_of(inputs.attention, inputs.tokens) + self.offset
             given["position_ids"] = places.expand_as(inputs.tokens)
-        return DenoiserOutput(self.model(**given).logits)
+        return DenoiserOutput(self.call_module(**given).logits)
 
 
 def position_offset(model: Any) -> int:

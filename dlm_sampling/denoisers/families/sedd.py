@@ -92,9 +92,8 @@ class SEDDDenoiser(DitDenoiser):
 
     def forward(self, inputs: Pass) -> DenoiserOutput:
         """Return log-scores of the columns asked for."""
-        hidden, head, *_ = super().forward(inputs)
-        assert head is not None
-        values = head(hidden)
+        values, head, *_ = super().forward(inputs)
+        values = values if head is None else head(values)
         if self.scale_by_sigma:
             sigma = self.sigma(inputs.tokens, inputs.t).double()
             scale = torch.expm1(sigma).log() + math.log(self.vocab_size - 1)

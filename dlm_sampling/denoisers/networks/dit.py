@@ -8,12 +8,14 @@ checkpoints.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlm_sampling.denoisers.modes import CheckpointedLayer, CheckpointedNetwork
 from dlm_sampling.denoisers.networks.rotary import rotary_table, rotate
 
 FREQUENCIES = 256
@@ -100,7 +102,7 @@ class TimestepEmbedder(nn.Module):
         return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
 
-class DitBlock(nn.Module):
+class DitBlock(CheckpointedLayer):
     """Applies attention and MLP, each shifted, scaled and gated by the noise-level embedding."""
 
     def __init__(self, config: DitConfig) -> None:
@@ -163,7 +165,7 @@ class DitOutput(nn.Module):
         return modulate(self.norm_final(x), shift, scale)
 
 
-class Dit(nn.Module):
+class Dit(CheckpointedNetwork):
     """Runs the network; `forward` stops before the output head `output_layer.linear`."""
 
     def __init__(self, config: DitConfig) -> None:
@@ -176,9 +178,14 @@ class Dit(nn.Module):
         self.output_layer = DitOutput(config)
 
     def forward(
-        self, x: Tensor, sigma: Tensor, position_ids: Tensor, bias: Tensor | None = None
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        position_ids: Tensor,
+        bias: Tensor | None = None,
+        finish: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Return the hidden states before the head.
+        """Return the hidden states before the head, or `finish` of them.
 
         Args:
             x: token ids, int64 [B, L], or embeddings [B, L, d], such as mixtures of the table's
@@ -186,9 +193,10 @@ class Dit(nn.Module):
             sigma: total noise of each row, [B]; not read without adaLN.
             position_ids: int64 [B, L] or [1, L].
             bias: additive attention bias, broadcastable to [B, heads, L, keys], or None.
+            finish: applied to the hidden states [B, L, d] inside the call.
 
         Returns:
-            [B, L, d].
+            [B, L, d], or what `finish` makes of it.
         """
         if not x.is_floating_point():
             x = self.vocab_embed(x)
@@ -197,7 +205,8 @@ class Dit(nn.Module):
         rotary = rotary_table(position_ids, width, MAX_PERIOD, x.dtype)
         for block in self.blocks:
             x = block(x, rotary, condition, bias)
-        return self.output_layer(x, condition)
+        hidden = self.output_layer(x, condition)
+        return hidden if finish is None else finish(hidden)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ in the noise, in the attention, and in the meaning of their logits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -75,14 +76,22 @@ class DitDenoiser(PublishedDenoiser):
     def forward(self, inputs: Pass) -> DenoiserOutput:
         """Return hidden states of the columns asked for, and the output head."""
         refuse_cache(inputs)
-        hidden = self.network(
+        given = (
             inputs.tokens,
             self.sigma(inputs.tokens, inputs.t),
             positions_of(inputs.attention, inputs.tokens),
             self.attention_bias(inputs),
         )
-        values = at_columns(hidden, inputs.columns)
+        module, inside = self.entry()
+        if inside:
+            logits = module(*given, partial(self.headed, columns=inputs.columns))
+            return DenoiserOutput(logits, columns=inputs.columns)
+        values = at_columns(module(*given), inputs.columns)
         return DenoiserOutput(values, self.network.output_layer.linear, columns=inputs.columns)
+
+    def headed(self, hidden: Tensor, columns: Tensor | None) -> Tensor:
+        """Return the logits of the columns asked for."""
+        return self.network.output_layer.linear(at_columns(hidden, columns))
 
     def attention_bias(self, inputs: Pass) -> Tensor | None:
         """Return the additive bias [B or 1, 1, L, L], or None; here it hides padded keys."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlm_sampling.denoisers.modes import CheckpointedLayer, CheckpointedNetwork
 from dlm_sampling.denoisers.networks.rotary import rotary_table, rotate
 
 
@@ -179,7 +180,7 @@ class MoeAttention(nn.Module):
         return heads[:, :first], heads[:, first:second], heads[:, second:]
 
 
-class MoeLayer(nn.Module):
+class MoeLayer(CheckpointedLayer):
     """Applies attention and MLP, each after a norm and added to its input."""
 
     def __init__(self, config: MoeConfig, router: Router, dense: bool) -> None:
@@ -229,8 +230,8 @@ class MoeStack(nn.Module):
         return self.norm(x)
 
 
-class MoeNetwork(nn.Module):
-    """Holds the stack as `model`, and the output head as `lm_head`."""
+class MoeNetwork(CheckpointedNetwork):
+    """Runs the stack `model`; the caller applies the output head `lm_head`."""
 
     def __init__(self, config: MoeConfig, router: Router) -> None:
         """A network with the sizes of `config`."""
@@ -238,3 +239,17 @@ class MoeNetwork(nn.Module):
         self.config = config
         self.model = MoeStack(config, router)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(
+        self,
+        ids: Tensor,
+        position_ids: Tensor,
+        bias: Tensor | None = None,
+        finish: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Return the hidden states [B, L, d] before the head, or `finish` of them.
+
+        The other arguments are those of `MoeStack.forward`.
+        """
+        hidden = self.model(ids, position_ids, bias)
+        return hidden if finish is None else finish(hidden)

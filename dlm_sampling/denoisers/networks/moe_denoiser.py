@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Unpack
 
 from torch import Tensor
@@ -47,9 +48,16 @@ class MoeDenoiser(PublishedDenoiser):
         """Return hidden states of the columns asked for, and the output head."""
         refuse_cache(inputs)
         places = positions_of(inputs.attention, inputs.tokens)
-        hidden = self.network.model(inputs.tokens, places, self.attention_bias(inputs))
-        values = at_columns(hidden, inputs.columns)
+        given, (module, inside) = (inputs.tokens, places, self.attention_bias(inputs)), self.entry()
+        if inside:
+            logits = module(*given, partial(self.headed, columns=inputs.columns))
+            return DenoiserOutput(logits, columns=inputs.columns)
+        values = at_columns(module(*given), inputs.columns)
         return DenoiserOutput(values, self.network.lm_head, columns=inputs.columns)
+
+    def headed(self, hidden: Tensor, columns: Tensor | None) -> Tensor:
+        """Return the logits of the columns asked for."""
+        return self.network.lm_head(at_columns(hidden, columns))
 
     def attention_bias(self, inputs: Pass) -> Tensor | None:
         """Return the additive bias [B or 1, 1, L, L], or None; here it hides padded keys."""

@@ -7,7 +7,8 @@ attention kernels apply.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Unpack
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
@@ -53,18 +54,87 @@ def run_layers(
         bias: additive attention bias, broadcastable to [B, heads, L, keys], or None for full
             attention.
     """
-    rotary = stack.rotary_emb(embeds, position_ids)
-    hidden: Any = embeds
-    for layer in stack.layers:
-        hidden = layer(
-            hidden,
-            attention_mask=bias,
-            position_ids=position_ids,
-            position_embeddings=rotary,
-            is_causal=False,
-        )
-        hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
-    return stack.norm(hidden)
+    return FullAttention.forward(Decoder(stack), embeds, bias, position_ids, full_attention=True)
+
+
+class Decoder(NamedTuple):
+    """Holds a decoder where a stock model holds its own."""
+
+    model: Any
+
+
+class FullAttention:
+    """Marks a stock model that also runs with full attention: `model(..., full_attention=True)`.
+
+    Otherwise it is the stock model.  Both are the model's `forward`, so that wrappers and compiled
+    code apply to them.
+    """
+
+    stock: type[Any]
+
+    def forward(
+        self: Any,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        *args: Any,
+        full_attention: bool = False,
+        finish: Callable[[Tensor], Tensor] | None = None,
+        **given: Any,
+    ) -> Any:
+        """Run the layers with full attention, or the stock model on its own arguments.
+
+        Args:
+            input_ids: int64 [B, L], or embeddings [B, L, d].
+            attention_mask: additive attention bias, or None; otherwise as the stock model takes it.
+            position_ids: int64 [B, L] or [1, L].
+            args: further arguments of the stock model.
+            full_attention: whether to return hidden states under full attention.
+            finish: applied to these inside the call.
+            given: arguments of the stock model by keyword.
+        """
+        if not full_attention:
+            return self.stock.forward(self, input_ids, attention_mask, position_ids, *args, **given)
+        stack, hidden = self.model, input_ids
+        if not hidden.is_floating_point():
+            hidden = stack.embed_tokens(hidden)
+        rotary = stack.rotary_emb(hidden, position_ids)
+        for layer in stack.layers:
+            hidden = layer(
+                hidden,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                position_embeddings=rotary,
+                is_causal=False,
+            )
+            hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
+        hidden = stack.norm(hidden)
+        return hidden if finish is None else finish(hidden)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the model as its class of transformers and its state; the class here is made."""
+        return new_view, (self.stock,), self.__getstate__()  # type: ignore[attr-defined]
+
+
+@cache
+def full_attention_class(stock: type[Any]) -> type[Any]:
+    """Derive the class from a class of transformers."""
+    return type(stock.__name__, (FullAttention, stock), {"stock": stock})
+
+
+def new_view(stock: type[Any]) -> Any:
+    """Make an empty model of the derived class, without running a constructor."""
+    maker: Any = object.__new__
+    return maker(full_attention_class(stock))
+
+
+def with_full_attention(model: Any) -> Any:
+    """Return a view of a stock model that shares all its state; the model itself stays as it is."""
+    if isinstance(model, FullAttention):
+        return model
+    view = new_view(model.__class__)
+    object.__setattr__(view, "__dict__", vars(model))
+    return view
 
 
 class StockDenoiser(PublishedDenoiser):
@@ -96,15 +166,15 @@ class StockDenoiser(PublishedDenoiser):
                 f"attn_implementation={attention!r}: must be 'sdpa' or 'eager'; others would "
                 "mask causally."
             )
+        self.model: Any = with_full_attention(model.eval())
         super().__init__(
             vocab_size=config.vocab_size,
             mask_token_id=mask_token_id,
             max_length=config.max_position_embeddings,
             suppressed=suppressed,
-            module=model.eval(),
+            module=self.model,
             **with_special_ids(text, config),
         )
-        self.model: Any = model
 
     @property
     def tied(self) -> Mapping[str, str]:
@@ -114,11 +184,23 @@ class StockDenoiser(PublishedDenoiser):
     def forward(self, inputs: Pass) -> DenoiserOutput:
         """Return hidden states of the columns asked for, and the output head."""
         refuse_cache(inputs)
-        stack, places = self.model.model, positions_of(inputs.attention, inputs.tokens)
-        embeds = stack.embed_tokens(inputs.tokens)
-        hidden = run_layers(stack, embeds, places, self.attention_bias(inputs, embeds.dtype))
-        values = self.aligned(hidden, inputs)
+        dtype: torch.dtype = self.model.model.embed_tokens.weight.dtype
+        module, inside = self.entry()
+        given: dict[str, Any] = {
+            "input_ids": inputs.tokens,
+            "position_ids": positions_of(inputs.attention, inputs.tokens),
+            "attention_mask": self.attention_bias(inputs, dtype),
+            "full_attention": True,
+        }
+        if inside:
+            logits = module(**given, finish=partial(self.headed, inputs=inputs))
+            return DenoiserOutput(logits, columns=inputs.columns)
+        values = self.aligned(module(**given), inputs)
         return DenoiserOutput(values, self.model.lm_head, columns=inputs.columns)
+
+    def headed(self, hidden: Tensor, inputs: Pass) -> Tensor:
+        """Return the logits of the columns asked for."""
+        return self.model.lm_head(self.aligned(hidden, inputs))
 
     def attention_bias(self, inputs: Pass, dtype: torch.dtype) -> Tensor | None:
         """Return the additive bias [B or 1, 1, L, L], or None; here it hides padded keys."""

@@ -1,0 +1,75 @@
+"""Looks through wrappers around a network: compilation, data parallelism, adapters, and others.
+
+A wrapper is called like the network that it holds, by its outermost module, so that hooks, averaged
+gradients and compiled code are not passed by.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+PARALLEL: tuple[type[nn.Module], ...] = (DistributedDataParallel, DataParallel)
+SHARDED = {"FSDPModule", "FullyShardedDataParallel"}
+BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def outermost(module: nn.Module) -> nn.Module:
+    """Return the module to call: the outermost one, but for data parallelism without gradients.
+
+    DistributedDataParallel exchanges buffers in every pass, with gradients or without; ranks that
+    sample, which need different numbers of passes, would wait for each other without end.
+    """
+    if torch.is_grad_enabled():
+        return module
+    while isinstance(module, PARALLEL):
+        module = module.get_submodule("module")
+    return module
+
+
+def runs_whole(module: nn.Module) -> bool:
+    """Whether weights may be used inside a call of the module only, so that the head is too.
+
+    True under FullyShardedDataParallel, which gathers weights for the call, and with gradients
+    under DistributedDataParallel, which counts the weights that the call used.
+    """
+    inside = [module, *(part for name, part in module.named_children() if name == "_orig_mod")]
+    kinds = {kind.__name__ for part in inside for kind in type(part).__mro__}
+    parallel = torch.is_grad_enabled() and any(isinstance(part, PARALLEL) for part in inside)
+    return parallel or bool(kinds & SHARDED)
+
+
+def plain_name(module: nn.Module | None) -> str:
+    """Return the name of a module's class, or "" if calls of it need care; see `outermost`."""
+    with torch.enable_grad():
+        plain = module is not None and not runs_whole(module)
+    if not plain:
+        return ""
+    return type(module).__qualname__
+
+
+def arguments_of(fn: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """List the names that a function or module takes by keyword, and whether it takes any other.
+
+    A module that takes any keyword and holds a single module is a wrapper: it takes what that one
+    takes.
+    """
+    module = fn if isinstance(fn, nn.Module) else None
+    try:
+        parameters = inspect.signature(fn if module is None else module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return frozenset(), False
+    names = frozenset(p.name for p in parameters if p.kind in BY_KEYWORD)
+    bare = module is not None and type(module).forward is nn.Module.forward
+    if not bare and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return names, False
+    inside = [] if module is None else list(module.children())
+    if len(inside) != 1:
+        return names, True
+    inner, anything = arguments_of(inside[0])
+    return names | inner, anything

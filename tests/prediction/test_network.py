@@ -1,0 +1,94 @@
+"""An attention mask that a network ignores is found out by one probe, and mended."""
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dlm_sampling import elbo, sample, wrap
+from dlm_sampling.samplers import create
+
+V, MASK = 12, 11
+
+
+PADDED = torch.tensor([[0, 0, 3, MASK], [1, MASK, MASK, MASK]])
+RAGGED: dict[str, Any] = {
+    "attention_mask": torch.tensor([[False, False, True, True], [True] * 4]),
+    "seeds": [0, 1],
+    "steps": 1,
+}
+
+
+class Mixing(nn.Module):
+    """Logits from a token and the mean over the row; with or without a look at the mask."""
+
+    def __init__(self, honest: bool) -> None:
+        super().__init__()
+        self.honest, self.table, self.calls = honest, nn.Embedding(V, V), 0
+        nn.init.normal_(self.table.weight, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        self.calls += 1
+        values = self.table(input_ids)
+        real = torch.ones_like(input_ids)
+        if attention_mask is not None and self.honest:
+            real = attention_mask.long()
+        mean = (values * real[..., None]).sum(1, keepdim=True) / real.sum(1)[:, None, None]
+        return values + 4 * mean
+
+
+def run(network: Mixing, rows: list[int], **facts: Any) -> tuple[Any, list[list[int]]]:
+    """Rows of some lengths, padded on the left; returns the real tokens of each."""
+    denoiser = wrap(network, vocab_size=V, mask_token_id=MASK, **facts)
+    width = max(rows)
+    tokens, mask = torch.zeros(len(rows), width).long(), torch.zeros(len(rows), width).bool()
+    for i, length in enumerate(rows):
+        tokens[i, -length:], mask[i, -length:] = MASK, True
+        tokens[i, -length] = length % 7
+    editable = mask & (tokens == MASK)
+    given: dict[str, Any] = {"seeds": rows, "attention_mask": mask, "steps": 4}
+    out = sample(denoiser, create("ancestral"), tokens, editable, **given)
+    return denoiser, [out.tokens[i][mask[i]].tolist() for i in range(len(rows))]
+
+
+@pytest.mark.parametrize("facts", [{}, {"honours_padding": True}], ids=["inferred", "declared"])
+def test_an_ignored_mask_is_found_and_rows_stand_alone(facts: dict[str, Any]) -> None:
+    alone = [run(Mixing(False), [length])[1][0] for length in (9, 4, 6)]
+    with pytest.warns(UserWarning, match="attention_mask does not reach the network"):
+        denoiser, rows = run(Mixing(False), [9, 4, 6], **facts)
+    assert rows == alone
+    assert not denoiser.honours_padding
+
+
+def test_a_network_that_reads_the_mask_is_probed_once() -> None:
+    network = Mixing(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        denoiser, rows = run(network, [9, 4, 6])
+    assert denoiser.honours_padding
+    assert rows == [run(Mixing(True), [length])[1][0] for length in (9, 4, 6)]
+    assert 2 < network.calls <= 4 + 2, "one padded row, and the row alone"
+    calls = network.calls
+    run_again = sample(denoiser, create("ancestral"), PADDED, PADDED == MASK, **RAGGED)
+    assert network.calls - calls == int(run_again.nfe.max()), "and never again"
+
+
+def test_without_padding_nothing_is_probed() -> None:
+    network = Mixing(False)
+    denoiser, _ = run(network, [6, 6])
+    assert network.calls <= 4
+    assert not denoiser.padding_proven
+
+
+def test_scores_are_protected_too() -> None:
+    tokens, mask = torch.tensor([[0, 0, 3, 5], [1, 2, 3, 4]]), torch.ones(2, 4).bool()
+    mask[0, :2] = False
+    given: dict[str, Any] = {"editable": mask}
+    denoiser = wrap(Mixing(False), vocab_size=V, mask_token_id=MASK)
+    with pytest.warns(UserWarning, match="does not reach"):
+        found = elbo(denoiser, tokens, seed=0, attention_mask=mask, n=2, **given)
+    honest = wrap(Mixing(True), vocab_size=V, mask_token_id=MASK)
+    wanted = elbo(honest, tokens, seed=0, attention_mask=mask, n=2, **given)
+    torch.testing.assert_close(found.value, wanted.value)
