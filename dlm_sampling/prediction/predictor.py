@@ -217,9 +217,10 @@ class Predictor:
         if active is not None:
             inputs = select_rows(inputs, active)
             horizon = None if horizon is None else horizon[active]
-        self._charge(inputs, horizon)
+        passes = model.passes
+        self._charge(inputs, horizon, passes)
         outputs: list[DenoiserOutput] = []
-        for part in range(model.passes):
+        for part in range(passes):
             if part:
                 blank = self.given if active is None or self.given is None else self.given[active]
                 assert blank is not None
@@ -235,7 +236,7 @@ class Predictor:
                 outputs.append(self._pass(inputs, horizon))
         return outputs
 
-    def _charge(self, inputs: Pass, horizon: Tensor | None) -> None:
+    def _charge(self, inputs: Pass, horizon: Tensor | None, passes: int) -> None:
         """Count the passes over the rows of `inputs`, and keep their time argument."""
         model, rows = self.model, inputs.rows
         assert rows is not None
@@ -245,8 +246,8 @@ class Predictor:
             real = _real(inputs)
             columns = torch.arange(real.shape[1], device=real.device)
             unseen = (real & (columns >= horizon.unsqueeze(1))).sum(1)
-            hidden = unseen.double() * model.passes / real.sum(1).clamp_min(1)
-        self.shapes.charge(model.counts, rows, model.passes, hidden)
+            hidden = unseen.double() * passes / real.sum(1).clamp_min(1)
+        self.shapes.charge(model.counts, rows, passes, hidden)
         if model.denoiser.time_conditioned:
             model.counts.model_time[rows] = inputs.t
 

@@ -204,7 +204,7 @@ class StockDenoiser(PublishedDenoiser):
 
     def attention_bias(self, inputs: Pass, dtype: torch.dtype) -> Tensor | None:
         """Return the additive bias [B or 1, 1, L, L], or None; here it hides padded keys."""
-        return key_bias(inputs.attention, dtype)
+        return None if inputs.attention is None else key_bias(inputs.attention, dtype)
 
     def aligned(self, hidden: Tensor, inputs: Pass) -> Tensor:
         """Return the hidden states that predict the columns asked for; here those in place."""
