@@ -14,7 +14,7 @@ from dlm_sampling.errors import check_arguments, check_whole
 from dlm_sampling.text.arguments import Ids, Stop, check_flag
 from dlm_sampling.text.completion import GenerateOutput, finish, warn_of_equal_rows
 from dlm_sampling.text.options import GenerateOptions, Job, LawOptions, prepare
-from dlm_sampling.text.prompts import Infill, Prompts
+from dlm_sampling.text.prompts import Infill, Mask, Prompts
 from dlm_sampling.text.rows import Eos, padding_id
 from dlm_sampling.types import Crossing, Sampler
 from dlm_sampling.viewers.streaming import ProgressFeed, Streamer, StreamerFeed
@@ -42,7 +42,7 @@ def generate(
     guidance_scale: float = 0.0,
     num_return_sequences: int = 1,
     infill: Infill | None = None,
-    attention_mask: Infill | None = None,
+    attention_mask: Mask | None = None,
     add_special_tokens: bool | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     eos: Eos = "auto",

@@ -24,7 +24,7 @@ from dlm_sampling.text.arguments import (
 )
 from dlm_sampling.text.encoding import Encoder, check_template
 from dlm_sampling.text.endings import Ends
-from dlm_sampling.text.prompts import Infill, Prompts, read_prompts
+from dlm_sampling.text.prompts import Infill, Mask, Prompts, read_prompts
 from dlm_sampling.text.rows import Eos, PromptRow, TextRows, build_rows, check_length
 from dlm_sampling.types import Crossing, NoiseKind, Sampler, TokenLaw
 
@@ -76,7 +76,7 @@ class GenerateOptions:
     guidance_scale: float = 0.0
     num_return_sequences: int = 1
     infill: Infill | None = None
-    attention_mask: Infill | None = None
+    attention_mask: Mask | None = None
     add_special_tokens: bool | None = None
     chat_template_kwargs: Mapping[str, Any] | None = None
     eos: Eos = "auto"

@@ -7,7 +7,7 @@ fill.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, TypeGuard, TypeVar, cast
 
@@ -20,7 +20,8 @@ from dlm_sampling.text.encoding import Encoder
 from dlm_sampling.text.masks import mask_rows
 from dlm_sampling.text.rows import PromptRow
 
-Infill = bool | Tensor | Sequence[bool] | Sequence[Sequence[bool]]
+Mask = Tensor | Iterable[bool] | Iterable[Iterable[bool]]
+Infill = bool | Mask
 Prompts = str | Mapping[str, Any] | Iterable[Any] | Tensor | None
 
 BESIDE_IDS = {
@@ -56,7 +57,7 @@ def read_prompts(
     denoiser: Denoiser,
     encoder: Encoder,
     infill: Infill | None = None,
-    attention_mask: object = None,
+    attention_mask: Mask | None = None,
 ) -> list[PromptRow]:
     """Turn the prompts of a call into rows of token ids.
 
