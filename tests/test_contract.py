@@ -52,8 +52,8 @@ class CountingToy:
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(5)
-        self.e = torch.randn(VOCAB, VOCAB, generator=generator)
-        self.p = torch.randn(4 * WIDTH, VOCAB, generator=generator)
+        self.e = torch.randn(VOCAB, VOCAB, generator=generator, dtype=torch.float32)
+        self.p = torch.randn(4 * WIDTH, VOCAB, generator=generator, dtype=torch.float32)
         self.calls: list[int] = []
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

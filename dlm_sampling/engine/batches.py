@@ -73,7 +73,13 @@ def _trajectory(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -
         for event in trajectory.events
     ]
     initial = torch.cat([trajectory.initial for _, trajectory in kept]).cpu()
-    return Trajectory(initial, canvases.editable, events, canvases.attention)
+    return replace(
+        kept[0][1],
+        initial=initial,
+        editable=canvases.editable,
+        events=events,
+        attention_mask=canvases.attention,
+    )
 
 
 def _relabel(callback: StepCallback, first: int) -> StepCallback:

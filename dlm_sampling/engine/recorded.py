@@ -21,11 +21,12 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.engine.graph import Record, Watch
 from dlm_sampling.engine.request import Listeners, SampleOutput
-from dlm_sampling.engine.run import Run
+from dlm_sampling.engine.run import Run, drawn_in
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.trajectory import StepEvent
+from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.shapes import FixedShapes
-from dlm_sampling.types import Step
+from dlm_sampling.types import Drawn, Step
 from dlm_sampling.types.rows import copy_rows, row_tensors, where_rows
 
 
@@ -35,6 +36,7 @@ class Shown(NamedTuple):
     logprob: Tensor
     log_confidence: Tensor
     entropy: Tensor
+    drawn: Tensor  # int8, see `StepEvent`
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Buffers:
                 frozen=none,
                 ended=none,
                 steps=torch.zeros_like(state.rows),
-                shown=Shown(blank, blank, blank) if shown else None,
+                shown=Shown(blank, blank, blank, blank.to(torch.int8)) if shown else None,
             )
         )
 
@@ -128,7 +130,8 @@ class Recorded:
         live = ~(old.done | old.waiting)
         lawless = old.lawless.clone()
         shapes = FixedShapes(self.columns(old.state), live, lawless)
-        predictor = run.predictor(old.state, self.padded, shapes)
+        noted = old.shown is not None
+        predictor = run.predictor(old.state, self.padded, shapes, noted=noted)
         with ops.without_sync():
             moved = run.move(old.state, predictor, check=self.iteration == 0)
         state = where_rows(live, moved.state, old.state)
@@ -139,7 +142,7 @@ class Recorded:
             waiting=old.waiting | (live & left),
             lawless=lawless,
             frozen=old.frozen | (live & stuck),
-            shown=None if old.shown is None else _shown(moved.step, moved.canvas.editable),
+            shown=_shown(moved.step, old.state, predictor.ledger, moved.canvas.editable),
         )
         old.take(self.completed(new, state, moved.over, live & ~left))
         failed = (old.lawless | old.frozen).any()
@@ -214,6 +217,7 @@ class Recorded:
                 shown.logprob + filled.logprob,
                 torch.where(late, draw.log_confidence, shown.log_confidence),
                 torch.where(late, draw.entropy, shown.entropy),
+                shown.drawn.masked_fill(late, Drawn.ARGMAX),
             )
         new = replace(old, waiting=old.waiting & ~rows, shown=shown)
         old.take(self.completed(new, where_rows(rows, state, old.state), rows, rows))
@@ -254,7 +258,7 @@ class Recorded:
             event, tokens=tokens, unknown=unknown, nfe=nfe, forwarded=nfe > event.nfe,
             written=(tokens != before) | (event.unknown & ~unknown), logprob=shown.logprob[rows],
             log_confidence=shown.log_confidence[rows], entropy=shown.entropy[rows],
-            final=buffers.done[rows], time=counts.model_time[rows],
+            final=buffers.done[rows], time=counts.model_time[rows], drawn=shown.drawn[rows],
         )  # fmt: skip
         for listener in self.listeners.all:
             listener(event)
@@ -271,11 +275,23 @@ class Recorded:
         )
 
 
-def _shown(step: Step, editable: Tensor) -> Shown:
-    """Return the statistics of a step; `editable` (bool [B, L]) marks its block."""
+def _shown(step: Step, before: RunState, ledger: Ledger | None, editable: Tensor) -> Shown | None:
+    """Return the statistics of a step, or None if nobody listens.
+
+    Args:
+        step: the step.
+        before: the state before it.
+        ledger: how its tokens were drawn.
+        editable: bool [B, L], its block.
+    """
+    written = ((step.tokens != before.tokens) | (before.unknown & ~step.unknown)) & editable
+    drawn = drawn_in(step, None, ledger, written)
+    if drawn is None:
+        return None
     blank, draw = torch.zeros_like(step.logprob), step.draw
     return Shown(
         step.logprob.masked_fill(~editable, 0.0),
         blank if draw is None else draw.log_confidence,
         blank if draw is None else draw.entropy,
+        drawn,
     )

@@ -20,12 +20,13 @@ from dlm_sampling.engine.blocks import BlockPlan
 from dlm_sampling.engine.fit import check_fit
 from dlm_sampling.engine.request import Canvases, IsComplete, Request
 from dlm_sampling.engine.state import BlockWindow, RunState
+from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.model import Beside, Counts, RunModel, full_law
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.prediction.shapes import FREE, Shapes
 from dlm_sampling.samplers.base import reveal
 from dlm_sampling.samplers.contract import check_step
-from dlm_sampling.types import Canvas, Clock, Process, Sampler, Step
+from dlm_sampling.types import Canvas, Clock, Drawn, Process, Sampler, Step
 
 UNLIMITED = 2**62
 
@@ -167,8 +168,17 @@ class Run:
         column = torch.arange(self.width, device=state.tokens.device)
         return (state.window.start.unsqueeze(1) + column) % length
 
-    def predictor(self, state: RunState, padded: bool, shapes: Shapes = FREE) -> Predictor:
-        """Return the predictor of this step; `padded` says whether any active row has padding."""
+    def predictor(
+        self, state: RunState, padded: bool, shapes: Shapes = FREE, *, noted: bool = False
+    ) -> Predictor:
+        """Return the predictor of this step.
+
+        Args:
+            state: the active rows before the step.
+            padded: whether any of them has padding.
+            shapes: the layout of positions and passes.
+            noted: whether it is noted how every token is drawn, which the event of the step tells.
+        """
         return Predictor(
             self.model,
             state.rows,
@@ -179,6 +189,7 @@ class Run:
             state.carry,
             shapes,
             self.beside(state),
+            Ledger.of(state.tokens) if noted else None,
         )
 
     def beside(self, state: RunState) -> Beside | None:
@@ -314,6 +325,21 @@ def statistics_of(step: Step, filled: Step | None) -> tuple[Tensor | None, Tenso
         torch.where(late, filled.draw.log_confidence, confidence),
         torch.where(late, filled.draw.entropy, entropy),
     )
+
+
+def drawn_in(
+    step: Step, filled: Step | None, ledger: Ledger | None, written: Tensor
+) -> Tensor | None:
+    """Return how each token that a step and the fill after it wrote was drawn, int8 [A, L].
+
+    A token that was written without a draw of this step counts as `Drawn.OTHERWISE`.
+    """
+    if ledger is None:
+        return None
+    how = ledger.how.masked_fill(ledger.how == Drawn.NOT, Drawn.OTHERWISE)
+    if filled is not None:
+        how = how.masked_fill(step.unknown & ~filled.unknown, Drawn.ARGMAX)
+    return how.masked_fill(~written, Drawn.NOT)
 
 
 def apply(state: RunState, canvas: Canvas, step: Step) -> RunState:

@@ -143,7 +143,13 @@ def run_request(
             prove_padding(denoiser, canvases.tokens, canvases.attention)
         run = Run.of(denoiser, request, canvases, plan)
         state = run.begin(canvases)
-        trajectory = Trajectory(state.tokens, canvases.editable, attention_mask=canvases.attention)
+        trajectory = Trajectory(
+            initial=state.tokens,
+            editable=canvases.editable,
+            attention_mask=canvases.attention,
+            sampler=type(request.sampler).__name__,
+            masked=run.process.mask_token_id is not None,
+        )
         listeners = Listeners(tuple(callbacks), trajectory if request.return_trajectory else None)
         if request.cuda_graph:
             return run_recorded(run, state, listeners, record)

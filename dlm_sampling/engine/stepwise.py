@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.engine.request import Listeners, SampleOutput
-from dlm_sampling.engine.run import Moved, Run, statistics_of
+from dlm_sampling.engine.run import Moved, Run, drawn_in, statistics_of
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.trajectory import StepEvent
+from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.types import Step
 from dlm_sampling.types.rows import select_rows
 
@@ -50,7 +51,7 @@ class Stepwise:
     def advance(self) -> None:
         """Take one step of every active row."""
         run, before = self.run, self.state
-        predictor = run.predictor(before, self.padded)
+        predictor = run.predictor(before, self.padded, noted=bool(self.listeners))
         passes_before = run.model.counts.nfe[before.rows] if self.listeners else None
         moved = run.move(before, predictor, check=self.iteration == 0)
         state, filled = moved.state, None
@@ -66,7 +67,7 @@ class Stepwise:
             complete = run.completed(state, moved.over)
             ended, done = ended | complete, done | complete
         if passes_before is not None:
-            self.publish(moved, state, filled, before, passes_before, done)
+            self.publish(moved, state, filled, before, passes_before, done, predictor.ledger)
         self.state = (
             run.advance_clock(state, moved.over) if block_ended else run.advance_step(state)
         )
@@ -83,6 +84,7 @@ class Stepwise:
         before: RunState,
         passes_before: Tensor,
         done: Tensor,
+        ledger: Ledger | None,
     ) -> None:
         """Pass the event of a step to the listeners.
 
@@ -93,18 +95,20 @@ class Stepwise:
             before: the state before the step.
             passes_before: int64 [A], forward passes of the rows before the step.
             done: bool [A], rows that are done.
+            ledger: how the tokens of the step were drawn.
         """
         counts, step, editable = self.run.model.counts, moved.step, moved.canvas.editable
         logprob = step.logprob if filled is None else step.logprob + filled.logprob
         log_confidence, entropy = statistics_of(step, filled)
         nfe = counts.nfe[state.rows]
+        written = (state.tokens != before.tokens) | (before.unknown & ~state.unknown)
         event = StepEvent(
             iteration=self.iteration,
             rows=state.rows,
             before=before.tokens,
             tokens=state.tokens,
             unknown=state.unknown,
-            written=(state.tokens != before.tokens) | (before.unknown & ~state.unknown),
+            written=written,
             block=state.block,
             step=state.step,
             nfe=nfe,
@@ -115,6 +119,7 @@ class Stepwise:
             final=done,
             horizon=state.window.stop if self.run.request.blocks.causal else None,
             time=counts.model_time[state.rows],
+            drawn=drawn_in(step, filled, ledger, written),
         )
         for listener in self.listeners.all:
             listener(event)

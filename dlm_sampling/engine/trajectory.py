@@ -33,6 +33,8 @@ class StepEvent:
         horizon: int64 [A], first column hidden from the model, or None if none was hidden.
         time: float64 [A], time argument of the row's latest pass, on the model's own schedule; NaN
             or None if the model takes no time.
+        drawn: int8 [A, L], how each written token was drawn, as `types.Drawn` counts; None in an
+            event made by hand, whose tokens count as drawn from the law.
     """
 
     iteration: int
@@ -51,6 +53,7 @@ class StepEvent:
     final: Tensor
     horizon: Tensor | None = None
     time: Tensor | None = None
+    drawn: Tensor | None = None
 
 
 StepCallback = Callable[[StepEvent], None]
@@ -65,12 +68,16 @@ class Trajectory:
         editable: bool [B, L], positions that the run may write.
         events: the steps, in order.
         attention_mask: bool [B, L], False at padding; None without padding.
+        sampler: name of the sampler's class, for messages.
+        masked: whether the noise of the run is masks, so that what is unknown holds no token.
     """
 
     initial: Tensor
     editable: Tensor
     events: list[StepEvent] = field(default_factory=list[StepEvent])
     attention_mask: Tensor | None = None
+    sampler: str = "a sampler"
+    masked: bool = True
 
     def steps(self, row: int) -> list[tuple[StepEvent, int]]:
         """Return the events of one row, each with the row's index inside the event."""

@@ -21,7 +21,12 @@ from torch import Tensor
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import RunOutput
 from dlm_sampling.engine.trajectory import Trajectory
-from dlm_sampling.likelihood.rollout import Rollout, attention_of, trajectory_of
+from dlm_sampling.likelihood.rollout import (
+    Rollout,
+    argmax_of,
+    attention_of,
+    trajectory_of,
+)
 from dlm_sampling.likelihood.scoring import Scorer, Views, check_batch_size
 from dlm_sampling.types import TokenLaw
 
@@ -59,12 +64,14 @@ def replay(
 ) -> Replay:
     """Recompute the log-probability of every token of a run.
 
-    If the sampler draws every token on the canvas before the step (all samplers but those of
-    several stages), the denoiser that sampled the run gives the log-probabilities of `sample` up to
-    rounding.  To match, pass as `law` the law that was sampled; None matches temperature 1 without
-    filters and guidance.  The choice of positions is not scored.  Under noise without a mask, the
-    score is that of the predicted clean token, log p(x_0 = token | canvas), not that of the step's
-    transition.
+    The denoiser that sampled the run gives the log-probabilities of `sample` up to rounding.  To
+    match, pass as `law` the law that was sampled; None matches temperature 1 without filters and
+    guidance.  Tokens that the run took as the argmax whatever the temperature, such as those of a
+    last step, have log-probability 0 and no gradient.  The choice of positions is not scored.
+
+    A run with a token that came from another law than the model's at the canvas before the step
+    is refused: a mean of several predictions, a stage or sweep over several canvases, or a step of
+    noise without a mask.
 
     Args:
         denoiser: the model that scores the tokens; it need not be the one that sampled them.
@@ -78,12 +85,14 @@ def replay(
 
     Returns:
         A `Replay`; float64 for float64 logits, else float32.  NFE ceil(S / s) of a row with S
-        steps that wrote something.  With gradients, the activations of all passes stay in memory:
-        split the batch (`Rollout.select`), or use the network's gradient checkpointing.
+        steps that wrote something, less those whose tokens are all an argmax.  With gradients, the
+        activations of all passes stay in memory: split the batch (`Rollout.select`), or use the
+        network's gradient checkpointing.
 
     Raises:
         ValueError: shrink or batch_size < 1, there is no trajectory, a `Rollout` is given with
-            a model that has no mask or is time-conditioned, or the denoiser carries a state.
+            a model that has no mask or is time-conditioned, the denoiser carries a state, or a
+            token came from another law.
     """
     if shrink < 1:
         raise ValueError(f"shrink={shrink}: must be at least 1; 1 scores every step on its own.")
@@ -103,7 +112,7 @@ def _gather(
 ) -> Replay:
     """Score all steps, and collect the log-probabilities by token and by step."""
     device = scorer.denoiser.device
-    nfe = torch.zeros(shape[0], dtype=torch.int64, device=device)
+    nfe, number = (torch.zeros(shape[0], dtype=torch.int64, device=device) for _ in range(2))
     place = torch.full(
         shape, -1, dtype=torch.int64, device=device
     )  # index of each token in the list
@@ -115,11 +124,12 @@ def _gather(
             row = views.rows[row]
             place[row, column] = torch.arange(count, count + len(row), device=device)
             count += len(row)
-            owners.append(torch.stack([row, nfe[row]]))
+            owners.append(torch.stack([row, number[row]]))
             found.append(scorer(views))
-            nfe[views.rows] += 1
+            number[views.rows] += 1
+            nfe[views.rows] += views.scored.any(1)
     listed, (row, step_of) = torch.cat(found), torch.cat(owners, 1)
-    width = int(nfe.max()) if nfe.numel() else 0
+    width = int(number.max()) if number.numel() else 0
     sums = listed.new_zeros(shape[0] * width).index_add(0, row * width + step_of, listed)
     padded = torch.cat([listed, listed.new_zeros(1)])  # place -1 reads the zero
     return Replay(padded[place], sums.view(shape[0], width), nfe)
@@ -147,6 +157,7 @@ class _StepGroup:
     canvas: Tensor  # int64 [B, L], before the group's first step
     tokens: Tensor  # int64 [B, L], after its latest step
     written: Tensor  # bool [B, L]
+    argmax: Tensor  # bool [B, L], those of them that were taken as the argmax
     steps: Tensor  # int64 [B], steps that wrote something
     horizon: Tensor  # int64 [B], first hidden column in its latest step
     time: Tensor  # float64 [B], time argument of its first step
@@ -160,20 +171,23 @@ def _views(denoiser: Denoiser, trajectory: Trajectory, shrink: int) -> Iterator[
     steps = torch.zeros(len(initial), dtype=torch.int64, device=device)
     time = torch.full_like(steps, torch.nan, dtype=torch.float64)
     group = _StepGroup(
-        initial.clone(), initial.clone(), torch.zeros_like(editable), steps, steps.clone(), time
-    )
+        initial.clone(), initial.clone(), torch.zeros_like(editable), torch.zeros_like(editable),
+        steps, steps.clone(), time,
+    )  # fmt: skip
 
     def close(full: Tensor) -> Views:
         rows = full.nonzero().squeeze(1)
-        where = group.written[rows]
+        where, argmax = group.written[rows], group.argmax[rows]
         group.written[rows], group.steps[rows] = False, 0
-        rows, where = rows[where.any(1)], where[where.any(1)]
+        some = where.any(1)
+        rows, where, argmax = rows[some], where[some], argmax[some]
         seen = group.horizon[rows] if cropped else None
         views = Views(rows, group.canvas[rows], group.tokens[rows], where, attention[rows], seen)
-        return views._replace(time=_times(denoiser, group.time[rows]))
+        return views._replace(time=_times(denoiser, group.time[rows]), argmax=argmax)
 
     for event in trajectory.events:
         rows, tokens = event.rows.to(device), event.tokens.to(device)
+        argmax = argmax_of(trajectory, event).to(device)
         # On masks, positions still unknown after the step were masked again, not drawn.
         known = ~event.unknown.to(device) if masked else torch.ones_like(tokens, dtype=torch.bool)
         drawn = event.written.to(device) & known & editable[rows]
@@ -183,6 +197,7 @@ def _views(denoiser: Denoiser, trajectory: Trajectory, shrink: int) -> Iterator[
             first.unsqueeze(1), event.before.to(device), group.canvas[rows]
         )
         group.written[rows] = (group.written[rows] | drawn) & known
+        group.argmax[rows] = torch.where(drawn, argmax, group.argmax[rows])
         group.tokens[rows] = tokens
         group.steps[rows] += writes
         if event.horizon is not None:

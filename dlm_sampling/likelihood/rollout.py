@@ -18,6 +18,7 @@ from torch import Tensor
 from dlm_sampling.engine.request import RunOutput
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
 from dlm_sampling.likelihood.scoring import Views
+from dlm_sampling.types import Drawn
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Rollout:
         logprob: [B, L], log-probability of each token under the law that it was drawn from.
         seeds: one per row.
         nfe: int64 [B], forward passes of the run.
+        argmax: bool [B, L], tokens that the run took as the argmax whatever the temperature, whose
+            log-probability is 0; None: none.
     """
 
     tokens: Tensor
@@ -43,6 +46,7 @@ class Rollout:
     logprob: Tensor
     seeds: tuple[int, ...]
     nfe: Tensor
+    argmax: Tensor | None = None
 
     @classmethod
     def from_output(cls, output: RunOutput, seeds: Sequence[int] | None = None) -> Rollout:
@@ -54,8 +58,8 @@ class Rollout:
 
         Raises:
             ValueError: there is no trajectory, `seeds` has another length, a token was written
-                twice (by remasking, or noise without a mask), or blocks were hidden by
-                causal_blocks.
+                twice (by remasking, or noise without a mask) or came from another law than the
+                model's at its canvas, or blocks were hidden by causal_blocks.
         """
         trajectory = trajectory_of(output)
         seeds, rows = output.seeds if seeds is None else seeds, len(output.nfe)
@@ -66,7 +70,9 @@ class Rollout:
         step_index = torch.full(final.shape, -1, dtype=torch.int32, device=device)
         tokens = final.clone()
         logprob = torch.zeros(final.shape, dtype=torch.float32, device=device)
+        argmax = torch.zeros_like(trajectory.editable, device=device)
         for event in trajectory.events:
+            certain = argmax_of(trajectory, event).to(device)
             at, written = event.rows.to(device), event.written.to(device)
             _check_once(event, written, step_index[at])
             step_index[at] = step_index[at].masked_fill(written, event.iteration)
@@ -74,6 +80,7 @@ class Rollout:
             drawn = event.logprob.to(device)
             logprob = logprob.to(torch.promote_types(logprob.dtype, drawn.dtype))
             logprob[at] = torch.where(written, drawn.to(logprob.dtype), logprob[at])
+            argmax[at] |= certain
         return cls(
             tokens,
             attention_of(trajectory).to(device),
@@ -82,6 +89,7 @@ class Rollout:
             logprob,
             tuple(seeds),
             output.nfe,
+            argmax,
         )
 
     def select(self, rows: Tensor) -> Rollout:
@@ -95,6 +103,7 @@ class Rollout:
             self.logprob[at],
             tuple(self.seeds[i] for i in cast("list[int]", rows.tolist())),
             self.nfe[rows.to(self.nfe.device)],
+            None if self.argmax is None else self.argmax[at],
         )
 
     def views(self, mask_token_id: int, shrink: int, device: torch.device) -> Iterator[Views]:
@@ -113,7 +122,9 @@ class Rollout:
             rows = where.any(1).nonzero().squeeze(1)
             hidden = editable & ((group >= k) | never)
             canvas = tokens.masked_fill(hidden, mask_token_id)
-            yield Views(rows, canvas[rows], tokens[rows], where[rows], attention[rows])
+            argmax = None if self.argmax is None else self.argmax.to(device)[rows]
+            views = Views(rows, canvas[rows], tokens[rows], where[rows], attention[rows])
+            yield views._replace(argmax=argmax)
 
 
 def trajectory_of(output: RunOutput) -> Trajectory:
@@ -139,6 +150,31 @@ def attention_of(trajectory: Trajectory) -> Tensor:
     """Return the attention mask of a run, bool [B, L], False at padding."""
     known = trajectory.attention_mask
     return torch.ones_like(trajectory.editable) if known is None else known.bool()
+
+
+def argmax_of(trajectory: Trajectory, event: StepEvent) -> Tensor:
+    """Return the tokens of a step that were taken as the argmax, bool [A, L].
+
+    Raises:
+        ValueError: a token of the step came from a law that its canvas does not give.
+    """
+    if event.drawn is None:
+        return torch.zeros_like(event.written)
+    known = event.written & trajectory.editable.to(event.rows.device)[event.rows]
+    if trajectory.masked:  # positions still unknown after the step were masked again, not drawn
+        known = known & ~event.unknown
+    other = known & (event.drawn == Drawn.OTHERWISE)
+    if bool(other.any()):
+        row, position = (int(i) for i in other.nonzero()[0])
+        raise ValueError(
+            f"run was sampled by {trajectory.sampler}, which drew the token of row "
+            f"{int(event.rows[row])}, position {position} (step {event.iteration}) from another "
+            "law than the model's at the canvas before the step, such as a mean of several "
+            "predictions, several stages, or a step of noise without a mask: its log-probability "
+            "cannot be recomputed. Sample with 'llada', 'ancestral' or another sampler that draws "
+            "from the law of the canvas, on a model of masks."
+        )
+    return known & (event.drawn == Drawn.ARGMAX)
 
 
 def _check_once(event: StepEvent, written: Tensor, step_index: Tensor) -> None:

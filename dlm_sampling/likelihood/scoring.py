@@ -25,6 +25,12 @@ class Views(NamedTuple):
     attention: Tensor  # bool [n, L], False at padding
     horizon: Tensor | None = None  # int64 [n], first column hidden from the model
     time: Tensor | None = None  # float64 [n], for time-conditioned models
+    argmax: Tensor | None = None  # bool [n, L], tokens of `where` of log-probability 0
+
+    @property
+    def scored(self) -> Tensor:
+        """Return the positions whose tokens need the model, bool [n, L]."""
+        return self.where if self.argmax is None else self.where & ~self.argmax
 
     def split(self, size: int | None) -> Iterator[Views]:
         """Yield parts of at most `size` canvases, or one part if None; no part is empty."""
@@ -64,14 +70,15 @@ class Scorer:
     def __call__(self, views: Views) -> Tensor:
         """Return the log-probability of the tokens at `views.where`, [R], row-major.
 
-        NFE 1 per canvas.
+        NFE 1 per canvas with a token at `views.scored`.
         """
         law = full_law(TokenLaw() if self.law is None else self.law, self.denoiser)
         predictor = Predictor.alone(self.denoiser, law, views.attention, horizon=views.horizon)
         time = torch.zeros_like(views.rows).double() if views.time is None else views.time
         prediction = predictor(views.canvas, time)
         tempered = self.law is not None
-        return prediction.log_prob_of(views.tokens, views.where, tempered=tempered)[views.where]
+        found = prediction.log_prob_of(views.tokens, views.scored, tempered=tempered)
+        return found[views.where]
 
 
 def check_batch_size(batch_size: int | None) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
+from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.logits import PassLogits, on_demand
 from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.positions import Sites
@@ -41,6 +42,11 @@ class Passes(Protocol):
     @property
     def shapes(self) -> Shapes:
         """Return the layout of positions and passes."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """Return where draws are noted, or None if nobody asks how tokens were drawn."""
         ...
 
     def run(
@@ -160,11 +166,15 @@ class LazyPrediction:
         greedy: Tensor | None = None,
         exclude: Tensor | None = None,
         sub: int = 0,
+        aside: bool = False,
     ) -> Draw:
         """Draw a token at each position of `where`; see `types.Prediction.draw`."""
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
             return _empty(sites)
+        if self._passes.ledger is not None and not aside:
+            own_law = exclude is None and self._temperature is None
+            self._passes.ledger.note(self._x, where, greedy, own_law=own_law)
         logits = self.evaluate(where)
         if exclude is not None:
             rows, out = self._on_demand(logits, sites), sites.read(exclude).unsqueeze(1)
@@ -206,6 +216,8 @@ class LazyPrediction:
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
             return _empty(sites)
+        if self._passes.ledger is not None:
+            self._passes.ledger.note(self._x, where, None, own_law=False)
         source = logits if isinstance(logits, Tensor) else cast("ops.Pair", logits)
         return self._drawn(source, None, sites, rng, statistics, sub)
 
@@ -245,11 +257,14 @@ class LazyPrediction:
         reads: PredictionKind,
         greedy: Tensor | None = None,
         sub: int = 0,
+        own_law: bool = False,
     ) -> Draw:
         """Draw from a rule's law of the prediction; see `types.Prediction.draw_by`."""
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
             return _empty(sites)
+        if self._passes.ledger is not None:
+            self._passes.ledger.note(self._x, where, greedy, own_law=own_law)
         log_law = self._log_law(where, sites, alpha, reads, rule)
         return self._draw_law(log_law, sites, rng, greedy, sub)
 
@@ -265,11 +280,11 @@ class LazyPrediction:
         """Draw from given tables of probabilities; see `types.Prediction.draw_table`."""
         self._passes.shapes.check_free(_CHANGING)
         sites = self._passes.shapes.sites(where)
-        return (
-            self._draw_law(law.log(), sites, rng, greedy, sub)
-            if sites.row.numel()
-            else _empty(sites)
-        )
+        if not sites.row.numel():
+            return _empty(sites)
+        if self._passes.ledger is not None:
+            self._passes.ledger.note(self._x, where, greedy, own_law=False)
+        return self._draw_law(law.log(), sites, rng, greedy, sub)
 
     def _draw_law(
         self,

@@ -19,6 +19,7 @@ from dlm_sampling.denoisers.base import Denoiser, no_step_length
 from dlm_sampling.denoisers.planner import planner_network
 from dlm_sampling.prediction.carry import Carry, crop, widen
 from dlm_sampling.prediction.lazy import LazyPrediction
+from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.model import Beside, Counts, RunModel
 from dlm_sampling.prediction.network import runner
 from dlm_sampling.prediction.shapes import FREE, Shapes
@@ -42,6 +43,7 @@ class Predictor:
             them after the step.
         shapes: the layout of positions and passes, free or fixed.
         beside: what a row shows of its other blocks, for the time; None where there are none.
+        ledger: where draws are noted, or None.
     """
 
     model: RunModel
@@ -53,6 +55,7 @@ class Predictor:
     carries: tuple[Carry, ...] = ()
     shapes: Shapes = FREE
     beside: Beside | None = None
+    ledger: Ledger | None = None
 
     @classmethod
     def alone(
@@ -143,7 +146,7 @@ class Predictor:
         model = replace(
             self.model, denoiser=denoiser, counts=counts, guidance_scale=0.0, eager=False
         )
-        return replace(self, model=model, carries=model.first_carries(), beside=None)
+        return replace(self, model=model, carries=model.first_carries(), beside=None, ledger=None)
 
     def repeated(self, n: int) -> Predictor:
         """Return a predictor with each active row repeated n times, copies of a row adjacent.
@@ -172,6 +175,7 @@ class Predictor:
             horizon=each(self.horizon),
             columns=each(self.columns),
             beside=None if self.beside is None else self.beside.repeated(n),
+            ledger=None,
         )
 
     def plan(self, planner: Planner | str | Path, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:

@@ -134,7 +134,9 @@ def most_likely(prediction: Prediction, draw: Draw, where: Tensor, rng: RandomSo
     if not any_or_assume(other):
         return draw.token
     everyone = torch.ones_like(where[:, 0])
-    return torch.where(other, prediction.draw(other, rng, greedy=everyone).token, draw.token)
+    return torch.where(
+        other, prediction.draw(other, rng, greedy=everyone, aside=True).token, draw.token
+    )
 
 
 register("ccd", CCD)

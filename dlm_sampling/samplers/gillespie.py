@@ -97,7 +97,10 @@ class Gillespie(EventSampler):
             exits.append(exit_rate)
             return jump
 
-        draw = prediction.draw_by(rule, open_, rng, alpha=alpha, reads=process.rates_read)
+        masks = canvas.mask_token_id is not None
+        draw = prediction.draw_by(
+            rule, open_, rng, alpha=alpha, reads=process.rates_read, own_law=masks
+        )
         wait = torch.full(canvas.tokens.shape, torch.inf, dtype=alpha.dtype, device=alpha.device)
         if exits:
             waiting = -torch.log(rng.uniform(Stream.TIME, canvas.tokens))

@@ -82,7 +82,10 @@ class Uniformization(EventSampler):
         def rule(site: Site) -> Tensor:
             return self.next_law(process, site.p, site.x, u[site.row])
 
-        draw = prediction.draw_by(rule, where, rng, alpha=alpha, reads=process.rates_read)
+        masks = canvas.mask_token_id is not None
+        draw = prediction.draw_by(
+            rule, where, rng, alpha=alpha, reads=process.rates_read, own_law=masks
+        )
         return self.outcome(canvas, where, draw, u, Moment(process, prediction, alpha, ending), rng)
 
     def next_event(

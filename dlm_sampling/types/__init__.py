@@ -5,7 +5,7 @@ Shapes: B rows, L canvas positions, V vocabulary columns, R flat positions.  Tim
 """
 
 from dlm_sampling.types.canvas import Canvas, Clock, Step
-from dlm_sampling.types.law import Crossing, Draw, DrawRecord, Statistics, TokenLaw
+from dlm_sampling.types.law import Crossing, Draw, Drawn, DrawRecord, Statistics, TokenLaw
 from dlm_sampling.types.prediction import (
     DenoiserOutput,
     Pass,
@@ -26,6 +26,7 @@ __all__ = [
     "DenoiserOutput",
     "Draw",
     "DrawRecord",
+    "Drawn",
     "NoiseKind",
     "Pass",
     "Planner",

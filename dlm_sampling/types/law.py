@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
@@ -63,6 +64,19 @@ class TokenLaw:
     def filters(self) -> bool:
         """Whether any of top_k, top_p, min_p is set."""
         return self.top_k is not None or self.top_p is not None or self.min_p is not None
+
+
+class Drawn(IntEnum):
+    """Says how the token of a position came about in a step."""
+
+    NOT = 0
+    """It was not drawn in this step."""
+    FROM_LAW = 1
+    """From the run's law (temperature and filters) of the model at the canvas before the step."""
+    ARGMAX = 2
+    """As the most probable token, whatever the temperature: its log-probability is 0."""
+    OTHERWISE = 3
+    """From another law, such as a mean of several predictions or the law of a step of noise."""
 
 
 class Draw(Protocol):

@@ -102,12 +102,13 @@ class Prediction(Protocol):
         greedy: Tensor | None = None,
         exclude: Tensor | None = None,
         sub: int = 0,
+        aside: bool = False,
     ) -> Draw:
         """Draw a token at each position of `where` (bool [B, L]); fields are [B, L], else zero.
 
         Rows of `greedy` (bool [B]) take the argmax whatever the temperature; `exclude` int64 [B, L]
         leaves one token of each position out, and needs a `direct` prediction; `sub` numbers the
-        draws of one step.
+        draws of one step; `aside` says that the tokens are only looked at, never written.
         """
         ...
 
@@ -143,13 +144,15 @@ class Prediction(Protocol):
         reads: PredictionKind,
         greedy: Tensor | None = None,
         sub: int = 0,
+        own_law: bool = False,
     ) -> Draw:
         """Draw x_s at each position of `where` from the law that `rule` makes of the prediction.
 
         The prediction, with the run's temperature and filters, comes as a table of kind `reads` at
         the level alpha float64 [B]; the rule returns laws [r, V] of the next token, which are drawn
         from as they are.  It is called with a block of positions at a time.  Rows of `greedy` take
-        the argmax of that law.
+        the argmax of that law.  `own_law` says that at every one of these positions the rule gives
+        the prediction back as it is, as for a jump from a mask: such draws can be replayed.
         """
         ...
 

@@ -18,7 +18,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine import sample as loop
 from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.testing import FixtureToy
-from dlm_sampling.types import DenoiserOutput, Pass, TokenLaw
+from dlm_sampling.types import DenoiserOutput, Drawn, Pass, TokenLaw
 from tests.capture import recorder
 from tests.samplers.small import MASK, SYMBOLS, run, small_toy
 
@@ -107,6 +107,7 @@ def test_padding_and_order_of_the_batch_change_nothing() -> None:
         attention_mask=padded(rollout.attention_mask, False),
         editable=padded(rollout.editable, False),
         step_index=padded(rollout.step_index, -1),
+        argmax=None,
     )
     assert (replay(toy, longer).logprob[:, 3:] - before).abs().max() <= 1e-12
     ignored = replace(longer, attention_mask=torch.ones_like(longer.attention_mask))
@@ -320,25 +321,37 @@ def test_merged_steps_are_scored_on_what_they_leave_behind() -> None:
     assert lost > 0
 
 
-def test_uniform_noise_is_scored_as_predicted() -> None:
+def test_a_step_of_noise_without_a_mask_is_refused_by_name() -> None:
+    """Its law is the reverse step's, not that of the predicted clean token."""
     toy = small_toy(length=LENGTH, vocab_size=9)
     net = wrap(lambda input_ids: toy.logits(input_ids), vocab_size=9, mask_token_id=None)
     out = run(net, samplers.Ancestral(), length=LENGTH, rows=3, steps=4)
+    for score in (lambda: replay(net, out), lambda: rollout_of(out)):
+        with pytest.raises(ValueError, match="run was sampled by Ancestral, which drew"):
+            score()
+
+
+def test_an_argmax_is_certain_and_has_no_gradient() -> None:
+    """The last step of tau-leaping takes the argmax at temperature 1: log-probability 0."""
+    denoiser = small_toy(length=LENGTH, vocab_size=9)
+    out = run(denoiser, samplers.TauLeaping(t_end=0.5), length=LENGTH, rows=ROWS, steps=3)
     assert out.trajectory is not None
-    found = replay(net, out)
-    for b in range(3):
-        steps = out.trajectory.steps(b)
-        logp = toy.logits(torch.stack([e.before[i] for e, i in steps])).log_softmax(-1)
-        texts = torch.stack([e.tokens[i] for e, i in steps]).unsqueeze(2)
-        written = torch.stack([e.written[i] for e, i in steps])
-        scores = logp.gather(2, texts).squeeze(2) * written
-        assert (found.logprob[b] - scores[-1]).abs().max() <= 1e-12  # the last step writes all
-        nonempty = written.any(1)
-        assert (
-            found.step_logprob[b, : nonempty.sum()] - scores.sum(1)[nonempty]
-        ).abs().max() < 1e-9
-    with pytest.raises(ValueError, match="more than once"):
-        rollout_of(out)
+    last = torch.zeros(out.tokens.shape, dtype=torch.bool)
+    for event in out.trajectory.events:
+        assert event.drawn is not None
+        last[event.rows] |= event.drawn == Drawn.ARGMAX
+        assert torch.equal(event.drawn != Drawn.NOT, event.written)
+    assert 5 < last.sum() < last.numel()
+    model = denoiser.logits(torch.full_like(out.tokens, denoiser.mask_column)).log_softmax(-1)
+    for given in (out, rollout_of(out)):
+        found = replay(denoiser, given)
+        assert bool((found.logprob[last] == 0.0).all())
+        assert (found.logprob - out.logprob).abs().max() <= 1e-6
+        together = replay(denoiser, given, shrink=100).logprob
+        expected = model.gather(2, out.tokens.unsqueeze(2)).squeeze(2).masked_fill(last, 0.0)
+        assert (together - expected).abs().max() <= 1e-12
+        passes = (out.tokens >= 0).sum(1)  # a step whose tokens are all an argmax needs no pass
+        assert bool((found.nfe < passes).all()) and bool((found.nfe <= 3).all())
 
 
 def test_times_and_hidden_blocks_are_remembered() -> None:

@@ -77,6 +77,7 @@ def draw_clean(
         return process.reverse(site.p, site.x, level, torch.ones_like(level))
 
     greedy = torch.ones_like(alpha, dtype=torch.bool) if noise_removal == "argmax" else None
+    masks = process.mask_token_id is not None
     return prediction.draw_by(
-        posterior, where, rng, alpha=alpha, reads=process.reads, greedy=greedy
+        posterior, where, rng, alpha=alpha, reads=process.reads, greedy=greedy, own_law=masks
     )
