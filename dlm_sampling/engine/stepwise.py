@@ -42,6 +42,7 @@ class Stepwise:
 
     def __init__(self, run: Run, state: RunState, listeners: Listeners) -> None:
         self.run, self.state, self.listeners = run, state, listeners
+        self.heard = bool(listeners)
         self.padded = not bool(state.attention.all())
         self.tokens, self.logprob = state.tokens.clone(), state.logprob.clone()
         self.steps = torch.zeros_like(state.rows)
@@ -51,8 +52,8 @@ class Stepwise:
     def advance(self) -> None:
         """Take one step of every active row."""
         run, before = self.run, self.state
-        predictor = run.predictor(before, self.padded, noted=bool(self.listeners))
-        passes_before = run.model.counts.nfe[before.rows] if self.listeners else None
+        predictor = run.predictor(before, self.padded, noted=self.heard)
+        passes_before = run.model.counts.nfe[before.rows] if self.heard else None
         moved = run.move(before, predictor, check=self.iteration == 0)
         state, filled = moved.state, None
         block_ended = bool(moved.over.any())
