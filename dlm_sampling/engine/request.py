@@ -14,6 +14,9 @@ from dlm_sampling.engine.trajectory import StepCallback, Trajectory
 from dlm_sampling.errors import check_real, check_whole
 from dlm_sampling.types import Sampler, TokenLaw
 
+MOST_STEPS = 100_000
+MOST_COLUMNS = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class BlockRequest:
@@ -37,6 +40,17 @@ class BlockRequest:
         check_whole("block_length", self.length, optional=True)
         check_whole("steps", self.steps, optional=True)
         check_whole("steps_per_block", self.steps_per_block, optional=True)
+        for name, steps in (("steps", self.steps), ("steps_per_block", self.steps_per_block)):
+            if steps is not None and steps > MOST_STEPS:
+                raise ValueError(
+                    f"{name}={steps}: must be at most {MOST_STEPS}; more steps than positions only "
+                    "bring a solver nearer to its limit, try 1000."
+                )
+        if self.length is not None and self.length > MOST_COLUMNS:
+            raise ValueError(
+                f"block_length={self.length}: must be at most {MOST_COLUMNS}, or None for a single "
+                "block."
+            )
 
 
 @dataclass(frozen=True)

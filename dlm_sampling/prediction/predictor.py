@@ -107,6 +107,11 @@ class Predictor:
         return self.model.denoiser.vocab_size
 
     @property
+    def suppressed(self) -> tuple[int, ...]:
+        """Return the ids that are never written."""
+        return self.model.law.suppressed
+
+    @property
     def nfe(self) -> Tensor:
         """Return the forward passes of every batch row so far, int64 [B]."""
         return self.model.counts.nfe

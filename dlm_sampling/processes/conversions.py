@@ -27,6 +27,8 @@ from torch import Tensor
 from dlm_sampling.processes.tables import normalised, one_hot, per_position, value_at
 from dlm_sampling.types import PredictionKind
 
+_LEAST_NOISE = 1e-15  # of b: without noise a posterior does not say what the other tokens do
+
 
 def _noise(values: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """Return alpha and b of every position, [..., 1] each."""
@@ -41,8 +43,12 @@ def posterior_from_leave_one_out(loo: Tensor, x: Tensor, alpha: Tensor) -> Tenso
 
 
 def leave_one_out_from_posterior(post: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
-    """Return loo(y) ~ post(y) / (alpha 1[y = x] + b), uniform noise, alpha < 1, [..., V]."""
+    """Return loo(y) ~ post(y) / (alpha 1[y = x] + b), uniform noise, [..., V].
+
+    At b = 0 it is the limit from above.
+    """
     a, b = _noise(post, x, alpha)
+    b = b.clamp_min(_LEAST_NOISE)
     return normalised(post / (a * one_hot(x, post) + b))
 
 

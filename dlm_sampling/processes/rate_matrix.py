@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream
 from dlm_sampling.processes import matrices
-from dlm_sampling.processes.tables import normalised, off_diagonal, value_at
+from dlm_sampling.processes.tables import normalised, off_diagonal, per_position, value_at
 from dlm_sampling.types import NoiseKind, PredictionKind, RandomSource
 
 _KEPT = 16  # matrices that are remembered; a step of a grid needs three
@@ -107,10 +107,13 @@ class Transitions(ABC):
 
         Cost: two products with [V, V] matrices per level.
         """
-        return normalised(
+        law = normalised(
             self._into(x, alpha_s, alpha_t, loo)
             * self._times(loo, torch.ones_like(alpha_s), alpha_s)
         )
+        # Without noise left x stays; where the law excludes x, the law decides.
+        excluded = (value_at(loo, x) == 0.0) & (per_position(alpha_t, x, loo) >= 1.0)
+        return law.where(~excluded, loo)
 
     def rates(self, post: Tensor, x: Tensor, alpha: Tensor, slope: Tensor) -> Tensor:
         """Return the rates backwards in time from the posterior, [..., V]; Campbell et al. 2022."""

@@ -88,7 +88,9 @@ class Uniform:
         a, s, size = per_position(alpha_t, x, loo), per_position(alpha_s, x, loo), loo.shape[-1]
         ratio = a / s
         weights = (ratio * one_hot(x, loo) + (1.0 - ratio) / size) * (s * loo + (1.0 - s) / size)
-        return weights / weights.sum(-1, keepdim=True)
+        total = weights.sum(-1, keepdim=True)
+        # Without noise left x stays; where the law excludes x, the law decides.
+        return (weights / total).where(total > 0, loo)
 
     def mixture(self, post: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
         """Return the same law from the posterior: sum_k post(k) q(y | x_t = x, x0 = k), [..., S].

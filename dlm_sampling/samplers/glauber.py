@@ -68,6 +68,7 @@ class Glauber(SamplerBase[None]):
     On masks the first round fills the canvas position by position, later rounds revise it; a last
     step that comes before all is filled fills the rest at once.  Under uniform noise the first
     canvas is noise: plan several rounds, `steps` = rounds x positions.  The last round is at t_end.
+    Suppressed ids are no part of the noise that is drawn, and none is left by the last step.
 
     Fields:
         scan: "sweep" takes the positions left to right, round after round; "random" takes any.
@@ -126,6 +127,7 @@ class Glauber(SamplerBase[None]):
         """Draw the chosen position of every row."""
         chosen, last = self.chosen(canvas, clock, rng), clock.last.unsqueeze(1)
         if canvas.mask_token_id is None:
+            chosen = chosen | (last & canvas.editable & banned(canvas.tokens, predict))
             draw = self.heat_bath(canvas, chosen, self.time(canvas, clock), predict, rng)
             unknown = canvas.unknown & ~(last & canvas.editable)
             return None, reveal(canvas, chosen, draw)._replace(unknown=unknown)
@@ -141,12 +143,19 @@ class Glauber(SamplerBase[None]):
     ) -> Draw:
         """Draw without a mask, from the leave-one-out law of the network at (x, t)."""
         process = predict.process
+        never = torch.tensor(predict.suppressed, dtype=torch.int64, device=t.device)
 
         def rule(site: Site) -> Tensor:
-            return self.conditional(process, site.p, t[site.row])
+            law = self.conditional(process, site.p, t[site.row])
+            return law.index_fill(-1, never, 0.0)  # the part of the noise would write them
 
         prediction, alpha = predict(canvas.tokens, t), self.schedule.alpha(t)
         return prediction.draw_by(rule, where, rng, alpha=alpha, reads="leave_one_out")
+
+
+def banned(tokens: Tensor, predict: Predict) -> Tensor:
+    """Return where a token is one that is never written, such as one of the first noise; bool."""
+    return torch.isin(tokens, torch.tensor(predict.suppressed, device=tokens.device))
 
 
 register("glauber", Glauber)

@@ -214,6 +214,14 @@ class Psi(RevisingGrid):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_t_end(self.t_end)
+        if self.hold is None:
+            return
+        held = float(self.schedule.time_of(torch.tensor(self.hold.alpha, dtype=torch.float64)))
+        if self.t_end > held:
+            raise ValueError(
+                f"t_end={self.t_end}: must be at most {held:.4g}, the time of the level that is "
+                "held; try 1e-5."
+            )
 
     @property
     def revises(self) -> bool:

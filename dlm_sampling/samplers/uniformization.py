@@ -67,6 +67,19 @@ class Uniformization(EventSampler):
     paper = "Chen and Ying 2024, arXiv:2402.08095"
     nfe = "one per candidate event: about one per position on masks, 18 under uniform noise"
 
+    def canvas_process(self, process: Process) -> Process | None:
+        """Return `process`.
+
+        Raises:
+            ValueError: t_end is 0 and there is no mask.
+        """
+        if self.t_end == 0.0 and process.mask_token_id is None:
+            raise ValueError(
+                "t_end=0.0: must be above 0 without a mask, where candidate events never end; try "
+                "1e-5."
+            )
+        return super().canvas_process(process)
+
     def step(
         self, state: EventState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[EventState, Step]:

@@ -31,7 +31,8 @@ class GenerateOutput:
         steps: int64 [B], loop steps per row.
         seeds: one seed per row; `generate(..., seed=[seeds[i]])` repeats row i alone.
         logprobs: [B, L], log-probability of each written token under the law it was drawn from, 0
-            at fixed positions.
+            at fixed positions.  A token behind the end of the text keeps its own, although
+            `sequences` has padding there: the model saw it when it wrote the text.
         finish_reasons: "eos" (an end-of-text), "stop" (a stop string) or "length" per row.
         prompt_lengths: tokens of the prompt per row, without padding.
         trajectory: every step, if requested.
@@ -64,7 +65,7 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
         tokenizer: decodes, or None for no texts.
         padding: id behind the end of a text; see `rows.padding_id`.
     """
-    sequences, logprobs = output.tokens.clone(), output.logprob.clone()
+    sequences = output.tokens.clone()
     token_ids: list[list[int]] = []
     texts: list[str] = []
     reasons: list[str] = []
@@ -78,7 +79,6 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
         behind = rows.canvases.editable[b].clone()
         behind[: end.begin + cut.last] = False
         sequences[b, behind] = padding
-        logprobs[b, behind] = 0.0
     return GenerateOutput(
         sequences,
         None if tokenizer is None else texts,
@@ -87,7 +87,7 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
         output.work,
         output.steps,
         list(rows.canvases.seeds),
-        logprobs,
+        output.logprob.clone(),
         reasons,
         [len(prompt.ids) for prompt in rows.prompts],
         output.trajectory,

@@ -203,6 +203,11 @@ class Predict(Protocol):
         """Columns V of its predictions."""
         ...
 
+    @property
+    def suppressed(self) -> tuple[int, ...]:
+        """Ids that are never written, for laws that a sampler makes itself."""
+        ...
+
     def __call__(
         self,
         x: Tensor,

@@ -43,3 +43,19 @@ def test_arguments_of_another_type(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(TypeError, match=f"{name}="):
         run([1, 2], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 10**6}, "steps=1000000: must be at most 100000"),
+        ({"steps": 2**62}, "steps=4611686018427387904: must be at most"),
+        ({"steps": 2**70}, "steps=1180591620717411303424: must be at most"),
+        ({"steps_per_block": 10**6}, "steps_per_block=1000000: must be at most"),
+        ({"block_length": 2**62}, "block_length=4611686018427387904: must be at most"),
+    ],
+)
+def test_runs_without_a_sensible_end_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run([0, 1], **options)
+    assert run([0, 1], steps=64, block_length=2**31 - 1).tokens.max() < MASK

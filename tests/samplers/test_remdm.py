@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dlm_sampling import ops, wrap
+from dlm_sampling.prediction.model import full_law
+from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.samplers import (
     Ancestral,
     Cap,
@@ -25,7 +28,7 @@ from dlm_sampling.samplers.parts.remasking import Rates, unmask_prob
 from dlm_sampling.samplers.remdm import RemaskRate
 from dlm_sampling.schedules import LINEAR, LogLinear
 from dlm_sampling.testing import chi_square
-from dlm_sampling.types import Canvas, TokenLaw
+from dlm_sampling.types import Canvas, Clock, TokenLaw
 from tests.samplers.small import run, small_toy
 from tests.test_laws_by_sampling import P_LIMIT, counts, expected, toy
 
@@ -194,3 +197,25 @@ def test_nothing_is_masked_again_outside_the_switch_points(name: str) -> None:
 def test_fields_out_of_range_are_named(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("law", [TokenLaw(0.5), TokenLaw(top_p=0.7)], ids=str)
+def test_confidence_is_that_of_the_law_that_was_drawn(law: TokenLaw) -> None:
+    """With a temperature or filters it is not the probability under the model's own law."""
+    probs = torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0], dtype=torch.float64)
+    denoiser = wrap(
+        lambda input_ids: probs.log().expand(*input_ids.shape, 5), vocab_size=5, mask_token_id=4
+    )
+    tokens = torch.full((40, 6), 4)
+    everywhere, zero = torch.ones_like(tokens).bool(), torch.zeros(40, dtype=torch.int64)
+    canvas = Canvas(tokens, everywhere, everywhere, zero, 4)
+    predict = Predictor.alone(denoiser, full_law(law, denoiser), everywhere)
+    sampler = ReMDM(Confidence())
+    clock = Clock(zero, torch.full_like(zero, 2))
+    rng = ops.Rng.from_seeds(range(40))
+    state, step = sampler.step(sampler.init(canvas), canvas, clock, predict, rng)
+    written = ~step.unknown
+    sampled = ops.log_probs(probs.log()[None], law=law)[0].exp()
+    assert written.sum() > 80
+    torch.testing.assert_close(state.confidence[written], sampled[step.tokens[written]])
+    assert (state.confidence[written] - probs[step.tokens[written]]).abs().max() > 0.05
