@@ -128,7 +128,7 @@ def test_opening_and_length() -> None:
     first, second = BLOCK.findall(text())[:2]
     assert (first[0], second[0]) == ("bash", "bash")
     assert lines.index("```bash") < 10
-    assert first[1].endswith('dlm-sampling generate "Once upon a time"\n')
+    assert first[1].endswith('dlm-sampling generate "The Scarecrow looked at Dorothy and said,"\n')
     assert second[1].endswith("pytest\n")
 
 
