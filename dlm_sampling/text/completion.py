@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,8 +10,6 @@ from torch import Tensor
 from dlm_sampling.engine.request import SampleOutput
 from dlm_sampling.engine.trajectory import Trajectory
 from dlm_sampling.text.rows import PromptRow, TextRows
-
-logger = logging.getLogger("dlm_sampling")
 
 
 @dataclass(frozen=True)
@@ -94,8 +91,8 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
     )
 
 
-def warn_of_equal_rows(output: GenerateOutput, rows: TextRows, temperature: float) -> bool:
-    """Log a warning if the sequences of a prompt are equal because nothing is drawn at random.
+def equal_rows(output: GenerateOutput, rows: TextRows, temperature: float) -> str | None:
+    """Return a warning if the sequences of a prompt are equal because nothing is drawn at random.
 
     Args:
         output: the result.
@@ -103,21 +100,18 @@ def warn_of_equal_rows(output: GenerateOutput, rows: TextRows, temperature: floa
         temperature: of the token law; only at 0 can a rule be meant.
 
     Returns:
-        Whether it was logged.
+        The warning, or None if there is nothing to tell.
     """
     if temperature > 0:
-        return False
+        return None
     for number, same in enumerate(_sequences(output, rows)):
         if len(same) > 1 and all(ids == same[0] for ids in same):
-            logger.warning(
-                "The %d sequences of prompt %d are equal: the temperature is 0, so every token is "
-                "the most probable one. For different texts set temperature=1.0, or another value "
-                "above 0; else num_return_sequences=1 saves the work.",
-                len(same),
-                number,
+            return (
+                f"The {len(same)} sequences of prompt {number} are equal: the temperature is 0, so "
+                "every token is the most probable one. For different texts set temperature=1.0, or "
+                "another value above 0; else num_return_sequences=1 saves the work."
             )
-            return True
-    return False
+    return None
 
 
 def _sequences(output: GenerateOutput, rows: TextRows) -> list[list[list[int]]]:

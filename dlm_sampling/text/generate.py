@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
@@ -12,12 +14,14 @@ from dlm_sampling.engine.request import BlockRequest
 from dlm_sampling.engine.trajectory import StepCallback
 from dlm_sampling.errors import check_arguments, check_whole
 from dlm_sampling.text.arguments import Ids, Stop, check_flag
-from dlm_sampling.text.completion import GenerateOutput, finish, warn_of_equal_rows
+from dlm_sampling.text.completion import GenerateOutput, equal_rows, finish
 from dlm_sampling.text.options import GenerateOptions, Job, LawOptions, prepare
 from dlm_sampling.text.prompts import Infill, Mask, Prompts
 from dlm_sampling.text.rows import Eos, padding_id
 from dlm_sampling.types import Crossing, Sampler
 from dlm_sampling.viewers.streaming import ProgressFeed, Streamer, StreamerFeed
+
+logger = logging.getLogger("dlm_sampling")
 
 
 def generate(
@@ -170,7 +174,8 @@ def generate(
     if feed is not None:
         feed.close()
     output = finish(join(parts, canvases), rows, job.tokenizer, padding_id(denoiser))
-    warn_of_equal_rows(output, rows, job.temperature)
+    if (equal := equal_rows(output, rows, job.temperature)) is not None:
+        warnings.warn(equal, stacklevel=2)
     return output
 
 
@@ -192,7 +197,9 @@ def generate_parts(
         rows = job.rows(first, first + batch_size)
         parts = list(run_parts(job.denoiser, job.request, rows.canvases, None, callbacks))
         output = finish(join(parts, rows.canvases), rows, job.tokenizer, padding)
-        warned = warned or warn_of_equal_rows(output, rows, job.temperature)
+        if not warned and (equal := equal_rows(output, rows, job.temperature)) is not None:
+            logger.warning(equal)  # the command shows what is logged, and no warnings of Python
+            warned = True
         yield output
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from dlm_sampling import AutoDenoiser, generate, samplers, wrap
 from dlm_sampling.engine.trajectory import StepEvent
 from dlm_sampling.samplers import SamplerConfig, load_config, save_config
+from dlm_sampling.text.generate import generate_parts
+from dlm_sampling.text.options import GenerateOptions, prepare
 
 VOCAB, MASK, EOS, PAD = 11, 10, 9, 8
 
@@ -402,24 +405,25 @@ def test_a_cut_leaves_fixed_context_alone() -> None:
     assert other.finish_reasons == ["length"]
 
 
-def equal_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    found = [r.getMessage() for r in caplog.records if "are equal" in r.getMessage()]
-    caplog.clear()
+def equal_warnings(seen: pytest.WarningsRecorder) -> list[warnings.WarningMessage]:
+    found = [warning for warning in seen.list if "are equal" in str(warning.message)]
+    seen.clear()
     return found
 
 
 def test_equal_samples_of_an_argmax_law_are_told(
-    tiny: Any, caplog: pytest.LogCaptureFixture
+    tiny: Any, recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     options: dict[str, Any] = {"max_new_tokens": 12, "seed": 3, "num_return_sequences": 3}
     out = generate(tiny, ["ab", "cd"], sampler="llada", **options)
     assert out.token_ids[0] == out.token_ids[1] == out.token_ids[2]
-    (told,) = equal_warnings(caplog)
-    assert "The 3 sequences of prompt 0 are equal: the temperature is 0" in told
-    assert "temperature=1.0" in told
+    (told,) = equal_warnings(recwarn)
+    assert told.filename == __file__  # it points at the call, and shows without set-up
+    assert "The 3 sequences of prompt 0 are equal: the temperature is 0" in str(told.message)
+    assert "temperature=1.0" in str(told.message)
     for other in ({"temperature": 1.0}, {"num_return_sequences": 1}, {"sampler": "ancestral"}):
         generate(tiny, "ab", **{"sampler": "llada", **options, **other})
-        assert equal_warnings(caplog) == []
+        assert equal_warnings(recwarn) == []
 
     def masks_left(input_ids: Tensor) -> Tensor:  # an argmax that depends on the random order
         left = (input_ids == MASK).sum(1, keepdim=True).expand(input_ids.shape) % 8
@@ -428,7 +432,11 @@ def test_equal_samples_of_an_argmax_law_are_told(
     counting = wrap(masks_left, vocab_size=VOCAB, mask_token_id=MASK)
     drawn = generate(counting, sampler="llada-random", temperature=0.0, **options)
     assert len({tuple(ids) for ids in drawn.token_ids}) > 1  # its order is random
-    assert equal_warnings(caplog) == []
+    assert equal_warnings(recwarn) == []
+    job = prepare(tiny, "ab", GenerateOptions("llada", max_new_tokens=3, num_return_sequences=4))
+    assert len(list(generate_parts(job, 2))) == 2
+    assert sum("are equal" in r.getMessage() for r in caplog.records) == 1  # once per command
+    assert equal_warnings(recwarn) == []
 
 
 def test_chat_without_a_template(tiny_llada: Path) -> None:
