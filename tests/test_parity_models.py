@@ -205,8 +205,8 @@ def blocks(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) -> 
     """The mask is the block-causal one: bool, or additive with minus infinity."""
     given, ids = steps[0]["attention_mask"], steps[0]["input_ids"]
     seen = given if given.dtype == torch.bool else given == 0
-    denoiser.block_length = 4
-    own = block_causal_bias(ids, None, 4, torch.float32) == 0
+    denoiser.block_length = length = int(seen.reshape(-1, ids.shape[1])[0].sum())
+    own = block_causal_bias(ids, None, length, torch.float32) == 0
     assert torch.equal(seen.reshape(own.shape), own)
     return [denoiser.logits(ids)]
 
@@ -259,21 +259,24 @@ def bd3lm(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) -> l
     """Sampling: the denoiser itself; training: the noised canvas beside the clean one."""
     model: Any = denoiser
     (given,) = steps
+    t = -torch.expm1(-given["timesteps"].double()).flatten()
     if case["steps"][0]["static"]["sample_mode"]:
-        return [denoiser.logits(given["input_ids"])]
+        return [denoiser.logits(given["input_ids"], t=t)]
     noised, clean = given["input_ids"].chunk(2, dim=1)
-    return [model.training_logits(noised, clean)]
+    return [model.training_logits(noised, clean, t)]
 
 
 def bd3lm_cache(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) -> list[Tensor]:
     """Blocks one by one after those that were stored; a block that is not stored is forgotten."""
+    model: Any = denoiser
     network: Any = denoiser.module
     cache, start, out = DynamicCache(), 0, []
     for step, given in zip(case["steps"], steps, strict=True):
         seen, ids = copy.deepcopy(cache), given["input_ids"]
         stop = start + ids.shape[1]
+        t = -torch.expm1(-given["timesteps"].double()).flatten()
         with keeping(seen):
-            hidden = network(ids, torch.zeros(len(ids)), columns(start, stop))
+            hidden = network(ids, model.sigma(ids, t), columns(start, stop))
         out.append(network.output_layer.linear(hidden))
         if step["static"]["store_kv"]:
             cache, start = seen, stop

@@ -8,9 +8,9 @@ import torch
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.placement import plan_placement
-from dlm_sampling.denoisers.checkpoints.value_kinds import LAYERS, POSITIVE, SHARE, SIZE, Kind
-from dlm_sampling.denoisers.checkpoints.weights import NameOf, load_weights
-from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork, Router
+from dlm_sampling.denoisers.checkpoints.value_kinds import FLAG, LAYERS, POSITIVE, SHARE, SIZE, Kind
+from dlm_sampling.denoisers.checkpoints.weights import NameOf, load_weights, tie
+from dlm_sampling.denoisers.networks.moe import TIED, MoeConfig, MoeNetwork, Router
 from dlm_sampling.denoisers.networks.transformers_blocks import is_rotary
 from dlm_sampling.denoisers.registry import LoadOptions
 
@@ -25,6 +25,7 @@ SIZE_KEYS: Mapping[str, Kind] = {
     "partial_rotary_factor": SHARE,
     "rms_norm_eps": POSITIVE,
     "rope_theta": POSITIVE,
+    "tie_word_embeddings": FLAG,
     "vocab_size": SIZE,
 }
 REQUIRED = (
@@ -39,8 +40,13 @@ def load_moe(
     """Build a network with a checkpoint's weights, without initialising any."""
     with torch.device("meta"):
         network = MoeNetwork(sizes, router)
+    tied = TIED if checkpoint.config.get("tie_word_embeddings") else {}
+    for key, source in tied.items():
+        tie(network, key, source)
     dtype = options.dtype_for(checkpoint)
     place, finish = plan_placement(network, options.device_map, dtype, ("MoeLayer",))
-    load_weights(network, checkpoint, name_of, dtype=dtype, place=place, ignored=is_rotary)
+    load_weights(
+        network, checkpoint, name_of, dtype=dtype, place=place, tied=tied, ignored=is_rotary
+    )
     finish()
     return network

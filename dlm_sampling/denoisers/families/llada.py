@@ -33,7 +33,6 @@ FIXED: dict[str, Any] = {
     "bias_for_layer_norm": False,
     "block_type": "llama",
     "include_bias": False,
-    "include_qkv_bias": False,
     "input_emb_norm": False,
     "layer_norm_type": "rms",
     "layer_norm_with_affine": True,
@@ -55,7 +54,7 @@ NAMES = {
     "post_attention_layernorm": "ff_norm",
 }
 TOP_NAMES = {"model.embed_tokens": "wte", "model.norm": "ln_f", "lm_head": "ff_out"}
-LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
+LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
 class LLaDADenoiser(StockDenoiser):
@@ -100,6 +99,7 @@ class LLaDADenoiser(StockDenoiser):
             "n_heads": config.num_attention_heads,
             "n_kv_heads": config.num_key_value_heads,
             "mlp_hidden_size": config.intermediate_size,
+            "include_qkv_bias": bool(config.attention_bias),
             "vocab_size": self.vocab_size - len(self.suppressed),
             "embedding_size": self.vocab_size,
             "max_sequence_length": config.max_position_embeddings,
@@ -117,7 +117,7 @@ class LLaDADenoiser(StockDenoiser):
         layer = LAYER.fullmatch(key)
         if layer is None:
             return f"model.transformer.{TOP_NAMES[key.removesuffix('.weight')]}.weight"
-        return f"model.transformer.blocks.{layer[1]}.{NAMES[layer[2]]}.weight"
+        return f"model.transformer.blocks.{layer[1]}.{NAMES[layer[2]]}.{layer[3]}"
 
 
 def stock_config(checkpoint: Checkpoint) -> Any:
@@ -145,20 +145,29 @@ def stock_config(checkpoint: Checkpoint) -> Any:
             rms_norm_eps=given.get("rms_norm_eps") or 1e-5,
             rope_theta=given.get("rope_theta") or 10000.0,
             tie_word_embeddings=given.get("weight_tying") is not False,
+            attention_bias=bool(given.get("include_qkv_bias")),
             bos_token_id=None,
             eos_token_id=given.get("eos_token_id"),
             pad_token_id=given.get("pad_token_id"),
         )
 
 
-def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDADenoiser:
-    """Build the denoiser of a LLaDA checkpoint."""
+def network(config: Any) -> Any:
+    """Build stock Llama modules; a bias of attention is one of queries, keys and values only."""
     from transformers import LlamaForCausalLM
 
+    model: Any = LlamaForCausalLM(config)
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.bias = None
+    return model
+
+
+def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDADenoiser:
+    """Build the denoiser of a LLaDA checkpoint."""
     config = stock_config(checkpoint)
     mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, config.vocab_size)
     return LLaDADenoiser(
-        load_stock(LlamaForCausalLM, config, checkpoint, options, LLaDADenoiser.authors_name),
+        load_stock(network, config, checkpoint, options, LLaDADenoiser.authors_name),
         mask_token_id=mask_token_id,
         vocab_size=checkpoint.config["vocab_size"],
         **options.text(checkpoint),
@@ -176,6 +185,7 @@ KEYS = ConfigKeys(
     read={
         "d_model": SIZE,
         "embedding_size": SIZE,
+        "include_qkv_bias": FLAG,
         "max_sequence_length": SIZE,
         "mlp_hidden_size": SIZE,
         "mlp_ratio": SIZE,

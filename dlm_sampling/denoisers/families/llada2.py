@@ -34,7 +34,6 @@ FIXED: dict[str, Any] = {
     "hidden_act": "silu",
     "norm_head": False,
     "rope_scaling": None,
-    "tie_word_embeddings": False,
     "use_bias": False,
     "use_qkv_bias": False,
     "use_sliding_window": False,

@@ -27,27 +27,29 @@ MASK_TOKEN_ID = 156895
 FIXED: dict[str, Any] = {
     "attention_bias": False,
     "hidden_act": "silu",
-    "moe_router_enable_expert_bias": False,
     "moe_router_score_function": "softmax",
     "rope_scaling": None,
     "shared_expert_intermediate_size": None,
-    "tie_word_embeddings": False,
 }
 """Architecture switches at the only values that any release uses."""
 
 
 class SoftmaxRouter(nn.Module):
-    """Chooses the k largest of softmax(W x) over the experts, in float32, not renormalised."""
+    """Chooses the k largest of softmax(W x) + b over the experts, in float32, not renormalised."""
 
-    def __init__(self, config: MoeConfig, top_k: int) -> None:
-        """One row of W per expert."""
+    def __init__(self, config: MoeConfig, top_k: int, biased: bool = False) -> None:
+        """One row of W per expert; b is 0 unless `biased`."""
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.n_experts, config.hidden_size))
+        self.expert_bias: Tensor | None
+        self.register_buffer("expert_bias", torch.zeros(config.n_experts) if biased else None)
         self.top_k = top_k
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights and experts of each token, both [N, k]."""
-        chosen = F.linear(x, self.weight).float().softmax(dim=-1).topk(self.top_k, dim=-1)
+        scores = F.linear(x, self.weight).float().softmax(dim=-1)
+        scores = scores if self.expert_bias is None else scores + self.expert_bias
+        chosen = scores.topk(self.top_k, dim=-1)
         return chosen.values, chosen.indices
 
 
@@ -89,7 +91,14 @@ class LLaDAMoEDenoiser(MoeDenoiser):
             "num_experts_per_tok": self.top_k,
             "qk_layernorm": sizes.qk_norm,
             "clip_qkv": sizes.clip_qkv,
+            "moe_router_enable_expert_bias": self.biased,
         }
+
+    @property
+    def biased(self) -> bool:
+        """Return whether the routers add a bias to their scores."""
+        routers = [part for part in self.network.modules() if isinstance(part, SoftmaxRouter)]
+        return any(router.expert_bias is not None for router in routers)
 
 
 def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
@@ -127,13 +136,18 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDAMoEDenoiser:
     """Build the denoiser of a LLaDA-MoE checkpoint."""
     sizes = read_sizes(checkpoint)
     top_k = int(checkpoint.config.get("num_experts_per_tok", 8))
+    biased = bool(checkpoint.config.get("moe_router_enable_expert_bias"))
     mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, sizes.vocab_size)
 
     def router(config: MoeConfig) -> nn.Module:
-        return SoftmaxRouter(config, top_k)
+        return SoftmaxRouter(config, top_k, biased)
+
+    def name_of(key: str) -> str:
+        beside = key.replace("mlp.gate.expert_bias", "mlp.expert_bias")
+        return beside if beside in checkpoint.files else key
 
     return LLaDAMoEDenoiser(
-        load_moe(sizes, router, checkpoint, options, LLaDAMoEDenoiser.authors_name),
+        load_moe(sizes, router, checkpoint, options, name_of),
         top_k=top_k,
         mask_token_id=mask_token_id,
         **options.text(checkpoint),
@@ -152,6 +166,7 @@ KEYS = ConfigKeys(
         "dense_intermediate_size": SIZE,
         "expert_intermediate_size": SIZE,
         "moe_layer_freq": FLAGS,
+        "moe_router_enable_expert_bias": FLAG,
         "qk_layernorm": FLAG,
     },
     required=(*REQUIRED, "expert_intermediate_size", "partial_rotary_factor"),

@@ -71,6 +71,9 @@ class MoeConfig:
             )
 
 
+TIED = {"lm_head.weight": "model.embed_tokens.weight"}
+"""The output head's weight and the embedding's, where they are one."""
+
 Router = Callable[[MoeConfig], nn.Module]
 """Makes a module that maps states [N, d] to weights [N, k] and expert indices [N, k]."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Unpack
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.authors_format import PublishedDenoiser
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
-from dlm_sampling.denoisers.networks.moe import MoeNetwork
+from dlm_sampling.denoisers.networks.moe import TIED, MoeNetwork
 from dlm_sampling.denoisers.networks.transformers_blocks import key_bias
 from dlm_sampling.types import DenoiserOutput, Pass
 
@@ -43,6 +44,12 @@ class MoeDenoiser(PublishedDenoiser):
             **with_special_ids(text),
         )
         self.network = network
+
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """Map the output head's weight to the embedding's, if they are one."""
+        one = self.network.lm_head.weight is self.network.model.embed_tokens.weight
+        return TIED if one else {}
 
     def forward(self, inputs: Pass) -> DenoiserOutput:
         """Return hidden states of the columns asked for, and the output head."""
@@ -77,6 +84,7 @@ class MoeDenoiser(PublishedDenoiser):
             "rope_theta": sizes.rope_theta,
             "rms_norm_eps": sizes.eps,
             "max_position_embeddings": sizes.max_length,
+            "tie_word_embeddings": bool(self.tied),
             "mask_token_id": self.mask_token_id,
             "eos_token_id": self.eos_token_id,
             "pad_token_id": self.pad_token_id,
