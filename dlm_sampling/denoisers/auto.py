@@ -12,6 +12,9 @@ import torch
 
 from dlm_sampling.denoisers import families
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.denoisers.checkpoints.adapters import CONFIG as ADAPTER
+from dlm_sampling.denoisers.checkpoints.adapters import base_of, merge_adapter
+from dlm_sampling.denoisers.checkpoints.authors_format import PublishedDenoiser
 from dlm_sampling.denoisers.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -20,6 +23,7 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import (
 )
 from dlm_sampling.denoisers.checkpoints.config_keys import CONFIG, EVERYWHERE
 from dlm_sampling.denoisers.checkpoints.placement import DeviceMap
+from dlm_sampling.denoisers.checkpoints.settings import is_mapping
 from dlm_sampling.denoisers.checkpoints.value_kinds import (
     COUNT,
     NUMBER,
@@ -84,7 +88,8 @@ class AutoDenoiser:
         """Load a denoiser from a folder or the Hugging Face hub.
 
         Args:
-            name_or_path: folder with config.json and safetensors, name of an embedded model
+            name_or_path: folder with config.json and safetensors, folder of a PEFT adapter (its
+                base is loaded and the adapter merged), name of an embedded model
                 (`embedded_models()`), or hub name.
             dtype: type of the weights; "auto" keeps the checkpoint's, but widens 16 bits to float32
                 on a CPU.
@@ -116,7 +121,12 @@ class AutoDenoiser:
         opening = {key: options[key] for key in OPEN_OPTIONS & set(options)}
         if str(name_or_path) in embedded_models() and not Path(name_or_path).exists():
             name_or_path = embedded_path(str(name_or_path))
-        checkpoint = open_checkpoint(name_or_path, revision=revision, **opening)
+        adapter = Path(name_or_path).expanduser()
+        if not (adapter / ADAPTER).is_file() or (adapter / CONFIG).is_file():
+            adapter = None
+        given = name_or_path if adapter is None else base_of(adapter, str(name_or_path))
+        checkpoint = open_checkpoint(given, revision=revision, **opening)
+        refuse_quantised(checkpoint)
         extra = {key: value for key, value in options.items() if key not in OPEN_OPTIONS}
         check_kinds(checkpoint.name, CONFIG, checkpoint.config, EVERYWHERE)
         wishes = LoadOptions(dtype, device_map, tokenizer, mask_token_id, extra)
@@ -132,6 +142,10 @@ class AutoDenoiser:
             denoiser = remote_code.load(checkpoint, wishes, revision=revision, **opening)
         else:
             raise CheckpointError(unknown_family(checkpoint))
+        if adapter is not None:
+            assert denoiser.module is not None
+            naming = denoiser.authors_name if isinstance(denoiser, PublishedDenoiser) else str
+            merge_adapter(denoiser.module, adapter, str(name_or_path), naming)
         saved = checkpoint.folder / "sampler_config.json"
         if saved.is_file():
             defaults = read_json(saved, checkpoint.name)
@@ -143,6 +157,17 @@ class AutoDenoiser:
                 )
             denoiser.generation_defaults = defaults
         return denoiser
+
+
+def refuse_quantised(checkpoint: Checkpoint) -> None:
+    """Refuse weights that are stored in the form of a quantisation library, by its name."""
+    section: object = checkpoint.config.get("quantization_config")
+    if section:
+        method = section.get("quant_method") if is_mapping(section) else section
+        raise CheckpointError(
+            f"{checkpoint.name!r} is quantised with {method or 'an unnamed method'}, which is not "
+            "read here. Load the checkpoint it was made from."
+        )
 
 
 def load_families() -> None:

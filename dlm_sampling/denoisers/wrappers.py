@@ -32,6 +32,17 @@ def outermost(module: nn.Module) -> nn.Module:
     return module
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the network inside known wrappers: data parallelism, compilation, PEFT's models."""
+    inside = dict(module.named_children())
+    held = inside.get("_orig_mod")
+    if isinstance(module, PARALLEL) or set(inside) == {"module"}:
+        held = inside["module"]
+    if set(inside) == {"base_model"}:
+        held = inside["base_model"].get_submodule("model")
+    return module if held is None else unwrapped(held)
+
+
 def runs_whole(module: nn.Module) -> bool:
     """Whether weights may be used inside a call of the module only, so that the head is too.
 

@@ -18,6 +18,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.checkpoints.placement import parse_dtype
 from dlm_sampling.denoisers.checkpoints.tokenizers import save_tokenizer
 from dlm_sampling.denoisers.checkpoints.weights import NameOf, save_weights, write_json
+from dlm_sampling.denoisers.wrappers import unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,23 +42,34 @@ class PublishedDenoiser(Denoiser):
         return {}
 
     def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        max_shard_size: int | str = "5GB",
     ) -> None:
         """Write config.json, safetensors and tokenizer as the authors publish them.
+
+        Adapters of PEFT are merged into the written weights.
 
         Args:
             folder: created if needed.
             dtype: type of the written weights, such as "bfloat16"; default: as they are.
+            max_shard_size: size of a file in bytes, or such as "2GB"; larger models are split.
+
+        Raises:
+            TypeError: the network has an adapter that cannot be merged.
         """
         assert self.module is not None
         save_published(
-            self.module,
+            unwrapped(self.module),
             folder,
             self.authors_config(),
             self.tokenizer,
             self.authors_name,
             dtype=dtype,
             tied=self.tied,
+            max_shard_size=max_shard_size,
         )
 
 
@@ -70,6 +82,7 @@ def save_published(
     *,
     dtype: torch.dtype | str | None = None,
     tied: Mapping[str, str] | None = None,
+    max_shard_size: int | str = "5GB",
 ) -> None:
     """Write config.json, safetensors and tokenizer; makes the folder.
 
@@ -81,9 +94,12 @@ def save_published(
         name_of: name of a tensor in the file from its name in the module.
         dtype: type of the written weights, such as "bfloat16"; None: as they are.
         tied: tensors that are the same object as another one; not written.
+        max_shard_size: size of a file in bytes, or such as "2GB".
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    save_weights(module, target, name_of, dtype=parse_dtype(dtype), tied=tied)
+    save_weights(
+        module, target, name_of, dtype=parse_dtype(dtype), tied=tied, max_shard_size=max_shard_size
+    )
     write_json(target / "config.json", config)
     save_tokenizer(tokenizer, target)

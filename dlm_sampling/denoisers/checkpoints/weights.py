@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlm_sampling.denoisers.checkpoints.adapters import merged_state
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError, open_tensors
 
 NameOf = Callable[[str], str]
@@ -141,7 +142,7 @@ def save_weights(
     writer: Any = import_module("safetensors.torch")
     state = {
         name_of(key): cast_floats(value.detach(), dtype).cpu().contiguous()
-        for key, value in module.state_dict().items()
+        for key, value in merged_state(module).items()
         if key not in (tied or {})
     }
     split = split_torch_state_dict_into_shards(state, max_shard_size=max_shard_size)

@@ -1,0 +1,172 @@
+"""Merges low-rank adapters into a network's weights, at loading and at saving.
+
+    W  <-  W + s B A,   s = alpha / r, or alpha / sqrt(r) with rank-stabilised scaling
+
+Hu et al. 2021, LoRA, arXiv:2106.09685.  The files are those of PEFT, which need not be installed:
+a folder with adapter_config.json and adapter_model.safetensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from dlm_sampling.denoisers.checkpoints.checkpoint import CheckpointError, open_tensors, read_json
+from dlm_sampling.denoisers.checkpoints.value_kinds import (
+    POSITIVE,
+    SECTION,
+    SIZE,
+    TEXT,
+    check_kinds,
+)
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+KINDS = {
+    "alpha_pattern": SECTION,
+    "base_model_name_or_path": TEXT,
+    "lora_alpha": POSITIVE,
+    "peft_type": TEXT,
+    "r": SIZE,
+    "rank_pattern": SECTION,
+}
+PLAIN: Mapping[str, Any] = {
+    "alpha_pattern": {},
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "modules_to_save": None,
+    "peft_type": "LORA",
+    "rank_pattern": {},
+    "trainable_token_indices": None,
+    "use_dora": False,
+}
+"""What can be merged here; adapters with other values are merged with PEFT first."""
+
+
+def read_adapter(folder: Path, name: str) -> dict[str, Any]:
+    """Read the config of an adapter.
+
+    Raises:
+        CheckpointError: it is malformed, or no plain low-rank adapter.
+    """
+    config = read_json(folder / CONFIG, name)
+    check_kinds(name, CONFIG, config, KINDS)
+    for key, value in PLAIN.items():
+        found = config.get(key, value)
+        if found != value and (found or value):
+            raise CheckpointError(
+                f"{name!r}: {CONFIG} has {key}={found!r}; only {value!r} can be merged here. Merge "
+                "it with PEFT's merge_and_unload(), and load the merged folder."
+            )
+    if not config.get("r") or not config.get("lora_alpha"):
+        raise CheckpointError(f"{name!r}: {CONFIG} lacks r or lora_alpha. Download it again.")
+    return config
+
+
+def base_of(folder: Path, name: str) -> str:
+    """Return the folder or hub name of the model that an adapter belongs to.
+
+    Raises:
+        CheckpointError: the adapter does not say.
+    """
+    base = read_adapter(folder, name).get("base_model_name_or_path")
+    if not base:
+        raise CheckpointError(
+            f"{name!r}: {CONFIG} names no base_model_name_or_path: write it there, as a folder or "
+            "a hub name."
+        )
+    beside = folder / str(base)
+    return str(beside) if beside.is_dir() else str(base)
+
+
+@torch.no_grad()
+def merge_adapter(
+    module: nn.Module, folder: Path, name: str, authors_name: Callable[[str], str]
+) -> None:
+    """Add an adapter's product to the weights that it names, under our names or the authors'.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, or of another shape.
+    """
+    config = read_adapter(folder, name)
+    root = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
+    if not (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{name!r} has no {WEIGHTS}: download the adapter again.")
+    weights: dict[str, nn.Parameter] = {}
+    for key, weight in module.named_parameters():
+        for label in {key, authors_name(key)}:
+            weights[label.removesuffix(".weight")] = weight
+    with open_tensors(folder / WEIGHTS) as tensors:
+        left = {str(key) for key in tensors.keys()}  # noqa: SIM118
+        for key in sorted(key for key in left if key.endswith(".lora_A.weight")):
+            place = key.removesuffix(".lora_A.weight")
+            weight = weights.get(place.removeprefix(PREFIX))
+            other = f"{place}.lora_B.weight"
+            if weight is None or other not in left:
+                continue
+            a, b = tensors.get_tensor(key), tensors.get_tensor(other)
+            if (b.shape[0], a.shape[1]) != tuple(weight.shape) or a.shape[0] != b.shape[1]:
+                raise CheckpointError(
+                    f"{name!r}: {place} has factors {tuple(b.shape)} and {tuple(a.shape)}, and the "
+                    f"base has {tuple(weight.shape)}: it belongs to another model."
+                )
+            change = b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)
+            weight.add_((change * (config["lora_alpha"] / root)).to(weight.dtype))
+            left -= {key, other}
+    if left:
+        raise CheckpointError(
+            f"{name!r}: {len(left)} tensors of the adapter have no place in the base model, first "
+            f"{min(left)}: it belongs to another model."
+        )
+
+
+@runtime_checkable
+class AdaptedLayer(Protocol):
+    """Describes a layer of PEFT that adds a product to the weight of the layer it holds."""
+
+    base_layer: nn.Module
+    active_adapters: Any
+    merged: bool
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """Return what an adapter adds to the weight."""
+        ...
+
+
+@torch.no_grad()
+def merged_state(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's tensors with its adapters merged, under the names without adapters.
+
+    Raises:
+        TypeError: an adapter that cannot be merged.
+    """
+    state: dict[str, Tensor] = module.state_dict()
+    network: Any = module
+    parts: dict[str, nn.Module] = dict(network.named_modules())
+    for path, part in parts.items():
+        if not isinstance(part, AdaptedLayer):
+            continue
+        prefix = f"{path}."
+        own = {key: value for key, value in state.items() if key.startswith(prefix)}
+        state = {key: value for key, value in state.items() if key not in own}
+        inner = f"{prefix}base_layer."
+        base = {k.replace(inner, prefix, 1): v for k, v in own.items() if k.startswith(inner)}
+        if not part.merged:
+            weight = base[f"{prefix}weight"]
+            names: list[str] = list(part.active_adapters)
+            for name in names:
+                weight = weight + part.get_delta_weight(name).to(weight)
+            base[f"{prefix}weight"] = weight
+        state.update(base)
+    strange = [key for key in state if ".base_layer." in key or "lora_" in key]
+    if strange:
+        raise TypeError(
+            f"module has an adapter that cannot be merged ({strange[0]}): merge it with the "
+            "library that made it, such as PEFT's merge_and_unload(), and save again."
+        )
+    return state

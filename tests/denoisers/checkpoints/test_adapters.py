@@ -1,0 +1,125 @@
+"""Adapters: a PEFT folder loads merged, a model with adapters saves merged, others are refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, Denoiser
+
+Maker = Callable[..., Denoiser]
+IDS = torch.randint(0, 30, (2, 7), generator=torch.Generator().manual_seed(0))
+RANK, ALPHA = 2, 6.0
+
+
+class Adapted(nn.Module):
+    """A layer as PEFT builds it: the base layer, factors A and B by adapter, and their product."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(base.out_features)
+        a, b = nn.Linear(base.in_features, RANK, False), nn.Linear(RANK, base.out_features, False)
+        for factor in (a, b):
+            nn.init.normal_(factor.weight, 0.0, 0.3, generator=generator)
+        self.base_layer = base
+        self.lora_A, self.lora_B = nn.ModuleDict({"default": a}), nn.ModuleDict({"default": b})
+        self.active_adapters, self.merged = ["default"], False
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        a: Any = self.lora_A[adapter]
+        b: Any = self.lora_B[adapter]
+        return b.weight @ a.weight * ALPHA / RANK
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x) + x @ self.get_delta_weight("default").T
+
+
+def adapted(denoiser: Denoiser) -> dict[str, Adapted]:
+    """Put adapters around some layers, in place; returns them by the place of their layer."""
+    network: Any = denoiser.module
+    places = [key for key, part in network.named_modules() if type(part) is nn.Linear][1:4]
+    for place in places:
+        path, _, leaf = place.rpartition(".")
+        setattr(network.get_submodule(path), leaf, Adapted(network.get_submodule(place)))
+    return {place: network.get_submodule(place) for place in places}
+
+
+def write_adapter(folder: Path, base: Path, layers: dict[str, Adapted], **change: Any) -> None:
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "bias": "none"}
+    config |= {"base_model_name_or_path": str(base), "target_modules": ["x"], "lora_dropout": 0.1}
+    (folder / "adapter_config.json").write_text(json.dumps(config | change))
+    tensors: dict[str, Tensor] = {}
+    for place, layer in layers.items():
+        a: Any = layer.lora_A["default"]
+        b: Any = layer.lora_B["default"]
+        tensors[f"base_model.model.{place}.lora_A.weight"] = a.weight.detach()
+        tensors[f"base_model.model.{place}.lora_B.weight"] = b.weight.detach()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("authors", [False, True], ids=["our names", "authors' names"])
+def test_base_and_adapter_load_merged(make: Maker, authors: bool, tmp_path: Path) -> None:
+    denoiser: Any = make()
+    denoiser.save_pretrained(tmp_path / "base")
+    before = denoiser.logits(IDS)
+    layers = adapted(denoiser)
+    wanted = denoiser.logits(IDS)
+    assert (wanted - before).abs().max() > 0.1
+    if authors:
+        named = {denoiser.authors_name(f"{key}.weight"): layer for key, layer in layers.items()}
+        layers = {key.removesuffix(".weight"): layer for key, layer in named.items()}
+    write_adapter(tmp_path / "adapter", tmp_path / "base", layers)
+    found = AutoDenoiser.from_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(found.logits(IDS), wanted, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_model_with_adapters_saves_merged(make: Maker, tmp_path: Path) -> None:
+    denoiser = make()
+    adapted(denoiser)
+    denoiser.save_pretrained(tmp_path, max_shard_size="20KB")  # type: ignore[call-arg]
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    found = AutoDenoiser.from_pretrained(tmp_path)
+    torch.testing.assert_close(found.logits(IDS), denoiser.logits(IDS), atol=1e-4, rtol=1e-4)
+
+
+def test_other_adapters_are_refused(llada: Maker, tmp_path: Path) -> None:
+    denoiser = llada()
+    denoiser.save_pretrained(tmp_path / "base")
+    layers = adapted(denoiser)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"use_dora": True}, "adapter_config.json has use_dora=True"),
+        ({"peft_type": "IA3"}, "peft_type='IA3'.*merge_and_unload"),
+        ({"r": "two"}, "adapter_config.json has r='two': must be a whole number"),
+        ({"base_model_name_or_path": None}, "names no base_model_name_or_path"),
+    ]
+    for i, (change, message) in enumerate(cases):
+        write_adapter(tmp_path / str(i), tmp_path / "base", layers, **change)
+        with pytest.raises(CheckpointError, match=message):
+            AutoDenoiser.from_pretrained(tmp_path / str(i))
+    elsewhere = {"model.layers.9.self_attn.q_proj": next(iter(layers.values()))}
+    write_adapter(tmp_path / "other", tmp_path / "base", elsewhere)
+    with pytest.raises(CheckpointError, match="2 tensors of the adapter have no place"):
+        AutoDenoiser.from_pretrained(tmp_path / "other")
+    network: Any = denoiser.module
+    for layer in layers.values():
+        del layer.active_adapters
+    with pytest.raises(TypeError, match="an adapter that cannot be merged"):
+        denoiser.save_pretrained(tmp_path / "never")
+    assert network is denoiser.module
+
+
+def test_quantised_checkpoints_are_refused_by_name(llada: Maker, tmp_path: Path) -> None:
+    llada().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    section = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | section))
+    with pytest.raises(CheckpointError, match="is quantised with gptq"):
+        AutoDenoiser.from_pretrained(tmp_path)
