@@ -59,6 +59,17 @@ class TokenLaw:
             raise ValueError(f"top_p={self.top_p}: must be in (0, 1], or None; try 0.9.")
         if self.min_p is not None and not 0.0 <= self.min_p < 1.0:
             raise ValueError(f"min_p={self.min_p}: must be in [0, 1), or None; try 0.05.")
+        self._become_plain()
+
+    def _become_plain(self) -> None:
+        """Turn numbers of numpy and torch into numbers of Python."""
+        object.__setattr__(self, "temperature", float(self.temperature))
+        if self.top_k is not None:
+            object.__setattr__(self, "top_k", int(self.top_k))
+        if self.top_p is not None:
+            object.__setattr__(self, "top_p", float(self.top_p))
+        if self.min_p is not None:
+            object.__setattr__(self, "min_p", float(self.min_p))
 
     @property
     def filters(self) -> bool:
