@@ -24,6 +24,23 @@ from typing import (
     get_type_hints,
 )
 
+
+class UsageError(ValueError):
+    """Signal wrong usage of the command, as opposed to a failure; exit code 2."""
+
+
+class FailedRowsError(RuntimeError):
+    """Signal that rows of a job failed; exit code 3."""
+
+
+class JobMismatchError(ValueError):
+    """Signal that an output was begun with other options; exit code 4."""
+
+
+class DeviceLostError(RuntimeError):
+    """Signal that the device answers no more and the process must end; exit code 70."""
+
+
 ARGUMENT_ALIASES: Mapping[str, tuple[str, str]] = {
     "alg": ("sampler", "Dream's alg"),
     "alg_temp": ("sampler_options", "Dream's alg_temp"),

@@ -29,6 +29,7 @@ RANKS: list[set[str]] = [
     {"engine"},
     {"likelihood", "learn", "viewers", "testing", "checkup"},
     {"text"},
+    {"jobs"},
     {"cli"},
     {"__main__"},
 ]
@@ -207,7 +208,7 @@ def defined_names(path: Path) -> set[str]:
 
 # Packages that say what is public, see `public_names`; and modules that are public as a whole:
 # messages, schedules, embedded models, the oracle of the examples.
-PUBLIC_PACKAGES = ("denoisers", "ops", "processes", "samplers", "testing", "types")
+PUBLIC_PACKAGES = ("denoisers", "jobs", "ops", "processes", "samplers", "testing", "types")
 SHARED_MODULES = ("errors", "embedded", "schedules", "testing.sudoku")
 OUTSIDE = [*sources(ROOT / "eval"), *sources(ROOT / "examples")]
 

@@ -1,32 +1,30 @@
 """Define the command `dlm-sampling` and its subcommands.
 
 The result goes to standard output, everything else to standard error.  Exit codes: 0 success,
-1 failure, 2 wrong usage, 130 interrupted.  A failure is one line; `--debug` adds the traceback.
+1 failure, 2 wrong usage, 3 rows of a job failed, 4 the output was begun with other options, 70 the
+device is lost, 130 interrupted.  A failure is one line; `--debug` adds the traceback.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, cast
 
 import typer
 from typer.main import get_command
 
 from dlm_sampling.cli.config import read_config, write_config
-from dlm_sampling.cli.exits import close_stdout, note, quieten, verdict
-from dlm_sampling.cli.io import (
-    UsageError,
-    check_model,
-    collect_prompts,
-    open_output,
-    parse_settings,
-)
+from dlm_sampling.cli.exits import close_stdout, note, quieten, terminate_as_interrupt, verdict
+from dlm_sampling.cli.io import check_model, collect_prompts, parse_settings, refuse_bad
 from dlm_sampling.cli.learn import learn
-from dlm_sampling.errors import unknown_sampler
+from dlm_sampling.cli.output import JSON_SUFFIXES, is_folder, open_output
+from dlm_sampling.errors import UsageError, unknown_sampler
+from dlm_sampling.text.prompt_files import PromptSource
 from dlm_sampling.viewers.safe_text import json_line, one_line, printable
 
 if TYPE_CHECKING:
@@ -116,12 +114,38 @@ def generate(
         int, typer.Option("--num-return-sequences", "-n", min=1, help="Texts per prompt.")
     ] = 1,
     source: Annotated[
-        Path | None,
-        typer.Option("--input", "-i", help="File of prompts: lines or JSON lines; - is stdin."),
+        str | None,
+        typer.Option(
+            "--input",
+            "-i",
+            help="Prompts: .txt, .jsonl, .json, .csv, .parquet, a data set's folder or name on "
+            "the hub (org/name@revision); - is stdin.",
+        ),
     ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Column of the prompt; default prompt, else messages.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a data set.")] = "train",
+    subset: Annotated[str | None, typer.Option(help="Configuration of a data set.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File for the results; default stdout.")
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File for the results, or a folder (end it with /) for a job that the same "
+            "command resumes, on any number of processes; default stdout.",
+        ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the JSON lines of --output.")
+    ] = False,
+    shard_rows: Annotated[int, typer.Option(help="Of a job: prompts per file.")] = 256,
+    file_format: Annotated[
+        str, typer.Option("--format", help="Of a job: parquet or jsonl.")
+    ] = "parquet",
+    max_errors: Annotated[
+        str, typer.Option(help="Of a job: rows that may fail, as a number or a share.")
+    ] = "1%",
     as_json: Annotated[
         bool, typer.Option("--json", help="JSON lines: text, ids, NFE, seed.")
     ] = False,
@@ -154,19 +178,36 @@ def generate(
         print(write_config(context))
         return
     begun = time.monotonic()
-    items = collect_prompts(prompt or [], source)
-    with open_output(output) as sink:
+    given = None if source is None else PromptSource(source, column, split, subset)
+    items = collect_prompts(prompt or [], given)
+    as_json = as_json or (output or "").endswith(JSON_SUFFIXES)
+    as_job = is_folder(output)
+    if as_job and live:
+        raise UsageError("--live shows one run; a job in a folder has a progress bar.")
+    if resume and not (as_json or as_job):
+        raise UsageError("--resume goes on with JSON lines: --json, or --output NAME.jsonl.")
+    if not as_job:
+        refuse_bad(items)
+    path = None if as_job or output is None else Path(output)
+    if as_job:
+        from dlm_sampling.jobs.manifest import make_folder
+
+        make_folder(Path(output or ""))
+    with open_output(path, resume=resume) as sink:
         from dlm_sampling import AutoDenoiser
-        from dlm_sampling.cli.generate import Job
         from dlm_sampling.engine.request import BlockRequest
+        from dlm_sampling.jobs.rank import Rank, rank_of
         from dlm_sampling.text.options import GenerateOptions, LawOptions, default_sampler
 
         if sampler is not None:
             find_sampler(sampler)
+        rank = rank_of(os.environ) if as_job else Rank()
+        if "DLM_SHARD" in os.environ and not as_job:
+            raise UsageError("DLM_SHARD: several processes need a folder as --output, such as out/")
         denoiser = AutoDenoiser.from_pretrained(
             check_model(model),
             dtype=dtype,
-            device_map=device,
+            device_map=rank.device(device) if as_job else device,
             trust_remote_code=trust_remote_code,
             revision=revision,
         )
@@ -184,11 +225,31 @@ def generate(
             eos=cast("Eos", eos),  # `prepare` checks it
             cuda_graph=cuda_graph,
         )
-        canvas = open_live(denoiser) if live else None
-        job = Job(denoiser, options, as_json, model, name, canvas)
-        job.run(items, batch_size, sink)
+        if as_job:
+            from dlm_sampling.cli.job import error_limit, run_folder
+            from dlm_sampling.jobs import Job
+
+            job = Job(
+                items,
+                output or "",
+                model,
+                options,
+                shard_rows=shard_rows,
+                batch_rows=batch_size,
+                file_format=cast("Literal['parquet', 'jsonl']", file_format),  # `Job` checks it
+                max_errors=error_limit(max_errors, items, samples),
+                revision=revision,
+            )
+            closing = run_folder(job, denoiser, rank)
+        else:
+            from dlm_sampling.cli.generate import Run
+
+            canvas = open_live(denoiser) if live else None
+            run = Run(denoiser, options, as_json, model, name, canvas)
+            run.run(items, batch_size, sink)
+            closing = f"{span(run.nfe)} NFE" if run.nfe else "nothing was left to do"
     if not quiet:
-        note(f"{name}, seed {seed}, {span(job.nfe)} NFE, {time.monotonic() - begun:.1f} s")
+        note(f"{name}, seed {seed}, {closing}, {time.monotonic() - begun:.1f} s")
 
 
 def find_sampler(name: str) -> Entry:
@@ -312,7 +373,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     words = [word for i, word in enumerate(words) if i >= end or word != "--debug"]
     try:
         quieten(debug)
-        run(words)
+        with terminate_as_interrupt():
+            run(words)
         sys.stdout.flush()
         code = 0
     except BaseException as error:  # every exit of the program passes here

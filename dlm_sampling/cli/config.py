@@ -13,8 +13,7 @@ from typing import Any, cast
 
 import typer
 
-from dlm_sampling.cli.io import UsageError
-from dlm_sampling.errors import ARGUMENT_ALIASES, fold, suggestion
+from dlm_sampling.errors import ARGUMENT_ALIASES, UsageError, fold, suggestion
 
 NOT_IN_FILE = frozenset({"config", "print_config", "help"})
 

@@ -4,19 +4,71 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import typer
 
-from dlm_sampling.cli.io import UsageError
-from dlm_sampling.errors import ARGUMENT_ALIASES, fold, suggestion, unknown_choice
+from dlm_sampling.errors import (
+    ARGUMENT_ALIASES,
+    DeviceLostError,
+    FailedRowsError,
+    JobMismatchError,
+    UsageError,
+    fold,
+    suggestion,
+    unknown_choice,
+)
 from dlm_sampling.viewers.safe_text import one_line
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
+EXIT_CODES: Mapping[type[Exception], int] = {
+    UsageError: 2,
+    FailedRowsError: 3,
+    JobMismatchError: 4,
+    DeviceLostError: 70,
+}
+
+
+class Parameter(Protocol):
+    """Define what is read of an option or argument of a command."""
+
+    opts: list[str]
+
+
+class Command(Protocol):
+    """Define what is read of a command."""
+
+    params: Sequence[Parameter]
+
+
+class CommandContext(Protocol):
+    """Define what is read of a command's context."""
+
+    command: Command
+
+
+@runtime_checkable
+class ParserError(Protocol):
+    """Define an error of the parser: typer has its own copy of click, or takes click's."""
+
+    def format_message(self) -> str:
+        """Return the message."""
+        ...
+
+
+@runtime_checkable
+class UnknownOption(Protocol):
+    """Define the parser's error of an option that does not exist."""
+
+    option_name: str
+    possibilities: Sequence[str] | None
+    ctx: CommandContext | None
 
 
 def note(text: str) -> None:
@@ -49,7 +101,13 @@ def quieten(debug: bool) -> None:
 
 
 def verdict(error: BaseException) -> tuple[int, str]:
-    """Return the exit code of an exception, and the line to print."""
+    """Return the exit code of an exception, and the line to print, its notes included."""
+    code, text = _verdict(error)
+    notes: list[str] = vars(error).get("__notes__", [])
+    return code, " ".join([text, *notes]) if text else ""
+
+
+def _verdict(error: BaseException) -> tuple[int, str]:
     if isinstance(error, typer.Exit):
         return error.exit_code, ""
     if isinstance(error, SystemExit):
@@ -58,30 +116,28 @@ def verdict(error: BaseException) -> tuple[int, str]:
         return 130, "Interrupted."
     if isinstance(error, BrokenPipeError):
         return 1, "Error: the reader of the output closed it before everything was written."
-    if hasattr(error, "format_message"):
+    if isinstance(error, ParserError):
         return 2, usage_text(error)
-    if isinstance(error, UsageError):
-        return 2, f"Error: {error}"
-    return 1, f"Error: {reason(error)}"
+    code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+    return code, f"Error: {reason(error)}"
 
 
-def usage_text(error: Any) -> str:
+def usage_text(error: ParserError) -> str:
     """Return one line about a wrong option or argument, with the closest valid option.
 
     Option names of other libraries lead to the name used here.
     """
-    message: str = error.format_message()
-    option = getattr(error, "option_name", None)
-    context = getattr(error, "ctx", None)
-    if option is not None and context is not None and type(error).__name__ == "NoSuchOption":
-        known = {fold(o.lstrip("-")): o for p in context.command.params for o in p.opts}
+    message = error.format_message()
+    if isinstance(error, UnknownOption) and error.ctx is not None:
+        option = error.option_name
+        known = {fold(o.lstrip("-")): o for p in error.ctx.command.params for o in p.opts}
         hint = suggestion(fold(option.lstrip("-")), known, ARGUMENT_ALIASES)
         for plain, dashed in known.items():
             hint = hint.replace(f"'{plain}'", f"'{dashed}'").replace(
                 f"is {plain} ", f"is {dashed} "
             )
         return f"Error: Unknown option '{option}'. {hint or 'List all: --help'}"
-    if type(error).__name__ == "NoArgsIsHelpError":
+    if message.startswith("Usage:"):  # a command without arguments is answered by its help
         with suppress(OSError):
             print(message, file=sys.stderr)
         return ""
@@ -109,3 +165,13 @@ def close_stdout() -> None:
     except (OSError, ValueError):
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def terminate_as_interrupt() -> Generator[None]:
+    """Treat SIGTERM like Ctrl-C, so that open files and progress bars are closed."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
-from dlm_sampling.cli.io import PromptItem, UsageError
+from dlm_sampling.cli.output import Output
 from dlm_sampling.denoisers import Denoiser
+from dlm_sampling.errors import UsageError
 from dlm_sampling.text.completion import GenerateOutput
+from dlm_sampling.text.fingerprint import digest, settings
 from dlm_sampling.text.generate import generate_parts
-from dlm_sampling.text.options import GenerateOptions, prepare
+from dlm_sampling.text.options import GenerateOptions
 from dlm_sampling.text.options import Job as Generation
+from dlm_sampling.text.prompt_items import PromptItem
+from dlm_sampling.text.prompt_rows import Prepared, prepare_items
+from dlm_sampling.text.records import row_record
 from dlm_sampling.viewers.safe_text import json_line, printable
 from dlm_sampling.viewers.streaming import ProgressFeed
 from dlm_sampling.viewers.terminal import LiveCanvas
 
 
 @dataclass
-class Job:
+class Run:
     """Hold the settings that all batches of one command share.
 
     Fields:
@@ -40,22 +45,39 @@ class Job:
     live: LiveCanvas | None = None
     nfe: list[int] = field(default_factory=list[int])
 
-    def run(self, items: Sequence[PromptItem], batch_rows: int, sink: TextIO) -> None:
-        """Generate for all prompts in batches, and write the results batch by batch."""
-        samples = self.options.num_return_sequences
-        total = len(items) * samples
-        job = prepare(self.denoiser, [item.prompt for item in items], self.options)
-        per_batch = max(1, batch_rows // samples) * samples
-        number = 0
-        for output in self.outputs(job, per_batch):
-            for row in range(len(output.seeds)):
-                sink.write(self.record(output, row, items[number // samples], number))
-                number += 1
-                sink.write("\n" if self.as_json or number == total else "\n---\n")
-            sink.flush()
-            self.nfe += output.nfe.tolist()
+    def run(self, items: Sequence[PromptItem], batch_rows: int, sink: Output) -> None:
+        """Check all prompts, then generate in batches and write the results batch by batch.
 
-    def outputs(self, job: Generation, per_batch: int) -> Iterator[GenerateOutput]:
+        Raises:
+            ValueError: a prompt cannot run.
+            JobMismatchError: rows that an earlier run has left were made otherwise.
+        """
+        prepared = prepare_items(self.denoiser, items, self.options)
+        for error in prepared.errors.values():
+            raise error
+        shared = self.shared(prepared.generation)
+        total, number = len(prepared.rows), len(sink.kept)
+        for row in range(number):
+            sink.check_kept(row, self.facts(prepared, items, row) | shared)
+        rest = prepared.part(range(number, total))
+        try:
+            for output in self.outputs(rest, batch_rows):
+                for row in range(len(output.seeds)):
+                    text = self.result(output, row, items, number + row, shared)
+                    last = self.as_json or number + row + 1 == total
+                    sink.file.write(text + ("\n" if last else "\n---\n"))
+                sink.commit()
+                number += len(output.seeds)
+                self.nfe += output.nfe.tolist()
+        except BaseException as error:
+            # An interrupt may come behind the write; a full disk takes part of one.
+            kept = sink.lines() if self.as_json else number
+            if sink.path is not None and kept:
+                more = "; --resume goes on" if self.as_json else ""
+                error.add_note(f"{kept} of {total} rows are in {sink.path}{more}.")
+            raise
+
+    def outputs(self, job: Generation, batch_rows: int) -> Iterator[GenerateOutput]:
         """Yield the output of each batch.
 
         The live canvas is erased before an output is yielded, as both may share one terminal.
@@ -63,41 +85,50 @@ class Job:
         if self.live is None:
             total = sum(job.new_tokens) + sum(sum(row.fill) for row in job.prompts)
             with closing(ProgressFeed(total, None)) as bar:
-                yield from generate_parts(job, per_batch, [bar] if bar.visible else [])
+                callbacks = [bar] if bar.visible else []
+                yield from generate_parts(job, batch_rows, callbacks, lambda _: bar.restart())
             return
-        batches = generate_parts(job, per_batch, [self.live])
-        for _ in range(0, len(job.prompts), per_batch):
-            self.live.restart()
-            with self.live:
+        live, done = self.live, 0
+        batches = generate_parts(job, batch_rows, [live], lambda _: live.restart())
+        while done < len(job.prompts):
+            live.restart()
+            with live:
                 output = next(batches)
+            done += len(output.seeds)
             yield output
 
-    def record(self, output: GenerateOutput, row: int, item: PromptItem, number: int) -> str:
+    def shared(self, generation: Generation) -> dict[str, Any]:
+        """Return the facts of all rows: seed, sampler, model, and a digest of all options."""
+        options = [settings(generation), self.options.max_new_tokens]
+        return {
+            "seed": self.options.seed,
+            "sampler": self.sampler,
+            "model": self.model,
+            "options": digest(options),
+        }
+
+    def facts(self, prepared: Prepared, items: Sequence[PromptItem], row: int) -> dict[str, Any]:
+        """Return what a record says of its row before it is run."""
+        index, sample = divmod(row, self.options.num_return_sequences)
+        prompt, seed = items[index].prompt, prepared.seeds[row]
+        return {"index": index, "sample": sample, "prompt": prompt, "row_seed": seed}
+
+    def result(
+        self,
+        output: GenerateOutput,
+        row: int,
+        items: Sequence[PromptItem],
+        number: int,
+        shared: dict[str, Any],
+    ) -> str:
         """Return one result: the text with its prompt, or a JSON object."""
         if output.texts is None:
             raise UsageError(f"'{self.model}' has no tokenizer: add its files to the folder.")
-        text = output.texts[row]
-        if not self.as_json:
-            return printable(self.whole_text(item, output.token_ids[row], text))
-        named = {} if item.name is None else {"id": item.name}
-        return json_line(
-            named
-            | {
-                "index": number // self.options.num_return_sequences,
-                "sample": number % self.options.num_return_sequences,
-                "prompt": item.prompt,
-                "text": text,
-                "token_ids": output.token_ids[row],
-                "finish_reason": output.finish_reasons[row],
-                "logprob": float(output.logprobs[row].sum()),
-                "nfe": int(output.nfe[row]),
-                "steps": int(output.steps[row]),
-                "seed": self.options.seed,
-                "row_seed": output.seeds[row],
-                "sampler": self.sampler,
-                "model": self.model,
-            }
-        )
+        index, sample = divmod(number, self.options.num_return_sequences)
+        if self.as_json:
+            return json_line(row_record(items[index], index, sample, output, row) | shared)
+        whole = self.whole_text(items[index], output.token_ids[row], output.texts[row])
+        return printable(whole)
 
     def whole_text(self, item: PromptItem, ids: list[int], text: str) -> str:
         """Return prompt and completion as one text; chat answers and filled texts come alone."""

@@ -1,43 +1,22 @@
-"""Read prompts and sampler parameters from the command line, and open the output."""
+"""Read prompts, names of models and sampler parameters from the command line."""
 
 from __future__ import annotations
 
 import inspect
-import json
-import os
 import sys
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TextIO, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dlm_sampling.embedded import embedded_models
-from dlm_sampling.errors import closest, suggestion, unknown_choice
-
-LINE_LIMIT = 16 * 2**20
-
-
-class UsageError(ValueError):
-    """Signal wrong usage of the command, as opposed to a failure; exit code 2."""
+from dlm_sampling.errors import UsageError, closest, suggestion, unknown_choice
+from dlm_sampling.text.prompt_files import PromptSource, read_prompts, read_stream
+from dlm_sampling.text.prompt_items import PromptItem
 
 
-@dataclass(frozen=True)
-class PromptItem:
-    """Hold one prompt of the command line.
-
-    Fields:
-        prompt: text, or chat messages.
-        name: the "id" of its JSON line, or None.
-    """
-
-    prompt: str | list[dict[str, Any]]
-    name: Any = None
-
-
-def collect_prompts(arguments: Sequence[str], source: Path | None) -> list[PromptItem]:
-    """Collect the prompts from the arguments, a file, or piped standard input.
+def collect_prompts(arguments: Sequence[str], source: PromptSource | None) -> list[PromptItem]:
+    """Collect the prompts from the arguments, a file or data set, or piped standard input.
 
     Raises:
         UsageError: prompts come from two places or none, or a line has a wrong form.
@@ -47,61 +26,25 @@ def collect_prompts(arguments: Sequence[str], source: Path | None) -> list[Promp
         raise UsageError("Prompts are given twice: as arguments and with --input. Choose one.")
     if arguments:
         return [PromptItem(text) for text in arguments]
+    if source is not None and source.path != "-":
+        return read_prompts(source)
     if source is None and (sys.stdin is None or sys.stdin.isatty()):  # pyright: ignore[reportUnnecessaryComparison]
         raise UsageError(
             'No prompt. Give one ("" for text without a prompt), --input FILE, or pipe lines in.'
         )
-    name = "standard input" if source is None or str(source) == "-" else str(source)
-    items = list(_read_items(source, name))
-    if not items:
-        raise UsageError(f"No prompt in {name}: write one per line, or JSON lines with a 'prompt'.")
-    return items
+    column = None if source is None else source.column
+    return read_stream(sys.stdin.buffer, "standard input", column)
 
 
-def _read_items(source: Path | None, name: str) -> Iterator[PromptItem]:
-    """Yield one item per line that is not blank.
+def refuse_bad(items: Sequence[PromptItem]) -> None:
+    """Refuse prompts of which one has a wrong value; a job makes error records of them instead.
 
-    The suffix of the file, or else its first line, decides whether lines are JSON.
+    Raises:
+        UsageError: the message names the line.
     """
-    is_json = name.endswith((".jsonl", ".ndjson")) or None
-    for number, line in enumerate(_read_lines(source, name), start=1):
-        if not line.strip():
-            continue
-        if is_json is None:
-            is_json = not name.endswith(".txt") and _looks_like_json(line)
-        yield _parse_json(line, f"{name}, line {number}") if is_json else PromptItem(line)
-
-
-def _read_lines(source: Path | None, name: str) -> Iterator[str]:
-    standard = source is None or str(source) == "-"
-    with sys.stdin.buffer if standard else cast(Path, source).open("rb") as file:
-        while raw := file.readline(LINE_LIMIT + 1):
-            if len(raw) > LINE_LIMIT:
-                raise UsageError(f"{name}: a line is longer than {LINE_LIMIT >> 20} MiB.")
-            try:
-                yield raw.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UsageError(f"{name} is not UTF-8 text ({error.reason}).") from error
-
-
-def _looks_like_json(line: str) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
-
-
-def _parse_json(line: str, place: str) -> PromptItem:
-    """Parse an object with "prompt" (text) or "messages" (chat), or a bare string."""
-    try:
-        value: Any = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"{place} is not JSON ({error}).") from error
-    record = cast("dict[str, Any]", value) if isinstance(value, dict) else {"prompt": value}
-    prompt = record.get("prompt", record.get("messages"))
-    if not isinstance(prompt, str | list):
-        raise UsageError(f'{place}: needs "prompt" (a string) or "messages" (a list of messages).')
-    return PromptItem(cast(Any, prompt), record.get("id"))
+    for item in items:
+        if item.error is not None:
+            raise UsageError(item.error)
 
 
 def check_model(name: str) -> str:
@@ -190,33 +133,3 @@ def _first_that_fits(text: str, hints: Sequence[Any], name: str) -> Any:
         except ValueError:
             continue
     return parse_value(text, hints[-1], name)
-
-
-@contextmanager
-def open_output(path: Path | None) -> Generator[TextIO]:
-    """Open standard output, or a file that appears under its name only once it is complete.
-
-    Raises:
-        OSError: the file cannot be written; this is checked before any work.
-    """
-    if path is None or str(path) == "-":
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    if path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8") as file:
-            yield file
-        return
-    if path.exists() and not os.access(path, os.W_OK):
-        raise PermissionError(13, "Permission denied", str(path))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        file = partial.open("x", encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from error
-    try:
-        with file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

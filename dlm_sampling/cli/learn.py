@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from dlm_sampling.cli.exits import note
-from dlm_sampling.cli.io import UsageError, check_model
-from dlm_sampling.errors import unknown_choice
+from dlm_sampling.cli.io import check_model
+from dlm_sampling.errors import UsageError, unknown_choice
 
 
 def learn(

@@ -12,8 +12,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
-from dlm_sampling.cli.io import UsageError
-from dlm_sampling.errors import unknown_choice
+from dlm_sampling.errors import UsageError, unknown_choice
 from dlm_sampling.samplers import SamplerBase, register
 
 

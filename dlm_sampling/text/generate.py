@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+import torch
+
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import join, run_parts
-from dlm_sampling.engine.request import BlockRequest
+from dlm_sampling.engine.request import BlockRequest, Canvases, SampleOutput
 from dlm_sampling.engine.trajectory import StepCallback
 from dlm_sampling.errors import check_arguments, check_whole
 from dlm_sampling.text.arguments import Ids, Stop, check_flag
@@ -180,27 +182,60 @@ def generate(
 
 
 def generate_parts(
-    job: Job, batch_size: int, callbacks: Sequence[StepCallback] = ()
+    job: Job,
+    batch_size: int,
+    callbacks: Sequence[StepCallback] = (),
+    on_halve: Callable[[int], None] | None = None,
 ) -> Iterator[GenerateOutput]:
     """Generate in parts of `batch_size` rows, and yield the output of each part when it is done.
 
-    The rows of a part are padded to the longest of them.
+    The rows of a part are padded to the longest of them.  A part that does not fit into memory is
+    run again in halves, and all later parts have that size.
 
     Args:
         job: the checked call, from `options.prepare`.
         batch_size: maximum number of rows per part.
         callbacks: called with a `StepEvent` after every step; row numbers count from 0 in each
             part.
+        on_halve: called with the new number of rows before a part is run again.
     """
-    warned, padding = False, padding_id(job.denoiser)
-    for first in range(0, len(job.prompts), batch_size):
+    warned, padding, first = False, padding_id(job.denoiser), 0
+    while first < len(job.prompts):
         rows = job.rows(first, first + batch_size)
-        parts = list(run_parts(job.denoiser, job.request, rows.canvases, None, callbacks))
-        output = finish(join(parts, rows.canvases), rows, job.tokenizer, padding)
+        done = _fits(job, rows.canvases, callbacks)
+        if done is None:
+            batch_size = -(-len(rows.prompts) // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            logger.warning("Out of memory: going on with %d rows at a time.", batch_size)
+            if on_halve is not None:
+                on_halve(batch_size)
+            continue
+        output = finish(done, rows, job.tokenizer, padding)
         if not warned and (equal := equal_rows(output, rows, job.temperature)) is not None:
             logger.warning(equal)  # the command shows what is logged, and no warnings of Python
             warned = True
         yield output
+        first += len(rows.prompts)
+
+
+def _fits(job: Job, canvases: Canvases, callbacks: Sequence[StepCallback]) -> SampleOutput | None:
+    """Run canvases together; return None if several rows do not fit into memory."""
+    try:
+        parts = list(run_parts(job.denoiser, job.request, canvases, None, callbacks))
+        return join(parts, canvases)
+    except (RuntimeError, MemoryError) as error:
+        if len(canvases.seeds) == 1 or not out_of_memory(error):
+            raise
+    return None  # behind the except clause, which holds the tensors of the failed run
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is full, of a device or of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The host's allocator raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _check_helpers(

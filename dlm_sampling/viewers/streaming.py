@@ -131,6 +131,7 @@ class ProgressFeed:
             total=total, unit="tok", disable=disable, delay=0.0 if show else 1.0, leave=False
         )
         self.left: dict[int, int] = {}
+        self.shown: dict[int, int] = {}
         self.total = total
 
     @property
@@ -145,9 +146,19 @@ class ProgressFeed:
         table = torch.stack([event.rows, left, before, event.final.long()], 1)
         for row, count, start, final in cast("list[list[int]]", table.tolist()):
             # A row that ends is forgotten: the next batch of the command has one of that number.
-            self.bar.update(self.left.pop(row, start) - count)
-            if not final:
+            gained = self.left.pop(row, start) - count
+            self.bar.update(gained)
+            self.shown[row] = self.shown.get(row, 0) + gained
+            if final:
+                del self.shown[row]
+            else:
                 self.left[row] = count
+
+    def restart(self) -> None:
+        """Take back the progress of rows that are not done, before they are run again."""
+        self.bar.update(-sum(self.shown.values()))
+        self.left.clear()
+        self.shown.clear()
 
     def close(self) -> None:
         """Remove the bar."""

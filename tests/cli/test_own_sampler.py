@@ -8,7 +8,8 @@ import pytest
 
 from dlm_sampling import samplers
 from dlm_sampling.cli.app import find_sampler
-from dlm_sampling.cli.io import UsageError, parse_settings
+from dlm_sampling.cli.io import parse_settings
+from dlm_sampling.errors import UsageError
 from dlm_sampling.samplers import registry
 
 SOURCE = '''

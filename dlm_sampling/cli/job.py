@@ -1,0 +1,78 @@
+"""Run `dlm-sampling generate --output FOLDER/`: a job that the same command resumes."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from dlm_sampling.denoisers import Denoiser
+from dlm_sampling.errors import FailedRowsError, UsageError
+from dlm_sampling.jobs import Job, Rank, run_job
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def run_folder(job: Job, denoiser: Denoiser, rank: Rank) -> str:
+    """Run a job, and return the line to close with.
+
+    The first interrupt finishes the batch that is running, the second ends at once.
+
+    Raises:
+        FailedRowsError: the job is done and rows have failed, or too many failed.
+        KeyboardInterrupt: the job was interrupted.
+    """
+    try:
+        with one_interrupt_asks() as stop:
+            report = run_job(job, denoiser, rank=rank, stop=stop)
+    except BaseException as error:
+        if job.folder.is_dir():
+            error.add_note(
+                f"{job.rows_done()} of {len(job.prompts) * job.samples} rows are in {job.folder}; "
+                "the same command goes on."
+            )
+        raise
+    if not report.done:
+        return f"{job.rows_done()} of {report.rows} rows; other processes are still at work"
+    if report.errors:
+        raise FailedRowsError(
+            f"{report.errors} of {report.rows} rows in {job.folder} have an error, the others are "
+            "done; column 'error' says why."
+        )
+    return f"{report.rows} rows in {job.folder}"
+
+
+@contextmanager
+def one_interrupt_asks() -> Generator[Callable[[], bool]]:
+    """Make the first Ctrl-C or SIGTERM ask for the end, and the second one interrupt."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {number: signal.signal(number, ask) for number in STOPPING}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def error_limit(text: str, prompts: Sequence[object], samples: int) -> int:
+    """Return the rows that may fail, from a number or a share such as "1%".
+
+    Raises:
+        UsageError: the text is neither.
+    """
+    total = len(prompts) * samples
+    if text.isdecimal():
+        return int(text)
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)%", text)
+    if share is None or float(share[1]) > 100:
+        raise UsageError(f"--max-errors {text}: must be a number of rows, or a share such as 1%.")
+    return max(1, int(total * float(share[1]) / 100)) if float(share[1]) else 0

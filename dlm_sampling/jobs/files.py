@@ -1,0 +1,100 @@
+"""Write and read the files of a job: each appears under its name complete, or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from dlm_sampling.errors import UsageError
+from dlm_sampling.viewers.safe_text import json_line
+
+Record = dict[str, Any]
+PARTIAL = "partial"
+SUCCESS = "_SUCCESS"
+COLUMNS = {
+    "id": "string", "index": "int64", "sample": "int64", "prompt": "string", "text": "string",
+    "token_ids": "list", "finish_reason": "string", "logprob": "float64", "nfe": "int64",
+    "work": "float64", "steps": "int64", "row_seed": "int64", "error": "error",
+}  # fmt: skip
+
+
+def publish(folder: Path, name: str, data: bytes) -> None:
+    """Write a file in `folder` under another name, and rename it once it is on the disk.
+
+    Nothing is written once another process has finished the job.
+
+    Raises:
+        OSError: the disk is full or the folder read-only; what was there before stays.
+    """
+    temporary = folder / PARTIAL / f"{uuid4().hex}.tmp"
+    try:
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and (folder / SUCCESS).exists():
+            return  # and has removed `partial/`
+        raise type(error)(error.errno, error.strerror, str(folder / name)) from error
+
+
+def append_line(path: Path, value: Record) -> None:
+    """Append a line of JSON in one write, so that lines of several processes stay whole."""
+    with path.open("ab", buffering=0) as file:
+        file.write(f"{json_line(value)}\n".encode())
+
+
+def read_lines(path: Path) -> list[Record]:
+    """Read lines of JSON; a last line that was cut off does not count."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def encode(records: Sequence[Record], file_format: str) -> bytes:
+    """Return records as the content of a file of this format."""
+    if file_format == "jsonl":
+        blank = dict.fromkeys(COLUMNS)
+        return "".join(f"{json_line(blank | record)}\n" for record in records).encode()
+    arrow, parquet = pyarrow_modules()
+    text = arrow.string()
+    types = {"list": arrow.list_(arrow.int64())}
+    types["error"] = arrow.struct({"code": text, "message": text})
+    columns = {
+        name: types[kind] if kind in types else arrow.type_for_alias(kind)
+        for name, kind in COLUMNS.items()
+    }
+    sink = io.BytesIO()
+    parquet.write_table(arrow.Table.from_pylist(records, arrow.schema(columns)), sink)
+    return sink.getvalue()
+
+
+def count_errors(path: Path) -> int:
+    """Count the records of a part that have an error."""
+    if path.suffix == ".jsonl":
+        return sum(record["error"] is not None for record in read_lines(path))
+    errors = pyarrow_modules()[1].read_table(path, columns=["error"])["error"]
+    return len(errors) - errors.null_count
+
+
+def pyarrow_modules() -> tuple[Any, Any]:
+    """Import pyarrow, which has no types."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError(
+            "parquet needs pyarrow: pip install 'dlm-sampling[jobs]', or take --format jsonl."
+        ) from error
+    return pyarrow, parquet

@@ -1,0 +1,115 @@
+"""Fix in `manifest.json` all that decides the bytes of a job, and compare it at every start."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dlm_sampling.errors import JobMismatchError, UsageError
+from dlm_sampling.jobs.files import PARTIAL, publish
+from dlm_sampling.jobs.job import Job
+from dlm_sampling.text.fingerprint import digest, settings
+from dlm_sampling.text.prompt_rows import Prepared
+from dlm_sampling.viewers.safe_text import json_line
+
+NAME = "manifest.json"
+MADE_WITH = "made_with"
+
+
+def manifest_of(job: Job, prepared: Prepared) -> dict[str, Any]:
+    """Return the manifest of a job as it is now."""
+    whole = prepared.generation
+    ids = [[row.ids, row.fill] for row in whole.prompts]
+    refused = [[i, str(error)] for i, error in prepared.errors.items()]
+    items = [[item.name, item.prompt, item.seed] for item in job.items]
+    device = whole.denoiser.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "format": 1,
+        "model": job.model,
+        "revision": job.revision,
+        "seed": job.options.seed,
+        "samples": job.samples,
+        "max_new_tokens": job.options.max_new_tokens,
+        **settings(whole),
+        "prompts": len(job.prompts),
+        "input": digest([items, refused, ids, whole.new_tokens]),
+        "shard_rows": job.shard_rows,
+        "batch_rows": job.batch_rows,
+        "file_format": job.file_format,
+        MADE_WITH: {"torch": torch.__version__, "device": name},
+    }
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a job and the folders in it, before any work.
+
+    Raises:
+        UsageError: the folder holds something else.
+        OSError: the folder cannot be written.
+    """
+    path = folder / NAME
+    ours = {PARTIAL, "data", "logs"}
+    others = [p.name for p in folder.iterdir() if p.name not in ours] if folder.is_dir() else []
+    if others and not path.exists():
+        raise UsageError(
+            f"--output {folder}: holds {others[0]} and no job; choose a new or empty folder."
+        )
+    for name in sorted(ours):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+
+
+def open_folder(job: Job, prepared: Prepared) -> None:
+    """Write the manifest of a job, or compare it with the one that is there.
+
+    Raises:
+        UsageError: the folder holds something else.
+        JobMismatchError: it holds a job with other options; the message has the differences.
+        OSError: the folder cannot be written.
+    """
+    folder, path = job.folder, job.folder / NAME
+    make_folder(folder)
+    mine = manifest_of(job, prepared)
+    text = json.dumps(mine, indent=1)
+    draft = f"{PARTIAL}/{NAME}.{os.getpid()}"
+    if not path.exists():
+        publish(folder, draft, text.encode())
+        _first_wins(folder / draft, path)
+    compare(json.loads(path.read_text(encoding="utf-8")), json.loads(text), folder)
+
+
+def _first_wins(draft: Path, path: Path) -> None:
+    """Give a file its name unless another process was faster."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        draft.replace(path)
+    draft.unlink(missing_ok=True)
+
+
+def compare(old: dict[str, Any], new: dict[str, Any], place: Path) -> None:
+    """Refuse another job in the same place; other versions and another device are logged.
+
+    Raises:
+        JobMismatchError: the message has the differences.
+    """
+    differing = [k for k in [*new, *(k for k in old if k not in new)] if old.get(k) != new.get(k)]
+    if MADE_WITH in differing:
+        differing.remove(MADE_WITH)
+        logging.getLogger(__name__).warning(
+            "%s: begun with %s, now %s; rows may differ in their last bits.",
+            place, json_line(old.get(MADE_WITH)), json_line(new.get(MADE_WITH)),
+        )  # fmt: skip
+    if differing:
+        changes = "; ".join(f"{k}={old.get(k)}, now {new.get(k)}" for k in differing)
+        raise JobMismatchError(
+            f"{place} holds a job with {changes}. Give the same options to go on, or choose "
+            "another --output."
+        )

@@ -1,0 +1,207 @@
+"""Run a shard of a job: in batches by length, each kept when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from dlm_sampling.denoisers import Denoiser
+from dlm_sampling.engine.trajectory import StepCallback
+from dlm_sampling.errors import DeviceLostError, FailedRowsError
+from dlm_sampling.jobs.files import PARTIAL, Record, append_line, encode, publish, read_lines
+from dlm_sampling.jobs.job import Job, Shard
+from dlm_sampling.jobs.manifest import open_folder
+from dlm_sampling.jobs.rank import Rank
+from dlm_sampling.text.completion import GenerateOutput
+from dlm_sampling.text.generate import generate_parts, out_of_memory
+from dlm_sampling.text.prompt_rows import Prepared, isolate, prepare_items
+from dlm_sampling.text.records import row_record
+from dlm_sampling.viewers.safe_text import json_line
+
+LOG = "logs/events.jsonl"
+
+
+@dataclass
+class ShardRunner:
+    """Run the shards of a job with one model, which is loaded once.
+
+    Fields:
+        job, denoiser, prepared: the job, its model, and its checked prompts.
+        stop: asked before each batch; True ends the run as an interrupt does.
+        callbacks: called after every step of a batch.
+        on_batch: called with the records of every batch, and with none after a shard.
+        most_rows: rows that fit into memory, as far as known.
+    """
+
+    job: Job
+    denoiser: Denoiser
+    prepared: Prepared
+    stop: Callable[[], bool] = lambda: False
+    callbacks: Sequence[StepCallback] = ()
+    on_batch: Callable[[Sequence[Record]], None] = lambda records: None
+    most_rows: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.items = self.job.items
+        self.places = {row: place for place, row in enumerate(self.prepared.rows)}
+        self.most_rows = self.job.batch_rows
+
+    @classmethod
+    def open(
+        cls, job: Job, denoiser: Denoiser | None = None, rank: Rank | None = None
+    ) -> ShardRunner:
+        """Load the model if none is given, check all prompts, and open the folder.
+
+        Raises:
+            UsageError, JobMismatchError: the folder is not this job's.
+            FailedRowsError: too many prompts cannot run.
+            ValueError, OSError: an option is out of range, the folder cannot be written.
+        """
+        denoiser = job.load(rank or Rank()) if denoiser is None else denoiser
+        prepared = prepare_items(denoiser, job.items, job.options)
+        open_folder(job, prepared)
+        runner = cls(job, denoiser, prepared)
+        runner.allow([])
+        return runner
+
+    def batches(self, shard: Shard) -> list[list[int]]:
+        """Return the places of the rows that can run, sorted by length and cut into batches."""
+        samples, most, whole = self.job.samples, self.job.batch_rows, self.prepared.generation
+        rows = range(shard.first * samples, shard.last * samples)
+        places = [self.places[row] for row in rows if row in self.places]
+        places.sort(key=lambda i: len(whole.prompts[i].ids) + whole.new_tokens[i])
+        return [places[i : i + most] for i in range(0, len(places), most)]
+
+    def run_shard(self, shard: Shard, begin: float = 0.0) -> None:
+        """Run the batches that nobody has run, and write the file of the shard.
+
+        Args:
+            shard: one of `job.shards()`; nothing happens if it is done.
+            begin: share of the batches after which to begin; the first ones come last.  Processes
+                that begin at different places divide a shard among them.
+        """
+        folder, part = self.job.folder, self.job.part(shard)
+        batches = self.batches(shard)
+        found = [
+            f"{PARTIAL}/{shard.number:05d}-{k:05d}-{len(batch)}.jsonl"
+            for k, batch in enumerate(batches)
+        ]
+        first = int(begin * len(batches))
+        for k in [*range(first, len(batches)), *range(first)]:
+            if part.exists():
+                return
+            if (folder / found[k]).exists():
+                continue
+            if self.stop():
+                raise KeyboardInterrupt
+            records = self.run_batch(batches[k])
+            publish(folder, found[k], encode(records, "jsonl"))
+            self.on_batch(records)
+        records = [record for name in found for record in read_lines(folder / name)]
+        for index in range(shard.first, shard.last):
+            error = self.prepared.errors.get(index)
+            if error is not None:
+                rows = range(index * self.job.samples, (index + 1) * self.job.samples)
+                records += [self.failure(row, "prompt", str(error)) for row in rows]
+        if part.exists():  # and the batches may be gone
+            return
+        records.sort(key=lambda record: (record["index"], record["sample"]))
+        publish(folder, f"data/{part.name}", encode(records, self.job.file_format))
+        for name in found:
+            (folder / name).unlink(missing_ok=True)
+        self.on_batch([])
+
+    def run_batch(self, places: Sequence[int]) -> list[Record]:
+        """Run the rows at these places; rows that fail become records with an error.
+
+        Raises:
+            DeviceLostError: the device answers no more.
+            FailedRowsError: too many rows failed.
+            ValueError, TypeError: all rows failed with the same message, as an option is wrong.
+        """
+        records: list[Record] = []
+        failed: list[tuple[int, Exception]] = []
+        for part, found in isolate(places, self.generate):
+            rows = [self.prepared.rows[place] for place in part]
+            if isinstance(found, Exception):
+                failed.append((rows[0], found))
+                continue
+            outputs = [(output, i) for output in found for i in range(len(output.seeds))]
+            records += [self.record(row, *at) for row, at in zip(rows, outputs, strict=True)]
+        if len(failed) == len(places) > 1 and len({str(error) for _, error in failed}) == 1:
+            raise failed[0][1]
+        failures = [self.failure(row, code_of(error), str(error)) for row, error in failed]
+        self.allow(failures)
+        return records + failures
+
+    def generate(self, places: Sequence[int]) -> list[GenerateOutput]:
+        """Generate rows together, in halves if they do not fit into memory."""
+        part = self.prepared.part(places)
+        try:
+            return list(generate_parts(part, self.most_rows, self.callbacks, self.halve))
+        except RuntimeError as error:
+            if self.lost():
+                raise DeviceLostError(f"{self.denoiser.device} is lost: {error}") from error
+            raise
+
+    def halve(self, rows: int) -> None:
+        """Go on with fewer rows at a time, and note it: last bits may differ."""
+        self.most_rows = rows
+        append_line(self.job.folder / LOG, {"event": "out of memory", "rows_from_now_on": rows})
+
+    def lost(self) -> bool:
+        """Return whether the device has stopped to answer, as after an illegal access."""
+        try:
+            torch.zeros(1, device=self.denoiser.device).item()
+        except RuntimeError as error:
+            return not out_of_memory(error)
+        return False
+
+    def record(self, row: int, output: GenerateOutput, i: int) -> Record:
+        """Return the record of a row that is done, batch row `i` of its output."""
+        index, sample = divmod(row, self.job.samples)
+        return row_record(self.items[index], index, sample, output, i) | self.facts(row)
+
+    def failure(self, row: int, code: str, message: str) -> Record:
+        """Return the record of a row that failed."""
+        return self.facts(row) | {"error": {"code": code, "message": message}}
+
+    def facts(self, row: int) -> Record:
+        """Return the columns that every row has."""
+        index, sample = divmod(row, self.job.samples)
+        item = self.items[index]
+        return {
+            "id": None if item.name is None else str(item.name),
+            "index": index,
+            "sample": sample,
+            "prompt": item.prompt if isinstance(item.prompt, str) else json_line(item.prompt),
+            "row_seed": self.prepared.seeds[row],
+            "error": None,
+        }
+
+    def allow(self, failures: Sequence[Record]) -> None:
+        """Note rows that failed.
+
+        Raises:
+            FailedRowsError: there are more than the job allows, over all processes and starts.
+        """
+        samples, log = self.job.samples, self.job.folder / LOG
+        total, refused = len(self.items) * samples, self.prepared.errors
+        allowed = max(1, total // 100) if self.job.max_errors is None else self.job.max_errors
+        known = {e["row"] for e in read_lines(log) if e["event"] == "row failed"}
+        rows = {f["index"] * samples + f["sample"]: f["error"]["message"] for f in failures}
+        count = len(refused) * samples + len(known | set(rows))
+        if count > allowed:
+            why = [*rows.values(), *map(str, refused.values()), "see logs/"][0]
+            raise FailedRowsError(
+                f"{count} of {total} rows failed, and max_errors allows {allowed}: {why}"
+            )
+        for row, message in rows.items():
+            append_line(log, {"event": "row failed", "row": row, "message": message})
+
+
+def code_of(error: Exception) -> str:
+    """Return the code of a failed row's record."""
+    return "memory" if out_of_memory(error) else "run"

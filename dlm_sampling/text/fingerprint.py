@@ -1,0 +1,50 @@
+"""Collect all that decides the tokens of a row beside its prompt and its seed."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+from dlm_sampling.denoisers import Denoiser
+from dlm_sampling.ops import RANDOM_STREAM
+from dlm_sampling.text.options import Job
+from dlm_sampling.viewers.safe_text import json_line
+
+SAMPLED_VALUES = 64  # of each weight
+
+
+def settings(job: Job) -> dict[str, Any]:
+    """Return the options of a call and a digest of its model, as values for JSON."""
+    request, denoiser = job.request, job.denoiser
+    return {
+        "sampler": repr(request.sampler),
+        "law": repr(request.law),
+        "blocks": repr(request.blocks),
+        "guidance_scale": request.guidance_scale,
+        "eos": job.eos,
+        "stop_token_ids": list(request.stop_token_ids),
+        "stop": sorted({text for texts in job.stop for text in texts}),
+        "every_step": request.every_step,
+        "weights": weights_digest(denoiser),
+        "dtype": str(denoiser.dtype),
+        "random_stream": RANDOM_STREAM,
+    }
+
+
+def digest(value: Any) -> str:
+    """Return 16 hexadecimal digits of the hash of a value for JSON."""
+    return hashlib.blake2b(json_line(value).encode(), digest_size=8).hexdigest()
+
+
+def weights_digest(denoiser: Denoiser) -> str:
+    """Hash the names, shapes and types of all weights, and up to 64 values of each."""
+    found = hashlib.blake2b(digest_size=8)
+    weights = {} if denoiser.module is None else denoiser.module.state_dict()
+    for name, weight in weights.items():
+        found.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        if type(weight) is torch.Tensor and weight.numel():  # packed weights have no plain values
+            values = weight.reshape(-1)[:: -(-weight.numel() // SAMPLED_VALUES)]
+            found.update(values.double().cpu().numpy().tobytes())
+    return found.hexdigest()

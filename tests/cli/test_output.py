@@ -1,0 +1,187 @@
+"""`--output FILE`: rows stay once they are written, and `--resume` goes on after any end."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from dlm_sampling.cli import app as cli
+from tests.cli.process import SHORT, Command, assert_one_line, start
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> str:
+    path = tmp_path / "prompts.jsonl"
+    lines = [json.dumps({"prompt": "a" * (n % 5), "id": n}) for n in range(9)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def words(prompts: str, tiny: str, target: Path, *more: str) -> list[str]:
+    own = ["--model", tiny, "-o", str(target), "--batch-size", "2", "-n", "2", *more]
+    return ["generate", "-i", prompts, *SHORT, *own]
+
+
+@pytest.fixture
+def clean(command: Command, prompts: str, tiny: str, tmp_path: Path) -> bytes:
+    target = tmp_path / "clean.jsonl"
+    assert command(*words(prompts, tiny, target, "-q")).code == 0
+    return target.read_bytes()
+
+
+def test_json_lines_by_the_name_of_the_file(clean: bytes) -> None:
+    records = [json.loads(line) for line in clean.splitlines()]
+    assert [(r["index"], r["sample"], r["id"]) for r in records] == [
+        (i // 2, i % 2, i // 2) for i in range(18)
+    ]
+    assert all(record["work"] > 0 for record in records)
+    assert len({record["row_seed"] for record in records}) == 18
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 18])
+@pytest.mark.parametrize("torn", [b"", b'{"id": 3, "ind'])
+def test_resume_after_any_row(
+    command: Command, prompts: str, tiny: str, tmp_path: Path, clean: bytes, kept: int, torn: bytes
+) -> None:
+    target = tmp_path / "out.jsonl"
+    target.write_bytes(b"".join(clean.splitlines(keepends=True)[:kept]) + torn)
+    resumed = command(*words(prompts, tiny, target, "--resume"))
+    assert resumed.code == 0, resumed
+    wanted, found = clean.splitlines(), target.read_bytes().splitlines()
+    assert found[:kept] == wanted[:kept]
+    for mine, theirs in zip(found, wanted, strict=True):
+        own, other = json.loads(mine), json.loads(theirs)
+        # Batches begin at another row, which may change the last bits of a float32 sum.
+        assert own.pop("logprob") == pytest.approx(other.pop("logprob"), abs=1e-3)
+        assert own == other
+
+
+def test_killed_and_resumed(
+    command: Command, prompts: str, tiny: str, tmp_path: Path, clean: bytes
+) -> None:
+    target = tmp_path / "out.jsonl"
+    fork = multiprocessing.get_context("fork")
+    for _ in range(3):
+        before = target.stat().st_size if target.exists() else 0
+        run = fork.Process(target=cli.main, args=(words(prompts, tiny, target, "--resume", "-q"),))
+        run.start()
+        while run.is_alive() and (not target.exists() or target.stat().st_size <= before):
+            time.sleep(0.001)
+        run.kill()
+        run.join()
+        assert target.stat().st_size > before
+    assert command(*words(prompts, tiny, target, "--resume")).code == 0
+    texts = [[json.loads(line)["token_ids"] for line in data.splitlines()]
+             for data in (clean, target.read_bytes())]  # fmt: skip
+    assert texts[0] == texts[1]
+
+
+def test_what_is_there_is_never_replaced(
+    command: Command, prompts: str, tiny: str, tmp_path: Path, clean: bytes
+) -> None:
+    target = tmp_path / "clean.jsonl"
+    assert_one_line(command(*words(prompts, tiny, target)), 2, "--resume goes on", "which stay")
+    other = command(*words(prompts, tiny, target, "--resume", "--seed", "1"))
+    assert_one_line(other, 4, "line 1 has row_seed=")
+    warmer = command(*words(prompts, tiny, target, "--resume", "--temperature", "0.5"))
+    assert_one_line(warmer, 4, "line 1 has options=")
+    assert target.read_bytes() == clean
+    target.write_text("Once upon\n", encoding="utf-8")
+    assert_one_line(command(*words(prompts, tiny, target, "--resume")), 2, "not hold JSON lines")
+    text = command("generate", "x", "-o", str(tmp_path / "out.txt"), "--resume")
+    assert_one_line(text, 2, "--resume goes on with JSON lines")
+
+
+def test_a_failure_leaves_what_is_done_and_says_so(
+    command: Command, prompts: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlm_sampling.text import generate
+
+    target, run, calls = tmp_path / "out.jsonl", generate.run_parts, iter(range(99))
+
+    def fail(*arguments: object) -> object:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return run(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(generate, "run_parts", fail)
+    stopped = command(*words(prompts, tiny, target))
+    assert stopped.code == 130
+    assert stopped.err == f"Interrupted. 4 of 18 rows are in {target}; --resume goes on.\n"
+    assert len(target.read_bytes().splitlines()) == 4
+
+
+def test_all_prompts_are_checked_before_the_first_pass(
+    command: Command, tiny: str, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    source.write_text("a\n" * 3 + "b" * 200, encoding="utf-8")
+    result = command(*words(str(source), tiny, target))
+    assert_one_line(result, 1, "Prompt 3: 200 tokens")
+    assert not target.exists()
+    source = tmp_path / "p.jsonl"
+    source.write_text('"a"\n"b\\ud83d"', encoding="utf-8")
+    assert_one_line(command(*words(str(source), tiny, target)), 2, "line 2", "surrogate")
+
+
+def test_unwritable_output(command: Command, tiny: str, tmp_path: Path) -> None:
+    started = time.process_time()
+    result = command("generate", "x", "--model", tiny, "-o", str(tmp_path / "no" / "out.txt"))
+    assert_one_line(result, 1, "out.txt", "No such file or directory")
+    (tmp_path / "mine.txt").write_text("x", encoding="utf-8")
+    mine = command("generate", "x", "-o", str(tmp_path))
+    assert_one_line(mine, 2, str(tmp_path), "holds mine.txt and no job")
+    assert time.process_time() - started < 5, "found out before the model is loaded"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_device(command: Command, tiny: str) -> None:
+    result = command("generate", "x", "--model", tiny, *SHORT, "-o", "/dev/full")
+    assert_one_line(result, 1, "No space left")
+
+
+def test_full_disk_keeps_whole_rows(
+    command: Command, prompts: str, tiny: str, tmp_path: Path, clean: bytes
+) -> None:
+    """A limit of the size of files stands for the full disk."""
+    target = tmp_path / "out.jsonl"
+
+    def run() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(clean) // 2,) * 2)
+        os.dup2(os.open(tmp_path / "err", os.O_CREAT | os.O_WRONLY), 2)
+        cli.main(words(prompts, tiny, target))
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 1
+    assert len(target.read_bytes()) == len(clean) // 2
+    assert command(*words(prompts, tiny, target, "--resume")).code == 0
+    texts = [[json.loads(line)["token_ids"] for line in data.splitlines()]
+             for data in (clean, target.read_bytes())]  # fmt: skip
+    assert texts[0] == texts[1]
+
+
+def test_sigterm_is_an_interrupt(tiny: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "many.txt", tmp_path / "out.jsonl"
+    source.write_text("a\n" * 5000, encoding="utf-8")
+    process = start("generate", "-i", str(source), "--model", tiny, *SHORT,
+                    "--batch-size", "1", "-o", str(target))  # fmt: skip
+    try:
+        while process.poll() is None and not (target.exists() and target.stat().st_size):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    rows = len(target.read_bytes().splitlines())
+    assert process.returncode == 130
+    assert err.decode() == f"Interrupted. {rows} of 5000 rows are in {target}; --resume goes on.\n"

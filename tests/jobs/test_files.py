@@ -1,0 +1,100 @@
+"""Files of a job appear whole or not at all: full disk, read-only folder, a cut log."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dlm_sampling import Denoiser
+from dlm_sampling.jobs import Job, run_job
+from dlm_sampling.jobs.files import append_line, publish, read_lines
+from tests.jobs.conftest import Fork, contents
+
+NOBODY = 65534
+
+
+def test_full_disk_loses_nothing(job: Job, denoiser: Denoiser, clean: Path, fork: Fork) -> None:
+    """A limit of the size of files stands for the full disk: batches fit, a shard does not."""
+    largest = max(map(len, (v for k, v in contents(clean).items() if k.startswith("data"))))
+
+    def run() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1,) * 2)
+        with pytest.raises(OSError, match=r"File too large.*part-0000"):
+            run_job(job, denoiser)
+
+    process = fork(run)
+    process.join(60)
+    assert process.exitcode == 0
+    assert job.rows_done() > 0
+    assert not list((job.folder / "partial").glob("*.tmp"))
+    run_job(job, denoiser)
+    assert contents(job.folder) == contents(clean)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users can reach, as pytest's own cannot be."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_read_only_folder_is_named(
+    job: Job, denoiser: Denoiser, clean: Path, fork: Fork, open_folder: Path
+) -> None:
+    job = replace(job, output=open_folder / "out")
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, denoiser, stop=lambda: job.rows_done() == 3)
+    before = contents(job.folder)
+    for path in (job.folder, *job.folder.iterdir()):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+    def run() -> None:
+        if os.geteuid() == 0:  # whom no folder refuses
+            os.setuid(NOBODY)
+        with pytest.raises(PermissionError, match=r"Permission denied.*partial/00000-00003"):
+            run_job(job, denoiser)
+
+    process = fork(run)
+    process.join(60)
+    assert process.exitcode == 0
+    assert contents(job.folder) == before
+    for path in (job.folder, *job.folder.iterdir()):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    run_job(job, denoiser)
+    assert contents(job.folder) == contents(clean)
+
+
+def test_a_file_that_cannot_be_finished_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "partial").mkdir()
+    publish(tmp_path, "a", b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*/a"):
+        publish(tmp_path, "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert not list((tmp_path / "partial").iterdir())
+
+
+def test_lines_that_were_cut_off_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    assert read_lines(path) == []
+    append_line(path, {"a": 1})
+    with path.open("ab") as file:
+        file.write(b'{"a"')
+    assert read_lines(path) == [{"a": 1}]
