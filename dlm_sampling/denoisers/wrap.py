@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 class WrappedDenoiser(Denoiser):
     """Runs a function as a denoiser; `wrap` makes it."""
 
-    padding_proven = False
-
     def __init__(
         self,
         fn: Callable[..., Any],
@@ -110,9 +108,10 @@ def wrap(
         pad_token_id: default: the tokenizer's.
         max_length: longest canvas, or None for no limit.
         honours_padding: whether a padded row gives the logits of the row alone; default: whether
-            the signature names `attention_mask`.  The first batch with padding proves it by one
-            further pass over one row; where it does not hold, a warning says so, and rows of
-            different padding run separately.
+            the signature names `attention_mask`.  The default is not believed: the first batch with
+            padding runs one row with its padding and alone, two passes that NFE does not count;
+            where they differ, a warning says so, and rows of different padding run separately.
+            True or False is taken as the caller's word, which `doctor` checks.
         time_conditioned: whether `t` matters; default: whether the signature names `t`.
         step_conditioned: whether `dt`, the length of the step, matters; default: whether the
             signature names `dt`.  Only samplers for such models pass it, `fs-dfm`.
@@ -144,7 +143,7 @@ def wrap(
             stacklevel=2,
         )
     text = TextFacts(tokenizer=tokenizer, eos_token_id=eos_token_id, pad_token_id=pad_token_id)
-    return WrappedDenoiser(
+    denoiser = WrappedDenoiser(
         fn,
         accepts=accepts,
         shifted=shifted,
@@ -162,6 +161,8 @@ def wrap(
         device=device,
         **with_special_ids(text),
     )
+    denoiser.padding_proven = honours_padding is not None
+    return denoiser
 
 
 def declared(option: str, value: bool | None, argument: str, accepts: frozenset[str]) -> bool:

@@ -53,11 +53,10 @@ def run(network: Mixing, rows: list[int], **facts: Any) -> tuple[Any, list[list[
     return denoiser, [out.tokens[i][mask[i]].tolist() for i in range(len(rows))]
 
 
-@pytest.mark.parametrize("facts", [{}, {"honours_padding": True}], ids=["inferred", "declared"])
-def test_an_ignored_mask_is_found_and_rows_stand_alone(facts: dict[str, Any]) -> None:
+def test_an_ignored_mask_is_found_and_rows_stand_alone() -> None:
     alone = [run(Mixing(False), [length])[1][0] for length in (9, 4, 6)]
     with pytest.warns(UserWarning, match="attention_mask does not reach the network"):
-        denoiser, rows = run(Mixing(False), [9, 4, 6], **facts)
+        denoiser, rows = run(Mixing(False), [9, 4, 6])
     assert rows == alone
     assert not denoiser.honours_padding
 
@@ -73,6 +72,16 @@ def test_a_network_that_reads_the_mask_is_probed_once() -> None:
     calls = network.calls
     run_again = sample(denoiser, create("ancestral"), PADDED, PADDED == MASK, **RAGGED)
     assert network.calls - calls == int(run_again.nfe.max()), "and never again"
+
+
+@pytest.mark.parametrize("word", [True, False])
+def test_the_callers_word_is_taken_and_every_pass_is_counted(word: bool) -> None:
+    network = Mixing(True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        denoiser, _ = run(network, [9, 4, 6], honours_padding=word)
+    assert denoiser.honours_padding is word
+    assert network.calls <= (4 if word else 12)
 
 
 def test_without_padding_nothing_is_probed() -> None:
