@@ -22,12 +22,13 @@ REFUSED = {  # on masks; the others can be replayed there
     "dinfer-credit",
     "first-hitting-correction",
     "first-hitting-extrapolation",
+    "glauber",
     "picard",
     "planned-self",
     "theta-rk2",
     "theta-trapezoidal",
 }
-"""Means over steps, laws that are moved, several stages, and sweeps over several steps."""
+"""Means over steps, laws that are moved, several stages, sweeps of steps, second rounds."""
 
 
 @cache
