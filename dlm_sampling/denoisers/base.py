@@ -144,7 +144,7 @@ class Denoiser(ABC):
                 if dtype is not None and weight.is_floating_point():
                     weight.data = weight.data.to(dtype)
             self.module.to(device=device)
-        if device is not None and self._device is not None:
+        if device is not None and (self._device is not None or self.module is None):
             self._device = torch.device(device)
         return self
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream
+from dlm_sampling.ops.vocabulary import allowed_ids
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.checks import unit_interval
 from dlm_sampling.samplers.registry import register
@@ -143,7 +144,7 @@ class Glauber(SamplerBase[None]):
     ) -> Draw:
         """Draw without a mask, from the leave-one-out law of the network at (x, t)."""
         process = predict.process
-        never = torch.tensor(predict.suppressed, dtype=torch.int64, device=t.device)
+        never = allowed_ids(predict.vocab_size, predict.suppressed, t.device).suppressed.ids
 
         def rule(site: Site) -> Tensor:
             law = self.conditional(process, site.p, t[site.row])
@@ -155,7 +156,8 @@ class Glauber(SamplerBase[None]):
 
 def banned(tokens: Tensor, predict: Predict) -> Tensor:
     """Return where a token is one that is never written, such as one of the first noise; bool."""
-    return torch.isin(tokens, torch.tensor(predict.suppressed, device=tokens.device))
+    table = allowed_ids(predict.vocab_size, predict.suppressed, tokens.device).mask
+    return table.flatten()[tokens]
 
 
 register("glauber", Glauber)

@@ -80,6 +80,7 @@ def send(run: Recorded, sampler: Any, model: Denoiser, *others: Any) -> None:
     sender = Sender()
     for owner in (run, sampler, model, *others):
         sender.members(owner)
+    model.to(THERE)
 
 
 def request(sampler: Any, law: TokenLaw, causal: bool = False, **changes: Any) -> Request:
