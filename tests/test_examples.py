@@ -39,6 +39,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_all_are_tested() -> None:
     assert EXAMPLES == [
+        "batch_ray.py",
         "custom_denoiser.py",
         "generate_llada.py",
         "grpo_logprobs.py",
@@ -64,6 +65,15 @@ def test_generate_llada(run: Run, tiny_llada: Path) -> None:
     first = run("generate_llada.py", "Once", *options)
     assert "4 forward passes" in first
     assert first == run("generate_llada.py", "Once", *options)
+
+
+def test_batch_ray(run: Run, tiny_llada: Path, tmp_path: Path) -> None:
+    """The shards without Ray, which is no part of the tests: as actors run them, one by one."""
+    (tmp_path / "prompts.txt").write_text("a\nbb\nccc\n", encoding="utf-8")
+    words = (str(tmp_path / "prompts.txt"), str(tmp_path / "out"), "--model", str(tiny_llada))
+    more = ("--shard-rows", "2", "--max-new-tokens", "4", "--local")
+    assert run("batch_ray.py", *words, *more) == "JobReport(rows=3, errors=0, done=True)\n"
+    assert len(list((tmp_path / "out" / "data").iterdir())) == 2
 
 
 def test_infill(run: Run, tiny_llada: Path) -> None:

@@ -1,0 +1,119 @@
+"""Kill a batch job again and again, and compare its bytes with those of one undisturbed run.
+
+    python -m dlm_eval.kill_storm --kills 30 --out eval/results/kill_storm.json
+
+A round starts one to three processes of the command on the same folder, waits until new rows have
+appeared and a random time longer, and sends SIGKILL to all of them.  After the last kill the same
+command finishes the job.  The report says whether manifest, card and every file of `data/` equal
+those of a run in one process that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+WORDS = ("Once", "upon", "a", "time", "there", "was", "little", "girl", "in", "the", "forest")
+
+
+def write_prompts(path: Path, count: int) -> None:
+    """Write prompts of different length as JSON lines with ids."""
+    dice = random.Random(0)
+    lines = [
+        {"id": f"row {n}", "prompt": " ".join(dice.choices(WORDS, k=dice.randint(1, 12)))}
+        for n in range(count)
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+
+
+def start(
+    prompts: Path, folder: Path, model: str, rank: int, world: int
+) -> subprocess.Popen[bytes]:
+    """Start one process of the job."""
+    command = ["generate", "--input", str(prompts), "--output", f"{folder}/", "--model", model]
+    command += ["--sampler", "ancestral", "--max-new-tokens", "16", "--steps", "8", "--quiet"]
+    command += ["--shard-rows", "16", "--batch-size", "4"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "dlm_sampling", *command],
+        env=os.environ | {"DLM_SHARD": f"{rank}/{world}", "OMP_NUM_THREADS": "1"},
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file of a job but its logs."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.parent.name != "logs"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def pieces(folder: Path) -> list[str]:
+    """Return the names of the files of batches and shards that are there."""
+    return sorted(path.name for room in ("data", "partial") for path in (folder / room).glob("*-*"))
+
+
+def storm(prompts: Path, folder: Path, model: str, kills: int, seed: int) -> list[int]:
+    """Kill processes until `kills` have died at work; return the processes of every round."""
+    dice, rounds, killed = random.Random(seed), [], 0
+    while killed < kills and not (folder / "_SUCCESS").exists():
+        world = dice.randint(1, 3)
+        rounds.append(world)
+        before = pieces(folder)
+        running = [start(prompts, folder, model, rank, world) for rank in range(world)]
+        while pieces(folder) == before and any(p.poll() is None for p in running):
+            time.sleep(0.005)
+        time.sleep(dice.uniform(0, 0.1))
+        killed += sum(process.poll() is None for process in running)
+        for process in running:
+            process.kill()
+        for process in running:
+            process.wait()
+    return [*rounds, killed]
+
+
+def main() -> None:
+    """Run the storm and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=400)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--model", default="tiny-books")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        prompts, clean, folder = (Path(name) / n for n in ("prompts.jsonl", "clean", "out"))
+        write_prompts(prompts, options.prompts)
+        undisturbed = start(prompts, clean, options.model, 0, 1).wait()
+        *rounds, killed = storm(prompts, folder, options.model, options.kills, options.seed)
+        done = (folder / "_SUCCESS").exists()
+        last = start(prompts, folder, options.model, 0, 1).wait()
+        same = contents(clean) == contents(folder)
+        report = {
+            "rows": options.prompts,
+            "files": len(list((clean / "data").iterdir())),
+            "rounds": len(rounds),
+            "processes": sum(rounds),
+            "killed": killed,
+            "done_before_the_last_start": done,
+            "exit_codes": [undisturbed, last],
+            "byte_identical": same,
+            "model": options.model,
+            "seed": options.seed,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=1))
+    sys.exit(0 if same else 1)
+
+
+if __name__ == "__main__":
+    main()
