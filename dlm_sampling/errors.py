@@ -196,8 +196,11 @@ def check_arguments(given: Iterable[str], valid: Iterable[str]) -> None:
             raise unknown_argument(name, names)
 
 
+_MOST = 2**31 - 1  # of a whole number: counts of steps, positions and ids
+
+
 def check_whole(argument: str, value: object, *, optional: bool = False) -> None:
-    """Refuse a value that is no whole number.
+    """Refuse a value that is no whole number, or larger than any count of steps, positions or ids.
 
     Args:
         argument: the argument's name.
@@ -206,15 +209,18 @@ def check_whole(argument: str, value: object, *, optional: bool = False) -> None
 
     Raises:
         TypeError: the value is of another type; 2.0 is a float, True is no number.
+        ValueError: the value is beyond 32 bits.
     """
     if optional and value is None:
         return
     if isinstance(value, SupportsIndex) and not isinstance(value, bool):
         try:
-            index(value)
+            number = index(value)
         except TypeError:  # a tensor of floats has the method, and refuses
             pass
         else:
+            if not -_MOST <= number <= _MOST:
+                raise ValueError(f"{argument}={value}: must be at most {_MOST}.")
             return
     raise TypeError(f"{argument}={value!r}: must be a whole number, such as 4.")
 
@@ -242,9 +248,6 @@ def check_real(argument: str, value: object, *, optional: bool = False) -> None:
         else:
             return
     raise TypeError(f"{argument}={value!r}: must be a number, such as 1.0.")
-
-
-_MOST = 2**31 - 1  # of a whole number in a field: counts of steps, positions and ids
 
 
 def check_fields(owner: object) -> None:
@@ -287,8 +290,6 @@ def _check_kind(name: str, value: object, kinds: tuple[Any, ...], example: objec
             raise unknown_choice(name, value, choices)
     elif int in kinds:
         check_whole(name, value)
-        if not -_MOST <= index(cast("SupportsIndex", value)) <= _MOST:
-            raise ValueError(f"{name}={value}: must be at most {_MOST}.")
     elif float in kinds:
         check_real(name, value)
     elif bool in kinds:

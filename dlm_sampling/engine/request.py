@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +15,7 @@ from dlm_sampling.types import Sampler, TokenLaw
 
 MOST_STEPS = 100_000
 MOST_COLUMNS = 2**31 - 1
+MOST_GUIDANCE = 1e4  # a larger weight sends 16-bit logits beyond their range
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,10 @@ class Request:
 
     def __post_init__(self) -> None:
         check_real("guidance_scale", self.guidance_scale)
-        if not isfinite(self.guidance_scale):
+        if not abs(self.guidance_scale) <= MOST_GUIDANCE:
             raise ValueError(
-                f"guidance_scale={self.guidance_scale}: must be finite; 0 is no guidance."
+                f"guidance_scale={self.guidance_scale}: must be between -{MOST_GUIDANCE:.0f} and "
+                f"{MOST_GUIDANCE:.0f}; 0 is no guidance."
             )
 
 
