@@ -125,4 +125,5 @@ def test_a_network_with_a_schedule_of_its_own_is_told_the_time_of_the_share_of_n
         tokens = torch.zeros(3, 4, dtype=torch.int64)
         sample(denoiser, RDM(mask_schedule="linear"), tokens, tokens == 0, seeds=[1, 2, 3], steps=4)
         shares = torch.stack([1.0 - Cosine().alpha(t.max()) for t in seen])
-        torch.testing.assert_close(shares, torch.tensor([1.0, 0.75, 0.5, 0.25]).double())
+        # The schedule keeps a thousandth of the tokens at t = 1.
+        assert shares.tolist() == pytest.approx([0.999, 0.75, 0.5, 0.25], abs=1e-6)
