@@ -250,6 +250,42 @@ def check_real(argument: str, value: object, *, optional: bool = False) -> None:
     raise TypeError(f"{argument}={value!r}: must be a number, such as 1.0.")
 
 
+def check_flag(argument: str, value: object, *, optional: bool = False) -> None:
+    """Refuse a value that is neither True nor False.
+
+    Args:
+        argument: the argument's name.
+        value: what it was.
+        optional: whether None is allowed too.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not (optional and value is None) and not isinstance(value, bool):
+        raise TypeError(f"{argument}={value!r}: must be True or False{', or None' * optional}.")
+
+
+def check_mapping(argument: str, value: object, example: str) -> None:
+    """Refuse a value that is neither None nor a mapping of names to values.
+
+    Args:
+        argument: the argument's name.
+        value: what it was.
+        example: a mapping, for the message.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if value is None:
+        return
+    if not isinstance(value, Mapping) or not all(
+        isinstance(key, str) for key in cast("Mapping[object, object]", value)
+    ):
+        raise TypeError(
+            f"{argument}={value!r}: must be a mapping of names to values, such as {example}."
+        )
+
+
 def check_fields(owner: object) -> None:
     """Refuse a field of a dataclass whose value is of another type than its annotation says.
 
@@ -293,8 +329,7 @@ def _check_kind(name: str, value: object, kinds: tuple[Any, ...], example: objec
     elif float in kinds:
         check_real(name, value)
     elif bool in kinds:
-        if not isinstance(value, bool):
-            raise TypeError(f"{name}={value!r}: must be True or False.")
+        check_flag(name, value)
     else:
         classes = [get_origin(kind) or kind for kind in kinds]
         items = [get_args(kind)[0] for kind in kinds if get_origin(kind) in (tuple, Sequence)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlm_sampling.errors import check_fields, check_real, check_whole
+from dlm_sampling.errors import check_fields, check_flag, check_real, check_whole
 from dlm_sampling.schedules import LINEAR, Cosine
 from dlm_sampling.types import Schedule
 
@@ -90,3 +90,11 @@ def test_arguments_of_functions_are_checked_alike() -> None:
     for value in (True, torch.ones(2), None, "1"):
         with pytest.raises(TypeError, match="x="):
             check_real("x", value)
+
+
+def test_flags_are_true_or_false() -> None:
+    check_flag("cuda_graph", True)
+    check_flag("progress", None, optional=True)
+    for wrong in (1, "yes", None):
+        with pytest.raises(TypeError, match=f"cuda_graph={wrong!r}: must be True or False."):
+            check_flag("cuda_graph", wrong)

@@ -10,10 +10,10 @@ import sys
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 
-from dlm_sampling.errors import UsageError, unknown_choice
-from dlm_sampling.samplers import SamplerBase, register
+from dlm_sampling.errors import UsageError, suggestion
+from dlm_sampling.samplers import register
 
 
 def register_own(text: str) -> None:
@@ -32,10 +32,16 @@ def register_own(text: str) -> None:
     module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place)
     found = vars(module)
     if name not in found:
-        classes = {k: v for k, v in found.items() if isinstance(v, type)}
-        own = [k for k, v in classes.items() if v.__module__ == module.__name__]
-        known = [k for k in own if issubclass(classes[k], SamplerBase)]
-        raise UsageError(str(unknown_choice(f"--sampler {place}:", name, known)))
+        own = [
+            known
+            for known, value in found.items()
+            if isinstance(value, type | FunctionType) and value.__module__ == module.__name__
+        ]
+        hint = suggestion(name, own)
+        raise UsageError(
+            f"--sampler {text}: {place} has no {name!r}. It defines {', '.join(own) or 'nothing'}."
+            f" {hint}".rstrip()
+        )
     register(text, found[name])
 
 

@@ -125,7 +125,11 @@ class AutoDenoiser:
         if not (adapter / ADAPTER).is_file() or (adapter / CONFIG).is_file():
             adapter = None
         given = name_or_path if adapter is None else base_of(adapter, str(name_or_path))
-        checkpoint = open_checkpoint(given, revision=revision, **opening)
+        try:
+            checkpoint = open_checkpoint(given, revision=revision, **opening)
+        except CheckpointError as error:
+            hint = "" if "/" in str(given) else suggestion(str(given), embedded_models())
+            raise CheckpointError(f"{error} {hint}".rstrip()) from error
         refuse_quantised(checkpoint)
         extra = {key: value for key, value in options.items() if key not in OPEN_OPTIONS}
         check_kinds(checkpoint.name, CONFIG, checkpoint.config, EVERYWHERE)

@@ -51,14 +51,14 @@ def join(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -> Sampl
     """Concatenate the outputs of `run_parts` into one output on the CPU."""
     outputs = [out for _, out in parts]
     return SampleOutput(
-        torch.cat([out.tokens for out in outputs]).cpu(),
-        torch.cat([out.logprob for out in outputs]).cpu(),
-        torch.cat([out.nfe for out in outputs]).cpu(),
-        torch.cat([out.work for out in outputs]).cpu(),
-        torch.cat([out.steps for out in outputs]).cpu(),
-        canvases.seeds,
-        torch.cat([out.ended for out in outputs]).cpu(),
-        _trajectory(parts, canvases),
+        tokens=torch.cat([out.tokens for out in outputs]).cpu(),
+        logprob=torch.cat([out.logprob for out in outputs]).cpu(),
+        nfe=torch.cat([out.nfe for out in outputs]).cpu(),
+        work=torch.cat([out.work for out in outputs]).cpu(),
+        steps=torch.cat([out.steps for out in outputs]).cpu(),
+        seeds=canvases.seeds,
+        ended=torch.cat([out.ended for out in outputs]).cpu(),
+        trajectory=_trajectory(parts, canvases),
     )
 
 

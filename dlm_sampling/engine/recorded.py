@@ -189,9 +189,15 @@ class Recorded:
         state = buffers.state
         cut = buffers.ended.unsqueeze(1) & state.unknown
         return SampleOutput(
-            state.tokens.masked_fill(cut, self.run.filler), state.logprob, counts.nfe, counts.work,
-            buffers.steps, self.run.seeds, buffers.ended, self.listeners.trajectory,
-        )  # fmt: skip
+            tokens=state.tokens.masked_fill(cut, self.run.filler),
+            logprob=state.logprob,
+            nfe=counts.nfe,
+            work=counts.work,
+            steps=buffers.steps,
+            seeds=self.run.seeds,
+            ended=buffers.ended,
+            trajectory=self.listeners.trajectory,
+        )
 
     def record_tick(self) -> Callable[[], None]:
         """Record `tick`; return the replay function, with buffers and counts restored."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.engine.trajectory import StepCallback, Trajectory
-from dlm_sampling.errors import check_real, check_whole
+from dlm_sampling.errors import check_flag, check_real, check_whole
 from dlm_sampling.types import Sampler, TokenLaw
 
 MOST_STEPS = 100_000
@@ -37,6 +37,8 @@ class BlockRequest:
     causal: bool = False
 
     def __post_init__(self) -> None:
+        check_flag("align_blocks", self.align)
+        check_flag("causal_blocks", self.causal)
         check_whole("block_length", self.length, optional=True)
         check_whole("steps", self.steps, optional=True)
         check_whole("steps_per_block", self.steps_per_block, optional=True)
@@ -80,6 +82,9 @@ class Request:
     cuda_graph: bool = False
 
     def __post_init__(self) -> None:
+        check_flag("every_step", self.every_step)
+        check_flag("return_trajectory", self.return_trajectory)
+        check_flag("cuda_graph", self.cuda_graph)
         check_real("guidance_scale", self.guidance_scale)
         if not abs(self.guidance_scale) <= MOST_GUIDANCE:
             raise ValueError(
@@ -138,7 +143,8 @@ class SampleOutput:
         logprob: [B, L], log-probability of each token when it was last written, 0 at fixed
             positions.
         nfe: int64 [B], forward passes per row.
-        work: float64 [B], columns that those passes computed, in units of the row's whole canvas.
+        work: float64 [B], columns that the row showed to those passes, in units of its whole
+            canvas.  A batch may compute more: every row up to the last column shown by any.
         steps: int64 [B], loop steps per row.
         seeds: one seed per row.
         ended: bool [B], whether the row ended at an end-of-text token, or at a complete text.

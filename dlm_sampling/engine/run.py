@@ -180,16 +180,16 @@ class Run:
             noted: whether it is noted how every token is drawn, which the event of the step tells.
         """
         return Predictor(
-            self.model,
-            state.rows,
-            state.attention if padded else None,
-            ~state.editable if self.request.guidance_scale != 0.0 else None,
-            state.window.stop if self.request.blocks.causal else None,
-            self.columns(state),
-            state.carry,
-            shapes,
-            self.beside(state),
-            Ledger.of(state.tokens) if noted else None,
+            model=self.model,
+            rows=state.rows,
+            attention=state.attention if padded else None,
+            given=~state.editable if self.request.guidance_scale != 0.0 else None,
+            horizon=state.window.stop if self.request.blocks.causal else None,
+            columns=self.columns(state),
+            carries=state.carry,
+            shapes=shapes,
+            beside=self.beside(state),
+            ledger=Ledger.of(state.tokens) if noted else None,
         )
 
     def beside(self, state: RunState) -> Beside | None:
@@ -209,15 +209,21 @@ class Run:
     def move(self, state: RunState, predictor: Predictor, *, check: bool) -> Moved:
         """Call the sampler's step, and undo its changes outside of the current block.
 
-        With `check`, the types and shapes of the returned step are checked.
+        With `check`, the types and shapes of the returned step are checked first; without, only if
+        an error shows that they may be wrong.
         """
         canvas = self.canvas(state)
         clock = Clock(state.step, state.window.steps)
         taken = self.sampler.step(state.sampler, canvas, clock, predictor, state.rng)
         if check:
             check_step(self.sampler, taken, canvas)
-        sampler_state, step = taken
-        state = replace(apply(state, canvas, step), sampler=sampler_state, carry=predictor.carries)
+        try:
+            sampler_state, step = taken
+            new = apply(state, canvas, step)
+        except Exception:
+            check_step(self.sampler, taken, canvas)
+            raise
+        state = replace(new, sampler=sampler_state, carry=predictor.carries)
         return Moved(state, canvas, step, self.block_over(state, canvas, clock))
 
     def block_over(self, state: RunState, canvas: Canvas, clock: Clock) -> Tensor:

@@ -105,15 +105,15 @@ def sample(
     """
     blocks = BlockRequest(block_length, steps, steps_per_block, align_blocks, causal_blocks)
     request = Request(
-        sampler,
-        law,
-        blocks,
-        guidance_scale,
-        tuple(stop_token_ids),
-        every_step,
-        suppress_mask,
-        return_trajectory,
-        cuda_graph,
+        sampler=sampler,
+        law=law,
+        blocks=blocks,
+        guidance_scale=guidance_scale,
+        stop_token_ids=tuple(stop_token_ids),
+        every_step=every_step,
+        suppress_mask=suppress_mask,
+        return_trajectory=return_trajectory,
+        cuda_graph=cuda_graph,
     )
     check_sampler(sampler)
     canvases = check_canvases(denoiser, tokens, editable, attention_mask, seeds)

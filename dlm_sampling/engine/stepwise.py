@@ -146,6 +146,12 @@ class Stepwise:
         """Return the results of all batch rows."""
         counts = self.run.model.counts
         return SampleOutput(
-            self.tokens, self.logprob, counts.nfe, counts.work, self.steps, self.run.seeds,
-            self.ended, self.listeners.trajectory,
-        )  # fmt: skip
+            tokens=self.tokens,
+            logprob=self.logprob,
+            nfe=counts.nfe,
+            work=counts.work,
+            steps=self.steps,
+            seeds=self.run.seeds,
+            ended=self.ended,
+            trajectory=self.listeners.trajectory,
+        )

@@ -20,7 +20,7 @@ class Counts:
 
     Fields:
         nfe: int64 [B], forward passes; a guided pass counts 2.
-        spared: float64 [B], columns that the passes left out, in units of the row's whole canvas.
+        spared: float64 [B], columns hidden from the passes, in units of the row's whole canvas.
         model_time: float64 [B], time argument of each row's latest pass on the denoiser's own
             schedule; NaN for denoisers that take no time.
     """
@@ -42,7 +42,7 @@ class Counts:
 
     @property
     def work(self) -> Tensor:
-        """Return the columns computed so far, in units of the row's whole canvas, float64 [B]."""
+        """Return the columns shown so far, in units of the row's whole canvas, float64 [B]."""
         return self.nfe - self.spared
 
 

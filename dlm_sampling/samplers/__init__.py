@@ -124,5 +124,8 @@ from dlm_sampling.samplers.lsd.saved import (
 from dlm_sampling.samplers.registry import (
     Entry as Entry,
     available as available,
+    close_built_in,
     register as register,
 )
+
+close_built_in()

@@ -5,7 +5,7 @@ Both checks read types, shapes and dtypes only, so they never wait for the GPU.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,6 +37,28 @@ def check_sampler(sampler: object) -> None:
         raise TypeError(
             f"sampler: {name} has no {', '.join(missing)}; subclass SamplerBase "
             "(dlm_sampling.samplers), which has a default for every member but `step`."
+        )
+
+
+@runtime_checkable
+class Described(Protocol):
+    """Define the members of a sampler with a name, which the list of samplers shows."""
+
+    paper: str
+    nfe: str
+
+
+def check_described(sampler: object) -> None:
+    """Refuse an object that is no sampler, or that lacks what the list of samplers shows.
+
+    Raises:
+        TypeError: see `check_sampler`; or `paper` or `nfe` is missing.
+    """
+    check_sampler(sampler)
+    if not isinstance(sampler, Described):
+        raise TypeError(
+            f"sampler: {type(sampler).__name__} has no texts `paper` and `nfe`, which the list of "
+            "samplers shows; subclass SamplerBase (dlm_sampling.samplers), which has both."
         )
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dlm_sampling.samplers.ancestral import Ancestral
 from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Schedule, Step
@@ -63,11 +64,13 @@ class Picard(SamplerBase[PicardState]):
     recorded_on = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.base, SamplerBase):  # pyright: ignore[reportUnnecessaryIsInstance]
+        try:
+            check_sampler(self.base)
+        except TypeError as error:
             raise TypeError(
                 f"base={self.base!r}: must be a sampler, such as samplers.Ancestral() or "
-                "samplers.Euler(), not its name."
-            )
+                f"samplers.Euler(), not its name ({error})."
+            ) from None
         super().__post_init__()
         at_least("window", self.window, 1, "8 steps at a time fill a small batch")
         if self.base.schedule_length(1) is None or self.base.passes_per_step != 1:

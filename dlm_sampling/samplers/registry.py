@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.contract import check_sampler
+from dlm_sampling.samplers.contract import check_described
 from dlm_sampling.types import NoiseKind
 
 LEARNED_SUFFIX = ".json"
@@ -26,10 +26,12 @@ class Entry:
     Fields:
         name: what `generate(sampler=name)` and `--sampler name` take.
         build: class or function whose keyword arguments are the sampler's parameters.
+        built_in: whether it comes with this library.
     """
 
     name: str
     build: Callable[..., SamplerBase[Any]]
+    built_in: bool = False
 
     @property
     def summary(self) -> str:
@@ -62,13 +64,9 @@ class Entry:
         """Forward passes, in words."""
         return self.build().nfe
 
-    @property
-    def built_in(self) -> bool:
-        """Whether it comes with this library."""
-        return self.build.__module__.split(".")[0] == __name__.split(".")[0]
-
 
 _ENTRIES: dict[str, Entry] = {}
+_BUILT_IN: set[str] = set()
 
 
 def register(name: str, build: Callable[..., SamplerBase[Any]]) -> None:
@@ -83,14 +81,16 @@ def register(name: str, build: Callable[..., SamplerBase[Any]]) -> None:
 
     Raises:
         ValueError: the name is that of a sampler of this library, is empty, or ends in ".json".
-        TypeError: `build` needs arguments, or what it returns is no sampler.
+        TypeError: `name` is no string, `build` needs arguments, or what it returns is no sampler.
     """
-    if not name or name.endswith(LEARNED_SUFFIX):
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"name={name!r}: must be a string, such as 'mine'.")
+    if not name.strip() or name.endswith(LEARNED_SUFFIX):
         raise ValueError(
             f"name={name!r}: must not be empty nor end in {LEARNED_SUFFIX}, which stands for the "
             "file of a learned sampler."
         )
-    if name in _ENTRIES and _ENTRIES[name].built_in:
+    if name in _BUILT_IN:
         taken = _ENTRIES[name].build
         raise ValueError(
             f"name={name!r}: is taken by {taken.__name__} of {taken.__module__}; choose another."
@@ -102,8 +102,14 @@ def register(name: str, build: Callable[..., SamplerBase[Any]]) -> None:
             f"build={build!r}: must be a class or function whose parameters all have defaults "
             f"({error})."
         ) from error
-    check_sampler(sampler)
+    check_described(sampler)
     _ENTRIES[name] = Entry(name, build)
+
+
+def close_built_in() -> None:
+    """Keep the names registered so far for the samplers of this library."""
+    _BUILT_IN.update(_ENTRIES)
+    _ENTRIES.update({name: replace(entry, built_in=True) for name, entry in _ENTRIES.items()})
 
 
 def available() -> dict[str, Entry]:

@@ -175,39 +175,6 @@ def read_seeds(seed: object, rows: int) -> list[int]:
         ) from None
 
 
-def check_flag(name: str, value: object, *, optional: bool = False) -> None:
-    """Check an argument that is True or False.
-
-    Args:
-        name: the argument's name.
-        value: what it was.
-        optional: whether None is allowed too.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    if not (optional and value is None) and not isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: must be True or False{', or None' * optional}.")
-
-
-def check_mapping(name: str, value: object) -> None:
-    """Check an argument that is a mapping from names to values, or None.
-
-    Args:
-        name: the argument's name.
-        value: what it was.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    if value is None:
-        return
-    if not isinstance(value, Mapping) or not all(
-        isinstance(key, str) for key in cast("Mapping[object, object]", value)
-    ):
-        raise TypeError(f"{name}={value!r}: must be a mapping of names to values.")
-
-
 @runtime_checkable
 class TokenizerLike(Protocol):
     """Define the methods of a tokenizer that every call needs."""

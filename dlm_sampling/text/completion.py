@@ -24,7 +24,8 @@ class GenerateOutput:
         token_ids: the completions as ids (for infilling the whole row), cut like the texts; a token
             in which a stop string begins is left out whole.
         nfe: int64 [B], forward passes per row.
-        work: float64 [B], columns that those passes computed, in units of the row's whole canvas.
+        work: float64 [B], columns that the row showed to those passes, in units of its whole
+            canvas.  A batch may compute more: every row up to the last column shown by any.
         steps: int64 [B], loop steps per row.
         seeds: one seed per row; `generate(..., seed=[seeds[i]])` repeats row i alone.
         logprobs: [B, L], log-probability of each written token under the law it was drawn from, 0
@@ -77,17 +78,17 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
         behind[: end.begin + cut.last] = False
         sequences[b, behind] = padding
     return GenerateOutput(
-        sequences,
-        None if tokenizer is None else texts,
-        token_ids,
-        output.nfe,
-        output.work,
-        output.steps,
-        list(rows.canvases.seeds),
-        output.logprob.clone(),
-        reasons,
-        [len(prompt.ids) for prompt in rows.prompts],
-        output.trajectory,
+        sequences=sequences,
+        texts=None if tokenizer is None else texts,
+        token_ids=token_ids,
+        nfe=output.nfe,
+        work=output.work,
+        steps=output.steps,
+        seeds=list(rows.canvases.seeds),
+        logprobs=output.logprob.clone(),
+        finish_reasons=reasons,
+        prompt_lengths=[len(prompt.ids) for prompt in rows.prompts],
+        trajectory=output.trajectory,
     )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+from dlm_sampling.errors import check_mapping
+
 OUR_TEMPLATE_ARGUMENTS = (
     "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "padding",
     "truncation", "max_length", "tokenizer_kwargs",
@@ -136,16 +138,8 @@ def check_template(template: object) -> None:
         TypeError: it is no mapping from names to values.
         ValueError: it names an argument that is not passed on.
     """
-    if template is None:
-        return
-    if not isinstance(template, Mapping) or not all(
-        isinstance(name, str) for name in cast("Mapping[object, object]", template)
-    ):
-        raise TypeError(
-            f"chat_template_kwargs={template!r}: must be a mapping, such as "
-            '{"enable_thinking": False}.'
-        )
-    ours = sorted(set(OUR_TEMPLATE_ARGUMENTS) & set(cast("Mapping[str, object]", template)))
+    check_mapping("chat_template_kwargs", template, '{"enable_thinking": False}')
+    ours = sorted(set(OUR_TEMPLATE_ARGUMENTS) & set(cast("Mapping[str, object]", template or {})))
     if ours:
         raise ValueError(
             f"chat_template_kwargs: {ours[0]!r} cannot be set; the rendered chat is encoded here."

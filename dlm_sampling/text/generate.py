@@ -14,8 +14,8 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import join, run_parts
 from dlm_sampling.engine.request import BlockRequest, Canvases, SampleOutput
 from dlm_sampling.engine.trajectory import StepCallback
-from dlm_sampling.errors import check_arguments, check_whole
-from dlm_sampling.text.arguments import Ids, Stop, check_flag
+from dlm_sampling.errors import check_arguments, check_flag, check_whole
+from dlm_sampling.text.arguments import Ids, Stop
 from dlm_sampling.text.completion import GenerateOutput, equal_rows, finish
 from dlm_sampling.text.options import GenerateOptions, Job, LawOptions, prepare
 from dlm_sampling.text.prompts import Infill, Mask, Prompts
@@ -87,8 +87,8 @@ def generate(
         align_blocks: put block boundaries at multiples of block_length from the row's first token,
             as block-causal models (SDAR, LLaDA2, BD3-LM) need.
         causal_blocks: hide everything right of the current block from the model.
-        seed: one whole number, or one per row; default a random one.  The output holds the row
-            seeds.
+        seed: a whole number from which the seed of each row is made, or a list of row seeds;
+            default a random number.  `seed=out.seeds` repeats a run, `seed=[out.seeds[i]]` row i.
         temperature: 1 samples the model's law, 0 takes the argmax; this argument and the next four
             replace the sampler's own default (see `TokenLaw`).
         top_k: keep this many tokens.
@@ -135,8 +135,6 @@ def generate(
             message names it and what to try.
     """
     check_arguments(unknown, generate.__kwdefaults__ or ())
-    for name, flag in (("align_blocks", align_blocks), ("causal_blocks", causal_blocks)):
-        check_flag(name, flag)
     _check_helpers(denoiser, streamer, callback, progress, batch_size)
     options = GenerateOptions(
         sampler=sampler,

@@ -8,14 +8,12 @@ from typing import Any, TypeVar, cast
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import BlockRequest, Request
-from dlm_sampling.errors import check_real, check_whole, unknown_choice
+from dlm_sampling.errors import check_flag, check_mapping, check_real, check_whole, unknown_choice
 from dlm_sampling.samplers import create, from_config
 from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.text.arguments import (
     Ids,
     Stop,
-    check_flag,
-    check_mapping,
     check_tokenizer,
     eos_ids,
     read_ids,
@@ -92,10 +90,8 @@ class GenerateOptions:
         check_whole("max_new_tokens", self.max_new_tokens, optional=True)
         check_flag("add_special_tokens", self.add_special_tokens, optional=True)
         check_template(self.chat_template_kwargs)
-        check_mapping("sampler_options", self.sampler_options)
+        check_mapping("sampler_options", self.sampler_options, '{"eta": 0.02}')
         check_tokenizer(self.tokenizer)
-        for name in ("return_trajectory", "every_step", "cuda_graph"):
-            check_flag(name, getattr(self, name))
         if self.num_return_sequences < 1:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences}: must be at least 1."

@@ -12,14 +12,14 @@ from torch import Tensor
 from dlm_sampling.types.law import Draw, Statistics
 from dlm_sampling.types.process import NoiseKind as NoiseKind
 from dlm_sampling.types.process import PredictionKind, Process, RandomSource
+from dlm_sampling.types.rows import map_rows
 
 
 class Pass(NamedTuple):
     """The input of one forward pass: n canvases, and the columns whose values are wanted.
 
     A denoiser may return more columns than were asked for, and says which; so one that can only do
-    whole canvases ignores `columns`.  `rows` says which batch rows the canvases are, for a cache
-    that holds keys and values of every batch row.
+    whole canvases ignores `columns`.  `rows` says which batch rows the canvases are.
     """
 
     tokens: Tensor  # int64 [n, L]
@@ -29,18 +29,16 @@ class Pass(NamedTuple):
     carry: Any = None  # state that the previous pass over these rows returned
     rows: Tensor | None = None  # int64 [n], batch rows; None: 0 to n - 1
     columns: Tensor | None = None  # int64 [n, W], columns wanted; None: all
-    cache: Any = None  # keys and values of earlier passes; None: nothing is cached
+    cache: Any = None  # always None: no network here keeps keys and values of earlier passes
 
     def to(self, device: torch.device) -> Pass:
-        """The same pass with its tensors on `device`; the carry stays where the network left it."""
-        return self._replace(
-            tokens=self.tokens.to(device),
-            t=None if self.t is None else self.t.to(device),
-            attention=None if self.attention is None else self.attention.to(device),
-            dt=None if self.dt is None else self.dt.to(device),
-            rows=None if self.rows is None else self.rows.to(device),
-            columns=None if self.columns is None else self.columns.to(device),
-        )
+        """Move the tensors to `device`; carry and cache stay where the network left them."""
+
+        def moved(part: Tensor) -> Tensor:
+            return part.to(device)
+
+        own = map_rows(moved, self._replace(carry=None, cache=None))
+        return own._replace(carry=self.carry, cache=self.cache)
 
 
 class DenoiserOutput(NamedTuple):
@@ -63,7 +61,7 @@ a `denoisers.PlannerNetwork` of one, which states its facts."""
 
 
 class Site(NamedTuple):
-    """What a rule over tables sees of r positions."""
+    """Hold the part of a prediction that a rule over tables reads, at r positions."""
 
     x: Tensor  # int64 [r], current tokens
     row: Tensor  # int64 [r], index of each position's row among the active rows

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from enum import Enum
+from types import NoneType
 from typing import Any, TypeVar, cast
 
 import torch
@@ -21,21 +23,25 @@ def map_rows(fn: Callable[..., Tensor], tree: T, *others: T) -> T:
     """Apply `fn` to every tensor of a tree, together with the matching tensors of other trees.
 
     Raises:
-        ValueError: the trees have tensors in different places.
-        TypeError: a tree holds a list, dict or set, whose tensors would be left out.
+        ValueError: the trees differ in their parts.
+        TypeError: a tree holds another object, such as a list, whose tensors would be left out.
     """
-    if any(isinstance(other, Tensor) != isinstance(tree, Tensor) for other in others):
-        raise ValueError("trees of row tensors do not match: a tensor in one, none in another.")
     if isinstance(tree, Tensor):
+        if not all(isinstance(other, Tensor) for other in others):
+            raise _mismatch(tree, *others)
         return cast("T", fn(tree, *others))
     if isinstance(tree, tuple):
         whole = cast("tuple[Any, ...]", tree)
         rest = cast("tuple[tuple[Any, ...], ...]", others)
-        parts = [map_rows(fn, part, *(o[i] for o in rest)) for i, part in enumerate(whole)]
         made = type(whole)
+        if any(type(other) is not made or len(other) != len(whole) for other in rest):
+            raise _mismatch(whole, *rest)
+        parts = [map_rows(fn, part, *(o[i] for o in rest)) for i, part in enumerate(whole)]
         # A NamedTuple takes its fields one by one, a plain tuple takes them as one sequence.
         return cast("T", tuple(parts) if made is tuple else made(*parts))
     if is_dataclass(tree) and not isinstance(tree, type):
+        if any(type(other) is not type(tree) for other in others):
+            raise _mismatch(tree, *others)
         made = {
             field.name: map_rows(
                 fn, getattr(tree, field.name), *(getattr(o, field.name) for o in others)
@@ -43,13 +49,27 @@ def map_rows(fn: Callable[..., Tensor], tree: T, *others: T) -> T:
             for field in fields(tree)
         }
         return cast("T", type(tree)(**made))
-    if isinstance(tree, list | dict | set):
-        name = type(cast("object", tree)).__name__
+    if any((other is None) != (tree is None) or isinstance(other, Tensor) for other in others):
+        raise _mismatch(tree, *others)
+    if not isinstance(tree, _SHARED):
         raise TypeError(
-            f"a tree of row tensors holds a {name}: the state of a sampler or a "
-            "network must be a tensor, None, or a tuple, NamedTuple or frozen dataclass of these."
+            f"a tree of row tensors holds a {type(tree).__name__}: the state of a sampler or a "
+            "network must be a tensor, None, a number or a string, or a tuple, NamedTuple or "
+            "frozen dataclass of these."
         )
     return tree
+
+
+_SHARED = (NoneType, bool, int, float, str, Enum, torch.device, torch.dtype)
+"""Values that belong to all rows."""
+
+
+def _mismatch(*trees: object) -> ValueError:
+    kinds = " and ".join(type(tree).__name__ for tree in trees)
+    return ValueError(
+        f"trees of row tensors do not match: {kinds} in the same place. A state must keep its "
+        "parts from step to step."
+    )
 
 
 def row_tensors(tree: object) -> Iterator[Tensor]:

@@ -65,7 +65,10 @@ def test_it_is_found_and_takes_settings(
     [
         ("nothing.py:Best", "nothing.py:...: there is no such file"),
         ("not_there.at_all:Best", "no module 'not_there' on the path.*not_there/at_all.py:"),
-        ("one_of_mine.py:Bset", "'Bset': must be one of Best. Did you mean 'Best'"),
+        (
+            "one_of_mine.py:Bset",
+            r"one_of_mine.py has no 'Bset'\. It defines .*Best.* Did you mean 'Best'",
+        ),
         (":Best", "write it as module:Name or file.py:Name"),
         ("one_of_mine.py:", "write it as module:Name or file.py:Name"),
     ],

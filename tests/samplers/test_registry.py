@@ -50,6 +50,34 @@ def model() -> Denoiser:
     return wrap(lambda x: logits[x], vocab_size=6, mask_token_id=5)
 
 
+def test_a_name_of_ones_own_is_registered_again_whoever_wrote_the_sampler() -> None:
+    samplers.register("mine", samplers.LLaDA)
+    samplers.register("mine", Best)
+    assert samplers.find("mine").build is Best
+    assert not samplers.find("mine").built_in and samplers.find("llada").built_in
+    with pytest.raises(ValueError, match="'llada': is taken by LLaDA"):
+        samplers.register("llada", Best)
+
+
+@pytest.mark.parametrize("name", [3, None, "", "  ", "mine.json"])
+def test_names_that_are_none(name: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^name="):
+        samplers.register(name, Best)
+
+
+def test_what_the_list_shows_of_a_sampler_must_be_there() -> None:
+    class Bare:
+        """Everything that a run needs, and nothing else."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("paper", "nfe"):
+                raise AttributeError(name)
+            return getattr(Best(), name)
+
+    with pytest.raises(TypeError, match="Bare has no texts `paper` and `nfe`"):
+        samplers.register("bare", Bare)  # pyright: ignore[reportArgumentType]
+
+
 def test_a_sampler_of_ones_own_runs_by_name() -> None:
     samplers.register("best", Best)
     options: dict[str, Any] = {"max_new_tokens": 6, "seed": 0}

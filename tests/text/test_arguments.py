@@ -10,7 +10,6 @@ import torch
 
 from dlm_sampling import ops, wrap
 from dlm_sampling.text.arguments import (
-    check_flag,
     eos_ids,
     read_ids,
     read_seeds,
@@ -132,11 +131,3 @@ def test_stop_strings_need_a_tokenizer() -> None:
     with pytest.raises(ValueError, match=r"stop: .* no tokenizer"):
         read_stops("a", 2, None)
     assert read_stops([], 2, None) == [(), ()]
-
-
-def test_flags_are_true_or_false() -> None:
-    check_flag("cuda_graph", True)
-    check_flag("progress", None, optional=True)
-    for wrong in (1, "yes", None):
-        with pytest.raises(TypeError, match=f"cuda_graph={wrong!r}: must be True or False."):
-            check_flag("cuda_graph", wrong)

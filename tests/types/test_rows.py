@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,7 +13,6 @@ from torch import Tensor
 
 from dlm_sampling.types.rows import (
     copy_rows,
-    map_rows,
     row_tensors,
     select_rows,
     store_rows,
@@ -77,16 +78,28 @@ def test_store_replaces_rows() -> None:
     assert stored.pair.left.tolist() == [530, 10, 510, 30]
 
 
-def test_trees_that_do_not_match_are_refused() -> None:
-    with pytest.raises(ValueError, match="a tensor in one, none in another"):
-        map_rows(torch.add, (torch.zeros(2),), (None,))
-
-
-def test_a_tensor_beside_none_and_a_list_of_tensors_are_refused() -> None:
-    """Either would leave rows behind without a word."""
+def test_trees_of_other_parts_are_refused() -> None:
+    """Any of them would leave rows behind without a word."""
     a = torch.zeros(2, 3)
-    for new, old in ((a, None), (None, a)):
-        with pytest.raises(ValueError, match="a tensor in one, none in another"):
+    pairs: list[tuple[Any, Any]] = [
+        (a, None), (None, a), ((a, a), (a,)), ((a,), (a, a)), ((a,), None), (None, (a,)),
+        (Pair(a, a), (a, a)), (tree(), Pair(a, a)),
+    ]  # fmt: skip
+    for new, old in pairs:
+        with pytest.raises(ValueError, match="do not match"):
             where_rows(torch.tensor([True, False]), (a, new), (a, old))
-    with pytest.raises(TypeError, match="holds a list"):
-        select_rows((a, [a]), torch.tensor([0]))
+
+
+@pytest.mark.parametrize(
+    "holder", [[torch.zeros(2)], {"a": torch.zeros(2)}, deque([torch.zeros(2)]),
+               SimpleNamespace(a=torch.zeros(2)), MappingProxyType({"a": torch.zeros(2)})],
+    ids=lambda holder: type(holder).__name__,
+)  # fmt: skip
+def test_other_objects_that_may_hold_tensors_are_refused(holder: Any) -> None:
+    with pytest.raises(TypeError, match=f"holds a {type(holder).__name__}"):
+        select_rows((torch.zeros(2), holder), torch.tensor([0]))
+
+
+def test_numbers_and_strings_belong_to_all_rows() -> None:
+    shared = (None, True, 3, 0.5, "word", torch.float32, torch.device("cpu"))
+    assert select_rows((torch.arange(3), *shared), torch.tensor([2]))[1:] == shared

@@ -152,7 +152,7 @@ def download(name: str, patterns: tuple[str, ...], **options: Any) -> Path:
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{name!r} is no local folder, and could not be downloaded: {reason} "
+            f"{name!r} is no local folder, and could not be downloaded: {reason.rstrip('.')}. "
             "Check the name, the network, or give a folder."
         ) from error
     return folder
