@@ -11,21 +11,22 @@ import os
 import sys
 import time
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, cast
 
 import typer
 from typer.main import get_command
 
+from dlm_sampling.cli.checkup import bench, doctor
 from dlm_sampling.cli.config import read_config, write_config
+from dlm_sampling.cli.evaluate import PASSED_ON, evaluate
 from dlm_sampling.cli.exits import close_stdout, note, quieten, terminate_as_interrupt, verdict
 from dlm_sampling.cli.io import check_model, collect_prompts, parse_settings, refuse_bad
 from dlm_sampling.cli.learn import learn
 from dlm_sampling.cli.output import JSON_SUFFIXES, is_folder, open_output
 from dlm_sampling.errors import UsageError, unknown_sampler
 from dlm_sampling.text.prompt_files import PromptSource
-from dlm_sampling.viewers.safe_text import json_line, one_line, printable
+from dlm_sampling.viewers.safe_text import json_line
 
 if TYPE_CHECKING:
     from dlm_sampling.denoisers import Denoiser
@@ -306,63 +307,10 @@ def samplers(
         print(describe(entry, whole=name is not None))
 
 
-@app.command()
-def doctor(
-    model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
-    as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
-    ] = False,
-    revision: Annotated[str | None, typer.Option(help="Commit on the hub.")] = None,
-) -> None:
-    """Check whether a model behaves as a denoiser must."""
-    from dlm_sampling.checkup.doctor import diagnose
-
-    report = diagnose(
-        check_model(model),
-        dtype=dtype,
-        device_map=device,
-        trust_remote_code=trust_remote_code,
-        revision=revision,
-    )
-    if as_json:
-        print(json_line(report.to_dict()))
-    else:
-        print(printable(f"{report.model} ({report.family})"))
-        for check in report.checks:
-            remedy = f"; {check.remedy}" if check.remedy and check.remedy != check.detail else ""
-            print(f"  {check.status:<4}  {check.name:<17}  {one_line(check.detail + remedy)}")
-    failed = [check.name for check in report.checks if check.status == "fail"]
-    if failed:
-        raise RuntimeError(f"'{model}' failed: {', '.join(failed)}. The report has the remedies.")
-
-
-@app.command()
-def bench(
-    rows: Annotated[int, typer.Option(help="Positions to sample.")] = 256,
-    vocab: Annotated[int, typer.Option(help="Columns of the logits.")] = 126464,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16.")] = "float32",
-    temperature: Annotated[float, typer.Option(help="0 is argmax.")] = 1.0,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Rounds that are counted.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
-) -> None:
-    """Measure the sampling arithmetic beside published ones."""
-    from dlm_sampling.checkup.bench import run_bench
-
-    report = run_bench(rows, vocab, dtype, temperature, threads, repeats)
-    if as_json:
-        print(json_line(asdict(report)))
-        return
-    from rich.console import Console
-
-    console = Console()
-    console.print(report.table(), width=None if console.is_terminal else 120)
-
-
+app.command()(doctor)
+app.command()(bench)
 app.command()(learn)
+app.command("eval", add_help_option=False, context_settings=PASSED_ON)(evaluate)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -1,0 +1,65 @@
+"""Run `dlm-sampling doctor` and `dlm-sampling bench`: check a model, measure the arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from dlm_sampling.cli.io import check_model
+from dlm_sampling.viewers.safe_text import json_line, one_line, printable
+
+
+def doctor(
+    model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Commit on the hub.")] = None,
+) -> None:
+    """Check whether a model behaves as a denoiser must."""
+    from dlm_sampling.checkup.doctor import diagnose
+
+    report = diagnose(
+        check_model(model),
+        dtype=dtype,
+        device_map=device,
+        trust_remote_code=trust_remote_code,
+        revision=revision,
+    )
+    if as_json:
+        print(json_line(report.to_dict()))
+    else:
+        print(printable(f"{report.model} ({report.family})"))
+        for check in report.checks:
+            remedy = f"; {check.remedy}" if check.remedy and check.remedy != check.detail else ""
+            print(f"  {check.status:<4}  {check.name:<17}  {one_line(check.detail + remedy)}")
+    failed = [check.name for check in report.checks if check.status == "fail"]
+    if failed:
+        raise RuntimeError(f"'{model}' failed: {', '.join(failed)}. The report has the remedies.")
+
+
+def bench(
+    rows: Annotated[int, typer.Option(help="Positions to sample.")] = 256,
+    vocab: Annotated[int, typer.Option(help="Columns of the logits.")] = 126464,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16.")] = "float32",
+    temperature: Annotated[float, typer.Option(help="0 is argmax.")] = 1.0,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Rounds that are counted.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
+) -> None:
+    """Measure the sampling arithmetic beside published ones."""
+    from dlm_sampling.checkup.bench import run_bench
+
+    report = run_bench(rows, vocab, dtype, temperature, threads, repeats)
+    if as_json:
+        print(json_line(asdict(report)))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(report.table(), width=None if console.is_terminal else 120)
