@@ -1,8 +1,4 @@
-"""Define the types that all packages share: denoiser output, canvas, prediction, step.
-
-Shapes: B rows, L canvas positions, V vocabulary columns, R flat positions.  Time runs from 1
-    (noise) to 0 (data).  The arithmetic lives in `ops`, the loop in `engine`.
-"""
+"""Define the types that all packages share: denoiser output, canvas, prediction, step."""
 
 from dlm_sampling.types.canvas import Canvas, Clock, Step
 from dlm_sampling.types.law import Crossing, Draw, Drawn, DrawRecord, Statistics, TokenLaw

@@ -1,4 +1,8 @@
-"""The tokens being denoised, where each row stands in its block, and the outcome of one step."""
+"""Define the canvas, the clock of its rows, and the outcome of one step.
+
+Shapes everywhere: B rows, L canvas positions, V vocabulary columns, R flat positions.  Time runs
+from 1 (noise) to 0 (data).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from dlm_sampling.types.law import Draw
 
 
 class Canvas(NamedTuple):
-    """The tokens being denoised, and which positions the sampler may write in the current block.
+    """Hold the tokens being denoised, and the positions that may be written in the current block.
 
     Without a mask, what is not yet written holds noise, and nothing marks it: every position of the
     block is unknown until the last step of its schedule.
@@ -24,7 +28,7 @@ class Canvas(NamedTuple):
 
     @property
     def mask(self) -> int:
-        """The mask id, for rules that exist on masks only.
+        """Return the mask id, for rules that exist on masks only.
 
         Raises:
             ValueError: there is none.
@@ -35,35 +39,35 @@ class Canvas(NamedTuple):
 
     @property
     def eligible(self) -> Tensor:
-        """Positions that this step may reveal: unknown and inside the block, bool [B, L]."""
+        """Return the positions that this step may reveal: unknown and in the block, bool [B, L]."""
         return self.unknown & self.editable
 
     @property
     def unknown_fraction(self) -> Tensor:
-        """Unknown share of the block, float64 [B]: the time on a linear schedule."""
+        """Return the unknown share of the block, float64 [B]: the time on a linear schedule."""
         width = self.editable.sum(1).clamp_min(1)
         return self.eligible.sum(1).double() / width.double()
 
     @property
     def committed(self) -> Tensor:
-        """Positions of the block that hold a token, bool [B, L]."""
+        """Return the positions of the block that hold a token, bool [B, L]."""
         return ~self.unknown & self.editable
 
 
 class Clock(NamedTuple):
-    """Where each row stands in its current block; rows need not be in step with each other."""
+    """Count each row's steps in its current block; rows need not be in step with each other."""
 
     step: Tensor  # int64 [B], steps already taken in this block
     steps: Tensor  # int64 [B], steps planned for this block
 
     @property
     def last(self) -> Tensor:
-        """Whether this is the last planned step of the block, bool [B]."""
+        """Return whether this is the last planned step of the block, bool [B]."""
         return self.step >= self.steps - 1
 
 
 class Step(NamedTuple):
-    """The outcome of one step; positions that are not editable are restored by the loop."""
+    """Hold the outcome of one step; the loop restores positions that are not editable."""
 
     tokens: Tensor  # int64 [B, L]
     unknown: Tensor  # bool [B, L]

@@ -1,4 +1,4 @@
-"""The law that a token is drawn from, and the record that one draw leaves."""
+"""Define the law that a token is drawn from, and the record that one draw leaves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Crossing = Literal["include", "exclude"]
 
 @dataclass(frozen=True)
 class TokenLaw:
-    """How a token is drawn at a position once the position is to be written.
+    """Describe how a token is drawn at a position once the position is to be written.
 
     law(v) is proportional to exp(logits[v] / temperature) over the tokens that pass, in this order:
     `suppressed` ids removed; divided by the temperature; `top_k` largest; `top_p` nucleus; `min_p`
@@ -73,12 +73,12 @@ class TokenLaw:
 
     @property
     def filters(self) -> bool:
-        """Whether any of top_k, top_p, min_p is set."""
+        """Return whether any of top_k, top_p, min_p is set."""
         return self.top_k is not None or self.top_p is not None or self.min_p is not None
 
 
 class Drawn(IntEnum):
-    """Says how the token of a position came about in a step."""
+    """Say how the token of a position came about in a step."""
 
     NOT = 0
     """It was not drawn in this step."""
@@ -91,7 +91,7 @@ class Drawn(IntEnum):
 
 
 class Draw(Protocol):
-    """Shows what one pass over the logits leaves behind: everything that later decisions may read.
+    """Hold the record of one pass over the logits: everything that later decisions may read.
 
     All tables have the shape of the positions asked for ([R] from `ops.draw`, [B, L] from a
     `Prediction`).  `logprob` belongs to the law that was sampled (temperature and filters; 0 at
@@ -102,42 +102,42 @@ class Draw(Protocol):
 
     @property
     def token(self) -> Tensor:
-        """The drawn tokens, int64."""
+        """Return the drawn tokens, int64."""
         ...
 
     @property
     def logprob(self) -> Tensor:
-        """Log-probability of the token under the sampled law."""
+        """Return the log-probability of the token under the sampled law."""
         ...
 
     @property
     def log_confidence(self) -> Tensor:
-        """Log-probability of the token under the law of the statistics."""
+        """Return the log-probability of the token under the law of the statistics."""
         ...
 
     @property
     def max_logprob(self) -> Tensor:
-        """Largest log-probability."""
+        """Return the largest log-probability."""
         ...
 
     @property
     def margin(self) -> Tensor:
-        """Largest minus second-largest probability."""
+        """Return the largest minus the second-largest probability."""
         ...
 
     @property
     def entropy(self) -> Tensor:
-        """Entropy in nats."""
+        """Return the entropy in nats."""
         ...
 
     @property
     def log_normalizer(self) -> Tensor:
-        """Logsumexp of the logits that the statistics are taken over."""
+        """Return the logsumexp of the logits that the statistics are taken over."""
         ...
 
 
 class DrawRecord(NamedTuple):
-    """Holds the tables of a `Draw`; see there."""
+    """Hold the tables of a `Draw`; see there."""
 
     token: Tensor  # int64
     logprob: Tensor
@@ -149,7 +149,7 @@ class DrawRecord(NamedTuple):
 
     @classmethod
     def of(cls, draw: Draw) -> DrawRecord:
-        """All tables of a draw, made if they were not."""
+        """Collect all tables of a draw; makes those that were not made yet."""
         return cls(
             draw.token, draw.logprob, draw.log_confidence, draw.max_logprob, draw.margin,
             draw.entropy, draw.log_normalizer,

@@ -1,4 +1,4 @@
-"""What a denoiser returns, and the model as a sampler sees it."""
+"""Define the input and output of a denoiser, and the interface through which a sampler asks it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dlm_sampling.types.rows import map_rows
 
 
 class Pass(NamedTuple):
-    """The input of one forward pass: n canvases, and the columns whose values are wanted.
+    """Hold the input of one forward pass: n canvases, and the columns whose values are wanted.
 
     A denoiser may return more columns than were asked for, and says which; so one that can only do
     whole canvases ignores `columns`.  `rows` says which batch rows the canvases are.
@@ -42,7 +42,7 @@ class Pass(NamedTuple):
 
 
 class DenoiserOutput(NamedTuple):
-    """The output of a forward pass: logits, or hidden states and the head that maps them to logits.
+    """Hold the output of a forward pass: logits, or hidden states and their map to logits.
 
     values: [n, W, V] logits if `head` is None, else [n, W, d] hidden states aligned with the
     positions they predict.  head: maps [R, d] to [R, V].  carry: latent state for the next forward,
@@ -70,25 +70,25 @@ class Site(NamedTuple):
 
 
 class TwoLogits(Protocol):
-    """Two tensors of logits that are read as one; `ops.Pair` implements it."""
+    """Define two tensors of logits that are read as one; `ops.Pair` implements it."""
 
     @property
     def first(self) -> Tensor:
-        """Logits [R, V]."""
+        """Return logits [R, V]."""
         ...
 
     @property
     def second(self) -> Tensor:
-        """Logits [R, V]."""
+        """Return logits [R, V]."""
         ...
 
 
 class Prediction(Protocol):
-    """A lazy prediction of the clean tokens given one canvas: the forward runs when first asked."""
+    """Predict the clean tokens of one canvas lazily: the forward pass runs when first read."""
 
     @property
     def kind(self) -> PredictionKind:
-        """What the denoiser predicts."""
+        """Return the kind of prediction that the denoiser makes."""
         ...
 
     def draw(
@@ -112,7 +112,7 @@ class Prediction(Protocol):
 
     @property
     def direct(self) -> bool:
-        """Whether the run's law is the network's at some temperature: a law, without filters."""
+        """Return whether the run's law is the network's at some temperature, without filters."""
         ...
 
     def draw_from(
@@ -167,15 +167,15 @@ class Prediction(Protocol):
         ...
 
     def table(self, where: Tensor, *, alpha: Tensor, reads: PredictionKind) -> Tensor:
-        """What `draw_by` gives its rule, for all positions of `where` at once: float64 [R, V]."""
+        """Return the table that `draw_by` gives its rule, for all of `where`: float64 [R, V]."""
         ...
 
     def log_probs(self, where: Tensor) -> Tensor:
-        """Log-law of the tokens at the positions of `where`, [R, V] in row-major order."""
+        """Return log-probabilities of all tokens at `where`, [R, V] in row-major order."""
         ...
 
     def log_prob_of(self, tokens: Tensor, where: Tensor, *, tempered: bool = False) -> Tensor:
-        """Log-probability of `tokens` at `where`, [B, L], 0 elsewhere.
+        """Return the log-probability of `tokens` at `where`, [B, L], 0 elsewhere.
 
         Under the model's own law, or under the run's law with its temperature and filters.  In
         grad mode it leaves a graph.
@@ -184,26 +184,26 @@ class Prediction(Protocol):
 
 
 class Predict(Protocol):
-    """The model as a sampler sees it: a canvas in, a lazy prediction out."""
+    """Show the model to a sampler: take a canvas, and return a lazy prediction."""
 
     @property
     def process(self) -> Process:
-        """The noise that the model was trained on."""
+        """Return the noise that the model was trained on."""
         ...
 
     @property
     def causal(self) -> bool:
-        """Whether the columns right of the current block are hidden from the denoiser."""
+        """Return whether the columns right of the current block are hidden from the denoiser."""
         ...
 
     @property
     def vocab_size(self) -> int:
-        """Columns V of its predictions."""
+        """Return V, the columns of its predictions."""
         ...
 
     @property
     def suppressed(self) -> tuple[int, ...]:
-        """Ids that are never written, for laws that a sampler makes itself."""
+        """Return ids that are never written, for laws that a sampler makes itself."""
         ...
 
     def __call__(
@@ -239,5 +239,5 @@ class Predict(Protocol):
         ...
 
     def repeated(self, n: int) -> Predict:
-        """Each row n times over, for n canvases of a row in one pass, which counts n times."""
+        """Repeat each row n times, for n canvases of a row in one pass, which counts n times."""
         ...

@@ -1,4 +1,4 @@
-"""What a noise process is, and where random numbers come from."""
+"""Define the interfaces of noise processes and of random numbers."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ PredictionKind = Literal["posterior", "leave_one_out", "log_score"]
 
 
 class RandomSource(Protocol):
-    """Counter-based random numbers: a value, not a stream.  `ops.philox.Rng` implements it."""
+    """Make counter-based random numbers; `ops.philox.Rng` implements it.
+
+    It is a value, not a stream: the same call returns the same numbers.
+    """
 
     def uniform(self, stream: int, like: Tensor, sub: int = 0) -> Tensor:
-        """Uniforms in (0, 1), float64, one per position of `like` [B, L] or per row [B]."""
+        """Return uniforms in (0, 1), float64, one per position of `like` [B, L] or per row [B]."""
         ...
 
     def gumbel(self, stream: int, like: Tensor, sub: int = 0) -> Tensor:
-        """Standard Gumbel variates, float64, shaped like `uniform`."""
+        """Return standard Gumbel variates, float64, shaped like `uniform`."""
         ...
 
     def spread(self, steps: Tensor) -> RandomSource:
-        """Each row n times over, copy i at step `steps[:, i]` (int64 [B, n]); B n rows."""
+        """Repeat each row n times, copy i at step `steps[:, i]` (int64 [B, n]): B n rows."""
         ...
 
     def at(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys, row-relative positions and steps of places of the canvas, all int64 [R]."""
+        """Return keys, row-relative positions and steps of places of the canvas, all int64 [R]."""
         ...
 
 
 class Process(Protocol):
-    """The noise that a denoiser was trained on, and the laws that follow from it.
+    """Describe the noise that a denoiser was trained on, and the laws that follow from it.
 
     Tables are [..., V], tokens x int64 [...]; alpha is the probability that a position is clean,
     slope is -alpha'(t) > 0, both broadcast to [...].
@@ -46,11 +49,11 @@ class Process(Protocol):
 
     @property
     def mask_token_id(self) -> int | None:
-        """The absorbing token, or None."""
+        """Return the absorbing token, or None."""
         ...
 
     def prior(self, like: Tensor, rng: RandomSource, vocab_size: int, /) -> Tensor:
-        """The first canvas, int64 like `like` [B, L]."""
+        """Draw the first canvas, int64 like `like` [B, L]."""
         ...
 
     def convert(
@@ -62,21 +65,24 @@ class Process(Protocol):
         target: PredictionKind,
         /,
     ) -> Tensor:
-        """One kind of prediction from another; a table of probabilities, or of ratios."""
+        """Convert one kind of prediction into another; a table of probabilities, or of ratios."""
         ...
 
     def forward(self, law: Tensor, alpha: Tensor, /) -> Tensor:
-        """Law of x_t when x0 has `law`."""
+        """Return the law of x_t when x0 has `law`."""
         ...
 
     def reverse(self, p: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor, /) -> Tensor:
-        """Law of x_s given x_t, p (of kind `reads`) plugged in; alpha_s = 1 is the last step."""
+        """Return the law of x_s given x_t, with p (of kind `reads`) plugged in.
+
+        alpha_s = 1 is the last step.
+        """
         ...
 
     def rates(self, values: Tensor, x: Tensor, alpha: Tensor, slope: Tensor, /) -> Tensor:
-        """Rates of x -> y backwards in time, 0 at x, from a table of kind `rates_read`."""
+        """Return the rates of x -> y back in time, 0 at x, from a table of kind `rates_read`."""
         ...
 
     def noising_rates(self, x: Tensor, alpha: Tensor, slope: Tensor, like: Tensor, /) -> Tensor:
-        """Rates of x -> y forwards in time, 0 at x, with the columns of `like`."""
+        """Return the rates of x -> y forwards in time, 0 at x, with the columns of `like`."""
         ...

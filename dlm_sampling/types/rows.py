@@ -1,4 +1,4 @@
-"""Acts on all batch rows of a tree of tensors at once: select, merge, copy, store.
+"""Act on all batch rows of a tree of tensors at once: select, merge, copy, store.
 
 A tree is a tensor, None, a tuple or NamedTuple of trees, or a frozen dataclass whose fields are
 trees.  Every tensor in it has one leading dimension, the A batch rows; anything else in it (a

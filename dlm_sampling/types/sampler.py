@@ -1,4 +1,4 @@
-"""The contract of a sampler: everything that the loop reads of one."""
+"""Define the contract of a sampler: every member that the loop reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ S = TypeVar("S")
 
 
 class Sampler(Protocol[S]):
-    """A sampler moves a canvas one step; the loop calls it and reads nothing but these members.
+    """Move a canvas one step at a time; the loop reads no other members than these.
 
     `samplers.SamplerBase` implements all of them but `step`, with the default named here; derive
     from it.  Implementations are frozen dataclasses.
@@ -29,17 +29,20 @@ class Sampler(Protocol[S]):
 
     @property
     def law(self) -> TokenLaw:
-        """How tokens are drawn unless the caller says otherwise.  Default: the model's own law."""
+        """Return the token law that a run uses unless the caller gives another.
+
+        Default: the model's own law.  (`samplers.AdaptiveSampler` has temperature 0.)
+        """
         ...
 
     @property
     def runs_on(self) -> tuple[NoiseKind, ...]:
-        """The kinds of noise whose models it samples from.  Default: masks ("absorbing")."""
+        """Return the kinds of noise whose models it samples from.  Default: masks ("absorbing")."""
         ...
 
     @property
     def recorded_on(self) -> tuple[NoiseKind, ...]:
-        """The kinds of noise on which a CUDA graph can record a step (`cuda_graph=True`).
+        """Return the kinds of noise on which a CUDA graph can record a step (`cuda_graph=True`).
 
         There a step never waits for the device and never makes a tensor whose shape depends on
         values.  Default: ("absorbing", "uniform").
@@ -48,7 +51,7 @@ class Sampler(Protocol[S]):
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether a step reads predictions of positions outside of the current block.
+        """Return whether a step reads predictions of positions outside of the current block.
 
         Only then is the denoiser asked for every column.  Default: False.
         """
@@ -56,7 +59,7 @@ class Sampler(Protocol[S]):
 
     @property
     def schedule(self) -> Schedule:
-        """The alpha(t) of the times that it gives to `predict`.
+        """Return the schedule alpha(t) of the times that it gives to `predict`.
 
         A time-conditioned model is told the time at which its own alpha has the same value.
         Default: linear, t is the share of noise, `canvas.unknown_fraction`.
@@ -65,17 +68,20 @@ class Sampler(Protocol[S]):
 
     @property
     def own_steps(self) -> int | None:
-        """Planned steps of a block if the caller names none.  Default: None, one per position."""
+        """Return the planned steps of a block if the caller names none.
+
+        Default: None, one per position.
+        """
         ...
 
     @property
     def passes_per_step(self) -> int:
-        """Most forward passes of a row in one loop step.  Default: 1."""
+        """Return the most forward passes of a row in one loop step.  Default: 1."""
         ...
 
     @property
     def revises(self) -> bool:
-        """Whether written tokens may change: a block is then over when its schedule is.
+        """Return whether written tokens may change: a block is then over when its schedule is.
 
         Default: False.
         """
@@ -83,44 +89,44 @@ class Sampler(Protocol[S]):
 
     @property
     def exact(self) -> bool:
-        """Whether the sum of `Step.logprob` is exact: log p(tokens given the positions).
+        """Return whether the sum of `Step.logprob` is exact: log p(tokens given the positions).
 
         Default: True.
         """
         ...
 
     def canvas_process(self, process: Process) -> Process | None:
-        """The noise of the canvas that it edits, for a model trained on `process`.
+        """Return the noise of the canvas that it edits, for a model trained on `process`.
 
         None: it cannot use such a model.  Default: `process` if its kind is in `runs_on`.
         """
         ...
 
     def schedule_length(self, steps: int) -> int | None:
-        """Loop steps of a block planned with `steps`; None: until nothing is unknown.
+        """Return the loop steps of a block planned with `steps`; None: until nothing is unknown.
 
         Default: `steps`.
         """
         ...
 
     def patience(self, length: int) -> int:
-        """Loop steps after which an adaptive block of a canvas of `length` counts as stuck.
+        """Return the loop steps after which an adaptive block of a canvas of `length` is stuck.
 
         Default: 4 length + 64.
         """
         ...
 
     def finished(self, state: S, canvas: Canvas, clock: Clock) -> Tensor | None:
-        """Rows whose block is over after the step just taken, bool [B]; None leaves it to the loop.
+        """Return the rows whose block is over after the step, bool [B]; None: the loop's own rule.
 
         state and canvas are those after the step, clock is that of the step.  A block also ends
-        with its schedule, and an unmask-only one once nothing is unknown; what is unknown at its
-        end is filled.  Default: None.
+        with its schedule, and an unmask-only one once nothing is unknown; the loop fills positions
+        that are unknown at its end.  Default: None.
         """
         ...
 
     def init(self, canvas: Canvas) -> S:
-        """State before the first step.  Default: None, no state."""
+        """Return the state before the first step.  Default: None, no state."""
         ...
 
     def step(
