@@ -1,4 +1,4 @@
-"""Chooses the implementation of an operator: torch, which is the specification, or a GPU kernel."""
+"""Choose the implementation of an operator: torch, which is the specification, or a GPU kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws exact categorical samples by a race of tiles, with the statistics of the law, in one pass.
+"""Draw exact categorical samples by a race of tiles, with the statistics of the law, in one pass.
 
 A tile is 1024 consecutive vocabulary ids, a run is 32 consecutive ids of a tile.  The pass over the
 logits leaves the sum of exponentials s_t of every tile.  With independent unit exponentials E the
@@ -115,7 +115,7 @@ def draw(
 
 
 class _Plan(NamedTuple):
-    """The values that all blocks of a call share."""
+    """Hold the values that all blocks of a call share."""
 
     allowed: AllowedIds
     filters: TokenLaw | None

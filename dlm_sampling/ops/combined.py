@@ -1,4 +1,4 @@
-"""Combines two logits per token in the pass that reads them, and stores no combined logits.
+"""Combine two logits per token in the pass that reads them, without storing the result.
 
 Guided:     x = u + (w + 1) (c - u)                    classifier-free guidance on logits
 Remainder:  x = ln [a1 p*(v) - a2 p(v)]_+              theta-trapezoidal and theta-RK-2 rates
@@ -23,7 +23,7 @@ from dlm_sampling.ops.temperature import LOG2E
 
 @dataclass(frozen=True)
 class Pair(ABC):
-    """Two tensors of logits [N, V] on one device, of one dtype, and the formula that combines them.
+    """Hold two tensors of logits [N, V], of one device and dtype, and the rule that combines them.
 
     Args:
         first: logits [N, V].
@@ -57,7 +57,7 @@ class Pair(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the arithmetic: float64 for float64 logits, else float32."""
+        """Return the dtype of the arithmetic: float64 for float64 logits, else float32."""
         return torch.float64 if self.first.dtype == torch.float64 else torch.float32
 
     def logits(self) -> Tensor:
@@ -89,11 +89,11 @@ class Pair(ABC):
 
 @dataclass(frozen=True)
 class Guided(Pair):
-    """Guided logits u + (w + 1) (c - u): `first` is c, with the condition, `second` is u, without.
+    """Combine logits with and without a condition, u + (w + 1) (c - u): guidance.
 
     Args:
-        first: logits [N, V].
-        second: logits [N, V].
+        first: logits c with the condition, [N, V].
+        second: logits u without it, [N, V].
         weight: w, one number or [N]; 0 is c alone.
     """
 
@@ -113,7 +113,7 @@ class Guided(Pair):
 
 @dataclass(frozen=True)
 class Remainder(Pair):
-    """Log-rates ln [a1 p* - a2 p]_+; the log-normaliser of a draw is the log of the sum of rates.
+    """Compute log-rates ln [a1 p* - a2 p]_+; a draw's log-normaliser is the log of their sum.
 
     Args:
         first: logits [N, V] of p*.

@@ -1,4 +1,4 @@
-"""Computes KL(p || q) between two tensors of logits, row by row.
+"""Compute KL(p || q) between two tensors of logits, row by row.
 
     KL = sum_v p(v) ln((p(v) + e) / (q(v) + e)),   p = exp(x - ln Z_x),  q = exp(y - ln Z_y)
 

@@ -1,4 +1,4 @@
-"""Applies top-k, top-p and min-p, exact at their boundaries.
+"""Apply top-k, top-p and min-p, exact at their boundaries.
 
 Each keeps a head of the tokens in the order (logit descending, id ascending), so each is one
 number, how many tokens are kept, and one boundary token.  The boundary is found without sorting the
@@ -21,7 +21,7 @@ _PER_NAT = 32.0  # bins per unit of (peak - logit) / temperature; the last bin h
 
 
 class Boundary(NamedTuple):
-    """The last token that passes the filters; tensors [r]."""
+    """Hold the last token that passes the filters; tensors [r]."""
 
     logit: Tensor
     last_id: Tensor  # int64, largest id kept among those with exactly this logit
@@ -62,7 +62,7 @@ def truncate(
 
 
 class _Members(NamedTuple):
-    """The tokens of one bin per row in order, [r, n]; -inf and -1 pad."""
+    """Hold the tokens of one bin per row in order, [r, n]; -inf and -1 pad."""
 
     place: Tensor  # int64 [r, 1], which bin
     logits: Tensor
@@ -70,7 +70,7 @@ class _Members(NamedTuple):
 
 
 class _Bins:
-    """Bins the tokens of each row by the distance of their logit from the peak."""
+    """Bin the tokens of each row by the distance of their logit from the peak."""
 
     def __init__(self, logits: Tensor, peak: Tensor, inverse: float | Tensor) -> None:
         self._logits = logits

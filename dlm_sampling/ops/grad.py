@@ -1,4 +1,4 @@
-"""Computes log-probabilities of given tokens with a graph for autograd.
+"""Compute log-probabilities of given tokens with a graph for autograd.
 
     ln p(v) = x_v / T - ln sum_u exp(x_u / T),   d ln p(v) / d x_u = (1[u = v] - p(u)) / T
 
@@ -63,7 +63,7 @@ def _block(source: LogitRows, here: Tensor, tokens: Tensor, law: TokenLaw, check
 
 
 class _LogProbOf(torch.autograd.Function):
-    """Maps logits [r, V] and ids [r] to [r], with the operations of `log_prob_of`, in its order."""
+    """Map logits [r, V] and ids [r] to [r], with the operations of `log_prob_of`, in its order."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, law: TokenLaw, first: int | None) -> Any:

@@ -1,4 +1,4 @@
-"""Says whether an operator may wait for the GPU to validate values.
+"""Say whether an operator may wait for the GPU to validate values.
 
 Steps recorded as a CUDA graph switch it off: a graph cannot record the host's wait for the device.
 """

@@ -1,4 +1,4 @@
-"""Sums a token law over the vocabulary, and finds the extremes of a tile."""
+"""Sum a token law over the vocabulary, and find the extremes of a tile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dlm_sampling.ops.vocabulary import RUN
 
 
 class LawSums(NamedTuple):
-    """One law over the vocabulary, with weights exp((x - peak) / temperature); tensors [b]."""
+    """Hold the sums of one law, with weights exp((x - peak) / temperature); tensors [b]."""
 
     tiles: Tensor  # [b, tiles], sums of the weights
     total: Tensor  # float64
@@ -24,7 +24,7 @@ class LawSums(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The numbers that one reading of the logits of a block leaves; tensors [b]."""
+    """Hold the numbers that one reading of the logits of a block leaves; tensors [b]."""
 
     best: Tensor  # int64, the token of the largest logit
     peak: Tensor  # the largest logit

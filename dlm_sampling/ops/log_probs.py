@@ -1,4 +1,4 @@
-"""Computes log-probabilities under the sampled law: of every token, or of given tokens.
+"""Compute log-probabilities under the sampled law: of every token, or of given tokens.
 
 ln p(v) = (x_v - m) / T - ln sum_u exp((x_u - m) / T),   over the tokens that pass the filters
 """
@@ -118,7 +118,7 @@ def filtered_log_law(logits: Tensor, law: TokenLaw) -> Tensor:
 
 
 class _Plan(NamedTuple):
-    """The values that all blocks of a call share."""
+    """Hold the values that all blocks of a call share."""
 
     law: TokenLaw
     suppressed: Tensor  # int64 [n]

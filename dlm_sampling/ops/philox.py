@@ -1,4 +1,4 @@
-"""Makes counter-based random numbers: Philox-4x32-10 and the streams drawn from it.
+"""Make counter-based random numbers: Philox-4x32-10 and the streams drawn from it.
 
 Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 
@@ -37,7 +37,7 @@ _ROW_POSITION = -1  # position of the draws that belong to a row, not to one of 
 
 
 class Stream(IntEnum):
-    """The purpose of a random number (4 bits); numbers of different streams are independent."""
+    """Name the purpose of a random number (4 bits); numbers of two streams are independent."""
 
     TOKEN = 0  # the races of a categorical draw
     POSITION = 2  # which position is written
@@ -191,7 +191,7 @@ def uniform_from_words(high: Tensor, low: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rng:
-    """Makes the random numbers of a batch of rows at one step; equal calls give equal numbers.
+    """Make the random numbers of a batch of rows at one step; equal calls give equal numbers.
 
     Args:
         keys: int64 [B], the rows' seeds.

@@ -1,4 +1,4 @@
-"""Chooses positions from records [B, L]; no function here sees a vocabulary."""
+"""Choose positions from records [B, L]; no function here sees a vocabulary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lends buffers of the size of a block to the operators."""
+"""Lend buffers of the size of a block to the operators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Scratch:
-    """Buffers that all chunks of all blocks of a call reuse; no result of a call lies in them.
+    """Hold buffers that all chunks of all blocks of a call reuse; no result of a call lies in them.
 
     Two buffers that are in use at the same time need two names.
 
@@ -37,7 +37,7 @@ class Scratch:
 
 
 class _Kept(threading.local):
-    """The buffers that a thread used last, and the vocabulary that they were for."""
+    """Hold the buffers that a thread used last, and the vocabulary that they were for."""
 
     vocab: int = 0
     scratch: Scratch | None = None

@@ -1,4 +1,4 @@
-"""Reads logits from a tensor, or from a function that makes the rows asked for."""
+"""Read logits from a tensor, or from a function that makes the rows asked for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK_GPU = 1 << 23
 
 @dataclass(frozen=True)
 class LogitRows:
-    """Logits made on demand: an output head over hidden states, or two predictions combined.
+    """Make logits on demand, from an output head over hidden states or from two predictions.
 
     Args:
         fetch: maps row indices, int64 [r], to logits [r, vocab_size].  Every row is asked for once.
@@ -45,7 +45,7 @@ class LogitRows:
 
 
 class Head:
-    """A linear output head over hidden states, as a function from row indices to logits.
+    """Map row indices to logits by a linear output head over hidden states.
 
     Args:
         hidden: [N, d].
@@ -106,7 +106,7 @@ Source = Tensor | LogitRows
 
 
 class Block(NamedTuple):
-    """Some of the rows asked for: row i is `logits[rows[i]]`, or `logits[i]` without rows."""
+    """Hold some of the rows asked for: row i is `logits[rows[i]]`, or `logits[i]` without rows."""
 
     logits: Tensor
     rows: Tensor | None  # int64 [b]

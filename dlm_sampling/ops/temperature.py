@@ -1,4 +1,4 @@
-"""Prepares temperatures for the arithmetic: positive, and with an inverse that is finite."""
+"""Prepare temperatures for the arithmetic: positive, and with an inverse that is finite."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Temperature = float | Tensor
 
 
 class TemperedLaw(NamedTuple):
-    """The filters of a token law together with its temperature, which may differ per row."""
+    """Hold the filters of a token law together with its temperature, which may differ per row."""
 
     filters: TokenLaw | None  # its top_k, top_p, min_p and crossing are read; None: no filters
     temperature: Temperature  # > 0
 
     @property
     def is_model(self) -> bool:
-        """Whether this is known to be the model's own law without a look at a tensor."""
+        """Return whether this is known to be the model's own law without reading a tensor."""
         temperature = self.temperature
         return self.filters is None and not isinstance(temperature, Tensor) and temperature == 1.0
 

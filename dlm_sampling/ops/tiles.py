@@ -1,4 +1,4 @@
-"""Reads logits once, tile by tile.
+"""Read logits once, tile by tile.
 
 A tile leaves its largest logit and its sum of exponentials; the rest of the library reads those,
 and the few tiles that decide.
@@ -113,7 +113,7 @@ def write_tile_max(logits: Tensor, allowed: AllowedIds, out: Tensor) -> None:
 
 
 class _Pass:
-    """Accumulates the sums of one law, chunk by chunk, in buffers that every chunk reuses."""
+    """Accumulate the sums of one law, chunk by chunk, in buffers that every chunk reuses."""
 
     def __init__(
         self,

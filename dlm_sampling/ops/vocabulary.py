@@ -1,4 +1,4 @@
-"""Cuts the vocabulary into tiles, and says which ids may be drawn.
+"""Cut the vocabulary into tiles, and say which ids may be drawn.
 
 A tile is 1024 consecutive ids, a run is 32 consecutive ids of a tile.
 """
@@ -27,7 +27,7 @@ def grid(vocab: int) -> tuple[int, int]:
 
 
 class Columns(NamedTuple):
-    """Some columns of a table, to be written at once."""
+    """Hold some columns of a table, to be written at once."""
 
     ids: Tensor  # int64 [n], ascending
     stretches: tuple[tuple[int, int], ...]  # first column and length of each
@@ -49,7 +49,7 @@ class Columns(NamedTuple):
 
 
 class AllowedIds(NamedTuple):
-    """The ids of a vocabulary that may be drawn, as tables on the device."""
+    """Hold the ids of a vocabulary that may be drawn, as tables on the device."""
 
     tiles: int  # of a row
     width: int  # ids of a tile
