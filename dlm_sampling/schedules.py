@@ -1,4 +1,4 @@
-"""Defines noise schedules: alpha(t), the probability that a position is still clean at time t.
+"""Define noise schedules: alpha(t), the probability that a position is still clean at time t.
 
 Time runs from 1 (noise) to 0 (data), so alpha falls from 1 at t = 0 to about 0 at t = 1.  A
 schedule also gives the inverse, `time_of(alpha)`, which event-driven samplers need.
@@ -25,7 +25,7 @@ def _check_eps(name: str, eps: float) -> None:
 
 @dataclass(frozen=True)
 class LogLinear:
-    """Falls linearly, alpha(t) = 1 - (1 - eps) t; eps = 0 ends at 0.
+    """Decrease linearly, alpha(t) = 1 - (1 - eps) t; eps = 0 ends at 0.
 
     Sahoo et al. 2024, arXiv:2406.07524.
     """
@@ -55,7 +55,7 @@ LOG_LINEAR = LogLinear()
 
 @dataclass(frozen=True)
 class Cosine:
-    """Falls as a cosine, alpha(t) = eps + (1 - eps) cos(pi t / 2) ** power; power 2 is MDLM's.
+    """Decrease as a cosine, alpha(t) = eps + (1 - eps) cos(pi t / 2) ** power; power 2 is MDLM's.
 
     Sahoo et al. 2024, arXiv:2406.07524, appendix on noise schedules.
     """
@@ -94,7 +94,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class HalfCosine:
-    """Falls as a quarter of a cosine, alpha(t) = 1 - cos(pi/2 (1 - (1 - eps) t)).
+    """Decrease as a quarter of a cosine, alpha(t) = 1 - cos(pi/2 (1 - (1 - eps) t)).
 
     The cosine schedule of Duo (eps > 0) and of MaskGIT-style masking (eps = 0).
     """
@@ -123,7 +123,7 @@ class HalfCosine:
 
 @dataclass(frozen=True)
 class Geometric:
-    """Has a geometric total noise, alpha(t) = exp(-sigma_min ** (1 - t) * sigma_max ** t).
+    """Raise the total noise geometrically, alpha(t) = exp(-sigma_min ** (1 - t) * sigma_max ** t).
 
     Lou et al. 2024, arXiv:2310.16834.
     """
@@ -159,7 +159,7 @@ class Geometric:
 
 @dataclass(frozen=True)
 class Polynomial:
-    """Falls as a power, alpha(t) = (1 - t) ** power; power 1 is linear.
+    """Decrease as a power, alpha(t) = (1 - t) ** power; power 1 is linear.
 
     Gat et al. 2024, arXiv:2407.15595.
     """
@@ -185,7 +185,7 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class Exponential:
-    """Adds noise at a constant rate, alpha(t) = exp(-speed t).
+    """Add noise at a constant rate, alpha(t) = exp(-speed t).
 
     Campbell et al. 2022, arXiv:2205.14987.
     """

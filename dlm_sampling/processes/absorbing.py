@@ -1,4 +1,4 @@
-"""Masks each token with probability 1 - alpha: the absorbing process.
+"""Mask each token with probability 1 - alpha: the absorbing process.
 
     q_t(y | x0) = alpha 1[y = x0] + (1 - alpha) 1[y = mask]
 
@@ -23,7 +23,7 @@ from dlm_sampling.types import NoiseKind, PredictionKind, RandomSource
 
 @dataclass(frozen=True)
 class Absorbing:
-    """Describes masking, with the laws that follow from it.
+    """Describe masking, with the laws that follow from it.
 
     Fields:
         mask_token_id: the column of the mask.

@@ -1,4 +1,4 @@
-"""Applies learned step coefficients (LSD): one number per step scales the solver.
+"""Apply learned step coefficients (LSD): one number per step scales the solver.
 
     rate:       G <- phi G, the published form
     log_score:  s <- s^phi, the released code: a temperature on the tokens as well

@@ -1,4 +1,4 @@
-"""Converts one kind of prediction into another: posterior, leave-one-out law, score.
+"""Convert one kind of prediction into another: posterior, leave-one-out law, score.
 
 For a position with token x at noise level alpha, with b = (1 - alpha) / S for uniform noise over S
 symbols:

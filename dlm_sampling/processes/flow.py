@@ -1,4 +1,4 @@
-"""Computes the laws of discrete flow matching: the velocity of the mixture path and its jumps.
+"""Compute the laws of discrete flow matching: the velocity of the mixture path and its jumps.
 
 With kappa = alpha, x = x1 with probability kappa, else noise pi.  The conditional velocity towards
 x1 is c (1[y = x1] - 1[y = x]), c = kappa' / (1 - kappa).  One step draws x1 from the posterior,

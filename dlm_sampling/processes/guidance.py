@@ -1,4 +1,4 @@
-"""Tilts the law of a position towards a condition c: guidance by a second model or a classifier.
+"""Tilt the law of a position towards a condition c: guidance by a second model or a classifier.
 
     classifier-free    q'(y) = q_c(y)^g q_u(y)^(1 - g) / Z
     classifier-based   q'(y) = q(y) p(c | z, y at i)^g / Z

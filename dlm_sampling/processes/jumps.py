@@ -1,4 +1,4 @@
-"""Turns jump rates into the law of one step, for independent positions.
+"""Turn jump rates into the law of one step, for independent positions.
 
 A table G [..., V] holds the rates of going from the current token x to every other; its column at x
 is ignored.  With the rates frozen over a window h and Lambda = sum G:

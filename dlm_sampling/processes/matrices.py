@@ -1,4 +1,4 @@
-"""Makes the matrices that `RateMatrix` and `MatrixChain` take; vocabularies up to 4096.
+"""Make the matrices that `RateMatrix` and `MatrixChain` take; vocabularies up to 4096.
 
 Transition matrices have rows that are laws, Q[i, j] = P(next = j | now = i); rate matrices have
 rows that sum to 0, Q[i, j] the rate of i -> j.  Austin et al. 2021, "Structured Denoising Diffusion

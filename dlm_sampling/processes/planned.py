@@ -1,4 +1,4 @@
-"""Computes the laws of planned denoising: a planner finds the noise, a denoiser replaces it.
+"""Compute the laws of planned denoising: a planner finds the noise, a denoiser replaces it.
 
     R(x -> y) = c rho_i p(y),  y != x;   rho_i = P(position i is noise | x), p = P(x0_i | x, noise)
 
@@ -28,7 +28,7 @@ _LEAST = 1e-12  # of alpha: below it the ratios of a score differ from 1 by roun
 
 @dataclass(frozen=True)
 class UniformTokens(Uniform):
-    """Describes uniform noise over the tokens of a masked model, all ids but the mask.
+    """Describe uniform noise over the tokens of a masked model, all ids but the mask.
 
     It is the noise of a canvas of tokens that a planner scores and a masked denoiser sees as masks.
 

@@ -1,4 +1,4 @@
-"""Mixes the reverse step with fresh noise on the final prediction: the law of Psi-samplers.
+"""Mix the reverse step with fresh noise on the final prediction: the law of Psi-samplers.
 
     q(x_s | x_t) = kappa q(x_s | x_t, p) + (1 - kappa) q_s(x_s | x0 ~ q(x0 | x_t, p))
 
@@ -17,7 +17,7 @@ from dlm_sampling.processes.tables import per_position
 
 
 class Reversible(Protocol):
-    """Describes a process that has this mixture: `Absorbing` and `Uniform`."""
+    """Describe a process that has this mixture: `Absorbing` and `Uniform`."""
 
     def reverse(self, p: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor, /) -> Tensor:
         """Return the law of x_s given x_t."""

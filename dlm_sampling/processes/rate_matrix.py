@@ -1,4 +1,4 @@
-"""Describes noise by any transition matrices, as processes that the loop runs; V up to 4096.
+"""Describe noise by any transition matrices, as processes that the loop runs; V up to 4096.
 
 With sigma = -ln alpha the time that the chain has run, K(s, t)[i, j] = P(x_t = j | x_s = i):
 
@@ -31,7 +31,7 @@ _LEAST = 1e-12  # of alpha: beyond sigma = 28 a chain has forgotten everything
 
 
 class Transitions(ABC):
-    """Is the base of both kinds of chain; a subclass supplies `kernel`.
+    """Serve as the base of both kinds of chain; a subclass supplies `kernel`.
 
     Args:
         prior_law: law of a token of pure noise, [V].
@@ -49,7 +49,7 @@ class Transitions(ABC):
 
     @property
     def mask_token_id(self) -> None:
-        """There is none; masking has a process of its own."""
+        """Return None; masking has a process of its own."""
         return None
 
     @abstractmethod
@@ -198,7 +198,7 @@ class Transitions(ABC):
 
 
 class RateMatrix(Transitions):
-    """Describes a Markov chain in continuous time, K = exp(Q sigma).
+    """Describe a Markov chain in continuous time, K = exp(Q sigma).
 
     A reversible Q, such as every symmetric one, is diagonalised once; others cost a matrix
     exponential per pair of levels.
@@ -237,7 +237,7 @@ class RateMatrix(Transitions):
 
 
 class MatrixChain(Transitions):
-    """Describes D3PM's chain of T one-step matrices; time t is step T t, alpha = 1 - t.
+    """Describe D3PM's chain of T one-step matrices; time t is step T t, alpha = 1 - t.
 
     Use it with the linear schedule and `steps` that divide T; other levels take the nearest step.
 
@@ -265,7 +265,7 @@ class MatrixChain(Transitions):
             self.prior_law = start @ self.kernel(1.0, 0.0)
 
     def generator(self) -> Tensor:
-        """Refuse: a chain of discrete steps has no rates.
+        """Raise ValueError: a chain of discrete steps has no rates.
 
         Raises:
             ValueError: always.

@@ -1,4 +1,4 @@
-"""Works on tables of laws, one law of the next token per position, [..., V]."""
+"""Work on tables of laws, one law of the next token per position, [..., V]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computes the rates of two-stage solvers: theta-trapezoidal and theta-RK-2.
+"""Compute the rates of two-stage solvers: theta-trapezoidal and theta-RK-2.
 
 Stage 1 leaps from x to x* over theta h with the rates R_t(x).  With R* = R_rho(x*), rho = t - theta
 h:

@@ -1,4 +1,4 @@
-"""Computes the analytic (Tweedie) step: the exact reversal of one position's noise.
+"""Compute the analytic (Tweedie) step: the exact reversal of one position's noise.
 
     dsigma = sigma_t - sigma_s = ln(alpha_s / alpha_t)
     uniform:    P(y) ~ [e^dsigma s(y) - (e^dsigma - 1) / S sum s]

@@ -1,4 +1,4 @@
-"""Replaces each token by a uniform one with probability 1 - alpha: the uniform process.
+"""Replace each token by a uniform one with probability 1 - alpha: the uniform process.
 
     q_t(y | x0) = alpha 1[y = x0] + (1 - alpha) / S
 
@@ -29,7 +29,7 @@ _LEAST = 1e-12  # of alpha in a rate: at pure noise rates are infinite, and a le
 
 @dataclass(frozen=True)
 class Uniform:
-    """Describes replacement by uniform tokens, with the laws that follow from it."""
+    """Describe replacement by uniform tokens, with the laws that follow from it."""
 
     name: ClassVar[NoiseKind] = "uniform"
     reads: ClassVar[PredictionKind] = "leave_one_out"
@@ -39,7 +39,7 @@ class Uniform:
 
     @property
     def mask_token_id(self) -> None:
-        """There is none."""
+        """Return None: uniform noise has no mask."""
         return None
 
     def prior(self, like: Tensor, rng: RandomSource, vocab_size: int) -> Tensor:
