@@ -1,4 +1,4 @@
-"""Runs a minimal loop over one block from any canvas, to fit LSD coefficients.
+"""Run a minimal loop over one block from any canvas, to fit LSD coefficients.
 
 It has no NFE limits, events or stopping.  The engine begins with noise and ends with a text;
 learning compares solvers that start from one canvas in the middle of the grid, so it takes the
@@ -25,7 +25,7 @@ from dlm_sampling.types import Canvas, Clock, Sampler
 
 @dataclass
 class CachedPredictor(Predictor):
-    """Predicts once where the same canvas and time are asked for twice in a row.
+    """Predict once where the same canvas and time are asked for twice in a row.
 
     Fields:
         asked: the last canvas and time, and the answer.
@@ -52,7 +52,7 @@ class CachedPredictor(Predictor):
 
 @dataclass
 class BlockLoop:
-    """Runs rows without a prompt.
+    """Run rows without a prompt.
 
     Fields:
         predict: the model, under the sampler's token law.

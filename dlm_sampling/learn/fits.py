@@ -1,4 +1,4 @@
-"""Fits coefficients to sums: in closed form, or step by step with Adam.
+"""Fit coefficients to sums: in closed form, or step by step with Adam.
 
     closed    phi = B / A of the sums over all rows so far
     gradient  phi <- phi - Adam(d loss / d phi) with the sums of one round of rows,
@@ -24,11 +24,11 @@ LEAST = 1e-3  # of a coefficient under Adam: the gradient of score-entropy is in
 
 
 class Fit(Protocol):
-    """Holds coefficients that are being fitted."""
+    """Hold coefficients that are being fitted."""
 
     @property
     def phi(self) -> Tensor:
-        """The coefficients, float64 [M]."""
+        """Return the coefficients, float64 [M]."""
         ...
 
     def after(self, sums: Sums) -> Self:
@@ -46,14 +46,14 @@ class Fit(Protocol):
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """Fits by the minimiser over all rows so far."""
+    """Fit by the minimiser over all rows so far."""
 
     linear: bool
     sums: Sums
 
     @property
     def phi(self) -> Tensor:
-        """B / A; 1 before the first round."""
+        """Return B / A; 1 before the first round."""
         return coefficients(self.sums, linear=self.linear)
 
     def after(self, sums: Sums) -> ClosedForm:
@@ -72,7 +72,7 @@ class ClosedForm:
 
 @dataclass(frozen=True)
 class Adam:
-    """Fits by Adam on the loss of each round's rows, divided by A so that steps have one scale."""
+    """Fit by Adam on the loss of each round's rows, divided by A so that steps have one scale."""
 
     linear: bool
     slope: Callable[[Tensor, Tensor], Tensor]

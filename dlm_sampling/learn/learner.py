@@ -1,4 +1,4 @@
-"""Learns the coefficients and times of a solver's steps from its own finer grid: LSD and LSD+.
+"""Learn the coefficients and times of a solver's steps from its own finer grid: LSD and LSD+.
 
     LSD   phi_k minimises the distance of phi_k a_k from what the teacher does; see `targets`
     LSD+  first kappa_k = phi_k (t_k - t_{k+1}), clamped to >= 0 and scaled down to a sum of at most

@@ -1,4 +1,4 @@
-"""Runs the rounds of learning, and resumes a run that was killed."""
+"""Run the rounds of learning, and resume a run that was killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Times = tuple[float, ...]
 
 @dataclass
 class LearningRun:
-    """Runs the rounds of one learning run.
+    """Run the rounds of one learning run.
 
     Fields:
         denoiser: the model.
@@ -93,7 +93,7 @@ class LearningRun:
 
     @property
     def finer(self) -> int:
-        """Teacher's intervals in one of the student's."""
+        """Return how many intervals of the teacher lie in one of the student's."""
         return self.how.teacher_steps // self.how.steps
 
     def collect(self, fit: Fit) -> Sums:
@@ -115,7 +115,7 @@ class LearningRun:
         return sums
 
     def store(self, fit: Fit) -> None:
-        """Write what the next round needs, in one piece."""
+        """Write the state that the next round needs, in one piece."""
         if self.state is None:
             return
         record = {

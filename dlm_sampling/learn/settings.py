@@ -1,4 +1,4 @@
-"""Holds the settings of a learning run, and checks them."""
+"""Hold the settings of a learning run, and check them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dlm_sampling.learn.targets import DIVERGENCES, TARGETS, DivergenceName, Tar
 
 @dataclass(frozen=True)
 class Learning:
-    """Holds the settings of a learning run.
+    """Hold the settings of a learning run.
 
     Fields:
         steps: planned steps of a block, M; forward passes, two per interval for theta-trapezoidal.

@@ -1,4 +1,4 @@
-"""Sums over rows what the coefficients of every step are fitted to.
+"""Sum over rows the terms that the coefficients of every step are fitted to.
 
     interval    from the student's canvas x_k the teacher takes its own steps j = 1..n to t_{k+1};
                 a = what phi multiplies, at x_k;  b_j = the same of the teacher's step j, where the
@@ -31,7 +31,7 @@ DivergenceName = Literal["squared", "score-entropy"]
 
 
 class Solvers(NamedTuple):
-    """Holds one solver in three roles."""
+    """Hold one solver in three roles."""
 
     student: Learned  # with the coefficients so far
     plain: Learned  # the student's grid, coefficients 1
@@ -41,7 +41,7 @@ class Solvers(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Holds the sums of every student step k and teacher step j, float64 [M, n]."""
+    """Hold the sums of every student step k and teacher step j, float64 [M, n]."""
 
     own: Tensor  # A
     other: Tensor  # B
