@@ -1,4 +1,4 @@
-"""Loads a checkpoint of any family: its config.json says which family that is."""
+"""Load a checkpoint of any family: its config.json says which family that is."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ ALIASES = {
 
 
 class AutoDenoiser:
-    """Loads a checkpoint of any known family; `from_pretrained` is its only use."""
+    """Load a checkpoint of any known family; `from_pretrained` is its only use."""
 
     @staticmethod
     def from_pretrained(
@@ -190,7 +190,7 @@ def check_options(given: dict[str, Any], known: frozenset[str]) -> None:
 
 
 def unknown_family(checkpoint: Checkpoint) -> str:
-    """Say why no family loads a checkpoint, and what could be done."""
+    """Say why no family loads a checkpoint, and list the remedies."""
     native = ", ".join(sorted(FAMILIES))
     auto_map: Any = checkpoint.config.get("auto_map") or {}
     files = sorted(

@@ -1,4 +1,4 @@
-"""Defines `Denoiser`, the interface of all networks: a noised canvas in, logits out.
+"""Define `Denoiser`, the interface of all networks: a noised canvas in, logits out.
 
 Families differ in mask id, alignment, padding, time input and output width.  A denoiser states
 these as attributes and hides the rest, so that the loop and the samplers never ask which family
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Denoiser(ABC):
-    """Predicts the clean tokens of a noised canvas: `denoiser(input_ids, attention_mask, t)`.
+    """Predict the clean tokens of a noised canvas: `denoiser(input_ids, attention_mask, t)`.
 
     Subclasses implement `forward`, which takes a `Pass`; users call the object as a function, which
     checks its arguments.  Gradients follow the caller's grad mode.

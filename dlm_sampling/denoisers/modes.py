@@ -1,4 +1,4 @@
-"""Runs a network without dropout whatever mode a trainer left it in, and gives the mode back.
+"""Run a network without dropout whatever mode a trainer left it in, and give the mode back.
 
 Gradient checkpointing keeps working: layers that have it on are told that they train, since
 transformers checkpoints in training mode only, while everything inside them is told that it does
@@ -20,7 +20,7 @@ HOOK = "_gradient_checkpointing_func"
 
 
 class CheckpointedLayer(nn.Module):
-    """Keeps no activations of the layer for the backward pass, once checkpointing is switched on.
+    """Keep no activations of the layer for the backward pass, once checkpointing is switched on.
 
     The attributes are those of transformers' layers, so that one rule serves both.
     """
@@ -41,7 +41,7 @@ class CheckpointedLayer(nn.Module):
 
 
 class CheckpointedNetwork(nn.Module):
-    """Switches gradient checkpointing of its layers on and off, by the names of transformers."""
+    """Switch gradient checkpointing of its layers on and off, by the names of transformers."""
 
     def gradient_checkpointing_enable(self) -> None:
         """Keep the inputs of layers only, and run each layer again in the backward pass."""
@@ -98,7 +98,7 @@ def switched_off(parts: Iterable[nn.Module]) -> Generator[None]:
 
 
 def is_checkpointed(part: nn.Module) -> bool:
-    """Whether gradient checkpointing of transformers is switched on in a part of a network."""
+    """Return whether gradient checkpointing of transformers is on in a part of a network."""
     return bool(vars(part).get("gradient_checkpointing")) and not isinstance(
         part, CheckpointedLayer
     )

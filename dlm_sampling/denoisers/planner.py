@@ -1,4 +1,4 @@
-"""Runs planners as denoisers with one output column: the logit that a token is noise.
+"""Run planners as denoisers with one output column: the logit that a token is noise.
 
     planner(input_ids [B, L], attention_mask?, t?) -> log P(token is noise) / P(it is clean), [B, L]
 
@@ -22,7 +22,7 @@ from dlm_sampling.types import DenoiserOutput, Pass, Planner
 
 
 class PlannerNetwork(Denoiser):
-    """Runs a planner behind the call of a denoiser, so that padding and NFE are treated alike.
+    """Run a planner behind the call of a denoiser, so that padding and NFE are treated alike.
 
     Samplers take the planner itself, or this where its facts matter.
 

@@ -1,4 +1,4 @@
-"""Keeps the list of checkpoint families: each family's file registers it, a config selects one."""
+"""Keep the list of checkpoint families: each family's file registers it, a config selects one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """The options of `from_pretrained`, as every family's loader gets them."""
+    """Hold the options of `from_pretrained`, as every family's loader gets them."""
 
     dtype: torch.dtype | str | None = "auto"
     device_map: DeviceMap = None
@@ -81,7 +81,7 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class Family:
-    """Describes one checkpoint family.
+    """Describe one checkpoint family.
 
     Args:
         name: short lower-case name.

@@ -1,4 +1,4 @@
-"""Loads checkpoints that bring their own Python code, on request and with every tensor checked.
+"""Load checkpoints that bring their own Python code, on request and with every tensor checked.
 
 transformers >= 5 builds a model on the meta device and fills in the checkpoint's tensors.  Buffers
 that are not saved (rotary frequencies) and plain tensor attributes are lost on the way, without an

@@ -1,4 +1,4 @@
-"""Wraps any function or module from token ids to logits as a denoiser."""
+"""Wrap any function or module from token ids to logits as a denoiser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class WrappedDenoiser(Denoiser):
-    """Runs a function as a denoiser; `wrap` makes it."""
+    """Run a function as a denoiser; `wrap` makes it."""
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ def read_output(raw: Any, input_ids: Tensor, vocab_size: int) -> DenoiserOutput:
 
 @runtime_checkable
 class HasLogits(Protocol):
-    """Describes an output object of transformers."""
+    """Describe an output object of transformers."""
 
     logits: Any
 
@@ -209,7 +209,7 @@ def logits_in(raw: Any) -> Any:
 
 
 def advice(values: Tensor, expected: tuple[int, ...]) -> str:
-    """Say what to change when the shape of the logits is wrong."""
+    """Say how to change the network when the shape of its logits is wrong."""
     if values.ndim == 3 and tuple(values.shape[:2]) == expected[:2]:
         return (
             f"must be {expected}. Pass vocab_size={values.shape[-1]} if that is the output width."

@@ -1,4 +1,4 @@
-"""Looks through wrappers around a network: compilation, data parallelism, adapters, and others.
+"""Look through wrappers around a network: compilation, data parallelism, adapters, and others.
 
 A wrapper is called like the network that it holds, by its outermost module, so that hooks, averaged
 gradients and compiled code are not passed by.
@@ -44,7 +44,9 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def runs_whole(module: nn.Module) -> bool:
-    """Whether weights may be used inside a call of the module only, so that the head is too.
+    """Return whether a module's weights may be used only inside a call of the whole module.
+
+    The output head must then run inside that call too.
 
     True under FullyShardedDataParallel, which gathers weights for the call, and with gradients
     under DistributedDataParallel, which counts the weights that the call used.

@@ -1,4 +1,4 @@
-"""Merges low-rank adapters into a network's weights, at loading and at saving.
+"""Merge low-rank adapters into a network's weights, at loading and at saving.
 
     W  <-  W + s B A,   s = alpha / r, or alpha / sqrt(r) with rank-stabilised scaling
 
@@ -127,14 +127,14 @@ def merge_adapter(
 
 @runtime_checkable
 class AdaptedLayer(Protocol):
-    """Describes a layer of PEFT that adds a product to the weight of the layer it holds."""
+    """Describe a layer of PEFT that adds a product to the weight of the layer it holds."""
 
     base_layer: nn.Module
     active_adapters: Any
     merged: bool
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """Return what an adapter adds to the weight."""
+        """Return the product that an adapter adds to the weight."""
         ...
 
 

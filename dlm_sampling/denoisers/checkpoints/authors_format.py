@@ -1,4 +1,4 @@
-"""Saves checkpoints as their authors publish them, under the authors' names.
+"""Save checkpoints as their authors publish them, under the authors' names.
 
 Every family with a format of its own is written the same way; families differ in the config, in the
 names of the tensors, and in which of them are tied.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class PublishedDenoiser(Denoiser):
-    """Adds saving to denoisers whose authors have a checkpoint format of their own."""
+    """Add saving to denoisers whose authors have a checkpoint format of their own."""
 
     @abstractmethod
     def authors_config(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class PublishedDenoiser(Denoiser):
 
     @property
     def tied(self) -> Mapping[str, str]:
-        """Map tied tensors, which are not written, to those they are tied to; here none."""
+        """Map tied tensors, which are not written, to the tensors they share; here none."""
         return {}
 
     def save_pretrained(

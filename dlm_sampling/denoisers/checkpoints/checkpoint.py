@@ -1,4 +1,4 @@
-"""Opens a checkpoint folder: config.json and safetensors files, and nothing else."""
+"""Open a checkpoint folder: config.json and safetensors files, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 
 class CheckpointError(ValueError):
-    """Says in one line why a checkpoint cannot be loaded, and the remedy."""
+    """Say in one line why a checkpoint cannot be loaded, and the remedy."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Describes one checkpoint on disk.
+    """Describe one checkpoint on disk.
 
     Args:
         name: the name that the user gave; used in messages.
@@ -159,7 +159,7 @@ def download(name: str, patterns: tuple[str, ...], **options: Any) -> Path:
 
 
 def refuse_pickles(name: str, files: list[str]) -> None:
-    """Say what to do with a repository that has weights, but pickled."""
+    """Say how to convert the weights of a repository that has pickled ones only."""
     pickles = sorted(file for file in files if file.endswith(PICKLES))
     if pickles:
         raise CheckpointError(

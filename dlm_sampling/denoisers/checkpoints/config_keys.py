@@ -1,4 +1,4 @@
-"""Checks the keys of a config.json: each is read, fixed, harmless, or refused.
+"""Check the keys of a config.json: each is read, fixed, harmless, or refused.
 
 A key that the loader does not know may change the network, whose logits would then be wrong without
 an error.  A family declares what it knows; the rule is the same for all of them:
@@ -113,7 +113,7 @@ LOOKS_HARMLESS = re.compile(r"^_|dropout|_coef$|_loss|^loss|^init_|initializer|_
 
 @dataclass(frozen=True)
 class ConfigKeys:
-    """Names the keys of config.json that a family knows; "a.b" is the key b of the object a.
+    """Name the keys of config.json that a family knows; "a.b" is the key b of the object a.
 
     Fields:
         read: keys that the loader reads, with the kind of their values.
@@ -196,7 +196,7 @@ def leaf_of(key: str) -> str:
 
 
 def is_off(key: str, value: object) -> bool:
-    """Whether a value switches a setting off; a token id of 0 is an id."""
+    """Return whether a value switches a setting off; a token id of 0 is an id."""
     return value is None or (not value and not key.endswith("_id"))
 
 

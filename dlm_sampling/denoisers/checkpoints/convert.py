@@ -1,4 +1,4 @@
-"""Converts pickled weights to safetensors, once.
+"""Convert pickled weights to safetensors, once.
 
     python -m dlm_sampling.denoisers.checkpoints.convert FOLDER
 

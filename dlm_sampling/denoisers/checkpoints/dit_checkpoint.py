@@ -1,4 +1,4 @@
-"""Loads and describes checkpoints of diffusion transformers, in either of their config layouts."""
+"""Load and describe checkpoints of diffusion transformers, in either of their config layouts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TRAINING = frozenset(
 def dit_keys(
     read: Mapping[str, Kind], fixed: Mapping[str, Any], harmless: Collection[str] = ()
 ) -> ConfigKeys:
-    """Name the keys of a family's configs, beside those of all diffusion transformers."""
+    """Name the keys of a family's configs, beside the keys of all diffusion transformers."""
     return ConfigKeys({**SIZE_KEYS, **read}, (), {**FIXED, **fixed}, {*TRAINING, *harmless})
 
 

@@ -1,4 +1,4 @@
-"""Builds a module with its parameters on the meta device and its buffers computed for real."""
+"""Build a module with its parameters on the meta device and its buffers computed for real."""
 
 from __future__ import annotations
 

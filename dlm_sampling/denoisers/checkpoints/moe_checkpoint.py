@@ -1,4 +1,4 @@
-"""Loads mixture-of-experts checkpoints: weights, and the keys of the authors' configs."""
+"""Load mixture-of-experts checkpoints: weights, and the keys of the authors' configs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chooses the device and the type of a checkpoint's weights."""
+"""Choose the device and the type of a checkpoint's weights."""
 
 from __future__ import annotations
 

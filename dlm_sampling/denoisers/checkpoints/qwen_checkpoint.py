@@ -1,4 +1,4 @@
-"""Translates configs of Qwen blocks under the authors' own model types: Dream and SDAR."""
+"""Translate configs of Qwen blocks under the authors' own model types: Dream and SDAR."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ THETA, SCHEME = "rope_parameters.rope_theta", "rope_parameters.rope_type"
 
 
 def qwen_keys(read: Mapping[str, Kind], harmless: Collection[str] = ()) -> ConfigKeys:
-    """Name the keys of a family's configs, beside those that all of them share."""
+    """Name the keys of a family's configs, beside the keys that all of them share."""
     return ConfigKeys(
         {
             **SHARED,

@@ -1,4 +1,4 @@
-"""Reads values of transformers' configs and tokenizers, whose attributes differ between versions.
+"""Read values of transformers' configs and tokenizers, whose attributes differ between versions.
 
 This is the one place where an attribute may be missing; everything behind it has a type.
 """
@@ -89,10 +89,10 @@ def token_ids(value: object, where: str) -> tuple[int, ...]:
 
 
 def is_mapping(value: object) -> TypeIs[Mapping[str, Any]]:
-    """Whether a value is a mapping, as a JSON object is."""
+    """Return whether a value is a mapping, as a JSON object is."""
     return isinstance(value, Mapping)
 
 
 def is_listing(value: object) -> TypeIs[Collection[object]]:
-    """Whether a value is a list, a tuple or a set."""
+    """Return whether a value is a list, a tuple or a set."""
     return isinstance(value, list | tuple | set)

@@ -1,4 +1,4 @@
-"""Loads tokenizers of checkpoints, when first needed and without remote code."""
+"""Load tokenizers of checkpoints, when first needed and without remote code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TokenizerSource = Callable[[], "PreTrainedTokenizerBase | None"]
 
 
 class TextFacts(TypedDict, total=False):
-    """Names a checkpoint's tokenizer and special ids, as every family's constructor takes them.
+    """Name a checkpoint's tokenizer and special ids, as every family's constructor takes them.
 
     tokenizer: the tokenizer, or a function that loads it.
     eos_token_id: end-of-text id; default: the tokenizer's if one is given, else the config's.

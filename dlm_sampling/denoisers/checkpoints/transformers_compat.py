@@ -1,4 +1,4 @@
-"""Restores names that older model code imports and transformers 5 no longer has.
+"""Restore names that older model code imports and transformers 5 no longer has.
 
 Applied only when a checkpoint's own code is about to run; each is added only where it is missing,
 so that the installed transformers stays as it is for everybody else.

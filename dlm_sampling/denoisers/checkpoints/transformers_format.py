@@ -1,4 +1,4 @@
-"""Loads and saves models that transformers itself reads and writes.
+"""Load and save models that transformers itself reads and writes.
 
 They keep the format of the library, so that nothing is renamed or cast on the way.
 """
@@ -20,7 +20,7 @@ from dlm_sampling.denoisers.registry import LoadOptions
 
 
 class TransformersDenoiser(Denoiser):
-    """Adds saving to denoisers whose model has a `save_pretrained` of its own."""
+    """Add saving to denoisers whose model has a `save_pretrained` of its own."""
 
     model: Any
 

@@ -1,4 +1,4 @@
-"""Names the keys of configs that transformers itself reads.
+"""Name the keys of configs that transformers itself reads.
 
 A key is read if the source of the model or of its config names it; one that neither names cannot
 change the network that transformers builds, so that a checkpoint with it is of another network.

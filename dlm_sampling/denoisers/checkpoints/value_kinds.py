@@ -1,4 +1,4 @@
-"""Names the kinds of values that a JSON file of a checkpoint may hold, and checks them."""
+"""Name the kinds of values that a JSON file of a checkpoint may hold, and check them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LARGEST, MOST_LAYERS = 2**31, 4096
 
 
 class Kind(NamedTuple):
-    """Describes the values that a key may have."""
+    """Describe the values that a key may have."""
 
     allowed: str
     fits: Callable[[object], bool]
 
 
 def is_real(value: object) -> TypeGuard[float]:
-    """Whether a value is a finite number; true and false are none."""
+    """Return whether a value is a finite number; true and false are none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value)

@@ -1,4 +1,4 @@
-"""Copies tensors between checkpoint files and modules; every name and shape must fit."""
+"""Copy tensors between checkpoint files and modules; every name and shape must fit."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def load_weights(
 
 
 def check_names(checkpoint: str, wanted: set[str], present: set[str]) -> None:
-    """Refuse a checkpoint whose tensors are not exactly those of the architecture."""
+    """Refuse a checkpoint whose tensor names differ from the names of the architecture."""
     if missing := sorted(wanted - present):
         raise CheckpointError(
             f"{checkpoint!r}: {len(missing)} tensors are missing, first {missing[0]}. "

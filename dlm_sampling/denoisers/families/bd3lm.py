@@ -1,4 +1,4 @@
-"""Loads and runs BD3-LM: the diffusion transformer with block-causal attention and masks.
+"""Load and run BD3-LM: the diffusion transformer with block-causal attention and masks.
 
 Arriola et al. 2025, Block Diffusion: Interpolating Between Autoregressive and Diffusion Language
 Models, arXiv:2503.09573, released code github.com/kuleshov-group/bd3lms.
@@ -44,7 +44,7 @@ SCHEDULE_BUFFERS = ("sampling_eps_min", "sampling_eps_max")
 
 
 class BD3LMDenoiser(DitDenoiser):
-    """Runs a BD3-LM network: logits in place, each block sees itself and all earlier blocks.
+    """Run a BD3-LM network: logits in place, each block sees itself and all earlier blocks.
 
     Args:
         network: the diffusion transformer, with or without adaLN.

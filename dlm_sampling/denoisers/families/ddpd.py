@@ -1,4 +1,4 @@
-"""Loads and runs the planner of DDPD, which tells how likely each token of a canvas is noise.
+"""Load and run the planner of DDPD, which tells how likely each token of a canvas is noise.
 
 Liu et al. 2024, Think while You Generate: Discrete Diffusion with Planned Denoising,
 arXiv:2410.06264, released code github.com/liusulin/DDPD.  Its denoiser is a SEDD network, which
@@ -34,7 +34,7 @@ EMBEDDING = "vocab_embed.embedding"
 
 
 class DDPDPlanner:
-    """Runs a planner network: `planner(input_ids)` gives the logit that each token is noise.
+    """Run a planner network: `planner(input_ids)` gives the logit that each token is noise.
 
     Args:
         network: the diffusion transformer with one output column.

@@ -1,4 +1,4 @@
-"""Loads and runs DiffusionGemma: causal prompt encoder, bidirectional decoder, uniform noise.
+"""Load and run DiffusionGemma: causal prompt encoder, bidirectional decoder, uniform noise.
 
 Released in transformers 5.23 as `DiffusionGemmaForBlockDiffusion`, whose modules are used as they
 are.
@@ -28,7 +28,7 @@ from dlm_sampling.types import DenoiserOutput, Pass
 
 
 class DiffusionGemmaDenoiser(TransformersDenoiser):
-    """Runs a DiffusionGemma network: the last `canvas_length` columns are canvas, the rest prompt.
+    """Run a DiffusionGemma network: the last `canvas_length` columns are canvas, the rest prompt.
 
     The prompt is encoded causally; the canvas sees it and all of itself.  The kind is "posterior",
     as the released sampler reads it: it draws clean tokens from the logits.  The carry is the

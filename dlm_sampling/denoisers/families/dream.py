@@ -1,4 +1,4 @@
-"""Loads and runs Dream, Dream-Coder and DiffuCoder: Qwen2 blocks whose logits are shifted by one.
+"""Load and run Dream, Dream-Coder and DiffuCoder: Qwen2 blocks whose logits are shifted by one.
 
 Ye et al. 2025, Dream 7B, arXiv:2508.15487; Gong et al. 2025, DiffuCoder, arXiv:2506.20639.  The
 networks keep the alignment of the causal model they were made from, so each state is moved one
@@ -24,7 +24,7 @@ MASK_TOKEN_ID = 151666
 
 
 class DreamDenoiser(StockDenoiser):
-    """Runs a Dream network: no time input, states shifted so that position i scores token i.
+    """Run a Dream network: no time input, states shifted so that position i scores token i.
 
     Args:
         model: stock Qwen2 modules; used with full attention, never modified.

@@ -1,4 +1,4 @@
-"""Loads and runs Duo: the diffusion transformer for uniform noise, without a mask token.
+"""Load and run Duo: the diffusion transformer for uniform noise, without a mask token.
 
 Sahoo et al. 2025, The Diffusion Duality, arXiv:2506.10892, released code github.com/s-sahoo/duo.
 """
@@ -32,7 +32,7 @@ EMBEDDING = "vocab_embed.embedding"
 
 
 class DuoDenoiser(DitDenoiser):
-    """Runs a Duo network: logits in place, uniform noise over all columns, no mask.
+    """Run a Duo network: logits in place, uniform noise over all columns, no mask.
 
     The logits are of kind "leave_one_out": Duo's ELBO plugs the network's law into
     q(x_s | x_t, x_0), whose optimum is P(x0_i | x_t without position i), not the posterior

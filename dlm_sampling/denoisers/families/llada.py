@@ -1,4 +1,4 @@
-"""Loads and runs LLaDA (Base, Instruct, 1.5): Llama blocks with full attention.
+"""Load and run LLaDA (Base, Instruct, 1.5): Llama blocks with full attention.
 
 Nie et al. 2025, Large Language Diffusion Models, arXiv:2502.09992; released code
 github.com/ML-GSAI/LLaDA.
@@ -58,7 +58,7 @@ LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
 class LLaDADenoiser(StockDenoiser):
-    """Runs a LLaDA network: no time input, logits in place, padding masked as keys.
+    """Run a LLaDA network: no time input, logits in place, padding masked as keys.
 
     Args:
         model: stock Llama modules; used with full attention, never modified.

@@ -1,4 +1,4 @@
-"""Loads and runs LLaDA2 (mini, flash; 2.0, 2.1): block-causal, grouped and shared experts.
+"""Load and run LLaDA2 (mini, flash; 2.0, 2.1): block-causal, grouped and shared experts.
 
 Bie et al. 2025, LLaDA2.0, arXiv:2512.15745; released weights inclusionAI/LLaDA2.0-mini.  The router
 is that of DeepSeek-AI 2024, DeepSeek-V3, arXiv:2412.19437, section 2.1.2.
@@ -51,7 +51,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """Holds the numbers of the router, under the names of the authors' config.
+    """Hold the numbers of the router, under the names of the authors' config.
 
     Args:
         num_experts_per_tok: experts per token.
@@ -67,7 +67,7 @@ class RouterConfig:
 
 
 class GroupedRouter(nn.Module):
-    """Chooses the best experts of the best groups by sigmoid scores, scaled to sum to a factor.
+    """Choose the best experts of the best groups by sigmoid scores, scaled to sum to a factor.
 
     A learned bias is added for the choice only.  A group is as good as its two best experts
     together.
@@ -97,7 +97,7 @@ class GroupedRouter(nn.Module):
 
 
 class LLaDA2Denoiser(MoeDenoiser):
-    """Runs a LLaDA2 network: no time input, logits in place; a block sees itself and earlier ones.
+    """Run a LLaDA2 network: no time input, logits in place; a block sees itself and earlier ones.
 
     Args:
         network: the decoder.

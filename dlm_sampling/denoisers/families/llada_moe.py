@@ -1,4 +1,4 @@
-"""Loads and runs LLaDA-MoE: blocks with full attention and routed experts.
+"""Load and run LLaDA-MoE: blocks with full attention and routed experts.
 
 Zhu et al. 2025, LLaDA-MoE, arXiv:2509.24389; released weights inclusionAI/LLaDA-MoE-7B-A1B.
 """
@@ -35,7 +35,7 @@ FIXED: dict[str, Any] = {
 
 
 class SoftmaxRouter(nn.Module):
-    """Chooses the k largest of softmax(W x) + b over the experts, in float32, not renormalised."""
+    """Choose the k largest of softmax(W x) + b over the experts, in float32, not renormalised."""
 
     def __init__(self, config: MoeConfig, top_k: int, biased: bool = False) -> None:
         """One row of W per expert; b is 0 unless `biased`."""
@@ -54,7 +54,7 @@ class SoftmaxRouter(nn.Module):
 
 
 class LLaDAMoEDenoiser(MoeDenoiser):
-    """Runs a LLaDA-MoE network: no time input, logits in place, padding masked as keys.
+    """Run a LLaDA-MoE network: no time input, logits in place, padding masked as keys.
 
     Args:
         network: the decoder.

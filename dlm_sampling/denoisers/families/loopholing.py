@@ -1,4 +1,4 @@
-"""Adds loopholing to a network: a latent state passes from one forward pass to the next.
+"""Add loopholing to a network: a latent state passes from one forward pass to the next.
 
     e = E(x_t) + LN(h),   h' = f(e, t),   logits = g(h'),   h = 0 before the first pass
 
@@ -53,7 +53,7 @@ WEIGHTS, SCALE = "loopholing.safetensors", "norm.weight"
 
 
 class Seam(NamedTuple):
-    """Splits a network behind its token embeddings."""
+    """Split a network behind its token embeddings."""
 
     embed: nn.Module  # int64 [B, L] -> [B, L, d]
     width: int  # d of the hidden states
@@ -62,7 +62,7 @@ class Seam(NamedTuple):
 
 
 class LoopholingNetwork(nn.ModuleDict):
-    """Holds the base `network` and the `norm`, and runs both in one call."""
+    """Hold the base `network` and the `norm`, and run both in one call."""
 
     def forward(self, seam: Seam, inputs: Pass) -> DenoiserOutput:
         """Run the network from E(x) + LN(h)."""
@@ -79,7 +79,7 @@ class LoopholingNetwork(nn.ModuleDict):
 
 
 class LoopholingDenoiser(Denoiser):
-    """Runs a network of another family with a carried latent state; its facts are the network's.
+    """Run a network of another family with a carried latent state; its facts are the network's.
 
     The norm has a scale and no shift, so that LN(0) = 0 and a row without a state gets the logits
     of the base network.  With the scale at 0, where a new one starts, that holds in every step.

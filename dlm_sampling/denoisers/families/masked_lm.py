@@ -1,4 +1,4 @@
-"""Loads and runs masked language models of transformers (BERT, RoBERTa, ModernBERT, ...).
+"""Load and run masked language models of transformers (BERT, RoBERTa, ModernBERT, ...).
 
 Wang & Cho 2019, arXiv:1902.04094, generate from BERT as from a Markov random field; read as a
 masked diffusion model, its logits at a mask are the denoising law.
@@ -38,7 +38,7 @@ FURTHER_HEADS = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.|\.
 
 
 class MaskedLMDenoiser(TransformersDenoiser):
-    """Runs a masked language model: logits in place, positions counted from the first real token.
+    """Run a masked language model: logits in place, positions counted from the first real token.
 
     Padding is honoured where the model takes explicit position ids; models that count columns
     instead run rows of different padding separately.

@@ -1,4 +1,4 @@
-"""Loads and runs MDLM: the diffusion transformer with masks.
+"""Load and run MDLM: the diffusion transformer with masks.
 
 Sahoo et al. 2024, Simple and Effective Masked Diffusion Language Models, arXiv:2406.07524, released
 code github.com/kuleshov-group/mdlm.  The substitution parameterisation (mask column removed, known
@@ -29,7 +29,7 @@ from dlm_sampling.schedules import LOG_LINEAR
 
 
 class MDLMDenoiser(DitDenoiser):
-    """Runs an MDLM network: logits in place, padding masked, positions from the first real token.
+    """Run an MDLM network: logits in place, padding masked, positions from the first real token.
 
     Args:
         network: the diffusion transformer.

@@ -1,4 +1,4 @@
-"""Loads and runs SDAR and descendants such as TraDo: Qwen3 blocks with block-causal attention.
+"""Load and run SDAR and descendants such as TraDo: Qwen3 blocks with block-causal attention.
 
 Cheng et al. 2025, SDAR, arXiv:2510.06303, released code github.com/JetAstra/SDAR.
 """
@@ -33,7 +33,7 @@ FURTHER = ("head_dim", "attention_bias")
 
 
 class SDARDenoiser(StockDenoiser):
-    """Runs an SDAR network: no time input, logits in place; a block sees itself and earlier blocks.
+    """Run an SDAR network: no time input, logits in place; a block sees itself and earlier blocks.
 
     Args:
         model: stock Qwen3 modules; used with block-causal attention, never modified.

@@ -1,4 +1,4 @@
-"""Loads and runs SEDD: the diffusion transformer that learns ratios of marginals.
+"""Load and run SEDD: the diffusion transformer that learns ratios of marginals.
 
 Lou, Meng & Ermon 2024, Discrete Diffusion Modeling by Estimating the Ratios of the Data
 Distribution, arXiv:2310.16834, released code
@@ -42,7 +42,7 @@ GEOMETRIC = (1e-4, 20.0)
 
 
 class SEDDDenoiser(DitDenoiser):
-    """Runs a SEDD network: entry y at position i is log p_t(x with y at i) / p_t(x), own token 0.
+    """Run a SEDD network: entry y at position i is log p_t(x with y at i) / p_t(x), own token 0.
 
     With absorbing noise and `scale_by_sigma` the network's output is divided by
     (exp(sigma) - 1) (V - 1).  At a masked position the softmax over the other columns is the
@@ -121,7 +121,7 @@ class SEDDDenoiser(DitDenoiser):
 
 
 class GeometricNoise:
-    """Computes the geometric schedule of t with its own bounds; see `geometric_noise`."""
+    """Compute the geometric schedule of t with its own bounds; see `geometric_noise`."""
 
     def __init__(self, low: float, high: float) -> None:
         """Keep the noise at t = 0 and t = 1."""

@@ -1,4 +1,4 @@
-"""Builds the attention masks of block diffusion: full inside a block and to all earlier blocks.
+"""Build the attention masks of block diffusion: full inside a block and to all earlier blocks.
 
 Arriola et al. 2025, Block Diffusion, arXiv:2503.09573, section 3 and appendix B.6.
 """

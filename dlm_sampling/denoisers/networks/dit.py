@@ -1,4 +1,4 @@
-"""Implements the diffusion transformer of the SEDD, MDLM, Duo and BD3-LM releases, in plain torch.
+"""Implement the diffusion transformer of the SEDD, MDLM, Duo and BD3-LM releases, in plain torch.
 
 Peebles & Xie 2023, arXiv:2212.09748 (adaLN-zero blocks); Lou et al. 2024, arXiv:2310.16834, and
 Sahoo et al. 2024, arXiv:2406.07524, released code.  Parameter names are those of the released
@@ -24,7 +24,7 @@ MAX_PERIOD = 10000.0
 
 @dataclass(frozen=True)
 class DitConfig:
-    """Holds the sizes of the network.
+    """Hold the sizes of the network.
 
     Args:
         vocab_size: embedding rows.
@@ -56,7 +56,7 @@ class DitConfig:
 
 
 class ScaleNorm(nn.Module):
-    """Normalises the last axis in float32 (layer norm, eps 1e-5), with a scale and no shift."""
+    """Normalise the last axis in float32 (layer norm, eps 1e-5), with a scale and no shift."""
 
     def __init__(self, width: int) -> None:
         """Scale of `width` ones."""
@@ -69,7 +69,7 @@ class ScaleNorm(nn.Module):
 
 
 class TokenEmbedding(nn.Module):
-    """Looks up rows of an embedding matrix."""
+    """Look up rows of an embedding matrix."""
 
     def __init__(self, rows: int, width: int) -> None:
         """An uninitialised [rows, width] table."""
@@ -82,7 +82,7 @@ class TokenEmbedding(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Embeds a noise level, [B] -> [B, cond_dim]: 256 sines and cosines, Linear, SiLU, Linear."""
+    """Embed a noise level, [B] -> [B, cond_dim]: 256 sines and cosines, Linear, SiLU, Linear."""
 
     def __init__(self, width: int) -> None:
         """Two layers of `width` units."""
@@ -103,7 +103,7 @@ class TimestepEmbedder(nn.Module):
 
 
 class DitBlock(CheckpointedLayer):
-    """Applies attention and MLP, each shifted, scaled and gated by the noise-level embedding."""
+    """Apply attention and MLP, each shifted, scaled and gated by the noise-level embedding."""
 
     def __init__(self, config: DitConfig) -> None:
         """A block with the sizes of `config`."""
@@ -146,7 +146,7 @@ class DitBlock(CheckpointedLayer):
 
 
 class DitOutput(nn.Module):
-    """Applies the final modulated norm, and holds the linear output head."""
+    """Apply the final modulated norm, and hold the linear output head."""
 
     def __init__(self, config: DitConfig) -> None:
         """The last layers with the sizes of `config`."""
@@ -166,7 +166,7 @@ class DitOutput(nn.Module):
 
 
 class Dit(CheckpointedNetwork):
-    """Runs the network; `forward` stops before the output head `output_layer.linear`."""
+    """Run the network; `forward` stops before the output head `output_layer.linear`."""
 
     def __init__(self, config: DitConfig) -> None:
         """A network with the sizes of `config`."""

@@ -1,4 +1,4 @@
-"""Runs diffusion transformers as denoisers: MDLM, BD3-LM, Duo and SEDD.
+"""Run diffusion transformers as denoisers: MDLM, BD3-LM, Duo and SEDD.
 
 All are given the total noise of the time and the positions from the first real token; they differ
 in the noise, in the attention, and in the meaning of their logits.
@@ -25,7 +25,7 @@ from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind
 
 
 class DitDenoiser(PublishedDenoiser):
-    """Runs a diffusion transformer: logits in place, padding masked.
+    """Run a diffusion transformer: logits in place, padding masked.
 
     Args:
         network: the diffusion transformer.

@@ -1,4 +1,4 @@
-"""Implements the bidirectional mixture-of-experts decoder of the LLaDA-MoE and LLaDA2 releases.
+"""Implement the bidirectional mixture-of-experts decoder of the LLaDA-MoE and LLaDA2 releases.
 
 Fedus et al. 2022, arXiv:2101.03961 (routed experts); Dai et al. 2024, arXiv:2401.06066 (shared and
 fine-grained experts).  Plain torch, so that one code runs with every transformers version; the
@@ -21,7 +21,7 @@ from dlm_sampling.denoisers.networks.rotary import rotary_table, rotate
 
 @dataclass(frozen=True)
 class MoeConfig:
-    """Holds the sizes of the network.
+    """Hold the sizes of the network.
 
     Args:
         vocab_size: embedding rows and output columns.
@@ -79,7 +79,7 @@ Router = Callable[[MoeConfig], nn.Module]
 
 
 class RmsNorm(nn.Module):
-    """Computes x / sqrt(mean x^2 + eps) times a weight, in float32."""
+    """Compute x / sqrt(mean x^2 + eps) times a weight, in float32."""
 
     def __init__(self, width: int, eps: float) -> None:
         """Weight of `width` ones."""
@@ -95,7 +95,7 @@ class RmsNorm(nn.Module):
 
 
 class GatedMlp(nn.Module):
-    """Computes down(SiLU(gate(x)) * up(x))."""
+    """Compute down(SiLU(gate(x)) * up(x))."""
 
     def __init__(self, width: int, inner: int) -> None:
         """Three matrices without biases."""
@@ -110,7 +110,7 @@ class GatedMlp(nn.Module):
 
 
 class ExpertMlp(nn.Module):
-    """Adds up the experts that the router chose for each token, weighted, and the shared expert."""
+    """Add up the experts that the router chose for each token, weighted, and the shared expert."""
 
     def __init__(self, config: MoeConfig, router: Router) -> None:
         """Experts with the sizes of `config`."""
@@ -143,7 +143,7 @@ class ExpertMlp(nn.Module):
 
 
 class MoeAttention(nn.Module):
-    """Applies grouped-query attention with normalised, rotated queries and keys."""
+    """Apply grouped-query attention with normalised, rotated queries and keys."""
 
     def __init__(self, config: MoeConfig) -> None:
         """Projections with the sizes of `config`."""
@@ -184,7 +184,7 @@ class MoeAttention(nn.Module):
 
 
 class MoeLayer(CheckpointedLayer):
-    """Applies attention and MLP, each after a norm and added to its input."""
+    """Apply attention and MLP, each after a norm and added to its input."""
 
     def __init__(self, config: MoeConfig, router: Router, dense: bool) -> None:
         """A layer with the sizes of `config`."""
@@ -203,7 +203,7 @@ class MoeLayer(CheckpointedLayer):
 
 
 class MoeStack(nn.Module):
-    """Runs embedding, layers and the final norm."""
+    """Run embedding, layers and the final norm."""
 
     def __init__(self, config: MoeConfig, router: Router) -> None:
         """A stack with the sizes of `config`."""
@@ -234,7 +234,7 @@ class MoeStack(nn.Module):
 
 
 class MoeNetwork(CheckpointedNetwork):
-    """Runs the stack `model`; the caller applies the output head `lm_head`."""
+    """Run the stack `model`; the caller applies the output head `lm_head`."""
 
     def __init__(self, config: MoeConfig, router: Router) -> None:
         """A network with the sizes of `config`."""

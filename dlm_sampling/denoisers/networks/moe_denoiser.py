@@ -1,4 +1,4 @@
-"""Runs mixture-of-experts decoders as denoisers: LLaDA-MoE and LLaDA2."""
+"""Run mixture-of-experts decoders as denoisers: LLaDA-MoE and LLaDA2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dlm_sampling.types import DenoiserOutput, Pass
 
 
 class MoeDenoiser(PublishedDenoiser):
-    """Runs a mixture-of-experts decoder: no time input, logits in place.
+    """Run a mixture-of-experts decoder: no time input, logits in place.
 
     Args:
         network: the decoder.

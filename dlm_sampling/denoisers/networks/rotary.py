@@ -1,4 +1,4 @@
-"""Computes rotary position embeddings for the library's own networks.
+"""Compute rotary position embeddings for the library's own networks.
 
 Su et al. 2021, RoFormer, arXiv:2104.09864 (rotary positions, here with the halves of a head as the
 two components of each pair).

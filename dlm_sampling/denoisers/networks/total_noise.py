@@ -1,4 +1,4 @@
-"""Computes total noise sigma(t), the input of time-conditioned diffusion transformers."""
+"""Compute total noise sigma(t), the input of time-conditioned diffusion transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs the decoder blocks of transformers (Llama, Qwen2, Qwen3) with full attention.
+"""Run the decoder blocks of transformers (Llama, Qwen2, Qwen3) with full attention.
 
 The layers are called one by one: with no padding no mask is built at all, so that PyTorch's fused
 attention kernels apply.
@@ -58,13 +58,13 @@ def run_layers(
 
 
 class Decoder(NamedTuple):
-    """Holds a decoder where a stock model holds its own."""
+    """Hold a decoder where a stock model holds its own."""
 
     model: Any
 
 
 class FullAttention:
-    """Marks a stock model that also runs with full attention: `model(..., full_attention=True)`.
+    """Mark a stock model that also runs with full attention: `model(..., full_attention=True)`.
 
     Otherwise it is the stock model.  Both are the model's `forward`, so that wrappers and compiled
     code apply to them.
@@ -138,7 +138,7 @@ def with_full_attention(model: Any) -> Any:
 
 
 class StockDenoiser(PublishedDenoiser):
-    """Runs a stock `...ForCausalLM` module of transformers without its causal mask.
+    """Run a stock `...ForCausalLM` module of transformers without its causal mask.
 
     Args:
         model: stock modules; never modified.
@@ -207,7 +207,7 @@ class StockDenoiser(PublishedDenoiser):
         return None if inputs.attention is None else key_bias(inputs.attention, dtype)
 
     def aligned(self, hidden: Tensor, inputs: Pass) -> Tensor:
-        """Return the hidden states that predict the columns asked for; here those in place."""
+        """Return the hidden states that predict the columns asked for; here the states in place."""
         return at_columns(hidden, inputs.columns)
 
 
