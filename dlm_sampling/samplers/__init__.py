@@ -1,8 +1,4 @@
-"""Hold the samplers: one algorithm, one file, one paper.
-
-`available()` lists them and `create(name)` builds one.  A sampler of one's own derives from
-`SamplerBase`, and `register(name, build)` makes it known by name.
-"""
+"""Hold the samplers: one algorithm, one file, one paper."""
 
 # isort: off
 # A new sampler adds one line here; the order is that of the documentation.

@@ -1,4 +1,4 @@
-"""Draws from the reverse law with the prediction in place of the clean token: ancestral sampling.
+"""Draw from the reverse law with the prediction in place of the clean token: ancestral sampling.
 
     q(x_s = v | x_t = m) = (alpha_s - alpha_t) / (1 - alpha_t) * p0(v),   v != m
     q(x_s = m | x_t = m) = (1 - alpha_s) / (1 - alpha_t);   written tokens stay.

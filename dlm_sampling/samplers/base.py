@@ -1,4 +1,4 @@
-"""Gives samplers their defaults, and the functions that most of them use: quotas and `reveal`."""
+"""Give samplers their defaults, and the functions that most of them use: quotas and `reveal`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ S = TypeVar("S")
 
 
 class SamplerBase(ABC, Generic[S]):
-    """Gives every member of `types.Sampler` but `step` its default.
+    """Give every member of `types.Sampler` but `step` its default.
 
     A subclass is a frozen dataclass: its fields are the parameters of the sampler.  It sets `law`,
     `runs_on`, `recorded_on`, `paper` and `nfe` as class attributes without annotation, declares
@@ -48,22 +48,22 @@ class SamplerBase(ABC, Generic[S]):
 
     @property
     def looks_ahead(self) -> bool:
-        """False: a step reads predictions inside of its block only."""
+        """Return False: a step reads predictions inside of its block only."""
         return False
 
     @property
     def revises(self) -> bool:
-        """False: a written token stays."""
+        """Return False: a written token stays."""
         return False
 
     @property
     def exact(self) -> bool:
-        """True: the choice of positions does not depend on the drawn tokens."""
+        """Return True: the choice of positions does not depend on the drawn tokens."""
         return True
 
     @property
     def own_steps(self) -> int | None:
-        """None: as many planned steps as positions, unless the caller says otherwise."""
+        """Return None: as many planned steps as positions, unless the caller says otherwise."""
         return None
 
     def canvas_process(self, process: Process) -> Process | None:
@@ -84,7 +84,7 @@ class SamplerBase(ABC, Generic[S]):
 
     @property
     def passes_per_step(self) -> int:
-        """1: the most forward passes of a row in one loop step."""
+        """Return 1: the most forward passes of a row in one loop step."""
         return 1
 
     def patience(self, length: int) -> int:
@@ -107,7 +107,7 @@ class SamplerBase(ABC, Generic[S]):
 
 
 class Solver(SamplerBase[S]):
-    """Marks a sampler that follows the reverse process in time.
+    """Mark a sampler that follows the reverse process in time.
 
     With ever shorter steps its law tends to that of the model, so another sampler may build on it
     (Picard iterates one, a corrector follows one).  A decoder is a rule of its own, and no other
@@ -117,9 +117,10 @@ class Solver(SamplerBase[S]):
 
 @dataclass(frozen=True)
 class AdaptiveSampler(SamplerBase[S]):
-    """Is the base of samplers that write as many positions as the confidence of the draws allows.
+    """Serve as the base of samplers that write as many positions as their confidence allows.
 
-    They go on until nothing is unknown, and take the argmax unless the caller sets a temperature.
+    They run at temperature 0 (every draw is the argmax) unless the caller sets a temperature, and
+    go on until nothing is unknown.
     """
 
     law = TokenLaw(temperature=0.0)
@@ -127,7 +128,7 @@ class AdaptiveSampler(SamplerBase[S]):
 
     @property
     def exact(self) -> bool:
-        """False: confidence is read at the drawn token."""
+        """Return False: confidence is read at the drawn token."""
         return False
 
     def schedule_length(self, steps: int) -> None:
@@ -136,7 +137,7 @@ class AdaptiveSampler(SamplerBase[S]):
 
 @dataclass(frozen=True)
 class ConfidenceSampler(AdaptiveSampler[None]):
-    """Is the base of adaptive samplers whose only rule is which positions a step writes.
+    """Serve as the base of adaptive samplers that differ only in the positions that a step writes.
 
     The rule reads the confidence: the drawn token's probability under the model's own law.
     """
@@ -144,7 +145,7 @@ class ConfidenceSampler(AdaptiveSampler[None]):
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[None, Step]:
-        """Draw a token at every unknown position, and write those at `positions`."""
+        """Draw a token at every unknown position, and write the tokens at `positions`."""
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(canvas.eligible, rng)
         return None, reveal(canvas, self.positions(draw.log_confidence, canvas.eligible), draw)
 
@@ -154,7 +155,7 @@ class ConfidenceSampler(AdaptiveSampler[None]):
 
 
 class BlockTotal(NamedTuple):
-    """Remembers how many positions there were to write when the block began."""
+    """Remember how many positions there were to write when the block began."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
 

@@ -1,4 +1,4 @@
-"""Writes one block after the other by first-hitting sampling with a nucleus, as BD3-LM does.
+"""Write one block after the other by first-hitting sampling with a nucleus, as BD3-LM does.
 
     t' = t u^(1 / n) with n masked positions left in the block, t = 1 where a block begins;
     the position is uniform among them, the token follows the nucleus of p(x0 | x at t').
@@ -49,12 +49,12 @@ class BD3LM(HittingSampler):
 
     @property
     def hits(self) -> Hits:
-        """The hitting times of this sampler, and their groups."""
+        """Return the rule that draws this sampler's hitting times and groups them."""
         return Hits(self.tokens_per_step, schedule=self.schedule)
 
 
 class StopVerdict(NamedTuple):
-    """Holds where rows end, and which are rejected."""
+    """Hold where rows end, and which are rejected."""
 
     length: Tensor  # int64 [B], columns to keep
     rejected: Tensor  # bool [B], repetitive: to be sampled again
@@ -62,7 +62,7 @@ class StopVerdict(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockStop:
-    """Applies the released stop rules to finished rows.
+    """Apply the released stop rules to finished rows.
 
     After every block past `window` columns a row stops if the tokens of its last `window` columns
     have an entropy below `min_entropy`, or (variable length) if it holds `ends` end-of-text tokens.

@@ -1,4 +1,4 @@
-"""Writes confident tokens block by block and edits written ones, as LLaDA 2.x decodes.
+"""Write confident tokens block by block and edit written ones, as LLaDA 2.x decodes.
 
     c_i = probability of the drawn token v_i under the sampled law
     q   = even split of the block over its steps
@@ -27,7 +27,7 @@ from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step,
 
 
 class RefinementState(NamedTuple):
-    """Holds the facts that decide whether a block is over."""
+    """Hold the facts that decide whether a block is over."""
 
     had_mask: Tensor  # bool [B], whether a mask was left before the last step
     edited: Tensor  # bool [B], whether the last step replaced a token
@@ -75,12 +75,12 @@ class BlockRefinement(SamplerBase[RefinementState]):
 
     @property
     def revises(self) -> bool:
-        """Whether written tokens may be replaced."""
+        """Return whether written tokens may be replaced."""
         return self.editing_threshold is not None
 
     @property
     def exact(self) -> bool:
-        """False: confidence is read at the drawn token."""
+        """Return False: confidence is read at the drawn token."""
         return False
 
     def schedule_length(self, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Finds and builds a sampler by its public name, or from the file of a learned one."""
+"""Find and build a sampler by its public name, or from the file of a learned one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes positions that rank high in two steps in a row with the same prediction: CCD.
+"""Write positions that rank high in two steps in a row with the same prediction: CCD.
 
     top-n      the n best positions of the step, n growing from 1 to u + floor(u * expand_ratio)
     agree      { i in top-n, among the n best that the step before left over, argmax p_i unchanged }
@@ -35,7 +35,7 @@ from dlm_sampling.types import (
 
 
 class CCDState(NamedTuple):
-    """Holds the positions that the step before left over, and its predictions."""
+    """Hold the positions that the step before left over, and its predictions."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     window: Tensor  # int64 [B], n of the step before
@@ -79,7 +79,7 @@ class CCD(SamplerBase[CCDState]):
 
     @property
     def exact(self) -> bool:
-        """Whether the order reads the law only; confidence is read at the drawn token."""
+        """Return whether the order reads the law only; confidence reads the drawn token."""
         return self.order != "confidence"
 
     def init(self, canvas: Canvas) -> CCDState:
@@ -95,7 +95,7 @@ class CCD(SamplerBase[CCDState]):
         predict: Predict,
         rng: RandomSource,
     ) -> tuple[CCDState, Step]:
-        """Compare with the step before, write, and note what waits."""
+        """Compare with the step before, write, and note the positions that wait."""
         eligible = canvas.eligible
         total = block_total(state.total, canvas, clock)
         share = (total // clock.steps).clamp_min(1)

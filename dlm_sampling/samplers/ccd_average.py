@@ -1,4 +1,4 @@
-"""Decodes by the mean of each position's laws over the last steps: CCD as printed (experimental).
+"""Decode by the mean of each position's laws over the last steps: CCD as printed (experimental).
 
     p_bar_i = (1 / d) sum_{k < d} p_i^(step - k);  the quota of the step in the order of p_bar
 
@@ -25,7 +25,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, Token
 
 
 class CCDAverageState(NamedTuple):
-    """Holds the laws of the last steps."""
+    """Hold the laws of the last steps."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     past: tuple[LawWindow, ...]  # laws of the last depth - 1 steps, the newest first
@@ -60,7 +60,7 @@ class CCDAverage(SamplerBase[CCDAverageState]):
 
     @property
     def exact(self) -> bool:
-        """Whether the order reads the mean law only; confidence is read at the drawn token."""
+        """Return whether the order reads the mean law only; confidence reads the drawn token."""
         return self.order != "confidence"
 
     def init(self, canvas: Canvas) -> CCDAverageState:

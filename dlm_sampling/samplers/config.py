@@ -1,4 +1,4 @@
-"""Reads and writes a sampler as JSON: a checkpoint may bring one in its `sampler_config.json`.
+"""Read and write a sampler as JSON: a checkpoint may bring one in its `sampler_config.json`.
 
     {"format": 1, "sampler": "remdm-cap", "sampler_options": {"eta": 0.02},
      "temperature": 0.8, "top_p": 0.9, "block_length": 8}
@@ -25,7 +25,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """Holds a sampler by name with its parameters, and the settings of `generate` that go with it.
+    """Hold a sampler by name with its parameters, and the settings of `generate` that go with it.
 
     Fields:
         sampler: public name.

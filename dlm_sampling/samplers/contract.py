@@ -1,4 +1,4 @@
-"""Checks that an object is a sampler, and that its `step` returns a canvas.
+"""Check that an object is a sampler, and that its `step` returns a canvas.
 
 Both checks read types, shapes and dtypes only, so they never wait for the GPU.
 """
@@ -49,7 +49,7 @@ class Described(Protocol):
 
 
 def check_described(sampler: object) -> None:
-    """Refuse an object that is no sampler, or that lacks what the list of samplers shows.
+    """Refuse an object that is no sampler, or that lacks an attribute of the list of samplers.
 
     Raises:
         TypeError: see `check_sampler`; or `paper` or `nfe` is missing.

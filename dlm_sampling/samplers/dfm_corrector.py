@@ -1,4 +1,4 @@
-"""Follows discrete flow matching on masks with a corrector and an adaptive step.
+"""Follow discrete flow matching on masks with a corrector and an adaptive step.
 
     x_t = m:   q(v) = a_t (alpha_s - alpha_t) / (1 - alpha_t) p0(v)
     x_t != m:  q(m) = b_t (alpha_s - alpha_t) / alpha_t,      b_t = a_t - 1
@@ -33,7 +33,7 @@ _STRONGEST = 1000.0  # its grid has about 3,400 points, 340 times those of the r
 
 
 class DFMState(NamedTuple):
-    """Holds the time of every row."""
+    """Hold the time of every row."""
 
     t: Tensor  # float64 [B], time of the canvas
 
@@ -78,7 +78,7 @@ class DFMCorrector(SamplerBase[DFMState]):
 
     @property
     def revises(self) -> bool:
-        """True: written tokens may be masked again."""
+        """Return True: written tokens may be masked again."""
         return True
 
     def schedule_length(self, steps: int) -> int:

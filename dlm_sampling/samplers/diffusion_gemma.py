@@ -1,4 +1,4 @@
-"""Keeps the draws of a block that are certain and draws the others anew, as DiffusionGemma does.
+"""Keep the draws of a block that are certain and draw the others anew, as DiffusionGemma does.
 
     T_n = t_min + (t_max - t_min) n / N,  n = N .. 1 steps left
     candidates v_i ~ softmax(logits / T_n), of entropy H_i
@@ -29,7 +29,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 
 class Stability(NamedTuple):
-    """Holds the argmax canvas of the last step, and for how long it has been the same."""
+    """Hold the argmax canvas of the last step, and for how long it has been the same."""
 
     best: Tensor  # int64 [B, L], argmax canvas of the last step
     unchanged: Tensor  # int64 [B], steps for which it has stayed the same
@@ -79,17 +79,17 @@ class DiffusionGemma(SamplerBase[Stability]):
 
     @property
     def revises(self) -> bool:
-        """True: no token is final before the end of its block."""
+        """Return True: no token is final before the end of its block."""
         return True
 
     @property
     def exact(self) -> bool:
-        """False: the result is the argmax, not what was drawn."""
+        """Return False: the result is the argmax, not the tokens drawn."""
         return False
 
     @property
     def own_steps(self) -> int:
-        """The planned steps of a block."""
+        """Return the planned steps of a block."""
         return self.max_steps
 
     def init(self, canvas: Canvas) -> Stability:
@@ -155,7 +155,7 @@ def left(clock: Clock) -> Tensor:
 
 
 def fresh_noise(like: Tensor, rng: RandomSource, vocab_size: int) -> Tensor:
-    """Draw uniform tokens floor(V u), int64 like `like` [B, L], not those of the prior."""
+    """Draw uniform tokens floor(V u), int64 like `like` [B, L], other ones than the prior's."""
     u = rng.uniform(Stream.RESAMPLE, like)
     return (u * vocab_size).long().clamp_(max=vocab_size - 1)
 

@@ -1,4 +1,4 @@
-"""Holds dInfer's parallel decoders: a threshold with near-ties, and a hierarchy of runs of masks.
+"""Hold dInfer's parallel decoders: a threshold with near-ties, and a hierarchy of runs of masks.
 
     threshold:  commit i if p_i >= min(tau, max_j p_j - 1e-5)
     hierarchy:  commit the most confident position of every maximal run of unknown ones if p > low,

@@ -1,4 +1,4 @@
-"""Raises the logits of tokens that were the top prediction in earlier steps: credit decoding.
+"""Raise the logits of tokens that were the top prediction in earlier steps: credit decoding.
 
     C_i(v) <- beta C_i(v) + [v = argmax p_i] p_i(v)^gamma
     fused logits = logits + alpha ln(1 + C_i)
@@ -24,7 +24,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 
 class CreditState(NamedTuple):
-    """Holds the credit of the block as a (token, weight) per step; the rest of [B, L, V] is 0."""
+    """Hold the credit of the block as a (token, weight) per step; the rest of [B, L, V] is 0."""
 
     token: Tensor  # int64 [B, L, K], the top prediction of step k
     weight: Tensor  # [B, L, K], its credit, decayed since; 0 where there is none
@@ -74,7 +74,7 @@ class DInferCredit(AdaptiveSampler[CreditState]):
         predict: Predict,
         rng: RandomSource,
     ) -> tuple[CreditState, Step]:
-        """Add the credit of this step, draw from the fused law, write what reaches the bound."""
+        """Add this step's credit, draw from the fused law, write positions that reach the bound."""
         eligible = canvas.eligible
         prediction = predict(canvas.tokens, canvas.unknown_fraction)
         logits = prediction.log_probs(eligible)

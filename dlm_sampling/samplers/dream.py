@@ -1,4 +1,4 @@
-"""Writes as many tokens per step as a time grid says, at the positions that an order puts first.
+"""Write as many tokens per step as a time grid says, at the positions that an order puts first.
 
     t_i on an equal grid from 1 to eps;  step i writes floor(n (1 - s / t)) of its n masked
     positions, the last step all.
@@ -104,7 +104,7 @@ class Dream(SamplerBase[None]):
 
     @property
     def exact(self) -> bool:
-        """Whether the order reads the law only; confidence is read at the drawn token."""
+        """Return whether the order reads the law only; confidence reads the drawn token."""
         return self.order != "confidence"
 
     def step(
@@ -131,7 +131,7 @@ def dream_maskgit_plus(alg_temp: float | None = None, eps: float = 1e-3) -> Drea
 
 
 def dream_topk_margin(alg_temp: float | None = None, eps: float = 1e-3) -> Dream:
-    """Write the largest gap between the two best tokens first, Dream's alg="topk_margin"."""
+    """Write positions with the largest gap between the two best tokens first, alg="topk_margin"."""
     return Dream("margin", alg_temp, eps)
 
 

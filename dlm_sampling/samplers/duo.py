@@ -1,4 +1,4 @@
-"""Takes ancestral steps under uniform noise and ends as Duo does.
+"""Take ancestral steps under uniform noise and end as Duo does.
 
     x_s ~ q(. | x_t),  q(v) ~ (r 1[v = x_t] + (1 - r) / S) (alpha_s loo(v) + (1 - alpha_s) / S)
     last:  ancestral  x ~ post,   greedy  x = argmax post,   released  x = argmax loo

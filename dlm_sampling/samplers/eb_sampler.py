@@ -1,4 +1,4 @@
-"""Writes as many positions at once as a bound on their dependence allows: EB-Sampler.
+"""Write as many positions at once as a bound on their dependence allows: EB-Sampler.
 
     order the unknown positions by an error proxy, the smallest first;  H_i: entropies in that order
     commit the largest k >= 1 with  sum_{i <= k} H_i - max_{i <= k} H_i <= gamma

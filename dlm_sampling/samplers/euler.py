@@ -1,4 +1,4 @@
-"""Takes Euler steps of the reverse jump process.
+"""Take Euler steps of the reverse jump process.
 
     q(x_s = v | x_t = u) = h R_t(u, v),   v != u,   h = t - s;   negative weights count as 0
     masks:  q(x_s = v | x_t = m) = min{1, h c_t} p0(v),   c_t = -alpha'(t) / (1 - alpha(t))

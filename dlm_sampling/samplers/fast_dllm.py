@@ -1,4 +1,4 @@
-"""Writes every position that is confident enough, however many there are: Fast-dLLM.
+"""Write every position that is confident enough, however many there are: Fast-dLLM.
 
     threshold:  commit position i if p_i >= tau
     factor:     with c_1 >= c_2 >= ... the sorted confidences, commit the first k of them,
@@ -132,7 +132,7 @@ class FastDLLMDream(AdaptiveSampler[BlockTotal]):
         predict: Predict,
         rng: RandomSource,
     ) -> tuple[BlockTotal, Step]:
-        """Write what passes the threshold within the budget."""
+        """Write the positions that pass the threshold within the budget."""
         eligible = canvas.eligible
         unknown = eligible.sum(1)
         total = block_total(state.total, canvas, clock)

@@ -1,4 +1,4 @@
-"""Jumps from one unmasking event to the next: first-hitting sampling.
+"""Jump from one unmasking event to the next: first-hitting sampling.
 
     1 - alpha(tau_i) = u_i,  u_i ~ U(0, 1) independent:  position i is unmasked at time tau_i.
 
@@ -44,7 +44,7 @@ class FirstHitting(HittingSampler):
 
     @property
     def hits(self) -> Hits:
-        """The hitting times of this sampler, and their groups."""
+        """Return the rule that draws this sampler's hitting times and groups them."""
         return Hits(self.tokens_per_step, self.grid, self.schedule, self.t_end)
 
 

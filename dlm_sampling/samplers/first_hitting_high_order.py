@@ -1,4 +1,4 @@
-"""Writes several hits per forward pass from a law of second order in time (experimental).
+"""Write several hits per forward pass from a law of second order in time (experimental).
 
 A group of hits tau_1 > tau_2 > ... shares a forward pass at tau_1, so only its first token is drawn
 from the right law p(tau_1).  Two remedies for the later ones:
@@ -33,7 +33,7 @@ _PAPER = "experimental reconstruction after Zheng et al. 2024, arXiv:2409.02908"
 
 
 class ExtrapolationState(NamedTuple):
-    """Holds the hitting times, and the previous prediction at the next group."""
+    """Hold the hitting times, and the previous prediction at the next group."""
 
     hits: HitState
     time: Tensor  # float64 [B], time of the previous forward pass
@@ -41,7 +41,7 @@ class ExtrapolationState(NamedTuple):
 
 
 class CorrectionState(NamedTuple):
-    """Holds the hitting times, and the positions to be drawn again."""
+    """Hold the hitting times, and the positions to be drawn again."""
 
     hits: HitState
     group: Tensor  # int64 [B], groups written in this block
@@ -83,7 +83,7 @@ class FirstHittingExtrapolation(SamplerBase[ExtrapolationState]):
 
     @property
     def hits(self) -> Hits:
-        """The hitting times of this sampler, and their groups."""
+        """Return the rule that draws this sampler's hitting times and groups them."""
         return Hits(self.tokens_per_step, schedule=self.schedule)
 
     def schedule_length(self, steps: int) -> int | None:
@@ -161,17 +161,17 @@ class FirstHittingCorrection(SamplerBase[CorrectionState]):
 
     @property
     def hits(self) -> Hits:
-        """The hitting times of this sampler, and their groups."""
+        """Return the rule that draws this sampler's hitting times and groups them."""
         return Hits(self.tokens_per_step, schedule=self.schedule)
 
     @property
     def revises(self) -> bool:
-        """True: the later hits of a group are drawn twice."""
+        """Return True: the later hits of a group are drawn twice."""
         return True
 
     @property
     def exact(self) -> bool:
-        """False: the second law reads the first draw."""
+        """Return False: the second law reads the first draw."""
         return False
 
     def schedule_length(self, steps: int) -> int | None:
@@ -179,7 +179,7 @@ class FirstHittingCorrection(SamplerBase[CorrectionState]):
         return None
 
     def finished(self, state: CorrectionState, canvas: Canvas, clock: Clock) -> Tensor | None:
-        """Return the rows with nothing unknown and nothing that waits for its second draw."""
+        """Return the rows in which no position is unknown and none waits for its second draw."""
         return ~(canvas.eligible | state.pending).any(1)
 
     def init(self, canvas: Canvas) -> CorrectionState:

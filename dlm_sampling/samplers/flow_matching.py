@@ -1,4 +1,4 @@
-"""Follows discrete flow matching along the mixture path: data with probability kappa, else noise.
+"""Follow discrete flow matching along the mixture path: data with probability kappa, else noise.
 
     x1 ~ p(x1 | x_t);   u(y) = A 1[y = x1] + B w pi(y),  u(x) = 0
     jump with probability 1 - exp(-sum u), to y ~ u;   the last step is x <- x1
@@ -106,7 +106,10 @@ class FlowMatching(RevisingGrid):
 
     @property
     def revises(self) -> bool:
-        """Whether the divergence-free term is on: only it changes written tokens on masks."""
+        """Return whether the divergence-free term is on.
+
+        On masks, no other term changes a written token.
+        """
         return self.divergence_free > 0.0
 
     def reads(self, process: Process) -> PredictionKind:

@@ -1,4 +1,4 @@
-"""Takes few steps of flow matching with a network that is given the length of its step: FS-DFM.
+"""Take few steps of flow matching with a network that is given the length of its step: FS-DFM.
 
     p = network(x_t, t, dt),  A = int kappa' / (1 - kappa) = ln((1 - kappa_t) / (1 - kappa_s)),
     s = t - dt

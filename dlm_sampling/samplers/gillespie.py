@@ -1,4 +1,4 @@
-"""Simulates the reverse jump process by Gillespie's algorithm, k events per forward pass.
+"""Simulate the reverse jump process by Gillespie's algorithm, k events per forward pass.
 
     wait_i ~ Exp(Lambda_i),  Lambda_i = sum_y R_t(x_i, y);   the k shortest waits happen,
     x_i <- y with probability R_t(x_i, y) / Lambda_i,        t moves on by the longest of them
@@ -35,7 +35,7 @@ from dlm_sampling.types import (
 
 
 class Clocked(Process, Protocol):
-    """Describes a process with a clock of its own, on which its rates change least."""
+    """Describe a process with a clock of its own, on which its rates change least."""
 
     def unit_slope(self, alpha: Tensor, /) -> Tensor:
         """Return -alpha' per unit of the clock."""

@@ -1,4 +1,4 @@
-"""Draws one position per step from its law given all others: Glauber dynamics (Gibbs, heat bath).
+"""Draw one position per step from its law given all others: Glauber dynamics (Gibbs, heat bath).
 
     i = a position of the block;   x_i ~ P(x_i | x without i);   the others stay
     masks:    P is the prediction at i with i masked
@@ -101,7 +101,7 @@ class Glauber(SamplerBase[None]):
 
     @property
     def revises(self) -> bool:
-        """True: every position may be drawn again."""
+        """Return True: every position may be drawn again."""
         return True
 
     def time(self, canvas: Canvas, clock: Clock) -> Tensor:
@@ -155,7 +155,7 @@ class Glauber(SamplerBase[None]):
 
 
 def banned(tokens: Tensor, predict: Predict) -> Tensor:
-    """Return where a token is one that is never written, such as one of the first noise; bool."""
+    """Return whether each token is an id that is never written, as in the first noise; bool."""
     table = allowed_ids(predict.vocab_size, predict.suppressed, tokens.device).mask
     return table.flatten()[tokens]
 

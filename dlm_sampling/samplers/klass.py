@@ -1,4 +1,4 @@
-"""Writes positions whose law is confident and no longer changes, else LLaDA's quota: KLASS.
+"""Write positions whose law is confident and no longer changes, else LLaDA's quota: KLASS.
 
     KL_i = sum_v p_i(v) ln((p_i(v) + 1e-12) / (q_i(v) + 1e-12)),   q the law of the step before
     ready_i = (the last H values of KL_i are all < epsilon) and p_i(x_i) > tau
@@ -30,7 +30,7 @@ Form = Literal["llada", "dream"]
 
 
 class Ready(NamedTuple):
-    """Holds the scores that a strategy chooses by; all [B, L]."""
+    """Hold the scores that a strategy chooses by; all [B, L]."""
 
     where: Tensor  # bool, ready positions
     log_confidence: Tensor
@@ -50,7 +50,7 @@ STRATEGIES: dict[str, Callable[[Ready, RandomSource], Tensor]] = {
 
 
 class KLASSState(NamedTuple):
-    """Holds the laws of the step before, and the last changes of each law."""
+    """Hold the laws of the step before, and the last changes of each law."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     previous: LawWindow  # logarithms of the laws of the step before
@@ -99,12 +99,12 @@ class KLASS(SamplerBase[KLASSState]):
 
     @property
     def looks_ahead(self) -> bool:
-        """True: a step that fills its block keeps the laws of the next one."""
+        """Return True: a step that fills its block keeps the laws of the next one."""
         return True
 
     @property
     def exact(self) -> bool:
-        """False: confidence is read at the drawn token."""
+        """Return False: confidence is read at the drawn token."""
         return False
 
     def init(self, canvas: Canvas) -> KLASSState:

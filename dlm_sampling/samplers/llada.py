@@ -1,4 +1,4 @@
-"""Writes a fixed number of tokens per step, the most confident or random ones, as LLaDA does.
+"""Write a fixed number of tokens per step, the most confident or random ones, as LLaDA does.
 
     n masked positions, S steps: the first n mod S steps write floor(n / S) + 1 positions, the rest
     floor(n / S).
@@ -45,7 +45,7 @@ class LLaDA(SamplerBase[BlockTotal]):
 
     @property
     def exact(self) -> bool:
-        """Whether the order reads no drawn token; confidence is read at the drawn token."""
+        """Return whether the order reads no drawn token; confidence reads it."""
         return self.order != "confidence" and not self.delayed_ids
 
     def init(self, canvas: Canvas) -> BlockTotal:

@@ -1,4 +1,4 @@
-"""Masks all but the most confident positions again, by a schedule and noisy scores: MaskGIT.
+"""Mask all but the most confident positions again, by a schedule and noisy scores: MaskGIT.
 
     masked after step i of S:  n_i = floor(gamma((i + 1) / S) N), 0 after the last step;
     every step writes at least one position
@@ -60,7 +60,7 @@ class MaskGIT(SamplerBase[BlockTotal]):
 
     @property
     def exact(self) -> bool:
-        """False: the score is read at the drawn token."""
+        """Return False: the score is read at the drawn token."""
         return False
 
     def init(self, canvas: Canvas) -> BlockTotal:

@@ -1,4 +1,4 @@
-"""Scores the written positions by a planner and masks the worst again: P2, path planning.
+"""Score the written positions by a planner and mask the worst again: P2, path planning.
 
     x0 ~ p(. | x)
     score_i = log p(x0_i) where masked,  eta log q_i where written, q the planner's probability
@@ -85,7 +85,7 @@ def _margin_of(prediction: Prediction, tokens: Tensor, where: Tensor, rng: Rando
 
 
 class _Score(NamedTuple):
-    """Holds scores <= 0, larger is better: of a draw, and of given tokens under a law."""
+    """Hold scores <= 0, larger is better: of a draw, and of given tokens under a law."""
 
     of_draw: Callable[[Draw], Tensor]
     of_tokens: Callable[[Prediction, Tensor, Tensor, RandomSource], Tensor]
@@ -153,17 +153,17 @@ class P2(SamplerBase[None]):
 
     @property
     def revises(self) -> bool:
-        """Whether a written token can be masked again."""
+        """Return whether a written token can be masked again."""
         return self.eta > 0.0
 
     @property
     def exact(self) -> bool:
-        """Whether the score reads no drawn token, as random ones and the model's own margins do."""
+        """Return whether the score reads no drawn token: random scores, the model's own margins."""
         return self.score == "random" or (self.score == "margin" and self.planner is None)
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether a planner is shown the denoiser's draws at every position, prompt included."""
+        """Return whether a planner sees the denoiser's draws at all positions, prompt included."""
         return self.planner is not None and self.planner_input == "proposal"
 
     def masked_after(self, canvas: Canvas, clock: Clock) -> Tensor:

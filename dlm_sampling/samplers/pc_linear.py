@@ -1,4 +1,4 @@
-"""Runs PC-Sampler with a linear position bias instead of the exponential one.
+"""Run PC-Sampler with a linear position bias instead of the exponential one.
 
     score_i = (1 - lambda) (c_i - min c) / (max c - min c) + lambda (W - j_i) / W
     c_i = min{-p(v_i) ln(f(v_i) + 1e-9), alpha}
@@ -68,7 +68,7 @@ class PCLinear(SamplerBase[BlockTotal]):
 
     @property
     def exact(self) -> bool:
-        """False: the score is read at the drawn token."""
+        """Return False: the score is read at the drawn token."""
         return False
 
     def init(self, canvas: Canvas) -> BlockTotal:

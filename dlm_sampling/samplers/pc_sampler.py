@@ -1,4 +1,4 @@
-"""Writes LLaDA's quota by confidence calibrated by token frequency and position: PC-Sampler.
+"""Write LLaDA's quota by confidence calibrated by token frequency and position: PC-Sampler.
 
     score_i = exp(-lambda j_i) min{-p(v_i) ln(f(v_i) + 1e-9), alpha}
 
@@ -32,7 +32,7 @@ PositionOrigin = Literal["block", "prompt"]
 
 
 class PCState(NamedTuple):
-    """Holds the size of the block, and where the text to write begins."""
+    """Hold the size of the block, and where the text to write begins."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     first: Tensor  # int64 [B], first editable column of the row
@@ -80,7 +80,7 @@ class PCSampler(SamplerBase[PCState]):
 
     @property
     def exact(self) -> bool:
-        """False: the score is read at the drawn token."""
+        """Return False: the score is read at the drawn token."""
         return False
 
     def init(self, canvas: Canvas) -> PCState:
@@ -110,7 +110,7 @@ class PCSampler(SamplerBase[PCState]):
 
 
 class PCPreset(NamedTuple):
-    """Holds settings of the authors' scripts for LLaDA-8B-Instruct, one token per step."""
+    """Hold settings of the authors' scripts for LLaDA-8B-Instruct, one token per step."""
 
     lambd: float
     alpha: float

@@ -1,4 +1,4 @@
-"""Runs a window of steps at once by Picard sweeps; the tokens are those of the sequential run.
+"""Run a window of steps at once by Picard sweeps, with the tokens of the sequential run.
 
     x_{j+1} = F_j(x_j; omega_j)                 the base solver, omega_j fixed by the seed and j
     sweep:  d_j = F_j(x_j; omega_j) against x_j     for a window of W steps in one forward pass
@@ -30,7 +30,7 @@ _ANCESTRAL = Ancestral()
 
 
 class PicardState(NamedTuple):
-    """Holds the window of each row."""
+    """Hold the window of each row."""
 
     ahead: Tensor  # int64 [B, W, L], x_j .. x_{j+W-1}; the first is final, the others are guesses
     first: Tensor  # int64 [B], number of the block's first step in the sequential run
@@ -81,22 +81,22 @@ class Picard(SamplerBase[PicardState]):
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule of the solver."""
+        """Return the schedule of the solver."""
         return self.base.schedule
 
     @property
     def revises(self) -> bool:
-        """Whether the solver does."""
+        """Return whether the solver revises."""
         return self.base.revises
 
     @property
     def exact(self) -> bool:
-        """Whether the solver is."""
+        """Return whether the solver is exact."""
         return self.base.exact
 
     @property
     def passes_per_step(self) -> int:
-        """W: every state of the window has its own pass."""
+        """Return W: every state of the window has its own pass."""
         return self.window
 
     def schedule_length(self, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Redraws positions in proportion to how likely they are noise, on a time grid.
+"""Redraw positions in proportion to how likely they are noise, on a time grid.
 
     R(x -> y) = c_t rho_i p_i(y),  y != x,    c = -alpha' / (1 - alpha)
     integrated   P(y) = J rho_i p_i(y),   J = (alpha_s - alpha_t) / (1 - alpha_t)
@@ -33,7 +33,7 @@ Jump = Literal["integrated", "last"]
 
 
 class _Jump(NamedTuple):
-    """Holds a jump as a probability and a law: P(y) = coin law(y), y != x."""
+    """Hold a jump as a probability and a law: P(y) = coin law(y), y != x."""
 
     coin: Callable[[Tensor, Tensor], Tensor]
     """(rho, the step's amount of the clock) -> probability that a token is drawn."""

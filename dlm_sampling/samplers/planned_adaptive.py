@@ -1,4 +1,4 @@
-"""Redraws the share of noise that is due, without a clock: the tokens give the noise level.
+"""Redraw the share of noise that is due, without a clock: the tokens give the noise level.
 
     level  tau = 1 - sum rho / n,   the denoiser is asked at the time of that level
     step   the ceil(sum rho / steps left) positions i ~ rho without replacement,  y ~ p_i

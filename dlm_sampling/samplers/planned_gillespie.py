@@ -1,4 +1,4 @@
-"""Redraws one position per event, each row with its own clock.
+"""Redraw one position per event, each row with its own clock.
 
     R(x -> y) = c_t rho_i p_i(y),  y != x;   H(t) = -ln(1 - alpha_t) is a clock on which c = 1
 
@@ -33,13 +33,13 @@ Wait = Literal["frozen", "thinned"]
 
 
 class GillespieState(NamedTuple):
-    """Holds the clock of every row."""
+    """Hold the clock of every row."""
 
     t: Tensor  # float64 [B]
 
 
 class _Event(NamedTuple):
-    """Holds the next event of every row: its plan, its position and its time."""
+    """Hold the next event of every row: its plan, its position and its time."""
 
     plan: Plan
     where: Tensor  # bool [B, L], positions to be redrawn

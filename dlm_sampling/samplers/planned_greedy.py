@@ -1,4 +1,4 @@
-"""Redraws one position per step, a noisy one, then what is left: DDPD as released for text.
+"""Redraw one position per step, then all that are still noisy: DDPD as released for text.
 
     i ~ softmax(planner(x) / T),   y ~ p_i,   `steps` times;  then the positions that the planner
     still calls noise are written together
@@ -49,7 +49,7 @@ _SCORES: dict[str, Callable[[Tensor], Tensor]] = {"softmax": _log_odds, "sigmoid
 
 @dataclass(frozen=True)
 class PlannedGreedy(PlanningSampler[LevelState]):
-    """Redraw one position per step, by a softmax of how noisy it looks; then what is left.
+    """Redraw one position per step, by a softmax of how noisy it looks; then the noisy rest.
 
     Fields:
         planner: see `PlanningSampler`.

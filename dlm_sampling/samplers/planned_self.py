@@ -1,4 +1,4 @@
-"""Redraws the tokens that a masked model finds unlikely when that position is masked.
+"""Redraw the tokens that a masked model finds unlikely when that position is masked.
 
     p_i = p(. | x with i masked)       in passes over disjoint random groups of positions
     rho_i = b / (alpha p_i(x_i) + b),  b = (1 - alpha) / S;   alpha: the share of tokens not noise
@@ -30,7 +30,7 @@ from dlm_sampling.types import Canvas, Clock, Draw, Predict, Process, RandomSour
 
 
 class SelfPlan(NamedTuple):
-    """Holds the results of the passes of a round."""
+    """Hold the results of the passes of a round."""
 
     group: Tensor  # int64 [B, L], the pass that scores a position
     token: Tensor  # int64 [B, L], y
@@ -71,12 +71,12 @@ class PlannedSelf(SamplerBase[SelfPlan]):
 
     @property
     def revises(self) -> bool:
-        """True: every token may be redrawn until the last round."""
+        """Return True: every token may be redrawn until the last round."""
         return True
 
     @property
     def exact(self) -> bool:
-        """False: the plan reads the tokens drawn so far."""
+        """Return False: the plan reads the tokens drawn so far."""
         return False
 
     def canvas_process(self, process: Process) -> Process | None:

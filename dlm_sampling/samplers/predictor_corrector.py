@@ -1,4 +1,4 @@
-"""Takes a solver's step from t to s, then corrector steps at the time s.
+"""Take a solver's step from t to s, then corrector steps at the time s.
 
     corrector rates  G(x -> y) = R_s(x -> y) + F_s(x -> y),   R reverse, F forward in time
     corrector step   P(y) = (1 - exp(-h Lambda)) G(x -> y) / Lambda,  Lambda = sum G,
@@ -55,7 +55,7 @@ _PREDICTORS: dict[str, type[GridSampler]] = {
 
 
 class Stage(NamedTuple):
-    """Holds the kind of loop step that each row takes; [B] each."""
+    """Hold the kind of loop step that each row takes; [B] each."""
 
     t: Tensor  # float64, where the interval begins
     s: Tensor  # float64, where it ends
@@ -64,7 +64,7 @@ class Stage(NamedTuple):
 
     @property
     def time(self) -> Tensor:
-        """The time of the canvas, which the model is given."""
+        """Return the time of the canvas, which the model is given."""
         return torch.where(self.corrects, self.s, self.t)
 
 
@@ -121,12 +121,12 @@ class PredictorCorrector(SamplerBase[None]):
 
     @property
     def revises(self) -> bool:
-        """Whether there are corrector steps, which may mask written tokens again."""
+        """Return whether there are corrector steps, which may mask written tokens again."""
         return self.n_correctors > 0
 
     @property
     def solver(self) -> GridSampler:
-        """The predictor, on this sampler's grid."""
+        """Return the predictor, on this sampler's grid."""
         return _PREDICTORS[self.predictor](self.schedule, self.t_end, self.noise_removal)
 
     def corrected(self, steps: Tensor) -> tuple[Tensor, Tensor]:

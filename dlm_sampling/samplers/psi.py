@@ -1,4 +1,4 @@
-"""Mixes the reverse step with fresh noise on the final prediction: Psi-samplers.
+"""Mix the reverse step with fresh noise on the final prediction: Psi-samplers.
 
     q(x_s | x_t) = kappa q(x_s | x_t, p) + (1 - kappa) sum_x0 q(x0 | x_t, p) q_s(x_s | x0)
     masks:  q(token | m) = [kappa (alpha_s - alpha_t) / (1 - alpha_t) + (1 - kappa) alpha_s] p0,
@@ -34,7 +34,7 @@ from dlm_sampling.types import Clock, Process
 
 @runtime_checkable
 class Kappa(Protocol):
-    """Computes kappa, the share of the reverse step."""
+    """Compute kappa, the share of the reverse step."""
 
     def __call__(self, progress: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
         """Return kappa in [0, 1]; all float64 of one shape, progress the share of steps."""
@@ -49,7 +49,7 @@ def _of_sigma(sigma: Tensor, alpha_s: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Constant:
-    """Keeps kappa = eta: 1 is the released "pure-posterior", 0 "pure-pc", else "constant-eta"."""
+    """Keep kappa = eta: 1 is the released "pure-posterior", 0 "pure-pc", else "constant-eta"."""
 
     eta: float = 1.0
 
@@ -64,7 +64,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class ConstantSigma:
-    """Keeps sigma = eta, the released "constant-remdm-eta", for a phase at one noise level."""
+    """Keep sigma = eta, the released "constant-remdm-eta", for a phase at one noise level."""
 
     eta: float = 0.01
 
@@ -79,7 +79,7 @@ class ConstantSigma:
 
 @dataclass(frozen=True)
 class MaxCapped:
-    """Caps sigma = min(eta, sigma_max), sigma_max = min(1, (1 - alpha_s) / alpha_t)."""
+    """Cap sigma = min(eta, sigma_max), sigma_max = min(1, (1 - alpha_s) / alpha_t)."""
 
     eta: float = 0.01
 
@@ -94,7 +94,7 @@ class MaxCapped:
 
 @dataclass(frozen=True)
 class MaxRescale:
-    """Scales sigma = eta sigma_max.
+    """Scale sigma = eta sigma_max.
 
     Fields:
         eta: share of the largest rate.
@@ -116,7 +116,7 @@ class MaxRescale:
 
 @dataclass(frozen=True)
 class Phases:
-    """Applies one rule in the first steps, one in the middle, one in the rest.
+    """Apply one rule in the first steps, one in the middle, one in the rest.
 
     The released code also forces kappa to 1 in the last step of every phase whose rule reads the
     schedule; here no step is special.
@@ -160,7 +160,7 @@ def _check_fractions(high: float, middle: float) -> None:
 
 @dataclass(frozen=True)
 class Hold:
-    """Holds the level alpha in the middle of the steps; before and after it time falls.
+    """Hold the level alpha in the middle of the steps; before and after it time falls.
 
     Fields:
         alpha: level of the middle phase, in (0, 1).
@@ -225,7 +225,7 @@ class Psi(RevisingGrid):
 
     @property
     def revises(self) -> bool:
-        """True: written tokens may change again."""
+        """Return True: written tokens may change again."""
         return True
 
     def schedule_length(self, steps: int) -> int:

@@ -1,4 +1,4 @@
-"""Redraws the whole sequence and keeps its best-scored part: RDM, reparameterised routing.
+"""Redraw the whole sequence and keep its best-scored part: RDM, reparameterised routing.
 
     k = floor(n r),  r = 1 - i / N (linear) or cos(pi i / 2 N) (cosine) after step i of N;
     the k positions of lowest log p(x0) (+ r c Gumbel) are low:
@@ -51,7 +51,7 @@ _CUTOFFS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 class RDMState(NamedTuple):
-    """Holds the score of each position, and whether it is written."""
+    """Hold the score of each position, and whether it is written."""
 
     score: Tensor  # float64 [B, L], log-probability of each token when it was written
     noise: Tensor  # bool [B, L], not written; on masks the same as `unknown`
@@ -96,12 +96,12 @@ class RDM(SamplerBase[RDMState]):
 
     @property
     def revises(self) -> bool:
-        """True: written tokens may be masked again."""
+        """Return True: written tokens may be masked again."""
         return True
 
     @property
     def exact(self) -> bool:
-        """False: the ranking reads the drawn tokens."""
+        """Return False: the ranking reads the drawn tokens."""
         return False
 
     def init(self, canvas: Canvas) -> RDMState:
@@ -112,14 +112,14 @@ class RDM(SamplerBase[RDMState]):
         )
 
     def seen(self, state: RDMState, canvas: Canvas, clock: Clock) -> Canvas:
-        """Return the canvas in which exactly what is noise counts as unknown."""
+        """Return the canvas in which a position is unknown if and only if it holds noise."""
         if canvas.mask_token_id is not None:
             return canvas
         begins = (clock.step == 0).unsqueeze(1)
         return canvas._replace(unknown=torch.where(begins, canvas.editable, state.noise))
 
     def noise(self, canvas: Canvas, predict: Predict, rng: RandomSource) -> Tensor:
-        """Return what replaces a token: masks, or fresh uniform tokens; int64 [B, L]."""
+        """Return tokens of noise, masks or fresh uniform tokens; int64 [B, L]."""
         if canvas.mask_token_id is not None:
             return torch.full_like(canvas.tokens, canvas.mask_token_id)
         size = predict.vocab_size

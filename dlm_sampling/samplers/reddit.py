@@ -1,4 +1,4 @@
-"""Takes ancestral steps with masks drawn anew from a set of ids before every pass: ReDDiT.
+"""Take ancestral steps with masks drawn anew from a set of ids before every pass: ReDDiT.
 
     x_t,i = a uniform choice of the mask ids, independently at each pass, where i is masked
     q(token v | masked) = (alpha_s - alpha_t) / (1 - alpha_t) p0(v),   tokens stay

@@ -1,4 +1,4 @@
-"""Holds the samplers by name, for `generate(sampler="name")` and the command.
+"""Hold the samplers by name, for `generate(sampler="name")` and the command.
 
 Every file of an algorithm ends with the names under which its samplers are registered; the package
 imports each file on one line, and the order of these lines is the order of the documentation.
@@ -21,7 +21,7 @@ LEARNED_SUFFIX = ".json"
 
 @dataclass(frozen=True)
 class Entry:
-    """Describes a sampler under its public name.
+    """Describe a sampler under its public name.
 
     Fields:
         name: what `generate(sampler=name)` and `--sampler name` take.
@@ -35,33 +35,33 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """First paragraph of the docstring, on one line."""
+        """Return the first paragraph of the docstring, on one line."""
         return (inspect.getdoc(self.build) or "").split("\n\n")[0].replace("\n", " ")
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Parameter names and defaults."""
+        """Return parameter names and defaults."""
         return {name: p.default for name, p in inspect.signature(self.build).parameters.items()}
 
     @property
     def paper(self) -> str:
-        """The paper that the rule comes from."""
+        """Return the paper that the rule comes from."""
         return self.build().paper
 
     @property
     def runs_on(self) -> tuple[NoiseKind, ...]:
-        """The kinds of noise whose models it samples from."""
+        """Return the kinds of noise whose models it samples from."""
         return self.build().runs_on
 
     @property
     def recorded_on(self) -> tuple[NoiseKind, ...]:
-        """The kinds of noise on which `generate(..., cuda_graph=True)` takes it."""
+        """Return the kinds of noise on which `generate(..., cuda_graph=True)` takes it."""
         built = self.build()
         return tuple(kind for kind in built.recorded_on if kind in built.runs_on)
 
     @property
     def nfe(self) -> str:
-        """Forward passes, in words."""
+        """Return the number of forward passes, in words."""
         return self.build().nfe
 
 

@@ -1,4 +1,4 @@
-"""Takes ancestral steps that may mask written tokens again: ReMDM.
+"""Take ancestral steps that may mask written tokens again: ReMDM.
 
     x_t = m:   q(v) = p0(v) (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)
                q(m) = (1 - alpha_s - sigma alpha_t) / (1 - alpha_t)
@@ -35,11 +35,11 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, Token
 
 @runtime_checkable
 class RemaskRate(Protocol):
-    """Computes how much is masked again between t and s."""
+    """Compute the rate of masking again between t and s."""
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether the rate depends on the probabilities of the written tokens."""
+        """Return whether the rate depends on the probabilities of the written tokens."""
         ...
 
     def __call__(self, t: Tensor, s: Tensor, confidence: Tensor, committed: Tensor) -> Rates:
@@ -53,7 +53,7 @@ class RemaskRate(Protocol):
 
 @dataclass(frozen=True)
 class Cap:
-    """Caps the rate, sigma = min(eta, sigma_max)."""
+    """Cap the rate, sigma = min(eta, sigma_max)."""
 
     eta: float = 0.008
     reads_tokens = False
@@ -69,7 +69,7 @@ class Cap:
 
 @dataclass(frozen=True)
 class Rescale:
-    """Scales the rate, sigma = eta sigma_max."""
+    """Scale the rate, sigma = eta sigma_max."""
 
     eta: float = 0.015
     reads_tokens = False
@@ -85,7 +85,7 @@ class Rescale:
 
 @dataclass(frozen=True)
 class Confidence:
-    """Masks the least confident tokens most, sigma_i = sigma_max softmax_i(-confidence).
+    """Mask the least confident tokens most, sigma_i = sigma_max softmax_i(-confidence).
 
     The softmax is over the written positions; sigma is 0 at masks.
     """
@@ -102,7 +102,7 @@ class Confidence:
 
 @dataclass(frozen=True)
 class Loop:
-    """Unmasks to alpha_on before t_on, remasks with sigma = eta until t_off, then finishes.
+    """Unmask to alpha_on before t_on, remask with sigma = eta until t_off, then finish.
 
     eta must be at most (1 - alpha_on) / alpha_on.  A step that crosses t_on stops at alpha_on
     unless `overshoot` is set; the released code lets alpha_s exceed it, and even 1, on coarse
@@ -151,7 +151,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class ForwardBackward:
-    """Takes a step of noise and a longer one back, sigma = (alpha_s - alpha_t) / alpha_t.
+    """Take a step of noise and a longer one back, sigma = (alpha_s - alpha_t) / alpha_t.
 
     sigma is 1 at alpha_t = 0.  Where it exceeds sigma_max the posterior of the module docstring has
     a negative mask probability; it is clamped to 0, which is what the released race over the raw
@@ -169,7 +169,7 @@ class ForwardBackward:
 
 @dataclass(frozen=True)
 class Switch:
-    """Uses `rate` while t_off < t <= t_on, and no remasking outside: section 4.2.
+    """Use `rate` while t_off < t <= t_on, and no remasking outside: section 4.2.
 
     Fields:
         rate: any other rate on the schedule alpha(t) = 1 - t.
@@ -191,7 +191,7 @@ class Switch:
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether the rate does."""
+        """Return whether the rate of the switched part depends on those probabilities."""
         return self.rate.reads_tokens
 
     def __call__(self, t: Tensor, s: Tensor, confidence: Tensor, committed: Tensor) -> Rates:
@@ -203,7 +203,7 @@ class Switch:
 
 
 class ReMDMState(NamedTuple):
-    """Holds the probabilities of the written tokens, which the confidence rate reads."""
+    """Hold the probabilities of the written tokens, which the confidence rate reads."""
 
     confidence: (
         Tensor  # float64 [B, L], probability of each token when it was written; 0 where masked
@@ -212,7 +212,7 @@ class ReMDMState(NamedTuple):
 
 @dataclass(frozen=True)
 class ReMDM(SamplerBase[ReMDMState]):
-    """Take ancestral steps with remasking at rate `rate`, and the argmax of what is left.
+    """Take ancestral steps with remasking at rate `rate`, and the argmax of masks that are left.
 
     Fields:
         rate: Cap, Rescale, Confidence, Loop or ForwardBackward; or one of them within a Switch.
@@ -237,12 +237,12 @@ class ReMDM(SamplerBase[ReMDMState]):
 
     @property
     def revises(self) -> bool:
-        """True: written tokens may be masked again."""
+        """Return True: written tokens may be masked again."""
         return True
 
     @property
     def exact(self) -> bool:
-        """False for the confidence rate, whose positions depend on the drawn tokens."""
+        """Return False for the confidence rate, whose positions depend on the drawn tokens."""
         return not self.rate.reads_tokens
 
     def schedule_length(self, steps: int) -> int:
@@ -350,7 +350,7 @@ def remdm_loop(
 
 
 def forward_backward(t_end: float = 1e-5) -> ReMDM:
-    """Mask in each step what a forward step would mask, and step back further."""
+    """Mask in each step as many tokens as a forward step would, and step back further."""
     return ReMDM(ForwardBackward(), t_end)
 
 

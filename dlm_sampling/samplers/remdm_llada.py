@@ -1,4 +1,4 @@
-"""Adds ReMDM's loop to LLaDA's confidence decoding.
+"""Add ReMDM's loop to LLaDA's confidence decoding.
 
 Unmask the most confident positions until a share of the block is written; then, `loop_steps` times,
 mask the k least probable written tokens and unmask the k most confident masked positions; then
@@ -25,14 +25,14 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, Token
 
 
 class ReMDMLLaDAState(NamedTuple):
-    """Holds the size of the block, and how many positions the last step masked again."""
+    """Hold the size of the block, and how many positions the last step masked again."""
 
     total: Tensor  # int64 [B], unknown positions when the block began
     remasked: Tensor  # int64 [B], positions masked again in the last step
 
 
 class _Phase(NamedTuple):
-    """Holds where a row stands in its block, bool and int64 [B]."""
+    """Hold where a row stands in its block, bool and int64 [B]."""
 
     looping: Tensor  # between the first and the last unmasking
     remasks: Tensor  # this step masks; the next one writes
@@ -70,12 +70,12 @@ class ReMDMLLaDA(SamplerBase[ReMDMLLaDAState]):
 
     @property
     def revises(self) -> bool:
-        """True: written tokens may be masked again."""
+        """Return True: written tokens may be masked again."""
         return True
 
     @property
     def exact(self) -> bool:
-        """False: positions depend on the drawn tokens."""
+        """Return False: positions depend on the drawn tokens."""
         return False
 
     def schedule_length(self, steps: int) -> int:

@@ -1,4 +1,4 @@
-"""Writes a quota per step, by confidence or from the left, as SDAR does within its blocks.
+"""Write a quota per step, by confidence or from the left, as SDAR does within its blocks.
 
     q   = even split of the block's width over its steps
     c_i = probability of the drawn token under the sampled law
@@ -69,7 +69,7 @@ class SDAR(SamplerBase[None]):
 
     @property
     def exact(self) -> bool:
-        """Whether the strategy is sequential; the others read the drawn tokens."""
+        """Return whether the strategy is sequential; the others read the drawn tokens."""
         return self.strategy == "sequential"
 
     def step(

@@ -1,4 +1,4 @@
-"""Takes Poisson jumps with the rates frozen over a step, h = t - s, Lambda = sum R_t: tau-leaping.
+"""Take Poisson jumps with the rates frozen over a step, h = t - s, Lambda = sum R_t: tau-leaping.
 
     last      q(x_s = v | x_t = u) = (1 - exp(-h Lambda)) R_t(u, v) / Lambda
     reject    q(x_s = v | x_t = u) = h R_t(u, v) exp(-h Lambda)

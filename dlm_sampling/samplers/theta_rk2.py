@@ -1,4 +1,4 @@
-"""Takes two-stage steps that restart from x: the theta-RK-2 method.
+"""Take two-stage steps that restart from x: the theta-RK-2 method.
 
     x*:  leap from x_t over theta W with the rates c_t p_t
     x_s: leap from x_t over W with the rates [(1 - 1/(2 theta)) c_t p_t + 1/(2 theta) c_rho p_rho]_+

@@ -1,4 +1,4 @@
-"""Takes two-stage steps with extrapolated rates: the theta-trapezoidal method.
+"""Take two-stage steps with extrapolated rates: the theta-trapezoidal method.
 
     x*:  leap from x_t over theta W with the rates c_t p_t
     x_s: leap from x* over (1 - theta) W with the rates [a1 c_rho p_rho - a2 c_t p_t]_+,

@@ -1,4 +1,4 @@
-"""Reverses one position's noise exactly from its ratios: Tweedie (analytic) steps.
+"""Reverse one position's noise exactly from its ratios: Tweedie (analytic) steps.
 
     masks:  q(x_s = v | x_t = m) = (e^-sigma_s - e^-sigma_t) / (1 - e^-sigma_t) p0(v)
     uniform noise over S symbols, d = sigma_t - sigma_s, ratios s(v),

@@ -1,4 +1,4 @@
-"""Simulates the reverse jump process without discretisation error: uniformization.
+"""Simulate the reverse jump process without discretisation error: uniformization.
 
     candidate events of every position at the rate B(t), a bound on its rate of leaving;
     at an event at time u:  x_i <- y with probability R_u(x_i, y) / B(u),  else x_i stays
@@ -36,7 +36,7 @@ _HALVINGS = 60  # of the level interval; what is left is below the spacing of fl
 
 
 class Bounded(Process, Protocol):
-    """Describes a process whose rates of leaving a token have a known bound."""
+    """Describe a process whose rates of leaving a token have a known bound."""
 
     def exit_bound(self, alpha: Tensor, slope: Tensor, size: int, /) -> Tensor:
         """Return the bound at a level; slope is -alpha'(t)."""

@@ -1,4 +1,4 @@
-"""Counts the tokens of a corpus for `TokenFrequencies`: streaming, resumable."""
+"""Count the tokens of a corpus for `TokenFrequencies`: streaming, resumable."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LOADERS = {
 
 
 class _Counted(NamedTuple):
-    """Holds what has been counted; counts and rows are saved together, so they cannot disagree."""
+    """Hold counts and rows read so far; both are saved together, so they cannot disagree."""
 
     counts: Tensor  # int64 [V]
     rows: int

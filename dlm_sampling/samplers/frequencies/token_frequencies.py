@@ -1,4 +1,4 @@
-"""Holds the background frequencies of tokens: how often each occurs in a reference corpus."""
+"""Hold the background frequencies of tokens: how often each occurs in a reference corpus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COUNT_KEYS = ("p_baseline_dict", "token_frequency_dict")
 
 @dataclass(frozen=True, eq=False)
 class TokenFrequencies:
-    """Holds the token counts of a corpus; f(v) = count(v) / total, 1 / total if the count is 0.
+    """Hold the token counts of a corpus; f(v) = count(v) / total, 1 / total if the count is 0.
 
     Fields:
         counts: int64 [V].

@@ -1,4 +1,4 @@
-"""Holds the learned coefficients and times of a solver's steps (LSD, learned sampler distillation).
+"""Hold the learned coefficients and times of a solver's steps (LSD, learned sampler distillation).
 
     step k goes from t_k to t_{k+1} and multiplies the solver's rates by phi_k,   k = 0..M - 1
 
@@ -24,7 +24,7 @@ from dlm_sampling.types import NoiseKind, Process
 
 @dataclass(frozen=True)
 class LearnedSteps:
-    """Holds the learned coefficients and times of a solver's steps.
+    """Hold the learned coefficients and times of a solver's steps.
 
     Fields:
         phi: one coefficient >= 0 per interval of the grid, or None for 1 everywhere.
@@ -65,14 +65,14 @@ class LearnedSteps:
 
     @property
     def intervals(self) -> int | None:
-        """Intervals of the grid that the numbers belong to, or None for any grid."""
+        """Return how many intervals the grid of these numbers has, or None for any grid."""
         if self.t_grid is not None:
             return len(self.t_grid) - 1
         return None if self.phi is None else len(self.phi)
 
     @property
     def neutral(self) -> bool:
-        """Whether every coefficient is 1."""
+        """Return whether every coefficient is 1."""
         return self.phi is None or all(value == 1.0 for value in self.phi)
 
     def restricted(self, noise: tuple[NoiseKind, ...]) -> tuple[NoiseKind, ...]:

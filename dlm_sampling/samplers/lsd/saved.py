@@ -1,4 +1,4 @@
-"""Reads and writes learned samplers as JSON: `dlm-sampling learn`, `generate(sampler="x.json")`.
+"""Read and write learned samplers as JSON: `dlm-sampling learn`, `generate(sampler="x.json")`.
 
     {"format": "lsd.v1", "process": "absorbing", "base": "euler", "options": {...},
      "schedule": {"name": "LogLinear", "eps": 0.001}, "pred_kind": "posterior", "steps": 16,
@@ -43,7 +43,7 @@ _APART = ("schedule", "t_end", "learned")  # fields that the file holds under ot
 
 @dataclass(frozen=True)
 class LearnedFile:
-    """Holds a learned sampler with its provenance.
+    """Hold a learned sampler with its provenance.
 
     Fields:
         process: the noise that it was learnt for.
@@ -150,7 +150,7 @@ def save_learned(learned: LearnedFile, path: str | Path) -> Path:
 
 
 def load_learned(path: str | Path) -> LearnedFile:
-    """Read what `save_learned` wrote.
+    """Read a learned sampler from the file that `save_learned` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,4 +1,4 @@
-"""Runs solvers with learned coefficients and times: learned sampler distillation (LSD).
+"""Run solvers with learned coefficients and times: learned sampler distillation (LSD).
 
     euler              q(v | u) = phi_k h R_t(u, v);   masks: min{1, phi_k h c_t} p0(v)
     tau-leaping        as tau-leaping with the rates phi_k R_t
@@ -41,7 +41,7 @@ _PAPER = "Fu et al. 2025, arXiv:2509.19962"
 
 @dataclass(frozen=True)
 class LearnedGrid(GridSampler):
-    """Is the base of learned solvers with one forward pass per step."""
+    """Serve as the base of learned solvers with one forward pass per step."""
 
     learned: LearnedSteps = NOT_LEARNED
 
@@ -57,7 +57,7 @@ class LearnedGrid(GridSampler):
 
     @property
     def own_steps(self) -> int | None:
-        """The steps that the coefficients were learnt for."""
+        """Return the steps that the coefficients were learnt for."""
         return self.learned.intervals
 
     def schedule_length(self, steps: int) -> int:
@@ -105,7 +105,7 @@ class LearnedGrid(GridSampler):
 
 @dataclass(frozen=True)
 class LearnedEuler(LearnedGrid, Euler):
-    """Euler steps with learned coefficients and times.
+    """Take Euler steps with learned coefficients and times.
 
     Fields:
         schedule, noise_removal: see `Euler`.
@@ -129,7 +129,7 @@ class LearnedEuler(LearnedGrid, Euler):
 
 @dataclass(frozen=True)
 class LearnedTauLeaping(LearnedGrid, TauLeaping):
-    """Tau-leaping with learned coefficients and times.
+    """Take tau-leaping steps with learned coefficients and times.
 
     Fields:
         schedule, noise_removal, events: see `TauLeaping`.
@@ -155,7 +155,7 @@ class LearnedTauLeaping(LearnedGrid, TauLeaping):
 
 @dataclass(frozen=True)
 class LearnedTweedie(LearnedGrid, Tweedie):
-    """Tweedie steps with learned coefficients and times.
+    """Take Tweedie steps with learned coefficients and times.
 
     Fields:
         schedule, noise_removal: see `Tweedie`.
@@ -195,7 +195,7 @@ class LearnedTweedie(LearnedGrid, Tweedie):
 
 @dataclass(frozen=True)
 class LearnedTrapezoidal(ThetaTrapezoidal):
-    """The theta-trapezoidal method with a learned coefficient and time per interval.
+    """Take theta-trapezoidal steps with a learned coefficient and time per interval.
 
     Fields:
         theta, schedule, noise_removal, clock: see `ThetaTrapezoidal`.
@@ -221,7 +221,7 @@ class LearnedTrapezoidal(ThetaTrapezoidal):
 
     @property
     def own_steps(self) -> int | None:
-        """The forward passes that the coefficients were learnt for."""
+        """Return the forward passes that the coefficients were learnt for."""
         return None if self.learned.intervals is None else 2 * self.learned.intervals
 
     def schedule_length(self, steps: int) -> int:

@@ -1,4 +1,4 @@
-"""Checks the fields of samplers; errors name the field, its value, what is allowed, what to try."""
+"""Check the fields of samplers; errors name the field, its value, allowed values and a remedy."""
 
 from __future__ import annotations
 

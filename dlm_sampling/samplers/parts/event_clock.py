@@ -1,4 +1,4 @@
-"""Holds the base of samplers that simulate one event at a time, with a clock for every row."""
+"""Hold the base of samplers that simulate one event at a time, with a clock for every row."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from dlm_sampling.types import (
 
 
 class EventState(NamedTuple):
-    """Holds the clock of every row."""
+    """Hold the clock of every row."""
 
     t: Tensor  # float64 [B], time of the last event
     over: Tensor  # bool [B], whether the block is written
 
 
 class Moment(NamedTuple):
-    """Holds the prediction that a loop step reads, and its noise level."""
+    """Hold the prediction that a loop step reads, and its noise level."""
 
     process: Process
     prediction: Prediction
@@ -42,7 +42,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class EventSampler(Solver[EventState]):
-    """Simulates events from time 1 to t_end, then draws what is still noisy from its posterior.
+    """Simulate events from time 1 to t_end, then draw noisy positions from their posterior.
 
     `steps` has no effect: the number of events is random.
 
@@ -65,7 +65,7 @@ class EventSampler(Solver[EventState]):
 
     @property
     def revises(self) -> bool:
-        """True: without a mask a token may change again."""
+        """Return True: without a mask a token may change again."""
         return True
 
     def schedule_length(self, steps: int) -> None:

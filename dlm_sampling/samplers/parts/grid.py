@@ -1,4 +1,4 @@
-"""Holds the base of solvers on a time grid, one forward pass per step, positions independent.
+"""Hold the base of solvers on a time grid, one forward pass per step, positions independent.
 
 On masks a solver is a probability of revealing a masked position in a step from t to s; the token
 then has the model's law.  The Bernoulli choice comes first and tokens are drawn only where it
@@ -42,7 +42,7 @@ from dlm_sampling.types import (
 
 @dataclass(frozen=True)
 class GridSampler(Solver[None]):
-    """Takes `steps` equal steps from time 1 to t_end, then removes the remaining noise in one more.
+    """Take `steps` equal steps from time 1 to t_end, then remove the remaining noise in one more.
 
     Fields:
         schedule: alpha(t), the probability that a position is clean at time t.

@@ -1,4 +1,4 @@
-"""Moves a canvas one step on a time grid when written tokens may change again.
+"""Move a canvas one step on a time grid when written tokens may change again.
 
 On masks a step has two probabilities: that a mask is revealed, and that a token is masked again.
 Positions are chosen first and tokens are drawn only where a mask is revealed, so a step that
@@ -21,7 +21,7 @@ from dlm_sampling.types import Canvas, Draw, Prediction, Process, RandomSource, 
 
 
 class Interval(NamedTuple):
-    """Holds one step of the grid, from t to s < t; float64 [B], or broadcast to positions."""
+    """Hold one step of the grid, from t to s < t; float64 [B], or broadcast to positions."""
 
     t: Tensor
     s: Tensor
@@ -33,7 +33,7 @@ class Interval(NamedTuple):
 
 
 class MaskMove(NamedTuple):
-    """Holds the two probabilities of a step on masks, float64 [B] each."""
+    """Hold the two probabilities of a step on masks, float64 [B] each."""
 
     reveal: Tensor  # probability that a masked position is written
     remask: Tensor  # probability that a written position is masked again

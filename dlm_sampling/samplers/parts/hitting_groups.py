@@ -1,4 +1,4 @@
-"""Holds the base of samplers that write each mask at its hitting time, a group per forward pass.
+"""Hold the base of samplers that write each mask at its hitting time, a group per forward pass.
 
 It is the base of `FirstHitting` (whole canvas) and `BD3LM` (within blocks, with a nucleus law).  A
 subclass says by `hits` when positions are hit and how the hits are grouped.
@@ -16,7 +16,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
 @dataclass(frozen=True)
 class HittingSampler(SamplerBase[HitState]):
-    """Writes the hits of each group together, at the time of its first."""
+    """Write the hits of each group together, at the time of its first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -25,7 +25,7 @@ class HittingSampler(SamplerBase[HitState]):
     @property
     @abstractmethod
     def hits(self) -> Hits:
-        """The hitting times of this sampler, and their groups."""
+        """Return the rule that draws this sampler's hitting times and groups them."""
 
     def schedule_length(self, steps: int) -> int | None:
         """Return the number of groups; None if that depends on the row, see `tokens_per_step`."""

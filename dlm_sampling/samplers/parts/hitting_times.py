@@ -1,4 +1,4 @@
-"""Draws the time at which each mask is written, and groups these hits by forward pass."""
+"""Draw the time at which each mask is written, and group these hits by forward pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dlm_sampling.types import Canvas, Clock, RandomSource
 
 
 class HitState(NamedTuple):
-    """Holds the hitting time of every position."""
+    """Hold the hitting time of every position."""
 
     tau: Tensor  # float64 [B, L], hitting times of the current block
     total: Tensor  # int64 [B], unknown positions when the block began
@@ -25,7 +25,7 @@ class HitState(NamedTuple):
 
 @dataclass(frozen=True)
 class Hits:
-    """Draws independent hitting times, 1 - alpha(tau_i) = u_i (1 - alpha(1)), and groups them.
+    """Draw independent hitting times, 1 - alpha(tau_i) = u_i (1 - alpha(1)), and group them.
 
     Fields:
         tokens_per_step: hits per group; None spreads the block over the planned steps.

@@ -1,4 +1,4 @@
-"""Keeps token laws from one step to the next, as probabilities or as logarithms.
+"""Keep token laws from one step to the next, as probabilities or as logarithms.
 
 `LawWindow` holds the laws of the W positions of a block, [B, W, V]; `pack` puts the laws of a few
 positions of each row one after the other, [B, K, V].
@@ -16,7 +16,7 @@ from dlm_sampling.types import Canvas, Draw, DrawRecord, Prediction
 
 
 class LawWindow(NamedTuple):
-    """Holds the laws at some positions of a window of W columns per row."""
+    """Hold the laws at some positions of a window of W columns per row."""
 
     start: Tensor  # int64 [B], column of the first slot; -1 when nothing is held
     laws: Tensor  # [B, W, V]
@@ -97,6 +97,6 @@ def unpack(packed: Tensor, group: Tensor, where: Tensor) -> Tensor:
 
 
 def merge_draws(where: Tensor, chosen: Draw, other: Draw) -> Draw:
-    """Return the draws of `chosen` at `where` (bool [B, L]), those of `other` elsewhere."""
+    """Return the draws of `chosen` at `where` (bool [B, L]), the draws of `other` elsewhere."""
     both = zip(DrawRecord.of(chosen), DrawRecord.of(other), strict=True)
     return DrawRecord(*(torch.where(where, c, o.to(c.dtype)) for c, o in both))

@@ -1,4 +1,4 @@
-"""Scores positions: the unknown position with the largest score is written first.
+"""Score positions: the unknown position with the largest score is written first.
 
 An order either reads the law of the position (confidence, margin, entropy) or only the position
 itself (random, left to right); the latter need no logits before the choice, so a sampler draws
@@ -21,7 +21,7 @@ OrderName = Literal["confidence", "margin", "entropy", "random", "left_to_right"
 
 
 class LawOrder(NamedTuple):
-    """Scores positions by the law of their token, as the `Draw` has it.
+    """Score positions by the law of their token, as the `Draw` has it.
 
     score: the ranking key [B, L].  natural: the quantity on the scale of the released code, which a
         softmax with a position temperature reads.

@@ -1,4 +1,4 @@
-"""Holds the base of planned denoising: it asks which positions are noise, then the denoiser.
+"""Hold the base of planned denoising: it asks which positions are noise, then the denoiser.
 
     rho_i = P(position i is noise | x)     a planner network, or a uniform denoiser's own
                                            b / (alpha loo(x_i) + b),  b = (1 - alpha) / S
@@ -51,7 +51,7 @@ HIGHEST_LEVEL = 1.0 - 1e-6
 
 
 class Plan(NamedTuple):
-    """Holds the probability that each position is noise, and the noise level for the denoiser."""
+    """Hold the probability that each position is noise, and the noise level for the denoiser."""
 
     noise: Tensor  # float64 [B, L], rho; 0 at positions that are not to be written
     level: Tensor  # float64 [B], probability of being clean: the clock's, or inferred
@@ -60,7 +60,7 @@ class Plan(NamedTuple):
 
 
 class LevelState(NamedTuple):
-    """Holds the progress of each row when no clock gives the level."""
+    """Hold the progress of each row when no clock gives the level."""
 
     level: Tensor  # float64 [B], what the last plan said
     drawn: Tensor  # bool [B, L], positions that have been drawn since the canvas was pure noise
@@ -80,7 +80,7 @@ def restart_level(state: LevelState, clock: Clock) -> LevelState:
 
 @dataclass(frozen=True)
 class PlanningSampler(SamplerBase[S]):
-    """Is the base of the planned samplers.
+    """Serve as the base of the planned samplers.
 
     Fields:
         planner: a planner (function, module or `DDPDPlanner`) from token ids to the logit that
@@ -99,7 +99,7 @@ class PlanningSampler(SamplerBase[S]):
 
     @property
     def exact(self) -> bool:
-        """False: the plan reads the tokens drawn so far."""
+        """Return False: the plan reads the tokens drawn so far."""
         return False
 
     def canvas_process(self, process: Process) -> Process | None:
@@ -162,7 +162,7 @@ class PlanningSampler(SamplerBase[S]):
         rule: Rule | None = None,
         greedy: Tensor | None = None,
     ) -> Draw:
-        """Draw from p, or from what `rule` makes of it, at `where` (bool [B, L], eligible).
+        """Draw from p, or from the law that `rule` makes of it, at `where` (bool [B, L], eligible).
 
         NFE 1 for rows with such a position, 0 if the plan has read the denoiser already.  Under a
         masked denoiser the sites of the rule hold masks.

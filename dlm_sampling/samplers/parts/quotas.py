@@ -1,4 +1,4 @@
-"""Counts how many positions a step writes, and chooses positions by score or by confidence."""
+"""Count how many positions a step writes, and choose positions by score or by confidence."""
 
 from __future__ import annotations
 

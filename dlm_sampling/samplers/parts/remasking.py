@@ -1,4 +1,4 @@
-"""Computes the posterior of samplers that mask tokens again: as probabilities, table and step.
+"""Compute the posterior of samplers that mask tokens again: as probabilities, table and step.
 
     x_t = m:   q(v) = p0(v) (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)
                q(m) = (1 - alpha_s - sigma alpha_t) / (1 - alpha_t)
@@ -19,7 +19,7 @@ from dlm_sampling.types import Canvas, Draw, Step
 
 
 class Rates(NamedTuple):
-    """Holds alpha_t and alpha_s [B, 1] and the probability of masking again, [B, 1] or [B, L]."""
+    """Hold alpha_t and alpha_s [B, 1] and the probability of masking again, [B, 1] or [B, L]."""
 
     alpha_t: Tensor
     alpha_s: Tensor

@@ -1,4 +1,4 @@
-"""Holds the base of solvers on a time grid whose steps may also change written tokens.
+"""Hold the base of solvers on a time grid whose steps may also change written tokens.
 
     x_s,i ~ q(. | x_t)   independently;   the last step draws x_0,i from the posterior
 
@@ -34,7 +34,7 @@ from dlm_sampling.types import (
 
 @dataclass(frozen=True)
 class RevisingGrid(Solver[None]):
-    """Takes `steps` equal steps from time 1 to 0; the last one removes the remaining noise.
+    """Take `steps` equal steps from time 1 to 0; the last one removes the remaining noise.
 
     Fields:
         schedule: alpha(t), the probability that a position is clean at time t.

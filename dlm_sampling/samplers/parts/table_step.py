@@ -1,4 +1,4 @@
-"""Writes the steps of solvers that draw every position of a block from a table.
+"""Write the steps of solvers that draw every position of a block from a table.
 
     x_s,i ~ q(. | x_t)   independently, q made by the solver from the prediction at x_t
 

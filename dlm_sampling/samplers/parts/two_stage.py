@@ -1,4 +1,4 @@
-"""Holds the base of the theta methods: two forward passes per interval of the grid.
+"""Hold the base of the theta methods: two forward passes per interval of the grid.
 
 Stage 1 leaps from x to x* over a share theta of the interval.  Stage 2 jumps at rates w that mix
 the predictions at x and x*.  On masks the positions are chosen before the tokens: w sums to at most
@@ -47,7 +47,7 @@ _LEAST = 1e-12  # of alpha; before that a chain has forgotten everything
 
 
 class StageInterval(NamedTuple):
-    """Holds one interval of the grid with its two stages; float64 [B], or broadcast."""
+    """Hold one interval of the grid with its two stages; float64 [B], or broadcast."""
 
     t: Tensor  # where it begins
     middle: Tensor  # time of x*
@@ -57,7 +57,7 @@ class StageInterval(NamedTuple):
 
 
 class StageState(NamedTuple):
-    """Holds the results of stage 1 that stage 2 reads."""
+    """Hold the results of stage 1 that stage 2 reads."""
 
     star: Tensor  # int64 [B, L], x*
     candidates: Tensor  # bool [B, L], positions that may jump in stage 2
@@ -66,7 +66,7 @@ class StageState(NamedTuple):
 
 @dataclass(frozen=True)
 class TwoStage(Solver[StageState]):
-    """Takes two loop steps per interval, one forward pass each; `steps` counts forward passes.
+    """Take two loop steps per interval, one forward pass each; `steps` counts forward passes.
 
     The grid has max(1, steps // 2) intervals from 1 to t_end; the noise removal is one more step.
 
@@ -102,12 +102,12 @@ class TwoStage(Solver[StageState]):
 
     @property
     def exact(self) -> bool:
-        """False: whether a position jumps in stage 2 depends on the tokens of stage 1."""
+        """Return False: whether a position jumps in stage 2 depends on the tokens of stage 1."""
         return False
 
     @abstractmethod
     def rates(self, rates_t: Tensor, rates_star: Tensor) -> Tensor:
-        """Return the rates of stage 2, >= 0, from those at x and x*.
+        """Return the rates of stage 2, >= 0, from the rates at x and x*.
 
         Raises:
             ValueError: theta is out of its range.

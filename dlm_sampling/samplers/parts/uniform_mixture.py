@@ -1,4 +1,4 @@
-"""Draws the reverse step of uniform noise as a mixture: one read of the logits, and few draws.
+"""Draw the reverse step of uniform noise as a mixture: one read of the logits, and few draws.
 
     q(y) = [ w 1[y = x] + A loo(y) + B ] / Z,   r = alpha_t / alpha_s
     A = alpha_s (1 - r) / S,   B = (1 - alpha_s) (1 - r) / S^2
@@ -21,7 +21,7 @@ from dlm_sampling.types import Draw, DrawRecord, Prediction, RandomSource
 
 
 class Weights(NamedTuple):
-    """Holds the parts of q at every position, float64 [B, L]."""
+    """Hold the parts of q at every position, float64 [B, L]."""
 
     stay: Tensor  # probability of x itself, from all three parts
     model: Tensor  # probability that a token other than x comes from the network's law
