@@ -1,4 +1,7 @@
-"""Samplers for diffusion language models: exact, batched, importable.
+"""Sample from diffusion language models: exactly, in batches, from Python.
+
+The names below are the public interface; each is imported when it is first used, so that
+`import dlm_sampling` costs no import of torch.
 
 The names below are the public interface; each is imported when it is first used, so that
 `import dlm_sampling` costs no import of torch.

@@ -1,4 +1,4 @@
-"""`python -m dlm_sampling` and the command `dlm-sampling` start here."""
+"""Start the command line, for `python -m dlm_sampling` and the command `dlm-sampling`."""
 
 from __future__ import annotations
 

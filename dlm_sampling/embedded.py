@@ -1,4 +1,4 @@
-"""The models that are shipped inside the package, by name."""
+"""List the models that are shipped inside the package, and find their folders."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dlm_sampling.errors import unknown_choice
 
 
 def embedded_models() -> tuple[str, ...]:
-    """Names of the models inside the package, sorted."""
+    """Return the names of the models inside the package, sorted."""
     return tuple(sorted(path.parent.name for path in _folder().glob("*/config.json")))
 
 
 def embedded_path(name: str) -> Path:
-    """Folder of an embedded model, for `AutoDenoiser.from_pretrained`.
+    """Return the folder of an embedded model, for `AutoDenoiser.from_pretrained`.
 
     Args:
         name: one of `embedded_models()`: "tiny-books" (text, masks), "tiny-books-uniform" (text,

@@ -1,4 +1,4 @@
-"""Error messages that name what was given, what is allowed and what to try.
+"""Make error messages that name the value given, the values allowed and a remedy.
 
 A wrong name is answered with the closest right one: first a table of what other libraries call the
 same thing, then `difflib`.  Spelling alone would answer `gen_length` with `block_length`.
@@ -347,7 +347,7 @@ def _check_kind(name: str, value: object, kinds: tuple[Any, ...], example: objec
 
 
 def _checkable(kind: Any) -> bool:
-    """Whether `isinstance` may ask for it: a class, or a protocol that can be seen at run time."""
+    """Return whether `isinstance` accepts it: a class, or a protocol checkable at run time."""
     if not isinstance(kind, type) or kind is Any:
         return False
     return not getattr(kind, "_is_protocol", False) or getattr(kind, "_is_runtime_protocol", False)

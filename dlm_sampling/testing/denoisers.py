@@ -1,4 +1,4 @@
-"""Computes exact posteriors of small laws, and the toy networks of the test fixtures."""
+"""Compute exact posteriors of small laws, and the toy networks of the test fixtures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_PAIRS = 1 << 22  # (row, support point) pairs held at once: 32 MiB in float6
 
 
 class SupportDenoiser(Denoiser):
-    """Predicts the exact posterior of a law with finitely many support points.
+    """Predict the exact posterior of a law with finitely many support points.
 
         P(x0_i = v | x_t) = sum_n w_n a_n 1[z_ni = v] / sum_n w_n a_n,  a_n = 1[z_n agrees with x_t]
 
@@ -125,7 +125,7 @@ def _checked_weights(weights: Tensor | None, points: Tensor) -> Tensor:
 
 
 class EnumerableDenoiser(SupportDenoiser):
-    """Predicts the exact posterior of a joint law given as a table.
+    """Predict the exact posterior of a joint law given as a table.
 
     P(x0_i | the tokens of x_t) for a law P(x) over S symbols at L positions; the mask id is S.
     Zero entries are left out; see `SupportDenoiser` for canvases of probability zero.
@@ -155,7 +155,7 @@ class EnumerableDenoiser(SupportDenoiser):
 
 
 class FixtureToy(Denoiser):
-    """Predicts from a small formula that depends on every token of the canvas.
+    """Predict from a small formula that depends on every token of the canvas.
 
         logits[b, i, v] = P[i, v] + mean[b, v] + 0.5 E[x[b, i-1 mod L], v]
         mean[b, v] = sum_j w[b, j] E[x[b, j], v] / sum_j w[b, j]
@@ -232,7 +232,7 @@ class FixtureToy(Denoiser):
         honours_padding: bool = True,
         dtype: torch.dtype = torch.float64,
     ) -> FixtureToy:
-        """Make a toy of the same tables with other options; those not given take their defaults."""
+        """Make a toy of the same tables with other options; omitted ones take their defaults."""
         return FixtureToy(
             self.embedding,
             self.positions,

@@ -1,4 +1,4 @@
-"""Computes exact laws of chains on enumerable states, and compares samples with a law."""
+"""Compute exact laws of chains on enumerable states, and compare samples with a law."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def tv(p: Tensor, q: Tensor) -> float:
 
 
 class ChiSquare(NamedTuple):
-    """Holds Pearson's statistic, its degrees of freedom, and the probability of a larger one."""
+    """Hold Pearson's statistic, its degrees of freedom, and the probability of a larger one."""
 
     stat: float
     dof: int

@@ -1,4 +1,4 @@
-"""Computes the exact predictions of a joint law whose positions are noised without a mask."""
+"""Compute the exact predictions of a joint law whose positions are noised without a mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_PAIRS = 4_000_000
 
 
 class NoisyEnumerableDenoiser(Denoiser):
-    """Predicts like a perfect network, by enumeration of x0, for a law given as a table.
+    """Predict like a perfect network, by enumeration of x0, for a law given as a table.
 
         posterior      P(x0_i = y | x_t) ~ sum over x0 with x0_i = y of p(x0) prod_j q_t(x_j | x0_j)
         leave_one_out  the same without the factor j = i

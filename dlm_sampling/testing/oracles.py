@@ -1,4 +1,4 @@
-"""Computes laws by another route than the library does, so that tests can compare the two.
+"""Compute laws by another route than the library does, so that tests can compare the two.
 
 For a chain with one-step matrices Q_1 .. Q_T and products Qbar_s = Q_1 ... Q_s, for example,
 
@@ -26,7 +26,7 @@ def _into(matrix: Tensor, x: Tensor) -> Tensor:
 
 
 def reverse_from_leave_one_out(loo: Tensor, x: Tensor, step: Tensor, before: Tensor) -> Tensor:
-    """Law of x_s given x_t, one step back, leave-one-out law plugged in for x0.
+    """Return the law of x_s given x_t, one step back, leave-one-out law plugged in for x0.
 
     Args:
         loo: [..., V].
@@ -41,14 +41,14 @@ def reverse_from_leave_one_out(loo: Tensor, x: Tensor, step: Tensor, before: Ten
 
 
 def reverse_from_posterior(post: Tensor, x: Tensor, step: Tensor, before: Tensor) -> Tensor:
-    """Law of x_s given x_t from the posterior; arguments as in `reverse_from_leave_one_out`."""
+    """Return the law of x_s given x_t from the posterior; see `reverse_from_leave_one_out`."""
     reached = _into(before @ step, x)  # Qbar_t[k, x]
     weights = torch.where(reached > 0, post / reached, 0.0)
     return _into(step, x) * (weights @ before)
 
 
 def reverse_rates(post: Tensor, x: Tensor, rates: Tensor, transition: Tensor) -> Tensor:
-    """Rate of x -> y backwards in time, 0 at x, [..., V].
+    """Return the rates of x -> y backwards in time, 0 at x, [..., V].
 
         R(x -> y) = Q[y, x] sum_k post(k) q_t(y | k) / q_t(x | k)
 
@@ -66,12 +66,14 @@ def reverse_rates(post: Tensor, x: Tensor, rates: Tensor, transition: Tensor) ->
 
 
 def forward_rates(x: Tensor, rates: Tensor) -> Tensor:
-    """Rate of x -> y forwards in time, Q[x, y], 0 at x, [..., V]."""
+    """Return the rates of x -> y forwards in time, Q[x, y], 0 at x, [..., V]."""
     return off_diagonal(rates[x], x)
 
 
 def absorbing_score_rates(process: Absorbing, score: Tensor, x: Tensor, beta: Tensor) -> Tensor:
-    """Rates of unmasking from ratios s: beta s(y), y != mask, at a mask, else 0; [..., V].
+    """Return the rates of unmasking from ratios s, beta s(y) at a mask for y != mask; [..., V].
+
+    All other rates are 0.
 
     Unlike `Absorbing.rates` they keep the time scale that a network of scores has learnt.
     """
@@ -81,7 +83,7 @@ def absorbing_score_rates(process: Absorbing, score: Tensor, x: Tensor, beta: Te
 
 
 def next_position(planner_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Law of the one position that changes, softmax(logits / temperature), [..., L].
+    """Return the law of the one position that changes, softmax(logits / temperature), [..., L].
 
     The released loop without a clock; it is not the reverse process, and its law has a bias.
     """
@@ -89,7 +91,7 @@ def next_position(planner_logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def next_token(denoiser_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Law of its new token in the same loop, softmax(logits / temperature) without mask, [..., V].
+    """Return the law of its new token, softmax(logits / temperature) without mask, [..., V].
 
     One temperature serves both choices.
     """
@@ -105,7 +107,7 @@ def _tempered(logits: Tensor, temperature: float) -> Tensor:
 def uniform_commits(
     confidence: Tensor, committed: Tensor, clock: Clock, threshold: float
 ) -> Tensor:
-    """Positions that a step of the uniform-noise form commits: what is overdue, and the confident.
+    """Return the positions that a step under uniform noise commits: overdue and confident ones.
 
         quota_i = max(0, ceil((i + 1) W / N) - committed so far)
         commit the quota's best, and all with c > threshold

@@ -1,4 +1,4 @@
-"""4x4 sudoku: a world small enough that the exact denoiser is a table of its 288 grids.
+"""Define 4x4 sudoku, a world so small that the exact denoiser is a table of its 288 grids.
 
 A grid is 16 tokens, row by row: ids 0 to 3 for the digits 1 to 4, and 4 for a cell to be filled.
 With one cell per step every sampler that only unmasks gives valid grids from the oracle, and random
@@ -29,7 +29,7 @@ def _units() -> Tensor:
 
 
 def is_valid(grids: Tensor) -> Tensor:
-    """Whether every row, column and 2x2 box holds each digit once; int [..., 16] -> bool [...]."""
+    """Return whether every row, column and 2x2 box has each digit once; int [..., 16] to bool."""
     seen = (
         grids[..., _units().to(grids.device)].unsqueeze(-1)
         == torch.arange(SIDE, device=grids.device)
@@ -39,7 +39,7 @@ def is_valid(grids: Tensor) -> Tensor:
 
 @cache
 def all_grids() -> Tensor:
-    """The 288 valid grids, int64 [288, 16], in lexicographic order."""
+    """Return the 288 valid grids, int64 [288, 16], in lexicographic order."""
     rows = torch.tensor(list(itertools.permutations(range(SIDE))))
     grids = torch.empty(1, 0, dtype=torch.int64)
     for _ in range(SIDE):
@@ -53,7 +53,7 @@ def all_grids() -> Tensor:
 
 
 class SudokuOracle(SupportDenoiser):
-    """The exact posterior of a uniformly drawn 4x4 sudoku given the filled cells.
+    """Compute the exact posterior of a uniformly drawn 4x4 sudoku given the filled cells.
 
         P(cell i = v | filled cells) = grids that agree and have v at cell i / grids that agree
 

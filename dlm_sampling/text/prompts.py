@@ -210,12 +210,12 @@ def _span(prompt: _Read, index: int) -> slice:
 
 
 def _is_encoding(value: object) -> TypeGuard[Mapping[str, object]]:
-    """Whether it is the output of a tokenizer."""
+    """Return whether it is the output of a tokenizer."""
     return isinstance(value, Mapping) and "input_ids" in value
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is one whole number."""
+    """Return whether it is one whole number."""
     try:
         whole_number(value)
     except TypeError:
@@ -224,7 +224,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_message(value: object) -> TypeGuard[Mapping[str, Any]]:
-    """Whether it is a message of a chat."""
+    """Return whether it is a message of a chat."""
     return isinstance(value, Mapping) and "role" in value
 
 
