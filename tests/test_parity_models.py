@@ -30,8 +30,8 @@ from transformers import DynamicCache
 from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, DDPDPlanner, Denoiser
 from dlm_sampling.denoisers.auto import load_families
 from dlm_sampling.denoisers.networks.block_causal import as_bias, block_causal_bias
-from dlm_sampling.denoisers.networks.transformers_blocks import run_layers
 from dlm_sampling.denoisers.registry import family_of
+from tests.denoisers.layers import run_layers
 
 MODELS = Path(os.environ.get("DLM_FIXTURES", Path(__file__).parent / "fixtures")) / "models"
 TOLERANCE = 1e-3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -73,7 +74,9 @@ def parse_settings(pairs: Sequence[str], build: Any, sampler: str) -> dict[str, 
         UsageError: no "=", an unknown parameter, or a value of another type.
     """
     parameters = inspect.signature(build).parameters
-    hints = {name: hint for name, hint in get_type_hints(build).items() if name in parameters}
+    # The annotations of functools.partial are those of what it calls.
+    called = build.func if isinstance(build, partial) else build
+    hints = {name: hint for name, hint in get_type_hints(called).items() if name in parameters}
     settings: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")

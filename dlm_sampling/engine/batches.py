@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +15,64 @@ from dlm_sampling.engine.sample import run_request
 from dlm_sampling.engine.trajectory import StepCallback, StepEvent, Trajectory
 from dlm_sampling.errors import check_whole
 
+logger = logging.getLogger("dlm_sampling")
+
+Output = TypeVar("Output")
+
+
+def in_parts(
+    rows: int,
+    batch_size: int | None,
+    run: Callable[[int, int], Output],
+    on_halve: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, Output]]:
+    """Run rows in parts of `batch_size`, in order; yield each part's first row and its output.
+
+    Args:
+        rows: number of rows.
+        batch_size: maximum number of rows per part, or None for a single part.
+        run: runs the rows first to last - 1, with arguments (first, last).
+        on_halve: called with the new batch size before a part that does not fit into memory is
+            run again in halves; all later parts have that size.  None: such an error is raised.
+
+    Raises:
+        TypeError: batch_size is not an integer.
+        ValueError: batch_size < 1.
+    """
+    check_whole("batch_size", batch_size, optional=True)
+    size = rows if batch_size is None else batch_size
+    if size < 1:
+        raise ValueError(
+            f"batch_size={batch_size}: must be at least 1, or None for all rows together."
+        )
+    first = 0
+    while first < rows:
+        last = min(first + size, rows)
+        try:
+            output = run(first, last)
+        except (RuntimeError, MemoryError) as error:
+            if on_halve is None or last - first == 1 or not out_of_memory(error):
+                raise
+            size, output = -(-(last - first) // 2), None
+        # Behind the except clause, which holds the tensors of the failed run.
+        if output is None:
+            assert on_halve is not None
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            logger.warning("Out of memory: going on with %d rows at a time.", size)
+            on_halve(size)
+            continue
+        yield first, output
+        first = last
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory is full, of a device or of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The host's allocator raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
 
 def run_parts(
     denoiser: Denoiser,
@@ -20,8 +80,8 @@ def run_parts(
     canvases: Canvases,
     batch_size: int | None,
     callbacks: Sequence[StepCallback] = (),
-) -> Iterator[tuple[int, SampleOutput]]:
-    """Run the rows in parts of `batch_size`, in order; yield each part's first row and output.
+) -> SampleOutput:
+    """Run the rows of one set of canvases in parts of `batch_size`, and join the outputs.
 
     Args:
         denoiser: the model.
@@ -34,17 +94,12 @@ def run_parts(
         TypeError: batch_size is not an integer.
         ValueError: batch_size < 1.
     """
-    check_whole("batch_size", batch_size, optional=True)
-    rows = len(canvases.tokens)
-    size = rows if batch_size is None else batch_size
-    if size < 1:
-        raise ValueError(
-            f"batch_size={batch_size}: must be at least 1, or None for all rows together."
-        )
-    for first in range(0, rows, size):
-        part = canvases.part(first, first + size)
+
+    def run(first: int, last: int) -> SampleOutput:
         relabelled = [_relabel(callback, first) for callback in callbacks]
-        yield first, run_request(denoiser, request, part, relabelled)
+        return run_request(denoiser, request, canvases.part(first, last), relabelled)
+
+    return join(list(in_parts(len(canvases.tokens), batch_size, run)), canvases)
 
 
 def join(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -> SampleOutput:

@@ -214,7 +214,11 @@ class Run:
         """
         canvas = self.canvas(state)
         clock = Clock(state.step, state.window.steps)
-        taken = self.sampler.step(state.sampler, canvas, clock, predictor, state.rng)
+        try:
+            taken = self.sampler.step(state.sampler, canvas, clock, predictor, state.rng)
+        except IndexError as error:
+            error.add_note(f"Raised in {type(self.sampler).__name__}.step.")
+            raise
         if check:
             check_step(self.sampler, taken, canvas)
         try:

@@ -29,7 +29,7 @@ from dlm_sampling.engine.run import Run
 from dlm_sampling.engine.stepwise import run_stepwise
 from dlm_sampling.engine.trajectory import StepCallback, Trajectory
 from dlm_sampling.prediction.network import prove_padding
-from dlm_sampling.samplers.contract import check_sampler
+from dlm_sampling.samplers.contract import check_sampler, check_written
 from dlm_sampling.types import Sampler, TokenLaw
 
 __all__ = ["SampleOutput", "sample"]
@@ -152,8 +152,11 @@ def run_request(
         )
         listeners = Listeners(tuple(callbacks), trajectory if request.return_trajectory else None)
         if request.cuda_graph:
-            return run_recorded(run, state, listeners, record)
-        return run_stepwise(run, state, listeners)
+            output = run_recorded(run, state, listeners, record)
+        else:
+            output = run_stepwise(run, state, listeners)
+    check_written(request.sampler, output.tokens, canvases.editable, denoiser.vocab_size)
+    return output
 
 
 def _planned(denoiser: Denoiser, request: Request, canvases: Canvases) -> tuple[Request, BlockPlan]:

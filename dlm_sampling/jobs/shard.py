@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from dlm_sampling.denoisers import Denoiser
+from dlm_sampling.engine.batches import out_of_memory
 from dlm_sampling.engine.trajectory import StepCallback
 from dlm_sampling.errors import DeviceLostError, FailedRowsError
 from dlm_sampling.jobs.files import PARTIAL, Record, append_line, encode, publish, read_lines
@@ -15,7 +16,7 @@ from dlm_sampling.jobs.job import Job, Shard
 from dlm_sampling.jobs.manifest import open_folder
 from dlm_sampling.jobs.rank import Rank
 from dlm_sampling.text.completion import GenerateOutput
-from dlm_sampling.text.generate import generate_parts, out_of_memory
+from dlm_sampling.text.generate import generate_parts
 from dlm_sampling.text.prompt_rows import Prepared, isolate, prepare_items
 from dlm_sampling.text.records import row_record
 from dlm_sampling.viewers.safe_text import json_line

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -25,7 +25,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.fit import check_fit
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.learn.learning_run import LearningRun
-from dlm_sampling.learn.settings import Learning
+from dlm_sampling.learn.settings import Learning, LearningFields
 from dlm_sampling.samplers.lsd.learned_steps import LearnedSteps
 from dlm_sampling.samplers.lsd.saved import LearnedFile, options_of, schedule_record
 from dlm_sampling.samplers.lsd.solvers import LEARNED, BaseName, Learned
@@ -39,7 +39,7 @@ def learn_sampler(
     name: str | None = None,
     state: Path | None = None,
     progress: bool | None = None,
-    **options: Any,
+    **fields: Unpack[LearningFields],
 ) -> LearnedFile:
     """Learn the coefficients of a solver's steps on a model.
 
@@ -51,7 +51,7 @@ def learn_sampler(
         state: file that is written after every round and read when there is one, so that a killed
             run goes on where it was; it is removed at the end.
         progress: show a bar; default on a terminal.
-        options: fields of `Learning`.
+        fields: fields of `Learning`.
 
     Returns:
         What `samplers.save_learned` writes and `generate(sampler="x.json")` takes; `.build()` is
@@ -64,7 +64,12 @@ def learn_sampler(
     NFE: rows * rounds * about N, twice that with `times`.  Memory: a few tables of
         rows * length * vocab_size numbers of 8 bytes; take fewer rows where that is too much.
     """
-    how = Learning(**options) if learning is None else replace(learning, **options)
+    if learning is not None:
+        how = replace(learning, **fields)
+    elif "steps" in fields:
+        how = Learning(**fields)
+    else:
+        raise TypeError("steps: must be given, the planned steps of a block; try steps=8.")
     solver = _solver(base)
     check_fit(denoiser, solver, 0.0)
     number, odd = divmod(how.steps, solver.passes)

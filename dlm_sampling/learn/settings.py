@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
-from dlm_sampling.errors import unknown_choice
-from dlm_sampling.learn.fits import FITS, FitName
-from dlm_sampling.learn.targets import DIVERGENCES, TARGETS, DivergenceName, TargetName
+from dlm_sampling.errors import check_fields
+from dlm_sampling.learn.fits import FitName
+from dlm_sampling.learn.targets import DivergenceName, TargetName
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,16 @@ class Learning:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "length", "rows", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1.")
+        check_fields(self)
+        counts = {
+            "steps": self.steps,
+            "length": self.length,
+            "rows": self.rows,
+            "rounds": self.rounds,
+        }
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name}={count}: must be at least 1.")
         if self.teacher_steps < self.steps or self.teacher_steps % self.steps:
             raise ValueError(
                 f"teacher_steps={self.teacher_steps}: must be a multiple of steps={self.steps}, so "
@@ -54,7 +61,19 @@ class Learning:
             raise ValueError(
                 f"learning_rate={self.learning_rate}: must be finite and above 0; try 1e-2."
             )
-        tables: dict[str, Any] = {"fit": FITS, "target": TARGETS, "divergence": DIVERGENCES}
-        for name, table in tables.items():
-            if getattr(self, name) not in table:
-                raise unknown_choice(name, getattr(self, name), table)
+
+
+class LearningFields(TypedDict, total=False):
+    """Declare the fields of `Learning` as keyword arguments."""
+
+    steps: int
+    teacher_steps: int
+    length: int
+    rows: int
+    rounds: int
+    fit: FitName
+    target: TargetName
+    divergence: DivergenceName
+    times: bool
+    learning_rate: float
+    seed: int

@@ -178,7 +178,16 @@ def even_quota(total: Tensor, clock: Clock) -> Tensor:
 
 
 def reveal(canvas: Canvas, where: Tensor, draw: Draw) -> Step:
-    """Write the drawn tokens at `where` (bool [B, L], a subset of the editable positions)."""
+    """Write the drawn tokens at `where` (bool [B, L], a subset of the editable positions).
+
+    Raises:
+        TypeError: `where` is not a bool tensor.
+    """
+    if where.dtype is not torch.bool:
+        raise TypeError(
+            f"reveal: where is {where.dtype}: must be a bool tensor [B, L], True at the positions "
+            "to write; try where.bool()."
+        )
     return Step(
         tokens=torch.where(where, draw.token, canvas.tokens),
         unknown=canvas.unknown & ~where,

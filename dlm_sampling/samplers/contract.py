@@ -1,6 +1,7 @@
-"""Check that an object is a sampler, and that its `step` returns a canvas.
+"""Check that an object is a sampler, that its `step` returns a canvas, and what it wrote.
 
-Both checks read types, shapes and dtypes only, so they never wait for the GPU.
+The checks before and during a run read types, shapes and dtypes only, so that they never wait for
+the GPU; the check of a finished run waits once.
 """
 
 from __future__ import annotations
@@ -84,6 +85,28 @@ def check_step(sampler: Sampler[Any], result: object, canvas: Canvas) -> None:
     _check_tensor(f"{name}: Step.tokens", step.tokens, canvas, torch.int64)
     _check_tensor(f"{name}: Step.unknown", step.unknown, canvas, torch.bool)
     _check_tensor(f"{name}: Step.logprob", step.logprob, canvas, None)
+
+
+def check_written(sampler: Sampler[Any], tokens: Tensor, editable: Tensor, vocab_size: int) -> None:
+    """Refuse a finished canvas in which the sampler wrote an id outside of the vocabulary.
+
+    Args:
+        sampler: the sampler, to be named in the message.
+        tokens: int64 [B, L], the finished canvases.
+        editable: bool [B, L], the positions that the sampler wrote.
+        vocab_size: V; ids are 0 to V - 1.
+
+    Raises:
+        ValueError: an id is outside; the message names the first and its place.
+    """
+    wrong = ((tokens < 0) | (tokens >= vocab_size)) & editable
+    if bool(wrong.any()):
+        row, column = (int(index) for index in wrong.nonzero()[0])
+        raise ValueError(
+            f"{type(sampler).__name__}.step wrote id {int(tokens[row, column])} in batch row {row},"
+            f" column {column}: must be 0 to {vocab_size - 1}, as the vocabulary has {vocab_size} "
+            "tokens."
+        )
 
 
 def _step_of(result: object) -> Step | None:

@@ -92,20 +92,23 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
     )
 
 
-def equal_rows(output: GenerateOutput, rows: TextRows, temperature: float) -> str | None:
+def equal_rows(
+    output: GenerateOutput, rows: TextRows, temperature: float, *, first_prompt: int = 0
+) -> str | None:
     """Return a warning if the sequences of a prompt are equal because nothing is drawn at random.
 
     Args:
         output: the result.
         rows: its rows; sequences of one prompt share one `PromptRow`.
         temperature: of the token law; only at 0 can a rule be meant.
+        first_prompt: number of the first prompt of these rows in the whole call.
 
     Returns:
         The warning, or None if there is nothing to tell.
     """
     if temperature > 0:
         return None
-    for number, same in enumerate(_sequences(output, rows)):
+    for number, same in enumerate(_sequences(output, rows), first_prompt):
         if len(same) > 1 and all(ids == same[0] for ids in same):
             return (
                 f"The {len(same)} sequences of prompt {number} are equal: the temperature is 0, so "

@@ -8,18 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-import torch
-
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.engine.batches import join, run_parts
-from dlm_sampling.engine.request import BlockRequest, Canvases, SampleOutput
+from dlm_sampling.engine.batches import in_parts, run_parts
+from dlm_sampling.engine.request import BlockRequest, SampleOutput
 from dlm_sampling.engine.trajectory import StepCallback
 from dlm_sampling.errors import check_arguments, check_flag, check_whole
 from dlm_sampling.text.arguments import Ids, Stop
 from dlm_sampling.text.completion import GenerateOutput, equal_rows, finish
 from dlm_sampling.text.options import GenerateOptions, Job, LawOptions, prepare
 from dlm_sampling.text.prompts import Infill, Mask, Prompts
-from dlm_sampling.text.rows import Eos, padding_id
+from dlm_sampling.text.rows import Eos, TextRows, padding_id
 from dlm_sampling.types import Crossing, Sampler
 from dlm_sampling.viewers.streaming import ProgressFeed, Streamer, StreamerFeed
 
@@ -170,10 +168,10 @@ def generate(
     with closing(ProgressFeed(int(canvases.editable.sum()), progress)) as bar:
         if bar.visible:
             listeners.append(bar)
-        parts = list(run_parts(denoiser, job.request, canvases, batch_size, listeners))
+        sampled = run_parts(denoiser, job.request, canvases, batch_size, listeners)
     if feed is not None:
         feed.close()
-    output = finish(join(parts, canvases), rows, job.tokenizer, padding_id(denoiser))
+    output = finish(sampled, rows, job.tokenizer, padding_id(denoiser))
     if (equal := equal_rows(output, rows, job.temperature)) is not None:
         warnings.warn(equal, stacklevel=2)
     return output
@@ -187,53 +185,30 @@ def generate_parts(
 ) -> Iterator[GenerateOutput]:
     """Generate in parts of `batch_size` rows, and yield the output of each part when it is done.
 
-    The rows of a part are padded to the longest of them.  A part that does not fit into memory is
-    run again in halves, and all later parts have that size.
+    The rows of a part are padded to the longest of them.
 
     Args:
         job: the checked call, from `options.prepare`.
         batch_size: maximum number of rows per part.
         callbacks: called with a `StepEvent` after every step; row numbers count from 0 in each
             part.
-        on_halve: called with the new number of rows before a part is run again.
+        on_halve: called with the new number of rows before a part that does not fit into memory
+            is run again in halves; None: such an error is raised.
     """
-    warned, padding, first = False, padding_id(job.denoiser), 0
-    while first < len(job.prompts):
-        rows = job.rows(first, first + batch_size)
-        done = _fits(job, rows.canvases, callbacks)
-        if done is None:
-            batch_size = -(-len(rows.prompts) // 2)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            logger.warning("Out of memory: going on with %d rows at a time.", batch_size)
-            if on_halve is not None:
-                on_halve(batch_size)
-            continue
-        output = finish(done, rows, job.tokenizer, padding)
-        if not warned and (equal := equal_rows(output, rows, job.temperature)) is not None:
+
+    def run(first: int, last: int) -> tuple[TextRows, SampleOutput]:
+        rows = job.rows(first, last)
+        return rows, run_parts(job.denoiser, job.request, rows.canvases, None, callbacks)
+
+    warned, padding = False, padding_id(job.denoiser)
+    for first, (rows, sampled) in in_parts(len(job.prompts), batch_size, run, on_halve):
+        output = finish(sampled, rows, job.tokenizer, padding)
+        before = {id(prompt) for prompt in job.prompts[:first]}
+        equal = equal_rows(output, rows, job.temperature, first_prompt=len(before))
+        if not warned and equal is not None:
             logger.warning(equal)  # the command shows what is logged, and no warnings of Python
             warned = True
         yield output
-        first += len(rows.prompts)
-
-
-def _fits(job: Job, canvases: Canvases, callbacks: Sequence[StepCallback]) -> SampleOutput | None:
-    """Run canvases together; return None if several rows do not fit into memory."""
-    try:
-        parts = list(run_parts(job.denoiser, job.request, canvases, None, callbacks))
-        return join(parts, canvases)
-    except (RuntimeError, MemoryError) as error:
-        if len(canvases.seeds) == 1 or not out_of_memory(error):
-            raise
-    return None  # behind the except clause, which holds the tensors of the failed run
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory is full, of a device or of the host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # The host's allocator raises a plain RuntimeError.
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _check_helpers(

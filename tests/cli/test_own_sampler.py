@@ -16,6 +16,7 @@ SOURCE = '''
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -35,6 +36,9 @@ class Best(ConfidenceSampler):
 
 class Other:
     """No sampler."""
+
+
+Three = partial(Best, n=3)
 '''
 
 
@@ -84,3 +88,10 @@ def test_what_is_no_sampler_is_refused(place: Path) -> None:
     (place / "needs.py").write_text("import no_such_thing_at_all\n", encoding="utf-8")
     with pytest.raises(ModuleNotFoundError, match="no_such_thing_at_all"):
         find_sampler("needs.py:X")
+
+
+def test_a_partial_takes_settings(place: Path) -> None:
+    entry = find_sampler("one_of_mine.py:Three")
+    assert vars(entry.build()) == {"n": 3}
+    settings = parse_settings(["n=4"], entry.build, entry.name)
+    assert vars(samplers.create(entry.name, **settings)) == {"n": 4}

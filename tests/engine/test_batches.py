@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import samplers, wrap
-from dlm_sampling.engine.batches import join, run_parts
+from dlm_sampling.engine.batches import in_parts, run_parts
 from dlm_sampling.engine.checks import check_canvases
 from dlm_sampling.engine.request import Canvases, Request, SampleOutput
 from dlm_sampling.engine.trajectory import StepEvent
@@ -35,11 +35,7 @@ def canvases() -> Canvases:
 
 def run(batch_size: int | None) -> tuple[SampleOutput, list[StepEvent]]:
     heard: list[StepEvent] = []
-    parts = list(run_parts(DENOISER, REQUEST, canvases(), batch_size, [heard.append]))
-    size = batch_size or B
-    assert [first for first, _ in parts] == list(range(0, B, size))
-    assert [len(out.tokens) for _, out in parts] == [min(size, B - i) for i in range(0, B, size)]
-    return join(parts, canvases()), heard
+    return run_parts(DENOISER, REQUEST, canvases(), batch_size, [heard.append]), heard
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
@@ -56,15 +52,36 @@ def test_parts_give_what_the_whole_gives(batch_size: int) -> None:
             assert steps == int(whole.steps[row])
 
 
+def ranges(first: int, last: int) -> list[int]:
+    return list(range(first, last))
+
+
 def test_parts_are_run_when_they_are_asked_for() -> None:
-    heard: list[StepEvent] = []
-    parts = run_parts(DENOISER, REQUEST, canvases(), 2, [heard.append])
-    assert not heard
-    next(parts)
-    assert {int(row) for event in heard for row in event.rows} == {0, 1}
+    asked: list[tuple[int, int]] = []
+    parts = in_parts(5, 2, lambda first, last: asked.append((first, last)) or ranges(first, last))
+    assert not asked
+    assert next(parts) == (0, [0, 1])
+    assert asked == [(0, 2)]
+    assert list(parts) == [(2, [2, 3]), (4, [4])]
+
+
+def test_halves_of_a_part_that_does_not_fit() -> None:
+    sizes: list[int] = []
+
+    def run(first: int, last: int) -> list[int]:
+        if last - first > 3:
+            raise MemoryError
+        return ranges(first, last)
+
+    assert [rows for _, rows in in_parts(11, 7, run, sizes.append)] == [
+        [0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10]
+    ]  # fmt: skip
+    assert sizes == [4, 2]
+    with pytest.raises(MemoryError):
+        next(in_parts(11, 7, run))  # a caller that cannot begin a part again
 
 
 @pytest.mark.parametrize("batch_size", [0, -3])
 def test_a_part_has_at_least_one_row(batch_size: int) -> None:
     with pytest.raises(ValueError, match=f"batch_size={batch_size}: must be at least 1"):
-        next(run_parts(DENOISER, REQUEST, canvases(), batch_size))
+        run_parts(DENOISER, REQUEST, canvases(), batch_size)

@@ -44,3 +44,16 @@ def test_a_step_that_turns_wrong_later_names_the_sampler(wrong: Any, words: str)
     tokens = torch.full((2, 8), MASK)
     with pytest.raises((TypeError, ValueError), match=rf"TurnsWrong\.step.*{words}"):
         sample(model, TurnsWrong(wrong=wrong), tokens, tokens == MASK, seeds=[1, 2])
+
+
+def test_an_id_outside_of_the_vocabulary_names_the_sampler_and_the_place() -> None:
+    def beyond(right: Any) -> Any:
+        state, step = right
+        return state, step._replace(tokens=step.tokens.masked_fill(step.tokens != MASK, 7))
+
+    model = wrap(lambda ids: torch.zeros(*ids.shape[:2], 5), vocab_size=5, mask_token_id=MASK)
+    tokens = torch.full((1, 4), MASK)
+    editable = torch.tensor([[False, True, True, True]])
+    message = r"TurnsWrong\.step wrote id 7 in batch row 0, column 1: must be 0 to 4"
+    with pytest.raises((ValueError, IndexError), match=message):
+        sample(model, TurnsWrong(wrong=beyond), tokens, editable, seeds=[1])

@@ -288,6 +288,8 @@ def test_solvers_that_cannot_learn_are_refused() -> None:
         learn(world(), LearnedEuler(learned=LearnedSteps((1.0,))), steps=4)
     with pytest.raises(ValueError, match="base='heun'"):
         learn(world(), "heun", steps=4)
+    with pytest.raises(TypeError, match="steps: must be given"):
+        learn(world(), "euler")
     with pytest.raises(ValueError, match="multiple of 2"):
         learn(world(), "theta-trapezoidal", steps=5, teacher_steps=10)
     carrying = world()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import wrap
-from dlm_sampling.text.generate import generate_parts, out_of_memory
+from dlm_sampling.engine.batches import out_of_memory
+from dlm_sampling.text.generate import generate_parts
 from dlm_sampling.text.options import GenerateOptions, prepare
 from dlm_sampling.viewers.streaming import ProgressFeed
 
@@ -51,7 +52,7 @@ def test_one_row_that_does_not_fit_and_other_errors_are_raised() -> None:
     for most, error in ((0, torch.OutOfMemoryError("full")), (2, RuntimeError("other"))):
         job = prepare(narrow(most, error), [[1]] * 4, options)
         with pytest.raises(RuntimeError, match=str(error)):
-            list(generate_parts(job, 4))
+            list(generate_parts(job, 4, on_halve=print))
     assert not out_of_memory(ValueError(HOST))
 
 

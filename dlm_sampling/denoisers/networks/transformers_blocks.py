@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -40,27 +40,6 @@ def key_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None
     bias = torch.zeros(attention_mask.shape, dtype=dtype, device=attention_mask.device)
     bias.masked_fill_(~attention_mask, torch.finfo(dtype).min)
     return bias[:, None, None, :].expand(-1, 1, length, -1)
-
-
-def run_layers(
-    stack: Any, embeds: Tensor, position_ids: Tensor, bias: Tensor | None = None
-) -> Tensor:
-    """Run a decoder with bidirectional attention; hidden states [B, L, d] after the final norm.
-
-    Args:
-        stack: a transformers decoder (`layers`, `rotary_emb`, `norm`).
-        embeds: [B, L, d].
-        position_ids: int64 [B, L] or [1, L].
-        bias: additive attention bias, broadcastable to [B, heads, L, keys], or None for full
-            attention.
-    """
-    return FullAttention.forward(Decoder(stack), embeds, bias, position_ids, full_attention=True)
-
-
-class Decoder(NamedTuple):
-    """Hold a decoder where a stock model holds its own."""
-
-    model: Any
 
 
 class FullAttention:

@@ -17,7 +17,7 @@ from dlm_sampling.denoisers import AutoDenoiser
 from dlm_sampling.denoisers.families.llada_moe import SoftmaxRouter
 from dlm_sampling.denoisers.networks.block_causal import block_causal_bias
 from dlm_sampling.denoisers.networks.total_noise import clipped_noise
-from dlm_sampling.denoisers.networks.transformers_blocks import run_layers
+from tests.denoisers.layers import run_layers
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
 IDS = torch.randint(0, 120, (2, 12), generator=torch.Generator().manual_seed(3))
