@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -85,3 +87,14 @@ def test_halves_of_a_part_that_does_not_fit() -> None:
 def test_a_part_has_at_least_one_row(batch_size: int) -> None:
     with pytest.raises(ValueError, match=f"batch_size={batch_size}: must be at least 1"):
         run_parts(DENOISER, REQUEST, canvases(), batch_size)
+
+
+def test_a_part_has_its_rows_of_every_field() -> None:
+    """A new field of `Canvases` that `part` or `to` forgets fails here."""
+    whole = replace(canvases(), complete=tuple(lambda text: bool(text) for _ in range(B)))
+    part, moved = whole.part(1, 4), whole.to(torch.device("cpu"))
+    for field in fields(Canvases):
+        value, mine = getattr(whole, field.name), getattr(part, field.name)
+        assert len(value) == B and len(mine) == 3, field.name
+        same = torch.equal if isinstance(value, torch.Tensor) else tuple.__eq__
+        assert same(value[1:4], mine) and same(value, getattr(moved, field.name)), field.name
