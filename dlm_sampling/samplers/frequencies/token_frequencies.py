@@ -78,10 +78,19 @@ class TokenFrequencies:
         of `count_tokens`.  vocab_size: columns of the table; None takes the largest id + 1.
 
         Raises:
-            ValueError: the file is no count file, its counting was not finished, or an id is out of
-            range.
+            ValueError: the file is missing, is no count file, its counting was not finished, or an
+                id is out of range.
         """
-        data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            read: object = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(
+                f"frequencies={str(path)!r}: cannot be read ({error.strerror}); count_tokens "
+                "writes such a file."
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{path}: not a count file, as it is no JSON: {error}.") from error
+        data: Mapping[str, Any] = cast("Any", read) if isinstance(read, Mapping) else {}
         key = next((k for k in _COUNT_KEYS if k in data), None)
         if key is None or "num_token" not in data:
             raise ValueError(
@@ -91,7 +100,8 @@ class TokenFrequencies:
             raise ValueError(
                 f"{path}: counting was interrupted; call count_tokens again with this output."
             )
-        return cls(_table(data[key], vocab_size, str(path)), int(data["num_token"]), str(path))
+        total = _count(data["num_token"], f"{path}: num_token")
+        return cls(_table(data[key], vocab_size, str(path)), total, str(path))
 
     def save(self, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None) -> None:
         """Write a count file that `load` reads; the file is replaced in one piece."""
@@ -111,12 +121,21 @@ class TokenFrequencies:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TokenFrequencies:
-        """Read the dictionary of `to_config`."""
+        """Read the dictionary of `to_config`.
+
+        Raises:
+            ValueError: it is no such dictionary.
+        """
         if "path" in config:
             return cls.load(config["path"])
-        return cls(
-            _table(config["counts"], int(config["vocab_size"]), "counts"), int(config["total"])
-        )
+        if missing := {"counts", "vocab_size", "total"} - set(config):
+            raise ValueError(
+                f"frequencies has no {', '.join(sorted(missing))}: must be the dictionary of "
+                "TokenFrequencies.to_config(), with path, or with counts, vocab_size and total."
+            )
+        size = _count(config["vocab_size"], "frequencies: vocab_size")
+        table = _table(config["counts"], size, "frequencies: counts")
+        return cls(table, _count(config["total"], "frequencies: total"))
 
     def log_frequency(self, tokens: Tensor) -> Tensor:
         """Return ln(f(v) + 1e-9) of each token, float64 like `tokens`; f is least for other ids."""
@@ -171,14 +190,34 @@ def _as_dict(counts: Tensor) -> dict[str, int]:
     return {str(token_id): count for token_id, count in enumerate(values) if count}
 
 
-def _table(counts: Mapping[str, int], vocab_size: int | None, name: str) -> Tensor:
-    ids = torch.tensor([int(key) for key in counts], dtype=torch.int64)
-    values = torch.tensor([int(value) for value in counts.values()], dtype=torch.int64)
+def _count(value: object, name: str) -> int:
+    """Return a whole number, at least 0, which a JSON file may hold as text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        number = int(value) if isinstance(value, str | int) else -1
+    except ValueError:
+        number = -1
+    if number < 0 or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}: must be a whole number, at least 0.")
+    return number
+
+
+def _table(counts: object, vocab_size: int | None, name: str) -> Tensor:
+    """Return the counts of a mapping from token id to count as a table, int64 [V]."""
+    if not isinstance(counts, Mapping):
+        raise ValueError(f"{name}: must be a mapping from token id to count, found {counts!r:.60}.")
+    pairs = cast("Mapping[object, object]", counts).items()
+    ids = torch.tensor([_count(key, f"{name}: a token id") for key, _ in pairs], dtype=torch.int64)
+    values = torch.tensor(
+        [_count(value, f"{name}: the count of token {key}") for key, value in pairs],
+        dtype=torch.int64,
+    )
     size = vocab_size if vocab_size is not None else int(ids.max()) + 1 if len(ids) else 1
-    if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= size):
-        raise ValueError(
-            f"{name}: token ids must be in [0, {size}), found {int(ids.min())} to {int(ids.max())}."
-        )
+    if len(ids) and int(ids.max()) >= size:
+        raise ValueError(f"{name}: token ids must be in [0, {size}), found {int(ids.max())}.")
     return torch.zeros(size, dtype=torch.int64).scatter_(0, ids, values)
 
 

@@ -168,10 +168,37 @@ def test_count_files_of_the_authors_and_of_their_builder(tmp_path: Path, key: st
         TokenFrequencies.load(path, 5)
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text('{"num_token": 3}')
-    with pytest.raises(ValueError, match="p_baseline_dict, token_frequency_dict"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no JSON"),
+        ("null", "p_baseline_dict, token_frequency_dict"),
+        ('{"num_token": 3}', "p_baseline_dict, token_frequency_dict"),
+        ('{"num_token": 3, "p_baseline_dict": {"a": 1}}', "a token id is 'a'"),
+        ('{"num_token": 3, "p_baseline_dict": {"1": 1.5}}', "count of token 1 is 1.5"),
+        ('{"num_token": 3, "p_baseline_dict": 7}', "mapping from token id to count, found 7"),
+        ('{"num_token": null, "p_baseline_dict": {"1": 1}}', "num_token is None"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
         TokenFrequencies.load(tmp_path / "x.json")
+    with pytest.raises(ValueError, match=r"frequencies='.*y.json': cannot be read"):
+        TokenFrequencies.load(tmp_path / "y.json")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "has no counts, total, vocab_size"),
+        ({"counts": {}, "vocab_size": 3, "total": -1}, "total is -1"),
+        ({"counts": [1], "vocab_size": 3, "total": 1}, "counts: must be a mapping"),
+    ],
+)
+def test_a_wrong_dictionary_is_refused(config: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TokenFrequencies.from_config(config)
 
 
 def test_lookups() -> None:
