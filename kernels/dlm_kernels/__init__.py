@@ -1,4 +1,4 @@
-"""GPU kernels in Triton with the random bits of the torch specification in `dlm_sampling.ops`.
+"""Run the operators of `dlm_sampling.ops` as Triton kernels, with the same random bits.
 
 Importing this package loads nothing.  `dlm_kernels.common.support` says whether the kernels can run
 and needs neither triton nor a GPU; `dlm_kernels.operators`, which holds them, needs triton.

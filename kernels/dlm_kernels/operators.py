@@ -1,4 +1,4 @@
-"""Collects the operators of this package under the names of their twins in `dlm_sampling.ops`.
+"""Collect the operators of this package under the names of their twins in `dlm_sampling.ops`.
 
 `head_draw` is `draw` over a fused output head; `unmask_` chooses positions and writes there.
 """

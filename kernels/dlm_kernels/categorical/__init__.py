@@ -1,1 +1,1 @@
-"""Draws tokens from logits: the twin of dlm_sampling.ops.categorical."""
+"""Draw tokens from logits: the twin of dlm_sampling.ops.categorical."""

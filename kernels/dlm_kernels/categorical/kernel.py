@@ -1,4 +1,4 @@
-"""K2 turns what the tiles of a row left into a token and the statistics of its law.
+"""Turn the numbers that tiles left of a row into a token and the statistics of its law: K2.
 
 One program per row.  The twin of dlm_sampling.ops.categorical: a race of tiles, then of runs of 32
 ids in the tile, then of tokens in the run, with the same random numbers.  It reads the tile sums,
@@ -128,8 +128,9 @@ def draw_kernel(
     HAS_ROWS: tl.constexpr, MIX: tl.constexpr, GREEDY: tl.constexpr, FILTERS: tl.constexpr,
     LAW_STATISTICS: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R,).  token int64 [R], record float32 [6, R] in the order of DrawRecord, status int32.
+    """Draw the token of each row from its tiles; grid (R,).
 
+    token int64 [R], record float32 [6, R] in the order of DrawRecord, status int32.
     GREEDY: 1 if every row takes the argmax, 0 if none, 2 if `inverses` says which.  With FILTERS
     `draw_sums` holds sums of the tokens that pass; with LAW_STATISTICS so do the two before it.
     """

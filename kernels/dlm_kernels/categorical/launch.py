@@ -1,4 +1,4 @@
-"""Launches K1 and K2, which draw tokens from logits: the twin of dlm_sampling.ops.draw.
+"""Launch K1 and K2, which draw tokens from logits: the twin of dlm_sampling.ops.draw.
 
 The host waits for the device only where `check=True` reads whether a row defines no law.
 

@@ -1,1 +1,1 @@
-"""Holds the parts that kernels share: random numbers, tiles, tables on the device, records."""
+"""Hold the parts that kernels share: random numbers, tiles, tables on the device, records."""

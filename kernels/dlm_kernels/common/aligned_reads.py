@@ -1,4 +1,4 @@
-"""Reads whole tiles of dense logits 16 bytes at a time, wherever their rows begin.
+"""Read whole tiles of dense logits 16 bytes at a time, wherever their rows begin.
 
 Let a row begin r logits after a multiple of 16 bytes; r is the same for all of its tiles, as a tile
 is a multiple of 16 bytes.  Lane j of tile t is read at t TILE + j - r, which is aligned.  The first

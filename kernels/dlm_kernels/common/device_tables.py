@@ -1,4 +1,4 @@
-"""Keeps a token law as small tensors on the device; each is made once per law and device.
+"""Keep a token law as small tensors on the device; each is made once per law and device.
 
 A law in Python numbers is copied to the device at its first draw, so a CUDA graph needs one draw
 with that law before it is captured.  None is ever dropped: a graph reads them by their addresses.
@@ -21,7 +21,7 @@ _TILE: int = TILE.value
 
 
 class Law(NamedTuple):
-    """The fields of a dlm_sampling.TokenLaw, which may be passed instead."""
+    """Hold the fields of a dlm_sampling.TokenLaw, which may be passed instead."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -32,7 +32,7 @@ class Law(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """The filters of a law; numbers that filter nothing stand for absent filters."""
+    """Hold the filters of a law; numbers that filter nothing stand for absent filters."""
 
     top_k: int = 0
     top_p: float = 1.0
@@ -52,7 +52,7 @@ class Filters(NamedTuple):
 
 
 class Suppressed(NamedTuple):
-    """The suppressed ids, sorted, and where those of each tile start; int32 on the device."""
+    """Hold the sorted suppressed ids, and where the ids of each tile start; int32 on the device."""
 
     starts: Tensor
     ids: Tensor

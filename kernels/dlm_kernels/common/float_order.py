@@ -1,4 +1,4 @@
-"""Maps floats to unsigned integers of the same order, and finds the k-th largest without a sort.
+"""Map floats to unsigned integers of the same order, and find the k-th largest without a sort.
 
 No GPU has run this yet; see kernels/STATUS.md.
 """

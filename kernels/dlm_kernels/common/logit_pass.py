@@ -1,4 +1,4 @@
-"""Launches the passes that every draw and every log-probability begins with: K1, and the filters.
+"""Launch the passes that every draw and every log-probability begins with: K1, and the filters.
 
 Shapes and launch parameters are fixed by (V, dtype); nothing is tuned at call time, and the host
 does not wait for the device.
@@ -41,7 +41,7 @@ def k1_registers(capability: int, kind: int, read: int) -> int:
 
 
 class Logits(NamedTuple):
-    """Logits, or two of them that are read as one."""
+    """Hold logits, or two tensors of logits that are read as one."""
 
     first: Tensor  # [N, V]
     second: Tensor | None = None  # [N, V]
@@ -50,7 +50,7 @@ class Logits(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Some of the rows asked for."""
+    """Hold some of the rows asked for."""
 
     logits: Logits
     rows: Tensor | None  # int64 [r] into the logits, or None for all of them in order
@@ -58,7 +58,7 @@ class Block(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """The tensors that the passes leave, and other arguments of the kernels launched after them."""
+    """Hold the tensors that the passes leave, and other arguments of later kernels."""
 
     tensors: tuple[Any, ...]  # logits, other, rows, tile_max, sums, ..., inverses, mix
     boundary: tuple[Any, ...]  # cuts, lasts, sizes, limits

@@ -1,4 +1,4 @@
-"""Computes Philox-4x32-10 and unit exponentials with the bits of dlm_sampling.ops.philox.
+"""Compute Philox-4x32-10 and unit exponentials with the bits of dlm_sampling.ops.philox.
 
 Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).  The layout
 of counters and keys is stated in dlm_sampling.ops.philox; this file only repeats its arithmetic.
@@ -57,7 +57,7 @@ def random_words(key, position, step, sub, lane, STREAM: tl.constexpr):
 
 @triton.jit
 def exponential_from_words(high, low):
-    """Return unit exponentials, float64, within 4 units in the last place of those of torch.
+    """Return unit exponentials, float64, within 4 units in the last place of torch's.
 
     -log1p(-v) is -log(w) v / (1 - w) with w = 1 - v, whose rounding error cancels (Kahan): the
     interpreter has no log1p.

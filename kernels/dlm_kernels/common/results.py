@@ -1,4 +1,4 @@
-"""Holds what launchers share: the record of a draw, its temperatures, the refusal of rows."""
+"""Hold the parts that launchers share: the record of a draw, its temperatures, refused rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEVER, ALWAYS, BY_ROW = 0, 1, 2  # which rows take the argmax
 
 
 class DrawRecord(NamedTuple):
-    """The fields of dlm_sampling.types.DrawRecord, [R]."""
+    """Hold the fields of dlm_sampling.types.DrawRecord, [R]."""
 
     token: Tensor
     logprob: Tensor
@@ -51,7 +51,7 @@ def split(sub: int | Tensor) -> tuple[int, Tensor | None]:
 
 
 class Temperatures(NamedTuple):
-    """The temperatures of a call."""
+    """Hold the temperatures of a call."""
 
     inverses: Tensor | None  # of `tables.row_inverse_temperatures`, [3, R]
     numbers: tuple[float, float]  # of the statistics and of the draw, without inverses

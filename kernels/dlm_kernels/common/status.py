@@ -1,4 +1,4 @@
-"""Tells whether a row of logits defines a law, as a number that a kernel leaves for the host.
+"""Tell whether a row of logits defines a law, as a number that a kernel leaves for the host.
 
 No GPU has run this yet; see kernels/STATUS.md.
 """

@@ -1,4 +1,4 @@
-"""Says on which tensors the kernels can run; imports neither triton nor the kernels."""
+"""Say on which tensors the kernels can run; import neither triton nor the kernels."""
 
 from __future__ import annotations
 

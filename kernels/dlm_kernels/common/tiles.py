@@ -1,4 +1,4 @@
-"""K1 reads all logits once and leaves a few numbers per tile of 1024 vocabulary ids.
+"""Read all logits once, and leave a few numbers per tile of 1024 vocabulary ids: K1.
 
 The twin of dlm_sampling.ops.tiles.  With c = log2(e) / temperature and d = (x - m) c, a tile leaves
 its largest logit m, s = sum 2^d and, for the entropy, sum d 2^d; nothing of the size of the
@@ -162,11 +162,12 @@ def tile_kernel(
     HAS_ROWS: tl.constexpr, TWO: tl.constexpr, MIX: tl.constexpr, READ: tl.constexpr,
     GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R, ceil(tiles / GROUP)), one warp.  Outputs are float32 [R, tiles].
+    """Read the tiles of each row once; grid (R, ceil(tiles / GROUP)), one warp.
 
+    Outputs are float32 [R, tiles].
     inverses float32 [3, R]: log2(e) / temperature of the statistics and of the draw, and whether
     the draw is the argmax.  mix float32 [2, N].  READ: how whole tiles are read, see `windows`.
-    An index of -1 is no row: nothing is read, and it leaves what a row of -inf leaves.
+    An index of -1 is no row: nothing is read, and it leaves the numbers of a row of -inf.
     """
     row = tl.program_id(0).to(tl.int64)
     source = row_of(rows, row, height, HAS_ROWS)

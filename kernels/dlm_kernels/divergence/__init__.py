@@ -1,1 +1,1 @@
-"""Computes KL between two tensors of logits: the twin of dlm_sampling.ops.divergence."""
+"""Compute KL between two tensors of logits: the twin of dlm_sampling.ops.divergence."""

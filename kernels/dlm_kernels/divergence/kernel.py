@@ -1,4 +1,4 @@
-"""Sums KL(p || q) between two tensors of logits in a Triton kernel."""
+"""Sum KL(p || q) between two tensors of logits in a Triton kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ def divergence_kernel(
     vocab, tiles, height, tiny, stride_row, stride_id, stride_other_row, stride_other_id,
     HAS_ROWS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R, ceil(tiles / GROUP)).  out float32 [R, that]; tiny float32."""
+    """Sum KL(p || q) over a group of tiles; grid (R, ceil(tiles / GROUP)).
+
+    out float32 [R, that]; tiny float32.
+    """
     row = tl.program_id(0).to(tl.int64)
     source = row_of(rows, row, height, HAS_ROWS)
     logits += source * stride_row

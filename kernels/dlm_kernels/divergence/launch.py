@@ -1,4 +1,4 @@
-"""Launches KL(p || q) between two tensors of logits: the twin of dlm_sampling.ops.divergence.
+"""Launch KL(p || q) between two tensors of logits: the twin of dlm_sampling.ops.divergence.
 
     KL = sum_v p(v) ln((p(v) + e) / (q(v) + e)),   p = exp(x - ln Z_x),  q = exp(y - ln Z_y)
 

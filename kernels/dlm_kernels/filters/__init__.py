@@ -1,1 +1,1 @@
-"""Finds top-k, top-p and min-p boundaries without a sort: the twin of dlm_sampling.ops.filters."""
+"""Find top-k, top-p and min-p boundaries without a sort: the twin of dlm_sampling.ops.filters."""

@@ -1,4 +1,4 @@
-"""Finds where top-k, top-p and min-p cut a row, in one program per row and without a sort.
+"""Find where top-k, top-p and min-p cut a row, in one program per row and without a sort.
 
 The twin of dlm_sampling.ops.filters.  The tokens kept are a head of the order (logit descending, id
 ascending), so a cut is one logit and one id.  A logit is mapped to an unsigned key of its order; a
@@ -154,8 +154,9 @@ def filter_kernel(
     HAS_ROWS: tl.constexpr, MIX: tl.constexpr, TOP_K: tl.constexpr, TOP_P: tl.constexpr,
     INCLUDE: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R,).  kept, kept_entropy_sums float32 [R, tiles]; cuts, lasts, sizes int64 [R].
+    """Find the last token of each row that passes the filters; grid (R,).
 
+    kept, kept_entropy_sums float32 [R, tiles]; cuts, lasts, sizes int64 [R].
     limits: float64 [3]: top_k, top_p, min_p.  draw_sums: sums of the tiles, float32 [R, tiles].
     """
     row = tl.program_id(0).to(tl.int64)

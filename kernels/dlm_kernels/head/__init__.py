@@ -1,1 +1,1 @@
-"""Draws tokens from hidden states without logits: the fused output head."""
+"""Draw tokens from hidden states without logits: the fused output head."""

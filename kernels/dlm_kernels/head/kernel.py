@@ -1,4 +1,4 @@
-"""H1 multiplies an output head and draws; its logits never leave the processor.
+"""Multiply hidden states by an output head and draw, so that no logits leave the processor: H1.
 
     logits = hidden weight^T + bias
 
@@ -37,7 +37,10 @@ FIELDS, IDS = tl.constexpr(7), tl.constexpr(2)
 
 @triton.jit
 def clock_kernel(keys, positions, steps, sub, rates):
-    """Grid (R,).  rates float32 [R, 64]: 1 / E of the 32 tokens of a run, then of the 32 runs."""
+    """Compute the exponentials of each row once; grid (R,).
+
+    rates float32 [R, 64]: 1 / E of the 32 tokens of a run, then of the 32 runs.
+    """
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, RUN + RUNS)
     clock = arrivals(
@@ -159,12 +162,14 @@ def head_kernel(
     ROUND: tl.constexpr, EVEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     BLOCKS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Grid (ceil(R / BM) parts,); a part is BLOCKS blocks of BN ids.
+    """Multiply rows with a part of the vocabulary, and leave its tables.
+
+    Grid (ceil(R / BM) parts,); a part is BLOCKS blocks of BN ids.
 
     hidden [N, width] and weight [V, width] of one dtype, columns dense; bias [V] of it.  table
     float32 [R, 7, parts], id_table int32 [R, 2, parts].  Neighbouring programs share a part of the
-    weight and, GROUP blocks at a time, their rows.  An index of -1 is no row: it leaves what a row
-    of -inf leaves, and a block of nothing else is not multiplied.
+    weight and, GROUP blocks at a time, their rows.  An index of -1 is no row: it leaves the tables
+    of a row of -inf, and a block of nothing else is not multiplied.
     """
     program, blocks = tl.program_id(0), tl.cdiv(count, BM)
     group = program // (GROUP * parts)
@@ -266,7 +271,9 @@ def race_kernel(
     HAS_ROWS: tl.constexpr, TWO: tl.constexpr, GREEDY: tl.constexpr, TILES: tl.constexpr,
     SPLIT: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R,): the race of the tiles, and what K2 writes, from the tables of SPLIT parts a tile.
+    """Run the race of the tiles from tables of SPLIT parts a tile, and write K2's results.
+
+    Grid (R,).
 
     token int64 [R], record float32 [6, R] in the order of DrawRecord, status int32 [R].
     """

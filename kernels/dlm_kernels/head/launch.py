@@ -1,4 +1,4 @@
-"""Launches the fused output head, which draws tokens from hidden states without logits.
+"""Launch the fused output head, which draws tokens from hidden states without logits.
 
 Three kernels of dlm_kernels.head.kernel: the exponentials of every row, H1 over the weight, and
 the race.
@@ -53,7 +53,10 @@ _LARGE = 1 << 18
 
 
 class Shape(NamedTuple):
-    """The blocks of the matrix product; all give the same tokens, but for near-ties by rounding."""
+    """Hold the block sizes of the matrix product.
+
+    All give the same tokens, but for near-ties by rounding.
+    """
 
     rows: int  # of a block
     ids: int  # of a block

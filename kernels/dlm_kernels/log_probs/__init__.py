@@ -1,1 +1,1 @@
-"""Computes log-probabilities under the sampled law: the twin of dlm_sampling.ops.log_probs."""
+"""Compute log-probabilities under the sampled law: the twin of dlm_sampling.ops.log_probs."""

@@ -1,4 +1,4 @@
-"""Computes log-probabilities under the sampled law in a Triton kernel."""
+"""Compute log-probabilities under the sampled law in a Triton kernel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def log_probs_kernel(
     HAS_ROWS: tl.constexpr, MIX: tl.constexpr, GREEDY: tl.constexpr, FILTERS: tl.constexpr,
     EVERY: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    """Grid (R,), or (R, tiles) if EVERY.  out float32 [R], or [R, vocab] if EVERY."""
+    """Compute log-probabilities of given tokens, grid (R,), or of every token, grid (R, tiles).
+
+    EVERY chooses the second.  out float32 [R], or [R, vocab] if EVERY.
+    """
     row = tl.program_id(0).to(tl.int64)
     source = row_of(rows, row, height, HAS_ROWS)
     logits += source * stride_row

@@ -1,4 +1,4 @@
-"""Launches log-probabilities under the sampled law: the twin of dlm_sampling.ops.log_probs.
+"""Launch log-probabilities under the sampled law: the twin of dlm_sampling.ops.log_probs.
 
     ln p(v) = (x_v - m) / T - ln sum_u exp((x_u - m) / T)
 

@@ -1,1 +1,1 @@
-"""Chooses positions to write: the twin of dlm_sampling.ops.positions."""
+"""Choose positions to write: the twin of dlm_sampling.ops.positions."""

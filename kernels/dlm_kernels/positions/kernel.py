@@ -1,4 +1,4 @@
-"""K3 chooses the positions of a row of the canvas that are written.
+"""Choose the positions of a row of the canvas that are written: K3.
 
 The twin of dlm_sampling.ops.positions.  The k-th largest score is found bit by bit: scores are
 mapped to unsigned keys of the same order, and each turn asks how many keys reach a
@@ -108,8 +108,9 @@ def positions_kernel(
     WIDE: tl.constexpr, THRESHOLD: tl.constexpr, BUDGET: tl.constexpr, WINDOW: tl.constexpr,
     STREAM: tl.constexpr, WRITE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (B,).  counts is int64 [3, B], in the order of Written.
+    """Choose positions of each row, and write there if asked; grid (B,).
 
+    counts is int64 [3, B], in the order of Written.
     budget float64 [B].  window int64 [B, 2], first column and the one after the last.  STREAM: the
     random stream whose Gumbel numbers are added to the scores, or -1 for none.
     """

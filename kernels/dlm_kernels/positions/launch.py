@@ -1,4 +1,4 @@
-"""Launches K3: chooses positions of a canvas, and writes the tokens in place.
+"""Launch K3, which chooses positions of a canvas and writes the tokens in place.
 
 Scores, counts, thresholds, budgets and block bounds stay on the device; see `positions_rows`.
 
@@ -28,7 +28,7 @@ _NO_STREAM = -1
 
 
 class Written(NamedTuple):
-    """Counts of a row, on the device; int64 [B]."""
+    """Count the positions of a row, on the device; int64 [B]."""
 
     revealed: Tensor  # positions written
     left: Tensor  # eligible positions that were not
@@ -36,7 +36,7 @@ class Written(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Gumbel numbers that are added to scores; keys, steps and origins int64 [B], sub int64 []."""
+    """Hold Gumbel noise to add to scores; keys, steps and origins int64 [B], sub int64 []."""
 
     keys: Tensor
     steps: Tensor

@@ -1,4 +1,4 @@
-"""K3 for rows of the canvas that are too long for registers reads them chunk by chunk.
+"""Choose positions of rows that are too long for registers, chunk by chunk: K3 for long rows.
 
 As `positions_kernel`, with the ordered keys of the scores in memory, 0 where a position may not be
 chosen:
@@ -72,8 +72,9 @@ def long_rows_kernel(
     WIDE: tl.constexpr, THRESHOLD: tl.constexpr, BUDGET: tl.constexpr, WINDOW: tl.constexpr,
     STREAM: tl.constexpr, WRITE: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Grid (B,).  Arguments of `positions_kernel`, after room for the keys.
+    """Choose positions as `positions_kernel` does, in chunks of a row; grid (B,).
 
+    It takes the arguments of `positions_kernel`, after room for the keys.
     order: uint64 with WIDE, else uint32; [B, L rounded up to a multiple of LOADS * CHUNK].
     """
     row = tl.program_id(0).to(tl.int64)
