@@ -20,7 +20,6 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TABLE = re.compile(r"(<!-- samplers: [^\n]*-->\n)(.*?)(<!-- /samplers -->)", re.DOTALL)
 PROOF = re.compile(r"(<!-- proof: [^\n]*-->\n)(.*?)(<!-- /proof -->)", re.DOTALL)
 LIMIT = 250
-NOISE = {"absorbing": "masks", "uniform": "uniform", "matrix": "any matrix"}
 RESULTS = ROOT / "eval" / "results"
 
 
@@ -39,7 +38,7 @@ def table() -> str:
         sampler = entry.build()
         file = "/".join(type(sampler).__module__.split(".")) + ".py"
         exact = "yes" if sampler.exact else "no"
-        noise = ", ".join(NOISE[kind] for kind in entry.runs_on)
+        noise = ", ".join(entry.noise)
         paper = re.sub(r"^(.*), arXiv:(\S+)$", r"[\1](https://arxiv.org/abs/\2)", entry.paper)
         cells = (f"[{entry.name}]({file})", entry.summary, noise, exact, entry.nfe, paper)
         lines.append(f"| {' | '.join(cells)} |")

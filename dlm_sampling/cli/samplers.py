@@ -24,7 +24,7 @@ def as_record(entry: Entry) -> dict[str, Any]:
         "name": entry.name,
         "summary": entry.summary,
         "paper": entry.paper,
-        "noise": list(entry.runs_on),
+        "noise": list(entry.noise),
         "nfe": entry.nfe,
         "parameters": parameters,
     }
@@ -46,7 +46,7 @@ def describe(entry: Entry, *, whole: bool) -> str:
         entry.name,
         text,
         *([f"Paper: {entry.paper}"] if entry.paper else []),
-        f"Noise: {', '.join(entry.runs_on)}",
+        f"Noise: {', '.join(entry.noise)}",
         *parameters,
         f"NFE: {entry.nfe}",
         *([f"Example: {example(entry)}"] if whole else []),

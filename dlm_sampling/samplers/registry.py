@@ -7,7 +7,7 @@ imports each file on one line, and the order of these lines is the order of the 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,13 @@ from dlm_sampling.types import NoiseKind
 
 LEARNED_SUFFIX = ".json"
 """The end of a name that is the path of a learned sampler's file."""
+
+NOISE_WORDS: Mapping[NoiseKind, str] = {
+    "absorbing": "masks",
+    "uniform": "uniform",
+    "matrix": "any matrix",
+}
+"""The words for kinds of noise in tables and in the command."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class Entry:
     def runs_on(self) -> tuple[NoiseKind, ...]:
         """Return the kinds of noise whose models it samples from."""
         return self.build().runs_on
+
+    @property
+    def noise(self) -> tuple[str, ...]:
+        """Return these kinds of noise in words, for tables and the command."""
+        return tuple(NOISE_WORDS.get(kind, kind) for kind in self.runs_on)
 
     @property
     def recorded_on(self) -> tuple[NoiseKind, ...]:

@@ -49,6 +49,12 @@ def test_samplers_lists_all_with_paper_and_defaults(command: Command) -> None:
             assert f"{parameter}=" in text.out
 
 
+def test_the_noise_is_named_in_the_words_of_the_readme(command: Command) -> None:
+    assert "\n    Noise: masks, uniform, any matrix\n" in command("samplers", "ancestral").out
+    noise = {r["name"]: r["noise"] for r in json.loads(command("samplers", "--json").out)}
+    assert noise["llada"] == ["masks"] and noise["duo"] == ["uniform", "any matrix"]
+
+
 def test_samplers_shows_one(command: Command) -> None:
     shown = command("samplers", "llada").out
     assert "arXiv:2502.09992" in shown
