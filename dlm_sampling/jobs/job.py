@@ -1,4 +1,16 @@
-"""Define a job: prompts, model, options and output folder, and its division into shards."""
+"""Define a job: prompts, model, options and output folder, and its division into shards.
+
+Prompts are cut into shards of `shard_rows`, a shard into batches by length; both follow from the
+job alone.  A batch is written to `partial/` when it is done and a shard to `data/` when all its
+batches are, each under its name at once or not at all.  So every process may end at any time, and
+whoever runs the job again finds the finished batches and computes the rest: the bytes of `data/`
+depend on the job, the hardware and the versions of the libraries, not on how often it was killed or
+on how many processes it ran.
+
+    rows  ->  shards (taken by a process)  ->  batches (kept when done)  ->  data/part-*.parquet
+
+`load_dataset("out")` of the package `datasets` reads the folder, rows in the order of the prompts.
+"""
 
 from __future__ import annotations
 

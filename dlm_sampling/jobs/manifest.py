@@ -1,4 +1,4 @@
-"""Fix in `manifest.json` all that decides the bytes of a job, and compare it at every start."""
+"""Fix all that decides the bytes of a job in `manifest.json`, and compare it at every start."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def make_folder(folder: Path) -> None:
 
 
 def open_folder(job: Job, prepared: Prepared) -> None:
-    """Write the manifest of a job, or compare it with the one that is there.
+    """Write the manifest of a job, or compare it with the manifest in the folder.
 
     Raises:
         UsageError: the folder holds something else.

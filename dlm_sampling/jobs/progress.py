@@ -39,7 +39,7 @@ class Bar:
 
     @property
     def callbacks(self) -> list[StepCallback]:
-        """Return what is to be called after each step; nothing if the bar is hidden."""
+        """Return the functions to call after each step; none if the bar is hidden."""
         return [] if self.bar.disable else [self.step]
 
     def step(self, event: StepEvent) -> None:

@@ -1,4 +1,4 @@
-"""Read from the environment which process of how many this one is; nothing is opened or joined."""
+"""Read the number of this process and of all processes from the environment; join none of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,14 @@
-"""Run all shards of a job: first those of this process, then what others have left."""
+"""Run all shards of a job: first the shards of this process, then shards that others have left.
+
+    from dlm_sampling.jobs import GenerateOptions, Job, read_prompts, run_job
+
+    options = GenerateOptions(sampler="remdm-cap", max_new_tokens=64, seed=0)
+    job = Job(read_prompts("prompts.jsonl"), "out", model="tiny-books", options=options)
+    print(run_job(job))
+
+No process waits for another one.  Launchers only say which process of how many this one is; see
+`rank_of`.  Ray Data hands shards to its actors: `ShardRunner.run_shard`, see examples/batch_ray.py.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +54,7 @@ def run_job(
     stop: Callable[[], bool] = lambda: False,
     progress: bool | None = None,
 ) -> JobReport:
-    """Run what is left of a job, and finish its folder if nothing is left.
+    """Run the rest of a job, and finish its folder if nothing is left.
 
     Args:
         job: what is to be done.
