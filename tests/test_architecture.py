@@ -43,6 +43,11 @@ GLOBAL_RANDOM = {"rand", "randn", "randint", "randperm", "multinomial", "bernoul
 LONGEST_MODULE = 400
 
 
+# A docstring begins with a verb in the imperative ("Return", "Draw", "Hold"), so not with one of
+# these, nor with a verb or a noun in s ("Returns", "Positions").
+NO_VERBS = {"The", "A", "An", "Whether", "What", "How", "Those", "Which", "Where", "Some", "Is"}
+
+
 def sources(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*.py") if "__pycache__" not in p.parts)
 
@@ -353,6 +358,36 @@ def tracked_text() -> Iterator[tuple[str, str]]:
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".txt", ".json", ".cff", ""} and path.is_file():
             yield name, path.read_text(encoding="utf-8", errors="replace")
+
+
+def public_docstrings(path: Path) -> Iterator[str]:
+    """Docstrings of a module and of its public classes, functions and methods."""
+    nodes: list[ast.Module | ast.ClassDef | ast.FunctionDef] = [tree(path)]
+    for node in nodes:  # grows
+        if text := ast.get_docstring(node):
+            yield text
+        if not isinstance(node, ast.FunctionDef):
+            nodes += [
+                part
+                for part in node.body
+                if isinstance(part, ast.ClassDef | ast.FunctionDef) and part.name[0] != "_"
+            ]
+
+
+def test_docstrings_begin_with_a_verb() -> None:
+    wrong: list[str] = []
+    for path in [*sources(LIBRARY), *sources(ROOT / "kernels" / "dlm_kernels")]:
+        for text in public_docstrings(path):
+            first = text.split()[0].rstrip(",")
+            if first in NO_VERBS or not re.fullmatch(r"[A-Z][a-z-]*([^s]|ss)", first):
+                wrong.append(f"{where(path)}: {text.splitlines()[0]}")
+    assert not wrong, 'begin with a verb, as in "Return ...":\n' + "\n".join(wrong)
+
+
+def test_a_folder_says_in_one_sentence_what_it_is_for() -> None:
+    for path in LIBRARY.glob("*/**/__init__.py"):
+        text = ast.get_docstring(tree(path)) or ""
+        assert re.fullmatch(r"[A-Z].+\.", text) and ". " not in text, f"{where(path)}: {text}"
 
 
 def test_no_path_of_a_machine_is_named() -> None:

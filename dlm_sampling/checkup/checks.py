@@ -1,4 +1,4 @@
-"""Checks a denoiser, one property at a time; each check gives a finding with its remedy."""
+"""Check a denoiser, one property at a time; each check gives a finding with its remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holds a denoiser under examination, and the inputs and outputs that checks share."""
+"""Hold a denoiser under examination, and the inputs and outputs that checks share."""
 
 from __future__ import annotations
 

@@ -36,19 +36,19 @@ EXIT_CODES: Mapping[type[Exception], int] = {
 
 
 class Parameter(Protocol):
-    """Define what is read of an option or argument of a command."""
+    """Define the attributes read of an option or argument of a command."""
 
     opts: list[str]
 
 
 class Command(Protocol):
-    """Define what is read of a command."""
+    """Define the attributes read of a command."""
 
     params: Sequence[Parameter]
 
 
 class CommandContext(Protocol):
-    """Define what is read of a command's context."""
+    """Define the attributes read of a command's context."""
 
     command: Command
 

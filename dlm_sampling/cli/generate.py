@@ -108,7 +108,7 @@ class Run:
         }
 
     def facts(self, prepared: Prepared, items: Sequence[PromptItem], row: int) -> dict[str, Any]:
-        """Return what a record says of its row before it is run."""
+        """Return the entries of a row's record that are known before it is run."""
         index, sample = divmod(row, self.options.num_return_sequences)
         prompt, seed = items[index].prompt, prepared.seeds[row]
         return {"index": index, "sample": sample, "prompt": prompt, "row_seed": seed}

@@ -43,7 +43,7 @@ class Output:
         return 0 if self.path is None else self.path.read_bytes().count(b"\n")
 
     def check_kept(self, number: int, facts: Mapping[str, Any]) -> None:
-        """Check that a kept row is the one that this run would write.
+        """Check that this run would write a kept row in the same way.
 
         Raises:
             JobMismatchError: an option or the prompt differs; the message has the difference.

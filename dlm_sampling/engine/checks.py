@@ -65,7 +65,7 @@ def check_canvases(
 
 
 def _listed(seeds: Iterable[SupportsIndex]) -> tuple[int, ...]:
-    """The seeds as Python numbers, whatever list, range, array or tensor held them."""
+    """Return the seeds as Python numbers, whatever list, range, array or tensor held them."""
     try:
         return tuple(index(seed) for seed in seeds)
     except TypeError:

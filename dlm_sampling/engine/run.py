@@ -193,7 +193,7 @@ class Run:
         )
 
     def beside(self, state: RunState) -> Beside | None:
-        """Return what the rows show of their other blocks, for a denoiser that is told the time.
+        """Count the tokens shown of other blocks, for a denoiser that is told the time.
 
         None where nothing of them is shown, or each row has one block, and under noise without a
         mask, where the time is that of the block: conversions of its predictions take its level.

@@ -46,7 +46,7 @@ class Passes(Protocol):
 
     @property
     def ledger(self) -> Ledger | None:
-        """Return where draws are noted, or None if nobody asks how tokens were drawn."""
+        """Return the ledger that draws are noted in, or None if nobody asks for it."""
         ...
 
     def run(

@@ -47,7 +47,7 @@ class Counts:
 
 
 class Beside(NamedTuple):
-    """Count what a row shows of its other blocks; float64 [A] each.
+    """Count the tokens that a row shows of its other blocks; float64 [A] each.
 
     Prompt, padding and infill context are conditions, and not counted: no time says how much of
     them is clean.
@@ -100,7 +100,7 @@ class RunModel:
         return (NO_CARRY,) * (self.passes if self.denoiser.carries else 0)
 
     def time_of(self, t: Tensor, beside: Beside | None = None) -> Tensor:
-        """Return what a time-conditioned denoiser is told for the sampler's time t, float64 [A].
+        """Return the time that a time-conditioned denoiser gets for the sampler's t, float64 [A].
 
         That is the time at which its own alpha is the share of clean tokens that it is shown:
         alpha(t) in the current block, and 1 or 0 in the blocks `beside` it.

@@ -47,7 +47,7 @@ def apply_quietly(head: nn.Module, values: Tensor) -> Tensor:
 
 
 def prove_padding(denoiser: Denoiser, tokens: Tensor, attention: Tensor) -> None:
-    """Prove it on canvases int64 [B, L] that are about to be run, at time 1."""
+    """Prove that padding is honoured, on canvases int64 [B, L] about to be run, at time 1."""
     time = torch.ones(len(tokens), dtype=torch.float64, device=tokens.device)
     if not denoiser.padding_proven:
         prove_on_pass(denoiser, Pass(tokens, time, attention, time))

@@ -35,7 +35,7 @@ def rk2_weights(theta: float) -> tuple[float, float]:
 def trapezoidal_rates(
     rates_t: Tensor, rates_star: Tensor, theta: float, *, indicator: bool = False
 ) -> Tensor:
-    """Return the rates of the second stage, [..., V]; `indicator` drops those with R_t = 0.
+    """Return the rates of the second stage, [..., V]; `indicator` drops rates with R_t = 0.
 
     With labels by destination the indicator also blocks the way back to x, at the cost of the
     second order.

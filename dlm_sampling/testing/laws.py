@@ -1,4 +1,12 @@
-"""Compute exact laws of chains on enumerable states, and compare samples with a law."""
+"""Compute exact laws of chains on enumerable states, and compare samples with a law.
+
+With three symbols and two positions a masked chain has 16 states, so the law of any sampler whose
+step factorises over positions is a product of matrices, and a sampler can be tested against its own
+law rather than against the data law, which it only reaches with infinitely many steps.
+
+S is the number of data symbols and V = S + 1 with the mask; states are enumerated in C order (the
+last position runs fastest).
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ MASK = SIDE
 
 
 def _units() -> Tensor:
-    """The cells of the 4 rows, 4 columns and 4 boxes, int64 [12, 4]."""
+    """Return the cells of the 4 rows, 4 columns and 4 boxes, int64 [12, 4]."""
     cells = torch.arange(CELLS).view(SIDE, SIDE)
     boxes = cells.view(2, 2, 2, 2).transpose(1, 2).reshape(SIDE, SIDE)
     return torch.cat((cells, cells.T, boxes))

@@ -1,4 +1,4 @@
-"""Read arguments of `generate` that come in several forms, and name those that do not fit."""
+"""Read arguments of `generate` that come in several forms, and name items that do not fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Stop = str | Sequence[str] | Sequence[Sequence[str] | None]
 
 @runtime_checkable
 class SupportsArray(Protocol):
-    """Define what numpy turns into an array: arrays of other libraries, columns of tables."""
+    """Define an object that numpy turns into an array: of another library, or a table's column."""
 
     def __array__(self) -> np.ndarray[Any, Any]:
         """Return the array."""

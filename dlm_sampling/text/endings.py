@@ -121,12 +121,12 @@ class RowEnd:
 
     @cached_property
     def _spoken_prompt(self) -> str:
-        """The decoded prompt without its special tokens."""
+        """Return the decoded prompt without its special tokens."""
         return self._decoded([], skip=True) if self.prompt else ""
 
     @cached_property
     def _whole_prompt(self) -> str:
-        """The decoded prompt with its special tokens."""
+        """Return the decoded prompt with its special tokens."""
         return self._decoded([], skip=False) if self.prompt else ""
 
     def _decoded(self, ids: Sequence[int], skip: bool) -> str:

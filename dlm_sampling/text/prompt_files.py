@@ -27,7 +27,7 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 @dataclass(frozen=True)
 class PromptSource:
-    """Say where prompts are.
+    """Name the place of prompts: a file, a folder, or a data set.
 
     Fields:
         path: file, folder of a data set, or name on the hub as org/name or org/name@revision.

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Prepared:
-    """Hold the rows of prompts that can run, and the reasons of those that cannot.
+    """Hold the rows of prompts that can run, and the errors of the other prompts.
 
     Fields:
         generation: the rows that can run.
@@ -49,7 +49,7 @@ class Prepared:
 def prepare_items(
     denoiser: Denoiser, items: Sequence[PromptItem], options: GenerateOptions
 ) -> Prepared:
-    """Check all prompts, and encode those that can run.
+    """Check all prompts, and encode the prompts that can run.
 
     Raises:
         ValueError, TypeError: an option is out of range, or does not fit the model.

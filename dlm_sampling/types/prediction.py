@@ -214,7 +214,7 @@ class Predict(Protocol):
         *,
         dt: Tensor | None = None,
     ) -> Prediction:
-        """x_t int64 [B, L], t float64 [B] -> Prediction; at most one forward pass per row.
+        """Predict at x_t, int64 [B, L], and t, float64 [B]; at most one forward pass per row.
 
         The logits of each row are divided by temperature, float64 [B] > 0, before anything reads
         them, the state that the model carries included.  dt float64 [B] is the length of the step

@@ -94,7 +94,7 @@ def select_rows(tree: T, index: Tensor) -> T:
 
 
 def where_rows(rows: Tensor, new: T, old: T) -> T:
-    """Take the rows of `new` where `rows` (bool [A]) is True, else those of `old`."""
+    """Take the rows of `new` where `rows` (bool [A]) is True, else the rows of `old`."""
 
     def merge(value: Tensor, before: Tensor) -> Tensor:
         if value is before:

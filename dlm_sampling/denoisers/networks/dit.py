@@ -72,7 +72,7 @@ class TokenEmbedding(nn.Module):
     """Look up rows of an embedding matrix."""
 
     def __init__(self, rows: int, width: int) -> None:
-        """An uninitialised [rows, width] table."""
+        """Make an uninitialised [rows, width] table."""
         super().__init__()
         self.embedding = nn.Parameter(torch.empty(rows, width))
 
@@ -106,7 +106,7 @@ class DitBlock(CheckpointedLayer):
     """Apply attention and MLP, each shifted, scaled and gated by the noise-level embedding."""
 
     def __init__(self, config: DitConfig) -> None:
-        """A block with the sizes of `config`."""
+        """Make a block with the sizes of `config`."""
         super().__init__()
         d, wide = config.hidden_size, config.mlp_ratio * config.hidden_size
         self.n_heads = config.n_heads
@@ -149,7 +149,7 @@ class DitOutput(nn.Module):
     """Apply the final modulated norm, and hold the linear output head."""
 
     def __init__(self, config: DitConfig) -> None:
-        """The last layers with the sizes of `config`."""
+        """Make the last layers with the sizes of `config`."""
         super().__init__()
         self.norm_final = ScaleNorm(config.hidden_size)
         self.linear = nn.Linear(config.hidden_size, config.columns or config.vocab_size)
@@ -169,7 +169,7 @@ class Dit(CheckpointedNetwork):
     """Run the network; `forward` stops before the output head `output_layer.linear`."""
 
     def __init__(self, config: DitConfig) -> None:
-        """A network with the sizes of `config`."""
+        """Make a network with the sizes of `config`."""
         super().__init__()
         self.config = config
         self.vocab_embed = TokenEmbedding(config.vocab_size, config.hidden_size)

@@ -113,7 +113,7 @@ class ExpertMlp(nn.Module):
     """Add up the experts that the router chose for each token, weighted, and the shared expert."""
 
     def __init__(self, config: MoeConfig, router: Router) -> None:
-        """Experts with the sizes of `config`."""
+        """Make experts with the sizes of `config`."""
         super().__init__()
         d = config.hidden_size
         self.gate = router(config)
@@ -146,7 +146,7 @@ class MoeAttention(nn.Module):
     """Apply grouped-query attention with normalised, rotated queries and keys."""
 
     def __init__(self, config: MoeConfig) -> None:
-        """Projections with the sizes of `config`."""
+        """Make projections with the sizes of `config`."""
         super().__init__()
         self.config = config
         d, width = config.hidden_size, config.head_dim
@@ -187,7 +187,7 @@ class MoeLayer(CheckpointedLayer):
     """Apply attention and MLP, each after a norm and added to its input."""
 
     def __init__(self, config: MoeConfig, router: Router, dense: bool) -> None:
-        """A layer with the sizes of `config`."""
+        """Make a layer with the sizes of `config`."""
         super().__init__()
         self.input_layernorm = RmsNorm(config.hidden_size, config.eps)
         self.self_attn = MoeAttention(config)
@@ -206,7 +206,7 @@ class MoeStack(nn.Module):
     """Run embedding, layers and the final norm."""
 
     def __init__(self, config: MoeConfig, router: Router) -> None:
-        """A stack with the sizes of `config`."""
+        """Make a stack with the sizes of `config`."""
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -237,7 +237,7 @@ class MoeNetwork(CheckpointedNetwork):
     """Run the stack `model`; the caller applies the output head `lm_head`."""
 
     def __init__(self, config: MoeConfig, router: Router) -> None:
-        """A network with the sizes of `config`."""
+        """Make a network with the sizes of `config`."""
         super().__init__()
         self.config = config
         self.model = MoeStack(config, router)

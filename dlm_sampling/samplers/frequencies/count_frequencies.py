@@ -84,7 +84,7 @@ class _Job:
         return [value for value in values if isinstance(value, str)]
 
     def digest(self, row: Row) -> str:
-        """Tells whether a row is the one that was counted."""
+        """Return a digest that tells whether a row is the one that was counted."""
         text = json.dumps(self.texts(row), ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
