@@ -25,6 +25,10 @@ from typing import (
 )
 
 
+class SamplingWarning(UserWarning):
+    """Say that a run gives something other than its caller may expect; the command shows it."""
+
+
 class UsageError(ValueError):
     """Signal wrong usage of the command, as opposed to a failure; exit code 2."""
 

@@ -19,6 +19,7 @@ from dlm_sampling.errors import (
     DeviceLostError,
     FailedRowsError,
     JobMismatchError,
+    SamplingWarning,
     UsageError,
     fold,
     suggestion,
@@ -79,7 +80,7 @@ def note(text: str) -> None:
 
 
 def quieten(debug: bool) -> None:
-    """Silence the warnings of other libraries; the environment variable DLM_LOG sets the level."""
+    """Show our warnings, and no other library's; the environment variable DLM_LOG sets the level."""
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
         raise OSError("Standard output is closed: there is nowhere to write the result.")
     for stream in (sys.stdout, sys.stderr):
@@ -95,9 +96,16 @@ def quieten(debug: bool) -> None:
     logger.setLevel(level.upper())
     if level != "debug":
         warnings.simplefilter("ignore")
+        warnings.simplefilter("once", SamplingWarning)
+        warnings.showwarning = _show_warning
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if sys.stderr is None or not sys.stderr.isatty():  # pyright: ignore[reportUnnecessaryComparison]
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """Write a warning as one line, without the place in the code that it comes from."""
+    note(f"WARNING: {message}")
 
 
 def verdict(error: BaseException) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.modes import evaluating
+from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.types import DenoiserOutput, Pass
 from dlm_sampling.types.rows import select_rows
 
@@ -88,6 +89,7 @@ def prove_on_pass(denoiser: Denoiser, inputs: Pass) -> None:
             f"attention_mask does not reach the network ({denoiser.family}): padding moves its "
             f"logits by up to {gap:.1e}. Rows of different padding run separately from now on; "
             "honours_padding=False says so at once.",
+            SamplingWarning,
             stacklevel=2,
         )
 

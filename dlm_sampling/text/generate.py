@@ -12,7 +12,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import in_parts, run_parts
 from dlm_sampling.engine.request import BlockRequest, SampleOutput
 from dlm_sampling.engine.trajectory import StepCallback
-from dlm_sampling.errors import check_arguments, check_flag, check_whole
+from dlm_sampling.errors import SamplingWarning, check_arguments, check_flag, check_whole
 from dlm_sampling.text.arguments import Ids, Stop
 from dlm_sampling.text.completion import GenerateOutput, equal_rows, finish
 from dlm_sampling.text.options import GenerateOptions, Job, LawOptions, prepare
@@ -173,7 +173,7 @@ def generate(
         feed.close()
     output = finish(sampled, rows, job.tokenizer, padding_id(denoiser))
     if (equal := equal_rows(output, rows, job.temperature)) is not None:
-        warnings.warn(equal, stacklevel=2)
+        warnings.warn(equal, SamplingWarning, stacklevel=2)
     return output
 
 

@@ -7,10 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
+from dlm_sampling.cli.exits import quieten
+from dlm_sampling.errors import SamplingWarning
 from tests.cli.process import ROOT, SHORT, start
 
 
@@ -19,6 +22,14 @@ def many_prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("prompts") / "many.txt"
     path.write_text("a\n" * 5000, encoding="utf-8")
     return str(path)
+
+
+def test_our_warnings_are_shown_and_no_others(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        quieten(debug=False)
+        warnings.warn("padding moves\nits logits", SamplingWarning, stacklevel=1)
+        warnings.warn("a library is old", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "WARNING: padding moves its logits\n"
 
 
 def test_interrupt(tiny: str, many_prompts: str) -> None:
