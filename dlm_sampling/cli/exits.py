@@ -80,7 +80,7 @@ def note(text: str) -> None:
 
 
 def quieten(debug: bool) -> None:
-    """Show our warnings, and no other library's; the environment variable DLM_LOG sets the level."""
+    """Show our warnings and no other library's; the environment variable DLM_LOG sets the level."""
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
         raise OSError("Standard output is closed: there is nowhere to write the result.")
     for stream in (sys.stdout, sys.stderr):
