@@ -1,5 +1,19 @@
 """The folder that every evaluation writes: results.json, samples.jsonl and report.html."""
 
+from dlm_eval.report.folder import Stored, read_folder, write_folder
+from dlm_eval.report.plots import Plot, draw
 from dlm_eval.report.results import Metric, Results, fingerprint
+from dlm_eval.report.side_by_side import compare_folders, differences
 
-__all__ = ["Metric", "Results", "fingerprint"]
+__all__ = [
+    "Metric",
+    "Plot",
+    "Results",
+    "Stored",
+    "compare_folders",
+    "differences",
+    "draw",
+    "fingerprint",
+    "read_folder",
+    "write_folder",
+]

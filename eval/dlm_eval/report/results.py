@@ -32,6 +32,8 @@ class Metric:
         error: standard error in the same unit, None where none is known.
         better: whether smaller or larger figures are better, None where neither is.
         note: what a reader must know beside the figure, such as the spread over seeds.
+        group: the part of the subject that the figure belongs to, such as "llada, 16 steps"; ""
+            where the subject has one part.  A report has one table row for each group.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Metric:
     error: float | None = None
     better: Literal["smaller", "larger"] | None = None
     note: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
