@@ -1,0 +1,1 @@
+"""Real models that are shipped inside Python packages: found, converted, measured."""

@@ -1,0 +1,91 @@
+"""Converts AntiBERTy, a BERT of 26 million parameters for antibody sequences, to safetensors.
+
+    pip install --no-deps antiberty==0.1.3
+    python -m dlm_eval.external.antiberty FOLDER
+
+Then `AutoDenoiser.from_pretrained(FOLDER)` is a masked model that was trained on real data: one
+token per residue, `[MASK]` where a residue is to be written.  Ruffolo, Gray & Sulam 2021,
+arXiv:2112.07782; MIT licence.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dlm_eval.external.packages import find_package, published_whole
+
+INSTALL = "antiberty==0.1.3"
+OTHER_HEADS = ("cls.species.", "cls.chain.", "cls.graft.")
+"""Classifiers of the whole sequence, which a masked language model lacks."""
+
+
+def prepare(folder: str | Path) -> Path:
+    """Write the checkpoint: config.json, model.safetensors and a tokenizer of single residues.
+
+    Args:
+        folder: where to write; a folder that exists is taken as finished.
+
+    Returns:
+        The folder, for `AutoDenoiser.from_pretrained`.
+
+    Raises:
+        PackageMissing: antiberty is not there; the message says how to install it.
+    """
+    folder = Path(folder)
+    if folder.is_dir():
+        return folder
+    from dlm_sampling.denoisers.checkpoints.convert import read_pickle
+
+    models = find_package("antiberty", INSTALL) / "trained_models"
+    source = models / "AntiBERTy_md_smooth"
+    save: Any = import_module("safetensors.torch")
+    with published_whole(folder) as place:
+        state = read_pickle(source / "pytorch_model.bin")
+        kept = {key: value for key, value in state.items() if not key.startswith(OTHER_HEADS)}
+        save.save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
+        (place / "model.safetensors").chmod(0o644)
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        del config["_name_or_path"]
+        config["architectures"] = ["BertForMaskedLM"]
+        text = json.dumps(config, indent=1, sort_keys=True)
+        (place / "config.json").write_text(text + "\n", encoding="utf-8")
+        vocabulary = (models / "vocab.txt").read_text(encoding="utf-8").split()
+        residue_tokenizer(vocabulary).save_pretrained(place)
+    return folder
+
+
+def residue_tokenizer(vocabulary: list[str]) -> Any:
+    """Build a tokenizer that reads and writes residues without spaces: "EVQ[MASK]V"."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def main(folder: Annotated[Path, typer.Argument(help="Where to write the checkpoint.")]) -> None:
+    """Convert AntiBERTy once."""
+    typer.echo(prepare(folder))
+
+
+if __name__ == "__main__":
+    typer.run(main)

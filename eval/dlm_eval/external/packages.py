@@ -1,0 +1,81 @@
+"""Finds files that other Python packages ship, without importing or downloading anything.
+
+A package counts as present if it is installed, or if it lies in the folder that the environment
+variable `DLM_EXTERNAL` names:
+
+    pip install --no-deps --target "$DLM_EXTERNAL" antiberty==0.1.3
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+VARIABLE = "DLM_EXTERNAL"
+
+
+class PackageMissing(FileNotFoundError):
+    """A model's package is not on this machine; the message has the command that installs it."""
+
+
+def extra_folder() -> Path | None:
+    """Return the folder that `DLM_EXTERNAL` names, or None."""
+    named = os.environ.get(VARIABLE)
+    return Path(named).expanduser() if named else None
+
+
+def find_package(name: str, install: str) -> Path:
+    """Return the folder of a package.
+
+    Args:
+        name: name of the package as it is imported.
+        install: what follows `pip install --no-deps`; the error message shows it.
+
+    Raises:
+        PackageMissing: it is neither installed nor in the folder that `DLM_EXTERNAL` names.
+    """
+    spec = find_spec(name)
+    if spec is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    extra = extra_folder()
+    if extra is not None and (extra / name).is_dir():
+        return extra / name
+    where = "not set" if extra is None else f"{str(extra)!r}, which does not hold it"
+    raise PackageMissing(
+        f"package {name} is not installed, and {VARIABLE} is {where}. "
+        f"Run: pip install --no-deps {install}"
+    )
+
+
+@contextmanager
+def importable(package: Path) -> Iterator[None]:
+    """Make the package in this folder importable for the time of a `with` block."""
+    parent = str(package.parent)
+    sys.path.append(parent)
+    try:
+        yield
+    finally:
+        sys.path.remove(parent)
+
+
+@contextmanager
+def published_whole(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the name `folder` once the `with` block has succeeded.
+
+    A reader never sees half a checkpoint.  If another process was faster, its folder stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield unfinished
+        unfinished.chmod(0o755)
+        if not folder.is_dir():
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
