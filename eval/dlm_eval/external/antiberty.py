@@ -39,14 +39,17 @@ def prepare(folder: str | Path) -> Path:
     folder = Path(folder)
     if folder.is_dir():
         return folder
-    from dlm_sampling.denoisers.checkpoints.convert import read_pickle
+    import torch
 
     models = find_package("antiberty", INSTALL) / "trained_models"
     source = models / "AntiBERTy_md_smooth"
     save: Any = import_module("safetensors.torch")
     with published_whole(folder) as place:
-        state = read_pickle(source / "pytorch_model.bin")
-        kept = {key: value for key, value in state.items() if not key.startswith(OTHER_HEADS)}
+        # weights_only reads tensors and runs no code of the pickle; clone parts shared memory
+        state = torch.load(source / "pytorch_model.bin", map_location="cpu", weights_only=True)
+        kept = {
+            key: value.clone() for key, value in state.items() if not key.startswith(OTHER_HEADS)
+        }
         save.save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
         (place / "model.safetensors").chmod(0o644)
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
