@@ -5,6 +5,7 @@ With `DLM_EXTERNAL` set, the prepared checkpoints stay in its folder `prepared` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,15 @@ from dlm_eval.external import antiberty, smollm2
 from dlm_eval.external.packages import PackageMissing, extra_folder
 
 
+def shared(factory: pytest.TempPathFactory) -> Path:
+    """One folder for all workers of pytest-xdist, each of which has its own inside it."""
+    own = factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "external"
+
+
 def prepared(name: str, prepare: Callable[[Path], Path], factory: pytest.TempPathFactory) -> Path:
     extra = extra_folder()
-    base = factory.mktemp("external") if extra is None else extra / "prepared"
+    base = shared(factory) if extra is None else extra / "prepared"
     try:
         return prepare(base / name)
     except PackageMissing as missing:

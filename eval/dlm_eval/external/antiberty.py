@@ -17,10 +17,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dlm_eval.external.packages import find_package, published_whole
+from dlm_eval.external.packages import find_package, write_once
 
 INSTALL = "antiberty==0.1.3"
-OTHER_HEADS = ("cls.species.", "cls.chain.", "cls.graft.")
+OTHER_HEADS = ("cls.species.", "cls.chain.", "cls.graft.", "bert.pooler.")
 """Classifiers of the whole sequence, which a masked language model lacks."""
 
 
@@ -36,30 +36,28 @@ def prepare(folder: str | Path) -> Path:
     Raises:
         PackageMissing: antiberty is not there; the message says how to install it.
     """
-    folder = Path(folder)
-    if folder.is_dir():
-        return folder
+    models = find_package("antiberty", INSTALL) / "trained_models"
+    return write_once(Path(folder), lambda place: convert(models, place))
+
+
+def convert(models: Path, place: Path) -> None:
+    """Write the checkpoint from the files of the package."""
     import torch
 
-    models = find_package("antiberty", INSTALL) / "trained_models"
-    source = models / "AntiBERTy_md_smooth"
     save: Any = import_module("safetensors.torch")
-    with published_whole(folder) as place:
-        # weights_only reads tensors and runs no code of the pickle; clone parts shared memory
-        state = torch.load(source / "pytorch_model.bin", map_location="cpu", weights_only=True)
-        kept = {
-            key: value.clone() for key, value in state.items() if not key.startswith(OTHER_HEADS)
-        }
-        save.save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
-        (place / "model.safetensors").chmod(0o644)
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-        del config["_name_or_path"]
-        config["architectures"] = ["BertForMaskedLM"]
-        text = json.dumps(config, indent=1, sort_keys=True)
-        (place / "config.json").write_text(text + "\n", encoding="utf-8")
-        vocabulary = (models / "vocab.txt").read_text(encoding="utf-8").split()
-        residue_tokenizer(vocabulary).save_pretrained(place)
-    return folder
+    source = models / "AntiBERTy_md_smooth"
+    # weights_only reads tensors and runs no code of the pickle; clone parts shared memory
+    state = torch.load(source / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    kept = {key: value.clone() for key, value in state.items() if not key.startswith(OTHER_HEADS)}
+    save.save_file(kept, place / "model.safetensors", metadata={"format": "pt"})
+    (place / "model.safetensors").chmod(0o644)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    del config["_name_or_path"]
+    config["architectures"] = ["BertForMaskedLM"]
+    text = json.dumps(config, indent=1, sort_keys=True)
+    (place / "config.json").write_text(text + "\n", encoding="utf-8")
+    vocabulary = (models / "vocab.txt").read_text(encoding="utf-8").split()
+    residue_tokenizer(vocabulary).save_pretrained(place)
 
 
 def residue_tokenizer(vocabulary: list[str]) -> Any:

@@ -12,10 +12,12 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+
+from filelock import FileLock
 
 VARIABLE = "DLM_EXTERNAL"
 
@@ -64,18 +66,27 @@ def importable(package: Path) -> Iterator[None]:
         sys.path.remove(parent)
 
 
-@contextmanager
-def published_whole(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that takes the name `folder` once the `with` block has succeeded.
+def write_once(folder: Path, write: Callable[[Path], None]) -> Path:
+    """Let one process fill a folder, which takes its name when it is finished.
 
-    A reader never sees half a checkpoint.  If another process was faster, its folder stays.
+    A reader never sees half a checkpoint.  Other processes that want the same folder wait.
+
+    Args:
+        folder: the folder to make; one that exists is taken as finished.
+        write: fills the empty folder that it is given; if it fails, nothing stays.
+
+    Returns:
+        The folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield unfinished
-        unfinished.chmod(0o755)
-        if not folder.is_dir():
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        if folder.is_dir():
+            return folder
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            write(unfinished)
+            unfinished.chmod(0o755)
             unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return folder

