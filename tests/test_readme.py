@@ -166,7 +166,7 @@ def test_code_runs(code: str, tiny_llada: Path, monkeypatch: pytest.MonkeyPatch)
         return load(tiny_llada, **options)
 
     monkeypatch.setattr(AutoDenoiser, "from_pretrained", staticmethod(load_tiny))
-    exec(compile(code, str(README), "exec"), {"__name__": "readme"})
+    exec(compile(code, str(README), "exec", dont_inherit=True), {"__name__": "readme"})
 
 
 COMMANDS = [line for body in blocks("bash")[2:] for line in body.splitlines()]
