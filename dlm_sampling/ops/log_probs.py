@@ -75,7 +75,7 @@ def log_prob_of(
     check: bool = True,
     temperatures: Tensor | None = None,
 ) -> Tensor:
-    """Return the log-probability of given tokens under the sampled law, [R]; forms no [R, V].
+    """Return the log-probability of given tokens under the sampled law, [R], without an [R, V].
 
     Args:
         source: logits [N, V], a `LogitRows`, or a `Pair`.

@@ -92,7 +92,7 @@ def from_config(config: Mapping[str, Any]) -> SamplerConfig:
 
 
 def save_config(config: SamplerConfig, folder: str | Path) -> Path:
-    """Write `sampler_config.json` into a checkpoint folder; returns its path."""
+    """Write `sampler_config.json` into a checkpoint folder, and return its path."""
     path = Path(folder) / FILE_NAME
     path.write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
     return path

@@ -1,4 +1,4 @@
-"""Check that an object is a sampler, that its `step` returns a canvas, and what it wrote.
+"""Check that an object is a sampler, that its `step` returns a canvas, and that its tokens exist.
 
 The checks before and during a run read types, shapes and dtypes only, so that they never wait for
 the GPU; the check of a finished run waits once.

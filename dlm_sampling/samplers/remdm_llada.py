@@ -109,7 +109,7 @@ class ReMDMLLaDA(SamplerBase[ReMDMLLaDAState]):
         return ReMDMLLaDAState(total, remask.sum(1)), reveal_and_remask(canvas, where, remask, draw)
 
     def phase(self, clock: Clock) -> _Phase:
-        """Unmask up to the ratio, then loops of two steps, then the other unmasking steps."""
+        """Return the phase of each row: unmasking up to the ratio, loops of two steps, the rest."""
         before = (clock.steps.double() * self.init_unmask_ratio).round().long()
         after = before + 2 * self.loop_steps
         looping = (clock.step >= before) & (clock.step < after)

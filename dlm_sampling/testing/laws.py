@@ -25,7 +25,7 @@ def all_states(length: int, num_symbols: int) -> Tensor:
 
 
 def joint_table(joint: Tensor | Sequence[Any]) -> Tensor:
-    """Return a joint law as it was given, float64 [S] * L; refuses axes of different sizes."""
+    """Return a joint law as it was given, float64 [S] * L; refuse axes of different sizes."""
     table = torch.as_tensor(joint, dtype=torch.float64)
     if table.ndim == 0 or len(set(table.shape)) != 1:
         raise ValueError(

@@ -149,7 +149,7 @@ class DrawRecord(NamedTuple):
 
     @classmethod
     def of(cls, draw: Draw) -> DrawRecord:
-        """Collect all tables of a draw; makes those that were not made yet."""
+        """Collect all tables of a draw, and make the missing ones."""
         return cls(
             draw.token, draw.logprob, draw.log_confidence, draw.max_logprob, draw.margin,
             draw.entropy, draw.log_normalizer,

@@ -84,7 +84,7 @@ def save_published(
     tied: Mapping[str, str] | None = None,
     max_shard_size: int | str = "5GB",
 ) -> None:
-    """Write config.json, safetensors and tokenizer; makes the folder.
+    """Write config.json, safetensors and tokenizer into a folder, and make the folder if need be.
 
     Args:
         module: the network.

@@ -141,7 +141,7 @@ def read_schedule(record: Mapping[str, Any]) -> Schedule:
 
 
 def save_learned(learned: LearnedFile, path: str | Path) -> Path:
-    """Write the file, in one piece; returns its path."""
+    """Write the file, in one piece, and return its path."""
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
     draft.write_text(json.dumps(learned.to_dict(), indent=1) + "\n", encoding="utf-8")
