@@ -226,37 +226,6 @@ def test_gradients_are_not_needed() -> None:
 # ---- log-laws
 
 
-@pytest.mark.parametrize("vocab", [7, 40, 1300])
-def test_filters_match_the_definition(vocab: int) -> None:
-    """Many ties, every combination of filters, token for token."""
-    g = torch.Generator().manual_seed(vocab)
-    logits = (torch.randn(6, vocab, generator=g, dtype=torch.float64) * 3.0).round(decimals=1)
-    logits[0, 1:] = -math.inf
-    for top_k in (None, 1, 10, 5000):
-        for top_p in (None, 0.05, 0.7, 1.0):
-            for min_p, crossing in ((None, "include"), (0.2, "exclude"), (0.0, "include")):
-                law = TokenLaw(0.8, top_k, top_p, min_p, crossing, (2, vocab - 1))
-                exact = torch.stack([brute_law(row, law) for row in logits])
-                found = ops.log_probs(logits, law=law).exp()
-                assert torch.allclose(found, exact, rtol=1e-12, atol=1e-14), law
-
-
-def test_log_probs_and_log_prob_of_agree() -> None:
-    logits, tokens = rand_logits(300, 2500), torch.arange(300) * 3
-    for law in (TokenLaw(), TokenLaw(temperature=0.0), TokenLaw(top_p=0.9, suppressed=(3,))):
-        table = ops.log_probs(logits, law=law)
-        assert torch.equal(ops.log_prob_of(logits, tokens, law=law), table[range(300), tokens])
-        pick = torch.tensor([5, 5, 299, 0])
-        assert torch.equal(ops.log_probs(logits, law=law, rows=pick), table[pick])
-        some = ops.log_prob_of(logits, tokens[pick], law=law, rows=pick)
-        assert torch.equal(some, table[pick, tokens[pick]])
-    assert torch.allclose(ops.log_probs(logits), logits.log_softmax(-1), atol=1e-5)
-    shaped = ops.filtered_log_law(logits.view(3, 100, 2500), TokenLaw(top_k=9))
-    assert torch.equal(shaped.flatten(0, 1), ops.log_probs(logits, law=TokenLaw(top_k=9)))
-    assert ops.log_probs(logits[:0]).shape == (0, 2500)
-    assert ops.log_prob_of(logits[:0], tokens[:0]).shape == (0,)
-
-
 # ---- what must not matter
 
 

@@ -92,20 +92,6 @@ def test_rows_at_temperatures_of_their_own() -> None:
                 assert torch.allclose(same.exp(), table[i].exp(), rtol=1e-4)
 
 
-def test_a_wrong_temperature_is_refused() -> None:
-    source = logits(5)
-    for bad in (-1.0, float("nan"), float("inf")):
-        temperatures = torch.tensor([1.0, bad])
-        with pytest.raises(ValueError, match=r"temperatures\[1\]"):
-            ops.log_probs(source, temperatures=temperatures)
-        with pytest.raises(ValueError, match=r"temperatures\[1\]"):
-            ops.draw(
-                source, keys=ZERO[:2], positions=ZERO[:2], steps=ZERO[:2], temperatures=temperatures
-            )
-    with pytest.raises(ValueError, match=r"temperatures has shape \(3,\): must be \(2,\)"):
-        ops.log_probs(source, temperatures=torch.ones(3))
-
-
 def test_no_rows_keep_dtype_and_device() -> None:
     for dtype, real in ((torch.float64, torch.float64), (torch.bfloat16, torch.float32)):
         none, nothing = torch.empty(0, 7, dtype=dtype), ZERO[:0]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.types import Crossing, TokenLaw
+from tests.ops.laws import brute_law
 
 EVEN = torch.zeros(1, 4)
 HALVES = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
@@ -52,3 +53,18 @@ def test_a_token_of_exactly_the_bound_passes_min_p() -> None:
     logits = torch.tensor([[0.0, -1.0, -1.0000002]])
     assert float(logits[0, 2].exp()) < bound
     assert kept(logits, TokenLaw(min_p=bound)) == 2
+
+
+@pytest.mark.parametrize("vocab", [7, 40, 1300])
+def test_filters_match_the_definition(vocab: int) -> None:
+    """Many ties, every combination of filters, token for token."""
+    g = torch.Generator().manual_seed(vocab)
+    logits = (torch.randn(6, vocab, generator=g, dtype=torch.float64) * 3.0).round(decimals=1)
+    logits[0, 1:] = -math.inf
+    for top_k in (None, 1, 10, 5000):
+        for top_p in (None, 0.05, 0.7, 1.0):
+            for min_p, crossing in ((None, "include"), (0.2, "exclude"), (0.0, "include")):
+                law = TokenLaw(0.8, top_k, top_p, min_p, crossing, (2, vocab - 1))
+                exact = torch.stack([brute_law(row, law) for row in logits])
+                found = ops.log_probs(logits, law=law).exp()
+                assert torch.allclose(found, exact, rtol=1e-12, atol=1e-14), law

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
-from typing import Any
 
 import pytest
 import torch
@@ -87,21 +86,6 @@ def test_a_thread_keeps_the_buffers_of_one_vocabulary() -> None:
     assert one.rows("a", 2, 50, torch.float64).data_ptr() == wide.data_ptr()
     assert one.rows("b", 3, 50, torch.float64).data_ptr() != wide.data_ptr()
     assert one.rows("a", 3, 50, torch.float32).dtype == torch.float32
-
-
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("statistics", ["model", "law"])
-def test_one_tile_draws_as_the_first_of_two(law: TokenLaw, statistics: Any) -> None:
-    """Ids behind the vocabulary that may not be drawn change nothing but the last digit."""
-    x = logits(60, 1024)
-    wide = torch.cat((x, logits(60, 1024, seed=1)), 1)
-    more = TokenLaw(law.temperature, law.top_k, suppressed=(*law.suppressed, *range(1024, 2048)))
-    where = torch.arange(60)
-    place = {"keys": where, "positions": where, "steps": where, "statistics": statistics}
-    one, two = ops.draw(x, law=law, **place), ops.draw(wide, law=more, **place)
-    assert torch.equal(one.token, two.token)
-    for left, right in zip(one[1:], two[1:], strict=True):
-        torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("law", "most"), [(LAWS[1], 46), (LAWS[0], 56)])
