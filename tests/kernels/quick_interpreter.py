@@ -5,7 +5,9 @@ Import this after TRITON_INTERPRET is set.  The interpreter
 - replaces the functions of `triton.language` at every call of a device function, of which a kernel
   makes hundreds, though within a launch the first replacement still holds;
 - computes the conditions of overflow checks, and drops them unless `debug` is set;
-- builds a table of all data types for each look-up in it.
+- builds a table of all data types for each look-up in it;
+- calls the function of a reduction or scan for one element after another.  Here it is called for
+  whole blocks, as on a GPU: of neighbours in a tree, which an associative function allows.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
@@ -51,8 +54,43 @@ def numpy_type(kind: Any) -> Any:
     return _numpy_type(tl.uint64 if isinstance(element, tl.pointer_type) else element)
 
 
+def combine(operation: Any, kinds: list[Any], left: list[Any], right: list[Any]) -> list[Any]:
+    """Combine two lists of arrays by the function of a reduction or scan."""
+    blocks = [operation.to_tensor(x, kind) for x, kind in zip(left + right, kinds * 2, strict=True)]
+    found = operation.combine_fn.fn(*blocks)
+    return [block.handle.data for block in (found if isinstance(found, tuple) else (found,))]
+
+
+def reduce_in_a_tree(self: Any, blocks: tuple[Any, ...]) -> list[Any]:
+    """Reduce along one axis, half of it at a time."""
+    kinds, axis = [block.dtype for block in blocks], self.axis
+    data = [block.handle.data for block in blocks]
+    while (width := data[0].shape[axis]) > 1:
+        even, odd = ([x.take(range(first, width, 2), axis) for x in data] for first in (0, 1))
+        data = combine(self, kinds, even, odd)
+    if not self.keep_dims:
+        data = [x.squeeze(axis) for x in data]
+    return [self.to_tensor(x, kind) for x, kind in zip(data, kinds, strict=True)]
+
+
+def scan_in_a_tree(self: Any, blocks: tuple[Any, ...]) -> list[Any]:
+    """Scan along one axis: every element takes in those 1, 2, 4, ... before it."""
+    kinds = [block.dtype for block in blocks]
+    data = [block.handle.data for block in blocks]
+    width, reach = data[0].shape[self.axis], 1
+    place = np.arange(width).reshape([-1] + [1] * (data[0].ndim - 1 - self.axis))
+    while reach < width:
+        before = [np.roll(x, reach, self.axis) for x in data]
+        both = combine(self, kinds, before, data)
+        data = [np.where(place < reach, x, y) for x, y in zip(data, both, strict=True)]
+        reach *= 2
+    return [self.to_tensor(x, kind) for x, kind in zip(data, kinds, strict=True)]
+
+
 builder: Any = interpreter.interpreter_builder
 assert not builder.options.debug
 builder.options = replace(builder.options, sanitize_overflow=False)
 interpreter._patch_lang = patch_once
 interpreter._get_np_dtype = numpy_type
+interpreter.ReduceOps.generic_reduce = reduce_in_a_tree
+interpreter.ScanOps.generic_scan = scan_in_a_tree
