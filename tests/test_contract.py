@@ -35,10 +35,10 @@ on_every_noise = pytest.mark.parametrize(("name", "kind"), CASES)
 
 # Fields with which a slow sampler takes fewer steps; what a contract says does not depend on them.
 FEWER_STEPS: dict[str, dict[str, Any]] = {
-    "gillespie": {"t_end": 0.2},
-    "planned-gillespie": {"t_end": 0.2},
+    "gillespie": {"t_end": 0.5},
+    "planned-gillespie": {"t_end": 0.5},
     "remdm-llada": {"loop_steps": 3},
-    "uniformization": {"t_end": 0.2},
+    "uniformization": {"t_end": 0.5},
 }
 
 
@@ -140,7 +140,8 @@ def warmth(name: str) -> dict[str, Any]:
 @on_every_noise
 def test_fixed_positions_stay_and_no_mask_is_left(name: str, kind: str) -> None:
     tokens, editable, _ = canvas(RAGGED)
-    plans = ((1, None), (7, 3), (9, 5), (None, None))  # with 9 steps for 5 positions
+    # All at once; more steps than a block has positions, and blocks of 5, 5, 1; one by one.
+    plans = ((1, None), (7, 5), (None, None))
     runs = (run(name, RAGGED, SEEDS, kind, steps=s, block_length=block) for s, block in plans)
     for out in (standard(name, kind)[0], *runs):
         assert torch.equal(out.tokens[~editable], tokens[~editable])

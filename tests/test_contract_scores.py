@@ -14,7 +14,7 @@ import torch
 from dlm_sampling import Rollout, replay, samplers
 from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.types import Drawn, TokenLaw
-from tests.test_contract import CASES, CountingToy, canvas, denoiser, on_every_noise
+from tests.test_contract import CASES, CountingToy, canvas, denoiser, made, on_every_noise
 
 LAWS = (TokenLaw(), TokenLaw(0.7, top_p=0.8, suppressed=(2,)))
 REFUSED = {  # on masks; the others can be replayed there
@@ -35,7 +35,7 @@ REFUSED = {  # on masks; the others can be replayed there
 def sampled(name: str, kind: str, law: TokenLaw, block: int | None = None) -> SampleOutput:
     tokens, editable, attention = canvas([([], 9), ([1, 2], 7), ([4], 5)] * 2)
     return sample(
-        denoiser(CountingToy(), kind), samplers.create(name), tokens, editable, law=law,
+        denoiser(CountingToy(), kind), made(name), tokens, editable, law=law,
         attention_mask=attention, seeds=range(len(tokens)), return_trajectory=True, steps=6,
         block_length=block,
     )  # fmt: skip

@@ -16,9 +16,9 @@ from dlm_sampling.cli import app as cli
 from tests.cli.process import SHORT, Command, assert_one_line, start
 
 
-@pytest.fixture
-def prompts(tmp_path: Path) -> str:
-    path = tmp_path / "prompts.jsonl"
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
     lines = [json.dumps({"prompt": "a" * (n % 5), "id": n}) for n in range(9)]
     path.write_text("\n".join(lines), encoding="utf-8")
     return str(path)
@@ -29,11 +29,17 @@ def words(prompts: str, tiny: str, target: Path, *more: str) -> list[str]:
     return ["generate", "-i", prompts, *SHORT, *own]
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the rows of one whole run lie, once a test has asked for them."""
+    return tmp_path_factory.mktemp("whole") / "clean.jsonl"
+
+
 @pytest.fixture
-def clean(command: Command, prompts: str, tiny: str, tmp_path: Path) -> bytes:
-    target = tmp_path / "clean.jsonl"
-    assert command(*words(prompts, tiny, target, "-q")).code == 0
-    return target.read_bytes()
+def clean(command: Command, prompts: str, tiny: str, whole: Path) -> bytes:
+    if not whole.exists():
+        assert command(*words(prompts, tiny, whole, "-q")).code == 0
+    return whole.read_bytes()
 
 
 def test_json_lines_by_the_name_of_the_file(clean: bytes) -> None:
@@ -86,7 +92,8 @@ def test_killed_and_resumed(
 def test_what_is_there_is_never_replaced(
     command: Command, prompts: str, tiny: str, tmp_path: Path, clean: bytes
 ) -> None:
-    target = tmp_path / "clean.jsonl"
+    target = tmp_path / "out.jsonl"
+    target.write_bytes(clean)
     assert_one_line(command(*words(prompts, tiny, target)), 2, "--resume goes on", "which stay")
     other = command(*words(prompts, tiny, target, "--resume", "--seed", "1"))
     assert_one_line(other, 4, "line 1 has row_seed=")

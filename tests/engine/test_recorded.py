@@ -23,7 +23,7 @@ from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.text.generate import generate
 from dlm_sampling.types import TokenLaw
 from tests.capture import CannotRecordError, recorder
-from tests.test_contract import CASES, RAGGED, CountingToy, canvas, denoiser
+from tests.test_contract import CASES, RAGGED, CountingToy, canvas, denoiser, made
 
 FAMILIES = Path(__file__).parents[1] / "fixtures" / "models"
 HELD = [(name, kind) for name, kind in CASES if kind in samplers.available()[name].recorded_on]
@@ -53,7 +53,7 @@ def run(name: str, kind: str, *, captured: bool, **options: Any) -> SampleOutput
     options = {"steps": 6, "block_length": 4, "attention_mask": attention, **options}
     model = denoiser(CountingToy(), kind)
     return sample(
-        model, samplers.create(name), tokens, editable, seeds=[1, 2, 3, 4], cuda_graph=captured,
+        model, made(name), tokens, editable, seeds=[1, 2, 3, 4], cuda_graph=captured,
         **options,
     )  # fmt: skip
 

@@ -35,13 +35,12 @@ class Instruction:
 class Machine:
     """The machine code of one kernel."""
 
-    usage: str
     text: str
 
     def resource(self, name: str) -> int:
         """REG, STACK, SHARED or LOCAL."""
-        found = re.search(rf"\b{name}:(\d+)", self.usage)
-        assert found is not None, self.usage
+        found = re.search(rf"\b{name}:(\d+)", self.text)
+        assert found is not None, self.text
         return int(found[1])
 
     @cached_property
@@ -107,9 +106,6 @@ def _disassembled(binary: Any) -> Machine:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(binary.asm["cubin"])
 
-    def dump(option: str) -> str:
-        command = [str(TOOLS / "cuobjdump"), option, str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return done.stdout + done.stderr
-
-    return Machine(dump("-res-usage"), dump("-sass"))
+    command = [str(TOOLS / "cuobjdump"), "-res-usage", "-sass", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Machine(done.stdout + done.stderr)

@@ -45,6 +45,7 @@ from dlm_sampling.testing.sudoku import CELLS, is_valid
 from dlm_sampling.types import Canvas, Clock, Step, TokenLaw
 from dlm_sampling.types.rows import select_rows
 from tests.denoisers.random_dit import random_dit
+from tests.test_contract import made
 
 V, MASK, L = 13, 12, 9
 SIZES: dict[str, Any] = {
@@ -297,7 +298,7 @@ def run(
         editable[b, width - new :] = True
         attention[b, first:] = True
     options = {"steps": 6, "block_length": 4, "law": PLAIN, **options}
-    sampler = samplers.create(name)
+    sampler = made(name)
     return sample(
         denoiser, sampler, tokens, editable, attention_mask=attention, seeds=seeds, **options
     )
