@@ -140,7 +140,7 @@ def warmth(name: str) -> dict[str, Any]:
 @on_every_noise
 def test_fixed_positions_stay_and_no_mask_is_left(name: str, kind: str) -> None:
     tokens, editable, _ = canvas(RAGGED)
-    # All at once; more steps than a block has positions, and blocks of 5, 5, 1; one by one.
+    # At once; blocks of 5, 5, 1, and 7 steps for the row of 5 positions; one by one.
     plans = ((1, None), (7, 5), (None, None))
     runs = (run(name, RAGGED, SEEDS, kind, steps=s, block_length=block) for s, block in plans)
     for out in (standard(name, kind)[0], *runs):
