@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dlm_sampling.likelihood.elbo import elbo
     from dlm_sampling.likelihood.replay import replay
     from dlm_sampling.likelihood.rollout import Rollout
+    from dlm_sampling.likelihood.uniform_elbo import uniform_elbo
     from dlm_sampling.ops import RANDOM_STREAM
     from dlm_sampling.text.completion import GenerateOutput
     from dlm_sampling.text.generate import generate
@@ -42,6 +43,7 @@ __all__ = [
     "replay",
     "sample",
     "samplers",
+    "uniform_elbo",
     "wrap",
 ]
 
@@ -57,6 +59,7 @@ _HOME = {
     "learn_sampler": "dlm_sampling.learn",
     "replay": "dlm_sampling.likelihood.replay",
     "sample": "dlm_sampling.engine.sample",
+    "uniform_elbo": "dlm_sampling.likelihood.uniform_elbo",
     "wrap": "dlm_sampling.denoisers",
 }
 

@@ -33,7 +33,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from dlm_eval.judges.uniform_bound import uniform_bound
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,6 +48,7 @@ from train_tiny import (
     swap,
 )
 
+from dlm_sampling import uniform_elbo
 from dlm_sampling.denoisers import AutoDenoiser, Denoiser
 from dlm_sampling.embedded import embedded_path
 
@@ -204,10 +204,10 @@ def held_out_bounds(denoiser: Denoiser, books: Path, length: int, rows: int) -> 
         texts = read_books(books, (stem,))
         ids = encode(denoiser.tokenizer, texts)
         windows = ids[: len(ids) // length * length].view(-1, length)
-        nats = uniform_bound(
-            denoiser, windows[:: max(1, len(windows) // rows)], samples=1, seed=0, batch=16
-        )
-        per_token = float(nats.mean()) / length
+        some = windows[:: max(1, len(windows) // rows)]
+        everywhere = torch.ones_like(some, dtype=torch.bool)
+        bound = uniform_elbo(denoiser, some, editable=everywhere, n=1, seed=0, batch_size=16)
+        per_token = -float(bound.value.mean()) / length
         found[stem] = {
             "nats_per_token": round(per_token, 4),
             "bits_per_char": round(per_token * len(ids) / len(texts[0]) / math.log(2), 4),

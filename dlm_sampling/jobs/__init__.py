@@ -9,6 +9,7 @@ from dlm_sampling.text.options import GenerateOptions, LawOptions
 from dlm_sampling.text.prompt_files import PromptSource, read_prompts
 from dlm_sampling.text.prompt_items import PromptItem
 from dlm_sampling.text.prompt_rows import item_seeds
+from dlm_sampling.text.row_files import Row, read_rows
 
 __all__ = [
     "BlockRequest",
@@ -19,11 +20,13 @@ __all__ = [
     "PromptItem",
     "PromptSource",
     "Rank",
+    "Row",
     "Shard",
     "ShardRunner",
     "finish",
     "item_seeds",
     "rank_of",
     "read_prompts",
+    "read_rows",
     "run_job",
 ]

@@ -182,7 +182,8 @@ def _check_noise(denoiser: Denoiser) -> None:
     if denoiser.process.name != "absorbing" or denoiser.mask_token_id is None:
         raise ValueError(
             f"denoiser ({denoiser.family}) was trained on {denoiser.process.name} noise: this "
-            "bound is that of masks. Pass mask_token_id= if the model has a mask."
+            "bound is that of masks. Pass mask_token_id= if the model has a mask; the bound of "
+            "uniform noise is uniform_elbo."
         )
 
 

@@ -57,15 +57,7 @@ class Scorer:
     law: TokenLaw | None = None
 
     def __post_init__(self) -> None:
-        for problem, present in (
-            ("carries a state from one pass to the next", self.denoiser.carries),
-            ("is told the length of the step", self.denoiser.step_conditioned),
-        ):
-            if present:
-                raise ValueError(
-                    f"denoiser ({self.denoiser.family}) {problem}: its log-probabilities do "
-                    "not follow from a canvas alone. Use a denoiser without that."
-                )
+        check_scorable(self.denoiser)
 
     def __call__(self, views: Views) -> Tensor:
         """Return the log-probability of the tokens at `views.where`, [R], row-major.
@@ -79,6 +71,23 @@ class Scorer:
         tempered = self.law is not None
         found = prediction.log_prob_of(views.tokens, views.scored, tempered=tempered)
         return found[views.where]
+
+
+def check_scorable(denoiser: Denoiser) -> None:
+    """Check that the model's log-probabilities follow from a canvas and its time.
+
+    Raises:
+        ValueError: the denoiser carries a state from pass to pass, or is step-conditioned.
+    """
+    for problem, present in (
+        ("carries a state from one pass to the next", denoiser.carries),
+        ("is told the length of the step", denoiser.step_conditioned),
+    ):
+        if present:
+            raise ValueError(
+                f"denoiser ({denoiser.family}) {problem}: its log-probabilities do "
+                "not follow from a canvas alone. Use a denoiser without that."
+            )
 
 
 def check_batch_size(batch_size: int | None) -> None:

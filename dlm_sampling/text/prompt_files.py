@@ -1,70 +1,27 @@
-"""Read prompts from files, standard input and data sets.
-
-Lines of text, JSON lines, JSON arrays and CSV are read here, as `import datasets` takes seconds;
-parquet needs pyarrow; folders of data sets and names on the hub go through the package `datasets`.
-"""
+"""Read prompts from files, standard input and data sets."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import logging
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from collections.abc import Iterable
+from typing import BinaryIO
 
 from dlm_sampling.errors import UsageError
-from dlm_sampling.text.prompt_items import PromptItem, Record, check_names, to_item
-
-LINE_LIMIT = 16 * 2**20
-EXTRA = "pip install 'dlm-sampling[jobs]'"
-_BOM = b"\xef\xbb\xbf"
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
-
-
-@dataclass(frozen=True)
-class PromptSource:
-    """Name the place of prompts: a file, a folder, or a data set.
-
-    Fields:
-        path: file, folder of a data set, or name on the hub as org/name or org/name@revision.
-        column: the column that holds the prompt; default "prompt", else "messages".
-        split: part of a data set with parts.
-        subset: configuration of a data set on the hub.
-    """
-
-    path: str
-    column: str | None = None
-    split: str = "train"
-    subset: str | None = None
+from dlm_sampling.text.prompt_items import PromptItem, check_names, to_item
+from dlm_sampling.text.row_files import PromptSource as PromptSource
+from dlm_sampling.text.row_files import Row, read_rows, rows_of
 
 
 def read_prompts(source: PromptSource | str) -> list[PromptItem]:
     """Read all prompts of a file, of a folder of a data set, or of a data set on the hub.
 
-    The suffix says what a file holds: .txt lines of text, .jsonl and .ndjson JSON lines, .json an
-    array or JSON lines, .csv, .tsv and .parquet tables.  Other files are JSON if their first line
-    begins as JSON does, and else lines of text.  A path that exists wins over a name on the hub.  A
-    row with a wrong value has `error` set.
+    `read_rows` says which files there are.  A row with a wrong value has `error` set.
 
     Raises:
         UsageError: the file has another form, or holds no prompt; the message names the line.
         OSError: the file cannot be read.
     """
     source = PromptSource(source) if isinstance(source, str) else source
-    path = Path(source.path)
-    kind = path.suffix.lower()
-    on_hub = kind not in _READERS and not path.exists() and _HUB_NAME.fullmatch(source.path)
-    if not path.is_dir() and not on_hub:
-        with path.open("rb") as file:
-            return read_stream(file, source.path, source.column, kind)
-    place = "data set on the hub" if on_hub else "folder of a data set"
-    logging.getLogger(__name__).info("%s: %s", source.path, place)
-    rows = _data_set(source, on_hub=bool(on_hub))
-    return _checked(_table(rows, source.path, source.column), source.path)
+    return _prompts(read_rows(source), source.path, source.column)
 
 
 def read_stream(
@@ -76,161 +33,18 @@ def read_stream(
         file: the bytes.
         name: what messages call it.
         column: see `PromptSource`.
-        kind: the suffix that says what it holds; see `read_prompts`.
+        kind: the suffix that says what it holds; see `read_rows`.
 
     Raises:
         UsageError: the file has another form, or holds no prompt.
     """
-    return _checked(_READERS.get(kind, _any_lines)(file, name, column), name)
+    return _prompts(rows_of(file, name, column, kind), name, column)
 
 
-def _checked(items: Iterable[PromptItem], name: str) -> list[PromptItem]:
+def _prompts(rows: Iterable[Row], name: str, column: str | None) -> list[PromptItem]:
     """Return the prompts after checking that there are some, and that their ids differ."""
-    found = list(items)
+    found = [to_item(row.value, row.place, column) for row in rows]
     if not found:
         raise UsageError(f"No prompt in {name}: write one per line, or JSON lines with a 'prompt'.")
     check_names(found, name)
     return found
-
-
-def _lines(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the place and the text of each line that is not blank."""
-    number = 0
-    while raw := file.readline(LINE_LIMIT + 1):
-        number += 1
-        if len(raw) > LINE_LIMIT:
-            raise UsageError(f"{name}: a line is longer than {LINE_LIMIT >> 20} MiB.")
-        text = _decode(raw.removeprefix(_BOM) if number == 1 else raw, name).rstrip("\r\n")
-        if text.strip():
-            yield f"{name}, line {number}", text
-
-
-def _decode(raw: bytes, name: str) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name} is not UTF-8 text ({error.reason}).") from error
-
-
-def _text_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[PromptItem]:
-    """Read a prompt per line."""
-    if column is not None:
-        raise UsageError(f"--column {column}: lines of text have no columns; leave it out.")
-    return (PromptItem(text) for _, text in _lines(file, name))
-
-
-def _json_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[PromptItem]:
-    """Read a JSON value per line."""
-    for place, text in _lines(file, name):
-        try:
-            value: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{place} is not JSON ({error}).") from error
-        yield to_item(value, place, column)
-
-
-def _json_file(file: BinaryIO, name: str, column: str | None) -> Iterator[PromptItem]:
-    """Read one JSON array or object over any number of lines, or else JSON lines."""
-    raw = file.read().removeprefix(_BOM)
-    try:
-        value: Any = json.loads(_decode(raw, name))
-    except RecursionError as error:
-        raise UsageError(f"{name} is not JSON ({error}).") from error
-    except json.JSONDecodeError as error:
-        if raw.lstrip().startswith(b"["):
-            place = f"{name}, line {error.lineno}"
-            raise UsageError(f"{place} is not JSON ({error.msg}).") from error
-        yield from _json_lines(io.BytesIO(raw), name, column)
-        return
-    values = cast("list[Any]", value) if isinstance(value, list) else [value]
-    for number, entry in enumerate(values, start=1):
-        yield to_item(entry, f"{name}, entry {number}", column)
-
-
-def _any_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[PromptItem]:
-    """Read JSON if the first line begins as JSON does, else a prompt per line."""
-    raw = file.read()
-    first = raw.removeprefix(_BOM).lstrip().split(b"\n", 1)[0].strip()
-    # "[Verse 1]" begins a text; '["a"' and "[{" begin an array.
-    if first.startswith((b"{", b'["', b"[{")) or first == b"[":
-        try:
-            yield from _json_file(io.BytesIO(raw), name, column)
-        except UsageError as error:
-            raise UsageError(f"{error} Lines of text that begin so need a .txt file.") from error
-    else:
-        yield from _text_lines(io.BytesIO(raw), name, column)
-
-
-def _delimited(
-    file: BinaryIO, name: str, column: str | None, separator: str
-) -> Iterator[PromptItem]:
-    """Read a table in text, with a header line; an empty cell is no value."""
-    limit = csv.field_size_limit(LINE_LIMIT)
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    try:
-        table = csv.DictReader(text, delimiter=separator)
-        rows = ({key: cell or None for key, cell in row.items()} for row in table)
-        yield from _table(rows, name, column)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"{name} is no table in UTF-8 ({error}).") from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _csv(file: BinaryIO, name: str, column: str | None) -> Iterator[PromptItem]:
-    return _delimited(file, name, column, ",")
-
-
-def _tsv(file: BinaryIO, name: str, column: str | None) -> Iterator[PromptItem]:
-    return _delimited(file, name, column, "\t")
-
-
-def _parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[PromptItem]:
-    """Read a parquet file."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UsageError(f"{name}: parquet needs pyarrow: {EXTRA}") from error
-    arrow, reader = cast(tuple[Any, Any], (pyarrow, parquet))
-    try:
-        batches = reader.ParquetFile(file).iter_batches()
-        yield from _table((row for batch in batches for row in batch.to_pylist()), name, column)
-    except arrow.ArrowException as error:
-        raise UsageError(f"{name} is no parquet file ({error}).") from error
-
-
-def _data_set(source: PromptSource, *, on_hub: bool) -> Iterable[Record]:
-    """Open a data set by the package `datasets`."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise UsageError(f"{source.path}: data sets need the package datasets: {EXTRA}") from error
-    library: Any = datasets
-    name, _, revision = source.path.partition("@") if on_hub else (source.path, "", "")
-    saved = [Path(name) / file for file in ("state.json", "dataset_dict.json")]
-    try:
-        if any(path.exists() for path in saved):
-            found: Any = library.load_from_disk(name)
-            return found[source.split] if saved[1].exists() else found
-        return library.load_dataset(
-            name, source.subset, split=source.split, revision=revision or None
-        )
-    except (ValueError, OSError, KeyError) as error:
-        raise UsageError(f"--input {source.path}: {error}") from error
-
-
-def _table(rows: Iterable[Record], name: str, column: str | None) -> Iterator[PromptItem]:
-    """Read records with the same columns."""
-    return (to_item(row, f"{name}, row {i}", column) for i, row in enumerate(rows, start=1))
-
-
-_READERS: Mapping[str, Callable[[BinaryIO, str, str | None], Iterable[PromptItem]]] = {
-    ".txt": _text_lines,
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".json": _json_file,
-    ".csv": _csv,
-    ".tsv": _tsv,
-    ".parquet": _parquet,
-}

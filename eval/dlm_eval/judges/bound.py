@@ -5,7 +5,7 @@
 with l uniform on 1..L and M a uniform subset of l positions (the any-order form of the masked
 diffusion bound; Ou et al. 2024, arXiv:2406.03736).  With
 exact conditionals the bound is tight in expectation.  A model of uniform noise is judged by the
-bound of its 1000-step ancestral sampler (`uniform_bound`).  A text is cut into windows of L tokens
+bound of its 1000-step ancestral sampler (`uniform_elbo`).  A text is cut into windows of L tokens
 that are judged independently, so the figure also pays for the missing context at their starts.
 
     python -m dlm_eval.judges.bound --model tiny-books --books FOLDER
@@ -23,20 +23,22 @@ import typer
 from torch import Tensor
 from tqdm import tqdm
 
-from dlm_eval.judges.uniform_bound import uniform_bound
 from dlm_eval.tasks.books import encode_book, read_split
-from dlm_sampling import AutoDenoiser, Denoiser, elbo
+from dlm_sampling import AutoDenoiser, Denoiser, elbo, uniform_elbo
 from dlm_sampling.ops import row_seeds
 
 
 def bound(denoiser: Denoiser, windows: Tensor, *, samples: int, seed: int, batch: int) -> Tensor:
-    """Unbiased estimates of the bound, one per window, in nats: `dlm_sampling.elbo`, stratified.
+    """Unbiased estimates of the bound, one per window, in nats.
+
+    Masks are those of `dlm_sampling.elbo`, stratified; uniform noise is that of
+    `dlm_sampling.uniform_elbo`.
 
     Args:
-        denoiser: a model whose logits are a law of the clean token at masked positions.
+        denoiser: the model.
         windows: int64 [N, L].
-        samples: masks per window.
-        seed: seed of the masks.
+        samples: masks, or noised texts, per window.
+        seed: seed of the masks or noise.
         batch: windows per forward pass.
 
     Returns:
@@ -45,16 +47,16 @@ def bound(denoiser: Denoiser, windows: Tensor, *, samples: int, seed: int, batch
     seeds = row_seeds(seed, len(windows))
     values: list[Tensor] = []
     for rows in tqdm(torch.arange(len(windows)).split(batch), unit="batch", disable=None):
-        text = windows[rows]
-        found = elbo(
-            denoiser,
-            text,
-            editable=torch.ones_like(text, dtype=torch.bool),
-            scheme="stratified",
-            n=samples,
-            seed=[seeds[i] for i in rows.tolist()],
-            grad=False,
-        )
+        text, own = windows[rows], [seeds[i] for i in rows.tolist()]
+        everywhere = torch.ones_like(text, dtype=torch.bool)
+        found = (
+            uniform_elbo(denoiser, text, editable=everywhere, n=samples, seed=own)
+            if denoiser.process.name == "uniform"
+            else elbo(
+                denoiser, text, editable=everywhere, scheme="stratified", n=samples, seed=own,
+                grad=False,
+            )
+        )  # fmt: skip
         values.append(-found.value.double().cpu())
     return torch.cat(values)
 
@@ -64,12 +66,11 @@ def report(
 ) -> dict[str, Any]:
     """The bound on each text, with its standard error over windows."""
     found: dict[str, Any] = {}
-    estimate = uniform_bound if denoiser.process.name == "uniform" else bound
     for name, text in texts.items():
         ids = torch.from_numpy(encode_book(denoiser.tokenizer, text))
         windows = ids[: len(ids) // length * length].view(-1, length)
         characters = len(text) * windows.numel() / len(ids)
-        nats = estimate(denoiser, windows, samples=samples, seed=seed, batch=batch)
+        nats = bound(denoiser, windows, samples=samples, seed=seed, batch=batch)
         scale = len(windows) / characters / math.log(2)
         error = float(nats.std() / len(nats) ** 0.5)
         found[name] = {

@@ -1,0 +1,228 @@
+"""Read the rows of files, standard input and data sets.
+
+Lines of text, JSON lines, JSON arrays and CSV are read here, as `import datasets` takes seconds;
+parquet needs pyarrow; folders of data sets and names on the hub go through the package `datasets`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from dlm_sampling.errors import UsageError
+
+LINE_LIMIT = 16 * 2**20
+EXTRA = "pip install 'dlm-sampling[jobs]'"
+_BOM = b"\xef\xbb\xbf"
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """Name the place of prompts or texts: a file, a folder, or a data set.
+
+    Fields:
+        path: file, folder of a data set, or name on the hub as org/name or org/name@revision.
+        column: the column that holds the prompt; default "prompt", else "messages".
+        split: part of a data set with parts.
+        subset: configuration of a data set on the hub.
+    """
+
+    path: str
+    column: str | None = None
+    split: str = "train"
+    subset: str | None = None
+
+
+class Row(NamedTuple):
+    """Hold one row of a file: a mapping of columns to values, a line of text, or a JSON value."""
+
+    place: str  # for messages, such as "prompts.jsonl, line 3"
+    value: Any
+
+
+def read_rows(source: PromptSource | str) -> Iterator[Row]:
+    """Read the rows of a file, of a folder of a data set, or of a data set on the hub.
+
+    The suffix says what a file holds: .txt lines of text, .jsonl and .ndjson JSON lines, .json an
+    array or JSON lines, .csv, .tsv and .parquet tables.  Other files are JSON if their first line
+    begins as JSON does, and else lines of text.  A path that exists wins over a name on the hub.
+
+    Raises:
+        UsageError: the file has another form; the message names the line.
+        OSError: the file cannot be read.
+    """
+    source = PromptSource(source) if isinstance(source, str) else source
+    path = Path(source.path)
+    kind = path.suffix.lower()
+    on_hub = kind not in _READERS and not path.exists() and _HUB_NAME.fullmatch(source.path)
+    if not path.is_dir() and not on_hub:
+        with path.open("rb") as file:
+            yield from rows_of(file, source.path, source.column, kind)
+        return
+    place = "data set on the hub" if on_hub else "folder of a data set"
+    logging.getLogger(__name__).info("%s: %s", source.path, place)
+    yield from _table(_data_set(source, on_hub=bool(on_hub)), source.path)
+
+
+def rows_of(file: BinaryIO, name: str, column: str | None = None, kind: str = "") -> Iterable[Row]:
+    """Read the rows of an open file, such as standard input.
+
+    Args:
+        file: the bytes.
+        name: what messages call it.
+        column: a column that will be asked for, which lines of text do not have.
+        kind: the suffix that says what it holds; see `read_rows`.
+
+    Raises:
+        UsageError: the file has another form.
+    """
+    return _READERS.get(kind, _any_lines)(file, name, column)
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the place and the text of each line that is not blank."""
+    number = 0
+    while raw := file.readline(LINE_LIMIT + 1):
+        number += 1
+        if len(raw) > LINE_LIMIT:
+            raise UsageError(f"{name}: a line is longer than {LINE_LIMIT >> 20} MiB.")
+        text = _decode(raw.removeprefix(_BOM) if number == 1 else raw, name).rstrip("\r\n")
+        if text.strip():
+            yield f"{name}, line {number}", text
+
+
+def _decode(raw: bytes, name: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} is not UTF-8 text ({error.reason}).") from error
+
+
+def _text_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
+    """Read a line of text per row."""
+    if column is not None:
+        raise UsageError(f"--column {column}: lines of text have no columns; leave it out.")
+    return (Row(place, text) for place, text in _lines(file, name))
+
+
+def _json_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
+    """Read a JSON value per line."""
+    for place, text in _lines(file, name):
+        try:
+            value: Any = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{place} is not JSON ({error}).") from error
+        yield Row(place, value)
+
+
+def _json_file(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
+    """Read one JSON array or object over any number of lines, or else JSON lines."""
+    raw = file.read().removeprefix(_BOM)
+    try:
+        value: Any = json.loads(_decode(raw, name))
+    except RecursionError as error:
+        raise UsageError(f"{name} is not JSON ({error}).") from error
+    except json.JSONDecodeError as error:
+        if raw.lstrip().startswith(b"["):
+            place = f"{name}, line {error.lineno}"
+            raise UsageError(f"{place} is not JSON ({error.msg}).") from error
+        yield from _json_lines(io.BytesIO(raw), name, column)
+        return
+    values = cast("list[Any]", value) if isinstance(value, list) else [value]
+    for number, entry in enumerate(values, start=1):
+        yield Row(f"{name}, entry {number}", entry)
+
+
+def _any_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
+    """Read JSON if the first line begins as JSON does, else a line of text per row."""
+    raw = file.read()
+    first = raw.removeprefix(_BOM).lstrip().split(b"\n", 1)[0].strip()
+    # "[Verse 1]" begins a text; '["a"' and "[{" begin an array.
+    if first.startswith((b"{", b'["', b"[{")) or first == b"[":
+        try:
+            yield from _json_file(io.BytesIO(raw), name, column)
+        except UsageError as error:
+            raise UsageError(f"{error} Lines of text that begin so need a .txt file.") from error
+    else:
+        yield from _text_lines(io.BytesIO(raw), name, column)
+
+
+def _delimited(file: BinaryIO, name: str, column: str | None, separator: str) -> Iterator[Row]:
+    """Read a table in text, with a header line; an empty cell is no value."""
+    limit = csv.field_size_limit(LINE_LIMIT)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    try:
+        table = csv.DictReader(text, delimiter=separator)
+        rows = ({key: cell or None for key, cell in row.items()} for row in table)
+        yield from _table(rows, name)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UsageError(f"{name} is no table in UTF-8 ({error}).") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _csv(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
+    return _delimited(file, name, column, ",")
+
+
+def _tsv(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
+    return _delimited(file, name, column, "\t")
+
+
+def _parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
+    """Read a parquet file."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError(f"{name}: parquet needs pyarrow: {EXTRA}") from error
+    arrow, reader = cast(tuple[Any, Any], (pyarrow, parquet))
+    try:
+        batches = reader.ParquetFile(file).iter_batches()
+        yield from _table((row for batch in batches for row in batch.to_pylist()), name)
+    except arrow.ArrowException as error:
+        raise UsageError(f"{name} is no parquet file ({error}).") from error
+
+
+def _data_set(source: PromptSource, *, on_hub: bool) -> Iterable[Mapping[str, Any]]:
+    """Open a data set by the package `datasets`."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UsageError(f"{source.path}: data sets need the package datasets: {EXTRA}") from error
+    library: Any = datasets
+    name, _, revision = source.path.partition("@") if on_hub else (source.path, "", "")
+    saved = [Path(name) / file for file in ("state.json", "dataset_dict.json")]
+    try:
+        if any(path.exists() for path in saved):
+            found: Any = library.load_from_disk(name)
+            return found[source.split] if saved[1].exists() else found
+        return library.load_dataset(
+            name, source.subset, split=source.split, revision=revision or None
+        )
+    except (ValueError, OSError, KeyError) as error:
+        raise UsageError(f"{source.path}: {error}") from error
+
+
+def _table(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[Row]:
+    """Read records with the same columns."""
+    return (Row(f"{name}, row {i}", row) for i, row in enumerate(rows, start=1))
+
+
+_READERS: Mapping[str, Callable[[BinaryIO, str, str | None], Iterable[Row]]] = {
+    ".txt": _text_lines,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json_file,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".parquet": _parquet,
+}
