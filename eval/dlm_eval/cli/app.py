@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import typer
 
+from dlm_eval.cli.bound import bound
+
 PROGRAM = "dlm-sampling eval"
 
 app = typer.Typer(
@@ -23,3 +25,6 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     """Evaluate a model, its texts or its samplers."""
+
+
+app.command()(bound)

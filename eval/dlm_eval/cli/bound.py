@@ -1,0 +1,165 @@
+"""Run `dlm-sampling eval bound`: the likelihood bound of texts under a model."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlm_sampling.errors import UsageError, unknown_choice
+
+JOURNAL = "journal.jsonl"
+MOST_GROUPS = 50  # documents with a table row of their own
+SHOWN = 300  # characters of a text in the report
+
+
+def bound(
+    model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Texts: .txt, .jsonl, .json, .csv, .parquet, a folder of .txt files, a data "
+            "set's folder or its name on the hub (org/name@revision)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results and report.")],
+    protocol: Annotated[
+        str, typer.Option(help="default, mdlm, llada or dream; see dlm_eval.likelihood.protocols.")
+    ] = "default",
+    scheme: Annotated[
+        str | None,
+        typer.Option(
+            help="Masks: stratified, count, bernoulli, coupled, enumerate; mean_field and "
+            "leave_one_out are no bounds."
+        ),
+    ] = None,
+    masks: Annotated[int | None, typer.Option(help="Masks per window, forward passes.")] = None,
+    length: Annotated[int | None, typer.Option(help="Maximum tokens per window.")] = None,
+    log_type: Annotated[
+        str, typer.Option(help="Of pairs: ftb answer | prompt, btf prompt | answer, union both.")
+    ] = "ftb",
+    steps: Annotated[
+        int | None, typer.Option(help="Of uniform noise: steps of the sampler; default 1000.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Column of the text; default text.")] = None,
+    prompt_column: Annotated[
+        str | None, typer.Option(help="Column of the prompt; default prompt.")
+    ] = None,
+    answer_column: Annotated[
+        str | None, typer.Option(help="Column of the answer; default answer.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a data set.")] = "train",
+    subset: Annotated[str | None, typer.Option(help="Configuration of a data set.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first documents.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed repeats the masks.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Windows per forward pass; no effect on the masks.")
+    ] = 16,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Commit on the hub.")] = None,
+) -> None:
+    """Bound the negative log-likelihood of texts: nats per token, bits per character, perplexity.
+
+    Rows with a text are cut into windows that are scored by themselves; of rows with "prompt" and
+    "answer" the answer is scored.  A killed run goes on when the same command is given again.
+    """
+    from dlm_eval.likelihood.documents import Columns, read_documents
+    from dlm_eval.likelihood.protocols import LOG_TYPES, NOT_BOUNDS, PROTOCOLS, SCHEMES
+    from dlm_eval.likelihood.run import digest, metrics, score
+    from dlm_eval.likelihood.windows import cut
+    from dlm_eval.report import Results, write_folder
+    from dlm_sampling import AutoDenoiser
+    from dlm_sampling.jobs import PromptSource
+
+    for option, value, known in (
+        ("--protocol", protocol, PROTOCOLS),
+        ("--log-type", log_type, LOG_TYPES),
+        ("--scheme", scheme, SCHEMES),
+    ):
+        if value is not None and value not in known:
+            raise UsageError(str(unknown_choice(option, value, known)))
+    for option, number in (("--masks", masks), ("--length", length), ("--steps", steps)):
+        if number is not None and number < 1:
+            raise UsageError(f"{option} {number}: must be at least 1.")
+    columns = Columns(column, prompt_column, answer_column)
+    documents = read_documents(PromptSource(data, column, split, subset), columns)[:limit]
+    denoiser = AutoDenoiser.from_pretrained(
+        model, dtype=dtype, device_map=device, trust_remote_code=trust_remote_code,
+        revision=revision,
+    )  # fmt: skip
+    if denoiser.tokenizer is None:
+        raise UsageError(f"'{model}' has no tokenizer: add its files to the folder.")
+    chosen = PROTOCOLS[protocol]
+    chosen = replace(
+        chosen,
+        scheme=scheme or chosen.scheme,
+        masks=masks or chosen.masks,
+        length=length or min(chosen.length, denoiser.max_length or chosen.length),
+        steps=steps or chosen.steps,
+        score=LOG_TYPES[log_type],
+    )
+    if denoiser.max_length is not None and chosen.length > denoiser.max_length:
+        raise UsageError(
+            f"--length {chosen.length}: {model} reads at most {denoiser.max_length} tokens."
+        )
+    windows = cut(documents, denoiser.tokenizer, chosen)
+    if not windows:
+        raise UsageError(f"--data {data}: no window of {chosen.length} tokens; try --length.")
+    uniform = denoiser.process.name == "uniform"
+    subject = {"model": model, "revision": revision, "noise": denoiser.process.name, "seed": seed}
+    scored = score(
+        denoiser, windows, chosen, seed=seed, batch=batch_size, journal=out / JOURNAL,
+        subject=subject,
+    )  # fmt: skip
+    note = f"standard error over {len(windows)} windows, of texts and masks together"
+    figures = metrics(windows, scored, note=note)
+    samples = []
+    for index, document in enumerate(documents):
+        own = [i for i, window in enumerate(windows) if window.document == index]
+        if chosen.packed or not own:
+            continue
+        part = metrics([windows[i] for i in own], [scored[i] for i in own], group=document.name)
+        if 1 < len(documents) <= MOST_GROUPS:
+            figures += part
+        samples.append(
+            {
+                "name": document.name,
+                "prompt": document.prompt,
+                "text": document.text[:SHOWN],
+                "tokens": sum(windows[i].tokens for i in own),
+                "nats": sum(scored[i].nats for i in own),
+                "nfe": sum(scored[i].nfe for i in own),
+            }
+        )
+    warnings = []
+    if chosen.scheme in NOT_BOUNDS and not uniform:
+        warnings.append(f"--scheme {chosen.scheme} is no bound of the likelihood.")
+    if uniform and scheme is not None:
+        warnings.append("--scheme has no effect on a model of uniform noise.")
+    results = Results(
+        command=shlex.join(["dlm-sampling", "eval", *sys.argv[sys.argv.index("bound") :]])
+        if "bound" in sys.argv
+        else "dlm-sampling eval bound",
+        subject={**subject, "nfe": sum(value.nfe for value in scored)},
+        protocol={
+            "bound": f"ancestral sampler of {chosen.steps} steps" if uniform else "any order",
+            "name": protocol,
+            **asdict(chosen),
+            "data": data,
+            "texts": digest(windows),
+        },
+        metrics=tuple(figures),
+        warnings=tuple(warnings),
+    )
+    write_folder(out, results, samples)
+    for metric in figures[:3]:
+        error = "" if metric.error is None else f" ± {metric.error:.4f}"
+        typer.echo(f"{metric.name}: at most {metric.value:.4f}{error} {metric.unit}".rstrip())

@@ -1,0 +1,85 @@
+"""Read the texts whose likelihood is bounded: whole documents, or pairs of prompt and answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dlm_sampling.errors import UsageError, suggestion
+from dlm_sampling.jobs import PromptSource, Row, read_rows
+
+
+@dataclass(frozen=True)
+class Document:
+    """Hold one text; with a prompt, the two are one text of which a part is scored."""
+
+    name: str
+    text: str
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Name the columns of a data set; None takes the usual names where they are there."""
+
+    text: str | None = None
+    prompt: str | None = None
+    answer: str | None = None
+
+
+USUAL = Columns("text", "prompt", "answer")
+
+
+def read_documents(source: PromptSource, columns: Columns) -> list[Document]:
+    """Read documents from a file, a folder of .txt files, a data set's folder or its hub name.
+
+    A .txt file is one document.  A row of any other file is one document, from the columns
+    "prompt" and "answer", else "text", or the columns that are named.
+
+    Raises:
+        UsageError: a column is missing, a value is no text, or there is no document.
+        OSError: the file cannot be read.
+    """
+    path = Path(source.path)
+    texts = sorted(path.glob("*.txt")) if path.is_dir() else [path] if path.suffix == ".txt" else []
+    try:
+        plain = [Document(file.stem, file.read_text(encoding="utf-8")) for file in texts]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{source.path} is not UTF-8 text ({error.reason}).") from error
+    found = plain or list(_documents(source, columns))
+    found = [document for document in found if document.text]
+    if not found:
+        raise UsageError(f"--data {source.path}: there is no text in it.")
+    return found
+
+
+def _documents(source: PromptSource, columns: Columns) -> Iterator[Document]:
+    for number, row in enumerate(read_rows(source), start=1):
+        if isinstance(row.value, str):
+            yield Document(str(number), row.value)
+            continue
+        if not isinstance(row.value, Mapping):
+            raise UsageError(f"{row.place}: must be a text or an object with columns.")
+        name = str(row.value.get("id", number))
+        paired = columns.prompt or columns.answer or not (columns.text or "text" in row.value)
+        if paired:
+            prompt = _cell(row, columns.prompt or USUAL.prompt)
+            yield Document(name, _cell(row, columns.answer or USUAL.answer), prompt)
+        else:
+            yield Document(name, _cell(row, columns.text or USUAL.text))
+
+
+def _cell(row: Row, column: Any) -> str:
+    if column not in row.value:
+        known = [str(name) for name in row.value]
+        hint = suggestion(column, known) or f"Its columns: {', '.join(known) or 'none'}."
+        raise UsageError(
+            f"{row.place} has no column '{column}'. {hint} Name one: --column TEXT, or "
+            "--prompt-column and --answer-column."
+        )
+    value = row.value[column]
+    if not isinstance(value, str):
+        raise UsageError(f"{row.place}: column '{column}' is a {type(value).__name__}, not a text.")
+    return value

@@ -1,0 +1,115 @@
+"""Bounds of documents: windows, pairs, resuming, ratios; equal to `elbo` called directly."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dlm_eval.comparison.journal import SettingsChanged
+from dlm_eval.likelihood import run
+from dlm_eval.likelihood.documents import Columns, Document, read_documents
+from dlm_eval.likelihood.protocols import Protocol
+from dlm_eval.likelihood.windows import cut, encode_pair
+
+from dlm_sampling import elbo
+from dlm_sampling.errors import UsageError
+from dlm_sampling.jobs import PromptSource
+from dlm_sampling.ops import row_seeds
+from tests.samplers.small import small_toy
+
+
+class Letters:
+    """One token per letter a to d, white space with the next letter; 4 ends a text."""
+
+    eos_token_id = 4
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": ["abcd".index(letter) for letter in text.replace(" ", "")]}
+
+
+TEXTS = [Document("1", "abcdabc"), Document("2", "dcb"), Document("3", "ba", prompt="cd")]
+
+
+def test_windows_cover_every_token_once() -> None:
+    parts = cut(TEXTS, Letters(), Protocol(length=4))
+    assert [w.ids for w in parts] == [(0, 1, 2, 3), (0, 1, 2, 4), (3, 2, 1, 4), (2, 3, 1, 0)]
+    assert [w.scored for w in parts] == [(0, 4), (0, 4), (0, 4), (2, 4)]
+    assert [w.characters for w in parts] == [3.5, 3.5, 3, 2]
+    joint = cut(TEXTS, Letters(), Protocol(length=4, score="both"))[-1]
+    assert joint.scored == (0, 4) and joint.characters == 4
+    assert cut(TEXTS, Letters(), Protocol(length=4, score="prompt"))[-1].scored == (0, 2)
+    packed = cut(TEXTS, Letters(), Protocol(length=5, packed=True))
+    assert [w.ids for w in packed] == [(0, 1, 2, 3, 0), (1, 2, 4, 3, 2), (1, 4, 2, 3, 1)]
+    assert cut([TEXTS[2]], Letters(), Protocol(length=3))[0].ids == (3, 1, 0)
+    assert encode_pair(Letters(), "ab ", "cd") == ([0, 1], [2, 3])
+
+
+def test_the_scores_are_those_of_elbo_and_a_killed_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy, protocol = small_toy(length=4, vocab_size=6), Protocol(length=4, masks=4)
+    windows = cut(TEXTS, Letters(), protocol)
+    options: dict[str, Any] = {"seed": 3, "batch": 2, "subject": {"model": "toy"}}
+    whole = run.score(toy, windows, protocol, journal=tmp_path / "a", **options)
+    seeds = row_seeds(3, len(windows))
+    for window, seed, found in zip(windows, seeds, whole, strict=True):
+        editable = torch.zeros(1, 4, dtype=torch.bool)
+        editable[:, slice(*window.scored)] = True
+        direct = elbo(
+            toy, torch.tensor([window.ids]), editable=editable, scheme="stratified", n=4,
+            seed=[seed],
+        )  # fmt: skip
+        assert abs(found.nats + float(direct.value)) <= 1e-12
+        assert found.nfe == 4
+
+    true, calls = run.nats_of, 0
+
+    def killed(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return true(*arguments)
+
+    monkeypatch.setattr(run, "nats_of", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.score(toy, windows, protocol, journal=tmp_path / "b", **options)
+    again = run.score(toy, windows, protocol, journal=tmp_path / "b", **options)
+    assert again == whole and calls == 3  # the first batch was not computed again
+    with pytest.raises(SettingsChanged, match="masks was 4 and is now 2"):
+        run.score(toy, windows, replace(protocol, masks=2), journal=tmp_path / "b", **options)
+
+
+def test_ratio_has_the_error_of_repeated_samples() -> None:
+    draws = torch.Generator().manual_seed(0)
+    y = torch.randint(1, 9, (400, 50), generator=draws).double()
+    x = 2.0 * y + torch.randn(400, 50, generator=draws, dtype=torch.float64) * y.sqrt()
+    found = [run.ratio(a.tolist(), b.tolist()) for a, b in zip(x, y, strict=True)]
+    values = torch.tensor([value for value, _ in found])
+    errors = torch.tensor([error for _, error in found if error is not None])
+    assert 0.9 < float(values.std() / errors.square().mean().sqrt()) < 1.1
+    assert run.ratio([3.0], [2.0]) == (1.5, None)
+    windows = cut(TEXTS[:1], Letters(), Protocol(length=4))
+    nats, bits, perplexity = run.metrics(windows, [run.Scored(2.0, 1), run.Scored(4.0, 1)])
+    assert nats.value == 6 / 8 and perplexity.value == math.exp(6 / 8)
+    assert math.isclose(bits.value, 6 / 7 / math.log(2))
+
+
+def test_documents_of_files(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("a\nb", encoding="utf-8")
+    assert read_documents(PromptSource(str(tmp_path)), Columns()) == [Document("one", "a\nb")]
+    rows = [{"id": "x", "prompt": "1+1=", "answer": "2"}, {"text": "ab"}]
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    pair, plain = read_documents(PromptSource(str(lines)), Columns())
+    assert (pair, plain) == (Document("x", "2", "1+1="), Document("2", "ab"))
+    with pytest.raises(UsageError, match="line 1 has no column 'texts'"):
+        read_documents(PromptSource(str(lines)), Columns(text="texts"))
+    lines.write_text('{"text": 3}\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="column 'text' is a int, not a text"):
+        read_documents(PromptSource(str(lines)), Columns())
