@@ -108,14 +108,15 @@ def uniform_elbo(
     seeds = ops.row_seeds(ops.fresh_seed() if seed is None else seed, len(inputs.tokens))
     rng = ops.Rng.from_seeds(seeds, device=inputs.tokens.device)
     rng = replace(rng, origin=inputs.attention.long().argmax(1))
-    first = denoiser.schedule.alpha(torch.ones((), dtype=torch.float64))
-    prior = prior_kl(float(first), denoiser.vocab_size)
+    last = denoiser.schedule.alpha(torch.ones((), dtype=torch.float64))
+    prior = prior_kl(float(last), denoiser.vocab_size)
     shares = torch.zeros(len(rng.keys), n, inputs.tokens.shape[1], dtype=torch.float64)
     shares = shares.to(inputs.tokens.device)
     for j in range(n):
         noised = _noised(denoiser, inputs, rng, (j, n), steps)
-        for rows in torch.arange(len(seeds)).split(batch_size or max(len(seeds), 1)):
-            rows = rows.to(inputs.tokens.device)
+        size = batch_size or max(len(seeds), 1)
+        for first in range(0, len(seeds), size):
+            rows = torch.arange(first, min(first + size, len(seeds)), device=shares.device)
             shares[rows, j] = -steps * step_kl(denoiser, inputs, noised, rows)
     shares -= prior * inputs.editable.unsqueeze(1)
     nfe = inputs.editable.any(1).long() * n
@@ -170,9 +171,9 @@ def step_kl(denoiser: Denoiser, inputs: Canvases, noised: Noised, rows: Tensor) 
     prediction.evaluate(where)  # one pass; the tables below are made in parts
     row, column = where.nonzero(as_tuple=True)
     found = torch.zeros(where.shape, dtype=torch.float64, device=where.device)
-    for part in torch.arange(len(row)).split(max(1, _TABLE // denoiser.vocab_size)):
-        part = part.to(row.device)
-        i, k = row[part], column[part]
+    size = max(1, _TABLE // denoiser.vocab_size)
+    for first in range(0, len(row), size):
+        i, k = row[first : first + size], column[first : first + size]
         some = torch.zeros_like(where)
         some[i, k] = True
         loo = prediction.table(some, alpha=alpha_t, reads=process.reads)

@@ -2,8 +2,8 @@
 
 mdlm: the documents are one stream with an end token between them, cut into chunks of 1024 tokens;
 one mask per chunk at a uniform t, weight 1 / t; perplexity is exp of the mean nats per token.
-Sahoo et al. 2024, arXiv:2406.07524.  The release draws t above 0.001; here t is uniform on (0, 1), so
-that the estimate is unbiased.
+Sahoo et al. 2024, arXiv:2406.07524.  The release draws t above 0.001; here t is uniform on (0, 1),
+so that the estimate is unbiased.
 
 llada: 128 masks of l of the answer's C tokens, weight C / l, l systematic.  Nie et al. 2025,
 arXiv:2502.09992, appendix B.  The release rounds l half to even, which is not uniform on 1..C;
