@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dlm_sampling.ops._dispatch import kernel
+from dlm_sampling.ops._dispatch import kernel, why_no_kernels
 
 
 def test_auto_and_torch_stay_on_torch_for_cpu_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +54,31 @@ def test_forced_kernels_are_used(
 ) -> None:
     monkeypatch.setenv("DLM_KERNELS", "triton")
     assert kernel("draw", torch.empty(1), dtype=torch.float32) is package.draw
+
+
+def test_scores_of_floats_have_kernels(
+    monkeypatch: pytest.MonkeyPatch, package: types.ModuleType
+) -> None:
+    monkeypatch.setenv("DLM_KERNELS", "triton")
+    found = kernel("draw", torch.empty(1), dtype=torch.float32, score=torch.float32)
+    assert found is package.draw
+
+
+def test_what_keeps_the_kernels_from_a_device_is_said_or_none(
+    monkeypatch: pytest.MonkeyPatch, package: types.ModuleType
+) -> None:
+    def why(choice: str) -> str | None:
+        monkeypatch.setenv("DLM_KERNELS", choice)
+        return why_no_kernels(torch.device("cpu"))
+
+    assert why("triton") == why("auto") == "None on cpu"
+    monkeypatch.setattr(
+        sys.modules["dlm_kernels.common.support"], "obstacle", lambda *_, **__: None
+    )
+    assert why("triton") is None and why("auto") is None
+    monkeypatch.setattr(package, "CONFIRMED_ON_A_GPU", False)
+    assert why("triton") is None and "no GPU has run" in str(why("auto"))
+    assert why("torch") == "DLM_KERNELS=torch turns them off"
 
 
 def test_forced_kernels_that_cannot_run_say_why(
