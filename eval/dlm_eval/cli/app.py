@@ -9,6 +9,7 @@ from __future__ import annotations
 import typer
 
 from dlm_eval.cli.bound import bound
+from dlm_eval.cli.tasks import tasks
 
 PROGRAM = "dlm-sampling eval"
 
@@ -28,3 +29,4 @@ def _root() -> None:
 
 
 app.command()(bound)
+app.command()(tasks)

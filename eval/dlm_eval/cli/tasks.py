@@ -1,0 +1,152 @@
+"""Run `dlm-sampling eval tasks`: tasks of lm-evaluation-harness, with local data where it ships."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dlm_sampling.errors import UsageError
+
+EXTRA = "pip install 'dlm-sampling[lm-eval]'"
+
+
+def tasks(
+    model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
+    tasks: Annotated[
+        str,
+        typer.Option(
+            "--tasks",
+            help="Names with commas; sudoku4x4, countdown, gsm8k, humaneval, mbpp are local.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results and report.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Argument of the model dlm, such as sampler=klass, steps=64, block_length=32, "
+            "masks=128; repeat.",
+        ),
+    ] = None,
+    fewshot: Annotated[int | None, typer.Option(help="Examples in the prompt.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the files of the local tasks.")
+    ] = None,
+    downloads: Annotated[
+        bool, typer.Option("--harness-tasks", help="Allow the harness's own tasks (they download).")
+    ] = False,
+    confirm_run_unsafe_code: Annotated[
+        bool,
+        typer.Option("--confirm_run_unsafe_code", help="Run programs that the model wrote."),
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows per forward pass.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed repeats the run.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
+    ] = False,
+) -> None:
+    """Run tasks of lm-evaluation-harness with any sampler."""
+    try:
+        import lm_eval
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise UsageError(f"eval tasks needs lm-evaluation-harness: {EXTRA}") from error
+    from dlm_eval.report import Metric, Results, write_folder
+    from dlm_eval.tasks.harness import DiffusionLM
+    from dlm_eval.tasks.local.rules import DATA
+
+    given: dict[str, Any] = {}
+    for text in settings or []:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise UsageError(f"--set {text}: write NAME=VALUE.")
+        try:
+            given[name] = json.loads(value)
+        except ValueError:
+            given[name] = value
+    if data is not None and not data.is_dir():
+        raise UsageError(f"--data {data}: there is no such folder.")
+    manager = TaskManager(
+        include_path=str(DATA.parent),
+        include_defaults=downloads,
+        metadata={} if data is None else {"folder": str(data.resolve())},
+    )
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    missing = [name for name in names if name not in manager.all_tasks]
+    if missing or not names:
+        local = ", ".join(sorted(path.stem for path in DATA.parent.glob("*.yaml")))
+        raise UsageError(f"--tasks {tasks}: {missing or 'none'} not known; local are {local}.")
+    try:
+        language_model = DiffusionLM(
+            model, batch_size=batch_size, seed=seed, device=device,
+            trust_remote_code=trust_remote_code, **given,
+        )  # fmt: skip
+    except TypeError as error:
+        raise UsageError(f"--set: {error}") from error
+    try:
+        found = lm_eval.simple_evaluate(
+            model=language_model, tasks=names, num_fewshot=fewshot, limit=limit,
+            task_manager=manager, confirm_run_unsafe_code=confirm_run_unsafe_code,
+            bootstrap_iters=0,
+        )  # fmt: skip
+    except ValueError as error:
+        if "unsafe" in str(error):
+            raise UsageError(f"{error} Here: --confirm_run_unsafe_code.") from error
+        raise
+    assert found is not None
+    figures = []
+    for name, row in found["results"].items():
+        count = found["n-samples"][name]["effective"]
+        for key, value in row.items():
+            metric, _, rule = key.partition(",")
+            if isinstance(value, float) and rule and "_stderr" not in metric:
+                # The standard error of a mean of 0 and 1, as all of these are but "cells".
+                error = (value * (1 - value) / max(count - 1, 1)) ** 0.5
+                label = metric if rule == "none" else f"{metric} ({rule})"
+                figures.append(
+                    Metric(
+                        name=label,
+                        value=value,
+                        unit="",
+                        n=count,
+                        better="larger",
+                        group=name,
+                        error=error if 0 <= value <= 1 and metric != "cells" else None,
+                    )
+                )
+    samples = [
+        {
+            "group": name,
+            "prompt": str(sample["arguments"][0][0]),
+            "text": str(sample["resps"][0][0]),
+            "reference": str(sample["target"]),
+        }
+        for name, rows in found["samples"].items()
+        for sample in rows
+    ]
+    command = ["dlm-sampling", "eval", "tasks", model, "--tasks", tasks, "--out", str(out)]
+    command += [word for text in settings or [] for word in ("--set", text)]
+    results = Results(
+        command=shlex.join(command),
+        subject={"model": model, "seed": seed, **language_model.settings},
+        protocol={
+            "harness": lm_eval.__version__,
+            "tasks": names,
+            "fewshot": fewshot,
+            "limit": limit,
+            "versions": {name: str(v) for name, v in found["versions"].items()},
+            "max_new_tokens": language_model.max_new_tokens,
+        },
+        metrics=tuple(figures),
+    )
+    write_folder(out, results, samples)
+    for metric in figures:
+        error = "" if metric.error is None else f" ± {metric.error:.3f}"
+        typer.echo(f"{metric.group} {metric.name}: {metric.value:.3f}{error} (n = {metric.n})")

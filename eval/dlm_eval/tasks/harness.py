@@ -1,0 +1,268 @@
+"""Define the model `dlm` of lm-evaluation-harness: any denoiser, any sampler, any bound.
+
+    import dlm_eval.tasks.harness  # registers it
+    lm_eval.simple_evaluate(model="dlm", model_args="pretrained=GSAI-ML/LLaDA-8B-Base,steps=256")
+    lm_eval.simple_evaluate(model=DiffusionLM(denoiser, sampler="llada"))
+
+The command of the harness with the model registered:
+
+    python -m dlm_eval.tasks.harness --model dlm --model_args pretrained=... --tasks ...
+
+A log-likelihood is the estimate of its bound, `dlm_sampling.elbo` (or `uniform_elbo`), of the
+continuation's tokens given the context's.  Needs `pip install "dlm-sampling[lm-eval]"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from lm_eval.__main__ import cli_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from tqdm import tqdm
+
+from dlm_eval.likelihood.documents import Document
+from dlm_eval.likelihood.protocols import Protocol
+from dlm_eval.likelihood.run import nats_of
+from dlm_eval.likelihood.windows import cut, encode, encode_pair
+from dlm_sampling import AutoDenoiser, Denoiser, generate
+from dlm_sampling.ops import row_seeds
+
+NEW_TOKENS = 256
+SET = "set_"
+
+
+@register_model("dlm")
+class DiffusionLM(TemplateLM):
+    """Answer the requests of lm-evaluation-harness with a diffusion language model.
+
+    Args:
+        pretrained: a denoiser, or a name or folder for `AutoDenoiser.from_pretrained`.
+        scheme: masks of the likelihood bound; see `dlm_sampling.elbo`.
+        masks: masks per request; 128 is LLaDA's number.
+        length: maximum tokens of a request, also of a rolling window; default the model's.
+        greedy: whether log-likelihood requests also ask if greedy decoding writes the continuation,
+            one pass per token; else the harness is told no.
+        sampler: name of the sampler; default the model's own.
+        steps: planned steps; default one per new token.
+        max_new_tokens: tokens of the canvas; default the task's number, else 256.
+        block_length: blocks from left to right.
+        temperature: default the sampler's own; tasks do not change it.
+        top_p: keep the head with this mass.
+        seed: from which the seed of each request is made.
+        batch_size: rows per forward pass.
+        max_batch_size: passed by the harness; not used.
+        device: cpu, cuda, cuda:1, auto.
+        dtype: float32, bfloat16, auto.
+        trust_remote_code: whether the checkpoint's own Python code may run.
+        revision: commit on the hub.
+        parameters: `set_NAME=value` is the sampler's parameter NAME.
+
+    Raises:
+        TypeError: an argument does not exist.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | Denoiser,
+        *,
+        scheme: str = "stratified",
+        masks: int = 128,
+        length: int | None = None,
+        greedy: bool = False,
+        sampler: str | None = None,
+        steps: int | None = None,
+        max_new_tokens: int | None = None,
+        block_length: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        **parameters: Any,
+    ) -> None:
+        super().__init__()
+        unknown = [name for name in parameters if not name.startswith(SET)]
+        if unknown:
+            raise TypeError(
+                f"{unknown[0]}: no argument of the model dlm; a parameter of the sampler is "
+                f"{SET}{unknown[0]}=..."
+            )
+        self.denoiser = (
+            pretrained
+            if isinstance(pretrained, Denoiser)
+            else AutoDenoiser.from_pretrained(
+                pretrained, dtype=dtype, device_map=device, trust_remote_code=trust_remote_code,
+                revision=revision,
+            )
+        )  # fmt: skip
+        if self.denoiser.tokenizer is None:
+            raise TypeError(f"pretrained={pretrained!r}: the model has no tokenizer.")
+        self.tokenizer = self.denoiser.tokenizer
+        self.protocol = Protocol(
+            scheme=scheme, masks=masks, length=length or self.denoiser.max_length or 4096, end=False
+        )
+        self.greedy = greedy
+        self.max_new_tokens = max_new_tokens
+        self.seed = seed
+        self.batch_size = 1 if isinstance(batch_size, str) else int(batch_size)
+        self.settings: dict[str, Any] = {
+            "sampler": sampler,
+            "sampler_options": {name.removeprefix(SET): v for name, v in parameters.items()}
+            or None,
+            "steps": steps,
+            "block_length": block_length,
+            "temperature": temperature,
+            "top_p": top_p,
+        }
+
+    @property
+    def eot_token_id(self) -> int:
+        """Return the end-of-text id."""
+        return self.tokenizer.eos_token_id
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Return the name by which the harness keeps prompts of one chat template apart."""
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Return the facts that the harness writes beside its results."""
+        return {**asdict(self.protocol), **self.settings, "seed": self.seed}
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
+        """Return the ids of a text; special tokens only where they are asked for."""
+        if not add_special_tokens:
+            return encode(self.tokenizer, string)
+        return self.tokenizer(string)["input_ids"]
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Return a chat as the text of its prompt."""
+        return self.tokenizer.apply_chat_template(
+            chat_history,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Return the bound of each continuation given its context, and whether it is greedy."""
+        pairs = [encode_pair(self.tokenizer, *request.args) for request in requests]
+        return self._score(pairs, disable_tqdm)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
+        disable_tqdm: bool = False,
+        **_: Any,
+    ) -> list[tuple[float, bool]]:
+        return self._score([(context, rest) for _, context, rest in requests], disable_tqdm)
+
+    def _score(
+        self, pairs: Sequence[tuple[list[int], list[int]]], quiet: bool
+    ) -> list[tuple[float, bool]]:
+        """Score continuations; rows of one length share a pass, so that nothing is padded."""
+        seeds, size = row_seeds(self.seed, len(pairs)), self.protocol.length
+        lengths: dict[int, list[int]] = {}
+        for i, (context, rest) in enumerate(pairs):
+            lengths.setdefault(min(len(context) + len(rest), size), []).append(i)
+        found = [(0.0, False)] * len(pairs)
+        with tqdm(total=len(pairs), desc="bounds", disable=quiet or None) as bar:
+            for same in lengths.values():
+                for first in range(0, len(same), self.batch_size):
+                    some = same[first : first + self.batch_size]
+                    tokens = torch.tensor([[*pairs[i][0], *pairs[i][1]][-size:] for i in some])
+                    scored = torch.zeros_like(tokens, dtype=torch.bool)
+                    for row, i in enumerate(some):
+                        scored[row, max(tokens.shape[1] - len(pairs[i][1]), 0) :] = True
+                    own = [seeds[i] for i in some]
+                    values = nats_of(self.denoiser, tokens, scored, self.protocol, own)
+                    for i, value in zip(some, values, strict=True):
+                        found[i] = (-value.nats, self.greedy and self._is_greedy(*pairs[i]))
+                    bar.update(len(some))
+        return found
+
+    def _is_greedy(self, context: list[int], rest: list[int]) -> bool:
+        """Whether writing the most confident token, one per pass, gives the continuation."""
+        out = generate(
+            self.denoiser, [context], sampler="llada", max_new_tokens=len(rest), temperature=0.0,
+            eos="keep", seed=0, progress=False,
+        )  # fmt: skip
+        return out.token_ids[0][: len(rest)] == rest
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Return the bound of each text, the sum over windows that are scored by themselves."""
+        texts = [Document(str(i), request.args[0]) for i, request in enumerate(requests)]
+        windows = cut(texts, self.tokenizer, self.protocol)
+        totals = [0.0] * len(texts)
+        values = self._score([([], list(window.ids)) for window in windows], disable_tqdm)
+        for window, (value, _) in zip(windows, values, strict=True):
+            totals[window.document] += value
+        return totals
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Return the text that follows each context, up to the first of its stop strings."""
+        seeds = row_seeds(self.seed, len(requests))
+        texts: list[str] = []
+        parts = range(0, len(requests), self.batch_size)
+        for first in tqdm(parts, desc="texts", disable=disable_tqdm or None):
+            some = requests[first : first + self.batch_size]
+            asked = max(self._asked(request) for request in some)
+            out = generate(
+                self.denoiser,
+                [self._prompt(request.args[0], asked) for request in some],
+                max_new_tokens=asked,
+                stop=[_stops(request) for request in some],
+                seed=seeds[first : first + len(some)],
+                eos="stop",
+                progress=False,
+                **self.settings,
+            )
+            assert out.texts is not None
+            texts += out.texts
+        return texts
+
+    def _asked(self, request: Instance) -> int:
+        """Return the new tokens of a request."""
+        given = request.args[1].get("max_gen_toks") or NEW_TOKENS
+        return self.max_new_tokens or int(given)
+
+    def _prompt(self, text: str, new: int) -> str | list[int]:
+        """Return a prompt that fits before `new` tokens: its last tokens if it is too long."""
+        context = self.denoiser.max_length
+        if context is None:
+            return text
+        ids = self.tok_encode(text)
+        if len(ids) + new < context:
+            return text
+        if new >= context:
+            raise ValueError(
+                f"max_new_tokens={new}: the model reads {context} tokens; leave room for a prompt."
+            )
+        return ids[len(ids) + new - context :]
+
+
+def _stops(request: Instance) -> list[str]:
+    """Return the stop strings of a request."""
+    until = request.args[1].get("until") or []
+    return [until] if isinstance(until, str) else [stop for stop in until if stop]
+
+
+if __name__ == "__main__":
+    cli_evaluate()

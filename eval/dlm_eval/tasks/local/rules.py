@@ -1,0 +1,116 @@
+"""Functions of the local tasks: their data, and what counts as a right answer.
+
+Programs of HumanEval and MBPP are run in a process of their own with a time limit.  That is no
+sandbox: the harness runs such a task only with its own consent flag, `--confirm_run_unsafe_code`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).parent / "data"
+SECONDS = 10.0
+
+
+def load(test: str, train: str | None = None, folder: str | None = None, **_: Any) -> Any:
+    """Return the data set of a task: splits "test" and perhaps "train".
+
+    Args:
+        test: file of the test rows, JSON lines.
+        train: file of the rows that few-shot prompts are taken from.
+        folder: where the files are; default those of this package.
+    """
+    import datasets
+
+    place = DATA if folder is None else Path(folder)
+    files = {"test": str(place / test)} | ({} if train is None else {"train": str(place / train)})
+    # Built from rows, so that no cache of files with the same name is met.
+    return datasets.DatasetDict(
+        {split: datasets.Dataset.from_list(_rows(Path(file))) for split, file in files.items()}
+    )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    from dlm_sampling.jobs import PromptSource, read_rows
+
+    if path.suffix != ".gz":
+        return [row.value for row in read_rows(PromptSource(str(path)))]
+    import gzip
+    import json
+
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def sudoku(doc: dict[str, str], results: list[str]) -> dict[str, float]:
+    """Return the share of empty cells that are right, and whether all are.
+
+    The answer is the first 16 digits of the text; other characters are passed over.
+    """
+    digits = "".join(re.findall("[1-4]", results[0]))[:16].ljust(16, "0")
+    pairs = zip(digits, doc["solution"], doc["puzzle"], strict=True)
+    right = [digit == wanted for digit, wanted, given in pairs if given == "0"]
+    solved = float(digits == doc["solution"])
+    return {"cells": sum(right) / len(right) if right else solved, "solved": solved}
+
+
+def countdown(doc: dict[str, str], results: list[str]) -> dict[str, float]:
+    """Return whether the expression uses each number once and has the asked value."""
+    text = results[0].strip().split("\n")[0].split("=")[0]
+    numbers = sorted(int(number) for number in doc["input"].split(","))
+    try:
+        value, used = _value(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return {"solved": 0.0}
+    return {"solved": float(value == int(doc["output"]) and sorted(used) == numbers)}
+
+
+def _value(node: ast.expr) -> tuple[Fraction, list[int]]:
+    """Return the value of an expression of + - * / over whole numbers, and those numbers."""
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        return Fraction(node.value), [node.value]
+    if not isinstance(node, ast.BinOp):
+        raise ValueError("no arithmetic")
+    (a, left), (b, right) = _value(node.left), _value(node.right)
+    rules = {ast.Add: a.__add__, ast.Sub: a.__sub__, ast.Mult: a.__mul__, ast.Div: a.__truediv__}
+    if type(node.op) not in rules:
+        raise ValueError("another operator")
+    return rules[type(node.op)](b), [*left, *right]
+
+
+def humaneval(doc: dict[str, str], results: list[str]) -> dict[str, float]:
+    """Return whether the completed function passes its tests."""
+    program = f"{doc['prompt']}{results[0]}\n{doc['test']}\ncheck({doc['entry_point']})\n"
+    return {"pass@1": float(passes(program))}
+
+
+def mbpp(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """Return whether the program passes its assertions."""
+    fenced = re.search(r"```(?:python)?\n(.*?)```", results[0], re.DOTALL)
+    code = fenced[1] if fenced else results[0]
+    program = "\n".join([*doc["test_imports"], code, *doc["test_list"], ""])
+    return {"pass@1": float(passes(program))}
+
+
+def passes(program: str) -> bool:
+    """Run a program of untrusted origin in a process of its own; it passes if it ends well."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-I", "-c", program],
+                cwd=folder,
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=SECONDS,
+                check=False,
+            )
+        except (subprocess.TimeoutExpired, ValueError):
+            return False
+    return done.returncode == 0

@@ -1,0 +1,57 @@
+"""The command `eval bound`: its folder, its errors, and a second call that computes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from dlm_eval.cli import bound as command
+from dlm_eval.cli.app import app
+from dlm_eval.likelihood import run
+from typer.testing import CliRunner
+
+from dlm_sampling.errors import UsageError
+
+
+def test_results_and_resumption(
+    tiny_llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": "Once upon", "answer": " a time"}, {"prompt": "a", "answer": " b c"}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    out = tmp_path / "out"
+    words = ["bound", str(tiny_llada), "--data", str(data), "--out", str(out)]
+    words += ["--protocol", "llada", "--masks", "4"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert "negative log-likelihood: at most" in done.stdout
+    first = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    names = [(metric["name"], metric["group"]) for metric in first["metrics"]]
+    assert names[:3] == [
+        ("negative log-likelihood", ""),
+        ("bits per character", ""),
+        ("perplexity", ""),
+    ]
+    assert {group for _, group in names} == {"", "1", "2"}
+    assert first["protocol"]["scheme"] == "stratified" and first["protocol"]["masks"] == 4
+    assert first["subject"]["nfe"] == 8
+
+    def never(*_: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(run, "nats_of", never)
+    CliRunner().invoke(app, words, catch_exceptions=False)
+    again = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert again["metrics"] == first["metrics"]
+
+
+def test_wrong_arguments_are_named(tmp_path: Path) -> None:
+    data = tmp_path / "text.txt"
+    data.write_text("", encoding="utf-8")
+    for why, options in {
+        "--protocol='llama'": {"protocol": "llama"},
+        "--masks 0": {"masks": 0},
+        "no text in it": {},
+    }.items():
+        with pytest.raises(UsageError, match=why):
+            command.bound("tiny-books", str(data), tmp_path / "out", **options)

@@ -1,0 +1,130 @@
+"""The model `dlm` in lm-evaluation-harness: its figures are those of `elbo` and `generate`.
+
+lm_eval and what it needs are 210 MB and 100 s of installation, so they are not part of [test].
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dlm_sampling import elbo, generate
+from dlm_sampling.errors import UsageError
+from dlm_sampling.ops import row_seeds
+
+lm_eval: Any = pytest.importorskip("lm_eval", reason="needs: pip install 'dlm-sampling[lm-eval]'")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from dlm_eval.cli.tasks import tasks  # noqa: E402
+from dlm_eval.tasks.harness import DiffusionLM  # noqa: E402
+from dlm_eval.tasks.local.rules import DATA  # noqa: E402
+from lm_eval.api.instance import Instance  # noqa: E402
+from lm_eval.tasks import TaskManager  # noqa: E402
+
+pytestmark = pytest.mark.external
+
+
+def asked(kind: Any, *arguments: Any) -> Instance:
+    return Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llada: Path) -> DiffusionLM:
+    return DiffusionLM(str(tiny_llada), masks=6, batch_size=2, seed=5, sampler="llada")
+
+
+def test_loglikelihood_is_elbo(model: DiffusionLM) -> None:
+    pairs = [("Once upon", " a time"), ("", "there was"), ("a b c", " d")]
+    found = model.loglikelihood([asked("loglikelihood", *pair) for pair in pairs])
+    seeds = row_seeds(5, 3)
+    for (context, rest), seed, (value, greedy) in zip(pairs, seeds, found, strict=True):
+        ids = model.tok_encode(context + rest)
+        begin = len(model.tok_encode(context))
+        editable = torch.arange(len(ids)) >= begin
+        direct = elbo(
+            model.denoiser, torch.tensor([ids]), editable=editable[None], scheme="stratified",
+            n=6, seed=[seed], grad=False,
+        )  # fmt: skip
+        assert abs(value - float(direct.value)) < 1e-4 * abs(value)
+        assert not greedy
+    whole = model.loglikelihood_rolling([asked("loglikelihood_rolling", "there was")])
+    assert abs(whole[0] - float(_rolled(model, "there was"))) < 1e-3
+
+
+def _rolled(model: DiffusionLM, text: str) -> torch.Tensor:
+    ids = torch.tensor([model.tok_encode(text)])
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    options: dict[str, Any] = {
+        "scheme": "stratified",
+        "n": 6,
+        "seed": row_seeds(5, 1),
+        "grad": False,
+    }
+    return elbo(model.denoiser, ids, editable=everywhere, **options).value
+
+
+def test_greedy_continuations_are_recognised(tiny_llada: Path) -> None:
+    model = DiffusionLM(str(tiny_llada), masks=1, greedy=True)
+    ids = model.tok_encode("Once upon")
+    options: dict[str, Any] = {"sampler": "llada", "temperature": 0.0, "eos": "keep", "seed": 0}
+    out = generate(model.denoiser, [ids], max_new_tokens=3, **options)
+    rest = out.token_ids[0][:3]
+    assert model._score([(ids, rest)], True)[0][1]
+    assert not model._score([(ids, [*rest[:2], (rest[2] + 1) % 5])], True)[0][1]
+
+
+def test_texts_are_those_of_generate_up_to_a_stop_string(model: DiffusionLM) -> None:
+    whole = generate(
+        model.denoiser, ["Once", "upon"], sampler="llada", max_new_tokens=8, eos="stop",
+        seed=row_seeds(5, 2),
+    )  # fmt: skip
+    assert whole.texts is not None and all(whole.texts)
+    stops = [text[1:3] for text in whole.texts]
+    found = model.generate_until(
+        [
+            asked("generate_until", text, {"until": [stop], "max_gen_toks": 8})
+            for text, stop in zip(("Once", "upon"), stops, strict=True)
+        ]
+    )
+    cut = [text[: text.index(stop)] for text, stop in zip(whole.texts, stops, strict=True)]
+    assert found == cut
+
+
+def test_the_harness_finds_it_by_name(tiny_llada: Path) -> None:
+    manager = TaskManager(include_path=str(DATA.parent), include_defaults=False)
+    options: dict[str, Any] = {"tasks": ["sudoku4x4", "gsm8k"], "limit": 2, "num_fewshot": 0}
+    text = f"pretrained={tiny_llada},sampler=llada,steps=2,max_new_tokens=4,seed=1"
+    found = lm_eval.simple_evaluate(
+        model="dlm", model_args=text, task_manager=manager, bootstrap_iters=0, **options
+    )
+    assert found["results"]["sudoku4x4"]["solved,none"] == 0.0
+    assert found["n-samples"]["gsm8k"] == {"original": 1319, "effective": 2}
+    sample = found["samples"]["sudoku4x4"][0]
+    same = DiffusionLM(str(tiny_llada), sampler="llada", steps=2, seed=1)
+    prompt = same._prompt(sample["arguments"][0][0], 4)
+    out = generate(
+        same.denoiser, [prompt], sampler="llada", steps=2, max_new_tokens=4, stop=["\n"],
+        seed=row_seeds(1, 1), eos="stop",
+    )  # fmt: skip
+    assert out.texts == [sample["resps"][0][0]]
+
+
+def test_programs_run_with_consent_only(tiny_llada: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "tasks": "humaneval,mbpp",
+        "settings": ["sampler=llada", "steps=2", "max_new_tokens=4"],
+        "limit": 1,
+    }
+    with pytest.raises(UsageError, match="unsafe"):
+        tasks(str(tiny_llada), out=tmp_path, **options)
+    tasks(str(tiny_llada), out=tmp_path, confirm_run_unsafe_code=True, **options)
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert [(m["name"], m["value"], m["group"]) for m in results["metrics"]] == [
+        ("pass@1", 0.0, "humaneval"),
+        ("pass@1", 0.0, "mbpp"),
+    ]
