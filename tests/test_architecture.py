@@ -348,6 +348,28 @@ def test_files_stay_small(path: Path) -> None:
     assert lines < LONGEST_MODULE, f"{where(path)} has {lines} lines; split it"
 
 
+# Parts of which every file has tests of its name: who changes a file finds its tests at once.
+MIRRORED = ("types", "ops", "prediction", "engine", "likelihood")
+WITHOUT_TESTS_OF_THEIR_NAME = {
+    "types/schedule.py": "an interface without code: tests/test_schedules.py",
+}
+
+
+def has_tests_of_its_name(path: Path) -> bool:
+    folder = ROOT / "tests" / path.relative_to(LIBRARY).parent
+    return (folder / f"test_{path.stem.lstrip('_')}.py").is_file()
+
+
+def test_every_file_of_the_core_has_tests_of_its_name() -> None:
+    files = [path for part in MIRRORED for path in sources(LIBRARY / part)]
+    missing = {
+        path.relative_to(LIBRARY).as_posix()
+        for path in files
+        if path.name != "__init__.py" and not has_tests_of_its_name(path)
+    }
+    assert missing == set(WITHOUT_TESTS_OF_THEIR_NAME)
+
+
 def tracked_text() -> Iterator[tuple[str, str]]:
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False

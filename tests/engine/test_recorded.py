@@ -16,7 +16,6 @@ from torch import Tensor
 from dlm_sampling import samplers
 from dlm_sampling.denoisers import AutoDenoiser, wrap
 from dlm_sampling.engine import sample as loop
-from dlm_sampling.engine.graph import check_device
 from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.engine.trajectory import StepEvent
 from dlm_sampling.samplers.base import SamplerBase, reveal
@@ -239,14 +238,6 @@ def test_a_network_without_an_attention_mask_takes_rows_of_one_length() -> None:
     generate(model, [[1, 2], [3, 1]], max_new_tokens=3, cuda_graph=True, sampler="llada")
     with pytest.raises(ValueError, match="Give prompts of one length, or batch_size=1"):
         generate(model, [[1, 2], [3]], max_new_tokens=3, cuda_graph=True, sampler="llada")
-
-
-def test_without_a_gpu_or_a_kernel_it_says_so() -> None:
-    with pytest.raises(ValueError, match="the denoiser is on cpu; move it to a GPU"):
-        check_device(torch.device("cpu"), TokenLaw())
-    check_device(torch.device("cuda"), TokenLaw())
-    with pytest.raises(RuntimeError, match="top_k, top_p and min_p need the Triton kernels"):
-        check_device(torch.device("cuda"), TokenLaw(top_k=3))
 
 
 def test_rows_with_nothing_to_write_need_no_recording(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from dlm_sampling.ops.vocabulary import allowed_ids
 from dlm_sampling.types import Statistics, TokenLaw
 
 CPU = torch.device("cpu")
-SUPPRESSED = (3, 7)
 
 
 def logits(rows: int, vocab: int, seed: int = 0) -> torch.Tensor:
@@ -27,10 +26,11 @@ def logits(rows: int, vocab: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("vocab", [50, 1024, 2100])
 def test_a_reading_against_sums_over_the_row(vocab: int) -> None:
     x, law = logits(6, vocab), TemperedLaw(None, 0.5)
-    x[:, 3] = 99.0  # suppressed
-    allowed = allowed_ids(vocab, SUPPRESSED, CPU)
+    suppressed = (3, vocab - 1)  # in the first tile and in the last
+    x[:, suppressed] = 99.0
+    allowed = allowed_ids(vocab, suppressed, CPU)
     found = tiles.read_tiles(Block.of(x, None), allowed, MODEL_LAW, law, Scratch(CPU))
-    left = x.index_fill(1, torch.tensor(SUPPRESSED), -math.inf)
+    left = x.index_fill(1, torch.tensor(suppressed), -math.inf)
     two = left.topk(2, -1)
     assert torch.equal(found.best, two.indices[:, 0])
     assert torch.equal(found.peak, two.values[:, 0])
