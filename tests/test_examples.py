@@ -44,6 +44,7 @@ def test_all_are_tested() -> None:
         "generate_llada.py",
         "grpo_logprobs.py",
         "infill.py",
+        "train_judge.py",
         "train_loopholing.py",
         "train_sudoku.py",
         "train_tiny.py",
@@ -112,11 +113,13 @@ BOOK = "The old king went into the forest, and the fox said: come home.\n\n" * 6
 def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sys.path.insert(0, str(ROOT / "examples"))
     try:
+        import train_judge
         import train_tiny
     finally:
         sys.path.pop(0)
     folder = tmp_path_factory.mktemp("books")
-    for stem in (*train_tiny.TRAIN_BOOKS, *train_tiny.HELD_OUT_BOOKS):
+    stems = (*train_tiny.TRAIN_BOOKS, *train_tiny.HELD_OUT_BOOKS, *train_judge.JUDGE_BOOKS)
+    for stem in stems:
         (folder / f"{stem}.txt").write_text(BOOK, encoding="utf-8")
     return folder
 
@@ -151,6 +154,21 @@ def test_train_tiny_learns_resumes_and_loads(run: Run, books: Path, tmp_path: Pa
     out = generate(denoiser, "The old king", max_new_tokens=8, seed=0)
     assert out.texts is not None
     assert len(out.token_ids[0]) <= 8
+
+
+def test_train_judge_learns_and_is_a_judge(run: Run, books: Path, tmp_path: Path) -> None:
+    from dlm_eval.judges.causal import CausalJudge
+
+    sizes = ["--vocab-size", "300", "--hidden-size", "16", "--layers", "1", "--heads", "1"]
+    few = ["--minutes", "0.05", "--length", "32", "--lr", "0.02", *sizes]
+    words = ("train_judge.py", "--books", str(books), "--out", str(tmp_path), *few)
+    run(*words)
+    record = (tmp_path / "checkpoint" / "training.json").read_text(encoding="utf-8")
+    assert json.loads(record)["steps"] > 0
+    run(*words)  # it is done, and nothing is trained again
+    assert (tmp_path / "checkpoint" / "training.json").read_text(encoding="utf-8") == record
+    judge = CausalJudge.from_pretrained(tmp_path / "checkpoint")
+    assert judge.score([BOOK[:66]]).perplexity() < len(judge.tokenizer)
 
 
 def test_train_uniform_trains_and_converts(run: Run, books: Path, tmp_path: Path) -> None:

@@ -83,6 +83,9 @@ def test_wheel_holds_every_module_and_model(wheel: Path) -> None:
     for path in (ROOT / "dlm_sampling" / "models").rglob("*"):
         if path.is_file() and path.suffix in {".json", ".safetensors", ".txt", ".md"}:
             assert path.relative_to(ROOT).as_posix() in names
+    for path in (ROOT / "eval" / "dlm_eval" / "data").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert path.relative_to(ROOT / "eval").as_posix() in names
 
 
 def test_wheel_metadata(wheel: Path) -> None:

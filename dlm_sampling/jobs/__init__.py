@@ -1,5 +1,6 @@
 """Run a file of prompts as a job: in shards, on any number of processes, resumed after any end."""
 
+from dlm_sampling.engine.batches import out_of_memory
 from dlm_sampling.engine.request import BlockRequest
 from dlm_sampling.jobs.job import Job, Shard
 from dlm_sampling.jobs.rank import Rank, rank_of
@@ -25,6 +26,7 @@ __all__ = [
     "ShardRunner",
     "finish",
     "item_seeds",
+    "out_of_memory",
     "rank_of",
     "read_prompts",
     "read_rows",

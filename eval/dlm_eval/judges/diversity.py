@@ -18,7 +18,23 @@ def unigram_entropy(samples: Sequence[Row]) -> float:
     At most ln(length).  Empty samples are left out; nan if nothing is left.
     Strudel et al. 2022, arXiv:2211.04236, section 5.
     """
-    return _mean([_entropy(np.asarray(row)) for row in samples if len(row)])
+    values = entropies(samples)
+    return _mean(values[np.isfinite(values)].tolist())
+
+
+def entropies(samples: Sequence[Row]) -> npt.NDArray[np.float64]:
+    """Return the entropy in nats of the token frequencies of each sample, nan for an empty one."""
+    return np.array([_entropy(np.asarray(row)) if len(row) else np.nan for row in samples])
+
+
+def repeat_rates(samples: Sequence[Row], n: int = 4) -> npt.NDArray[np.float64]:
+    """Return the fraction of n-grams that occurred before in each sample, nan without n-grams.
+
+    Raises:
+        ValueError: n < 1.
+    """
+    rows = [_grams(row, n) for row in samples]
+    return np.array([1.0 - len(set(g)) / len(g) if g else np.nan for g in rows])
 
 
 def distinct_n(samples: Sequence[Row], n: int = 2) -> float:
@@ -45,8 +61,8 @@ def repeat_rate(samples: Sequence[Row], n: int = 4) -> float:
     Raises:
         ValueError: n < 1.
     """
-    rows = [_grams(row, n) for row in samples]
-    return _mean([1.0 - len(set(grams)) / len(grams) for grams in rows if grams])
+    values = repeat_rates(samples, n)
+    return _mean(values[np.isfinite(values)].tolist())
 
 
 def _entropy(row: npt.NDArray[np.int64]) -> float:

@@ -1,0 +1,1 @@
+"""Hold the metric `entropy` for `evaluate.load`."""

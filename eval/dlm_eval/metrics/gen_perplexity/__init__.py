@@ -1,0 +1,1 @@
+"""Hold the metric `gen_perplexity` for `evaluate.load`."""

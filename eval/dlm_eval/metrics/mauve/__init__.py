@@ -1,0 +1,1 @@
+"""Hold the metric `mauve` for `evaluate.load`."""
