@@ -24,13 +24,13 @@ from dlm_sampling.cli.exits import close_stdout, note, quieten, terminate_as_int
 from dlm_sampling.cli.io import check_model, collect_prompts, parse_settings, refuse_bad
 from dlm_sampling.cli.learn import learn
 from dlm_sampling.cli.output import JSON_SUFFIXES, is_folder, open_output
-from dlm_sampling.errors import UsageError, unknown_sampler
+from dlm_sampling.cli.own_sampler import find_sampler
+from dlm_sampling.errors import UsageError
 from dlm_sampling.text.prompt_files import PromptSource
 from dlm_sampling.viewers.safe_text import json_line
 
 if TYPE_CHECKING:
     from dlm_sampling.denoisers import Denoiser
-    from dlm_sampling.samplers import Entry
     from dlm_sampling.text.rows import Eos
     from dlm_sampling.viewers.terminal import LiveCanvas
 
@@ -251,27 +251,6 @@ def generate(
             closing = f"{span(run.nfe)} NFE" if run.nfe else "nothing was left to do"
     if not quiet:
         note(f"{name}, seed {seed}, {closing}, {time.monotonic() - begun:.1f} s")
-
-
-def find_sampler(name: str) -> Entry:
-    """Find a sampler by registered name, by "module:Name", or by a JSON file of `learn`.
-
-    Raises:
-        UsageError: no sampler has this name; the message names the closest one.
-        ValueError, OSError: the file holds no learned sampler.
-    """
-    from dlm_sampling.samplers import available, find
-
-    if name.endswith(".json"):
-        return find(name)
-    if ":" in name and name not in available():
-        from dlm_sampling.cli.own_sampler import register_own
-
-        register_own(name)
-    entries = available()
-    if name not in entries:
-        raise UsageError(str(unknown_sampler(name, entries)))
-    return entries[name]
 
 
 def open_live(denoiser: Denoiser) -> LiveCanvas | None:

@@ -1,7 +1,7 @@
-"""Import a user's sampler: `--sampler my_module:MySampler` or `--sampler my_file.py:MySampler`.
+"""Find a sampler by its name, or import a user's own one.
 
-The first form needs a module on the import path; the second takes any file, because an installed
-command does not look for modules in the current folder.
+`--sampler my_module:MySampler` needs a module on the import path; `--sampler my_file.py:MySampler`
+takes any file, because an installed command does not look for modules in the current folder.
 """
 
 from __future__ import annotations
@@ -11,9 +11,31 @@ from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING
 
-from dlm_sampling.errors import UsageError, suggestion
-from dlm_sampling.samplers import register
+from dlm_sampling.errors import UsageError, suggestion, unknown_sampler
+
+if TYPE_CHECKING:
+    from dlm_sampling.samplers import Entry
+
+
+def find_sampler(name: str) -> Entry:
+    """Find a sampler by registered name, by "module:Name", or by a JSON file of `learn`.
+
+    Raises:
+        UsageError: no sampler has this name; the message names the closest one.
+        ValueError, OSError: the file holds no learned sampler.
+    """
+    from dlm_sampling.samplers import available, find
+
+    if name.endswith(".json"):
+        return find(name)
+    if ":" in name and name not in available():
+        register_own(name)
+    entries = available()
+    if name not in entries:
+        raise UsageError(str(unknown_sampler(name, entries)))
+    return entries[name]
 
 
 def register_own(text: str) -> None:
@@ -26,6 +48,8 @@ def register_own(text: str) -> None:
         TypeError: the class or function builds no sampler, or needs arguments; see
             `samplers.register`.
     """
+    from dlm_sampling.samplers import register
+
     place, _, name = text.rpartition(":")
     if not place or not name:
         raise UsageError(f"--sampler {text}: write it as module:Name or file.py:Name.")

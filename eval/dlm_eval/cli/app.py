@@ -10,6 +10,7 @@ import typer
 
 from dlm_eval.cli.bound import bound
 from dlm_eval.cli.tasks import tasks
+from dlm_eval.cli.text import text
 
 PROGRAM = "dlm-sampling eval"
 
@@ -30,3 +31,4 @@ def _root() -> None:
 
 app.command()(bound)
 app.command()(tasks)
+app.command()(text)

@@ -1,0 +1,100 @@
+"""The command `eval text`: what it writes, that it resumes, and wrong usage in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import command as command
+from tests.cli.process import Command
+
+FEW = ("-n", "20", "--max-new-tokens", "12", "--steps", "4", "--mauve-seeds", "2")
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def test_texts_of_a_model(command: Command, tmp_path: Path) -> None:
+    runs = []
+    for sampler in ("llada", "ancestral"):
+        out = tmp_path / sampler
+        words = ("eval", "text", "tiny-books", "--sampler", sampler, *FEW, "--out", str(out))
+        shown = command(*words)
+        assert shown.code == 0, shown.err
+        runs.append(found := results(out))
+        assert {p.name for p in out.iterdir()} >= {"results.json", "samples.jsonl", "report.html"}
+        assert found["subject"]["sampler"].lower().startswith(sampler)
+        values = {m["name"]: m["value"] for m in found["metrics"] if not m["group"]}
+        assert {"generative perplexity", "unigram entropy", "MAUVE", "NFE"} <= set(values)
+        assert f"generative perplexity: {values['generative perplexity']:.4g}" in shown.out
+        assert f"unigram entropy: {values['unigram entropy']:.4g}" in shown.out
+        assert sorted(found["command"].replace("--samples", "-n").split()) == sorted(
+            ("dlm-sampling", *words)
+        )
+    greedy, ancestral = runs
+    assert greedy["protocol_hash"] == ancestral["protocol_hash"]
+    assert any("19 of 20 texts are copies" in warning for warning in greedy["warnings"])
+    assert not any("copies" in warning for warning in ancestral["warnings"])
+
+    # The same command resumes: nothing is generated again, and the figures are the same.
+    parts = sorted((tmp_path / "ancestral" / "samples" / "data").iterdir())
+    times = [part.stat().st_mtime_ns for part in parts]
+    assert command(*words).code == 0
+    assert [part.stat().st_mtime_ns for part in parts] == times
+    assert results(out) == ancestral
+    other = command(*words, "--seed", "1")
+    assert (other.code, len(other.err.splitlines())) == (4, 1)
+
+    # Another judgement of the same texts is another protocol.
+    texts = str(out / "samples.jsonl")
+    read = command("eval", "text", "--texts", texts, "--reduction", "text", "--reference", "none",
+                   "--out", str(tmp_path / "read"))  # fmt: skip
+    assert read.code == 0, read.err
+    again = results(tmp_path / "read")
+    assert again["protocol_hash"] != ancestral["protocol_hash"]
+    entropy = [
+        next(m["value"] for m in found["metrics"] if m["name"] == "unigram entropy")
+        for found in (again, ancestral)
+    ]
+    assert entropy[0] == entropy[1]
+
+
+def test_another_process_leaves_the_scoring_to_the_first(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("eval", "text", "sudoku4x4", "-n", "4", "--max-new-tokens", "15", "--out")
+    words = (*words, str(tmp_path / "two"), "--reference", "none")
+    monkeypatch.setenv("DLM_SHARD", "1/2")
+    assert command(*words).code == 0
+    assert not (tmp_path / "two" / "results.json").exists()
+    monkeypatch.setenv("DLM_SHARD", "0/2")
+    assert command(*words).code == 0
+    assert results(tmp_path / "two")["subject"]["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "Give a MODEL that generates, or --texts FILE"),
+        (("tiny-books", "--texts", "a.txt"), "Give a MODEL that generates, or --texts FILE"),
+        (("tiny-books",), "--out: name the folder"),
+        (("tiny-bucks", "--out", "{tmp}/a"), "Did you mean 'tiny-books'"),
+        (("--texts", "gone.jsonl", "--out", "{tmp}/a"), "--texts gone.jsonl: there is no such"),
+        (("--texts", "{tmp}", "--out", "{tmp}/a"), "the folder is empty"),
+        (("tiny-books", "--judge", "{tmp}", "--out", "{tmp}/a"), "holds no config.json"),
+        (("tiny-books", "--reduction", "mean", "--out", "{tmp}/a"), "must be one of corpus, text"),
+        (("tiny-books", "--set", "a=1", "--out", "{tmp}/a"), "--set goes with --sampler"),
+        (("tiny-books", "--sampler", "lada", "--out", "{tmp}/a"), "Did you mean 'llada'"),
+        (("tiny-books", "-n", "5000", "--out", "{tmp}/a"), "the held-out books hold"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    command: Command, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    shown = command("eval", "text", *(word.replace("{tmp}", str(tmp_path)) for word in words))
+    assert (shown.code, len(shown.err.splitlines())) == (2, 1), shown.err
+    assert message in shown.err
