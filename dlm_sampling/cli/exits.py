@@ -92,7 +92,7 @@ def quieten(debug: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("dlm_sampling")
-    logger.addHandler(handler)
+    logger.handlers[:] = [handler]
     logger.setLevel(level.upper())
     if level != "debug":
         warnings.simplefilter("ignore")
@@ -104,8 +104,8 @@ def quieten(debug: bool) -> None:
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
-    """Write a warning as one line, without the place in the code that it comes from."""
-    note(f"WARNING: {message}")
+    """Log a warning as one line, without the place in the code that it comes from."""
+    logging.getLogger("dlm_sampling").warning(one_line(str(message)))
 
 
 def verdict(error: BaseException) -> tuple[int, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dlm_sampling.embedded import embedded_models
 from dlm_sampling.errors import UsageError, closest, suggestion, unknown_choice
+from dlm_sampling.samplers.registry import called
 from dlm_sampling.text.prompt_files import PromptSource, read_prompts, read_stream
 from dlm_sampling.text.prompt_items import PromptItem
 
@@ -75,8 +75,8 @@ def parse_settings(pairs: Sequence[str], build: Any, sampler: str) -> dict[str, 
     """
     parameters = inspect.signature(build).parameters
     # The annotations of functools.partial are those of what it calls.
-    called = build.func if isinstance(build, partial) else build
-    hints = {name: hint for name, hint in get_type_hints(called).items() if name in parameters}
+    hints = get_type_hints(called(build))
+    hints = {name: hint for name, hint in hints.items() if name in parameters}
     settings: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")

@@ -41,29 +41,28 @@ def in_parts(
     """
     check_whole("batch_size", batch_size, optional=True)
     size = rows if batch_size is None else batch_size
-    if size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(
             f"batch_size={batch_size}: must be at least 1, or None for all rows together."
         )
     first = 0
     while first < rows:
         last = min(first + size, rows)
+        done: list[Output] = []
         try:
-            output = run(first, last)
+            done.append(run(first, last))
         except (RuntimeError, MemoryError) as error:
             if on_halve is None or last - first == 1 or not out_of_memory(error):
                 raise
-            size, output = -(-(last - first) // 2), None
-        # Behind the except clause, which holds the tensors of the failed run.
-        if output is None:
-            assert on_halve is not None
+        if done:
+            yield first, done[0]
+            first = last
+        elif on_halve is not None:  # behind the except clause, which holds the failed run's tensors
+            size = -(-(last - first) // 2)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             logger.warning("Out of memory: going on with %d rows at a time.", size)
             on_halve(size)
-            continue
-        yield first, output
-        first = last
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -97,7 +96,7 @@ def run_parts(
 
     def run(first: int, last: int) -> SampleOutput:
         relabelled = [_relabel(callback, first) for callback in callbacks]
-        return run_request(denoiser, request, canvases.part(first, last), relabelled)
+        return run_request(denoiser, request, canvases.part(first, last), relabelled, first)
 
     return join(list(in_parts(len(canvases.tokens), batch_size, run)), canvases)
 

@@ -223,6 +223,15 @@ class Run:
             check_step(self.sampler, taken, canvas)
         try:
             sampler_state, step = taken
+            shape = canvas.tokens.shape
+            # A wrong shape or dtype could be broadcast or cast in silence; reading them is free.
+            if not (
+                step.tokens.shape == step.unknown.shape == step.logprob.shape == shape
+                and step.tokens.dtype is torch.int64
+                and step.unknown.dtype is torch.bool
+                and step.logprob.dtype.is_floating_point
+            ):
+                check_step(self.sampler, taken, canvas)
             new = apply(state, canvas, step)
         except Exception:
             check_step(self.sampler, taken, canvas)

@@ -125,6 +125,7 @@ def run_request(
     request: Request,
     canvases: Canvases,
     callbacks: Sequence[StepCallback] = (),
+    first: int = 0,
 ) -> SampleOutput:
     """Run a request over all rows at once; see `sample`.
 
@@ -133,6 +134,7 @@ def run_request(
         request: the settings of the run.
         canvases: the rows, checked by `check_canvases` or built by `text.prompts`.
         callbacks: called after each step.
+        first: number of the first row in the whole batch, for messages.
     """
     canvases = canvases.to(denoiser.device)
     request, plan = _planned(denoiser, request, canvases)
@@ -155,7 +157,8 @@ def run_request(
             output = run_recorded(run, state, listeners, record)
         else:
             output = run_stepwise(run, state, listeners)
-    check_written(request.sampler, output.tokens, canvases.editable, denoiser.vocab_size)
+    written = canvases.editable & (output.tokens != run.filler)
+    check_written(request.sampler, output.tokens, written, denoiser.vocab_size, first)
     return output
 
 

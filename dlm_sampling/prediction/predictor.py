@@ -2,7 +2,8 @@
 
 A sampler calls a `Predictor` with a canvas and gets a `LazyPrediction`.  The forward pass runs when
 a draw is requested, over the rows that need it, and each row is charged for its own passes.  A
-predictor lives for one step; it changes only the counts of the run and its own `carries`.
+predictor lives for one step; it changes the counts of the run, its own `carries`, and what the
+denoiser knows of padding, which the first padded pass proves.
 """
 
 from __future__ import annotations

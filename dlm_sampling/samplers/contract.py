@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.types import Canvas, Sampler, Step
+from dlm_sampling.types.rows import row_tensors
 
 MEMBERS = tuple(name for name in vars(Sampler) if not name.startswith("_"))
 """The members of the `Sampler` protocol, in the order of its definition."""
@@ -73,7 +74,8 @@ def check_step(sampler: Sampler[Any], result: object, canvas: Canvas) -> None:
 
     Raises:
         TypeError: the value is no such pair, or a tensor of the Step has another dtype.
-        ValueError: a tensor of the Step has another shape than the canvas, or another device.
+        ValueError: a tensor of the Step has another shape than the canvas, or another device; or a
+            tensor of the state has another number of rows.
     """
     name = f"{type(sampler).__name__}.step"
     step = _step_of(result)
@@ -82,30 +84,43 @@ def check_step(sampler: Sampler[Any], result: object, canvas: Canvas) -> None:
             f"{name} returned {_described(result)}: must return (state, Step), where state goes to "
             "the next step and Step is that of dlm_sampling.types; samplers.reveal(...) makes one."
         )
+    try:
+        state = list(row_tensors(cast("tuple[object, Step]", result)[0]))
+    except TypeError as error:
+        raise TypeError(f"{name} returned a state that cannot follow its rows: {error}") from error
+    for part in state:
+        if part.ndim == 0 or len(part) != len(canvas.tokens):
+            raise ValueError(
+                f"{name} returned a state with a tensor of shape {list(part.shape)}: the first "
+                f"dimension of every tensor must be the {len(canvas.tokens)} batch rows."
+            )
     _check_tensor(f"{name}: Step.tokens", step.tokens, canvas, torch.int64)
     _check_tensor(f"{name}: Step.unknown", step.unknown, canvas, torch.bool)
     _check_tensor(f"{name}: Step.logprob", step.logprob, canvas, None)
 
 
-def check_written(sampler: Sampler[Any], tokens: Tensor, editable: Tensor, vocab_size: int) -> None:
+def check_written(
+    sampler: Sampler[Any], tokens: Tensor, written: Tensor, vocab_size: int, first: int = 0
+) -> None:
     """Refuse a finished canvas in which the sampler wrote an id outside of the vocabulary.
 
     Args:
         sampler: the sampler, to be named in the message.
         tokens: int64 [B, L], the finished canvases.
-        editable: bool [B, L], the positions that the sampler wrote.
+        written: bool [B, L], the positions that the sampler wrote.
         vocab_size: V; ids are 0 to V - 1.
+        first: number of the first row in the whole batch.
 
     Raises:
         ValueError: an id is outside; the message names the first and its place.
     """
-    wrong = ((tokens < 0) | (tokens >= vocab_size)) & editable
+    wrong = ((tokens < 0) | (tokens >= vocab_size)) & written
     if bool(wrong.any()):
         row, column = (int(index) for index in wrong.nonzero()[0])
         raise ValueError(
-            f"{type(sampler).__name__}.step wrote id {int(tokens[row, column])} in batch row {row},"
-            f" column {column}: must be 0 to {vocab_size - 1}, as the vocabulary has {vocab_size} "
-            "tokens."
+            f"{type(sampler).__name__}.step wrote id {int(tokens[row, column])} in batch row "
+            f"{first + row}, column {column}: must be 0 to {vocab_size - 1}, as the vocabulary has "
+            f"{vocab_size} tokens."
         )
 
 

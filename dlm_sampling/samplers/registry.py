@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from dlm_sampling.samplers.base import SamplerBase
@@ -43,7 +44,7 @@ class Entry:
     @property
     def summary(self) -> str:
         """Return the first paragraph of the docstring, on one line."""
-        return (inspect.getdoc(self.build) or "").split("\n\n")[0].replace("\n", " ")
+        return (inspect.getdoc(called(self.build)) or "").split("\n\n")[0].replace("\n", " ")
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -75,6 +76,11 @@ class Entry:
     def nfe(self) -> str:
         """Return the number of forward passes, in words."""
         return self.build().nfe
+
+
+def called(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the class or function behind a functools.partial, which has the docstring."""
+    return called(build.func) if isinstance(build, partial) else build
 
 
 _ENTRIES: dict[str, Entry] = {}
@@ -114,6 +120,12 @@ def register(name: str, build: Callable[..., SamplerBase[Any]]) -> None:
             f"build={build!r}: must be a class or function whose parameters all have defaults "
             f"({error})."
         ) from error
+    for parameter in inspect.signature(build).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise TypeError(
+                f"build={build!r}: takes {parameter}, so that its parameters are not known; name "
+                "each one, with a default."
+            )
     check_described(sampler)
     _ENTRIES[name] = Entry(name, build)
 
