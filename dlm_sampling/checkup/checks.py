@@ -8,7 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dlm_sampling.checkup.memory import expected_memory, in_units
 from dlm_sampling.checkup.patient import LENGTH, PADDING, Finding, Patient
+
+BATCH_ROWS, BATCH_LENGTH = 16, 1024
+"""The batch whose memory is estimated; its rows are shorter where the context is."""
 
 
 def check_parameters(patient: Patient) -> Finding:
@@ -37,6 +41,21 @@ def check_dtype(patient: Patient) -> Finding:
         remedy = "pass dtype='float32': 16-bit matrix products are slow on a CPU"
         return Finding("warn", found, remedy)
     return Finding("skip" if dtype is None else "pass", found)
+
+
+def check_memory(patient: Patient) -> Finding:
+    """Estimate the memory of a batch by formula; see `memory`, which has the assumptions."""
+    denoiser = patient.denoiser
+    length = min(BATCH_LENGTH, denoiser.max_length or BATCH_LENGTH)
+    memory = expected_memory(denoiser, BATCH_ROWS, length)
+    found = f"{memory}; without guidance and gradients"
+    if denoiser.device.type != "cuda":
+        return Finding("pass", found)
+    free = torch.cuda.mem_get_info(denoiser.device)[0]
+    if memory.total - memory.weights > free:
+        remedy = f"{in_units(free)} are free: run fewer rows at a time (batch_size=)"
+        return Finding("warn", found, remedy)
+    return Finding("pass", found)
 
 
 def check_mask_id(patient: Patient) -> Finding:
@@ -209,6 +228,7 @@ CHECKS: dict[str, Callable[[Patient], Finding]] = {
     "parameters": check_parameters,
     "config keys": check_config,
     "dtype": check_dtype,
+    "memory": check_memory,
     "mask id": check_mask_id,
     "vocabulary": check_vocabulary,
     "finite": check_finite,

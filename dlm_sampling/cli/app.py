@@ -21,7 +21,13 @@ from dlm_sampling.cli.checkup import bench, doctor
 from dlm_sampling.cli.config import read_config, write_config
 from dlm_sampling.cli.evaluate import PASSED_ON, evaluate
 from dlm_sampling.cli.exits import close_stdout, note, quieten, terminate_as_interrupt, verdict
-from dlm_sampling.cli.io import check_model, collect_prompts, parse_settings, refuse_bad
+from dlm_sampling.cli.io import (
+    check_model,
+    collect_prompts,
+    parse_settings,
+    parse_template,
+    refuse_bad,
+)
 from dlm_sampling.cli.learn import learn
 from dlm_sampling.cli.output import JSON_SUFFIXES, is_folder, open_output
 from dlm_sampling.cli.own_sampler import find_sampler
@@ -110,6 +116,21 @@ def generate(
         float, typer.Option(help="Classifier-free guidance; 0 is none.")
     ] = 0.0,
     eos: Annotated[str, typer.Option(help="End-of-text: keep, cut, stop, or auto.")] = "auto",
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End a text before this string; repeat.")
+    ] = None,
+    add_special_tokens: Annotated[
+        bool | None,
+        typer.Option(
+            "--add-special-tokens/--no-add-special-tokens",
+            help="Encode prompts with the tokenizer's special tokens, or without; default with, "
+            "but no second begin token.",
+        ),
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Argument of the chat template; repeat."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed repeats the run.")] = 0,
     samples: Annotated[
         int, typer.Option("--num-return-sequences", "-n", min=1, help="Texts per prompt.")
@@ -156,7 +177,9 @@ def generate(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Rows that run together; no effect on the text.")
     ] = BATCH_ROWS,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, auto; default a GPU if there is one.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="On a GPU: record a step and replay it.")
@@ -224,6 +247,9 @@ def generate(
             guidance_scale=guidance_scale,
             num_return_sequences=samples,
             eos=cast("Eos", eos),  # `prepare` checks it
+            stop=stop or None,
+            add_special_tokens=add_special_tokens,
+            chat_template_kwargs=parse_template(template or []),
             cuda_graph=cuda_graph,
         )
         if as_job:
@@ -241,7 +267,7 @@ def generate(
                 max_errors=error_limit(max_errors, items, samples),
                 revision=revision,
             )
-            closing = run_folder(job, denoiser, rank)
+            closing, machine = run_folder(job, denoiser, rank)
         else:
             from dlm_sampling.cli.generate import Run
 
@@ -249,8 +275,9 @@ def generate(
             run = Run(denoiser, options, as_json, model, name, canvas)
             run.run(items, batch_size, sink)
             closing = f"{span(run.nfe)} NFE" if run.nfe else "nothing was left to do"
+            machine = run.machine
     if not quiet:
-        note(f"{name}, seed {seed}, {closing}, {time.monotonic() - begun:.1f} s")
+        note(f"{name}, seed {seed}, {closing}, {time.monotonic() - begun:.1f} s {machine}")
 
 
 def open_live(denoiser: Denoiser) -> LiveCanvas | None:

@@ -14,7 +14,9 @@ from dlm_sampling.viewers.safe_text import json_line, one_line, printable
 def doctor(
     model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
     as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, auto; default a GPU if there is one.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")

@@ -7,11 +7,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from dlm_sampling.checkup.memory import expected_memory
 from dlm_sampling.cli.output import Output
 from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.errors import UsageError
 from dlm_sampling.text.completion import GenerateOutput
-from dlm_sampling.text.fingerprint import digest, settings
+from dlm_sampling.text.fingerprint import digest, encoding_of, settings
 from dlm_sampling.text.generate import generate_parts
 from dlm_sampling.text.options import GenerateOptions
 from dlm_sampling.text.options import Job as Generation
@@ -35,6 +38,7 @@ class Run:
         sampler: name of the sampler.
         live: shows the canvas, or None.
         nfe: forward passes of every row so far.
+        machine: where it runs and the memory that it expects; see `machine_of`.
     """
 
     denoiser: Denoiser
@@ -44,6 +48,7 @@ class Run:
     sampler: str
     live: LiveCanvas | None = None
     nfe: list[int] = field(default_factory=list[int])
+    machine: str = ""
 
     def run(self, items: Sequence[PromptItem], batch_rows: int, sink: Output) -> None:
         """Check all prompts, then generate in batches and write the results batch by batch.
@@ -56,6 +61,7 @@ class Run:
         for error in prepared.errors.values():
             raise error
         shared = self.shared(prepared.generation)
+        self.machine = machine_of(prepared.generation, batch_rows)
         total, number = len(prepared.rows), len(sink.kept)
         for row in range(number):
             sink.check_kept(row, self.facts(prepared, items, row) | shared)
@@ -99,7 +105,8 @@ class Run:
 
     def shared(self, generation: Generation) -> dict[str, Any]:
         """Return the facts of all rows: seed, sampler, model, and a digest of all options."""
-        options = [settings(generation), self.options.max_new_tokens]
+        own = self.options
+        options = [settings(generation), own.max_new_tokens, encoding_of(own)]
         return {
             "seed": self.options.seed,
             "sampler": self.sampler,
@@ -139,3 +146,15 @@ class Run:
         if self.denoiser.mask_token_id in prompt:
             return text
         return tokenizer.decode([*prompt, *ids], skip_special_tokens=True)
+
+
+def machine_of(generation: Generation, batch_rows: int) -> str:
+    """Say on which device and in which type rows run, and what memory the longest batch needs."""
+    denoiser = generation.denoiser
+    lengths = [
+        len(row.ids) + new
+        for row, new in zip(generation.prompts, generation.new_tokens, strict=True)
+    ]
+    memory = expected_memory(denoiser, min(batch_rows, len(lengths)), max(lengths, default=0))
+    kind = str(denoiser.dtype or torch.float32).removeprefix("torch.")
+    return f"on {denoiser.device} in {kind}, {memory}"

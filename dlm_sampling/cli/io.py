@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,6 +92,28 @@ def parse_settings(pairs: Sequence[str], build: Any, sampler: str) -> dict[str, 
         except ValueError as error:
             raise UsageError(f"--set {error}") from error
     return settings
+
+
+def parse_template(pairs: Sequence[str]) -> dict[str, Any] | None:
+    """Return the arguments of `--template name=value ...`; None without any.
+
+    A value is JSON, such as 3 or ["a"]; true, false and none in any case; or else text.
+
+    Raises:
+        UsageError: no "=".
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not (name and equals):
+            raise UsageError(f"--template {pair}: write name=value, such as enable_thinking=false.")
+        lower = text.lower()
+        word = "null" if lower == "none" else lower if lower in ("true", "false") else text
+        try:
+            found[name] = json.loads(word)
+        except ValueError:
+            found[name] = text
+    return found or None
 
 
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}

@@ -8,15 +8,17 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from dlm_sampling.cli.generate import machine_of
 from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.errors import FailedRowsError, UsageError
 from dlm_sampling.jobs import Job, Rank, run_job
+from dlm_sampling.text.prompt_rows import Prepared
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-def run_folder(job: Job, denoiser: Denoiser, rank: Rank) -> str:
-    """Run a job, and return the line to close with.
+def run_folder(job: Job, denoiser: Denoiser, rank: Rank) -> tuple[str, str]:
+    """Run a job, and return its result and where it ran, for the line to close with.
 
     The first interrupt finishes the batch that is running, the second ends at once.
 
@@ -24,9 +26,15 @@ def run_folder(job: Job, denoiser: Denoiser, rank: Rank) -> str:
         FailedRowsError: the job is done and rows have failed, or too many failed.
         KeyboardInterrupt: the job was interrupted.
     """
+    machine = ""
+
+    def begun(prepared: Prepared) -> None:
+        nonlocal machine
+        machine = machine_of(prepared.generation, job.batch_rows)
+
     try:
         with one_interrupt_asks() as stop:
-            report = run_job(job, denoiser, rank=rank, stop=stop)
+            report = run_job(job, denoiser, rank=rank, stop=stop, begun=begun)
     except BaseException as error:
         if job.folder.is_dir():
             error.add_note(
@@ -35,13 +43,14 @@ def run_folder(job: Job, denoiser: Denoiser, rank: Rank) -> str:
             )
         raise
     if not report.done:
-        return f"{job.rows_done()} of {report.rows} rows; other processes are still at work"
+        done = f"{job.rows_done()} of {report.rows} rows; other processes are still at work"
+        return done, machine
     if report.errors:
         raise FailedRowsError(
             f"{report.errors} of {report.rows} rows in {job.folder} have an error, the others are "
             "done; column 'error' says why."
         )
-    return f"{report.rows} rows in {job.folder}"
+    return f"{report.rows} rows in {job.folder}", machine
 
 
 @contextmanager

@@ -40,7 +40,9 @@ def learn(
     length: Annotated[int, typer.Option(help="Tokens per text.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 1e-2,
     seed: Annotated[int, typer.Option(help="The same seed repeats the run.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, auto; default a GPU if there is one.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")

@@ -22,7 +22,7 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import (
     read_json,
 )
 from dlm_sampling.denoisers.checkpoints.config_keys import CONFIG, EVERYWHERE
-from dlm_sampling.denoisers.checkpoints.placement import DeviceMap
+from dlm_sampling.denoisers.checkpoints.placement import DeviceMap, single_device
 from dlm_sampling.denoisers.checkpoints.settings import is_mapping
 from dlm_sampling.denoisers.checkpoints.value_kinds import (
     COUNT,
@@ -33,6 +33,7 @@ from dlm_sampling.denoisers.checkpoints.value_kinds import (
     Kind,
     check_kinds,
 )
+from dlm_sampling.denoisers.quantisation import check_method, quantise
 from dlm_sampling.denoisers.registry import FAMILIES, LoadOptions, family_of
 from dlm_sampling.embedded import embedded_models, embedded_path
 from dlm_sampling.errors import suggestion
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 OPEN_OPTIONS = frozenset({"cache_dir", "local_files_only"})
 NAMED_OPTIONS = frozenset(
     {
-        *("device_map", "dtype", "ignore_keys", "mask_token_id", "revision", "tokenizer"),
-        "trust_remote_code",
+        *("device_map", "dtype", "ignore_keys", "mask_token_id", "quantize", "revision"),
+        *("tokenizer", "trust_remote_code"),
     }
 )
 REMOTE_OPTIONS = frozenset({"shifted", "honours_padding", "max_length"})
@@ -64,6 +65,9 @@ DEFAULTS: dict[str, Kind] = {
 ALIASES = {
     "torch_dtype": ("dtype", "transformers' torch_dtype"),
     "device": ("device_map", "device"),
+    "load_in_8bit": ("quantize", "transformers' load_in_8bit"),
+    "load_in_4bit": ("quantize", "transformers' load_in_4bit"),
+    "quantization_config": ("quantize", "transformers' quantization_config"),
     "mask_id": ("mask_token_id", "LLaDA's mask_id"),
     "mask_index": ("mask_token_id", "MDLM's mask_index"),
 }
@@ -83,6 +87,7 @@ class AutoDenoiser:
         tokenizer: PreTrainedTokenizerBase | str | None = None,
         mask_token_id: int | None = None,
         ignore_keys: Collection[str] = (),
+        quantize: str | None = None,
         **options: Any,
     ) -> Denoiser:
         """Load a denoiser from a folder or the Hugging Face hub.
@@ -94,13 +99,16 @@ class AutoDenoiser:
             dtype: type of the weights; "auto" keeps the checkpoint's, but widens 16 bits to float32
                 on a CPU.
             device_map: a device ("cuda", "cpu", 0), or a plan over several ("auto", a mapping;
-                needs accelerate).  Default: CPU.
+                needs accelerate).  Default: the current GPU if there is one, else the CPU.
             trust_remote_code: allow a checkpoint of an unknown family to run its own Python files.
             revision: commit, tag or branch on the hub.
             tokenizer: a tokenizer, or the name or folder of one, instead of the checkpoint's.
             mask_token_id: the mask id, where the checkpoint does not say or says it wrongly.
             ignore_keys: keys of config.json that are known to change no logits, though the family
                 does not know them.
+            quantize: "int8", "int8-dynamic" or "int4" (torchao), "llm-int8" or "nf4"
+                (bitsandbytes, on a GPU): the linear layers but the output head are quantised once
+                the weights are loaded; see `dlm_sampling.denoisers.quantisation`.
             options: `cache_dir`, `local_files_only`, and options of the family.
 
         Raises:
@@ -113,6 +121,7 @@ class AutoDenoiser:
             raise TypeError(
                 f"ignore_keys={ignore_keys!r}: must be a list of keys; try [{ignore_keys!r}]."
             )
+        check_method(quantize, single_device(device_map))
         load_families()
         known = OPEN_OPTIONS.union(
             *(family.options for family in FAMILIES.values()), REMOTE_OPTIONS
@@ -150,6 +159,8 @@ class AutoDenoiser:
             assert denoiser.module is not None
             naming = denoiser.authors_name if isinstance(denoiser, PublishedDenoiser) else str
             merge_adapter(denoiser.module, adapter, str(name_or_path), naming)
+        if quantize is not None:
+            quantise(denoiser, quantize)
         saved = checkpoint.folder / "sampler_config.json"
         if saved.is_file():
             defaults = read_json(saved, checkpoint.name)
@@ -170,7 +181,7 @@ def refuse_quantised(checkpoint: Checkpoint) -> None:
         method = section.get("quant_method") if is_mapping(section) else section
         raise CheckpointError(
             f"{checkpoint.name!r} is quantised with {method or 'an unnamed method'}, which is not "
-            "read here. Load the checkpoint it was made from."
+            "read here. Load the checkpoint it was made from, with quantize= if it is too large."
         )
 
 

@@ -70,12 +70,16 @@ class Denoiser(ABC):
     """Options of `generate` that the checkpoint sets, such as its sampler."""
     unread_keys: tuple[str, ...] = ()
     """Keys of the checkpoint's config.json that nothing reads, though they look harmless."""
+    quantized: str | None = None
+    """How the linear layers were quantised at loading, such as "int8"; None: they were not."""
     step_conditioned: bool = False
     """Whether `forward` reads `Pass.dt`, the length of the step, as few-step flow models do."""
     carries: bool = False
     """Whether the network has a latent state that goes from one forward pass to the next."""
     carry_has_columns: bool = False
     """Whether dimension 1 of each tensor of the state runs over the columns of the canvas."""
+    lazy_head: bool = False
+    """Whether passes return hidden states and the output head, so that few logits exist at once."""
     padding_proven: bool = True
     """Whether `honours_padding` needs no check before it is relied upon."""
     capturable: bool = True
@@ -331,6 +335,19 @@ def refuse_cache(inputs: Pass) -> None:
         raise ValueError(
             f"cache is a {type(inputs.cache).__name__}: must be None; this network keeps no keys "
             "and values."
+        )
+
+
+def refuse_quantised(denoiser: Denoiser) -> None:
+    """Refuse to save a network that was quantised at loading.
+
+    Raises:
+        TypeError: it was; the weights that it was loaded from are the ones to keep.
+    """
+    if denoiser.quantized is not None:
+        raise TypeError(
+            f"the network was loaded with quantize={denoiser.quantized!r}, and is not saved like "
+            "this: save it as it was before, and give quantize= at loading."
         )
 
 

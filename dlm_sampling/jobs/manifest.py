@@ -13,7 +13,7 @@ import torch
 from dlm_sampling.errors import JobMismatchError, UsageError
 from dlm_sampling.jobs.files import PARTIAL, publish
 from dlm_sampling.jobs.job import Job
-from dlm_sampling.text.fingerprint import digest, settings
+from dlm_sampling.text.fingerprint import digest, encoding_of, settings
 from dlm_sampling.text.prompt_rows import Prepared
 from dlm_sampling.viewers.safe_text import json_line
 
@@ -37,6 +37,7 @@ def manifest_of(job: Job, prepared: Prepared) -> dict[str, Any]:
         "samples": job.samples,
         "max_new_tokens": job.options.max_new_tokens,
         **settings(whole),
+        **encoding_of(job.options),
         "prompts": len(job.prompts),
         "input": digest([items, refused, ids, whole.new_tokens]),
         "shard_rows": job.shard_rows,

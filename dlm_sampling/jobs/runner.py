@@ -23,6 +23,7 @@ from dlm_sampling.jobs.job import Job
 from dlm_sampling.jobs.progress import Bar
 from dlm_sampling.jobs.rank import Rank
 from dlm_sampling.jobs.shard import ShardRunner
+from dlm_sampling.text.prompt_rows import Prepared
 
 CARD = """---
 configs:
@@ -52,6 +53,7 @@ def run_job(
     *,
     rank: Rank | None = None,
     stop: Callable[[], bool] = lambda: False,
+    begun: Callable[[Prepared], None] = lambda prepared: None,
     progress: bool | None = None,
 ) -> JobReport:
     """Run the rest of a job, and finish its folder if nothing is left.
@@ -61,6 +63,7 @@ def run_job(
         denoiser: the model; default the one that the job names.
         rank: this process among those that run the job; see `rank_of`.
         stop: asked before every batch; True ends the run, and what is done stays.
+        begun: called with the checked prompts before the first batch.
         progress: show a bar; default on a terminal, in the first process.
 
     Raises:
@@ -73,6 +76,7 @@ def run_job(
     """
     rank = Rank() if rank is None else rank
     runner = ShardRunner.open(job, denoiser, rank)
+    begun(runner.prepared)
     shards = job.shards()
     mine = shards[rank.index :: rank.world]
     others = [shard for shard in shards if shard.number % rank.world != rank.index]

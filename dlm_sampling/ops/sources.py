@@ -190,10 +190,14 @@ def blocks(source: Source, rows: Tensor | None) -> Iterable[Block]:
     """Split the rows asked for (int64 [R], or None for all of them in order) into blocks."""
     if isinstance(source, LogitRows):
         return _made(source, rows)
-    most = _BLOCK.get(source.device.type, _BLOCK_GPU)
-    size = most // max(256, grid(source.shape[1])[1])
+    size = rows_together(source.device, source.shape[1])
     count = (source if rows is None else rows).shape[0]
     return (Block.of(source, rows),) if 0 < count <= size else _cut(source, rows, count, size)
+
+
+def rows_together(device: torch.device, vocab: int) -> int:
+    """Return the rows of a tensor of logits [N, vocab] that a draw looks at together."""
+    return _BLOCK.get(device.type, _BLOCK_GPU) // max(256, grid(vocab)[1])
 
 
 def _cut(source: Tensor, rows: Tensor | None, count: int, size: int) -> Iterator[Block]:

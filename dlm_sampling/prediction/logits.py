@@ -131,7 +131,7 @@ def _headed(values: Tensor, head: Callable[[Tensor], Tensor] | None, vocab_size:
     """Return the logits of the rows of `values`, through the head if there is one."""
     if head is None:
         return values
-    count, device, block = len(values), values.device, _block(values.device, vocab_size)
+    count, device, block = len(values), values.device, head_block(values.device, vocab_size)
     matrix = _matrix(head)
     if matrix is not None and matrix.weight.dtype == values.dtype:
         return ops.head_rows(values, matrix.weight, bias=matrix.bias, block=block)
@@ -139,8 +139,14 @@ def _headed(values: Tensor, head: Callable[[Tensor], Tensor] | None, vocab_size:
 
 
 def _matrix(head: Callable[[Tensor], Tensor]) -> nn.Linear | None:
-    """Return the head if it is a plain matrix without adapter, hook or gradient, else None."""
+    """Return the head if it is a plain matrix without adapter, hook or gradient, else None.
+
+    A quantised matrix is none: torchao keeps the layer, and packs its weight in a tensor of its own
+    class.
+    """
     if not isinstance(head, nn.Linear) or type(head) is not nn.Linear:
+        return None
+    if type(head.weight) is not nn.Parameter:
         return None
     if torch.is_grad_enabled() or "forward" in vars(head):
         return None
@@ -156,11 +162,11 @@ def on_demand(source: ops.Source | ops.Pair) -> ops.LogitRows:
     if isinstance(source, ops.Pair):
         return source.rows()
     count, vocab = source.shape
-    block = _block(source.device, vocab)
+    block = head_block(source.device, vocab)
     return ops.LogitRows(lambda i: source.index_select(0, i), count, vocab, source.device, block)
 
 
-def _block(device: torch.device, vocab_size: int) -> int:
-    """Return the number of rows of logits to compute at a time."""
+def head_block(device: torch.device, vocab_size: int) -> int:
+    """Return the number of rows of logits that an output head makes at a time."""
     least = _LEAST_ROWS_GPU if device.type == "cuda" else _LEAST_ROWS
     return max(least, min(8192, _BLOCK_ELEMENTS // vocab_size))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import torch
-
 from dlm_sampling.denoisers import Denoiser
+from dlm_sampling.denoisers.quantisation import plain_parts
 from dlm_sampling.ops import RANDOM_STREAM
-from dlm_sampling.text.options import Job
+from dlm_sampling.text.options import GenerateOptions, Job
 from dlm_sampling.viewers.safe_text import json_line
 
 SAMPLED_VALUES = 64  # of each weight
@@ -33,6 +32,18 @@ def settings(job: Job) -> dict[str, Any]:
     }
 
 
+def encoding_of(options: GenerateOptions) -> dict[str, Any]:
+    """Return the options that decide how prompts become token ids, as values for JSON."""
+    template = options.chat_template_kwargs or {}
+    return {
+        "add_special_tokens": options.add_special_tokens,
+        "chat_template_kwargs": {
+            name: value if isinstance(value, str | int | float | None) else repr(value)
+            for name, value in template.items()
+        },
+    }
+
+
 def digest(value: Any) -> str:
     """Return 16 hexadecimal digits of the hash of a value for JSON."""
     return hashlib.blake2b(json_line(value).encode(), digest_size=8).hexdigest()
@@ -44,7 +55,8 @@ def weights_digest(denoiser: Denoiser) -> str:
     weights = {} if denoiser.module is None else denoiser.module.state_dict()
     for name, weight in weights.items():
         found.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        if type(weight) is torch.Tensor and weight.numel():  # packed weights have no plain values
-            values = weight.reshape(-1)[:: -(-weight.numel() // SAMPLED_VALUES)]
-            found.update(values.double().cpu().numpy().tobytes())
+        for part in plain_parts(weight):
+            if part.numel():
+                values = part.reshape(-1)[:: -(-part.numel() // SAMPLED_VALUES)]
+                found.update(values.double().cpu().numpy().tobytes())
     return found.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar, cast
 
@@ -55,8 +55,11 @@ def prepare_items(
         ValueError, TypeError: an option is out of range, or does not fit the model.
     """
     samples = options.num_return_sequences
+    template = options.chat_template_kwargs
+    if template and not any(is_chat(item) for item in items):
+        raise ValueError("chat_template_kwargs: goes with chat messages, and no prompt is a chat.")
     # A row of one token: fails only where the options themselves are wrong.
-    generation = prepare(denoiser, [[0]], options)
+    generation = prepare(denoiser, [[0]], replace(options, chat_template_kwargs=None))
     seeds = item_seeds(items, cast("int", options.seed), samples)
     found_rows: list[tuple[int, PromptRow, int, tuple[str, ...]]] = []
     errors: dict[int, Exception] = {}
@@ -64,7 +67,13 @@ def prepare_items(
     def encode(group: Sequence[int], own: int | None) -> Generation:
         mine = [seeds[i * samples + s] for i in group for s in range(samples)]
         asked = options.max_new_tokens if own is None else own
-        row_options = replace(options, seed=mine, max_new_tokens=asked)
+        chats = any(is_chat(items[i]) for i in group)
+        row_options = replace(
+            options,
+            seed=mine,
+            max_new_tokens=asked,
+            chat_template_kwargs=template if chats else None,
+        )
         return prepare(denoiser, [items[i].prompt for i in group], row_options)
 
     groups: dict[int | None, list[int]] = {}
@@ -92,6 +101,12 @@ def prepare_items(
         stop=[row[3] for row in found_rows],
     )
     return Prepared(whole, rows, errors, seeds)
+
+
+def is_chat(item: PromptItem) -> bool:
+    """Return whether a prompt is a list of messages."""
+    prompt = item.prompt
+    return not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
 
 
 def isolate(

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dlm_sampling.checkup.checks import check_memory
 from dlm_sampling.checkup.doctor import DoctorReport, diagnose
+from dlm_sampling.checkup.patient import Patient
 from dlm_sampling.denoisers import AutoDenoiser, Denoiser, wrap
 
 V, MASK, END = 40, 39, 38
@@ -174,3 +176,18 @@ def test_json(llada: Maker) -> None:
     assert report["ok"] is True
     assert report["family"] == "llada"
     assert {"name", "status", "detail", "remedy"} == set(report["checks"][0])
+
+
+def test_the_memory_of_a_batch_is_estimated(llada: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    denoiser = llada()
+    assert denoiser.num_parameters == 20128
+    report = diagnose(denoiser, text=TEXT)
+    (check,) = [check for check in report.checks if check.name == "memory"]
+    assert check.status == "pass"
+    assert "for 16 x 64 tokens (weights 80.5 kB," in check.detail, "the context is 64"
+    monkeypatch.setattr(Denoiser, "device", torch.device("cuda"))
+    for free, status in ((100_000, "warn"), (100_000_000, "pass")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
+        finding = check_memory(Patient(denoiser, TEXT))
+        assert finding.status == status
+        assert ("100.0 kB are free" in finding.remedy) == (status == "warn")

@@ -19,7 +19,11 @@ def test_text_with_its_prompt(command: Command, tiny: str) -> None:
     assert result.code == 0
     assert result.out.startswith("Once upon")
     assert result.out.endswith("\n")
-    assert re.fullmatch(r"ancestral, seed 0, \d+ NFE, [\d.]+ s\n", result.err)
+    assert re.fullmatch(
+        r"ancestral, seed 0, \d+ NFE, [\d.]+ s on cpu in float32, about [\d.]+ kB "
+        r"for 1 x 21 tokens \(weights 20.1 kB, logits [\d.]+ kB, activations [\d.]+ kB\)\n",
+        result.err,
+    )
 
 
 def test_seed_repeats_and_matters(command: Command, tiny: str) -> None:
@@ -133,3 +137,55 @@ def test_values_out_of_range(command: Command, tiny: str) -> None:
     assert_one_line(
         command("generate", "x", "--model", tiny, "--eos", "kep"), 1, "Did you mean 'keep'?"
     )
+
+
+def test_stop_strings_special_tokens_and_template_reach_generate(
+    command: Command, tiny: str, tmp_path: Path
+) -> None:
+    options = ("generate", "Once", "--model", tiny, *SHORT, "--json", "-q")
+    (plain,) = map(json.loads, command(*options).out.splitlines())
+    first, second = plain["text"][4], plain["text"][7]
+    (cut,) = map(json.loads, command(*options, "--stop", second, "--stop", first).out.splitlines())
+    end = min(plain["text"].index(first), plain["text"].index(second))
+    assert (cut["text"], cut["finish_reason"]) == (plain["text"][:end], "stop")
+
+    folder = tmp_path / "chat"
+    shutil.copytree(tiny, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{{ messages[0]['content'] }}{% if not think %}quiet{% endif %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    core = json.loads((folder / "tokenizer.json").read_text())
+    eos = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    core["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [eos, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {
+            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(core))
+    source = tmp_path / "chat.jsonl"
+    source.write_text(json.dumps({"messages": [{"role": "user", "content": "Hi"}]}))
+
+    def lengths(*more: str) -> list[int]:
+        both = command("generate", "--model", str(folder), *SHORT, *more)
+        assert both.code == 0, both
+        return [int(n) for n in re.findall(r"for 1 x (\d+) tokens", both.err)]
+
+    assert lengths("Once") == [12 + 1 + 4], "with the begin token"
+    assert lengths("Once", "--no-add-special-tokens") == [12 + 4]
+    assert lengths("-i", str(source)) == [12 + len("Hiquiet")]
+    assert lengths("-i", str(source), "--template", "think=True") == [12 + len("Hi")]
+    assert lengths("-i", str(source), "--template", "think=false") == [12 + len("Hiquiet")]
+
+
+def test_rows_are_not_continued_with_another_encoding(
+    command: Command, tiny: str, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "rows.jsonl")
+    options = ("generate", "Once", "--model", tiny, *SHORT, "-o", out)
+    assert command(*options).code == 0
+    for more in (("--no-add-special-tokens",), ("--stop", "x")):
+        assert_one_line(command(*options, "--resume", *more), 4, "rows.jsonl")
+    assert command(*options, "--resume").code == 0

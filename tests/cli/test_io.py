@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dlm_sampling.cli.io import check_model, parse_value
+from dlm_sampling.cli.io import check_model, parse_template, parse_value
 from dlm_sampling.errors import UsageError
 from tests.cli.process import SHORT, Command, assert_one_line
 
@@ -81,3 +81,22 @@ def test_model_names_are_folders_or_hub_names(tmp_path: Path) -> None:
     assert check_model("sudoku4x4") == "sudoku4x4"
     with pytest.raises(UsageError, match="Did you mean 'sudoku4x4'"):
         check_model("sudoku_4x4")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "wanted"),
+    [
+        ([], None),
+        (["think=False"], {"think": False}),
+        (["a=1", "b=none", "c=TRUE"], {"a": 1, "b": None, "c": True}),
+        (["tools=[1, 2]", "date=2 May = now"], {"tools": [1, 2], "date": "2 May = now"}),
+    ],
+)
+def test_template_arguments(pairs: list[str], wanted: dict[str, object] | None) -> None:
+    assert parse_template(pairs) == wanted
+
+
+@pytest.mark.parametrize("pair", ["think", "=x"])
+def test_a_template_argument_needs_name_and_value(pair: str) -> None:
+    with pytest.raises(UsageError, match=f"--template {pair}: write name=value"):
+        parse_template([pair])

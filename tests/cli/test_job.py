@@ -48,6 +48,12 @@ def test_a_job_and_its_exit_codes(
     assert again.code == 0, "a folder that exists needs no slash"
     other = command(*words(prompts, tiny, "-o", f"{folder}/", "--seed", "1"))
     assert_one_line(other, 4, "seed=0, now 1", "choose another --output")
+    for more, said in (
+        (("--stop", "x"), "stop=[], now ['x']"),
+        (("--no-add-special-tokens",), "add_special_tokens=None, now False"),
+    ):
+        other = command(*words(prompts, tiny, "-o", f"{folder}/", *more))
+        assert_one_line(other, 4, said, "choose another --output")
     live = command(*words(prompts, tiny, "-o", f"{folder}/", "--live"))
     assert_one_line(live, 2, "--live")
     formats = command(*words(prompts, tiny, "-o", f"{folder}/", "--format", "parqet"))

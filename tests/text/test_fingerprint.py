@@ -12,7 +12,7 @@ import torch
 from dlm_sampling import AutoDenoiser, Denoiser
 from dlm_sampling.engine.request import BlockRequest
 from dlm_sampling.samplers import available
-from dlm_sampling.text.fingerprint import settings, weights_digest
+from dlm_sampling.text.fingerprint import encoding_of, settings, weights_digest
 from dlm_sampling.text.options import GenerateOptions, LawOptions, prepare
 
 
@@ -59,3 +59,17 @@ def test_other_weights_are_noticed(denoiser: Denoiser) -> None:
     with torch.no_grad():
         next(module.parameters()).mul_(1.001)
     assert weights_digest(denoiser) != before
+
+
+def test_how_prompts_are_encoded_is_written_as_plain_values() -> None:
+    options = GenerateOptions(
+        add_special_tokens=False, chat_template_kwargs={"think": True, "tools": ["a"]}
+    )
+    assert encoding_of(options) == {
+        "add_special_tokens": False,
+        "chat_template_kwargs": {"think": True, "tools": "['a']"},
+    }
+    assert encoding_of(GenerateOptions()) == {
+        "add_special_tokens": None,
+        "chat_template_kwargs": {},
+    }

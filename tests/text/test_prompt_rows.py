@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from dlm_sampling.text.generate import generate_parts
 from dlm_sampling.text.options import GenerateOptions
 from dlm_sampling.text.prompt_items import PromptItem
 from dlm_sampling.text.prompt_rows import isolate, item_seeds, prepare_items
+from tests.tiny import tiny_tokenizer
 
 OPTIONS = GenerateOptions(sampler="ancestral", max_new_tokens=6, seed=3)
 
@@ -83,3 +85,16 @@ def test_isolate_runs_good_rows_together() -> None:
 
     with pytest.raises(OSError, match="No space"):
         list(isolate(range(8), full))
+
+
+def test_template_arguments_go_to_chats_only(denoiser: Denoiser) -> None:
+    """A bad prompt splits the file into halves, of which one may hold no chat."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0]['content'] }}{{ end }}"
+    options = replace(OPTIONS, tokenizer=tokenizer, chat_template_kwargs={"end": "xyz"})
+    chat = PromptItem([{"role": "user", "content": "Hi"}])
+    prepared = prepare_items(denoiser, [chat, PromptItem("Once"), PromptItem("a" * 200)], options)
+    assert [len(row.ids) for row in prepared.generation.prompts] == [len("Hixyz"), len("Once")]
+    assert list(prepared.errors) == [2]
+    with pytest.raises(ValueError, match="no prompt is a chat"):
+        prepare_items(denoiser, [PromptItem("Once")], options)

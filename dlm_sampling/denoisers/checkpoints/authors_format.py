@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.denoisers.base import Denoiser, refuse_quantised
 from dlm_sampling.denoisers.checkpoints.placement import parse_dtype
 from dlm_sampling.denoisers.checkpoints.tokenizers import save_tokenizer
 from dlm_sampling.denoisers.checkpoints.weights import NameOf, save_weights, write_json
@@ -58,8 +58,9 @@ class PublishedDenoiser(Denoiser):
             max_shard_size: size of a file in bytes, or such as "2GB"; larger models are split.
 
         Raises:
-            TypeError: the network has an adapter that cannot be merged.
+            TypeError: the network has an adapter that cannot be merged, or is quantised.
         """
+        refuse_quantised(self)
         assert self.module is not None
         save_published(
             unwrapped(self.module),

@@ -26,6 +26,8 @@ DTYPES = {
 def single_device(device_map: DeviceMap) -> torch.device | None:
     """Return the device if `device_map` names one device for everything, else None.
 
+    None means the current GPU if there is one, else the CPU.
+
     Raises:
         ValueError: not a device, or one that this machine lacks.
     """
@@ -35,7 +37,7 @@ def single_device(device_map: DeviceMap) -> torch.device | None:
     if device_map in AUTOMATIC:
         return None
     if device_map is None:
-        return torch.device("cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = (
             torch.device("cuda", device_map)

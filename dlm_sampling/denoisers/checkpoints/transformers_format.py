@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.denoisers.base import Denoiser, refuse_quantised
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.checkpoints.config_keys import reading_config
 from dlm_sampling.denoisers.checkpoints.placement import parse_dtype, single_device
@@ -32,12 +32,16 @@ class TransformersDenoiser(Denoiser):
         Args:
             folder: created if needed.
             dtype: must be None; the model is written as it is.
+
+        Raises:
+            TypeError: the network is quantised.
         """
         if parse_dtype(dtype) is not None:
             raise ValueError(
                 f"dtype={dtype!r}: must be None here; convert the model first with "
                 "denoiser.module.to(dtype)."
             )
+        refuse_quantised(self)
         self.model.save_pretrained(folder)
         save_tokenizer(self.tokenizer, Path(folder))
 

@@ -133,6 +133,7 @@ class LoopholingDenoiser(Denoiser):
             module=LoopholingNetwork({"network": network, "norm": norm}),
         )
         self.base, self.norm = base, norm
+        self.lazy_head = base.lazy_head
         self.generation_defaults = dict(base.generation_defaults)
 
     def initial_carry(self, input_ids: Tensor) -> Tensor:

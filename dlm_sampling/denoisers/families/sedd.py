@@ -61,6 +61,7 @@ class SEDDDenoiser(DitDenoiser):
     """
 
     family = "sedd"
+    lazy_head = False
 
     def __init__(
         self,

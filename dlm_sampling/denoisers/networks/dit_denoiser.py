@@ -40,6 +40,8 @@ class DitDenoiser(PublishedDenoiser):
             the default for padding.
     """
 
+    lazy_head = True
+
     def __init__(
         self,
         network: Dit,

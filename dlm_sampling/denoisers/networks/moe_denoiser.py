@@ -25,6 +25,7 @@ class MoeDenoiser(PublishedDenoiser):
         text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.
     """
 
+    lazy_head = True
     capturable = False
 
     def __init__(

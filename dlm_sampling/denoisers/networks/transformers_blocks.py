@@ -129,6 +129,8 @@ class StockDenoiser(PublishedDenoiser):
         ValueError: an attention backend that would mask causally.
     """
 
+    lazy_head = True
+
     def __init__(
         self,
         model: PreTrainedModel,

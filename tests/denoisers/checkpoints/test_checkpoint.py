@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, Denoiser
 from dlm_sampling.denoisers.checkpoints.convert import convert
+from dlm_sampling.denoisers.checkpoints.placement import single_device
 from dlm_sampling.denoisers.checkpoints.weights import save_weights
 
 V = 40
@@ -295,6 +296,13 @@ def test_unknown_options_name_the_nearest(folder: Path, options: Any, message: s
 def test_wrong_values(folder: Path, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AutoDenoiser.from_pretrained(folder, **options)
+
+
+def test_the_default_is_a_gpu_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, place in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert single_device(None) == torch.device(place)
+    assert single_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("device_map", ["cpu", torch.device("cpu"), {"": "cpu"}, None])

@@ -1,0 +1,189 @@
+"""Quantise the linear layers of a loaded network with torchao or bitsandbytes.
+
+    int8           weights round(W / s), one scale s per output row             torchao, anywhere
+    int8-dynamic   the same, and activations rounded to 8 bits per token        torchao, anywhere
+    int4           weights in 4 bits, a scale and a zero per 32 inputs          torchao, anywhere
+    llm-int8       weights in 8 bits, outlying inputs multiplied in 16 bits     bitsandbytes, GPU
+    nf4            weights in 4 bits, levels at quantiles of a normal law       bitsandbytes, GPU
+
+The output head, the embedding and all norms stay as they are, so that the logits of a position are
+made as without quantisation.  torchao keeps the 4-bit numbers in bytes but on a GPU in bfloat16,
+where they are packed; no GPU has run that yet.  Dettmers et al. 2022, LLM.int8(),
+arXiv:2208.07339; Dettmers et al. 2023, QLoRA (nf4), arXiv:2305.14314.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.denoisers.checkpoints.checkpoint import CheckpointError
+from dlm_sampling.errors import unknown_choice
+
+GROUP = 32
+Apply = Callable[[nn.Module, Sequence[str]], None]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Describe a way to quantise.
+
+    Fields:
+        library: the package that does it.
+        apply: replaces or converts the layers of these names in a module.
+        group: inputs that share a scale; layers whose width is no multiple stay as they are.
+        on_gpu_only: whether the library needs a GPU.
+    """
+
+    library: str
+    apply: Apply
+    group: int = 1
+    on_gpu_only: bool = False
+
+
+def with_torchao(config: Callable[[Any, Tensor], Any]) -> Apply:
+    """Return how to quantise with a config of torchao, made from its module and a weight."""
+
+    def apply(module: nn.Module, names: Sequence[str]) -> None:
+        torchao: Any = import_module("torchao.quantization")
+        chosen, weight = set(names), module.get_submodule(names[0]).get_parameter("weight")
+        torchao.quantize_(
+            module, config(torchao, weight), filter_fn=lambda part, name: name in chosen
+        )
+
+    return apply
+
+
+def int8(torchao: Any, weight: Tensor) -> Any:
+    """Make the config of 8-bit weights; the settings of torch.compile stay as they are."""
+    return torchao.Int8WeightOnlyConfig(set_inductor_config=False)
+
+
+def int8_dynamic(torchao: Any, weight: Tensor) -> Any:
+    """Make the config of 8-bit weights and activations."""
+    return torchao.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
+
+
+def int4(torchao: Any, weight: Tensor) -> Any:
+    """Make the config of 4-bit weights: packed on a GPU in bfloat16, else one number per byte."""
+    if weight.is_cuda and weight.dtype == torch.bfloat16:
+        return torchao.Int4WeightOnlyConfig(
+            GROUP, set_inductor_config=False, int4_packing_format="tile_packed_to_4d"
+        )
+    return torchao.IntxWeightOnlyConfig(torch.int4, torchao.PerGroup(GROUP))
+
+
+def with_bitsandbytes(make: Callable[[Any, nn.Linear], nn.Module]) -> Apply:
+    """Return how to put layers of bitsandbytes in place of linear ones."""
+
+    def apply(module: nn.Module, names: Sequence[str]) -> None:
+        library: Any = import_module("bitsandbytes").nn
+        for name in names:
+            path, _, leaf = name.rpartition(".")
+            old = module.get_submodule(name)
+            assert isinstance(old, nn.Linear)
+            new = make(library, old)
+            new.bias = old.bias
+            setattr(module.get_submodule(path), leaf, new.to(old.weight.device).eval())
+
+    return apply
+
+
+def nf4(library: Any, old: nn.Linear) -> nn.Module:
+    """Make a layer of 4-bit normal floats; it rounds its weight when it is moved."""
+    kind = old.weight.dtype
+    new = library.Linear4bit(
+        old.in_features, old.out_features, bias=False, compute_dtype=kind, quant_type="nf4"
+    )
+    new.weight = library.Params4bit(old.weight.data.cpu(), requires_grad=False, quant_type="nf4")
+    return new
+
+
+def llm_int8(library: Any, old: nn.Linear) -> nn.Module:
+    """Make a layer of 8-bit integers; it rounds its weight when it is moved."""
+    new = library.Linear8bitLt(
+        old.in_features, old.out_features, bias=False, has_fp16_weights=False, threshold=6.0
+    )
+    data = old.weight.data.cpu()
+    new.weight = library.Int8Params(data, requires_grad=False, has_fp16_weights=False)
+    return new
+
+
+METHODS = {
+    "int8": Method("torchao", with_torchao(int8)),
+    "int8-dynamic": Method("torchao", with_torchao(int8_dynamic)),
+    "int4": Method("torchao", with_torchao(int4), group=GROUP),
+    "llm-int8": Method("bitsandbytes", with_bitsandbytes(llm_int8), on_gpu_only=True),
+    "nf4": Method("bitsandbytes", with_bitsandbytes(nf4), group=GROUP, on_gpu_only=True),
+}
+
+
+def check_method(quantize: object, device: torch.device | None) -> None:
+    """Check the argument `quantize` before anything is loaded.
+
+    Args:
+        quantize: the argument; None is no quantisation.
+        device: where the network will be, or None if it is spread over several.
+
+    Raises:
+        ValueError: no such method, or it needs a GPU.
+        CheckpointError: its library is not installed.
+    """
+    if quantize is None:
+        return
+    method = METHODS.get(quantize) if isinstance(quantize, str) else None
+    if method is None:
+        raise unknown_choice("quantize", quantize, METHODS)
+    if method.on_gpu_only and device is not None and device.type != "cuda":
+        raise ValueError(
+            f"quantize={quantize!r}: {method.library} needs a GPU, and the device is {device}; "
+            "try quantize='int8', which also runs on a CPU."
+        )
+    if find_spec(method.library) is None:
+        raise CheckpointError(
+            f"quantize={quantize!r} needs {method.library}: pip install {method.library}."
+        )
+
+
+@torch.no_grad()
+def quantise(denoiser: Denoiser, quantize: str) -> None:
+    """Quantise the linear layers of a denoiser's network in place, but for its output head.
+
+    Raises:
+        ValueError: no layer can be quantised this way.
+    """
+    method, module = METHODS[quantize], denoiser.module
+    assert module is not None
+    parts: dict[str, nn.Module] = dict(module.named_modules())
+    names = [
+        name
+        for name, part in parts.items()
+        if type(part) is nn.Linear
+        and part.out_features != denoiser.vocab_size
+        and part.in_features % method.group == 0
+    ]
+    if not names:
+        raise ValueError(
+            f"quantize={quantize!r}: the network has no linear layer whose inputs are a multiple "
+            f"of {method.group}; try quantize='int8'."
+        )
+    method.apply(module, names)
+    denoiser.quantized = quantize
+
+
+def plain_parts(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield the plain tensors that a packed weight is made of; of a plain one, itself."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from plain_parts(getattr(tensor, name))

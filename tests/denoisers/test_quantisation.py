@@ -1,0 +1,165 @@
+"""Quantised networks: laws near the original's, a head that stays or is read right, errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dlm_sampling import AutoDenoiser, Denoiser, generate
+from dlm_sampling.checkup.memory import weight_bytes
+from dlm_sampling.denoisers import CheckpointError
+from dlm_sampling.denoisers import quantisation as under_test
+from dlm_sampling.denoisers.quantisation import METHODS, plain_parts, quantise
+from dlm_sampling.text.fingerprint import weights_digest
+from dlm_sampling.types import DenoiserOutput, Pass
+
+Maker = Callable[..., Denoiser]
+IDS = torch.randint(0, 38, (4, 12), generator=torch.Generator().manual_seed(0))
+FARTHEST = {"int8": 0.03, "int8-dynamic": 0.06, "int4": 0.35}  # total variation, at most
+
+
+def law(denoiser: Denoiser) -> torch.Tensor:
+    return denoiser.logits(IDS).double().softmax(-1)
+
+
+@pytest.fixture
+def folder(make: Maker, tmp_path: Path) -> Path:
+    make().save_pretrained(tmp_path)
+    return tmp_path
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", FARTHEST)
+def test_token_laws_are_near_those_of_the_network(folder: Path, method: str) -> None:
+    plain = AutoDenoiser.from_pretrained(folder)
+    found = AutoDenoiser.from_pretrained(folder, quantize=method)
+    assert found.quantized == method
+    away = (law(found) - law(plain)).abs().sum(-1) / 2
+    assert 0 < float(away.mean()) < FARTHEST[method]
+    assert found.module is not None
+    layers = [part for part in found.module.modules() if isinstance(part, nn.Linear)]
+    heads = [part for part in layers if part.out_features == found.vocab_size]
+    assert heads
+    assert all(type(head.weight) is nn.Parameter for head in heads), "the head stays"
+    changed = [part for part in layers if type(part.weight) is not nn.Parameter]
+    assert len(changed) >= len(layers) / 2
+
+
+def head_of(denoiser: Denoiser) -> str:
+    assert denoiser.module is not None
+    return next(
+        name
+        for name, part in denoiser.module.named_modules()
+        if isinstance(part, nn.Linear) and part.out_features == denoiser.vocab_size
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", FARTHEST)
+@pytest.mark.parametrize("sampler", ["llada", "ancestral", "klass"])
+def test_a_quantised_head_gives_lazily_what_it_gives_at_once(
+    make: Maker, method: str, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = make()
+    assert denoiser.module is not None
+    plain = law(denoiser)
+    METHODS[method].apply(denoiser.module, [head_of(denoiser)])
+    assert float((law(denoiser) - plain).abs().max()) > 0
+
+    def run() -> tuple[list[list[int]], torch.Tensor]:
+        prompts = [[1, 2, 3], [4], [5, 6]]
+        out = generate(denoiser, prompts, sampler=sampler, max_new_tokens=8, seed=5, eos="keep")
+        return out.token_ids, out.logprobs
+
+    lazily, lazily_scores = run()
+    forward = denoiser.forward
+
+    def at_once(inputs: Pass) -> DenoiserOutput:
+        out = forward(inputs)
+        assert out.head is not None
+        return out._replace(values=out.head(out.values), head=None)
+
+    monkeypatch.setattr(denoiser, "forward", at_once)
+    tokens, scores = run()
+    assert tokens == lazily
+    torch.testing.assert_close(scores, lazily_scores, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_take_fewer_bytes_and_another_fingerprint(llada: Maker) -> None:
+    sizes, digests = {}, set[str]()
+    for method in (None, *FARTHEST):
+        denoiser = llada()
+        assert denoiser.module is not None
+        if method is not None:
+            quantise(denoiser, method)
+        sizes[method] = weight_bytes(denoiser.module)
+        digests.add(weights_digest(denoiser))
+    layers = 2 * (4 * 32 * 32 + 3 * 32 * 48)
+    rows = 2 * (4 * 32 + 2 * 48 + 32)  # scales, float32, and zeros, int8
+    assert sizes["int8"] == sizes[None] - 4 * layers + layers + 5 * rows
+    assert len(digests) >= 3, "int8 differs from int8-dynamic in the activations alone"
+
+
+def test_an_adapter_is_merged_before_the_rounding(llada: Maker, tmp_path: Path) -> None:
+    from tests.denoisers.checkpoints.test_adapters import adapted, write_adapter
+
+    denoiser = llada()
+    denoiser.save_pretrained(tmp_path / "base")
+    layers = adapted(denoiser)
+    write_adapter(tmp_path / "adapter", tmp_path / "base", layers)
+    with torch.no_grad():
+        merged = law(AutoDenoiser.from_pretrained(tmp_path / "adapter"))
+        found = law(AutoDenoiser.from_pretrained(tmp_path / "adapter", quantize="int8"))
+        base = law(AutoDenoiser.from_pretrained(tmp_path / "base"))
+    assert (found - merged).abs().sum(-1).mean() / 2 < FARTHEST["int8"]
+    assert (base - merged).abs().sum(-1).mean() / 2 > 2 * FARTHEST["int8"]
+
+
+def test_what_cannot_be_done_is_said_at_once(
+    llada: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llada().save_pretrained(tmp_path)
+    load: Any = AutoDenoiser.from_pretrained
+    with pytest.raises(ValueError, match=r"quantize='int9': must be one of .*Did you mean 'int8'"):
+        load(tmp_path, quantize="int9")
+    with pytest.raises(ValueError, match="quantize=True: must be one of"):
+        load(tmp_path, quantize=True)
+    for method in ("nf4", "llm-int8"):
+        with pytest.raises(ValueError, match="bitsandbytes needs a GPU, and the device is cpu"):
+            load(tmp_path, quantize=method, device_map="cpu")
+    with pytest.raises(TypeError, match="load_in_8bit is quantize here"):
+        load(tmp_path, load_in_8bit=True)
+    denoiser = load(tmp_path, quantize="int8")
+    with pytest.raises(TypeError, match="quantize='int8', and is not saved"):
+        denoiser.save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    monkeypatch.setattr(under_test, "find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match="pip install torchao"):
+        load(tmp_path, quantize="int8")
+
+
+def test_a_network_without_such_a_layer_is_refused(llada: Maker) -> None:
+    denoiser = llada()
+    denoiser.module = nn.Sequential(nn.Linear(24, 24), nn.Embedding(3, 3))
+    with pytest.raises(ValueError, match="no linear layer whose inputs are a multiple of 32"):
+        quantise(denoiser, "int4")
+
+
+def test_a_quantised_checkpoint_is_refused_by_its_method(llada: Maker, tmp_path: Path) -> None:
+    llada().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"quantised with awq.*with quantize="):
+        AutoDenoiser.from_pretrained(tmp_path)
+
+
+def test_plain_parts_of_a_plain_tensor() -> None:
+    tensor = torch.ones(3)
+    assert [part is tensor for part in plain_parts(tensor)] == [True]
