@@ -55,9 +55,11 @@ def with_torchao(config: Callable[[Any, Tensor], Any]) -> Apply:
     def apply(module: nn.Module, names: Sequence[str]) -> None:
         torchao: Any = import_module("torchao.quantization")
         chosen, weight = set(names), module.get_submodule(names[0]).get_parameter("weight")
-        torchao.quantize_(
-            module, config(torchao, weight), filter_fn=lambda part, name: name in chosen
-        )
+
+        def is_chosen(part: nn.Module, name: str) -> bool:
+            return name in chosen
+
+        torchao.quantize_(module, config(torchao, weight), filter_fn=is_chosen)
 
     return apply
 
@@ -78,7 +80,8 @@ def int4(torchao: Any, weight: Tensor) -> Any:
         return torchao.Int4WeightOnlyConfig(
             GROUP, set_inductor_config=False, int4_packing_format="tile_packed_to_4d"
         )
-    return torchao.IntxWeightOnlyConfig(torch.int4, torchao.PerGroup(GROUP))
+    four_bits: Any = vars(torch)["int4"]  # which torch's own stubs leave out
+    return torchao.IntxWeightOnlyConfig(four_bits, torchao.PerGroup(GROUP))
 
 
 def with_bitsandbytes(make: Callable[[Any, nn.Linear], nn.Module]) -> Apply:
@@ -162,7 +165,8 @@ def quantise(denoiser: Denoiser, quantize: str) -> None:
     """
     method, module = METHODS[quantize], denoiser.module
     assert module is not None
-    parts: dict[str, nn.Module] = dict(module.named_modules())
+    network: Any = module
+    parts: dict[str, nn.Module] = dict(network.named_modules())
     names = [
         name
         for name, part in parts.items()
