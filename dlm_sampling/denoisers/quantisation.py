@@ -91,8 +91,7 @@ def with_bitsandbytes(make: Callable[[Any, nn.Linear], nn.Module]) -> Apply:
         library: Any = import_module("bitsandbytes").nn
         for name in names:
             path, _, leaf = name.rpartition(".")
-            old = module.get_submodule(name)
-            assert isinstance(old, nn.Linear)
+            old: Any = module.get_submodule(name)
             new = make(library, old)
             new.bias = old.bias
             setattr(module.get_submodule(path), leaf, new.to(old.weight.device).eval())
