@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dlm_sampling import samplers
     from dlm_sampling.denoisers import AutoDenoiser, Denoiser, wrap
     from dlm_sampling.engine.sample import sample
-    from dlm_sampling.engine.trajectory import Trajectory
+    from dlm_sampling.engine.trajectory import StepEvent, Trajectory
     from dlm_sampling.learn import learn_sampler
     from dlm_sampling.likelihood.elbo import elbo
     from dlm_sampling.likelihood.replay import replay
@@ -35,6 +35,7 @@ __all__ = [
     "Denoiser",
     "GenerateOutput",
     "Rollout",
+    "StepEvent",
     "Trajectory",
     "__version__",
     "elbo",
@@ -53,6 +54,7 @@ _HOME = {
     "Denoiser": "dlm_sampling.denoisers",
     "GenerateOutput": "dlm_sampling.text.completion",
     "Rollout": "dlm_sampling.likelihood.rollout",
+    "StepEvent": "dlm_sampling.engine.trajectory",
     "Trajectory": "dlm_sampling.engine.trajectory",
     "elbo": "dlm_sampling.likelihood.elbo",
     "generate": "dlm_sampling.text.generate",

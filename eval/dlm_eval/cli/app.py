@@ -9,6 +9,7 @@ from __future__ import annotations
 import typer
 
 from dlm_eval.cli.bound import bound
+from dlm_eval.cli.compare import compare
 from dlm_eval.cli.tasks import tasks
 from dlm_eval.cli.text import text
 
@@ -32,3 +33,4 @@ def _root() -> None:
 app.command()(bound)
 app.command()(tasks)
 app.command()(text)
+app.command()(compare)

@@ -27,13 +27,14 @@ class Journal:
         """Open or begin the journal."""
         self.path = path
         settings = _plain(settings)
-        lines = _whole_lines(path)
+        cut_unfinished(path)
+        lines = whole_lines(path)
         if not lines:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write_line(path, settings)
             lines = [settings]
-        self._compare(lines[0], settings)
-        self.settings = lines[0]
+        self.settings = settings
+        self.compare(lines[0], path)
         self.records = lines[1:]
 
     def append(self, record: dict[str, Any]) -> None:
@@ -42,12 +43,17 @@ class Journal:
         _write_line(self.path, record)
         self.records.append(record)
 
-    def _compare(self, old: dict[str, Any], new: dict[str, Any]) -> None:
-        before, now = dict(_flat(old)), dict(_flat(new))
+    def compare(self, settings: dict[str, Any], path: Path) -> None:
+        """Refuse the settings of a file if they are not those of this journal.
+
+        Raises:
+            SettingsChanged: names the first that differs.
+        """
+        before, now = dict(_flat(settings)), dict(_flat(self.settings))
         for name in (*before, *now):
             if before.get(name) != now.get(name):
                 raise SettingsChanged(
-                    f"{self.path}: {name} was {_short(before.get(name))} and is now "
+                    f"{path}: {name} was {_short(before.get(name))} and is now "
                     f"{_short(now.get(name))}; use the old value, another --out, or delete the "
                     "journal to measure again."
                 )
@@ -66,15 +72,20 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of the file; an unfinished last one is cut off."""
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the finished lines of a file, which another process may be writing."""
     if not path.exists():
         return []
     data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        os.truncate(path, end)
-    return [cast("dict[str, Any]", json.loads(line)) for line in data[:end].splitlines()]
+    finished = data[: data.rfind(b"\n") + 1]
+    return [cast("dict[str, Any]", json.loads(line)) for line in finished.splitlines()]
+
+
+def cut_unfinished(path: Path) -> None:
+    """Cut off the last line if it has no end: a killed run left it."""
+    if path.exists():
+        data = path.read_bytes()
+        os.truncate(path, data.rfind(b"\n") + 1)
 
 
 def _write_line(path: Path, value: dict[str, Any]) -> None:

@@ -1,0 +1,362 @@
+"""Turn the samples of a comparison into figures, warnings and plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dlm_eval.comparison.aup import aup
+from dlm_eval.comparison.reading import mean_and_error, variance
+from dlm_eval.comparison.run import Measured
+from dlm_eval.comparison.settings import Setting
+from dlm_eval.comparison.tasks import Task
+from dlm_eval.judges.diversity import distinct_n, repeat_rate, unigram_entropy
+from dlm_eval.report import Metric, Plot, draw
+from dlm_sampling import samplers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLLAPSE = 0.5
+"""Nats of entropy below the most varied texts, from which a setting is warned of."""
+
+MARKERS = "osD^vPX*"
+Ids = Sequence[Sequence[int]]
+
+
+class Scores(Protocol):
+    """Define what a judge says of texts."""
+
+    @property
+    def ids(self) -> Ids:
+        """Return the judge's tokens of each text."""
+        ...
+
+    def perplexity(self) -> float:
+        """Return the perplexity of all texts."""
+        ...
+
+    def standard_error(self) -> float | None:
+        """Return its standard error, None where none is known."""
+        ...
+
+
+Judge = Callable[[Sequence[str]], Scores]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Hold one setting in the plots: NFE, quality and its error, tokens per forward, entropy."""
+
+    setting: Setting
+    nfe: float
+    per_forward: float
+    quality: float | None
+    error: float
+    entropy: float | None
+    entropy_error: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Hold all that `results.json` and the report show of a comparison."""
+
+    metrics: tuple[Metric, ...]
+    warnings: tuple[str, ...]
+    plots: tuple[Plot, ...]
+
+
+def figures_of(
+    task: Task,
+    measured: Sequence[Measured],
+    judge: Judge | None,
+    references: Sequence[str] = (),
+) -> Figures:
+    """Return the figures of all settings.
+
+    Args:
+        task: what was asked.
+        measured: every setting, see `run`.
+        judge: of texts; None for none.
+        references: texts of people, judged like the others; only with a judge.
+    """
+    metrics: list[Metric] = []
+    points: list[Point] = []
+    for cell in measured:
+        if cell.rows:
+            own, point = _figures(task, cell, judge)
+            metrics += [replace(metric, group=cell.setting.label) for metric in own]
+            points.append(point)
+    if judge is not None and references:
+        metrics += [replace(m, group="references") for m in _judged(judge(references))]
+    accurate = any(metric.name == "accuracy" for metric in metrics)
+    if accurate:
+        metrics += _aup(points, len(measured[0].rows))
+    warnings = [*_refused(measured), *_unbound(points), *_collapsed(metrics)]
+    if judge is None and not accurate:
+        warnings.append("No judge read the texts: entropy alone says nothing of their quality.")
+    word = "accuracy in %" if accurate else "generative perplexity"
+    plots = _plots(points, word, log=not accurate) if points else []
+    if points:
+        plots.append(_heat_map(measured))
+    return Figures(tuple(metrics), tuple(warnings), tuple(plots))
+
+
+def _figures(task: Task, cell: Measured, judge: Judge | None) -> tuple[list[Metric], Point]:
+    rows, n = cell.rows, len(cell.rows)
+    nfe = np.array([row["nfe"] for row in rows], np.float64)
+    tokens = np.array([_new_tokens(row) for row in rows], np.float64)
+    found: list[Metric] = []
+    quality, error, entropy = None, 0.0, None
+    right = [task.right(row["row"], row["text"], row["ids"]) for row in rows]
+    if None in right:
+        scores = None if judge is None else judge([row["text"] for row in rows])
+        found = _judged(scores) if scores else _varied([row["ids"] for row in rows])
+        by_name = {metric.name: metric for metric in found}
+        entropy = by_name["unigram entropy"]
+        if scores is not None:
+            quality = by_name["generative perplexity"].value
+            error = by_name["generative perplexity"].error or 0.0
+    else:
+        hits = sum(map(bool, right))
+        quality, error = 100.0 * hits / n, 100.0 * math.sqrt(variance(hits, n))
+        found.append(Metric(name="accuracy", value=quality, unit="%", n=n, error=error,
+                            better="larger"))  # fmt: skip
+        distinct = len({tuple(row["ids"]) for row, good in zip(rows, right, strict=True) if good})
+        found.append(Metric(name="different right answers", value=distinct, unit="", n=n))
+    per_forward = float(tokens.sum() / nfe.sum()) if nfe.sum() else 0.0
+    mean, spread = _mean(nfe)
+    batches = len(cell.seconds)
+    found += [
+        Metric(name="NFE", value=mean, unit="passes", n=n, error=spread, better="smaller"),
+        Metric(name="tokens per forward", value=per_forward, unit="", n=n, better="larger"),
+        Metric(name="seconds per sample", value=sum(cell.seconds) / n, unit="s", n=n,
+               better="smaller", note=f"wall time of {batches} batches"),
+    ]  # fmt: skip
+    point = Point(
+        cell.setting,
+        mean,
+        per_forward,
+        quality,
+        error,
+        None if entropy is None else entropy.value,
+        0.0 if entropy is None else entropy.error or 0.0,
+    )
+    return found, point
+
+
+def _judged(scores: Scores) -> list[Metric]:
+    n = len(scores.ids)
+    perplexity = Metric(
+        name="generative perplexity",
+        value=scores.perplexity(),
+        unit="",
+        n=n,
+        error=scores.standard_error(),
+        better="smaller",
+    )
+    return [perplexity, *_varied(scores.ids)]
+
+
+def _varied(ids: Ids) -> list[Metric]:
+    """Return entropy and repetition of texts; texts of no token are left out."""
+    rows = [row for row in ids if len(row)]
+    mean, error = _mean(np.array([unigram_entropy([row]) for row in rows]))
+    n = len(ids)
+    return [
+        Metric(name="unigram entropy", value=mean, unit="nats", n=n, error=error),
+        Metric(name="distinct-2", value=distinct_n(rows, 2), unit="", n=n),
+        Metric(name="repeat-4", value=repeat_rate(rows, 4), unit="", n=n),
+    ]
+
+
+def _new_tokens(row: dict[str, Any]) -> int:
+    """Count the tokens that the model wrote, up to the end of the text."""
+    return sum(pass_number > 0 for pass_number in row["written"][: len(row["ids"])])
+
+
+def _mean(values: npt.NDArray[np.float64]) -> tuple[float, float | None]:
+    if len(values) < 2:
+        return float(values.mean()) if len(values) else math.nan, None
+    return mean_and_error(values)
+
+
+def _by_series(points: Sequence[Point]) -> dict[str, list[Point]]:
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        found.setdefault(point.setting.series, []).append(point)
+    return found
+
+
+def _aup(points: Sequence[Point], n: int) -> list[Metric]:
+    best = max(point.quality or 0.0 for point in points)
+    return [
+        Metric(
+            name="AUP",
+            value=aup([(p.per_forward, p.quality or 0.0) for p in group], best),
+            unit="",
+            n=n,
+            better="larger",
+            note=f"over {len(group)} budgets; y_max {best:.1f} % is the best of all settings",
+            group=f"{series}, all budgets",
+        )
+        for series, group in _by_series(points).items()
+    ]
+
+
+def _refused(measured: Sequence[Measured]) -> list[str]:
+    return [f"{m.setting.label} did not run: {m.refused}" for m in measured if m.refused]
+
+
+def _unbound(points: Sequence[Point]) -> list[str]:
+    """Say which samplers a budget does not bind, by their rule or by the passes that they took."""
+    found: list[str] = []
+    by_sampler: dict[str, list[Point]] = {}
+    for point in points:
+        by_sampler.setdefault(point.setting.sampler, []).append(point)
+    for name, group in by_sampler.items():
+        swept = [p for p in group if p.setting.option is not None]
+        if swept:
+            option = swept[0].setting.option
+            values = dict.fromkeys(f"{p.setting.options[option[0]]:g}" for p in swept if option)
+            found.append(
+                f"--nfe does not bind {name} ({samplers.find(name).nfe}): its "
+                f"{option[0] if option else ''} was swept instead: {', '.join(values)}."
+            )
+            continue
+        pairs = [(p.setting.steps, p.nfe) for p in group if p.setting.steps is not None]
+        loose = [(steps, nfe) for steps, nfe in pairs if abs(nfe - steps) > 0.1 * steps + 1]
+        if loose:
+            told = ", ".join(f"{steps} gave {nfe:.1f}" for steps, nfe in loose)
+            found.append(f"--nfe does not bind {name} ({samplers.find(name).nfe}): {told}.")
+    return found
+
+
+def _collapsed(metrics: Sequence[Metric]) -> list[str]:
+    entropies = {m.group: m.value for m in metrics if m.name == "unigram entropy"}
+    if not entropies:
+        return []
+    most = "references" if "references" in entropies else max(entropies, key=entropies.__getitem__)
+    return [
+        f"{group}: the entropy has collapsed to {value:.2f} nats, where {most} has "
+        f"{entropies[most]:.2f}. The texts repeat themselves; their perplexity says nothing."
+        for group, value in entropies.items()
+        if value < entropies[most] - COLLAPSE
+    ]
+
+
+def _plots(points: Sequence[Point], quality: str, *, log: bool) -> list[Plot]:
+    bars = "Error bars are one standard error over samples."
+    judged = [point for point in points if point.quality is not None]
+    plots: list[Plot] = []
+
+    def nfe(point: Point) -> tuple[float, float]:
+        return point.nfe, 0.0
+
+    def entropy(point: Point) -> tuple[float, float]:
+        return point.entropy or 0.0, point.entropy_error
+
+    def per_forward(point: Point) -> tuple[float, float]:
+        return point.per_forward, 0.0
+
+    if judged:
+        plots.append(_curves("Quality against NFE", bars, judged, nfe, "NFE", quality, log))
+    if judged and log:
+        plots.append(
+            _curves(
+                "Quality at equal entropy",
+                f"Only settings above each other are comparable: lower at the same entropy is "
+                f"better, and further left the texts repeat themselves. {bars}",
+                judged, entropy, "unigram entropy in nats", quality, log,
+            )
+        )  # fmt: skip
+    elif judged:
+        plots.append(
+            _curves(
+                "Accuracy against tokens per forward", bars, judged, per_forward,
+                "tokens per forward", quality, log,
+            )
+        )  # fmt: skip
+    return plots
+
+
+def _curves(
+    title: str,
+    caption: str,
+    points: Sequence[Point],
+    place: Callable[[Point], tuple[float, float]],
+    x_label: str,
+    y_label: str,
+    log: bool,
+) -> Plot:
+    def paint(figure: Figure) -> None:
+        from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+        axes: Axes = figure.add_subplot()
+        for i, (series, group) in enumerate(_by_series(points).items()):
+            ordered = sorted(group, key=lambda point: (point.setting.steps or 0, place(point)))
+            x = [place(point)[0] for point in ordered]
+            y = [point.quality for point in ordered]
+            axes.errorbar(
+                x, y, xerr=[place(p)[1] for p in ordered], yerr=[p.error for p in ordered],
+                label=series, marker=MARKERS[i % len(MARKERS)], capsize=2, linewidth=1.2,
+                markersize=5, linestyle="-" if i < len(MARKERS) else "--",
+            )  # fmt: skip
+        if x_label != "unigram entropy in nats":
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(ScalarFormatter())
+        if log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(ScalarFormatter())
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid(visible=True)
+        figure.legend(loc="outside right upper")
+
+    return draw(title, caption, paint, size=(9.0, 4.5))
+
+
+def _heat_map(measured: Sequence[Measured]) -> Plot:
+    """Plot the mean order of writing by position, for the middle budget of every sampler."""
+    series: dict[str, list[Measured]] = {}
+    for cell in measured:
+        if cell.rows:
+            series.setdefault(cell.setting.series, []).append(cell)
+    middle = [group[len(group) // 2] for group in series.values()]
+    width = max(len(row["written"]) for cell in middle for row in cell.rows)
+    table = np.array([_order(cell, width) for cell in middle])
+
+    def paint(figure: Figure) -> None:
+        axes: Axes = figure.add_subplot()
+        image = axes.imshow(
+            table, aspect="auto", interpolation="nearest", vmin=0, vmax=1, cmap="viridis"
+        )
+        axes.set_yticks(range(len(middle)), [cell.setting.label for cell in middle])
+        axes.set_xlabel("position of the new text")
+        figure.colorbar(image, ax=axes, label="share of the passes done", pad=0.01)
+
+    caption = (
+        "Mean over samples of the pass behind which a position was last written, as a share of "
+        "the row's passes; the middle budget of each sampler. From dark to light along a row is "
+        "writing from left to right; one colour is writing in any order."
+    )
+    return draw("When each position was written", caption, paint,
+                size=(9.0, 1.4 + 0.32 * len(middle)))  # fmt: skip
+
+
+def _order(cell: Measured, width: int) -> npt.NDArray[np.float64]:
+    """Mean share of the passes done by position; NaN where nothing was written."""
+    total, count = np.zeros(width), np.zeros(width)
+    for row in cell.rows:
+        when = np.array(row["written"], np.float64)
+        total[: len(when)] += when / max(1, row["nfe"])
+        count[: len(when)] += when > 0
+    return np.divide(total, count, out=np.full(width, np.nan), where=count > 0)

@@ -1,0 +1,162 @@
+"""List the settings of a comparison: samplers at every budget and temperature.
+
+A sampler with planned steps takes the budgets as its steps.  A sampler that sets its own pace is
+swept by its own parameter, with the values of `cells.SWEEPS` or those of the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dlm_eval.comparison.cells import SWEEPS, Sweep
+from dlm_eval.report.results import Json
+from dlm_sampling import samplers
+from dlm_sampling.errors import UsageError, unknown_choice
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Hold a sampler with its budget and temperature.
+
+    Fields:
+        sampler: public name.
+        temperature: of the tokens; None is the sampler's own law.
+        steps: planned steps; None where the sampler sets its own pace.
+        option: name and value of the swept parameter, or None.
+    """
+
+    sampler: str
+    temperature: float | None
+    steps: int | None
+    option: tuple[str, float] | None = None
+
+    @property
+    def label(self) -> str:
+        """Return the name of the setting in tables."""
+        words = [self.sampler]
+        if self.option is not None:
+            words.append(f"{self.option[0]} {self.option[1]:g}")
+        if self.steps is not None:
+            words.append(f"{self.steps} steps")
+        if self.temperature is not None:
+            words.append(f"T {self.temperature:g}")
+        return ", ".join(words)
+
+    @property
+    def series(self) -> str:
+        """Return the name that the setting shares with the other budgets of its sampler."""
+        own = self.sampler
+        return own if self.temperature is None else f"{own}, T {self.temperature:g}"
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Return the parameters of the sampler that are not its defaults."""
+        return {} if self.option is None else {self.option[0]: self.option[1]}
+
+    def facts(self) -> dict[str, Json]:
+        """Return the setting with all fields of the sampler, for results."""
+        return {
+            "sampler": repr(samplers.create(self.sampler, **self.options)),
+            "temperature": self.temperature,
+            "steps": self.steps,
+        }
+
+
+def settings_of(
+    names: Sequence[str],
+    budgets: Sequence[int],
+    temperatures: Sequence[float | None],
+    sweeps: Mapping[str, Sweep],
+    world: str,
+) -> list[Setting]:
+    """Return every sampler at every budget and temperature.
+
+    Args:
+        names: samplers.
+        budgets: forward passes per row, for samplers with planned steps.
+        temperatures: None stands for the law of each sampler.
+        sweeps: parameters that replace the budgets, by sampler; see `sweeps_of`.
+        world: key of the sweeps' values.
+    """
+    return [
+        setting
+        for name in names
+        for temperature in temperatures
+        for setting in _budgets(name, temperature, budgets, sweeps.get(name), world)
+    ]
+
+
+def sweeps_of(given: Sequence[str], world: str) -> dict[str, Sweep]:
+    """Return the known sweeps, with those of the caller in front.
+
+    Args:
+        given: of the form "klass.conf_threshold=0.9,0.7".
+        world: key of the sweeps' values.
+
+    Raises:
+        UsageError: no such form, sampler or parameter, or a value that is no number or out of its
+            range.
+    """
+    found = {**SWEEPS}
+    for text in given:
+        name, dot, rest = text.partition(".")
+        option, equal, numbers = rest.partition("=")
+        if not (dot and equal and numbers):
+            raise UsageError(f"--sweep {text}: must be like fast-dllm.threshold=0.9,0.5.")
+        try:
+            entry = samplers.find(name)
+            if option not in entry.parameters:
+                raise unknown_choice(f"--sweep {name}", option, entry.parameters)
+            values = tuple(_number(word, entry.parameters[option]) for word in numbers.split(","))
+            for value in values:
+                samplers.create(name, **{option: value})
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"--sweep {text}: {error}") from error
+        found[name] = Sweep(option, {world: values}, found[name].steps if name in found else None)
+    return found
+
+
+def check_names(names: Sequence[str], noise: str) -> None:
+    """Refuse samplers that are unknown, named twice, or made for other noise.
+
+    Raises:
+        UsageError: names the sampler, and those that run on the noise.
+    """
+    if not names:
+        raise UsageError("--samplers: name at least one, such as ancestral,llada,klass.")
+    for i, name in enumerate(names):
+        try:
+            entry = samplers.find(name)
+        except (ValueError, OSError) as error:
+            raise UsageError(f"--samplers {name}: {error}") from error
+        if name in names[:i]:
+            raise UsageError(f"--samplers: {name} is named twice.")
+        if noise not in entry.runs_on:
+            fitting = [n for n, e in samplers.available().items() if noise in e.runs_on]
+            raise UsageError(
+                f"--samplers {name}: is for {' and '.join(entry.runs_on)} noise, and the model has "
+                f"{noise} noise; {', '.join(fitting)} run on it."
+            )
+
+
+def _budgets(
+    name: str,
+    temperature: float | None,
+    budgets: Sequence[int],
+    sweep: Sweep | None,
+    world: str,
+) -> Iterator[Setting]:
+    if sweep is None:
+        for steps in budgets:
+            yield Setting(name, temperature, steps)
+        return
+    for value in sweep.values[world]:
+        yield Setting(name, temperature, sweep.steps, (sweep.option, value))
+
+
+def _number(word: str, default: Any) -> float:
+    """Read a whole number for a parameter that is one, else any number."""
+    whole = isinstance(default, int) and not isinstance(default, bool)
+    return int(word) if whole else float(word)

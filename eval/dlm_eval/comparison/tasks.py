@@ -1,0 +1,212 @@
+"""Define the tasks of a comparison: what is asked of the model, and when an answer is right."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from dlm_eval.report.results import Json
+from dlm_sampling.errors import UsageError
+from dlm_sampling.testing.sudoku import CELLS, MASK, all_grids, is_valid
+
+
+class Task(Protocol):
+    """Define what a comparison needs of a task.  Row i is the same in every setting."""
+
+    @property
+    def world(self) -> str:
+        """Return the key of the sweeps' values, "text" or "sudoku"."""
+        ...
+
+    def facts(self) -> dict[str, Json]:
+        """Return everything that changes a figure, for the fingerprint."""
+        ...
+
+    def prompts(self, first: int, last: int) -> tuple[Any, dict[str, Any]]:
+        """Return the prompts of rows `first` to `last` - 1, and arguments of `generate`."""
+        ...
+
+    def words(self, row: int) -> dict[str, Json]:
+        """Return "prompt" and "reference" of a row, as far as there are any."""
+        ...
+
+    def right(self, row: int, text: str, ids: Sequence[int]) -> bool | None:
+        """Return whether a text answers its row; None where nothing is right or wrong."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """Continue prompts, or write without any; a judge says how well.
+
+    Fields:
+        new_tokens: tokens of each text.
+        given: prompts, taken in turn; () for none.
+        suppress: ids that are never written.
+    """
+
+    new_tokens: int
+    given: tuple[str, ...] = ()
+    suppress: tuple[int, ...] = ()
+
+    world = "text"
+
+    def facts(self) -> dict[str, Json]:
+        """See `Task`."""
+        return {
+            "task": "text",
+            "new_tokens": self.new_tokens,
+            "prompts": _digest(self.given) if self.given else "none",
+            "suppressed": list(self.suppress),
+        }
+
+    def prompts(self, first: int, last: int) -> tuple[Any, dict[str, Any]]:
+        """See `Task`."""
+        texts = [self.given[i % len(self.given)] if self.given else "" for i in range(first, last)]
+        return texts, {"max_new_tokens": self.new_tokens, "suppress_tokens": self.suppress}
+
+    def words(self, row: int) -> dict[str, Json]:
+        """See `Task`."""
+        return {"prompt": self.given[row % len(self.given)]} if self.given else {}
+
+    def right(self, row: int, text: str, ids: Sequence[int]) -> None:
+        """See `Task`."""
+        return None
+
+
+@dataclass(frozen=True)
+class SudokuTask:
+    """Fill 4x4 grids of the embedded model sudoku4x4; every valid grid is right.
+
+    Fields:
+        samples: grids.
+        clues: cells that are given.
+        seed: of the grids and of the places of the clues.
+    """
+
+    samples: int
+    clues: int = 0
+    seed: int = 0
+
+    world = "sudoku"
+
+    def facts(self) -> dict[str, Json]:
+        """See `Task`."""
+        return {"task": "sudoku4x4", "clues": self.clues, "grids_seed": self.seed}
+
+    def prompts(self, first: int, last: int) -> tuple[Any, dict[str, Any]]:
+        """See `Task`."""
+        return self._canvases()[first:last].tolist(), {"infill": True}
+
+    def words(self, row: int) -> dict[str, Json]:
+        """See `Task`."""
+        return {"prompt": "".join("1234."[cell] for cell in self._canvases()[row].tolist())}
+
+    def right(self, row: int, text: str, ids: Sequence[int]) -> bool:
+        """See `Task`."""
+        return bool(is_valid(torch.tensor([list(ids)]))[0])
+
+    def _canvases(self) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        grids = all_grids()
+        x = grids[torch.randint(len(grids), (self.samples,), generator=generator)]
+        rank = torch.rand(x.shape, generator=generator).argsort(1).argsort(1)
+        return x.masked_fill(rank < CELLS - self.clues, MASK)
+
+
+@dataclass(frozen=True)
+class FileTask:
+    """Answer the prompts of a file; an answer is right if it is the one of the file.
+
+    The last match of `pattern` in the text (its first group, where it has one) is compared with the
+    answer, both without spaces, commas and letter case.
+
+    Fields:
+        name: what results call the task.
+        rows: prompts with their answers.
+        new_tokens: tokens of each text; None where prompts are filled in place.
+        pattern: regular expression of the answer; None compares the whole text.
+    """
+
+    name: str
+    rows: tuple[tuple[str, str], ...]
+    new_tokens: int | None
+    pattern: str | None = None
+
+    world = "text"
+
+    def facts(self) -> dict[str, Json]:
+        """See `Task`."""
+        flat = [word for row in self.rows for word in row]
+        return {
+            "task": self.name,
+            "rows": _digest(flat),
+            "new_tokens": self.new_tokens,
+            "pattern": self.pattern,
+        }
+
+    def prompts(self, first: int, last: int) -> tuple[Any, dict[str, Any]]:
+        """See `Task`."""
+        texts = [prompt for prompt, _ in self.rows[first:last]]
+        return texts, {} if self.new_tokens is None else {"max_new_tokens": self.new_tokens}
+
+    def words(self, row: int) -> dict[str, Json]:
+        """See `Task`."""
+        return {"prompt": self.rows[row][0], "reference": self.rows[row][1]}
+
+    def right(self, row: int, text: str, ids: Sequence[int]) -> bool:
+        """See `Task`."""
+        found = text
+        if self.pattern is not None:
+            matches = list(re.finditer(self.pattern, text))
+            if not matches:
+                return False
+            found = matches[-1][1] if matches[-1].re.groups else matches[-1][0]
+        return _plain(found) == _plain(self.rows[row][1])
+
+
+def read_file_task(
+    path: Path, samples: int, new_tokens: int | None, pattern: str | None
+) -> FileTask:
+    """Read a file of JSON lines with "prompt" and "answer".
+
+    Raises:
+        UsageError: no such file, a line without these words, fewer lines than `samples`, or a
+            pattern that is no regular expression.
+    """
+    try:
+        re.compile(pattern or "")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except re.error as error:
+        raise UsageError(f"--answer-pattern {pattern}: {error}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--task {path}: {error}; give text, sudoku, or a .jsonl file with prompt and answer."
+        ) from error
+    rows: list[tuple[str, str]] = []
+    for number, line in enumerate(filter(str.strip, lines), 1):
+        try:
+            row: Mapping[str, Any] = json.loads(line)
+            rows.append((str(row["prompt"]), str(row["answer"])))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UsageError(
+                f'--task {path}: line {number} must be like {{"prompt": "...", "answer": "..."}}.'
+            ) from error
+    if len(rows) < samples:
+        raise UsageError(f"--samples {samples}: {path} has {len(rows)} lines.")
+    return FileTask(path.name, tuple(rows[:samples]), new_tokens, pattern)
+
+
+def _plain(answer: str) -> str:
+    return re.sub(r"[\s,]", "", answer).casefold()
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return sha256(json.dumps(list(texts)).encode()).hexdigest()[:12]

@@ -1,0 +1,221 @@
+"""Samplers side by side: the same samples whoever runs them, settings, figures, the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dlm_eval.comparison.figures import figures_of
+from dlm_eval.comparison.journal import SettingsChanged
+from dlm_eval.comparison.judging import CorpusScores
+from dlm_eval.comparison.run import Comparison, Measured, run, samples_of
+from dlm_eval.comparison.settings import Setting, check_names, settings_of, sweeps_of
+from dlm_eval.comparison.tasks import FileTask, SudokuTask, TextTask, read_file_task
+
+from dlm_sampling import AutoDenoiser
+from dlm_sampling.errors import UsageError
+from dlm_sampling.jobs import Rank
+
+FACTS = {"subject": {"model": "sudoku4x4"}}
+TASK = SudokuTask(samples=5, clues=6)
+
+
+def comparison(batch_rows: int = 2) -> Comparison:
+    settings = settings_of(
+        ("ancestral", "fast-dllm"), (4,), (1.0,), sweeps_of(["fast-dllm.threshold=0.9"], "sudoku"),
+        "sudoku",
+    )  # fmt: skip
+    return Comparison(
+        denoiser=AutoDenoiser.from_pretrained("sudoku4x4"),
+        task=TASK,
+        settings=tuple(settings),
+        samples=5,
+        batch_rows=batch_rows,
+        seed=7,
+        arguments={},
+    )
+
+
+def samples(measured: list[Measured] | None) -> list[dict[str, Any]]:
+    assert measured is not None
+    return list(samples_of(TASK, measured))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Measured]]:
+    folder = tmp_path_factory.mktemp("whole")
+    measured = run(comparison(), folder, FACTS, Rank(), progress=False)
+    assert measured is not None
+    return folder, measured
+
+
+def test_processes_give_the_samples_of_one(
+    tmp_path: Path, whole: tuple[Path, list[Measured]]
+) -> None:
+    assert run(comparison(), tmp_path, FACTS, Rank(1, 2), progress=False) is None
+    both = run(comparison(), tmp_path, FACTS, Rank(0, 2), progress=False)
+    assert samples(both) == samples(whole[1])
+
+
+def test_the_batch_does_not_matter(tmp_path: Path, whole: tuple[Path, list[Measured]]) -> None:
+    assert samples(run(comparison(5), tmp_path, FACTS, Rank(), progress=False)) == samples(whole[1])
+
+
+def test_a_killed_run_goes_on_and_repeats_nothing(
+    tmp_path: Path, whole: tuple[Path, list[Measured]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that a kill leaves is a journal whose last line may be cut."""
+    from dlm_eval.comparison import run as module
+
+    lines = (whole[0] / "journal" / "0.jsonl").read_bytes().splitlines(keepends=True)
+    journal = tmp_path / "journal" / "0.jsonl"
+    journal.parent.mkdir()
+    journal.write_bytes(b"".join(lines[:3]) + lines[3][:40])
+    ran: list[tuple[Setting, int]] = []
+    once = module.run_batch
+
+    def count(c: Comparison, setting: Setting, first: int, last: int) -> dict[str, Any]:
+        ran.append((setting, first))
+        return once(c, setting, first, last)
+
+    monkeypatch.setattr(module, "run_batch", count)
+    resumed = run(comparison(), tmp_path, FACTS, Rank(), progress=False)
+    assert samples(resumed) == samples(whole[1])
+    assert len(ran) == len(lines) - 3  # of 1 + 6 lines, the facts and two batches were whole
+    with pytest.raises(SettingsChanged, match="subject: model"):
+        run(comparison(), tmp_path, {"subject": {"model": "other"}}, Rank(1, 2), progress=False)
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    tmp_path: Path, whole: tuple[Path, list[Measured]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlm_eval.comparison import run as module
+
+    plain = module.generate
+
+    def small(denoiser: Any, prompts: Sequence[Any], **given: Any) -> Any:
+        if len(prompts) > 2:
+            raise MemoryError("does not fit")
+        return plain(denoiser, prompts, **given)
+
+    monkeypatch.setattr(module, "generate", small)
+    assert samples(run(comparison(5), tmp_path, FACTS, Rank(), progress=False)) == samples(whole[1])
+
+
+def test_figures_are_those_of_the_samples(whole: tuple[Path, list[Measured]]) -> None:
+    _, measured = whole
+    found = figures_of(TASK, measured, None)
+    values = {(m.group, m.name): m.value for m in found.metrics}
+    group = "fast-dllm, threshold 0.9, T 1"
+    rows = [row for row in samples(measured) if row["group"] == group]
+    nfe = [row["nfe"] for row in rows]
+    assert values[group, "NFE"] == np.mean(nfe)
+    assert values[group, "tokens per forward"] == pytest.approx(5 * 10 / sum(nfe))  # 6 clues of 16
+    assert values[group, "accuracy"] == 100 * np.mean([row["right"] for row in rows])
+    for row in rows:  # a clue is never written, every other cell in one of the passes
+        given = np.array([cell != "." for cell in row["prompt"]])
+        when = np.array(row["written"])
+        assert (when[given] == 0).all() and set(when[~given]) == set(range(1, row["nfe"] + 1))
+    assert any("does not bind fast-dllm" in warning for warning in found.warnings)
+    assert {m.group for m in found.metrics if m.name == "AUP"} == {
+        "ancestral, T 1, all budgets",
+        "fast-dllm, T 1, all budgets",
+    }
+    assert len(found.plots) == 3
+
+
+def test_collapsed_entropy_stands_in_the_warnings() -> None:
+    """The text that repeats itself has the lower perplexity, and is warned of."""
+
+    def cell(name: str, ids: list[int]) -> Measured:
+        rows = [
+            {"row": i, "seed": i, "text": " ".join(map(str, ids)), "ids": ids, "nfe": 4,
+             "written": [1, 2, 3, 4]}
+            for i in range(2)
+        ]  # fmt: skip
+        return Measured(Setting(name, None, 4), tuple(rows), (1.0,))
+
+    def judge(texts: Sequence[str]) -> CorpusScores:
+        ids = tuple(tuple(map(int, text.split())) for text in texts)
+        return CorpusScores(tuple(len(set(row)) * 1.0 for row in ids), ids)
+
+    cells = [cell("ancestral", [1, 2, 3, 4]), cell("llada", [1, 1, 1, 1])]
+    found = figures_of(TextTask(4), cells, judge)
+    values = {(m.group, m.name): m.value for m in found.metrics}
+    assert values["ancestral, 4 steps", "generative perplexity"] == pytest.approx(np.exp(1.0))
+    assert values["llada, 4 steps", "generative perplexity"] == pytest.approx(np.exp(0.25))
+    assert values["llada, 4 steps", "unigram entropy"] == 0.0
+    warnings = [w for w in found.warnings if "collapsed" in w]
+    assert len(warnings) == 1 and warnings[0].startswith("llada, 4 steps")
+
+
+def test_the_error_of_a_perplexity_is_that_of_the_mean() -> None:
+    """Texts of one length: exp of the mean times the standard error of the mean."""
+    nll = np.array([3.0, 5.0, 4.0, 8.0])
+    scores = CorpusScores(tuple(nll), ((1, 2),) * 4)
+    assert scores.perplexity() == pytest.approx(np.exp(2.5))
+    assert scores.standard_error() == pytest.approx(np.exp(2.5) * (nll / 2).std(ddof=1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("fast-dllm", "must be like"),
+        ("fast-dlm.threshold=0.9", "fast-dllm"),
+        ("fast-dllm.treshold=0.9", "threshold"),
+        ("gillespie.events_per_step=0", "events_per_step"),
+        ("fast-dllm.threshold=high", "high"),
+    ],
+)
+def test_a_wrong_sweep_is_refused_in_one_line(given: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        sweeps_of([given], "text")
+
+
+def test_wrong_samplers_are_refused_in_one_line() -> None:
+    for names, message in (((), "at least one"), (("ladda",), "llada"), (("duo",), "duo: is for"),
+                           (("llada", "llada"), "twice")):  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            check_names(names, "absorbing")
+
+
+def test_an_answer_is_compared_without_spaces_commas_and_case() -> None:
+    task = FileTask("t", (("2+2", "1,000"), ("Colour?", "Red")), 8, r"#### (\S+)")
+    assert task.right(0, "so 4 #### 7 and #### 1000", ()) is True
+    assert task.right(0, "1000", ()) is False
+    assert FileTask("t", task.rows, 8).right(1, " r e d", ()) is True
+
+
+def test_a_wrong_task_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "task.jsonl"
+    with pytest.raises(UsageError, match="--task"):
+        read_file_task(file, 1, None, None)
+    file.write_text('{"prompt": "p", "answer": "a"}\n{"prompt": "p"}\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="line 2"):
+        read_file_task(file, 1, None, None)
+    file.write_text('{"prompt": "p", "answer": "a"}\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="has 1 lines"):
+        read_file_task(file, 2, None, None)
+    with pytest.raises(UsageError, match="answer-pattern"):
+        read_file_task(file, 1, None, "(")
+
+
+def test_the_command_writes_the_folder(tmp_path: Path) -> None:
+    from dlm_eval.cli.app import app
+    from typer.testing import CliRunner
+
+    words = ["compare", "sudoku4x4", "--samplers", "llada", "--nfe", "4", "--task", "sudoku"]
+    words += ["-n", "2", "--out", str(tmp_path / "out"), "--clues", "8"]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert results["command"].startswith("dlm-sampling eval compare sudoku4x4 --samplers llada")
+    assert results["protocol"]["clues"] == 8
+    lines = (tmp_path / "out" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["row"] for line in lines] == [0, 1]
+    with pytest.raises(UsageError, match="--nfe x"):
+        CliRunner().invoke(app, [*words, "--nfe", "x"], catch_exceptions=False)
