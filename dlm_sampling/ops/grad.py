@@ -51,7 +51,7 @@ def differentiable_log_prob_of(
         remade.checkpoint(_block, source, here, tokens[here], law, check, **options)
         for here in cast("tuple[Tensor, ...]", every.split(source.block))
     ]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float32, device=source.device)
+    return torch.cat(parts)  # a source without rows has one block, which is empty
 
 
 def _block(source: LogitRows, here: Tensor, tokens: Tensor, law: TokenLaw, check: bool) -> Tensor:
@@ -59,7 +59,7 @@ def _block(source: LogitRows, here: Tensor, tokens: Tensor, law: TokenLaw, check
     logits = source.fetch(here)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     function: Any = _LogProbOf
-    return function.apply(logits, tokens, law, int(here[0]) if check else None)
+    return function.apply(logits, tokens, law, int(here[0]) if check and len(here) else None)
 
 
 class _LogProbOf(torch.autograd.Function):

@@ -87,3 +87,8 @@ def test_a_row_without_a_law_is_refused_with_its_number_in_the_source() -> None:
     logits = torch.zeros(3, 2).index_fill(0, torch.tensor([2]), math.nan)
     with pytest.raises(ValueError, match=r"row 2 .*NaN"):
         ops.differentiable_log_prob_of(source(logits), torch.zeros(3, dtype=torch.int64))
+
+
+def test_a_source_without_rows_has_no_log_probabilities() -> None:
+    found = ops.differentiable_log_prob_of(source(leaf(0)), torch.zeros(0, dtype=torch.int64))
+    assert found.shape == (0,)
