@@ -66,8 +66,8 @@ def test_values_of_some_columns_and_of_all() -> None:
 def test_a_pass_that_was_cut_has_no_value_behind_the_cut() -> None:
     cut = PassLogits.of([DenoiserOutput(TABLE[:, :2])], None, X, model(), None)
     assert read(cut, [2], [1])[:, 0].tolist() == [210.0]
-    with pytest.raises(IndexError):
-        read(cut, [2], [2])
+    with pytest.raises(IndexError, match=r"canvas\.editable only"):
+        read(cut, [0], [2])
 
 
 @pytest.mark.parametrize("hooked", [False, True])

@@ -120,6 +120,7 @@ def text(
     kind = read_reduction(reduction)
 
     from dlm_eval.judges.causal import CausalJudge
+    from dlm_eval.judges.mauve import why_no_mauve
     from dlm_eval.report import Results, write_folder
     from dlm_eval.text.read import read_texts
     from dlm_eval.text.samples import Sample, describe, run_samples
@@ -175,8 +176,10 @@ def text(
     name = (BOOKS if judge == "own" else NONE) if reference is None else reference
     references = read_references(name, reference_column, count, characters)
     loaded = CausalJudge.from_pretrained(judge, judge_revision, device=device)
-    featuriser = None
-    if references and features != NONE:
+    featuriser, left_out = None, None if not references else why_no_mauve(count)
+    if left_out is not None and features not in (None, NONE):
+        raise UsageError(f"--features {features}: there is no MAUVE, as {left_out}.")
+    if references and features != NONE and left_out is None:
         same = features in (None, judge)
         featuriser = loaded if same else CausalJudge.from_pretrained(str(features), device=device)
     protocol = Protocol(
@@ -199,7 +202,9 @@ def text(
         subject=subject,
         protocol={"task": "text", **asked, **protocol.facts()},
         metrics=scored.metrics,
-        warnings=scored.warnings,
+        warnings=scored.warnings
+        if left_out is None or features == NONE
+        else (*scored.warnings, f"MAUVE is left out, as {left_out}."),
     )
     write_folder(out, results, scored.rows)
     for line in lines_of(results):

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +27,7 @@ from dlm_sampling.errors import UsageError
 
 Features: TypeAlias = npt.NDArray[np.float32]
 Featuriser: TypeAlias = "str | CausalJudge | Callable[[Sequence[str]], Features]"
+FEWEST = 20
 SEEDS = (25, 26, 27, 28, 29)
 """Seeds of k-means; 25 is the package's own."""
 
@@ -106,9 +108,9 @@ def mauve_of_features(
     same_count(len(texts), len(references))
     if not seeds:
         raise ValueError("seeds=(): give at least one, such as 25.")
-    if len(texts) < 20:
+    if len(texts) < FEWEST:
         raise ValueError(
-            f"{len(texts)} texts: MAUVE needs at least 20 in each set, for two clusters."
+            f"{len(texts)} texts: MAUVE needs at least {FEWEST} in each set, for two clusters."
         )
     compute = _package()
     found: list[Any] = []
@@ -134,6 +136,15 @@ def same_count(texts: int, references: int) -> None:
             f"MAUVE of {texts} texts and {references} references: the counts must be equal, as the "
             "value depends on them; pass as many references as texts."
         )
+
+
+def why_no_mauve(count: int) -> str | None:
+    """Return the reason why MAUVE of `count` texts cannot be computed here, or None if it can."""
+    if count < FEWEST:
+        return f"it needs at least {FEWEST} texts, for two clusters, and there are {count}"
+    if find_spec("mauve") is None:
+        return f"it needs the package mauve-text: {EXTRA}"
+    return None
 
 
 def _package() -> Callable[..., Any]:

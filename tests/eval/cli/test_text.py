@@ -98,3 +98,16 @@ def test_wrong_usage_is_one_line(
     shown = command("eval", "text", *(word.replace("{tmp}", str(tmp_path)) for word in words))
     assert (shown.code, len(shown.err.splitlines())) == (2, 1), shown.err
     assert message in shown.err
+
+
+def test_few_texts_are_judged_without_mauve(command: Command, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "Dorothy sat down."}\n' * 2, encoding="utf-8")
+    words = ("eval", "text", "--texts", str(texts), "--out", str(tmp_path / "out"))
+    assert command(*words).code == 0
+    found = results(tmp_path / "out")
+    assert "MAUVE" not in {m["name"] for m in found["metrics"]}
+    left_out = "MAUVE is left out, as it needs at least 20 texts"
+    assert any(warning.startswith(left_out) for warning in found["warnings"])
+    asked = command(*words, "--features", "own")
+    assert_one_line(asked, 2, "--features own", "at least 20 texts")
