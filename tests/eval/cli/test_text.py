@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import command as command
-from tests.cli.process import Command
+from tests.cli.process import Command, assert_one_line
 
 FEW = ("-n", "20", "--max-new-tokens", "12", "--steps", "4", "--mauve-seeds", "2")
 
