@@ -245,8 +245,13 @@ def classes(path: Path) -> dict[str, set[str]]:
     for node in tree(path).body:
         if isinstance(node, ast.ClassDef):
             bases = [b.value if isinstance(b, ast.Subscript) else b for b in node.bases]
-            found[node.name] = {b.id for b in bases if isinstance(b, ast.Name)}
+            found[node.name] = {last_name(b) for b in bases}
     return found
+
+
+def last_name(node: ast.expr) -> str:
+    """`Base` of `Base` and of `module.Base`."""
+    return ast.unparse(node).split(".")[-1]
 
 
 SAMPLER_FILES = sources(LIBRARY / "samplers")
@@ -291,11 +296,53 @@ def test_a_sampler_may_build_on_a_solver_never_on_a_decoder(path: Path) -> None:
 
 def probes(path: Path) -> list[int]:
     """Lines that ask an object for an attribute by name in case it has one."""
-    calls = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Call)]
-    named = [(n, n.func.id) for n in calls if isinstance(n.func, ast.Name)]
-    return [
-        n.lineno for n, name in named if name == "hasattr" or (name, len(n.args)) == ("getattr", 3)
+    nodes = list(ast.walk(tree(path)))
+    named = [
+        (n, n.func.id) for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
     ]
+    # An operator may lack its kernel, and a caller of `replay` may pass anything.
+    strict = part(module_name(path, ROOT)) in {"samplers", "prediction", "engine"}
+    caught = [n for n in nodes if isinstance(n, ast.ExceptHandler) and strict]
+    return [
+        *(n.lineno for n, name in named if name == "hasattr" or (name, len(n.args)) == GETATTR),
+        *(n.lineno for n in caught if n.type and "AttributeError" in ast.unparse(n.type)),
+    ]
+
+
+GETATTR = ("getattr", 3)
+
+
+@pytest.mark.parametrize("path", FILES, ids=where)
+def test_the_base_class_of_samplers_is_not_asked_for(path: Path) -> None:
+    """A sampler is what has the protocol; its base class is a convenience."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            kinds = {last_name(n) for n in ast.walk(node.args[1]) if isinstance(n, ast.expr)}
+            assert "SamplerBase" not in kinds, f"{where(path)}:{node.lineno}: ask for `Sampler`"
+
+
+@pytest.mark.parametrize("path", FILES, ids=where)
+def test_no_part_of_the_library_is_imported_by_a_string(path: Path) -> None:
+    """Such an import would pass under every wall of this file."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call) and last_name(node.func) in ("import_module", "__import__"):
+            named = [a.value for a in ast.walk(node) if isinstance(a, ast.Constant)]
+            ours = [name for name in named if str(name).split(".")[0] == "dlm_sampling"]
+            assert not ours, f"{where(path)}:{node.lineno}: import {ours} by a statement"
+
+
+def test_every_registered_sampler_is_seen_by_these_tests() -> None:
+    """The names in the last lines of the files, against the files that are looked at here."""
+    calls = {
+        module_name(path, ROOT)
+        for path in SAMPLER_FILES
+        for node in tree(path).body
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and last_name(node.value.func) == "register"
+    }
+    assert len(calls) >= 45
+    assert calls <= set(ALGORITHMS), calls - set(ALGORITHMS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=where)
