@@ -62,7 +62,7 @@ def write_config(context: typer.Context) -> str:
     lines: list[str] = []
     for name, parameter in option_names(context).items():
         value: Any = context.params.get(parameter)
-        if value is not None and value != []:
+        if value not in (None, [], ()):
             lines.append(f"{name} = {_as_toml(value)}")
     return "\n".join(lines)
 

@@ -12,7 +12,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dlm_sampling.embedded import embedded_models
 from dlm_sampling.errors import UsageError, closest, suggestion, unknown_choice
-from dlm_sampling.samplers.registry import called
 from dlm_sampling.text.prompt_files import PromptSource, read_prompts, read_stream
 from dlm_sampling.text.prompt_items import PromptItem
 
@@ -76,6 +75,8 @@ def parse_settings(pairs: Sequence[str], build: Any, sampler: str) -> dict[str, 
     """
     parameters = inspect.signature(build).parameters
     # The annotations of functools.partial are those of what it calls.
+    from dlm_sampling.samplers.registry import called  # which imports torch
+
     hints = get_type_hints(called(build))
     hints = {name: hint for name, hint in hints.items() if name in parameters}
     settings: dict[str, Any] = {}

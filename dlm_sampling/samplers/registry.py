@@ -120,13 +120,13 @@ def register(name: str, build: Callable[..., SamplerBase[Any]]) -> None:
             f"build={build!r}: must be a class or function whose parameters all have defaults "
             f"({error})."
         ) from error
+    check_described(sampler)
     for parameter in inspect.signature(build).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(
                 f"build={build!r}: takes {parameter}, so that its parameters are not known; name "
                 "each one, with a default."
             )
-    check_described(sampler)
     _ENTRIES[name] = Entry(name, build)
 
 

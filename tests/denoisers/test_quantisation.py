@@ -19,6 +19,8 @@ from dlm_sampling.denoisers.quantisation import METHODS, plain_parts, quantise
 from dlm_sampling.text.fingerprint import weights_digest
 from dlm_sampling.types import DenoiserOutput, Pass
 
+pytest.importorskip("torchao", reason="needs: pip install 'dlm-sampling[quantize]'")
+
 Maker = Callable[..., Denoiser]
 IDS = torch.randint(0, 38, (4, 12), generator=torch.Generator().manual_seed(0))
 FARTHEST = {"int8": 0.03, "int8-dynamic": 0.06, "int4": 0.35}  # total variation, at most

@@ -109,6 +109,7 @@ def test_a_name_of_ones_own_may_be_registered_again() -> None:
         ("x", lambda n: Best(n), TypeError, "parameters all have defaults"),
         ("x", dict, TypeError, "sampler is a dict, which has no `step`"),
         ("x", lambda: Best, TypeError, "sampler is the class Best"),
+        ("x", lambda **kw: Best(**kw), TypeError, r"takes \*\*kw"),
     ],
 )
 def test_what_cannot_be_registered(
