@@ -209,8 +209,8 @@ class Run:
     def move(self, state: RunState, predictor: Predictor, *, check: bool) -> Moved:
         """Call the sampler's step, and undo its changes outside of the current block.
 
-        With `check`, the types and shapes of the returned step are checked first; without, only if
-        an error shows that they may be wrong.
+        Shapes and dtypes of the returned step are read every time.  With `check`, its state is
+        looked through too, once per run.
         """
         canvas = self.canvas(state)
         clock = Clock(state.step, state.window.steps)
