@@ -30,6 +30,7 @@ from tests.denoisers.random_dit import random_dit
 WIDTH, ROWS, LENGTH = 96, 4, 96
 FACTOR = 1.6
 NARROW, WIDE = 100, 3000  # activations prevail, or logits
+VAST = 70_000  # a head makes the logits of fewer rows at a time than there are
 
 
 class Peak(TorchDispatchMode):
@@ -115,6 +116,15 @@ def test_the_peak_of_a_run_is_within_a_factor_of_the_estimate(name: str, vocab: 
     with Peak() as peak:
         run()
     assert 1 / FACTOR < peak.most / (memory.total - memory.weights) < FACTOR
+
+
+def test_a_lazy_head_never_holds_the_logits_of_all_tokens() -> None:
+    denoiser, vocab = llada(VAST), VAST
+    memory = expected_memory(denoiser, ROWS, LENGTH)
+    with Peak() as peak:
+        generate(denoiser, [[5]] * ROWS, max_new_tokens=LENGTH - 1, steps=1, seed=0, eos="keep")
+    assert 1 / FACTOR < peak.most / (memory.total - memory.weights) < FACTOR
+    assert peak.most < ROWS * LENGTH * vocab * 4 / 3
 
 
 def test_a_plain_function_has_logits_only() -> None:
