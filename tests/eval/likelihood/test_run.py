@@ -98,6 +98,9 @@ def test_ratio_has_the_error_of_repeated_samples() -> None:
     nats, bits, perplexity = run.metrics(windows, [run.Scored(2.0, 1), run.Scored(4.0, 1)])
     assert nats.value == 6 / 8 and perplexity.value == math.exp(6 / 8)
     assert math.isclose(bits.value, 6 / 7 / math.log(2))
+    # Residuals -1 and 1 over 8 tokens or 7 characters; that of exp(x) is exp(x) times that of x.
+    errors = [2 / 8, 2 / 7 / math.log(2), math.exp(6 / 8) * 2 / 8]
+    assert [m.error for m in (nats, bits, perplexity)] == pytest.approx(errors)
 
 
 def test_documents_of_files(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def test_each_figure_is_that_of_the_judge(judge: CausalJudge) -> None:
         judge.score(FOLK).perplexity()
     )
     assert figure(scored, "NFE").value == 3.5
+    assert figure(scored, "NFE").error == pytest.approx(0.5 / 23**0.5)  # of 12 threes, 12 fours
     assert figure(scored, "length").value == np.mean([len(ids) for ids in direct.ids])
     assert figure(scored, "MAUVE").n == 24
     row = scored.rows[5]
