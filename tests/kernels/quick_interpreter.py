@@ -6,6 +6,8 @@ Import this after TRITON_INTERPRET is set.  The interpreter
   makes hundreds, though within a launch the first replacement still holds;
 - computes the conditions of overflow checks, and drops them unless `debug` is set;
 - builds a table of all data types for each look-up in it;
+- makes the shape of every value, and most of its types, as new objects, and broadcasts blocks of
+  one shape to that shape;
 - calls the function of a reduction or scan for one element after another.  Here it is called for
   whole blocks, as on a GPU: of neighbours in a tree, which an associative function allows.
 """
@@ -13,6 +15,7 @@ Import this after TRITON_INTERPRET is set.  The interpreter
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +55,38 @@ def numpy_type(kind: Any) -> Any:
     """Return the numpy type of a data type, or of the elements of a block."""
     element = kind.element_ty if isinstance(kind, tl.block_type) else kind
     return _numpy_type(tl.uint64 if isinstance(element, tl.pointer_type) else element)
+
+
+Tensor: Any = tl.core.tensor
+Block: Any = tl.block_type
+broadcast: Any = interpreter.interpreter_semantic.broadcast_impl_value
+_shapes: dict[tuple[int, ...], tuple[Any, Any]] = {}
+_blocks: dict[tuple[tuple[int, ...], Any], Any] = {}
+
+
+def make_value(self: Any, handle: Any, kind: Any) -> None:
+    """Make a value whose shape is shared with the others of that shape; a shape never changes."""
+    shape = tuple(kind.shape.values) if isinstance(kind, Block) else ()
+    if shape not in _shapes:
+        whole = tl.tuple([tl.constexpr(size) for size in shape])
+        _shapes[shape] = whole, tl.constexpr(math.prod(shape))
+    self.shape, self.numel = _shapes[shape]
+    self.handle, self.type, self.dtype = handle, kind, kind.scalar
+
+
+def with_element_type(self: Any, element: Any) -> Any:
+    """Return the type of a block of this shape; pointers have many types, so are not kept."""
+    if isinstance(element, tl.pointer_type):
+        return Block(element, self.shape)
+    place = tuple(self.shape.values), element
+    if place not in _blocks:
+        _blocks[place] = Block(element, self.shape)
+    return _blocks[place]
+
+
+def broadcast_unlike(left: Any, right: Any) -> tuple[Any, Any]:
+    """Broadcast two values; two of one shape are done."""
+    return (left, right) if left.shape is right.shape else broadcast(left, right)
 
 
 def combine(operation: Any, kinds: list[Any], left: list[Any], right: list[Any]) -> list[Any]:
@@ -94,3 +129,7 @@ interpreter._patch_lang = patch_once
 interpreter._get_np_dtype = numpy_type
 interpreter.ReduceOps.generic_reduce = reduce_in_a_tree
 interpreter.ScanOps.generic_scan = scan_in_a_tree
+Tensor.__init__ = make_value
+Block.with_element_ty = with_element_type
+Block.to_ir = lambda self, builder: self
+interpreter.interpreter_semantic.broadcast_impl_value = broadcast_unlike
