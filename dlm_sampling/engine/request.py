@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -120,18 +120,14 @@ class Canvases:
 
     def to(self, device: torch.device) -> Canvases:
         """Return the canvases on a device."""
-        return Canvases(
-            self.tokens.to(device), self.editable.to(device), self.attention.to(device),
-            self.seeds, self.may_stop.to(device), self.complete,
-        )  # fmt: skip
+        moved = {
+            name: part.to(device) for name, part in vars(self).items() if isinstance(part, Tensor)
+        }
+        return replace(self, **moved)
 
     def part(self, first: int, last: int) -> Canvases:
         """Return the rows `first` to `last` - 1."""
-        rows = slice(first, last)
-        return Canvases(
-            self.tokens[rows], self.editable[rows], self.attention[rows], self.seeds[rows],
-            self.may_stop[rows], self.complete[rows],
-        )  # fmt: skip
+        return Canvases(**{name: part[first:last] for name, part in vars(self).items()})
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from dlm_sampling.engine.fit import check_fit
 from dlm_sampling.engine.request import Canvases, IsComplete, Request
 from dlm_sampling.engine.state import BlockWindow, RunState
 from dlm_sampling.prediction.ledger import Ledger
-from dlm_sampling.prediction.model import Beside, Counts, RunModel, full_law
+from dlm_sampling.prediction.model import Counts, RunModel, full_law
 from dlm_sampling.prediction.predictor import Predictor
+from dlm_sampling.prediction.rows import Beside, PassRows
 from dlm_sampling.prediction.shapes import FREE, Shapes
 from dlm_sampling.samplers.base import reveal
 from dlm_sampling.samplers.contract import check_step
@@ -179,18 +180,16 @@ class Run:
             shapes: the layout of positions and passes.
             noted: whether it is noted how every token is drawn, which the event of the step tells.
         """
-        return Predictor(
-            model=self.model,
-            rows=state.rows,
+        rows = PassRows(
+            index=state.rows,
             attention=state.attention if padded else None,
             given=~state.editable if self.request.guidance_scale != 0.0 else None,
             horizon=state.window.stop if self.request.blocks.causal else None,
             columns=self.columns(state),
-            carries=state.carry,
-            shapes=shapes,
             beside=self.beside(state),
-            ledger=Ledger.of(state.tokens) if noted else None,
         )
+        ledger = Ledger.of(state.tokens) if noted else None
+        return Predictor(self.model, rows, state.carry, shapes, ledger)
 
     def beside(self, state: RunState) -> Beside | None:
         """Count the tokens shown of other blocks, for a denoiser that is told the time.

@@ -19,6 +19,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.predictor import Predictor
+from dlm_sampling.prediction.rows import PassRows
 from dlm_sampling.samplers.lsd.solvers import Learned
 from dlm_sampling.types import Canvas, Clock, Sampler
 
@@ -95,7 +96,7 @@ class BlockLoop:
         law = replace(solver.law, suppressed=tuple(sorted(banned)))
         counts = Counts.zero(rows, device)
         model = RunModel(denoiser, law, counts, schedule=solver.schedule)
-        predictor = CachedPredictor(model, torch.arange(rows, device=device))
+        predictor = CachedPredictor(model, PassRows(torch.arange(rows, device=device)))
         first = denoiser.process.prior(like, rng, denoiser.vocab_size)
         return cls(predictor, rng, first, counts.nfe)
 

@@ -13,6 +13,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.prediction.model import full_law
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.types import TokenLaw
+from dlm_sampling.types.rows import split_rows
 
 
 class Views(NamedTuple):
@@ -33,12 +34,8 @@ class Views(NamedTuple):
         return self.where if self.argmax is None else self.where & ~self.argmax
 
     def split(self, size: int | None) -> Iterator[Views]:
-        """Yield parts of at most `size` canvases, or one part if None; no part is empty."""
-        count = len(self.rows)
-        for start in range(0, count, size or max(count, 1)):
-            here = slice(start, start + size if size else None)
-            rest = (None if x is None else x[here] for x in self[5:])
-            yield Views(*(x[here] for x in self[:5]), *rest)
+        """Return parts of at most `size` canvases, or one part if None; no part is empty."""
+        return split_rows(self, size or max(len(self.rows), 1))
 
 
 @dataclass(frozen=True)

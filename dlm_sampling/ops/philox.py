@@ -25,6 +25,8 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
+from dlm_sampling.types.rows import repeat_rows, select_rows
+
 RANDOM_STREAM = 1
 """The version of the random stream; any change of tokens at a fixed seed raises it by one."""
 
@@ -212,7 +214,7 @@ class Rng:
 
     def select(self, rows: Tensor) -> Rng:
         """Return the rows at these indices (int64 or bool [B])."""
-        return Rng(self.keys[rows], self.step[rows], self.origin[rows])
+        return select_rows(self, rows)
 
     def with_step(self, step: Tensor) -> Rng:
         """Return the same rows at another step, int64 [B]."""
@@ -220,9 +222,7 @@ class Rng:
 
     def spread(self, steps: Tensor) -> Rng:
         """Repeat each row n times, copy i at step `steps[:, i]` (int64 [B, n]); B n rows."""
-        n = steps.shape[1]
-        keys, origin = (value.repeat_interleave(n) for value in (self.keys, self.origin))
-        return Rng(keys, steps.flatten(), origin)
+        return repeat_rows(self, steps.shape[1]).with_step(steps.flatten())
 
     def at(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return keys, positions and steps of places of the canvas for `draw`, int64 [R]."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.prediction.carry import NO_CARRY, Carry
+from dlm_sampling.prediction.rows import Beside
 from dlm_sampling.schedules import LINEAR, Schedule
 from dlm_sampling.types import TokenLaw
 
@@ -44,27 +44,6 @@ class Counts:
     def work(self) -> Tensor:
         """Return the columns shown so far, in units of the row's whole canvas, float64 [B]."""
         return self.nfe - self.spared
-
-
-class Beside(NamedTuple):
-    """Count the tokens that a row shows of its other blocks; float64 [A] each.
-
-    Prompt, padding and infill context are conditions, and not counted: no time says how much of
-    them is clean.
-    """
-
-    width: Tensor  # positions to write in the current block
-    masks: Tensor  # masks in other blocks
-    total: Tensor  # positions to write in all blocks
-
-    def alpha_of_all(self, alpha: Tensor) -> Tensor:
-        """Return the share of clean tokens in all blocks; alpha is that of the current one."""
-        masked = ((1.0 - alpha) * self.width + self.masks) / self.total.clamp_min(1.0)
-        return torch.where(self.width < self.total, 1.0 - masked, alpha)
-
-    def repeated(self, n: int) -> Beside:
-        """Return the counts with each row n times, copies of a row adjacent."""
-        return Beside(*(count.repeat_interleave(n, 0) for count in self))
 
 
 @dataclass(frozen=True)

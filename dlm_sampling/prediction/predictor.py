@@ -21,11 +21,12 @@ from dlm_sampling.denoisers.planner import planner_network
 from dlm_sampling.prediction.carry import Carry, crop, widen
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.ledger import Ledger
-from dlm_sampling.prediction.model import Beside, Counts, RunModel
+from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.network import runner
+from dlm_sampling.prediction.rows import PassRows
 from dlm_sampling.prediction.shapes import FREE, Shapes
 from dlm_sampling.types import DenoiserOutput, Pass, Planner, Process, TokenLaw
-from dlm_sampling.types.rows import select_rows, store_rows
+from dlm_sampling.types.rows import repeat_rows, select_rows, store_rows
 
 
 @dataclass
@@ -34,28 +35,17 @@ class Predictor:
 
     Fields:
         model: the denoiser and the settings of the run.
-        rows: int64 [A], index of each active row in the batch.
-        attention: bool [A, L], False at padding, or None without padding.
-        given: bool [A, L], tokens hidden from the unconditional pass of guidance; None without
-            guidance.
-        horizon: int64 [A], first column hidden from the denoiser, or None if none is hidden.
-        columns: int64 [A, W], the only columns whose values will be read, or None for all.
+        rows: all tensors that belong to the active rows.
         carries: the carried state of the conditional and the unconditional pass; the loop reads
             them after the step.
         shapes: the layout of positions and passes, free or fixed.
-        beside: what a row shows of its other blocks, for the time; None where there are none.
         ledger: where draws are noted, or None.
     """
 
     model: RunModel
-    rows: Tensor
-    attention: Tensor | None = None
-    given: Tensor | None = None
-    horizon: Tensor | None = None
-    columns: Tensor | None = None
+    rows: PassRows
     carries: tuple[Carry, ...] = ()
     shapes: Shapes = FREE
-    beside: Beside | None = None
     ledger: Ledger | None = None
 
     @classmethod
@@ -83,14 +73,13 @@ class Predictor:
         """
         count, device = len(attention), attention.device
         model = RunModel(denoiser, law, Counts.zero(count, device), guidance_scale, eager)
-        return cls(
-            model,
+        rows = PassRows(
             torch.arange(count, device=device),
             None if bool(attention.all()) else attention,
             given,
             horizon,
-            carries=model.first_carries(),
         )
+        return cls(model, rows, model.first_carries())
 
     @property
     def process(self) -> Process:
@@ -100,7 +89,7 @@ class Predictor:
     @property
     def causal(self) -> bool:
         """Return whether columns right of the current block are hidden from the denoiser."""
-        return self.horizon is not None
+        return self.rows.horizon is not None
 
     @property
     def vocab_size(self) -> int:
@@ -152,7 +141,8 @@ class Predictor:
         model = replace(
             self.model, denoiser=denoiser, counts=counts, guidance_scale=0.0, eager=False
         )
-        return replace(self, model=model, carries=model.first_carries(), beside=None, ledger=None)
+        rows = replace(self.rows, beside=None)
+        return replace(self, model=model, rows=rows, carries=model.first_carries(), ledger=None)
 
     def repeated(self, n: int) -> Predictor:
         """Return a predictor with each active row repeated n times, copies of a row adjacent.
@@ -168,21 +158,8 @@ class Predictor:
                 f"denoiser ({self.model.denoiser.family}) carries a state from one pass to the "
                 "next: steps cannot run at the same time. Use a sequential sampler."
             )
-
-        def each(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.repeat_interleave(n, 0)
-
-        return replace(
-            self,
-            model=replace(self.model, counts=self.model.counts.without_time()),
-            rows=self.rows.repeat_interleave(n, 0),
-            attention=each(self.attention),
-            given=each(self.given),
-            horizon=each(self.horizon),
-            columns=each(self.columns),
-            beside=None if self.beside is None else self.beside.repeated(n),
-            ledger=None,
-        )
+        model = replace(self.model, counts=self.model.counts.without_time())
+        return replace(self, model=model, rows=repeat_rows(self.rows, n), ledger=None)
 
     def plan(self, planner: Planner | str | Path, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         """Return the logits of a planner at x, float64 [A, L]; it runs on `rows` (bool [A]) only.
@@ -193,8 +170,9 @@ class Predictor:
         values = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
         if len(active):
             network = planner_network(planner, self.model.denoiser)
-            whole = replace(self.using(network), columns=None)
-            (output,) = whole.run(x, t, active)
+            asking = self.using(network)
+            asking.rows = replace(asking.rows, columns=None)
+            (output,) = asking.run(x, t, active)
             found = output.values.squeeze(-1).to(values)
             values[active] = torch.nn.functional.pad(found, (0, x.shape[1] - found.shape[1]))
         return values
@@ -218,32 +196,29 @@ class Predictor:
             temperature: float64 [A], divides the logits in the carried state, or None.
             dt: float64 [A], length of the step on the sampler's schedule, or None.
         """
-        model, rows, horizon = self.model, self.rows, self.horizon
+        model, rows = self.model, self.rows
         if dt is None and model.denoiser.step_conditioned:
             raise no_step_length(dt, len(x))
-        time = model.time_of(t, self.beside)
-        length = None if dt is None else time - model.time_of(t - dt, self.beside)
-        inputs = Pass(x, time, self.attention, length, rows=rows, columns=self.columns)
         if active is not None:
-            inputs = select_rows(inputs, active)
-            horizon = None if horizon is None else horizon[active]
+            rows, x, t, temperature, dt = select_rows((rows, x, t, temperature, dt), active)
+        time = model.time_of(t, rows.beside)
+        length = None if dt is None else time - model.time_of(t - dt, rows.beside)
+        inputs = Pass(x, time, rows.attention, length, rows=rows.index, columns=rows.columns)
         passes = model.passes
-        self._charge(inputs, horizon, passes)
+        self._charge(inputs, rows.horizon, passes)
         outputs: list[DenoiserOutput] = []
         for part in range(passes):
             if part:
-                blank = self.given if active is None or self.given is None else self.given[active]
-                assert blank is not None
+                assert rows.given is not None
                 assert model.denoiser.mask_token_id is not None
                 inputs = inputs._replace(
-                    tokens=inputs.tokens.masked_fill(blank, model.denoiser.mask_token_id)
+                    tokens=x.masked_fill(rows.given, model.denoiser.mask_token_id)
                 )
             if self.carries:
                 which = torch.arange(len(x), device=x.device) if active is None else active
-                each = temperature if temperature is None else temperature[which]
-                outputs.append(self._carried(inputs, horizon, part, which, each))
+                outputs.append(self._carried(inputs, rows.horizon, part, which, temperature))
             else:
-                outputs.append(self._pass(inputs, horizon))
+                outputs.append(self._pass(inputs, rows.horizon))
         return outputs
 
     def _charge(self, inputs: Pass, horizon: Tensor | None, passes: int) -> None:

@@ -25,6 +25,7 @@ from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Schedule, Step
+from dlm_sampling.types.rows import repeat_rows
 
 _ANCESTRAL = Ancestral()
 
@@ -167,13 +168,12 @@ class Picard(SamplerBase[PicardState]):
 
     def spread(self, canvas: Canvas, ahead: Tensor, valid: Tensor) -> Canvas:
         """Return the window as B W canvases; nothing may be written beyond the last step."""
-        n = self.window
-        editable = canvas.editable.repeat_interleave(n, 0) & valid.flatten().unsqueeze(1)
-        unknown = canvas.unknown.repeat_interleave(n, 0)
-        tokens, start = ahead.flatten(0, 1), canvas.start.repeat_interleave(n)
+        window = repeat_rows(canvas, self.window)
+        editable = window.editable & valid.flatten().unsqueeze(1)
+        tokens, unknown = ahead.flatten(0, 1), window.unknown
         if canvas.mask_token_id is not None:
             unknown = torch.where(editable, tokens == canvas.mask_token_id, unknown)
-        return Canvas(tokens, unknown, editable, start, canvas.mask_token_id)
+        return window._replace(tokens=tokens, unknown=unknown, editable=editable)
 
     def compose(self, x: Tensor, ahead: Tensor, window: Canvas, swept: Step) -> Tensor:
         """Apply the changes of the sweep one after the other to x [B, L]: x_{j+1} .., [B, W, L]."""

@@ -1,4 +1,4 @@
-"""Act on all batch rows of a tree of tensors at once: select, merge, copy, store.
+"""Act on all batch rows of a tree of tensors at once: select, repeat, split, merge, copy, store.
 
 A tree is a tensor, None, a tuple or NamedTuple of trees, or a frozen dataclass whose fields are
 trees.  Every tensor in it has one leading dimension, the A batch rows; anything else in it (a
@@ -91,6 +91,26 @@ def select_rows(tree: T, index: Tensor) -> T:
         return part[index]
 
     return map_rows(pick, tree)
+
+
+def repeat_rows(tree: T, n: int) -> T:
+    """Repeat every row n times, copies of a row adjacent."""
+
+    def repeat(part: Tensor) -> Tensor:
+        return part.repeat_interleave(n, 0)
+
+    return map_rows(repeat, tree)
+
+
+def split_rows(tree: T, size: int) -> Iterator[T]:
+    """Yield the tree in parts of at most `size` rows, in order; the parts share its memory."""
+    count = len(next(row_tensors(tree)))
+    for start in range(0, count, size):
+
+        def cut(part: Tensor, start: int = start) -> Tensor:
+            return part[start : start + size]
+
+        yield map_rows(cut, tree)
 
 
 def where_rows(rows: Tensor, new: T, old: T) -> T:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from dlm_sampling.denoisers import wrap
-from dlm_sampling.prediction.model import Beside, Counts, RunModel
+from dlm_sampling.prediction.model import Counts, RunModel
+from dlm_sampling.prediction.rows import Beside
 from dlm_sampling.schedules import LOG_LINEAR, Cosine
 from dlm_sampling.types import Schedule, TokenLaw
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,7 +90,7 @@ def test_a_position_outside_of_the_block_is_refused() -> None:
     predictor = Predictor.alone(
         Spy(whole=False), TokenLaw(suppressed=(MASK,)), torch.ones(1, LENGTH, dtype=torch.bool)
     )
-    predictor.columns = torch.tensor([[4, 5, 6]])
+    predictor.rows = replace(predictor.rows, columns=torch.tensor([[4, 5, 6]]))
     where = torch.zeros(1, LENGTH, dtype=torch.bool)
     where[0, 3] = True
     prediction = predictor(torch.full((1, LENGTH), MASK), torch.ones(1))

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from dlm_sampling.types.rows import (
     copy_rows,
+    repeat_rows,
     row_tensors,
     select_rows,
+    split_rows,
     store_rows,
     where_rows,
 )
@@ -52,6 +54,23 @@ def test_select_acts_on_every_tensor(index: Tensor) -> None:
     assert torch.equal(found.tuple_[0], whole.tuple_[0][index])
     assert found.name == "all rows"
     assert found.nothing is None
+
+
+def test_repeat_puts_copies_of_a_row_side_by_side() -> None:
+    for part, whole in zip(row_tensors(repeat_rows(tree(), 2)), row_tensors(tree()), strict=True):
+        assert torch.equal(part, whole[torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])])
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 9])
+def test_split_keeps_every_row_in_order_and_copies_nothing(size: int) -> None:
+    whole = tree()
+    parts = list(split_rows(whole, size))
+    assert [len(part.plain) for part in parts] == {3: [3, 1], 1: [1] * 4}.get(size, [4])
+    columns = zip(*map(row_tensors, parts), strict=True)
+    for column, kept in zip(columns, row_tensors(whole), strict=True):
+        assert torch.equal(torch.cat(column), kept)
+        assert column[0].data_ptr() == kept.data_ptr()
+    assert not list(split_rows(select_rows(whole, torch.tensor([], dtype=torch.int64)), size))
 
 
 def test_where_takes_rows_of_one_tree_or_the_other_and_keeps_the_dtype() -> None:
