@@ -33,6 +33,7 @@ from dlm_sampling.denoisers.checkpoints.value_kinds import (
     Kind,
     check_kinds,
 )
+from dlm_sampling.denoisers.checkpoints.weights import SAMPLER
 from dlm_sampling.denoisers.quantisation import check_method, quantise
 from dlm_sampling.denoisers.registry import FAMILIES, LoadOptions, family_of
 from dlm_sampling.embedded import embedded_models, embedded_path
@@ -161,7 +162,7 @@ class AutoDenoiser:
             merge_adapter(denoiser.module, adapter, str(name_or_path), naming)
         if quantize is not None:
             quantise(denoiser, quantize)
-        saved = checkpoint.folder / "sampler_config.json"
+        saved = checkpoint.folder / SAMPLER
         if saved.is_file():
             defaults = read_json(saved, checkpoint.name)
             check_kinds(checkpoint.name, saved.name, defaults, DEFAULTS)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from dlm_sampling.denoisers.checkpoints.hub import Savable
 from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, is_tokenizer
 from dlm_sampling.denoisers.wrappers import outermost, plain_name, runs_whole
 from dlm_sampling.processes import Absorbing, Uniform
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Denoiser(ABC):
+class Denoiser(Savable, ABC):
     """Predict the clean tokens of a noised canvas: `denoiser(input_ids, attention_mask, t)`.
 
     Subclasses implement `forward`, which takes a `Pass`; users call the object as a function, which
@@ -275,19 +275,6 @@ class Denoiser(ABC):
             return values
         index = out.columns.unsqueeze(-1).expand_as(values)
         return values.new_zeros(*input_ids.shape, self.vocab_size).scatter(1, index, values)
-
-    def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
-    ) -> None:
-        """Write config, weights (safetensors) and tokenizer in the authors' format.
-
-        Raises:
-            TypeError: the denoiser has no checkpoint format (a wrapped function).
-        """
-        raise TypeError(
-            f"{type(self).__name__} has no checkpoint format: save the wrapped model with its "
-            "own method."
-        )
 
 
 def _process(mask_token_id: int | None) -> Process:

@@ -17,7 +17,12 @@ from torch import nn
 from dlm_sampling.denoisers.base import Denoiser, refuse_quantised
 from dlm_sampling.denoisers.checkpoints.placement import parse_dtype
 from dlm_sampling.denoisers.checkpoints.tokenizers import save_tokenizer
-from dlm_sampling.denoisers.checkpoints.weights import NameOf, save_weights, write_json
+from dlm_sampling.denoisers.checkpoints.weights import (
+    NameOf,
+    save_defaults,
+    save_weights,
+    write_json,
+)
 from dlm_sampling.denoisers.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -72,6 +77,7 @@ class PublishedDenoiser(Denoiser):
             tied=self.tied,
             max_shard_size=max_shard_size,
         )
+        save_defaults(self.generation_defaults, Path(folder))
 
 
 def save_published(

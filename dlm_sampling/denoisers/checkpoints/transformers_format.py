@@ -16,6 +16,7 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, Checkpoint
 from dlm_sampling.denoisers.checkpoints.config_keys import reading_config
 from dlm_sampling.denoisers.checkpoints.placement import parse_dtype, single_device
 from dlm_sampling.denoisers.checkpoints.tokenizers import save_tokenizer
+from dlm_sampling.denoisers.checkpoints.weights import remove_weights, save_defaults
 from dlm_sampling.denoisers.registry import LoadOptions
 
 
@@ -23,15 +24,22 @@ class TransformersDenoiser(Denoiser):
     """Add saving to denoisers whose model has a `save_pretrained` of its own."""
 
     model: Any
+    defaults_of_model: bool = False
+    """Whether `generation_defaults` come from the generation config that the model saves."""
 
     def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        max_shard_size: int | str = "5GB",
     ) -> None:
         """Write the model with its own `save_pretrained`, and the tokenizer.
 
         Args:
             folder: created if needed.
             dtype: must be None; the model is written as it is.
+            max_shard_size: size of a file in bytes, or such as "2GB"; larger models are split.
 
         Raises:
             TypeError: the network is quantised.
@@ -42,8 +50,11 @@ class TransformersDenoiser(Denoiser):
                 "denoiser.module.to(dtype)."
             )
         refuse_quantised(self)
-        self.model.save_pretrained(folder)
+        remove_weights(Path(folder))  # transformers leaves an old index, or file beside new shards
+        self.model.save_pretrained(folder, max_shard_size=max_shard_size)
         save_tokenizer(self.tokenizer, Path(folder))
+        if not self.defaults_of_model:
+            save_defaults(self.generation_defaults, Path(folder))
 
 
 def load_model(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from dlm_sampling.denoisers.checkpoints.adapters import merged_state
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError, open_tensors
 
 NameOf = Callable[[str], str]
+INDEX = "model.safetensors.index.json"
+WEIGHT_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+"""Names of the files that hold a model's tensors, or list the files that do."""
+SAMPLER = "sampler_config.json"
 
 
 def load_weights(
@@ -135,7 +140,8 @@ def save_weights(
 ) -> None:
     """Write a module's tensors as safetensors under the authors' names; in shards if large.
 
-    Files are replaced only when complete, so that a folder can be saved onto itself.
+    Files are replaced only when complete, so that a folder can be saved onto itself.  Weights that
+    an earlier save left there are removed: an old index would be read before the new file.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
 
@@ -153,9 +159,25 @@ def save_weights(
         )
         unfinished.chmod(0o644)  # written as 600, which would hide a shared model from its users
         os.replace(unfinished, folder / file)
+    written = set(split.filename_to_tensors)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        write_json(folder / "model.safetensors.index.json", index)
+        write_json(folder / INDEX, index)
+        written.add(INDEX)
+    remove_weights(folder, written)
+
+
+def remove_weights(folder: Path, kept: Collection[str] = ()) -> None:
+    """Remove the files of a model's tensors from a folder, but for those of these names."""
+    for path in list(folder.glob("model*")):
+        if WEIGHT_FILES.fullmatch(path.name) and path.name not in kept:
+            path.unlink()
+
+
+def save_defaults(defaults: Mapping[str, Any], folder: Path) -> None:
+    """Write the sampler that a checkpoint brings along, so that the saved one brings it too."""
+    if defaults:
+        write_json(folder / SAMPLER, defaults)
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     rows_of,
     training_config,
 )
+from dlm_sampling.denoisers.checkpoints.hub import Savable
 from dlm_sampling.denoisers.checkpoints.placement import DeviceMap
 from dlm_sampling.denoisers.families.sedd import KEYS
 from dlm_sampling.denoisers.networks.dit import Dit
@@ -33,7 +34,7 @@ from dlm_sampling.denoisers.registry import LoadOptions
 EMBEDDING = "vocab_embed.embedding"
 
 
-class DDPDPlanner:
+class DDPDPlanner(Savable):
     """Run a planner network: `planner(input_ids)` gives the logit that each token is noise.
 
     Args:
@@ -43,6 +44,8 @@ class DDPDPlanner:
     Raises:
         ValueError: the network has more than one output column.
     """
+
+    family = "ddpd"
 
     def __init__(self, network: Dit, *, max_length: int | None = None) -> None:
         """Wrap the network; see the class."""
@@ -122,13 +125,18 @@ class DDPDPlanner:
         return cls(network, max_length=length)
 
     def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        max_shard_size: int | str = "5GB",
     ) -> None:
         """Write config.json (the training config) and safetensors as the authors name them.
 
         Args:
             folder: created if needed.
             dtype: type of the written weights, such as "bfloat16"; default: as they are.
+            max_shard_size: size of a file in bytes, or such as "2GB"; larger models are split.
         """
         authors = {
             "graph": {"type": "uniform"},
@@ -136,4 +144,4 @@ class DDPDPlanner:
             "noise": {"type": "loglinear"},
             "tokens": self.vocab_size,
         }
-        save_published(self.network, folder, authors, dtype=dtype)
+        save_published(self.network, folder, authors, dtype=dtype, max_shard_size=max_shard_size)

@@ -46,6 +46,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
 
     family = "diffusion_gemma"
     carries = True
+    defaults_of_model = True
 
     def __init__(self, model: Any, **text: Unpack[TextFacts]) -> None:
         """Wrap the model; see the class."""

@@ -33,7 +33,7 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import (
 from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys
 from dlm_sampling.denoisers.checkpoints.placement import parse_dtype
 from dlm_sampling.denoisers.checkpoints.value_kinds import POSITIVE
-from dlm_sampling.denoisers.checkpoints.weights import cast_floats, write_json
+from dlm_sampling.denoisers.checkpoints.weights import cast_floats, save_defaults, write_json
 from dlm_sampling.denoisers.families.duo import DuoDenoiser
 from dlm_sampling.denoisers.families.llada import LLaDADenoiser
 from dlm_sampling.denoisers.families.masked_lm import MaskedLMDenoiser
@@ -155,16 +155,22 @@ class LoopholingDenoiser(Denoiser):
         return DenoiserOutput(values, out.head, out.carry, inputs.columns)
 
     def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | str | None = None
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        max_shard_size: int | str = "5GB",
     ) -> None:
         """Write the base family's files, the norm's scale, and the key in config.json.
 
         Args:
             folder: created if needed.
             dtype: type of the written weights, as the base family takes it.
+            max_shard_size: size of a file in bytes, or such as "2GB"; larger models are split.
         """
         target = Path(folder)
-        self.base.save_pretrained(target, dtype=dtype)
+        self.base.save_pretrained(target, dtype=dtype, max_shard_size=max_shard_size)
+        save_defaults(self.generation_defaults, target)
         config = read_json(target / "config.json", str(folder))
         write_json(target / "config.json", {**config, KEY: {"layer_norm_eps": self.norm.eps}})
         weight = cast_floats(self.norm.weight.detach(), parse_dtype(dtype)).cpu()

@@ -129,3 +129,15 @@ def test_save_and_load(saved: tuple[Path, Any], tmp_path: Path) -> None:
     again = AutoDenoiser.from_pretrained(tmp_path / "again")
     assert torch.equal(again.logits(ids), denoiser.logits(ids))
     assert again.mask_token_id == MASK
+
+
+@torch.no_grad()
+def test_a_folder_that_is_saved_to_again_holds_the_new_weights_only(
+    saved: tuple[Path, Any],
+) -> None:
+    denoiser, ids = AutoDenoiser.from_pretrained(saved[0]), torch.arange(8)[None]
+    for size in ("20kB", "5GB", "9kB", "5GB"):
+        next(denoiser.model.parameters()).add_(0.3)
+        denoiser.save_pretrained(saved[0], max_shard_size=size)
+        assert torch.equal(AutoDenoiser.from_pretrained(saved[0]).logits(ids), denoiser.logits(ids))
+    assert [p.name for p in saved[0].glob("*.safetensors*")] == ["model.safetensors"]

@@ -222,3 +222,20 @@ def test_eager_attention_gives_the_same_logits(llada: Maker) -> None:
     model: Any = denoiser.module
     model.config._attn_implementation = "eager"
     torch.testing.assert_close(denoiser.logits(ids, mask)[mask.bool()], fused[mask.bool()])
+
+
+def test_a_folder_that_is_saved_to_again_holds_the_new_weights_only(
+    make: Maker, tmp_path: Path
+) -> None:
+    old, ids = make(), some_ids(2, 9)
+    assert old.module is not None
+    sizes = ("5GB", "20kB", "9kB", "5GB")
+    for number, size in enumerate(sizes):
+        with torch.no_grad():
+            next(old.module.parameters()).add_(0.1 * number)
+        old.generation_defaults = {"sampler": "maskgit", "temperature": 0.1 * number}
+        old.save_pretrained(tmp_path, max_shard_size=size)
+        again = AutoDenoiser.from_pretrained(tmp_path)
+        assert torch.equal(again.logits(ids), old.logits(ids))
+        assert again.generation_defaults == old.generation_defaults
+    assert [p.name for p in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
