@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlm_eval.cli.words import command_line
+from dlm_eval.cli.words import NONE, OWN, check_out, command_line, read_lines
 from dlm_sampling.errors import UsageError
 
 if TYPE_CHECKING:
     from dlm_eval.comparison.tasks import Task
-    from dlm_eval.report.results import Json
     from dlm_sampling import Denoiser
-
-OWN = "own"
 
 
 def compare(
@@ -32,6 +29,11 @@ def compare(
     temperature: Annotated[
         str, typer.Option(help="Temperatures, such as 0,0.7,1; own is the law of each sampler.")
     ] = OWN,
+    top_p: Annotated[float | None, typer.Option(help="Keep the head with this mass.")] = None,
+    crossing: Annotated[
+        str | None,
+        typer.Option(help="Whether the token that crosses top-p is kept: include or exclude."),
+    ] = None,
     sweep: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,7 +46,11 @@ def compare(
     ] = "text",
     samples: Annotated[int, typer.Option("--samples", "-n", min=2, help="Texts per setting.")] = 64,
     prompts: Annotated[
-        Path | None, typer.Option(help="Of task text: file with one prompt per line.")
+        str | None,
+        typer.Option(
+            help="Of task text: file with one prompt per line, or books (passages of the held-out "
+            "books, whose continuations become the references)."
+        ),
     ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=0, help="Tokens of each text; 0 fills the masks of the prompts.")
@@ -55,8 +61,31 @@ def compare(
     ] = None,
     block_length: Annotated[int | None, typer.Option(help="Write blocks of this length.")] = None,
     judge: Annotated[
-        Path | None, typer.Option(help="Of task text: folder of .txt books of an n-gram judge.")
+        str | None,
+        typer.Option(
+            help="Of task text: causal language model (own, folder, name on the hub), folder of "
+            ".txt books for an n-gram judge, or none; default own."
+        ),
     ] = None,
+    judge_revision: Annotated[str | None, typer.Option(help="Commit on the hub.")] = None,
+    reduction: Annotated[
+        str, typer.Option(help="Of the perplexity: corpus (as published) or text (mean).")
+    ] = "corpus",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts of people: a file, a data set, books (held-out children's books) or none; "
+            "default books with the own judge, else none."
+        ),
+    ] = None,
+    reference_column: Annotated[
+        str | None, typer.Option(help="Of --reference: column of the text; default text.")
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Model of MAUVE's features, or none; default the judge."),
+    ] = None,
+    mauve_seeds: Annotated[int, typer.Option(min=1, help="Seeds of k-means, from 25.")] = 5,
     seed: Annotated[int, typer.Option(help="Row i draws from seed + i.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts that run together.")] = 16,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
@@ -78,88 +107,81 @@ def compare(
     budgets = [_whole(word) for word in nfe.split(",")]
     temperatures = [None if word == OWN else _temperature(word) for word in temperature.split(",")]
     names = list(filter(None, samplers.split(",")))
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out}: is a file; name a folder.")
+    check_out(out)
+    if task != "text" and judge not in (None, NONE):
+        raise UsageError("--judge goes with --task text; other tasks have right answers.")
 
-    from dlm_eval.comparison.figures import figures_of
-    from dlm_eval.comparison.journal import SettingsChanged
-    from dlm_eval.comparison.judging import load_ngram
-    from dlm_eval.comparison.run import Comparison, run, samples_of
-    from dlm_eval.comparison.settings import check_names, settings_of, sweeps_of
-    from dlm_eval.report import Results, write_folder
-    from dlm_sampling import AutoDenoiser
+    from dlm_eval.comparison.part import Part, Weights, write_part
+    from dlm_eval.comparison.settings import Law, check_names, read_crossing, settings_of, sweeps_of
+    from dlm_eval.text.judging import JudgeOptions
     from dlm_sampling.jobs import rank_of
 
     rank = rank_of(os.environ)
-    denoiser = AutoDenoiser.from_pretrained(
-        model,
-        dtype=dtype,
-        device_map=rank.device(device),
-        trust_remote_code=trust_remote_code,
-        revision=revision,
-    )
+    weights = Weights(model, revision, dtype, device, trust_remote_code)
+    denoiser = weights.load(rank)
     check_names(names, denoiser.process.name)
     asked = _task(task, denoiser, samples, prompts, max_new_tokens, clues, answer_pattern)
-    sweeps = sweeps_of(sweep or [], asked.world)
-    settings = settings_of(names, budgets, temperatures, sweeps, asked.world)
-    if judge is not None and task != "text":
-        raise UsageError("--judge goes with --task text; other tasks have right answers.")
-    judged = None if judge is None else load_ngram(judge, denoiser)
-    arguments = {} if block_length is None else {"block_length": block_length}
-    comparison = Comparison(denoiser, asked, tuple(settings), samples, batch_size, seed, arguments)
-    protocol: dict[str, Json] = {**asked.facts(), **(judged.facts if judged else {"judge": "none"})}
-    subject: dict[str, Json] = {
-        "model": model,
-        "revision": revision or "",
-        "dtype": str(denoiser.dtype),
-        "samples": samples,
-        "first_seed": seed,
-        "block_length": block_length,
-        "settings": {one.label: one.facts() for one in settings},
-    }
-    facts: dict[str, Json] = {"subject": subject, "protocol": protocol, "batch": batch_size}
-    try:
-        measured = run(comparison, out, facts, rank, progress=False if quiet else None)
-    except SettingsChanged as error:
-        raise UsageError(str(error)) from error
-    if measured is None:
-        if not quiet:
-            typer.echo(f"{out}: the share of process {rank.index} is done; others are not.")
-        return
-    found = figures_of(asked, measured, judged.score if judged else None)
-    results = Results(
-        command=command_line(context),
-        subject=subject,
-        protocol=protocol,
-        metrics=found.metrics,
-        warnings=found.warnings,
+    laws = [Law(one, top_p, read_crossing(crossing)) for one in temperatures]
+    settings = settings_of(names, budgets, laws, sweeps_of(sweep or [], asked.world), asked.world)
+    part = Part(
+        name="",
+        weights=weights,
+        task=lambda _: asked,
+        settings=tuple(settings),
+        samples=samples,
+        batch_rows=batch_size,
+        seed=seed,
+        block_length=block_length,
+        judge=None
+        if task != "text" or judge == NONE
+        else JudgeOptions(
+            judge=judge or OWN,
+            judge_revision=judge_revision,
+            reduction=reduction,
+            reference=reference,
+            reference_column=reference_column,
+            features=features,
+            mauve_seeds=mauve_seeds,
+            device=device,
+        ),
     )
-    write_folder(out, results, samples_of(asked, measured), plots=found.plots)
-    if not quiet:
-        for warning in found.warnings:
-            typer.echo(f"Warning: {warning}", err=True)
-        typer.echo(f"{out / 'report.html'}: {len(measured)} settings, {samples} samples each")
+    found = write_part(part, denoiser, out, rank, command_line(context), quiet=quiet)
+    if quiet:
+        return
+    if found is None:
+        typer.echo(f"{out}: the share of process {rank.index} is done; others are not.")
+        return
+    for warning in found.results.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
+    typer.echo(f"{out / 'report.html'}: {len(settings)} settings, {samples} samples each")
 
 
 def _task(
     name: str,
     denoiser: Denoiser,
     samples: int,
-    prompts: Path | None,
+    prompts: str | None,
     max_new_tokens: int,
     clues: int,
     pattern: str | None,
 ) -> Task:
-    from dlm_eval.comparison.tasks import SudokuTask, TextTask, read_file_task
+    from dlm_eval.comparison.tasks import (
+        BOOKS,
+        SudokuTask,
+        TextTask,
+        book_task,
+        ends_of,
+        read_file_task,
+    )
     from dlm_sampling.testing.sudoku import CELLS, MASK
 
     if name == "text":
         if max_new_tokens == 0:
             raise UsageError("--max-new-tokens 0: task text needs at least 1.")
-        lines = [] if prompts is None else prompts.read_text(encoding="utf-8").splitlines()
-        ends = (denoiser.eos_token_id, denoiser.pad_token_id)
-        suppress = tuple(dict.fromkeys(i for i in ends if i is not None))
-        return TextTask(max_new_tokens, tuple(filter(str.strip, lines)), suppress)
+        if prompts == BOOKS and not Path(BOOKS).exists():
+            return book_task(denoiser, samples, max_new_tokens)
+        lines = () if prompts is None else tuple(read_lines(prompts, "--prompts"))
+        return TextTask(max_new_tokens, lines, ends_of(denoiser))
     if prompts is not None:
         raise UsageError("--prompts goes with --task text; a task file has its own.")
     if name == "sudoku":

@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlm_eval.cli.words import command_line
-from dlm_sampling.errors import UsageError, unknown_choice
+from dlm_eval.cli.words import check_out, command_line
+from dlm_sampling.errors import UsageError
 
 if TYPE_CHECKING:
-    from dlm_eval.judges.causal import Reduction
-    from dlm_eval.report.results import Json, Results
+    from dlm_eval.report import Results
 
-BOOKS, NONE = "books", "none"
-CHARACTERS_PER_TOKEN, READ_CHARACTERS = 4, 512
-FIRST_SEED = 25
 SHARD_ROWS = 64
 
 
@@ -113,18 +109,12 @@ def text(
         raise UsageError("Give a MODEL that generates, or --texts FILE; one of the two.")
     if out is None:
         raise UsageError("--out: name the folder of the results, such as --out runs/text.")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out}: is a file; name a folder.")
+    check_out(out)
     if settings and sampler is None:
         raise UsageError("--set goes with --sampler NAME.")
-    kind = read_reduction(reduction)
 
-    from dlm_eval.judges.causal import CausalJudge
-    from dlm_eval.judges.mauve import why_no_mauve
-    from dlm_eval.report import Results, write_folder
-    from dlm_eval.text.read import read_texts
-    from dlm_eval.text.samples import Sample, describe, run_samples
-    from dlm_eval.text.score import Protocol, score_samples
+    from dlm_eval.text.judging import JudgeOptions
+    from dlm_eval.text.run import judge_job, judge_texts
     from dlm_sampling.cli import check_model, find_sampler, parse_settings
     from dlm_sampling.jobs import (
         BlockRequest,
@@ -137,15 +127,22 @@ def text(
     )
 
     rank = rank_of(os.environ)
-    subject: dict[str, Json] = {"texts": str(texts)}
-    asked: dict[str, Json] = {}
-    job, characters = None, READ_CHARACTERS
+    judging = JudgeOptions(
+        judge=judge,
+        judge_revision=judge_revision,
+        reduction=reduction,
+        add_bos=add_bos,
+        reference=reference,
+        reference_column=reference_column,
+        features=features,
+        mauve_seeds=mauve_seeds,
+        device=device,
+    )
+    command = command_line(context)
     if texts is not None:
-        found: list[Sample] | None = [Sample(one) for one in read_texts(texts, "--texts", column)]
-        count = len(found or ())
+        results = judge_texts(texts, column, judging, out, rank, command)
     else:
-        items = [PromptItem("")] * samples if prompts is None else read_prompts(prompts)
-        chosen = {}
+        chosen: dict[str, object] = {}
         if sampler is not None:
             chosen = parse_settings(settings or [], find_sampler(sampler).build, sampler)
         options = GenerateOptions(
@@ -158,7 +155,7 @@ def text(
             num_return_sequences=1 if prompts is None else samples,
         )
         job = Job(
-            items,
+            [PromptItem("")] * samples if prompts is None else read_prompts(prompts),
             out / "samples",
             check_model(str(model)),
             options,
@@ -171,77 +168,12 @@ def text(
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-        count = len(items) * job.samples
-        characters = CHARACTERS_PER_TOKEN * max_new_tokens
-    name = (BOOKS if judge == "own" else NONE) if reference is None else reference
-    references = read_references(name, reference_column, count, characters)
-    loaded = CausalJudge.from_pretrained(judge, judge_revision, device=device)
-    featuriser, left_out = None, None if not references else why_no_mauve(count)
-    if left_out is not None and features not in (None, NONE):
-        raise UsageError(f"--features {features}: there is no MAUVE, as {left_out}.")
-    if references and features != NONE and left_out is None:
-        same = features in (None, judge)
-        featuriser = loaded if same else CausalJudge.from_pretrained(str(features), device=device)
-    protocol = Protocol(
-        judge=loaded,
-        reduction=kind,
-        add_bos=add_bos,
-        references=references,
-        reference_name=name,
-        features=featuriser,
-        mauve_seeds=tuple(range(FIRST_SEED, FIRST_SEED + mauve_seeds)),
-    )
-    if job is not None:
-        found = run_samples(job, rank)
-        subject, asked = describe(job)
-    if found is None or rank.index:
+        results = judge_job(job, max_new_tokens, judging, out, rank, command)
+    if results is None:
         return
-    scored = score_samples(found, protocol)
-    results = Results(
-        command=command_line(context),
-        subject=subject,
-        protocol={"task": "text", **asked, **protocol.facts()},
-        metrics=scored.metrics,
-        warnings=scored.warnings
-        if left_out is None or features == NONE
-        else (*scored.warnings, f"MAUVE is left out, as {left_out}."),
-    )
-    write_folder(out, results, scored.rows)
     for line in lines_of(results):
         typer.echo(line)
     typer.echo(f"{out}: results.json, samples.jsonl, report.html", err=True)
-
-
-def read_reduction(name: str) -> Reduction:
-    """Return the reduction of this name."""
-    if name == "corpus" or name == "text":
-        return name
-    raise UsageError(str(unknown_choice("--reduction", name, ("corpus", "text"))))
-
-
-def read_references(name: str, column: str | None, count: int, characters: int) -> tuple[str, ...]:
-    """Return as many references as there are texts, the first ones of a file.
-
-    Raises:
-        UsageError: there are fewer.
-    """
-    from dlm_eval.data import passages
-    from dlm_eval.text.read import read_texts
-
-    if name == NONE:
-        return ()
-    if name == BOOKS:
-        try:
-            return tuple(passages(count, characters))
-        except ValueError as error:
-            raise UsageError(f"--reference {BOOKS}: {error}") from error
-    found = read_texts(name, "--reference", column)
-    if len(found) < count:
-        raise UsageError(
-            f"--reference {name}: {len(found)} texts for {count} texts to judge; MAUVE needs as "
-            "many, as its value depends on the count."
-        )
-    return tuple(found[:count])
 
 
 def lines_of(results: Results) -> list[str]:

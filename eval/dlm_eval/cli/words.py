@@ -1,11 +1,44 @@
-"""Write a command out again from the values that it was given."""
+"""Read and write the words that the subcommands of `eval` share."""
 
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import typer
+
+from dlm_sampling.errors import UsageError
+
+OWN, NONE = "own", "none"
+
+
+def check_out(out: Path) -> None:
+    """Refuse a result folder that is a file.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: is a file; name a folder.")
+
+
+def read_lines(path: str, option: str) -> list[str]:
+    """Return the lines of a text file that are not blank.
+
+    Raises:
+        UsageError: there is no such file, it is no text, or it has no such line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{option} {path}: is no text in UTF-8.") from error
+    found = [line for line in lines if line.strip()]
+    if not found:
+        raise UsageError(f"{option} {path}: holds no line of text.")
+    return found
 
 
 def command_line(context: typer.Context) -> str:

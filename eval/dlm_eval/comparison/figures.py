@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,16 @@ from dlm_eval.comparison.run import Measured
 from dlm_eval.comparison.settings import Setting
 from dlm_eval.comparison.tasks import Task
 from dlm_eval.judges.diversity import distinct_n, repeat_rate, unigram_entropy
+from dlm_eval.judges.scores import TextScores
 from dlm_eval.report import Metric, Plot, draw
+from dlm_eval.text.score import (
+    Protocol,
+    few_for_mauve,
+    figures,
+    mauve_metric,
+    read,
+    read_references,
+)
 from dlm_sampling import samplers
 
 if TYPE_CHECKING:
@@ -26,28 +35,8 @@ if TYPE_CHECKING:
 COLLAPSE = 0.5
 """Nats of entropy below the most varied texts, from which a setting is warned of."""
 
+REFERENCES = "references"
 MARKERS = "osD^vPX*"
-Ids = Sequence[Sequence[int]]
-
-
-class Scores(Protocol):
-    """Define what a judge says of texts."""
-
-    @property
-    def ids(self) -> Ids:
-        """Return the judge's tokens of each text."""
-        ...
-
-    def perplexity(self) -> float:
-        """Return the perplexity of all texts."""
-        ...
-
-    def standard_error(self) -> float | None:
-        """Return its standard error, None where none is known."""
-        ...
-
-
-Judge = Callable[[Sequence[str]], Scores]
 
 
 @dataclass(frozen=True)
@@ -65,50 +54,66 @@ class Point:
 
 @dataclass(frozen=True)
 class Figures:
-    """Hold all that `results.json` and the report show of a comparison."""
+    """Hold all that `results.json` and the report show of a comparison.
+
+    Fields:
+        metrics: the figures.
+        warnings: sentences for the reader.
+        plots: stand in the report.
+        points: the settings as the plots have them.
+        scores: what the judge says of the texts, by the label of their setting.
+    """
 
     metrics: tuple[Metric, ...]
     warnings: tuple[str, ...]
     plots: tuple[Plot, ...]
+    points: tuple[Point, ...]
+    scores: dict[str, TextScores]
 
 
-def figures_of(
-    task: Task,
-    measured: Sequence[Measured],
-    judge: Judge | None,
-    references: Sequence[str] = (),
-) -> Figures:
+def figures_of(task: Task, measured: Sequence[Measured], protocol: Protocol | None) -> Figures:
     """Return the figures of all settings.
 
     Args:
         task: what was asked.
         measured: every setting, see `run`.
-        judge: of texts; None for none.
-        references: texts of people, judged like the others; only with a judge.
+        protocol: how texts are judged, with their references; None for no judge.
     """
     metrics: list[Metric] = []
     points: list[Point] = []
+    scores: dict[str, TextScores] = {}
+    references = None if protocol is None else read_references(protocol)
     for cell in measured:
-        if cell.rows:
-            own, point = _figures(task, cell, judge)
-            metrics += [replace(metric, group=cell.setting.label) for metric in own]
-            points.append(point)
-    if judge is not None and references:
-        metrics += [replace(m, group="references") for m in _judged(judge(references))]
+        if not cell.rows:
+            continue
+        if protocol is not None:
+            scores[cell.setting.label] = read([row["text"] for row in cell.rows], protocol)
+        own, point = _figures(task, cell, protocol, scores.get(cell.setting.label))
+        if protocol is not None and references is not None:
+            texts = [row["text"] for row in cell.rows]
+            mauve = mauve_metric(texts, protocol, references)
+            own += [mauve] if mauve is not None else []
+        metrics += [replace(metric, group=cell.setting.label) for metric in own]
+        points.append(point)
+    if protocol is not None and references is not None:
+        metrics += figures(references.scores, protocol, REFERENCES)
     accurate = any(metric.name == "accuracy" for metric in metrics)
     if accurate:
         metrics += _aup(points, len(measured[0].rows))
     warnings = [*_refused(measured), *_unbound(points), *_collapsed(metrics)]
-    if judge is None and not accurate:
+    warnings += few_for_mauve(min([m.n for m in metrics if m.name == "MAUVE"], default=5000))
+    if protocol is None and not accurate:
         warnings.append("No judge read the texts: entropy alone says nothing of their quality.")
     word = "accuracy in %" if accurate else "generative perplexity"
     plots = _plots(points, word, log=not accurate) if points else []
     if points:
         plots.append(_heat_map(measured))
-    return Figures(tuple(metrics), tuple(warnings), tuple(plots))
+    return Figures(tuple(metrics), tuple(warnings), tuple(plots), tuple(points), scores)
 
 
-def _figures(task: Task, cell: Measured, judge: Judge | None) -> tuple[list[Metric], Point]:
+def _figures(
+    task: Task, cell: Measured, protocol: Protocol | None, scores: TextScores | None
+) -> tuple[list[Metric], Point]:
     rows, n = cell.rows, len(cell.rows)
     nfe = np.array([row["nfe"] for row in rows], np.float64)
     tokens = np.array([_new_tokens(row) for row in rows], np.float64)
@@ -116,8 +121,8 @@ def _figures(task: Task, cell: Measured, judge: Judge | None) -> tuple[list[Metr
     quality, error, entropy = None, 0.0, None
     right = [task.right(row["row"], row["text"], row["ids"]) for row in rows]
     if None in right:
-        scores = None if judge is None else judge([row["text"] for row in rows])
-        found = _judged(scores) if scores else _varied([row["ids"] for row in rows])
+        judged = protocol is not None and scores is not None
+        found = figures(scores, protocol) if judged else _varied([row["ids"] for row in rows])
         by_name = {metric.name: metric for metric in found}
         entropy = by_name["unigram entropy"]
         if scores is not None:
@@ -151,28 +156,15 @@ def _figures(task: Task, cell: Measured, judge: Judge | None) -> tuple[list[Metr
     return found, point
 
 
-def _judged(scores: Scores) -> list[Metric]:
-    n = len(scores.ids)
-    perplexity = Metric(
-        name="generative perplexity",
-        value=scores.perplexity(),
-        unit="",
-        n=n,
-        error=scores.standard_error(),
-        better="smaller",
-    )
-    return [perplexity, *_varied(scores.ids)]
-
-
-def _varied(ids: Ids) -> list[Metric]:
-    """Return entropy and repetition of texts; texts of no token are left out."""
+def _varied(ids: Sequence[Sequence[int]]) -> list[Metric]:
+    """Return entropy and repetition in the model's own tokens; texts of no token are left out."""
     rows = [row for row in ids if len(row)]
     mean, error = _mean(np.array([unigram_entropy([row]) for row in rows]))
     n = len(ids)
     return [
         Metric(name="unigram entropy", value=mean, unit="nats", n=n, error=error),
         Metric(name="distinct-2", value=distinct_n(rows, 2), unit="", n=n),
-        Metric(name="repeat-4", value=repeat_rate(rows, 4), unit="", n=n),
+        Metric(name="repeat rate", value=repeat_rate(rows, 4), unit="", n=n),
     ]
 
 
@@ -242,7 +234,7 @@ def _collapsed(metrics: Sequence[Metric]) -> list[str]:
     entropies = {m.group: m.value for m in metrics if m.name == "unigram entropy"}
     if not entropies:
         return []
-    most = "references" if "references" in entropies else max(entropies, key=entropies.__getitem__)
+    most = REFERENCES if REFERENCES in entropies else max(entropies, key=entropies.__getitem__)
     return [
         f"{group}: the entropy has collapsed to {value:.2f} nats, where {most} has "
         f"{entropies[most]:.2f}. The texts repeat themselves; their perplexity says nothing."

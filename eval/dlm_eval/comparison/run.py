@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from tqdm import tqdm
 from dlm_eval.comparison.journal import Journal, whole_lines
 from dlm_eval.comparison.settings import Setting
 from dlm_eval.comparison.tasks import Task
+from dlm_eval.judges.scores import TextScores
 from dlm_eval.report.results import Json
+from dlm_eval.text.score import columns_of
 from dlm_sampling import Denoiser, StepEvent, generate
 from dlm_sampling.jobs import Rank
 
@@ -35,7 +37,7 @@ class Comparison:
     Fields:
         denoiser: the model.
         task: what it is asked.
-        settings: samplers, budgets and temperatures.
+        settings: samplers, budgets and laws.
         samples: rows of each setting.
         batch_rows: rows that run together.
         seed: row i draws from seed + i in every setting.
@@ -172,7 +174,7 @@ def _rows(comparison: Comparison, setting: Setting, first: int, last: int) -> li
         out = generate(
             comparison.denoiser, prompts, **{**comparison.arguments, **arguments},
             sampler=setting.sampler, sampler_options=setting.options, steps=setting.steps,
-            temperature=setting.temperature, callback=hear, progress=False,
+            **setting.law.arguments(), callback=hear, progress=False,
             seed=list(range(comparison.seed + first, comparison.seed + last)),
         )  # fmt: skip
     except (torch.OutOfMemoryError, MemoryError):
@@ -227,11 +229,21 @@ def _collect(
     return Measured(setting, rows, tuple(record["seconds"] for record in records))
 
 
-def samples_of(task: Task, measured: Sequence[Measured]) -> Iterator[dict[str, Json]]:
-    """Yield the samples for samples.jsonl and the report, in order."""
+def samples_of(
+    task: Task, measured: Sequence[Measured], scores: Mapping[str, TextScores]
+) -> Iterator[dict[str, Json]]:
+    """Yield the samples for samples.jsonl and the report, in order.
+
+    Args:
+        task: what was asked.
+        measured: see `run`.
+        scores: what a judge says of the texts, by the label of their setting; {} for no judge.
+    """
     for cell in measured:
-        for row in cell.rows:
+        judged = scores.get(cell.setting.label)
+        columns = columns_of(judged) if judged is not None else [{} for _ in cell.rows]
+        for row, of_judge in zip(cell.rows, columns, strict=True):
             right = task.right(row["row"], row["text"], row["ids"])
-            judged: dict[str, Json] = {} if right is None else {"right": right}
+            answer: dict[str, Json] = {} if right is None else {"right": right}
             own = {"group": cell.setting.label, **task.words(row["row"])}
-            yield {**own, **judged, **row}
+            yield {**own, **answer, **of_judge, **row}

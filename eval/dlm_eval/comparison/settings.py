@@ -1,4 +1,4 @@
-"""List the settings of a comparison: samplers at every budget and temperature.
+"""List the settings of a comparison: samplers at every budget and under every law.
 
 A sampler with planned steps takes the budgets as its steps.  A sampler that sets its own pace is
 swept by its own parameter, with the values of `cells.SWEEPS` or those of the caller.
@@ -7,59 +7,87 @@ swept by its own parameter, with the values of `cells.SWEEPS` or those of the ca
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from dlm_eval.comparison.cells import SWEEPS, Sweep
 from dlm_eval.report.results import Json
 from dlm_sampling import samplers
 from dlm_sampling.errors import UsageError, unknown_choice
+from dlm_sampling.types import Crossing
+
+
+@dataclass(frozen=True)
+class Law:
+    """Hold how tokens are drawn, as far as it is not the sampler's own law.
+
+    Fields:
+        temperature: None is the sampler's own.
+        top_p: likewise.
+        crossing: whether the token that crosses top_p is kept; likewise.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    crossing: Crossing | None = None
+
+    @property
+    def words(self) -> list[str]:
+        """Return the words that it adds to the name of a setting."""
+        found = [] if self.temperature is None else [f"T {self.temperature:g}"]
+        return found if self.top_p is None else [*found, f"top-p {self.top_p:g}"]
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `generate`."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Hold a sampler with its budget and temperature.
+    """Hold a sampler with its budget and its law.
 
     Fields:
         sampler: public name.
-        temperature: of the tokens; None is the sampler's own law.
+        law: of the tokens.
         steps: planned steps; None where the sampler sets its own pace.
         option: name and value of the swept parameter, or None.
+        fixed: further parameters, the same at every budget.
+        alias: what tables call the sampler with its fixed parameters; "" is its name.
     """
 
     sampler: str
-    temperature: float | None
+    law: Law
     steps: int | None
     option: tuple[str, float] | None = None
+    fixed: tuple[tuple[str, Any], ...] = ()
+    alias: str = ""
 
     @property
     def label(self) -> str:
         """Return the name of the setting in tables."""
-        words = [self.sampler]
+        words = [self.alias or self.sampler]
         if self.option is not None:
             words.append(f"{self.option[0]} {self.option[1]:g}")
         if self.steps is not None:
             words.append(f"{self.steps} steps")
-        if self.temperature is not None:
-            words.append(f"T {self.temperature:g}")
-        return ", ".join(words)
+        return ", ".join(words + self.law.words)
 
     @property
     def series(self) -> str:
         """Return the name that the setting shares with the other budgets of its sampler."""
-        own = self.sampler
-        return own if self.temperature is None else f"{own}, T {self.temperature:g}"
+        return ", ".join([self.alias or self.sampler, *self.law.words])
 
     @property
-    def options(self) -> dict[str, float]:
+    def options(self) -> dict[str, Any]:
         """Return the parameters of the sampler that are not its defaults."""
-        return {} if self.option is None else {self.option[0]: self.option[1]}
+        swept = {} if self.option is None else {self.option[0]: self.option[1]}
+        return {**dict(self.fixed), **swept}
 
     def facts(self) -> dict[str, Json]:
         """Return the setting with all fields of the sampler, for results."""
         return {
             "sampler": repr(samplers.create(self.sampler, **self.options)),
-            "temperature": self.temperature,
+            **self.law.arguments(),
             "steps": self.steps,
         }
 
@@ -67,24 +95,24 @@ class Setting:
 def settings_of(
     names: Sequence[str],
     budgets: Sequence[int],
-    temperatures: Sequence[float | None],
+    laws: Sequence[Law],
     sweeps: Mapping[str, Sweep],
     world: str,
 ) -> list[Setting]:
-    """Return every sampler at every budget and temperature.
+    """Return every sampler at every budget and under every law.
 
     Args:
         names: samplers.
         budgets: forward passes per row, for samplers with planned steps.
-        temperatures: None stands for the law of each sampler.
+        laws: how tokens are drawn.
         sweeps: parameters that replace the budgets, by sampler; see `sweeps_of`.
         world: key of the sweeps' values.
     """
     return [
         setting
         for name in names
-        for temperature in temperatures
-        for setting in _budgets(name, temperature, budgets, sweeps.get(name), world)
+        for law in laws
+        for setting in _budgets(name, law, budgets, sweeps.get(name), world)
     ]
 
 
@@ -141,19 +169,30 @@ def check_names(names: Sequence[str], noise: str) -> None:
             )
 
 
+def read_crossing(word: str | None) -> Crossing | None:
+    """Return the rule of this name for the token that crosses top_p.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if word is None or word == "include" or word == "exclude":
+        return word
+    raise UsageError(str(unknown_choice("--crossing", word, ("include", "exclude"))))
+
+
 def _budgets(
     name: str,
-    temperature: float | None,
+    law: Law,
     budgets: Sequence[int],
     sweep: Sweep | None,
     world: str,
 ) -> Iterator[Setting]:
     if sweep is None:
         for steps in budgets:
-            yield Setting(name, temperature, steps)
+            yield Setting(name, law, steps)
         return
     for value in sweep.values[world]:
-        yield Setting(name, temperature, sweep.steps, (sweep.option, value))
+        yield Setting(name, law, sweep.steps, (sweep.option, value))
 
 
 def _number(word: str, default: Any) -> float:

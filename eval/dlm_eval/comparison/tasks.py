@@ -12,9 +12,14 @@ from typing import Any, Protocol
 
 import torch
 
+from dlm_eval.data import passages
 from dlm_eval.report.results import Json
+from dlm_sampling import Denoiser
 from dlm_sampling.errors import UsageError
 from dlm_sampling.testing.sudoku import CELLS, MASK, all_grids, is_valid
+
+BOOKS = "books"
+PROMPT_CHARACTERS, CHARACTERS_PER_TOKEN = 48, 4
 
 
 class Task(Protocol):
@@ -50,13 +55,20 @@ class TextTask:
         new_tokens: tokens of each text.
         given: prompts, taken in turn; () for none.
         suppress: ids that are never written.
+        continuations: what people wrote after the prompts; () for none.
     """
 
     new_tokens: int
     given: tuple[str, ...] = ()
     suppress: tuple[int, ...] = ()
+    continuations: tuple[str, ...] = ()
 
     world = "text"
+
+    @property
+    def characters(self) -> int:
+        """Return about how long the texts are, for references."""
+        return CHARACTERS_PER_TOKEN * self.new_tokens
 
     def facts(self) -> dict[str, Json]:
         """See `Task`."""
@@ -74,11 +86,45 @@ class TextTask:
 
     def words(self, row: int) -> dict[str, Json]:
         """See `Task`."""
-        return {"prompt": self.given[row % len(self.given)]} if self.given else {}
+        words: dict[str, Json] = {}
+        if self.given:
+            words["prompt"] = self.given[row % len(self.given)]
+        if self.continuations:
+            words["reference"] = self.continuations[row % len(self.continuations)]
+        return words
 
     def right(self, row: int, text: str, ids: Sequence[int]) -> None:
         """See `Task`."""
         return None
+
+
+def book_task(denoiser: Denoiser, samples: int, new_tokens: int) -> TextTask:
+    """Return the task to continue passages of the held-out books, each of them once.
+
+    A prompt has about `PROMPT_CHARACTERS`, its continuation about as many as the new tokens.
+
+    Raises:
+        UsageError: the books hold fewer passages.
+    """
+    length = PROMPT_CHARACTERS + CHARACTERS_PER_TOKEN * new_tokens
+    try:
+        every = passages(samples, length)
+    except ValueError as error:
+        raise UsageError(f"--prompts {BOOKS}: {error}") from error
+    cuts = [passage.rfind(" ", 0, PROMPT_CHARACTERS + 1) for passage in every]
+    pairs = list(zip(every, cuts, strict=True))
+    return TextTask(
+        new_tokens,
+        tuple(passage[:cut] for passage, cut in pairs),
+        ends_of(denoiser),
+        tuple(passage[cut:] for passage, cut in pairs),
+    )
+
+
+def ends_of(denoiser: Denoiser) -> tuple[int, ...]:
+    """Return the ids that end or pad a text, which a text of fixed length must not hold."""
+    ends = (denoiser.eos_token_id, denoiser.pad_token_id)
+    return tuple(dict.fromkeys(i for i in ends if i is not None))
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +26,11 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from dlm_eval.data import JUDGE
-from dlm_sampling.errors import UsageError, unknown_choice
+from dlm_eval.judges.scores import TextScores
+from dlm_eval.report.results import Json
+from dlm_sampling.errors import UsageError
 from dlm_sampling.jobs import out_of_memory
 
-Reduction: TypeAlias = Literal["corpus", "text"]
 Result = TypeVar("Result")
 LIMIT = 1024
 """Longest text in tokens, the published one."""
@@ -38,69 +38,6 @@ LIMIT = 1024
 BATCH = 8
 OWN = "own"
 """Name of the judge that comes with the evaluation."""
-
-
-@dataclass(frozen=True)
-class TextScores:
-    """Hold what a judge says of texts, one entry for each text.
-
-    Fields:
-        nll: negative log-likelihood in nats, float64 [N]; 0 where nothing counts.
-        counts: tokens that count, int64 [N]; 0 for a text of less than two tokens.
-        ids: the judge's tokens of each text, within the limit.
-    """
-
-    nll: npt.NDArray[np.float64]
-    counts: npt.NDArray[np.int64]
-    ids: tuple[tuple[int, ...], ...]
-
-    @property
-    def silent(self) -> int:
-        """Return the number of texts without a token that counts."""
-        return int((self.counts == 0).sum())
-
-    def perplexity(self, reduction: Reduction = "corpus") -> float:
-        """Return the perplexity of the texts.
-
-        Args:
-            reduction: "corpus" is exp(sum of nll / sum of counts), as published; "text" the mean
-                of exp(nll / count) over texts, as the package `evaluate` has it.  Texts without a
-                token that counts are left out of both.
-
-        Raises:
-            ValueError: no token counts, or another reduction.
-        """
-        nll, counts = self._heard(reduction)
-        if reduction == "corpus":
-            return float(np.exp(nll.sum() / counts.sum()))
-        return float(np.exp(nll / counts).mean())
-
-    def standard_error(self, reduction: Reduction = "corpus") -> float | None:
-        """Return the standard error of `perplexity` over texts, None for a single text.
-
-        For the corpus it is that of a ratio of means: with r = sum nll / sum counts,
-        sd(nll - r count) sqrt(N) / sum counts, times the perplexity.
-        """
-        nll, counts = self._heard(reduction)
-        if len(nll) < 2:
-            return None
-        if reduction == "text":
-            return float(np.exp(nll / counts).std(ddof=1) / len(nll) ** 0.5)
-        ratio = nll.sum() / counts.sum()
-        spread = (nll - ratio * counts).std(ddof=1) * len(nll) ** 0.5 / counts.sum()
-        return float(spread * np.exp(ratio))
-
-    def _heard(self, reduction: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Return the entries of texts with tokens that count."""
-        if reduction not in ("corpus", "text"):
-            raise unknown_choice("reduction", reduction, ("corpus", "text"))
-        heard = self.counts > 0
-        if not heard.any():
-            raise ValueError(
-                f"texts: none of the {len(self.counts)} texts has two tokens, so no token can be "
-                "predicted from another; pass longer texts, or add_bos=True."
-            )
-        return self.nll[heard], self.counts[heard]
 
 
 class CausalJudge:
@@ -163,6 +100,16 @@ class CausalJudge:
         config = self.model.config.to_dict()
         known = [config.get(key) for key in ("n_positions", "max_position_embeddings")]
         return min([LIMIT, *(size for size in known if isinstance(size, int))])
+
+    def facts(self, *, add_bos: bool = False) -> dict[str, Json]:
+        """See `Judge`."""
+        return {
+            "judge": self.name,
+            "judge_revision": self.revision,
+            "limit": self.limit,
+            "tokens": "1..n" if add_bos else "2..n",
+            "end of text": "the first counts",
+        }
 
     def encode(self, texts: Sequence[str], *, add_bos: bool = False) -> list[list[int]]:
         """Tokenise texts, each cut at `limit` tokens.

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dlm_eval.judges.causal import CausalJudge, Reduction, TextScores
+from dlm_eval.judges.causal import CausalJudge
 from dlm_eval.judges.diversity import distinct_n, entropies, repeat_rates, unigram_entropy
-from dlm_eval.judges.mauve import SEEDS, Mauve, mauve_of_features, same_count
+from dlm_eval.judges.mauve import FEWEST, SEEDS, Features, Mauve, mauve_of_features, same_count
+from dlm_eval.judges.scores import Judge, Reduction, TextScores
 from dlm_eval.report import Metric
 from dlm_eval.report.results import Json
 from dlm_eval.text.read import digest
@@ -36,9 +37,9 @@ class Protocol:
     """Hold how texts are scored.
 
     Fields:
-        judge: the causal language model.
+        judge: the language model that reads the texts.
         reduction: see `TextScores.perplexity`.
-        add_bos: see `CausalJudge.score`.
+        add_bos: see `Judge.score`.
         references: texts of people, () for none.
         reference_name: what results call them.
         features: the model of MAUVE's features, None for no MAUVE.
@@ -46,7 +47,7 @@ class Protocol:
         batch_size: texts in one pass.
     """
 
-    judge: CausalJudge
+    judge: Judge
     reduction: Reduction = "corpus"
     add_bos: bool = False
     references: tuple[str, ...] = ()
@@ -58,11 +59,7 @@ class Protocol:
     def facts(self) -> dict[str, Json]:
         """Return all of it that changes a figure, for the fingerprint."""
         facts: dict[str, Json] = {
-            "judge": self.judge.name,
-            "judge_revision": self.judge.revision,
-            "limit": self.judge.limit,
-            "tokens": "1..n" if self.add_bos else "2..n",
-            "end of text": "the first counts",
+            **self.judge.facts(add_bos=self.add_bos),
             "reduction": self.reduction,
             "unit of entropy": "nats, judge's tokens of one text",
         }
@@ -74,6 +71,19 @@ class Protocol:
             facts["mauve_features_revision"] = self.features.revision
             facts["mauve_seeds"] = list(self.mauve_seeds)
         return facts
+
+
+@dataclass(frozen=True)
+class References:
+    """Hold what the judge says of the references, which is read once for many sets of texts.
+
+    Fields:
+        scores: of each reference.
+        features: of each reference that is not empty, float32 [N, d]; None for no MAUVE.
+    """
+
+    scores: TextScores
+    features: Features | None
 
 
 @dataclass(frozen=True)
@@ -97,25 +107,46 @@ def score_samples(samples: Sequence[Sample], protocol: Protocol) -> Scored:
     Raises:
         ValueError: no token of the texts counts, or MAUVE of different counts.
     """
-    if protocol.features is not None:
-        same_count(len(samples), len(protocol.references))
     texts = [sample.text for sample in samples]
-    scores = _read(texts, protocol)
-    metrics = _figures(scores, protocol, "")
+    if protocol.features is not None:
+        same_count(len(texts), len(protocol.references))
+    scores = read(texts, protocol)
+    metrics = figures(scores, protocol)
     warnings = [*_silent(scores), *_repeated(texts)]
     if all(sample.nfe is not None for sample in samples):
         nfe = np.array([sample.nfe for sample in samples], np.float64)
         metrics.append(Metric(name="NFE", value=float(nfe.mean()), unit="passes", n=len(nfe),
                               error=_error(nfe), better="smaller"))  # fmt: skip
-    if protocol.references:
-        reference = _read(protocol.references, protocol)
-        if protocol.features is not None:
-            metrics.append(_mauve_metric(texts, protocol, protocol.features))
-            warnings += _few(metrics[-1])
-        metrics += _figures(reference, protocol, "references")
-        collapse = collapse_warning(scores.ids, reference.ids)
+    references = read_references(protocol)
+    if references is not None:
+        found = mauve_metric(texts, protocol, references)
+        if found is not None:
+            metrics.append(found)
+            warnings += few_for_mauve(found.n)
+        metrics += figures(references.scores, protocol, "references")
+        collapse = collapse_warning(scores.ids, references.scores.ids)
         warnings += [collapse] if collapse else []
-    return Scored(tuple(metrics), tuple(warnings), tuple(_rows(samples, scores)))
+    rows = [
+        _row(sample, columns)
+        for sample, columns in zip(samples, columns_of(scores), strict=True)
+    ]  # fmt: skip
+    return Scored(tuple(metrics), tuple(warnings), tuple(rows))
+
+
+def read(texts: Sequence[str], protocol: Protocol) -> TextScores:
+    """Return what the judge says of texts."""
+    return protocol.judge.score(texts, add_bos=protocol.add_bos, batch_size=protocol.batch_size)
+
+
+def read_references(protocol: Protocol) -> References | None:
+    """Return what the judge says of the references, None where there are none."""
+    if not protocol.references:
+        return None
+    features = None
+    if protocol.features is not None:
+        heard = [text for text in protocol.references if text]
+        features = protocol.features.features(heard, batch_size=protocol.batch_size)
+    return References(read(protocol.references, protocol), features)
 
 
 def collapse_warning(texts: Tokens, references: Tokens) -> str | None:
@@ -143,11 +174,7 @@ def collapse_warning(texts: Tokens, references: Tokens) -> str | None:
     )
 
 
-def _read(texts: Sequence[str], protocol: Protocol) -> TextScores:
-    return protocol.judge.score(texts, add_bos=protocol.add_bos, batch_size=protocol.batch_size)
-
-
-def _figures(scores: TextScores, protocol: Protocol, group: str) -> list[Metric]:
+def figures(scores: TextScores, protocol: Protocol, group: str = "") -> list[Metric]:
     """Return the figures that references have as well."""
     n = len(scores.counts)
     entropy = entropies(scores.ids)
@@ -173,17 +200,31 @@ def _figures(scores: TextScores, protocol: Protocol, group: str) -> list[Metric]
     ]  # fmt: skip
 
 
-def _mauve_metric(texts: Sequence[str], protocol: Protocol, features: CausalJudge) -> Metric:
-    """Return MAUVE over pairs of a text and a reference that are both not empty."""
-    pairs = [(t, r) for t, r in zip(texts, protocol.references, strict=True) if t and r]
-    ours = features.features([t for t, _ in pairs], batch_size=protocol.batch_size)
-    theirs = features.features([r for _, r in pairs], batch_size=protocol.batch_size)
+def mauve_metric(
+    texts: Sequence[str], protocol: Protocol, references: References, group: str = ""
+) -> Metric | None:
+    """Return MAUVE over pairs of a text and a reference that are both not empty.
+
+    None where the protocol has no features, or empty texts leave too few.
+    """
+    if protocol.features is None or references.features is None:
+        return None
+    heard = np.array([bool(reference) for reference in protocol.references])
+    both = heard & np.array([bool(text) for text in texts])
+    if both.sum() < FEWEST:
+        return None
+    ours = protocol.features.features(
+        [texts[i] for i in np.flatnonzero(both).tolist()], batch_size=protocol.batch_size
+    )
+    theirs = references.features[both[heard]]
     found: Mauve = mauve_of_features(ours, theirs, seeds=protocol.mauve_seeds)
     each = ", ".join(f"{value:.3f}" for value in found.values)
     note = f"{found.buckets} clusters; k-means seeds {list(found.seeds)}: {each}"
     if len(found.values) > 1:
         note += f", standard deviation {found.spread:.3f}"
-    return Metric(name="MAUVE", value=found.mean, unit="", n=found.n, better="larger", note=note)
+    return Metric(
+        name="MAUVE", value=found.mean, unit="", n=found.n, better="larger", note=note, group=group
+    )
 
 
 def _silent(scores: TextScores) -> list[str]:
@@ -207,37 +248,42 @@ def _repeated(texts: Sequence[str]) -> list[str]:
     ]
 
 
-def _few(found: Metric) -> list[str]:
+def few_for_mauve(count: int) -> list[str]:
     """Say that MAUVE of few texts tells little."""
-    if found.n >= FEW_FOR_MAUVE:
+    if count >= FEW_FOR_MAUVE:
         return []
     return [
-        f"MAUVE of {found.n} texts has few clusters and tells little; published figures have 5000 "
+        f"MAUVE of {count} texts has few clusters and tells little; published figures have 5000 "
         "texts, and figures of different n are not comparable."
     ]
 
 
-def _rows(samples: Sequence[Sample], scores: TextScores) -> list[dict[str, Json]]:
+def columns_of(scores: TextScores) -> list[dict[str, Json]]:
+    """Return the judge's columns of samples.jsonl, a mapping for each text."""
+    found: list[dict[str, Json]] = []
+    for nll, count, entropy in zip(scores.nll, scores.counts, entropies(scores.ids), strict=True):
+        found.append(
+            {
+                "perplexity": round(float(np.exp(nll / count)), 3) if count else None,
+                "nll": float(nll),
+                "counted tokens": int(count),
+                "entropy": None if np.isnan(entropy) else round(float(entropy), 4),
+            }
+        )
+    return found
+
+
+def _row(sample: Sample, judged: dict[str, Json]) -> dict[str, Json]:
     """Return the columns of samples.jsonl."""
-    entropy = entropies(scores.ids)
-    rows: list[dict[str, Json]] = []
-    for i, sample in enumerate(samples):
-        count = int(scores.counts[i])
-        row: dict[str, Json] = {"text": sample.text}
-        if sample.prompt:
-            row["prompt"] = sample.prompt
-        row |= {
-            "perplexity": round(float(np.exp(scores.nll[i] / count)), 3) if count else None,
-            "nll": float(scores.nll[i]),
-            "counted tokens": count,
-            "entropy": None if np.isnan(entropy[i]) else round(float(entropy[i]), 4),
-        }
-        if sample.nfe is not None:
-            row["nfe"] = sample.nfe
-        if sample.seed is not None:
-            row["seed"] = sample.seed
-        rows.append(row)
-    return rows
+    row: dict[str, Json] = {"text": sample.text}
+    if sample.prompt:
+        row["prompt"] = sample.prompt
+    row |= judged
+    if sample.nfe is not None:
+        row["nfe"] = sample.nfe
+    if sample.seed is not None:
+        row["seed"] = sample.seed
+    return row
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float:

@@ -11,10 +11,16 @@ import numpy as np
 import pytest
 from dlm_eval.comparison.figures import figures_of
 from dlm_eval.comparison.journal import SettingsChanged
-from dlm_eval.comparison.judging import CorpusScores
 from dlm_eval.comparison.run import Comparison, Measured, run, samples_of
-from dlm_eval.comparison.settings import Setting, check_names, settings_of, sweeps_of
+from dlm_eval.comparison.settings import Law, Setting, check_names, settings_of, sweeps_of
 from dlm_eval.comparison.tasks import FileTask, SudokuTask, TextTask, read_file_task
+from dlm_eval.judges.causal import CausalJudge
+from dlm_eval.judges.diversity import entropies
+from dlm_eval.judges.mauve import mauve
+from dlm_eval.judges.ngram_texts import NGramTexts
+from dlm_eval.judges.scores import TextScores
+from dlm_eval.report.results import Json
+from dlm_eval.text.score import Protocol
 
 from dlm_sampling import AutoDenoiser
 from dlm_sampling.errors import UsageError
@@ -25,10 +31,8 @@ TASK = SudokuTask(samples=5, clues=6)
 
 
 def comparison(batch_rows: int = 2) -> Comparison:
-    settings = settings_of(
-        ("ancestral", "fast-dllm"), (4,), (1.0,), sweeps_of(["fast-dllm.threshold=0.9"], "sudoku"),
-        "sudoku",
-    )  # fmt: skip
+    sweeps = sweeps_of(["fast-dllm.threshold=0.9"], "sudoku")
+    settings = settings_of(("ancestral", "fast-dllm"), (4,), (Law(1.0),), sweeps, "sudoku")
     return Comparison(
         denoiser=AutoDenoiser.from_pretrained("sudoku4x4"),
         task=TASK,
@@ -42,7 +46,7 @@ def comparison(batch_rows: int = 2) -> Comparison:
 
 def samples(measured: list[Measured] | None) -> list[dict[str, Any]]:
     assert measured is not None
-    return list(samples_of(TASK, measured))
+    return list(samples_of(TASK, measured, {}))
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,20 @@ def test_figures_are_those_of_the_samples(whole: tuple[Path, list[Measured]]) ->
     assert len(found.plots) == 3
 
 
+class CountsKinds:
+    """A judge of texts of numbers: one nat for each different token."""
+
+    def facts(self, *, add_bos: bool = False) -> dict[str, Json]:
+        return {"judge": "by hand"}
+
+    def score(
+        self, texts: Sequence[str], *, add_bos: bool = False, batch_size: int = 8
+    ) -> TextScores:
+        ids = tuple(tuple(map(int, text.split())) for text in texts)
+        nll = np.array([len(set(row)) * 1.0 for row in ids])
+        return TextScores(nll, np.array([len(row) for row in ids]), ids)
+
+
 def test_collapsed_entropy_stands_in_the_warnings() -> None:
     """The text that repeats itself has the lower perplexity, and is warned of."""
 
@@ -137,28 +155,16 @@ def test_collapsed_entropy_stands_in_the_warnings() -> None:
              "written": [1, 2, 3, 4]}
             for i in range(2)
         ]  # fmt: skip
-        return Measured(Setting(name, None, 4), tuple(rows), (1.0,))
-
-    def judge(texts: Sequence[str]) -> CorpusScores:
-        ids = tuple(tuple(map(int, text.split())) for text in texts)
-        return CorpusScores(tuple(len(set(row)) * 1.0 for row in ids), ids)
+        return Measured(Setting(name, Law(), 4), tuple(rows), (1.0,))
 
     cells = [cell("ancestral", [1, 2, 3, 4]), cell("llada", [1, 1, 1, 1])]
-    found = figures_of(TextTask(4), cells, judge)
+    found = figures_of(TextTask(4), cells, Protocol(judge=CountsKinds()))
     values = {(m.group, m.name): m.value for m in found.metrics}
     assert values["ancestral, 4 steps", "generative perplexity"] == pytest.approx(np.exp(1.0))
     assert values["llada, 4 steps", "generative perplexity"] == pytest.approx(np.exp(0.25))
     assert values["llada, 4 steps", "unigram entropy"] == 0.0
     warnings = [w for w in found.warnings if "collapsed" in w]
     assert len(warnings) == 1 and warnings[0].startswith("llada, 4 steps")
-
-
-def test_the_error_of_a_perplexity_is_that_of_the_mean() -> None:
-    """Texts of one length: exp of the mean times the standard error of the mean."""
-    nll = np.array([3.0, 5.0, 4.0, 8.0])
-    scores = CorpusScores(tuple(nll), ((1, 2),) * 4)
-    assert scores.perplexity() == pytest.approx(np.exp(2.5))
-    assert scores.standard_error() == pytest.approx(np.exp(2.5) * (nll / 2).std(ddof=1) / 2)
 
 
 @pytest.mark.parametrize(
@@ -219,3 +225,86 @@ def test_the_command_writes_the_folder(tmp_path: Path) -> None:
     assert [json.loads(line)["row"] for line in lines] == [0, 1]
     with pytest.raises(UsageError, match="--nfe x"):
         CliRunner().invoke(app, [*words, "--nfe", "x"], catch_exceptions=False)
+
+
+def test_texts_are_judged_beside_references(tmp_path: Path) -> None:
+    """Perplexity, entropy and MAUVE are those of the judge called directly on samples.jsonl."""
+    from dlm_eval.cli.app import app
+    from dlm_eval.data import passages
+    from typer.testing import CliRunner
+
+    out = tmp_path / "out"
+    words = ["compare", "tiny-books", "--samplers", "ancestral", "--nfe", "2", "-n", "20",
+             "--max-new-tokens", "8", "--prompts", "books", "--top-p", "0.9", "--crossing",
+             "exclude", "--mauve-seeds", "1", "--out", str(out), "--quiet"]  # fmt: skip
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    lines = (out / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    found = {(m["group"], m["name"]): m for m in results["metrics"]}
+    judge, group = CausalJudge.from_pretrained("own"), "ancestral, 2 steps, top-p 0.9"
+    texts_of = {group: [r["text"] for r in rows], "references": [r["reference"] for r in rows]}
+    for name, texts in texts_of.items():
+        direct = judge.score(texts)
+        assert found[name, "generative perplexity"]["value"] == direct.perplexity()
+        assert found[name, "unigram entropy"]["value"] == pytest.approx(
+            np.mean([entropies([ids])[0] for ids in direct.ids])
+        )
+    assert sum(row["nll"] for row in rows) == pytest.approx(
+        judge.score([r["text"] for r in rows]).nll.sum()
+    )
+    wanted = mauve(
+        [r["text"] for r in rows], [r["reference"] for r in rows], featuriser=judge, seeds=(25,)
+    )
+    assert found[group, "MAUVE"]["value"] == pytest.approx(wanted.mean)
+    assert results["protocol"]["judge_revision"] == judge.revision
+    whole = passages(20, 48 + 4 * 8)
+    assert [row["prompt"] + row["reference"] for row in rows] == whole
+    assert results["subject"]["settings"][group]["crossing"] == "exclude"
+
+    # The samples belong to no judge: another one reads them without a new pass.
+    books = tmp_path / "a folder of books"
+    books.mkdir()
+    (books / "one.txt").write_text(whole[0] * 9, encoding="utf-8")
+    before = (out / "journal" / "0.jsonl").read_bytes()
+    again = CliRunner().invoke(app, [*words, "--judge", str(books)], catch_exceptions=False)
+    assert again.exit_code == 0
+    assert (out / "journal" / "0.jsonl").read_bytes() == before
+    other = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert other["protocol"]["judge"].startswith("3-gram")
+    assert other["protocol_hash"] != results["protocol_hash"]
+
+
+def test_an_ngram_judge_counts_every_token(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("the door was open and the cat ran " * 9, encoding="utf-8")
+    denoiser = AutoDenoiser.from_pretrained("tiny-books")
+    judge = NGramTexts.fit_books(tmp_path, denoiser)
+    scores = judge.score(["the cat ran", ""])
+    assert scores.counts.tolist() == [len(scores.ids[0]), 0]
+    assert scores.nll[0] == -judge.judge.log_probs(scores.ids[0]).sum()
+    assert scores.nll[1] == 0.0
+    with pytest.raises(UsageError, match=r"no \.txt"):
+        NGramTexts.fit_books(tmp_path / "none", denoiser)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--prompts", "missing.txt"), "missing.txt"),
+        (("--crossing", "both"), "include"),
+        (("--judge", str(Path(__file__).parent)), "config.json"),
+        (("--reference", "missing.txt"), "missing.txt"),
+        (("--task", "sudoku", "--judge", "own"), "right answers"),
+        (("--reduction", "word"), "corpus"),
+    ],
+)
+def test_wrong_words_are_told_in_one_line(
+    words: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    from dlm_eval.cli.app import app
+    from typer.testing import CliRunner
+
+    given = ["compare", "tiny-books", "--samplers", "llada", "--nfe", "1", "-n", "2"]
+    with pytest.raises(UsageError, match=message) as told:
+        CliRunner().invoke(app, [*given, "--out", str(tmp_path), *words], catch_exceptions=False)
+    assert "\n" not in str(told.value)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from dlm_eval.data import JUDGE, passages
-from dlm_eval.judges.causal import CausalJudge, TextScores
+from dlm_eval.judges.causal import CausalJudge
+from dlm_eval.judges.scores import TextScores
 
 from dlm_sampling.errors import UsageError
 

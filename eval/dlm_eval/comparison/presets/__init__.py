@@ -1,0 +1,1 @@
+"""Comparisons under a name, with the page that is written from each."""

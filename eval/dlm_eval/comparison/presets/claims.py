@@ -1,0 +1,116 @@
+"""Plan the preset "claims": what papers say of their samplers, on the embedded models.
+
+The parts are small enough to be repeated on one core in about an hour, and large enough to decide:
+128 texts or 512 grids in every setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from dlm_eval.comparison.part import Part, Weights
+from dlm_eval.comparison.settings import Law, Setting
+from dlm_eval.comparison.tasks import SudokuTask, Task, book_task
+from dlm_eval.data import held_out_books
+from dlm_eval.tasks.books import encode_book
+from dlm_sampling import AutoDenoiser, Denoiser
+from dlm_sampling.samplers import TokenFrequencies
+
+TEXTS, NEW_TOKENS, GRIDS, CLUES = 128, 32, 512, 5
+BATCH_TEXTS = 32
+PLAIN, GREEDY = Law(1.0), Law(0.0)
+NUCLEUS = Law(1.0, 0.9, "exclude")
+"""The law of ReMDM's experiments, with its released rule for the crossing token."""
+
+BOOKS_MODEL, SUDOKU_MODEL = Weights("tiny-books"), Weights("sudoku4x4")
+
+
+def parts() -> tuple[Part, ...]:
+    """Return the comparisons, the cheap ones first."""
+    frequencies = _frequencies()
+    return (
+        _sudoku("sudoku-decoders", CLUES, tuple(_decoders((2, 4, 6, 8, 11), SUDOKU_SWEEPS, None))),
+        _sudoku("sudoku-remdm", 0, tuple(_remdm((4, 8, 16, 32, 48, 64), (16, 32, 48, 64), PLAIN))),
+        _sudoku("sudoku-solvers", 0, tuple(_solvers((4, 8, 16)))),
+        _text("text-solvers", tuple(_solvers((8, 16, 32)))),
+        _text("text-remdm", tuple(_remdm((8, 16, 32, 64, 128), (32, 128), NUCLEUS))),
+        _text("text-decoders", tuple(_decoders((4, 8, 16, 32), TEXT_SWEEPS, frequencies))),
+    )
+
+
+Sweeps = dict[str, tuple[str, tuple[float, ...]]]
+SUDOKU_SWEEPS: Sweeps = {
+    "eb-sampler": ("gamma", (0.01, 0.1, 0.5, 1.0, 2.0)),
+    "klass": ("conf_threshold", (0.9, 0.7, 0.5, 0.3)),
+}
+TEXT_SWEEPS: Sweeps = {
+    "eb-sampler": ("gamma", (0.1, 3.0, 10.0, 30.0)),
+    "klass": ("conf_threshold", (0.9, 0.5, 0.3, 0.15)),
+}
+
+
+def _text(name: str, settings: tuple[Setting, ...]) -> Part:
+    def task(denoiser: Denoiser) -> Task:
+        return book_task(denoiser, TEXTS, NEW_TOKENS)
+
+    return Part(name, BOOKS_MODEL, task, settings, TEXTS, BATCH_TEXTS)
+
+
+def _sudoku(name: str, clues: int, settings: tuple[Setting, ...]) -> Part:
+    def task(denoiser: Denoiser) -> Task:
+        return SudokuTask(GRIDS, clues)
+
+    return Part(name, SUDOKU_MODEL, task, settings, GRIDS, GRIDS)
+
+
+def _solvers(budgets: Sequence[int]) -> list[Setting]:
+    """Return the solvers of the reverse process at equal budgets."""
+    names = ("theta-trapezoidal", "theta-rk2", "tau-leaping", "euler", "ancestral")
+    return [Setting(name, PLAIN, steps) for name in names for steps in budgets]
+
+
+def _remdm(budgets: Sequence[int], capped: Sequence[int], law: Law) -> list[Setting]:
+    """Return MDLM's sampler, and ReMDM with the settings of its paper.
+
+    Below one step for each token the cap with eta 0.04, from there on the loop with eta 0.02; and
+    the cap with eta 0.02 at the budgets `capped`, the first of which is one step for each token.
+    """
+    few = [steps for steps in budgets if steps < capped[0]]
+    many = [steps for steps in budgets if steps >= capped[0]]
+    found = [Setting("ancestral", law, steps) for steps in budgets]
+    found += [_cap(0.04, law, steps) for steps in few]
+    found += [Setting("remdm-loop", law, steps) for steps in many]
+    return found + [_cap(0.02, law, steps) for steps in capped]
+
+
+def _cap(eta: float, law: Law, steps: int) -> Setting:
+    return Setting("remdm-cap", law, steps, fixed=(("eta", eta),), alias=f"remdm-cap {eta:g}")
+
+
+def _decoders(
+    budgets: Sequence[int], sweeps: Sweeps, frequencies: TokenFrequencies | None
+) -> list[Setting]:
+    """Return the decoders that claim speed or quality, and the rules they claim it against."""
+    table: tuple[tuple[str, Any], ...] = ()
+    table = () if frequencies is None else (("frequencies", frequencies),)
+    found = [
+        Setting(name, GREEDY, steps)
+        for name in ("llada", "llada-entropy", "llada-random", "ccd")
+        for steps in budgets
+    ]
+    found += [Setting("pc-sampler", GREEDY, steps, fixed=table) for steps in budgets]
+    for name, (option, values) in sweeps.items():
+        found += [Setting(name, GREEDY, None, (option, value)) for value in values]
+    return found
+
+
+def _frequencies() -> TokenFrequencies:
+    """Count the tokens of the held-out books for PC-Sampler."""
+    denoiser = AutoDenoiser.from_pretrained(BOOKS_MODEL.name)
+    books = [encode_book(denoiser.tokenizer, text) for text in held_out_books().values()]
+    counts = np.bincount(np.concatenate(books), minlength=denoiser.vocab_size)
+    return TokenFrequencies(torch.from_numpy(counts), int(counts.sum()))
