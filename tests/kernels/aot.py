@@ -72,6 +72,23 @@ class Machine:
         return body
 
 
+def source_of(
+    kernel: Any, types: dict[str, str], constants: dict[str, Any], odd: bool = False
+) -> Any:
+    """Return what is compiled; arguments not named in `types` or `constants` are int32."""
+    names = kernel.arg_names
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
+    # Torch aligns its memory, and the row stride of a useful vocabulary is a multiple of 16.
+    rows = () if odd else ("stride_row", "stride_other_row", "stride_hidden", "stride_weight")
+    aligned = [n for n in names if signature[n].startswith("*") or n in rows]
+    return ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(names.index(n),): value for n, value in constants.items()},
+        attrs={(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
+    )
+
+
 def compiled(
     kernel: Any,
     types: dict[str, str],
@@ -82,22 +99,12 @@ def compiled(
     odd: bool = False,
     stages: int | None = None,
 ) -> Machine:
-    """Compile a kernel; arguments not named in `types` or `constants` are 32-bit integers."""
-    names = kernel.arg_names
-    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
-    # Torch aligns its memory, and the row stride of a useful vocabulary is a multiple of 16.
-    rows = () if odd else ("stride_row", "stride_other_row", "stride_hidden", "stride_weight")
-    aligned = [n for n in names if signature[n].startswith("*") or n in rows]
-    source = ASTSource(
-        fn=kernel,
-        signature=signature,
-        constexprs={(names.index(n),): value for n, value in constants.items()},
-        attrs={(names.index(n),): [["tt.divisibility", 16]] for n in aligned},
-    )
+    """Compile a kernel and read its machine code."""
     target = GPUTarget("cuda", capability, 32)
     options = {"num_warps": warps, "enable_fp_fusion": True, "maxnreg": most_registers}
     if stages is not None:
         options["num_stages"] = stages
+    source = source_of(kernel, types, constants, odd)
     return _disassembled(triton.compile(source, target=target, options=options))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 if TYPE_CHECKING:
-    from tests.kernels.aot import Machine
+    from tests.kernels.record import Variant
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton is made for Linux only")
 
@@ -176,43 +177,64 @@ EVERYWHERE = {
     "K1 bf16", "K1 bf16, two laws", "K1 bf16, guidance, odd", "K1 bf16, remainder",
     "cut bf16, both", "K2 4 warps, filters", "K3 all, L 2048", "K3 all, any L",
 }  # fmt: skip
-for variant in CASES.keys() - EVERYWHERE:
-    CASES[variant] = CASES[variant]._replace(capabilities=HOPPER)
+for sibling in CASES.keys() - EVERYWHERE:
+    CASES[sibling] = CASES[sibling]._replace(capabilities=HOPPER)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
-        patch.delenv("TRITON_INTERPRET", raising=False)
-        yield
-
-
-def machine(case: Case, capability: int) -> Machine:
+def variant(case: Case, capability: int) -> Variant:
     import importlib
 
-    from tests.kernels.aot import compiled
+    from tests.kernels.record import Variant
 
-    kernel = getattr(importlib.import_module(case.module), case.kernel)
-    most = case.most_registers(capability)
-    return compiled(kernel, case.types, case.constants, capability, case.warps, most, case.odd)
+    return Variant(
+        kernel=getattr(importlib.import_module(case.module), case.kernel),
+        types=case.types,
+        constants=case.constants,
+        capability=capability,
+        warps=case.warps,
+        most_registers=case.most_registers(capability),
+        odd=case.odd,
+        loop=("FFMA", 2 * PER_LANE) if case.per_element else None,
+    )
 
 
-@pytest.mark.usefixtures("cache")
+def variants() -> dict[str, Variant]:
+    """Return every variant that is compiled."""
+    return {
+        f"{name}, sm_{capability}": variant(case, capability)
+        for name, case in CASES.items()
+        for capability in case.capabilities
+    }
+
+
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("triton_cache")
 def test_no_spills_few_registers_few_instructions(name: str) -> None:
+    from tests.kernels.record import fits
+
     case = CASES[name]
     for capability in case.capabilities:
-        made = machine(case, capability)
-        loop = made.shortest_loop("FFMA", 2 * PER_LANE) if case.per_element else []
-        registers, each = made.resource("REG"), len(loop) / PER_LANE
+        made = variant(case, capability).figures()
+        each = made.loop / PER_LANE
         print(
-            f"{name:24} sm_{capability:<4} {registers:4} registers {len(made.code):6} instructions"
-            + (f" {each:6.1f} per logit" if loop else "")
+            f"{name:24} sm_{capability:<4} {made.registers:4} registers"
+            f" {made.instructions:6} instructions" + (f" {each:6.1f} per logit" if each else "")
         )
-        assert made.code, "nothing was disassembled"
-        assert made.resource("STACK") == made.resource("LOCAL") == 0
-        assert made.count("LDL", "STL") == 0
-        assert registers <= case.registers
+        fits(made, case.registers)
         if case.per_element:
-            assert each <= case.per_element
+            assert 0 < each <= case.per_element
+
+
+@pytest.mark.parametrize("name", ("K1 bf16, odd rows", "divergence", "K3 fp32, any L"))
+@pytest.mark.usefixtures("triton_cache")
+def test_the_record_is_what_the_compiler_makes(name: str) -> None:
+    one = variant(CASES[name], 90)
+    assert one.compile() == one.figures()
+
+
+def test_the_record_names_what_the_machine_code_follows_from() -> None:
+    one = variant(CASES["divergence"], 90)
+    changes = ({"capability": 80}, {"warps": 8}, {"most_registers": 64}, {"odd": True})
+    changes += ({"constants": one.constants | {"GROUP": 4}}, {"loop": ("FADD", 1)})
+    keys = {one.key(), *(replace(one, **change).key() for change in changes)}
+    assert len(keys) == 1 + len(changes)
