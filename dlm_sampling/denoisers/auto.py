@@ -40,7 +40,7 @@ from dlm_sampling.embedded import embedded_models, embedded_path
 from dlm_sampling.errors import suggestion
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 OPEN_OPTIONS = frozenset({"cache_dir", "local_files_only"})
 NAMED_OPTIONS = frozenset(

@@ -20,7 +20,7 @@ from dlm_sampling.denoisers.checkpoints.tokenizers import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

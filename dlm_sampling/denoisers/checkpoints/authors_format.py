@@ -26,7 +26,7 @@ from dlm_sampling.denoisers.checkpoints.weights import (
 from dlm_sampling.denoisers.wrappers import unwrapped
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
 class PublishedDenoiser(Denoiser):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from dlm_sampling.denoisers.checkpoints.settings import listed_ids, setting
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
     from typing_extensions import TypeIs
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
@@ -65,7 +66,7 @@ def is_tokenizer(
 
 def load_named(name: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer by folder or hub name."""
-    from transformers import AutoTokenizer
+    from transformers.models.auto.tokenization_auto import AutoTokenizer
 
     loader: Any = AutoTokenizer
     return loader.from_pretrained(name, trust_remote_code=False)
@@ -83,9 +84,7 @@ def load_from_folder(folder: Path) -> PreTrainedTokenizerBase | None:
     byte-level BPE, the layout in which Dream publishes them.  The classes are named here, so that a
     tokenizer's own Python file is never run.
     """
-    import transformers
-
-    library: Any = transformers
+    library: Any = import_module("transformers")  # the two classes move from version to version
     if (folder / "tokenizer.json").is_file():
         return library.PreTrainedTokenizerFast.from_pretrained(folder)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():

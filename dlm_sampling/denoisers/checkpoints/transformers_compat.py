@@ -60,7 +60,7 @@ def old_tying(module: ModuleType) -> None:
     The loader ties by itself, so that the list, which transformers 5 wants as a mapping, is
     dropped.
     """
-    from transformers import PreTrainedModel
+    from transformers.modeling_utils import PreTrainedModel
 
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, PreTrainedModel):

@@ -7,6 +7,7 @@ are.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any, Unpack
 
 import torch
@@ -141,14 +142,14 @@ def model_class() -> Any:
     Raises:
         CheckpointError: the installed transformers lacks it.
     """
-    import transformers
-
     try:
-        from transformers import DiffusionGemmaForBlockDiffusion
+        from transformers.models.diffusion_gemma.modeling_diffusion_gemma import (
+            DiffusionGemmaForBlockDiffusion,
+        )
     except ImportError as error:
         raise CheckpointError(
             "The checkpoint needs DiffusionGemmaForBlockDiffusion, which transformers "
-            f"{transformers.__version__} lacks: pip install 'transformers>=5.23,<6'."
+            f"{version('transformers')} lacks: pip install 'transformers>=5.23,<6'."
         ) from error
     return DiffusionGemmaForBlockDiffusion
 

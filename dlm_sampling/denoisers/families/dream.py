@@ -49,7 +49,8 @@ class DreamDenoiser(StockDenoiser):
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> DreamDenoiser:
     """Build the denoiser of a Dream checkpoint."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
     config = stock_config(Qwen2Config, checkpoint, ())
     mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, config.vocab_size)

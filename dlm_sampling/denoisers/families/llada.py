@@ -22,7 +22,7 @@ from dlm_sampling.denoisers.networks.transformers_blocks import (
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 MASK_TOKEN_ID = 126336
 """Mask id of the released checkpoints."""
@@ -126,7 +126,7 @@ def stock_config(checkpoint: Checkpoint) -> Any:
     Raises:
         CheckpointError: the sizes do not fit each other.
     """
-    from transformers import LlamaConfig
+    from transformers.models.llama.configuration_llama import LlamaConfig
 
     maker: Any = LlamaConfig
     given = checkpoint.config
@@ -154,7 +154,7 @@ def stock_config(checkpoint: Checkpoint) -> Any:
 
 def network(config: Any) -> Any:
     """Build stock Llama modules; a bias of attention is one of queries, keys and values only."""
-    from transformers import LlamaForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
     model: Any = LlamaForCausalLM(config)
     for layer in model.model.layers:

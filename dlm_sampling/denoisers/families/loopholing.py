@@ -43,7 +43,7 @@ from dlm_sampling.denoisers.registry import Family, LoadOptions, family_of, regi
 from dlm_sampling.types import DenoiserOutput, Pass
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 KEY = "loopholing"
 """Key of config.json that makes a checkpoint of a base family one of this family."""

@@ -30,7 +30,7 @@ from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import DenoiserOutput, Pass
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
 FURTHER_HEADS = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.|\.position_ids$")
@@ -96,7 +96,7 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> MaskedLMDenoiser:
         CheckpointError: tensors are missing, unexpected or of another shape, so that it would be
             another model.
     """
-    from transformers import AutoModelForMaskedLM
+    from transformers.models.auto.modeling_auto import AutoModelForMaskedLM
 
     with reading_config(checkpoint):  # transformers reads it to choose the class of tokenizer
         tokenizer = pick_tokenizer(checkpoint, options)
@@ -127,8 +127,8 @@ def matches(config: Mapping[str, Any]) -> bool:
 
 def keys_of(config: Mapping[str, Any]) -> ConfigKeys:
     """Name the keys that transformers' model for a config reads."""
-    from transformers import CONFIG_MAPPING
     from transformers.models.auto import modeling_auto
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     classes: Any = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
     return transformers_keys(classes[CONFIG_MAPPING[config["model_type"]]], config)

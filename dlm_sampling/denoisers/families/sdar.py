@@ -21,7 +21,7 @@ from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import Pass
 
 if TYPE_CHECKING:
-    from transformers import Qwen3ForCausalLM
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
 MASK_TOKEN_ID = 151669
 """Mask id of the released checkpoints."""
@@ -76,7 +76,8 @@ class SDARDenoiser(StockDenoiser):
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> SDARDenoiser:
     """Build the denoiser of an SDAR checkpoint."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers.models.qwen3.configuration_qwen3 import Qwen3Config
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
     config = stock_config(Qwen3Config, checkpoint, FURTHER)
     mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, config.vocab_size)

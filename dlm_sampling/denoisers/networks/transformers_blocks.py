@@ -24,7 +24,7 @@ from dlm_sampling.denoisers.registry import LoadOptions
 from dlm_sampling.types import DenoiserOutput, Pass
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers.modeling_utils import PreTrainedModel
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
