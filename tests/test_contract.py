@@ -35,10 +35,10 @@ on_every_noise = pytest.mark.parametrize(("name", "kind"), CASES)
 
 # Fields with which a slow sampler takes fewer steps; what a contract says does not depend on them.
 FEWER_STEPS: dict[str, dict[str, Any]] = {
-    "gillespie": {"t_end": 0.5},
-    "planned-gillespie": {"t_end": 0.5},
+    "gillespie": {"t_end": 0.75},
+    "planned-gillespie": {"t_end": 0.75},
     "remdm-llada": {"loop_steps": 3},
-    "uniformization": {"t_end": 0.5},
+    "uniformization": {"t_end": 0.75},
 }
 
 
