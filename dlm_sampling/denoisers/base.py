@@ -82,7 +82,7 @@ class Denoiser(Savable, ABC):
     """Whether passes return hidden states and the output head, so that few logits exist at once."""
     padding_proven: bool = True
     """Whether `honours_padding` needs no check before it is relied upon."""
-    capturable: bool = True
+    recordable: bool = True
     """Whether a pass has fixed shapes and no synchronisation, so that a CUDA graph can record it.
 
     True is also assumed of wrapped networks; one that cannot be recorded fails when it is tried.

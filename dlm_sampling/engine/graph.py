@@ -79,7 +79,7 @@ def record(step: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
-def check_capture(denoiser: Denoiser, request: Request, canvases: Canvases) -> None:
+def check_recordable(denoiser: Denoiser, request: Request, canvases: Canvases) -> None:
     """Check that sampler, denoiser and canvases allow a recorded step.
 
     Raises:
@@ -97,7 +97,7 @@ def check_capture(denoiser: Denoiser, request: Request, canvases: Canvases) -> N
         raise ValueError(
             f"cuda_graph=True: this denoiser ({denoiser.family}) carries a state from pass to pass."
         )
-    if not denoiser.capturable:
+    if not denoiser.recordable:
         raise ValueError(
             f"cuda_graph=True: the network of this denoiser ({denoiser.family}) chooses the shapes "
             "of its work by values, as experts do that take the tokens sent to them."

@@ -16,7 +16,7 @@ from torch import Tensor
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan, check_canvas, check_whole, plan_blocks
 from dlm_sampling.engine.checks import check_canvases
-from dlm_sampling.engine.graph import check_capture, check_device, record
+from dlm_sampling.engine.graph import check_device, check_recordable, record
 from dlm_sampling.engine.recorded import run_recorded
 from dlm_sampling.engine.request import (
     BlockRequest,
@@ -141,7 +141,7 @@ def run_request(
     with torch.no_grad():
         if request.cuda_graph:
             check_device(denoiser.device, request.law or request.sampler.law)
-            check_capture(denoiser, request, canvases)
+            check_recordable(denoiser, request, canvases)
             prove_padding(denoiser, canvases.tokens, canvases.attention)
         run = Run.of(denoiser, request, canvases, plan)
         state = run.begin(canvases)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlm_sampling import samplers, wrap
 from dlm_sampling.denoisers import Denoiser
-from dlm_sampling.engine.graph import Watch, check_capture, check_device
+from dlm_sampling.engine.graph import Watch, check_device, check_recordable
 from dlm_sampling.engine.request import BlockRequest, Canvases, Request
 from dlm_sampling.types import DenoiserOutput, Pass, TokenLaw
 
@@ -42,7 +42,7 @@ class Carries(NeverRun):
 
 
 class Experts(NeverRun):
-    capturable = False
+    recordable = False
 
 
 BARE, READER = (wrap(fn, vocab_size=5, mask_token_id=4) for fn in (plain, masked))
@@ -61,10 +61,10 @@ def test_flags_are_read_as_many_steps_late_as_was_asked() -> None:
 
 
 def test_a_step_that_can_be_recorded_is_not_refused() -> None:
-    check_capture(READER, LLADA, CANVASES)
-    check_capture(READER, LLADA, PADDED)
-    check_capture(READER, replace(LLADA, blocks=CAUSAL), CANVASES)
-    check_capture(BARE, LLADA, CANVASES)
+    check_recordable(READER, LLADA, CANVASES)
+    check_recordable(READER, LLADA, PADDED)
+    check_recordable(READER, replace(LLADA, blocks=CAUSAL), CANVASES)
+    check_recordable(BARE, LLADA, CANVASES)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_step_that_cannot_be_recorded_is_refused_with_the_reason(
     denoiser: Denoiser, request_: Request, canvases: Canvases, why: str
 ) -> None:
     with pytest.raises(ValueError, match=f"cuda_graph=True: .*{why}"):
-        check_capture(denoiser, request_, canvases)
+        check_recordable(denoiser, request_, canvases)
 
 
 def test_without_a_gpu_or_a_kernel_it_says_so() -> None:

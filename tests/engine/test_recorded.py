@@ -79,7 +79,7 @@ def test_what_cannot_be_recorded_is_refused_and_really_cannot(
 ) -> None:
     with pytest.raises(ValueError, match=r"cuda_graph=True: on \w+ noise .* can be recorded: "):
         run(name, kind, captured=True)
-    monkeypatch.setattr("dlm_sampling.engine.sample.check_capture", lambda *_: None)
+    monkeypatch.setattr("dlm_sampling.engine.sample.check_recordable", lambda *_: None)
     with pytest.raises((CannotRecordError, ValueError), match=r"host|values|cuda_graph"):
         run(name, kind, captured=True, attention_mask=None)
 

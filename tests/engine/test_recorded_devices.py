@@ -20,7 +20,7 @@ from dlm_sampling import samplers
 from dlm_sampling.denoisers import AutoDenoiser, Denoiser
 from dlm_sampling.engine.blocks import BlockPlan, plan_blocks
 from dlm_sampling.engine.checks import check_canvases
-from dlm_sampling.engine.graph import check_capture
+from dlm_sampling.engine.graph import check_recordable
 from dlm_sampling.engine.recorded import Recorded
 from dlm_sampling.engine.request import BlockRequest, Canvases, Listeners, Request
 from dlm_sampling.engine.run import Run
@@ -104,7 +104,7 @@ def tick_twice(run: Recorded, ready: Callable[[], None]) -> None:
 def recorded(
     model: Denoiser, asked: Request, inputs: Canvases, plan: BlockPlan, heard: Listeners
 ) -> Recorded:
-    check_capture(model, asked, inputs)
+    check_recordable(model, asked, inputs)
     run = Run.of(model, asked, inputs, plan)
     return Recorded(run, run.begin(inputs), heard, as_it_is)
 

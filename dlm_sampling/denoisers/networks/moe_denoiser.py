@@ -26,7 +26,7 @@ class MoeDenoiser(PublishedDenoiser):
     """
 
     lazy_head = True
-    capturable = False
+    recordable = False
 
     def __init__(
         self,
