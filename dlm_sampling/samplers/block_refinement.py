@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.checks import above_zero, at_least, probability_threshold
 from dlm_sampling.samplers.parts.quotas import block_quota, confident_or_quota
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
@@ -43,7 +43,7 @@ class BlockRefinement(SamplerBase[RefinementState]):
     gets no further edits, as released.
 
     Fields:
-        threshold: tau, compared strictly; above 1 the quota alone decides.
+        threshold: tau, compared strictly; above 1, to 1.5, the quota alone decides.
         editing_threshold: tau_edit, compared strictly; None never edits.
         max_post_steps: most steps of a block after its last mask.
 
@@ -60,17 +60,11 @@ class BlockRefinement(SamplerBase[RefinementState]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(
-            "threshold",
-            self.threshold,
-            0.0,
-            "released values are 0.95 and 0.7; above 1 only the quota writes",
-        )
-        if self.editing_threshold is not None and not self.editing_threshold > 0.0:
-            raise ValueError(
-                f"editing_threshold={self.editing_threshold}: must be > 0, or None for no edits; "
-                "released values are 0.5 and 0.9."
-            )
+        probability_threshold("threshold", self.threshold, "released values are 0.95 and 0.7")
+        if self.editing_threshold is not None:
+            released = "released values are 0.5 and 0.9, and None is no edits"
+            above_zero("editing_threshold", self.editing_threshold, released)
+            probability_threshold("editing_threshold", self.editing_threshold, released)
         at_least("max_post_steps", self.max_post_steps, 0, "the released value is 16")
 
     @property

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream, budget_positions
 from dlm_sampling.samplers.base import SamplerBase
-from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.checks import above_zero, at_least
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
@@ -71,9 +71,10 @@ class DiffusionGemma(SamplerBase[Stability]):
         at_least("stable_steps", self.stable_steps, 0, "the released value is 1")
         at_least("confidence", self.confidence, 0.0, "the released value is 0.005 nats")
         at_least("max_steps", self.max_steps, 1, "the released value is 48")
-        if not (0.0 <= self.t_min <= self.t_max < math.inf and self.t_max > 0.0):
+        above_zero("t_max", self.t_max, "the released value is 0.8")
+        if not 0.0 <= self.t_min <= self.t_max:
             raise ValueError(
-                f"t_min={self.t_min}, t_max={self.t_max}: need 0 <= t_min <= t_max and t_max > 0; "
+                f"t_min={self.t_min}, t_max={self.t_max}: need 0 <= t_min <= t_max; "
                 "the released values are 0.4 and 0.8."
             )
 

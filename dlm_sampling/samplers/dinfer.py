@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import threshold_positions
 from dlm_sampling.samplers.base import ConfidenceSampler
-from dlm_sampling.samplers.parts.checks import at_least, log_threshold
+from dlm_sampling.samplers.parts.checks import log_threshold, probability_threshold
 from dlm_sampling.samplers.parts.quotas import near_best_positions
 from dlm_sampling.samplers.registry import register
 
@@ -44,7 +44,7 @@ class DInferThreshold(ConfidenceSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("threshold", self.threshold, 0.0, "the released default is 0.9")
+        probability_threshold("threshold", self.threshold, "the released default is 0.9")
 
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
         """Return the positions that reach the bound, bool [B, L]."""
@@ -88,9 +88,9 @@ class DInferHierarchy(ConfidenceSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.threshold is not None:
-            at_least("threshold", self.threshold, 0.0, "the released default is 0.9, or None")
+            probability_threshold("threshold", self.threshold, "try 0.9, or None")
         if self.low_threshold is not None:
-            at_least("low_threshold", self.low_threshold, 0.0, "try 0.3, or None")
+            probability_threshold("low_threshold", self.low_threshold, "try 0.3, or None")
 
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
         """Return the best of each run and the positions above the threshold, bool [B, L]."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.samplers.base import AdaptiveSampler, reveal
-from dlm_sampling.samplers.parts.checks import at_least, unit_interval
+from dlm_sampling.samplers.parts.checks import at_least, probability_threshold, unit_interval
 from dlm_sampling.samplers.parts.quotas import near_best_positions
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
@@ -56,7 +56,7 @@ class DInferCredit(AdaptiveSampler[CreditState]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("threshold", self.threshold, 0.0, "the released default is 0.9")
+        probability_threshold("threshold", self.threshold, "the released default is 0.9")
         at_least("credit_alpha", self.credit_alpha, 0.0, "the released default is 0.7")
         at_least("boost_gamma", self.boost_gamma, 0.0, "the released default is 0.2")
         unit_interval("decay_beta", self.decay_beta, "the released default is 0.8")

@@ -9,7 +9,6 @@ maskgit_plus, topk_margin, entropy).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream, stochastic_positions, top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal, unmask_probs
+from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.orders import LAW_ORDERS, OrderName, check_order
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import grid_time
@@ -96,11 +96,8 @@ class Dream(SamplerBase[None]):
         super().__post_init__()
         check_order("order", self.order, tuple(LAW_ORDERS))
         _check_eps(self.eps)
-        if self.alg_temp is not None and not 0.0 <= self.alg_temp < math.inf:
-            raise ValueError(
-                f"alg_temp={self.alg_temp}: must be finite and >= 0, or None for the best "
-                "positions; try 0.5."
-            )
+        if self.alg_temp is not None:
+            at_least("alg_temp", self.alg_temp, 0.0, "try 0.5, or None for the best positions")
 
     @property
     def exact(self) -> bool:

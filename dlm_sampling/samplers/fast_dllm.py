@@ -23,7 +23,7 @@ from dlm_sampling.samplers.base import (
     block_total,
     reveal,
 )
-from dlm_sampling.samplers.parts.checks import at_least, log_threshold
+from dlm_sampling.samplers.parts.checks import at_least, log_threshold, probability_threshold
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
 
@@ -38,7 +38,7 @@ class FastDLLM(ConfidenceSampler):
     of 32.
 
     Fields:
-        threshold: tau; above 1 it is one token per step.
+        threshold: tau; above 1, to 1.5, it is one token per step.
 
     NFE: adaptive, 1 to the number of tokens.
     """
@@ -49,7 +49,7 @@ class FastDLLM(ConfidenceSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("threshold", self.threshold, 0.0, "try 0.9; above 1 is one token per step")
+        probability_threshold("threshold", self.threshold, "try 0.9; above 1 is one token per step")
 
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
         """Return the positions that pass the threshold, and the best one, bool [B, L]."""
@@ -103,7 +103,7 @@ class FastDLLMDream(AdaptiveSampler[BlockTotal]):
     tempered law.
 
     Fields:
-        threshold: tau; above 1 it is one token per step.
+        threshold: tau; above 1, to 1.5, it is one token per step.
 
     NFE: adaptive, min(steps, tokens) to the number of tokens.
     """
@@ -115,7 +115,7 @@ class FastDLLMDream(AdaptiveSampler[BlockTotal]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("threshold", self.threshold, 0.0, "try 0.9; above 1 is one token per step")
+        probability_threshold("threshold", self.threshold, "try 0.9; above 1 is one token per step")
 
     def schedule_length(self, steps: int) -> None:
         """Return None: a block goes on until nothing is unknown, also beyond its steps."""

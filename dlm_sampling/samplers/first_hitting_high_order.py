@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.hitting_times import Hits, HitState
 from dlm_sampling.samplers.parts.kept_laws import merge_draws, pack, unpack
 from dlm_sampling.samplers.registry import register
@@ -75,10 +76,7 @@ class FirstHittingExtrapolation(SamplerBase[ExtrapolationState]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.max_weight < float("inf"):
-            raise ValueError(
-                f"max_weight={self.max_weight}: must be finite and >= 0; 0 is first-hitting, try 1."
-            )
+        at_least("max_weight", self.max_weight, 0.0, "0 is first-hitting, try 1")
         _ = self.hits
 
     @property

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.processes.tables import one_hot
-from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.checks import above_zero, at_least
 from dlm_sampling.samplers.parts.event_clock import EventSampler, EventState, Moment
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import (
@@ -72,10 +72,8 @@ class Gillespie(EventSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least("events_per_step", self.events_per_step, 1, "1 is Gillespie's algorithm")
-        if not self.longest_wait > 0.0:
-            raise ValueError(
-                f"longest_wait={self.longest_wait}: must be above 0; try 0.1, or inf on masks."
-            )
+        if self.longest_wait != math.inf:
+            above_zero("longest_wait", self.longest_wait, "try 0.1, or inf on masks")
 
     def patience(self, length: int) -> int:
         """Return a bound far beyond the number of events of a sensible network."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, divergence, top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota, reveal
-from dlm_sampling.samplers.parts.checks import at_least, log_threshold
+from dlm_sampling.samplers.parts.checks import at_least, log_threshold, probability_threshold
 from dlm_sampling.samplers.parts.kept_laws import LawWindow, empty_window, recall, remember
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, Prediction, RandomSource, Step, TokenLaw
@@ -93,7 +93,7 @@ class KLASS(SamplerBase[KLASSState]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("conf_threshold", self.conf_threshold, 0.0, "the authors use 0.6 to 0.9")
+        probability_threshold("conf_threshold", self.conf_threshold, "the authors use 0.6 to 0.9")
         at_least("kl_threshold", self.kl_threshold, 0.0, "the authors use 0.001 to 0.015")
         at_least("history", self.history, 1, "the authors use 2")
 

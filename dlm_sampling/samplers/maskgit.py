@@ -56,7 +56,7 @@ class MaskGIT(SamplerBase[BlockTotal]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("choice_temperature", self.choice_temperature, 0, "the released value is 4.5")
+        at_least("choice_temperature", self.choice_temperature, 0.0, "the released value is 4.5")
 
     @property
     def exact(self) -> bool:

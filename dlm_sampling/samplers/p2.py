@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.quotas import below_cutoff, floor_share, lowest_positions
 from dlm_sampling.samplers.parts.remasking import reveal_and_remask
 from dlm_sampling.samplers.registry import register
@@ -146,10 +147,7 @@ class P2(SamplerBase[None]):
                 f"planner is a {type(self.planner).__name__}: must be a Denoiser; try wrap(...)."
             )
         super().__post_init__()
-        if not 0.0 <= self.eta < math.inf:
-            raise ValueError(
-                f"eta={self.eta}: must be finite and >= 0; 1 is the paper's, 0 never masks again."
-            )
+        at_least("eta", self.eta, 0.0, "1 is the paper's, 0 never masks again")
 
     @property
     def revises(self) -> bool:

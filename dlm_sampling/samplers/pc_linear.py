@@ -25,6 +25,7 @@ from dlm_sampling.samplers.frequencies.token_frequencies import (
     log_content,
     read_frequencies,
 )
+from dlm_sampling.samplers.parts.checks import above_zero, unit_interval
 from dlm_sampling.samplers.parts.quotas import block_width
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
@@ -57,14 +58,8 @@ class PCLinear(SamplerBase[BlockTotal]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.lambd <= 1.0:
-            raise ValueError(
-                f"lambd={self.lambd}: must be in [0, 1]; the released scripts use 0, 0.25 or 0.5."
-            )
-        if not 0.0 < self.alpha < math.inf:
-            raise ValueError(
-                f"alpha={self.alpha}: must be finite and > 0; the released scripts use 10."
-            )
+        unit_interval("lambd", self.lambd, "the released scripts use 0, 0.25 or 0.5")
+        above_zero("alpha", self.alpha, "the released scripts use 10")
 
     @property
     def exact(self) -> bool:

@@ -9,7 +9,6 @@ Bias in Masked Diffusion Models", arXiv:2508.13021, and the released `generate_w
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -25,6 +24,7 @@ from dlm_sampling.samplers.frequencies.token_frequencies import (
     log_content,
     read_frequencies,
 )
+from dlm_sampling.samplers.parts.checks import above_zero, at_least
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
@@ -69,14 +69,8 @@ class PCSampler(SamplerBase[PCState]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.lambd < math.inf:
-            raise ValueError(
-                f"lambd={self.lambd}: must be finite and >= 0; the released scripts use 0 to 1."
-            )
-        if not 0.0 < self.alpha < math.inf:
-            raise ValueError(
-                f"alpha={self.alpha}: must be finite and > 0; the released scripts use 10."
-            )
+        at_least("lambd", self.lambd, 0.0, "the released scripts use 0 to 1")
+        above_zero("alpha", self.alpha, "the released scripts use 10")
 
     @property
     def exact(self) -> bool:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream, stochastic_positions
+from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.planning import Plan, PlanningSampler
 from dlm_sampling.samplers.parts.table_step import write_draws
 from dlm_sampling.samplers.registry import register
@@ -75,8 +76,7 @@ class PlannedGillespie(PlanningSampler[GillespieState]):
         super().__post_init__()
         if not 0.0 < self.t_end < 1.0:
             raise ValueError(f"t_end={self.t_end}: must be in (0, 1); try 1e-3.")
-        if self.budget < 1:
-            raise ValueError(f"budget={self.budget}: must be at least 1 plan per step; try 16.")
+        at_least("budget", self.budget, 1, "it is a number of plans per step, try 16")
 
     def schedule_length(self, steps: int) -> int:
         """Return the largest number of plans; a row whose clock has run out ends earlier."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream, stochastic_positions
-from dlm_sampling.samplers.parts.checks import unit_interval
+from dlm_sampling.samplers.parts.checks import above_zero, unit_interval
 from dlm_sampling.samplers.parts.planning import (
     LevelState,
     PlanningSampler,
@@ -74,11 +74,7 @@ class PlannedGreedy(PlanningSampler[LevelState]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.planner_temperature > 0.0:
-            raise ValueError(
-                f"planner_temperature={self.planner_temperature}: must be above 0; the released "
-                "value is 1."
-            )
+        above_zero("planner_temperature", self.planner_temperature, "the released value is 1")
         unit_interval("threshold", self.threshold, "the released value is 0.05")
 
     def schedule_length(self, steps: int) -> int:

@@ -24,6 +24,7 @@ from dlm_sampling.ops import Stream
 from dlm_sampling.processes.jumps import mixture_law
 from dlm_sampling.processes.planned import UniformTokens, level_of, noise_from_clean
 from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, Process, RandomSource, Step
@@ -64,10 +65,8 @@ class PlannedSelf(SamplerBase[SelfPlan]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.passes is not None and self.passes < 1:
-            raise ValueError(
-                f"passes={self.passes}: must be at least 1, or None for one per position; try 4."
-            )
+        if self.passes is not None:
+            at_least("passes", self.passes, 1, "try 4, or None for one per position")
 
     @property
     def revises(self) -> bool:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
+from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.quotas import below_cutoff, floor_share, lowest_positions
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
@@ -89,10 +90,7 @@ class RDM(SamplerBase[RDMState]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.noise_scale < math.inf:
-            raise ValueError(
-                f"noise_scale={self.noise_scale}: must be finite and >= 0; try 0, 1 or 5."
-            )
+        at_least("noise_scale", self.noise_scale, 0.0, "try 0, 1 or 5")
 
     @property
     def revises(self) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.parts.checks import probability_threshold
 from dlm_sampling.samplers.parts.orders import left_to_right_score
 from dlm_sampling.samplers.parts.quotas import block_quota, confident_or_quota
 from dlm_sampling.samplers.registry import register
@@ -62,10 +63,7 @@ class SDAR(SamplerBase[None]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.threshold >= 0.0:
-            raise ValueError(
-                f"threshold={self.threshold}: must be >= 0; the released value is 0.85."
-            )
+        probability_threshold("threshold", self.threshold, "the released value is 0.85")
 
     @property
     def exact(self) -> bool:

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -194,6 +195,13 @@ def test_a_sampler_is_added_by_its_file_and_one_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@cache
+def kinds_of(name: str, parameter: str) -> tuple[Any, ...]:
+    """The types that the annotation of a sampler's parameter allows."""
+    hint = get_type_hints(type(samplers.create(name))).get(parameter)
+    return get_args(hint) or (hint,)
+
+
 WRONG: tuple[object, ...] = ("x", b"1", float("nan"), -(2**70), 2**70, 1j, object(), torch.ones(2))
 
 
@@ -203,13 +211,44 @@ def test_a_parameter_of_another_type_is_refused_by_name(name: str) -> None:
     paths = {"planner", "frequencies"}
     for parameter in samplers.available()[name].parameters:
         for value in WRONG[1:] if parameter in paths else WRONG:
-            allowed = isinstance(value, int) and value > 0  # where any positive number is in range
-            try:
+            with pytest.raises((TypeError, ValueError), match=rf"\b{parameter}\b"):
                 samplers.create(name, **{parameter: value})
-            except (TypeError, ValueError) as error:
-                assert re.search(rf"\b{parameter}\b", str(error)), (parameter, value, error)
-            else:
-                assert allowed, (parameter, value)
+
+
+BUILT_IN = {name: entry for name, entry in samplers.available().items() if entry.built_in}
+NUMBERS = [
+    (name, parameter)
+    for name, entry in sorted(BUILT_IN.items())
+    for parameter in entry.parameters
+    if {int, float} & set(kinds_of(name, parameter))
+]
+NO_LIMIT = {("gillespie", "longest_wait"): float("inf")}  # as documented: no jump is cut short
+
+
+def test_the_numbers_of_samplers_are_seen() -> None:
+    assert len(NUMBERS) > 80
+    assert {("fast-dllm", "threshold"), ("klass", "history"), ("picard", "window")} <= set(NUMBERS)
+
+
+@pytest.mark.parametrize(("name", "parameter"), NUMBERS, ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e9, 1e9])
+def test_a_number_out_of_range_is_refused(name: str, parameter: str, value: float) -> None:
+    """The message says which parameter it was, its value, and the values that are allowed."""
+    whole = float not in kinds_of(name, parameter)
+    wrong = int(value) if whole and abs(value) == 1e9 else value
+    if NO_LIMIT.get((name, parameter)) == value:
+        samplers.create(name, **{parameter: value})
+        return
+    with pytest.raises((TypeError, ValueError), match=rf"\b{parameter}={wrong}.*(must be|need)"):
+        samplers.create(name, **{parameter: wrong})
+
+
+def test_a_threshold_of_percent_is_refused() -> None:
+    for name, parameter in NUMBERS:
+        if parameter.endswith("threshold") and parameter != "kl_threshold":
+            samplers.create(name, **{parameter: 0.5})
+            with pytest.raises(ValueError, match=f"{parameter}=2: must be "):
+                samplers.create(name, **{parameter: 2})
 
 
 def test_a_number_in_the_place_of_a_schedule_is_refused() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dlm_sampling.errors import check_fields
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.samplers.base import block_total, even_quota
-from dlm_sampling.samplers.parts.checks import check_t_end
+from dlm_sampling.samplers.parts.checks import at_least, check_t_end
 from dlm_sampling.schedules import LINEAR, Schedule, grid_time
 from dlm_sampling.types import Canvas, Clock, RandomSource
 
@@ -41,11 +41,8 @@ class Hits:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.tokens_per_step is not None and self.tokens_per_step < 1:
-            raise ValueError(
-                f"tokens_per_step={self.tokens_per_step}: must be at least 1, "
-                "or None to follow `steps`."
-            )
+        if self.tokens_per_step is not None:
+            at_least("tokens_per_step", self.tokens_per_step, 1, "None follows `steps`")
         check_t_end(self.t_end)
 
     def schedule_length(self, steps: int) -> int | None:
