@@ -33,6 +33,10 @@ class UsageError(ValueError):
     """Signal wrong usage of the command, as opposed to a failure; exit code 2."""
 
 
+class NoLawError(ValueError):
+    """Signal logits that define no law: the model failed, not its caller; exit code 1."""
+
+
 class FailedRowsError(RuntimeError):
     """Signal that rows of a job failed; exit code 3."""
 

@@ -1,8 +1,9 @@
 """Define the command `dlm-sampling` and its subcommands.
 
 The result goes to standard output, everything else to standard error.  Exit codes: 0 success,
-1 failure, 2 wrong usage, 3 rows of a job failed, 4 the output was begun with other options, 70 the
-device is lost, 130 interrupted.  A failure is one line; `--debug` adds the traceback.
+1 failure, 2 wrong usage (an option, a prompt or a model that cannot be used), 3 rows of a job
+failed, 4 the output was begun with other options, 70 the device is lost, 130 interrupted.  A
+failure is one line; `--debug` adds the traceback.
 """
 
 from __future__ import annotations

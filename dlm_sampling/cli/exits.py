@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import typer
 
@@ -19,6 +19,7 @@ from dlm_sampling.errors import (
     DeviceLostError,
     FailedRowsError,
     JobMismatchError,
+    NoLawError,
     SamplingWarning,
     UsageError,
     fold,
@@ -29,11 +30,13 @@ from dlm_sampling.viewers.safe_text import one_line
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 EXIT_CODES: Mapping[type[Exception], int] = {
-    UsageError: 2,
     FailedRowsError: 3,
     JobMismatchError: 4,
     DeviceLostError: 70,
+    NoLawError: 1,
+    ValueError: 2,  # the value of an option, or a prompt, cannot be
 }
+"""The code of the first class that fits an error; 1 for any other."""
 
 
 class Parameter(Protocol):
@@ -70,6 +73,32 @@ class UnknownOption(Protocol):
     option_name: str
     possibilities: Sequence[str] | None
     ctx: CommandContext | None
+
+
+@runtime_checkable
+class WrongValue(Protocol):
+    """Define the parser's error of a value that an option does not take."""
+
+    param: Parameter | None
+    __cause__: BaseException | None
+
+
+@runtime_checkable
+class ValueProblems(Protocol):
+    """Define the cause of such an error, as the library that reads values for typer states it."""
+
+    def errors(self) -> Sequence[Mapping[str, Any]]:
+        """Return the problems, each with its type, the value, and the limits of the option."""
+        ...
+
+
+_ALLOWED: Mapping[str, str] = {
+    "int_parsing": "must be a whole number, such as 4",
+    "int_parsing_size": "must be a smaller whole number, such as 4",
+    "float_parsing": "must be a number, such as 0.5",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
 
 
 def note(text: str) -> None:
@@ -145,6 +174,12 @@ def usage_text(error: ParserError) -> str:
                 f"is {plain} ", f"is {dashed} "
             )
         return f"Error: Unknown option '{option}'. {hint or 'List all: --help'}"
+    if isinstance(error, WrongValue) and isinstance(error.__cause__, ValueProblems):
+        problem = error.__cause__.errors()[0]
+        allowed = _ALLOWED.get(problem["type"])
+        if allowed is not None and error.param is not None:
+            limits = problem.get("ctx", {})
+            return f"Error: {error.param.opts[0]} {problem['input']}: {allowed.format(**limits)}."
     if message.startswith("Usage:"):  # a command without arguments is answered by its help
         with suppress(OSError):
             print(message, file=sys.stderr)

@@ -24,6 +24,7 @@ from dlm_sampling.engine.request import Listeners, SampleOutput
 from dlm_sampling.engine.run import Run, drawn_in
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.trajectory import StepEvent
+from dlm_sampling.errors import NoLawError
 from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.shapes import FixedShapes
 from dlm_sampling.types import Drawn, Step
@@ -275,7 +276,7 @@ class Recorded:
         if bool(buffers.frozen.any()):
             return self.run.endless(buffers.state.tokens.shape[1])
         row = int(buffers.lawless.long().argmax())
-        return ValueError(
+        return NoLawError(
             f"row {row}: the logits hold NaN, +inf, or no token that may be drawn. Run it without "
             "cuda_graph to learn where, and check the model's output."
         )

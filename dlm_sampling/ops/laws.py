@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import NoLawError
 from dlm_sampling.ops.filters import Boundary
 from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.temperature import LOG2E
@@ -74,7 +75,7 @@ def entropy_of(total: Tensor, products: Tensor) -> Tensor:
 
 
 def refuse_lawless(peak: Tensor, offset: int) -> None:
-    """Raise ValueError if the largest logit of a row is not finite; rows count from `offset`."""
+    """Raise NoLawError if the largest logit of a row is not finite; rows count from `offset`."""
     if math.isfinite(peak.sum().item()):
         return
     good = peak.isfinite()
@@ -82,7 +83,7 @@ def refuse_lawless(peak: Tensor, offset: int) -> None:
         return
     row = int((~good).to(torch.uint8).argmax())
     what = {math.inf: "+inf", -math.inf: "no token that may be drawn"}.get(peak[row].item(), "NaN")
-    raise ValueError(
+    raise NoLawError(
         f"row {offset + row} of the logits holds {what}: check the model's output "
         "(a wider dtype helps against overflow), or suppress fewer ids."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import NoLawError
 from dlm_sampling.ops._dispatch import kernel
 from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.philox import Rng, Stream
@@ -141,4 +142,4 @@ def _refuse_nan(score: Tensor, eligible: Tensor) -> None:
         bad = score.isnan() & eligible
         if bad.any():
             row, position = (int(i) for i in bad.nonzero()[0])
-            raise ValueError(f"score is NaN at row {row}, position {position}: check its logits.")
+            raise NoLawError(f"score is NaN at row {row}, position {position}: check its logits.")

@@ -19,12 +19,37 @@ def test_unknown_option_and_verb(command: Command) -> None:
     typo = command("generate", "x", "--stepps", "3")
     assert_one_line(typo, 2, "Did you mean '--steps'?")
     assert_one_line(command("generat", "x"), 2, "generat")
-    assert_one_line(command("generate", "x", "--steps", "many"), 2, "--steps", "integer")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--steps many", "--steps many: must be a whole number, such as 4."),
+        ("--steps 2.5", "--steps 2.5: must be a whole number, such as 4."),
+        ("--temperature hot", "--temperature hot: must be a number, such as 0.5."),
+        ("-n 0", "--num-return-sequences 0: must be at least 1."),
+        ("--steps 0", "steps=0: need at least 1."),
+        ("--steps 1000000", "steps=1000000: must be at most 100000"),
+        ("--temperature -1", "temperature=-1.0: must be finite and >= 0"),
+        ("--top-p 2", "top_p=2.0: must be in (0, 1]"),
+        ("--max-new-tokens -1", "max_new_tokens=-1: must be at least 0."),
+        ("--guidance-scale nan", "guidance_scale=nan: must be between"),
+        ("--device gpu", "device_map='gpu': must be a device"),
+        ("--dtype float7", "dtype='float7': must be"),
+        ("--sampler fast-dllm --set threshold=90", "threshold=90.0: must be a probability"),
+        ("--sampler euler --cuda-graph", "cuda_graph=True: the denoiser is on cpu"),
+        ("--eos kep", "Did you mean 'keep'?"),
+    ],
+)
+def test_a_wrong_value_of_an_option_is_wrong_usage(
+    words: str, message: str, command: Command, tiny: str
+) -> None:
+    assert_one_line(command("generate", "x", "--model", tiny, *words.split()), 2, message)
 
 
 def test_debug_adds_the_traceback(command: Command, tiny: str) -> None:
     result = command("generate", "x", "--model", tiny, "--steps", "0", "--debug")
-    assert result.code == 1
+    assert result.code == 2
     assert "Traceback" in result.err
 
 
@@ -58,7 +83,7 @@ def test_bench_table_and_json(command: Command, monkeypatch: pytest.MonkeyPatch)
     record = json.loads(command("bench", *options, "--dtype", "bfloat16", "--json").out)
     assert record["dtype"] == "bfloat16"
     assert [method["peak_megabytes"] for method in record["methods"]] == [1.5] * 4
-    assert_one_line(command("bench", "--rows", "0"), 1, "rows=0")
+    assert_one_line(command("bench", "--rows", "0"), 2, "rows=0")
 
 
 def test_help_imports_no_torch() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dlm_sampling.cli.exits import quieten
-from dlm_sampling.errors import SamplingWarning
+from dlm_sampling.cli.exits import quieten, verdict
+from dlm_sampling.errors import JobMismatchError, NoLawError, SamplingWarning, UsageError
 from tests.cli.process import ROOT, SHORT, start
 
 
@@ -30,6 +30,21 @@ def test_our_warnings_are_shown_and_no_others(capsys: pytest.CaptureFixture[str]
         warnings.warn("padding moves\nits logits", SamplingWarning, stacklevel=1)
         warnings.warn("a library is old", UserWarning, stacklevel=1)
     assert capsys.readouterr().err == "WARNING: padding moves its logits\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("--live"), 2),
+        (ValueError("steps=0"), 2),
+        (JobMismatchError("seed"), 4),
+        (NoLawError("row 3 of the logits holds NaN"), 1),
+        (OSError("disk"), 1),
+        (TypeError("unsupported operand"), 1),
+    ],
+)
+def test_a_value_is_wrong_usage_and_the_rest_is_a_failure(error: Exception, code: int) -> None:
+    assert verdict(error) == (code, f"Error: {error}")
 
 
 def test_interrupt(tiny: str, many_prompts: str) -> None:

@@ -92,22 +92,22 @@ def test_wrong_settings(command: Command, tiny: str) -> None:
     assert_one_line(command(*options, "--set", "etta=1"), 2, "Did you mean 'eta'?")
     assert_one_line(command(*options, "--set", "eta=much"), 2, "eta=much", "float")
     assert_one_line(command(*options, "--set", "eta"), 2, "name=value")
-    assert_one_line(command(*options, "--set", "eta=-1"), 1, "eta=-1")
+    assert_one_line(command(*options, "--set", "eta=-1"), 2, "eta=-1")
 
 
 def test_prompt_longer_than_the_context(command: Command, tiny: str, tmp_path: Path) -> None:
     result = command("generate", "a" * (CONTEXT + 1), "--model", tiny, "--max-new-tokens", "1")
-    assert_one_line(result, 1, "Prompt 0", f"context of {CONTEXT}")
+    assert_one_line(result, 2, "Prompt 0", f"context of {CONTEXT}")
     source = tmp_path / "prompts.txt"
     source.write_text("\n".join(["a"] * 3 + ["b" * 200]), encoding="utf-8")
     later = command("generate", "-i", str(source), "--model", tiny, *SHORT, "--batch-size", "1")
-    assert later.code == 1
+    assert later.code == 2
     assert "Prompt 3: 200 tokens" in later.err
     assert len(later.err.splitlines()) == 1
 
 
 def test_missing_and_damaged_checkpoints(command: Command, tiny: str, tmp_path: Path) -> None:
-    assert_one_line(command("generate", "x", "--model", str(tmp_path / "none")), 1, "none")
+    assert_one_line(command("generate", "x", "--model", str(tmp_path / "none")), 2, "none")
     shard = tmp_path / "shard"
     shutil.copytree(tiny, shard)
     (shard / "model.safetensors").rename(shard / "model-00001-of-00002.safetensors")
@@ -119,24 +119,16 @@ def test_missing_and_damaged_checkpoints(command: Command, tiny: str, tmp_path: 
     }
     (shard / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     result = command("generate", "x", "--model", str(shard))
-    assert_one_line(result, 1, "model-00002-of-00002.safetensors")
+    assert_one_line(result, 2, "model-00002-of-00002.safetensors")
     cut = tmp_path / "cut"
     shutil.copytree(tiny, cut)
     os.truncate(cut / "model.safetensors", 5000)
-    assert_one_line(command("generate", "x", "--model", str(cut)), 1, "safetensors")
+    assert_one_line(command("generate", "x", "--model", str(cut)), 2, "safetensors")
     pickle = tmp_path / "pickle"
     shutil.copytree(tiny, pickle)
     (pickle / "model.safetensors").rename(pickle / "pytorch_model.bin")
     result = command("generate", "x", "--model", str(pickle))
-    assert_one_line(result, 1, "pytorch_model.bin", "Pickle files are not loaded")
-
-
-def test_values_out_of_range(command: Command, tiny: str) -> None:
-    assert_one_line(command("generate", "x", "--model", tiny, "--steps", "0"), 1, "steps=0")
-    assert_one_line(command("generate", "x", "--model", tiny, "--top-p", "2"), 1, "top_p=2.0")
-    assert_one_line(
-        command("generate", "x", "--model", tiny, "--eos", "kep"), 1, "Did you mean 'keep'?"
-    )
+    assert_one_line(result, 2, "pytorch_model.bin", "Pickle files are not loaded")
 
 
 def test_stop_strings_special_tokens_and_template_reach_generate(

@@ -57,7 +57,7 @@ def test_a_job_and_its_exit_codes(
     live = command(*words(prompts, tiny, "-o", f"{folder}/", "--live"))
     assert_one_line(live, 2, "--live")
     formats = command(*words(prompts, tiny, "-o", f"{folder}/", "--format", "parqet"))
-    assert_one_line(formats, 1, "Did you mean 'parquet'?")
+    assert_one_line(formats, 2, "Did you mean 'parquet'?")
 
 
 def test_rows_that_cannot_run(command: Command, prompts: str, tiny: str, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_learned_file_generates(command: Command, tiny_llada: Path, tmp_path: 
     assert text.err.startswith(f"{out}, seed 0, ")
     assert command(*words, "--steps", "4").out == text.out
     wrong = command(*words, "--steps", "5")
-    assert (wrong.code, len(wrong.err.splitlines())) == (1, 1)
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
     assert "learnt for 4" in wrong.err
     wrong = command(*words, "--set", "phi=1")
     assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)

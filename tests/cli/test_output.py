@@ -131,7 +131,7 @@ def test_all_prompts_are_checked_before_the_first_pass(
     source, target = tmp_path / "p.txt", tmp_path / "out.jsonl"
     source.write_text("a\n" * 3 + "b" * 200, encoding="utf-8")
     result = command(*words(str(source), tiny, target))
-    assert_one_line(result, 1, "Prompt 3: 200 tokens")
+    assert_one_line(result, 2, "Prompt 3: 200 tokens")
     assert not target.exists()
     source = tmp_path / "p.jsonl"
     source.write_text('"a"\n"b\\ud83d"', encoding="utf-8")

@@ -18,6 +18,7 @@ from dlm_sampling.denoisers import AutoDenoiser, wrap
 from dlm_sampling.engine import sample as loop
 from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.engine.trajectory import StepEvent
+from dlm_sampling.errors import NoLawError
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.text.generate import generate
 from dlm_sampling.types import TokenLaw
@@ -182,7 +183,7 @@ def test_logits_without_a_law_and_samplers_without_progress_end_the_run() -> Non
     model = wrap(broken, vocab_size=5, mask_token_id=4)
     tokens = torch.zeros(2, 4, dtype=torch.int64)
     options: dict[str, Any] = {"seeds": [1, 2], "cuda_graph": True}
-    with pytest.raises(ValueError, match="row 1: the logits hold NaN"):
+    with pytest.raises(NoLawError, match="row 1: the logits hold NaN"):
         sample(model, samplers.LLaDA(), tokens, tokens == 0, **options)
 
     class Idle(SamplerBase[None]):

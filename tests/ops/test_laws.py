@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dlm_sampling import ops
+from dlm_sampling.errors import NoLawError
 from dlm_sampling.ops.laws import best_of, entropy_of, refuse_lawless, sum_products
 
 
@@ -44,7 +45,7 @@ def test_entropy_by_hand() -> None:
     [(math.nan, "NaN"), (math.inf, r"\+inf"), (-math.inf, "no token that may be drawn")],
 )
 def test_a_peak_that_is_not_finite_names_its_row(value: float, word: str) -> None:
-    with pytest.raises(ValueError, match=f"row 12 of the logits holds {word}"):
+    with pytest.raises(NoLawError, match=f"row 12 of the logits holds {word}"):
         refuse_lawless(torch.tensor([0.0, 1.0, value, 2.0]), 10)
 
 
