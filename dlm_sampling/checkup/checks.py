@@ -36,7 +36,9 @@ def check_config(patient: Patient) -> Finding:
 def check_dtype(patient: Patient) -> Finding:
     """Check dtype and device of the weights."""
     dtype, device = patient.denoiser.dtype, patient.denoiser.device
+    packed = patient.denoiser.quantized
     found = f"{str(dtype).removeprefix('torch.')} on {device}"
+    found += "" if packed is None else f", linear layers quantised by {packed}"
     if dtype is not None and dtype.itemsize == 2 and device.type == "cpu":
         remedy = "pass dtype='float32': 16-bit matrix products are slow on a CPU"
         return Finding("warn", found, remedy)

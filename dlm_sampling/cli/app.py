@@ -182,6 +182,13 @@ def generate(
         str | None, typer.Option(help="cpu, cuda, cuda:1, auto; default a GPU if there is one.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="Quantise the linear layers: int8, int8-dynamic, int4 (torchao); llm-int8, nf4 "
+            "(bitsandbytes, on a GPU)."
+        ),
+    ] = None,
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="On a GPU: record a step and replay it.")
     ] = False,
@@ -235,6 +242,7 @@ def generate(
             device_map=rank.device(device) if as_job else device,
             trust_remote_code=trust_remote_code,
             revision=revision,
+            quantize=quantize,
         )
         name = sampler or default_sampler(denoiser)
         options = GenerateOptions(
@@ -267,6 +275,7 @@ def generate(
                 file_format=cast("Literal['parquet', 'jsonl']", file_format),  # `Job` checks it
                 max_errors=error_limit(max_errors, items, samples),
                 revision=revision,
+                quantize=quantize,
             )
             closing, machine = run_folder(job, denoiser, rank)
         else:

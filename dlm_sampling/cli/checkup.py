@@ -18,6 +18,13 @@ def doctor(
         str | None, typer.Option(help="cpu, cuda, cuda:1, auto; default a GPU if there is one.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="Quantise the linear layers: int8, int8-dynamic, int4 (torchao); llm-int8, nf4 "
+            "(bitsandbytes, on a GPU)."
+        ),
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
     ] = False,
@@ -32,6 +39,7 @@ def doctor(
         device_map=device,
         trust_remote_code=trust_remote_code,
         revision=revision,
+        quantize=quantize,
     )
     if as_json:
         print(json_line(report.to_dict()))

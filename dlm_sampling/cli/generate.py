@@ -157,4 +157,5 @@ def machine_of(generation: Generation, batch_rows: int) -> str:
     ]
     memory = expected_memory(denoiser, min(batch_rows, len(lengths)), max(lengths, default=0))
     kind = str(denoiser.dtype or torch.float32).removeprefix("torch.")
-    return f"on {denoiser.device} in {kind}, {memory}"
+    packed = "" if denoiser.quantized is None else f", quantised by {denoiser.quantized}"
+    return f"on {denoiser.device} in {kind}{packed}, {memory}"

@@ -23,7 +23,6 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import (
 )
 from dlm_sampling.denoisers.checkpoints.config_keys import CONFIG, EVERYWHERE
 from dlm_sampling.denoisers.checkpoints.placement import DeviceMap, single_device
-from dlm_sampling.denoisers.checkpoints.settings import is_mapping
 from dlm_sampling.denoisers.checkpoints.value_kinds import (
     COUNT,
     NUMBER,
@@ -35,6 +34,7 @@ from dlm_sampling.denoisers.checkpoints.value_kinds import (
 )
 from dlm_sampling.denoisers.checkpoints.weights import SAMPLER
 from dlm_sampling.denoisers.quantisation import check_method, quantise
+from dlm_sampling.denoisers.quantised_files import SECTIONS, check_stored
 from dlm_sampling.denoisers.registry import FAMILIES, LoadOptions, family_of
 from dlm_sampling.embedded import embedded_models, embedded_path
 from dlm_sampling.errors import suggestion
@@ -140,19 +140,26 @@ class AutoDenoiser:
         except CheckpointError as error:
             hint = "" if "/" in str(given) else suggestion(str(given), embedded_models())
             raise CheckpointError(f"{error} {hint}".rstrip()) from error
-        refuse_quantised(checkpoint)
         extra = {key: value for key, value in options.items() if key not in OPEN_OPTIONS}
         check_kinds(checkpoint.name, CONFIG, checkpoint.config, EVERYWHERE)
         wishes = LoadOptions(dtype, device_map, tokenizer, mask_token_id, extra)
         family = family_of(checkpoint.config)
         if family is not None:
+            stored = check_stored(checkpoint, family.reads_quantised)
+            if stored is not None and quantize is not None:
+                raise ValueError(
+                    f"quantize={quantize!r}: {checkpoint.name!r} is quantised with {stored} "
+                    "already; leave quantize out."
+                )
             check_options(extra, family.options | OPEN_OPTIONS)
-            unread = family.check(checkpoint, ignore_keys)
+            unread = family.check(checkpoint, {*ignore_keys, *SECTIONS})  # which were just read
             denoiser = family.load(checkpoint, wishes)
             denoiser.unread_keys = unread
+            denoiser.quantized = stored
         elif trust_remote_code:
             from dlm_sampling.denoisers import remote_code
 
+            check_stored(checkpoint, ())
             denoiser = remote_code.load(checkpoint, wishes, revision=revision, **opening)
         else:
             raise CheckpointError(unknown_family(checkpoint))
@@ -173,17 +180,6 @@ class AutoDenoiser:
                 )
             denoiser.generation_defaults = defaults
         return denoiser
-
-
-def refuse_quantised(checkpoint: Checkpoint) -> None:
-    """Refuse weights that are stored in the form of a quantisation library, by its name."""
-    section: object = checkpoint.config.get("quantization_config")
-    if section:
-        method = section.get("quant_method") if is_mapping(section) else section
-        raise CheckpointError(
-            f"{checkpoint.name!r} is quantised with {method or 'an unnamed method'}, which is not "
-            "read here. Load the checkpoint it was made from, with quantize= if it is too large."
-        )
 
 
 def load_families() -> None:

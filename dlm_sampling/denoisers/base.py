@@ -71,7 +71,7 @@ class Denoiser(Savable, ABC):
     unread_keys: tuple[str, ...] = ()
     """Keys of the checkpoint's config.json that nothing reads, though they look harmless."""
     quantized: str | None = None
-    """How the linear layers were quantised at loading, such as "int8"; None: they were not."""
+    """How the linear layers are quantised, such as "int8" or "torchao"; None: they are not."""
     step_conditioned: bool = False
     """Whether `forward` reads `Pass.dt`, the length of the step, as few-step flow models do."""
     carries: bool = False
@@ -133,23 +133,37 @@ class Denoiser(Savable, ABC):
         return device_of(self.module) if weight is None else weight.device
 
     def to(
-        self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None
+        self,
+        device: torch.device | torch.dtype | str | int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Self:
         """Move the network, and cast its floating-point weights; return the denoiser itself.
 
         Buffers keep their type, since rotary frequencies must not be rounded.
 
         Args:
-            device: such as "cuda:0"; None: stays where it is.
+            device: such as "cuda:0"; None: stays where it is; a type is taken as `dtype`.
             dtype: of the weights, such as torch.bfloat16; None: stays what it is.
+
+        Raises:
+            ValueError: there is no such device.
         """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        try:
+            device = None if device is None else torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"device={device!r}: must be a device such as 'cuda:0'; for a type write "
+                "dtype=torch.bfloat16."
+            ) from error
         if self.module is not None:
             for weight in self.module.parameters():
                 if dtype is not None and weight.is_floating_point():
                     weight.data = weight.data.to(dtype)
             self.module.to(device=device)
         if device is not None and (self._device is not None or self.module is None):
-            self._device = torch.device(device)
+            self._device = device
         return self
 
     def entry(self) -> tuple[Any, bool]:
@@ -326,15 +340,15 @@ def refuse_cache(inputs: Pass) -> None:
 
 
 def refuse_quantised(denoiser: Denoiser) -> None:
-    """Refuse to save a network that was quantised at loading.
+    """Refuse to save a quantised network.
 
     Raises:
         TypeError: it was; the weights that it was loaded from are the ones to keep.
     """
     if denoiser.quantized is not None:
         raise TypeError(
-            f"the network was loaded with quantize={denoiser.quantized!r}, and is not saved like "
-            "this: save it as it was before, and give quantize= at loading."
+            f"the network is quantised ({denoiser.quantized}), and is not saved like this: save "
+            "the one that it was made from, and give quantize= at loading."
         )
 
 

@@ -90,6 +90,7 @@ class Family:
         options: further keyword arguments of `from_pretrained` that the loader reads from `extra`.
         precedence: where several families match a config, the one with the largest loads it; among
             equals the one registered last.
+        reads_quantised: methods of quantisation whose stored weights the loader reads.
         keys: the keys of config.json that the loader knows, or a function from a config to them;
             None: not declared, so that no key is refused.
     """
@@ -99,6 +100,7 @@ class Family:
     load: Callable[[Checkpoint, LoadOptions], Denoiser]
     options: frozenset[str] = frozenset()
     precedence: int = 0
+    reads_quantised: tuple[str, ...] = ()
     keys: ConfigKeys | Callable[[Mapping[str, Any]], ConfigKeys | None] | None = None
 
     def check(self, checkpoint: Checkpoint, ignored: Collection[str] = ()) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,8 +71,11 @@ def arguments_of(fn: Callable[..., Any]) -> tuple[frozenset[str], bool]:
     """List the names that a function or module takes by keyword, and whether it takes any other.
 
     A module that takes any keyword and holds a single module is a wrapper: it takes what that one
-    takes.
+    takes.  So does `functools.partial`, but for what it has fixed.
     """
+    if isinstance(fn, partial):
+        names, anything = arguments_of(fn.func)
+        return names - set(fn.keywords), anything
     module = fn if isinstance(fn, nn.Module) else None
     try:
         parameters = inspect.signature(fn if module is None else module.forward).parameters.values()

@@ -50,7 +50,7 @@ class Job:
         batch_rows: rows that run together at most.
         file_format: of the parts; "parquet" needs pyarrow, "jsonl" nothing.
         max_errors: rows that may fail before the job stops; None is 1% of them, at least one.
-        dtype, device, revision, trust_remote_code: see `AutoDenoiser.from_pretrained`.
+        dtype, device, revision, trust_remote_code, quantize: see `AutoDenoiser.from_pretrained`.
     """
 
     prompts: Sequence[PromptItem | str]
@@ -65,6 +65,7 @@ class Job:
     device: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("shard_rows", self.shard_rows), ("batch_rows", self.batch_rows)):
@@ -125,4 +126,5 @@ class Job:
             device_map=rank.device(self.device),
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
+            quantize=self.quantize,
         )

@@ -93,27 +93,28 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
 
 
 def equal_rows(
-    output: GenerateOutput, rows: TextRows, temperature: float, *, first_prompt: int = 0
+    output: GenerateOutput, rows: TextRows, greedy: str | None, *, first_prompt: int = 0
 ) -> str | None:
     """Return a warning if the sequences of a prompt are equal because nothing is drawn at random.
 
     Args:
         output: the result.
         rows: its rows; sequences of one prompt share one `PromptRow`.
-        temperature: of the token law; only at 0 can a rule be meant.
+        greedy: why the most probable token is always taken, None if tokens are drawn; texts that
+            are drawn may be equal by chance.
         first_prompt: number of the first prompt of these rows in the whole call.
 
     Returns:
         The warning, or None if there is nothing to tell.
     """
-    if temperature > 0:
+    if greedy is None:
         return None
     for number, same in enumerate(_sequences(output, rows), first_prompt):
         if len(same) > 1 and all(ids == same[0] for ids in same):
             return (
-                f"The {len(same)} sequences of prompt {number} are equal: the temperature is 0, so "
-                "every token is the most probable one. For different texts set temperature=1.0, or "
-                "another value above 0; else num_return_sequences=1 saves the work."
+                f"The {len(same)} sequences of prompt {number} are equal: {greedy}, so every token "
+                "is the most probable one. For different texts set temperature=1.0, or another "
+                "value above 0, without top_k=1; else num_return_sequences=1 saves the work."
             )
     return None
 

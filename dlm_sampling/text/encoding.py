@@ -157,7 +157,10 @@ def _place(part: list[int], whole: list[int]) -> int | None:
 
 
 def _check_messages(messages: Sequence[Mapping[str, Any]], index: int) -> None:
-    """Check that every message has a role, and a content that can be encoded."""
+    """Check that every message has a role, and a content that can be encoded.
+
+    Content may be missing where something else stands for it, such as tool_calls.
+    """
     for number, message in enumerate(messages):
         name = f"Prompt {index}, message {number}"
         role: object = message.get("role")
@@ -166,6 +169,13 @@ def _check_messages(messages: Sequence[Mapping[str, Any]], index: int) -> None:
         content: object = message.get("content")
         if isinstance(content, str):
             check_encodable(content, name)
+        elif not isinstance(content, list | tuple) and (
+            content is not None or set(message) <= {"role", "content"}
+        ):
+            raise ValueError(
+                f"{name}: content={content!r}: must be a text, or a list of parts as the template "
+                "takes them."
+            )
 
 
 def _answer(

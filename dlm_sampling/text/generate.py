@@ -172,7 +172,7 @@ def generate(
     if feed is not None:
         feed.close()
     output = finish(sampled, rows, job.tokenizer, padding_id(denoiser))
-    if (equal := equal_rows(output, rows, job.temperature)) is not None:
+    if (equal := equal_rows(output, rows, job.greedy)) is not None:
         warnings.warn(equal, SamplingWarning, stacklevel=2)
     return output
 
@@ -204,7 +204,7 @@ def generate_parts(
     for first, (rows, sampled) in in_parts(len(job.prompts), batch_size, run, on_halve):
         output = finish(sampled, rows, job.tokenizer, padding)
         before = {id(prompt) for prompt in job.prompts[:first]} - {id(rows.prompts[0])}
-        equal = equal_rows(output, rows, job.temperature, first_prompt=len(before))
+        equal = equal_rows(output, rows, job.greedy, first_prompt=len(before))
         if not warned and equal is not None:
             logger.warning(equal)
             warned = True

@@ -125,10 +125,12 @@ class Job:
     stop: list[tuple[str, ...]]
 
     @property
-    def temperature(self) -> float:
-        """Return the temperature that tokens are drawn with."""
-        law = self.request.law
-        return self.request.sampler.law.temperature if law is None else law.temperature
+    def greedy(self) -> str | None:
+        """Return the option by which the most probable token is always taken; None: none is."""
+        law = self.request.sampler.law if self.request.law is None else self.request.law
+        if law.temperature == 0:
+            return "the temperature is 0"
+        return "top_k is 1" if law.top_k == 1 else None
 
     def rows(self, first: int = 0, last: int | None = None) -> TextRows:
         """Build the canvases of the rows `first` to `last` - 1, padded to one length."""

@@ -119,7 +119,9 @@ def _json_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
         try:
             value: Any = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"{place} is not JSON ({error}).") from error
+            array = " An array over several lines belongs in a .json file."
+            hint = array if text.lstrip().startswith("[") else ""
+            raise UsageError(f"{place} is not JSON ({error}).{hint}") from error
         yield Row(place, value)
 
 
@@ -167,6 +169,7 @@ def _delimited(file: BinaryIO, name: str, column: str | None, separator: str) ->
         raise UsageError(f"{name} is no table in UTF-8 ({error}).") from error
     finally:
         csv.field_size_limit(limit)
+        text.detach()  # the caller closes the file
 
 
 def _csv(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:

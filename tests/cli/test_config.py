@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+import torch
+
+from dlm_sampling import Denoiser
+from dlm_sampling.denoisers import auto
 from tests.cli.process import Command, assert_one_line
 
 
@@ -23,6 +28,30 @@ def test_config_file(command: Command, tiny: str, tmp_path: Path) -> None:
     assert json.loads(flag_wins.out)["nfe"] == 2
     file.write_text(f"model = {tiny!r}\nsampler = 'first-hitting'\n[set]\ntokens_per_step = 64")
     assert ", 2 NFE," in command("generate", "Once", "--config", str(file)).err
+
+
+def test_quantisation_is_an_option_of_every_loading_command(
+    command: Command, tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = command("generate", "--print-config", "--quantize", "int8")
+    assert 'quantize = "int8"' in shown.out
+    for words in (("generate", "ab", "--model", tiny), ("doctor", tiny)):
+        wrong = command(*words, "--quantize", "int9")
+        assert_one_line(wrong, 1, "quantize='int9': must be one of", "Did you mean 'int8'")
+
+    def halve(denoiser: Denoiser, method: str) -> None:
+        denoiser.to(torch.float16).quantized = method
+
+    monkeypatch.setattr(auto, "check_method", lambda *_: None)
+    monkeypatch.setattr(auto, "quantise", halve)
+    plain = command("generate", "ab", "--model", tiny, "--max-new-tokens", "2")
+    packed = command(
+        "generate", "ab", "--model", tiny, "--max-new-tokens", "2", "--quantize", "nf4"
+    )
+    assert "quantised by nf4, about" in packed.err
+    sizes = [float(run.err.split("weights ")[1].split()[0]) for run in (plain, packed)]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert "linear layers quantised by nf4" in command("doctor", tiny, "--quantize", "nf4").out
 
 
 def test_wrong_config_file(command: Command, tmp_path: Path) -> None:

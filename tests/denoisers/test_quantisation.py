@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,7 +137,7 @@ def test_what_cannot_be_done_is_said_at_once(
     with pytest.raises(TypeError, match="load_in_8bit is quantize here"):
         load(tmp_path, load_in_8bit=True)
     denoiser = load(tmp_path, quantize="int8")
-    with pytest.raises(TypeError, match="quantize='int8', and is not saved"):
+    with pytest.raises(TypeError, match=r"quantised \(int8\), and is not saved"):
         denoiser.save_pretrained(tmp_path / "again")
     assert not (tmp_path / "again").exists()
     monkeypatch.setattr(under_test, "find_spec", lambda name: None)
@@ -153,13 +152,34 @@ def test_a_network_without_such_a_layer_is_refused(llada: Maker) -> None:
         quantise(denoiser, "int4")
 
 
-def test_a_quantised_checkpoint_is_refused_by_its_method(llada: Maker, tmp_path: Path) -> None:
-    llada().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"quantised with awq.*with quantize="):
-        AutoDenoiser.from_pretrained(tmp_path)
+@torch.no_grad()
+def test_a_checkpoint_that_transformers_has_quantised_loads(tmp_path: Path) -> None:
+    """The laws are those of transformers' own model, and near those of the plain one."""
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import BertConfig, BertForMaskedLM, TorchAoConfig
+
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+        BertForMaskedLM(
+            BertConfig(vocab_size=38, num_attention_heads=2, pad_token_id=0, **sizes)
+        ).save_pretrained(plain)
+    how = TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))
+    model = BertForMaskedLM.from_pretrained(plain, quantization_config=how)
+    model.save_pretrained(packed)
+    found = AutoDenoiser.from_pretrained(packed, mask_token_id=37)
+    assert found.quantized == "torchao"
+    theirs = model(IDS).logits.double().softmax(-1)
+    torch.testing.assert_close(law(found), theirs, atol=1e-6, rtol=0)
+    away = law(found) - law(AutoDenoiser.from_pretrained(plain, mask_token_id=37))
+    assert 0 < float(away.abs().sum(-1).mean()) / 2 < FARTHEST["int8"]
+    prompt = generate(found, [[1, 2]], sampler="ancestral", max_new_tokens=4, seed=1)
+    assert len(prompt.token_ids[0]) == 4
+    with pytest.raises(ValueError, match=r"quantize='int8': .* torchao already"):
+        AutoDenoiser.from_pretrained(packed, mask_token_id=37, quantize="int8")
+    with pytest.raises(TypeError, match=r"quantised \(torchao\)"):
+        found.save_pretrained(tmp_path / "again")
 
 
 def test_plain_parts_of_a_plain_tensor() -> None:

@@ -3,6 +3,7 @@
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,18 @@ def test_wrapped_networks_get_time_and_mask(name: str) -> None:
     assert torch.equal(*outputs)
 
 
+def test_a_partial_takes_what_it_has_not_fixed() -> None:
+    network = Timed()
+    half = torch.full((1,), 0.5, dtype=torch.float64)
+    free, fixed = wrap(partial(network), **FACTS), wrap(partial(network, t=half), **FACTS)
+    assert free.time_conditioned
+    assert free.honours_padding
+    assert not fixed.time_conditioned
+    assert fixed.honours_padding
+    ids = some_ids(1, 5)
+    assert torch.equal(free.logits(ids, t=half), fixed.logits(ids))
+
+
 def reader(ids: Tensor, attention_mask: Tensor | None = None, **_: Any) -> Tensor:
     return torch.zeros(*ids.shape, V)
 
@@ -236,6 +249,9 @@ def test_a_network_moved_by_others_is_followed(llada: Maker) -> None:
     denoiser = llada()
     assert denoiser.to(dtype=torch.bfloat16) is denoiser
     assert denoiser.dtype == torch.bfloat16
+    assert denoiser.to(torch.float16).dtype == torch.float16
+    with pytest.raises(ValueError, match="device='bfloat16': must be a device"):
+        denoiser.to("bfloat16")
     model: Any = denoiser.module
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32, "rotary frequencies are rounded"
     network_of(denoiser).to("meta")

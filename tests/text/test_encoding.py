@@ -96,6 +96,8 @@ def test_arguments_of_the_template_pass_through() -> None:
         ([{"role": 3, "content": "a"}], "Prompt 2, message 0: role=3: must be a text"),
         ([{"role": "user", "content": "a\ud800"}], "Prompt 2, message 0, character 1: U.D800"),
         ([*ASK, {"role": "assistant", "tool_calls": []}], "Prompt 2 ends with a message of the"),
+        ([{"role": "user"}], "Prompt 2, message 0: content=None: must be a text"),
+        ([*ASK, {"role": "tool", "content": 5}], "Prompt 2, message 1: content=5: must be a text"),
         ([{"role": "user", "content": "a"}], "Prompt 2: the chat template refuses the messages"),
     ],
 )

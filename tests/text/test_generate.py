@@ -421,6 +421,9 @@ def test_equal_samples_of_an_argmax_law_are_told(
     assert told.filename == __file__  # it points at the call, and shows without set-up
     assert "The 3 sequences of prompt 0 are equal: the temperature is 0" in str(told.message)
     assert "temperature=1.0" in str(told.message)
+    generate(tiny, "ab", sampler="ancestral", top_k=1, **options)
+    (told,) = equal_warnings(recwarn)
+    assert "are equal: top_k is 1" in str(told.message)
     for other in ({"temperature": 1.0}, {"num_return_sequences": 1}, {"sampler": "ancestral"}):
         generate(tiny, "ab", **{"sampler": "llada", **options, **other})
         assert equal_warnings(recwarn) == []

@@ -79,6 +79,7 @@ def test_standard_input_with_a_mark() -> None:
         ("p.json", b'{"prompt": "a"\n{"prompt": "b"}', "line 1 is not JSON"),
         ("p.json", b'[\n"a",\n"b"', "line 3 is not JSON"),
         ("p.jsonl", b'{"prompt": "a"}\n{"prompt"', "line 2 is not JSON"),
+        ("p.jsonl", b'[\n"a",\n"b"]', "line 1 is not JSON .* belongs in a .json file"),
         ("prompts", b'{"prompt": "a"\n{"prompt": "b"}', "line 1 is not JSON.*need a .txt file"),
         ("prompts", b"[\n", "line 2 is not JSON"),
         ("p.json", b"[" * 100_000, "is not JSON"),

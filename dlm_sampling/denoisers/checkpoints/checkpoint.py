@@ -17,6 +17,7 @@ import torch
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 READ = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+COUNTERS = ("I64", "BOOL")  # of buffers, such as the numbers of positions
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -65,6 +66,19 @@ class Checkpoint:
         raise CheckpointError(
             f"{self.name!r} holds no floating-point tensor: it is not a network's checkpoint."
         )
+
+    def packed(self) -> tuple[str, str] | None:
+        """Find a tensor that is no plain number of a network: its name and type, or None."""
+        by_file: dict[Path, list[str]] = {}
+        for name, file in self.files.items():
+            by_file.setdefault(file, []).append(name)
+        for file, names in by_file.items():
+            with open_tensors(file) as tensors:
+                kinds = {name: str(tensors.get_slice(name).get_dtype()) for name in names}
+            for name, kind in kinds.items():
+                if kind not in FLOATS and kind not in COUNTERS:
+                    return name, kind
+        return None
 
     def _indexed(self, index: Mapping[str, Any]) -> dict[str, Path]:
         """Read an index and check that every file it names lies in the folder."""

@@ -16,7 +16,12 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, Checkpoint
 from dlm_sampling.denoisers.checkpoints.config_keys import reading_config
 from dlm_sampling.denoisers.checkpoints.placement import parse_dtype, single_device
 from dlm_sampling.denoisers.checkpoints.tokenizers import save_tokenizer
-from dlm_sampling.denoisers.checkpoints.weights import remove_weights, save_defaults
+from dlm_sampling.denoisers.checkpoints.weights import (
+    packed_error,
+    remove_weights,
+    save_defaults,
+)
+from dlm_sampling.denoisers.quantised_files import SECTIONS
 from dlm_sampling.denoisers.registry import LoadOptions
 
 
@@ -74,6 +79,9 @@ def load_model(
     Raises:
         CheckpointError: it cannot be read, or its tensors are not exactly those of the model.
     """
+    packed = None if any(checkpoint.config.get(key) for key in SECTIONS) else checkpoint.packed()
+    if packed is not None:  # which transformers reads as if they were the weights
+        raise packed_error(f"{checkpoint.name!r}: {packed[0]}", packed[1])
     device = single_device(options.device_map)
     placing: dict[str, Any] = {} if device is not None else {"device_map": options.device_map}
     dtype = options.dtype_for(checkpoint)

@@ -20,10 +20,13 @@ class Kind(NamedTuple):
 
 
 def is_real(value: object) -> TypeGuard[float]:
-    """Return whether a value is a finite number; true and false are none."""
+    """Return whether a value is a finite number; true and false are none.
+
+    A whole number that torch cannot hold in 64 bits is none either.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value)
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
 
 
 def whole(low: int, high: int, allowed: str) -> Kind:

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from dlm_sampling.denoisers.checkpoints.adapters import merged_state
-from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError, open_tensors
+from dlm_sampling.denoisers.checkpoints.checkpoint import (
+    FLOATS,
+    Checkpoint,
+    CheckpointError,
+    open_tensors,
+)
 
 NameOf = Callable[[str], str]
 INDEX = "model.safetensors.index.json"
@@ -113,6 +118,8 @@ def put(
         raise CheckpointError(
             f"{label} has shape {tuple(value.shape)}, config.json says {tuple(old.shape)}."
         )
+    if old.is_floating_point() and value.dtype not in FLOATS.values():
+        raise packed_error(label, str(value.dtype).removeprefix("torch."))
     if isinstance(old, nn.Parameter):
         setattr(
             owner,
@@ -121,6 +128,14 @@ def put(
         )
     else:
         setattr(owner, leaf, value.to(device, old.dtype))
+
+
+def packed_error(label: str, kind: str) -> CheckpointError:
+    """Make the error of a weight that is stored in a type that no network computes in."""
+    return CheckpointError(
+        f"{label} is stored as {kind}: the weights are packed by a quantisation that config.json "
+        "does not name. Load the checkpoint they were made from, with quantize= if it is too large."
+    )
 
 
 def tie(module: nn.Module, key: str, source: str) -> None:

@@ -24,6 +24,7 @@ from dlm_sampling.denoisers.checkpoints.tokenizers import (
 )
 from dlm_sampling.denoisers.checkpoints.transformers_format import TransformersDenoiser, load_model
 from dlm_sampling.denoisers.checkpoints.transformers_keys import transformers_keys
+from dlm_sampling.denoisers.quantised_files import READABLE
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import DenoiserOutput, Pass
 
@@ -176,4 +177,4 @@ def keys_of(config: Mapping[str, Any]) -> ConfigKeys:
     return transformers_keys(model_class(), config, "text_config", unused=("vision_config",))
 
 
-register(Family("diffusion_gemma", matches, load, keys=keys_of))
+register(Family("diffusion_gemma", matches, load, reads_quantised=READABLE, keys=keys_of))

@@ -26,6 +26,7 @@ from dlm_sampling.denoisers.checkpoints.tokenizers import (
 )
 from dlm_sampling.denoisers.checkpoints.transformers_format import TransformersDenoiser, load_model
 from dlm_sampling.denoisers.checkpoints.transformers_keys import transformers_keys
+from dlm_sampling.denoisers.quantised_files import READABLE
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import DenoiserOutput, Pass
 
@@ -134,4 +135,4 @@ def keys_of(config: Mapping[str, Any]) -> ConfigKeys:
     return transformers_keys(classes[CONFIG_MAPPING[config["model_type"]]], config)
 
 
-register(Family("masked_lm", matches, load, precedence=-1, keys=keys_of))
+register(Family("masked_lm", matches, load, precedence=-1, reads_quantised=READABLE, keys=keys_of))

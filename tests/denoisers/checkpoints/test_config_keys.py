@@ -16,7 +16,7 @@ from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, DDPDPlanner
 from dlm_sampling.denoisers.auto import load_families
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.config_keys import EVERYWHERE, ConfigKeys
-from dlm_sampling.denoisers.checkpoints.value_kinds import ANY, TEXT
+from dlm_sampling.denoisers.checkpoints.value_kinds import ANY, TEXT, is_real
 from dlm_sampling.denoisers.registry import FAMILIES, Family, LoadOptions, family_of
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
@@ -141,6 +141,7 @@ def test_a_value_of_another_kind_names_file_and_key(name: str) -> None:
         ({"num_hidden_layers": 0}, "config.json has num_hidden_layers=0: must be a whole number"),
         ({"num_hidden_layers": 10**9}, "config.json has num_hidden_layers=1000000000: must be"),
         ({"hidden_size": float("nan")}, "config.json has hidden_size=nan"),
+        ({"layer_norm_eps": 10**400}, "config.json has .*layer_norm_eps"),
         ({"hidden_dropout_prob": "x"}, "config.json has .*hidden_dropout_prob"),
         ({"num_attention_heads": 7}, "config.json has .*number of attention heads"),
         ({"is_decoder": True}, "config.json has is_decoder=True; .* have False"),
@@ -228,3 +229,9 @@ def test_planners_are_checked_too(tmp_path: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | UNKNOWN))
     with pytest.raises(CheckpointError, match="attention_sinks=4"):
         DDPDPlanner.from_pretrained(tmp_path)
+
+
+def test_a_number_that_torch_cannot_hold_is_none() -> None:
+    assert is_real(2**63 - 1)
+    assert not is_real(-(2**63))
+    assert not is_real(10**400)
