@@ -150,11 +150,7 @@ class Run:
 
 def machine_of(generation: Generation, batch_rows: int) -> str:
     """Say on which device and in which type rows run, and what memory the longest batch needs."""
-    denoiser = generation.denoiser
-    lengths = [
-        len(row.ids) + new
-        for row, new in zip(generation.prompts, generation.new_tokens, strict=True)
-    ]
+    denoiser, lengths = generation.denoiser, generation.lengths
     memory = expected_memory(denoiser, min(batch_rows, len(lengths)), max(lengths, default=0))
     kind = str(denoiser.dtype or torch.float32).removeprefix("torch.")
     packed = "" if denoiser.quantized is None else f", quantised by {denoiser.quantized}"

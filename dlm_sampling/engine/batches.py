@@ -20,6 +20,18 @@ logger = logging.getLogger("dlm_sampling")
 Output = TypeVar("Output")
 
 
+def by_length(rows: Sequence[int], lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Return batches of at most `batch_size` rows of similar length, the shortest rows first.
+
+    Args:
+        rows: the rows, in any order; rows of equal length keep it.
+        lengths: columns of every row, by its number.
+        batch_size: maximum number of rows per batch, at least 1.
+    """
+    ordered = sorted(rows, key=lambda row: lengths[row])
+    return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+
+
 def in_parts(
     rows: int,
     batch_size: int | None,

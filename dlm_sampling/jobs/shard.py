@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from dlm_sampling.denoisers import Denoiser
-from dlm_sampling.engine.batches import out_of_memory
+from dlm_sampling.engine.batches import by_length, out_of_memory
 from dlm_sampling.engine.trajectory import StepCallback
 from dlm_sampling.errors import DeviceLostError, FailedRowsError
 from dlm_sampling.jobs.files import PARTIAL, Record, append_line, encode, publish, read_lines
@@ -69,11 +69,10 @@ class ShardRunner:
 
     def batches(self, shard: Shard) -> list[list[int]]:
         """Return the places of the rows that can run, sorted by length and cut into batches."""
-        samples, most, whole = self.job.samples, self.job.batch_rows, self.prepared.generation
+        samples, whole = self.job.samples, self.prepared.generation
         rows = range(shard.first * samples, shard.last * samples)
         places = [self.places[row] for row in rows if row in self.places]
-        places.sort(key=lambda i: len(whole.prompts[i].ids) + whole.new_tokens[i])
-        return [places[i : i + most] for i in range(0, len(places), most)]
+        return by_length(places, whole.lengths, self.job.batch_rows)
 
     def run_shard(self, shard: Shard, begin: float = 0.0) -> None:
         """Run the batches that nobody has run, and write the file of the shard.

@@ -132,6 +132,11 @@ class Job:
             return "the temperature is 0"
         return "top_k is 1" if law.top_k == 1 else None
 
+    @property
+    def lengths(self) -> list[int]:
+        """Return the columns of each row, its prompt and the positions to append."""
+        return [len(row.ids) + n for row, n in zip(self.prompts, self.new_tokens, strict=True)]
+
     def rows(self, first: int = 0, last: int | None = None) -> TextRows:
         """Build the canvases of the rows `first` to `last` - 1, padded to one length."""
         part = slice(first, last)

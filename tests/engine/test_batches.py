@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import samplers, wrap
-from dlm_sampling.engine.batches import in_parts, run_parts
+from dlm_sampling.engine.batches import by_length, in_parts, run_parts
 from dlm_sampling.engine.checks import check_canvases
 from dlm_sampling.engine.request import Canvases, Request, SampleOutput
 from dlm_sampling.engine.trajectory import StepEvent
@@ -26,6 +26,13 @@ def logits(ids: Tensor) -> Tensor:
 
 DENOISER = wrap(logits, vocab_size=V, mask_token_id=MASK)
 REQUEST = Request(samplers.create("llada"), TokenLaw(), return_trajectory=True)
+
+
+def test_batches_are_of_similar_length_and_keep_the_order_of_equal_rows() -> None:
+    lengths = [9, 3, 9, 1, 3, 7]
+    assert by_length(range(6), lengths, 2) == [[3, 1], [4, 5], [0, 2]]
+    assert by_length([2, 0, 4], lengths, 2) == [[4, 2], [0]]
+    assert by_length([], lengths, 2) == []
 
 
 def canvases() -> Canvases:
