@@ -178,8 +178,8 @@ def unknown_choice(
 
     Args:
         argument: the argument's name.
-        value: what it was.
-        valid: what it may be.
+        value: the value that was given.
+        valid: the allowed values.
         remedy: one more sentence; by default the allowed value spelled most like `value`.
     """
     names = [str(choice) for choice in valid]
@@ -212,7 +212,7 @@ def check_whole(argument: str, value: object, *, optional: bool = False) -> None
 
     Args:
         argument: the argument's name.
-        value: what it was.
+        value: the value that was given.
         optional: whether None is allowed too.
 
     Raises:
@@ -238,7 +238,7 @@ def check_real(argument: str, value: object, *, optional: bool = False) -> None:
 
     Args:
         argument: the argument's name.
-        value: what it was.
+        value: the value that was given.
         optional: whether None is allowed too.
 
     Raises:
@@ -263,7 +263,7 @@ def check_flag(argument: str, value: object, *, optional: bool = False) -> None:
 
     Args:
         argument: the argument's name.
-        value: what it was.
+        value: the value that was given.
         optional: whether None is allowed too.
 
     Raises:
@@ -278,7 +278,7 @@ def check_mapping(argument: str, value: object, example: str) -> None:
 
     Args:
         argument: the argument's name.
-        value: what it was.
+        value: the value that was given.
         example: a mapping, for the message.
 
     Raises:

@@ -479,6 +479,19 @@ def test_docstrings_begin_with_a_verb() -> None:
     assert not wrong, 'begin with a verb, as in "Return ...":\n' + "\n".join(wrong)
 
 
+def test_arguments_and_fields_are_named_by_a_noun() -> None:
+    """ "law: temperature and filters of the draws", not "law: how tokens are drawn"."""
+    clause = re.compile(r"^ +\w[\w, ]*: (what|how|who|whoever|where|those)\b.*", re.MULTILINE)
+    wrong = [
+        f"{where(path)}: {found.group().strip()}"
+        for path in [*sources(LIBRARY), *sources(ROOT / "kernels" / "dlm_kernels")]
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        for found in clause.finditer(ast.get_docstring(node) or "")
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_a_folder_says_in_one_sentence_what_it_is_for() -> None:
     for path in LIBRARY.glob("*/**/__init__.py"):
         text = ast.get_docstring(tree(path)) or ""

@@ -38,7 +38,7 @@ class Run:
         sampler: name of the sampler.
         live: shows the canvas, or None.
         nfe: forward passes of every row so far.
-        machine: where it runs and the memory that it expects; see `machine_of`.
+        machine: the device and the expected memory in words; see `machine_of`.
     """
 
     denoiser: Denoiser
@@ -149,7 +149,7 @@ class Run:
 
 
 def machine_of(generation: Generation, batch_rows: int) -> str:
-    """Say on which device and in which type rows run, and what memory the longest batch needs."""
+    """Name the device and type of the run, and the memory that the longest batch needs."""
     denoiser, lengths = generation.denoiser, generation.lengths
     memory = expected_memory(denoiser, min(batch_rows, len(lengths)), max(lengths, default=0))
     kind = str(denoiser.dtype or torch.float32).removeprefix("torch.")

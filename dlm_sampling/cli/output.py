@@ -21,7 +21,7 @@ class Output:
     """Hold an open output.
 
     Fields:
-        file: where results go.
+        file: receives the results.
         path: its path, or None for standard output and devices.
         kept: the records that an earlier run has left, with `--resume`.
     """

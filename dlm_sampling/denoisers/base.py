@@ -53,7 +53,7 @@ class Denoiser(Savable, ABC):
         tokenizer: the tokenizer, a function that loads it when first asked for, or None.
         module: the network, or None for a plain function.  It may be replaced by a wrapper of
             itself, such as `denoiser.module = DistributedDataParallel(denoiser.module)`.
-        device: where inputs go; default: wherever the first parameter of `module` is, else CPU.
+        device: device of the inputs; default: that of the first parameter of `module`, else CPU.
     """
 
     family: str = "custom"
@@ -142,8 +142,8 @@ class Denoiser(Savable, ABC):
         Buffers keep their type, since rotary frequencies must not be rounded.
 
         Args:
-            device: such as "cuda:0"; None: stays where it is; a type is taken as `dtype`.
-            dtype: of the weights, such as torch.bfloat16; None: stays what it is.
+            device: such as "cuda:0"; None: not moved; a type is taken as `dtype`.
+            dtype: of the weights, such as torch.bfloat16; None: not changed.
 
         Raises:
             ValueError: there is no such device.

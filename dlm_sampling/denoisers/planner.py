@@ -32,7 +32,7 @@ class PlannerNetwork(Denoiser):
             different padding separately.
         takes: number of token ids that the planner knows, or None: it is not checked.
         schedule: alpha(t) of the times that it takes; default: the sampler's own time.
-        device: where inputs go; default: the device of the module's first parameter, else CPU.
+        device: device of the inputs; default: that of the module's first parameter, else CPU.
     """
 
     family = "planner"

@@ -133,7 +133,7 @@ def check_method(quantize: object, device: torch.device | None) -> None:
 
     Args:
         quantize: the argument; None is no quantisation.
-        device: where the network will be, or None if it is spread over several.
+        device: the device of the network, or None if it is spread over several.
 
     Raises:
         ValueError: no such method, or it needs a GPU.

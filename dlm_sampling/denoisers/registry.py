@@ -88,8 +88,8 @@ class Family:
         matches: whether a config.json belongs to the family.
         load: build the denoiser.
         options: further keyword arguments of `from_pretrained` that the loader reads from `extra`.
-        precedence: where several families match a config, the one with the largest loads it; among
-            equals the one registered last.
+        precedence: of several families that match a config, the one of largest precedence loads
+            it; among equals, the one registered last.
         reads_quantised: methods of quantisation whose stored weights the loader reads.
         keys: the keys of config.json that the loader knows, or a function from a config to them;
             None: not declared, so that no key is refused.

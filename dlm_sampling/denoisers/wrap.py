@@ -121,7 +121,7 @@ def wrap(
         process: the noise it was trained on; default: masks if there is a mask id, else uniform.
         schedule: alpha(t) of the times that the function takes; default: the sampler's own time.
         suppressed: further ids that are never drawn.
-        device: where inputs go; default: the device of the module's first parameter, else CPU.
+        device: device of the inputs; default: that of the module's first parameter, else CPU.
 
     Raises:
         TypeError: `fn` cannot be called, or padding or time is declared but the signature lacks the

@@ -288,7 +288,7 @@ def _shown(step: Step, before: RunState, ledger: Ledger | None, editable: Tensor
     Args:
         step: the step.
         before: the state before it.
-        ledger: how its tokens were drawn.
+        ledger: the draws of the step.
         editable: bool [B, L], its block.
     """
     written = ((step.tokens != before.tokens) | (before.unknown & ~step.unknown)) & editable

@@ -61,8 +61,8 @@ class Request:
 
     Fields:
         sampler: decides where and when to write.
-        law: how tokens are drawn; None takes the sampler's own.
-        blocks: how the canvas is cut, and the steps.
+        law: temperature and filters of the draws; None takes the sampler's own.
+        blocks: length of the blocks, and the steps in them.
         guidance_scale: w of classifier-free guidance, u + (w + 1) (c - u); 0 is none.
         stop_token_ids: ids that end a row, where the row may be ended at all.
         every_step: run the model in every planned step, and no early exit.

@@ -76,7 +76,7 @@ def sample(
             prompt included, as block-causal models need; otherwise blocks start with the first
             editable position.
         causal_blocks: hide everything right of the current block from the model.
-        law: how tokens are drawn; None takes the sampler's own default.
+        law: temperature and filters of the draws; None takes the sampler's own default.
         guidance_scale: w of classifier-free guidance, u + (w + 1) (c - u), with conditional and
             unconditional logits c and u; the unconditional pass has masks in place of all fixed
             tokens; a guided pass counts 2 NFE.

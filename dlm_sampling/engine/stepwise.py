@@ -96,7 +96,7 @@ class Stepwise:
             before: the state before the step.
             passes_before: int64 [A], forward passes of the rows before the step.
             done: bool [A], rows that are done.
-            ledger: how the tokens of the step were drawn.
+            ledger: the draws of the step.
         """
         counts, step, editable = self.run.model.counts, moved.step, moved.canvas.editable
         logprob = step.logprob if filled is None else step.logprob + filled.logprob

@@ -69,7 +69,7 @@ class Trajectory:
         events: the steps, in order.
         attention_mask: bool [B, L], False at padding; None without padding.
         sampler: name of the sampler's class, for messages.
-        masked: whether the noise of the run is masks, so that what is unknown holds no token.
+        masked: whether the noise of the run is masks, so that an unknown position holds no token.
     """
 
     initial: Tensor

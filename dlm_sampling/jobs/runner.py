@@ -59,10 +59,10 @@ def run_job(
     """Run the rest of a job, and finish its folder if nothing is left.
 
     Args:
-        job: what is to be done.
+        job: the prompts, the model and the options of the job.
         denoiser: the model; default the one that the job names.
         rank: this process among those that run the job; see `rank_of`.
-        stop: asked before every batch; True ends the run, and what is done stays.
+        stop: asked before every batch; True ends the run, and finished rows stay.
         begun: called with the checked prompts before the first batch.
         progress: show a bar; default on a terminal, in the first process.
 

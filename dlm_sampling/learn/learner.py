@@ -46,7 +46,7 @@ def learn_sampler(
     Args:
         denoiser: the model; its weights are not changed.
         base: the solver, by name with its defaults, or `samplers.LearnedEuler(...)` and the like.
-        learning: how; alternatively its fields as keyword arguments, of which `steps` is needed.
+        learning: settings of the fit; or give its fields as keyword arguments, at least `steps`.
         name: of the model, for the file.
         state: file that is written after every round and read when there is one, so that a killed
             run goes on where it was; it is removed at the end.

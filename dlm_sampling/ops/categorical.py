@@ -193,7 +193,7 @@ def race(
     Args:
         block: the logits.
         allowed: the ids that may be drawn.
-        found: what the reading of the block left.
+        found: the statistics of the block.
         temperature: of the draw, > 0.
         clocks: unit exponentials, as `_Plan.clocks` makes them.
     """

@@ -43,7 +43,7 @@ def divergence(
         previous_log_normalizer: [R], likewise of `previous`.
         law: its suppressed ids have probability 0 in both; nothing else of it is read.
         rows: int64 [R], rows of both, or None for all rows in order.
-        tiny: e, what is added to both probabilities.
+        tiny: e, added to both probabilities.
 
     Returns:
         float64 for float64 logits, else float32.

@@ -126,7 +126,7 @@ def random_words(
         positions: int64, relative to the row's own position 0.
         steps: int64 in [0, 2^28).
         stream: a `Stream`.
-        lanes: how many lanes.
+        lanes: number of lanes.
         sub: index of the draw within the step.
 
     Returns:

@@ -26,7 +26,7 @@ class LogitRows:
         fetch: maps row indices, int64 [r], to logits [r, vocab_size].  Every row is asked for once.
         count: number of rows, N.
         vocab_size: V.
-        device: where the logits live.
+        device: device of the logits.
         block: most rows in one call; block * V logits exist at a time.
         dtype: of the logits, or None where it is not known before they are made.
     """

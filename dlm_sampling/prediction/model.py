@@ -52,7 +52,7 @@ class RunModel:
 
     Fields:
         denoiser: the model.
-        law: how tokens are drawn; the mask id is already among its suppressed ids.
+        law: temperature, filters and suppressed ids of the draws, the mask id among them.
         counts: the passes of the run.
         guidance_scale: w in  u + (w + 1) (c - u); 0 is the conditional model alone.
         eager: run the forward pass at once and for every row, as the released loops do.  A model

@@ -39,7 +39,7 @@ class Predictor:
         carries: the carried state of the conditional and the unconditional pass; the loop reads
             them after the step.
         shapes: the layout of positions and passes, free or fixed.
-        ledger: where draws are noted, or None.
+        ledger: notes every draw, or None.
     """
 
     model: RunModel
@@ -64,7 +64,7 @@ class Predictor:
 
         Args:
             denoiser: the model.
-            law: how tokens are drawn.
+            law: temperature, filters and suppressed ids of the draws.
             attention: bool [B, L], False at padding.
             horizon: int64 [B], first column hidden from the denoiser, or None.
             guidance_scale: see `RunModel`.

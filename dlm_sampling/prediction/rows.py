@@ -1,4 +1,4 @@
-"""Hold what belongs to the active rows of a forward pass, as one value."""
+"""Hold all row tensors of a forward pass as one value."""
 
 from __future__ import annotations
 

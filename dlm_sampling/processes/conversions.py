@@ -93,8 +93,8 @@ def convert_uniform(
         values: probabilities or ratios s, [..., V].
         x: current tokens, int64 [...].
         alpha: noise level in (0, 1), broadcast to [...].
-        source: what `values` are.
-        target: what to return.
+        source: the kind of prediction in `values`.
+        target: the kind of prediction to return.
 
     Returns:
         [..., V] in the type of `values`.

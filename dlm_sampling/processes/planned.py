@@ -66,7 +66,7 @@ def clean_probability(prob: Tensor, alpha: Tensor, size: int, kind: PredictionKi
         prob: softmax of the network's output at the current token, [...]; 1 / sum s for scores.
         alpha: level that the network was asked at, in [0, 1), broadcast to [...].
         size: symbols S.
-        kind: what the network predicts.
+        kind: the kind of prediction that the network makes.
     """
     return _CLEAN[kind](prob, alpha, (1.0 - alpha) / size)
 
@@ -112,9 +112,9 @@ def level_of(clean: Tensor, where: Tensor, alpha: Tensor, size: int, iterations:
     Args:
         clean: loo(x), float64 [B, L].
         where: bool [B, L], positions that count.
-        alpha: where to start, in [0, 1), float64 [B].
+        alpha: first value of the iteration, in [0, 1), float64 [B].
         size: symbols S.
-        iterations: how often.
+        iterations: number of iterations.
     """
     count = where.sum(1)
     for _ in range(iterations):

@@ -71,8 +71,8 @@ def clean_table(
         alpha: probability of being clean, [r].
         law: temperature, filters and suppressed ids.
         process: converts between kinds.
-        source: what `logits` are.
-        target: what to return.
+        source: the kind of prediction in `logits`.
+        target: the kind of prediction to return.
     """
     values = logits.double()
     if source == "log_score":

@@ -54,7 +54,8 @@ class CCD(SamplerBase[CCDState]):
 
     Fields:
         seek_mode: write everything that agrees (the adaptive form), or only the best u of it.
-        expand_ratio: the window ends at u + floor(u * expand_ratio); what agrees never exceeds it.
+        expand_ratio: the window ends at u + floor(u * expand_ratio), and at most so many
+            positions are written.
         order: "entropy" (the authors' script), "confidence" (alg maskgit_plus) or "margin"
             (topk_margin).
         warm_up: first step that looks back.

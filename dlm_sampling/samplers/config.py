@@ -32,7 +32,7 @@ class SamplerConfig:
         sampler_options: its parameters, JSON values.
         temperature, top_k, top_p, min_p, crossing: token law; None leaves the sampler's own.
         block_length: block length; None leaves a single block.
-        notes: where the values come from.
+        notes: source of the values.
     """
 
     sampler: str

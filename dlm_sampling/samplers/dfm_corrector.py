@@ -43,13 +43,13 @@ class DFMCorrector(SamplerBase[DFMState]):
     """Unmask faster than ancestral sampling and mask the surplus again.
 
     The step is short enough to keep both probabilities below 1.  The grid ends at the first
-    t <= (1 - t_end) / N; what is masked there is written by the argmax.
+    t <= (1 - t_end) / N; the last masks are written by the argmax.
 
     Fields:
         strength: factor of the corrector; 0 is ancestral sampling.
         power: u, the exponent of t.
         power_rest: v, the exponent of 1 - t.
-        t_end: sets where the grid ends.
+        t_end: sets the end of the grid.
 
     NFE: number of steps that reveal something; at most the length of the grid, several times
     `steps` for a few steps, about `steps` for many.

@@ -38,8 +38,8 @@ class EBSampler(SamplerBase[None]):
     1, so that the positions do not depend on the drawn tokens.
 
     Fields:
-        gamma: the entropy bound in nats; 0 is one token per step (and what has no entropy at all).
-        proxy: what orders the positions: "entropy", "confidence" (largest probability) or "margin".
+        gamma: the entropy bound in nats; 0 is one token per step (and all positions of no entropy).
+        proxy: the order of positions: "entropy", "confidence" (largest probability) or "margin".
 
     NFE: adaptive, 1 to the number of tokens.
     """

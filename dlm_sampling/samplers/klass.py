@@ -156,7 +156,7 @@ def hand_on(
 
     Args:
         canvas: before this step.
-        where: bool [B, L], what this step writes.
+        where: bool [B, L], the positions that this step writes.
         prediction: of this step; asked for the next block's laws once a block is full.
         log_p: [R, V], logarithms of the laws at the eligible positions.
         hidden: whether the denoiser does not see the next block, so that there is no law of it.

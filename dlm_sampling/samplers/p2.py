@@ -119,7 +119,7 @@ class P2(SamplerBase[None]):
             itself.
         score_token: whether a written position is scored by the fresh "proposal" x0, as released,
             or by the "current" token it holds.
-        planner_input: what the planner sees: "merged", the canvas with its masks replaced by the
+        planner_input: the input of the planner: "merged", the canvas with its masks replaced by the
             proposal, or the raw "proposal", which also replaces prompt and written tokens, as
             released.
         ties: "exact" masks exactly the planned number; "released" fewer when scores tie at the

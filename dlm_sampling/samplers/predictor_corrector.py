@@ -78,8 +78,7 @@ class PredictorCorrector(SamplerBase[None]):
         predictor: "tau-leaping" (the paper's), "euler", "tweedie" or "ancestral".
         schedule: alpha(t); without a mask "tweedie" needs alpha(1) > 0.
         t_end: the grid runs from 1 to t_end in `steps` equal steps.
-        noise_removal: how the last step writes, by the "argmax" (the released rule) or by a
-            "sample".
+        noise_removal: the rule of the last step, "argmax" (released) or "sample".
         n_correctors: corrector steps per step of the solver; the paper uses 10 on images and 2 on
             music, 0 is the solver alone.
         scale: length of a corrector step over that of the solver's; the paper uses 1.5 and 0.1.
@@ -164,7 +163,7 @@ class PredictorCorrector(SamplerBase[None]):
             process: the noise.
             values: prediction at (x, s) of the kind `process.rates_read`, float64 [..., V].
             x: tokens, int64 [...].
-            t: where the interval before it began, float64, broadcast to [...].
+            t: the time at which the interval before it began, float64, broadcast to [...].
             s: the time, like t.
         """
         alpha, slope = self.schedule.alpha(s), self.schedule.rate(s)

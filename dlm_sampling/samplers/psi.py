@@ -196,7 +196,7 @@ class Psi(RevisingGrid):
         noise_removal: see `RevisingGrid`, at t_end; the released greedy mode takes the argmax of
             the raw network, which does not see the token itself.
         kappa: Constant, ConstantSigma, MaxCapped, MaxRescale, or Phases of them.
-        t_end: where the grid ends.
+        t_end: the time at which the grid ends.
         hold: Hold keeps the noise level for a while; None is an even grid.
 
     NFE: steps + 1; on masks the number of steps that reveal something.
@@ -279,8 +279,8 @@ def psi_constant(
         eta: kappa in the middle, the share of the reverse step, in [0, 1].
         high_fraction: share of the steps before the middle.
         middle_fraction: share of the steps in the middle.
-        t_end: where the grid ends.
-        noise_removal: how the last step writes, a "sample" of the posterior or its "argmax".
+        t_end: the time at which the grid ends.
+        noise_removal: the rule of the last step, a "sample" of the posterior or its "argmax".
     """
     phases = Phases(Constant(), Constant(eta), Constant(), high_fraction, middle_fraction)
     return Psi(noise_removal=noise_removal, kappa=phases, t_end=t_end)
@@ -291,8 +291,8 @@ def psi_cap(eta: float = 0.01, t_end: float = 1e-5, noise_removal: NoiseRemoval 
 
     Args:
         eta: largest rate, in [0, 1].
-        t_end: where the grid ends.
-        noise_removal: how the last step writes, a "sample" of the posterior or its "argmax".
+        t_end: the time at which the grid ends.
+        noise_removal: the rule of the last step, a "sample" of the posterior or its "argmax".
     """
     return Psi(noise_removal=noise_removal, kappa=MaxCapped(eta), t_end=t_end)
 
@@ -308,8 +308,8 @@ def psi_rescale(
     Args:
         eta: share of the largest rate, in [0, 1].
         released: sigma = eta min(eta, sigma_max), the released code, where eta counts twice.
-        t_end: where the grid ends.
-        noise_removal: how the last step writes, a "sample" of the posterior or its "argmax".
+        t_end: the time at which the grid ends.
+        noise_removal: the rule of the last step, a "sample" of the posterior or its "argmax".
     """
     return Psi(noise_removal=noise_removal, kappa=MaxRescale(eta, released), t_end=t_end)
 
@@ -329,8 +329,8 @@ def psi_loop(
         alpha: the level, in (0, 1).
         high_fraction: share of the steps that reach it.
         middle_fraction: share of the steps that stay.
-        t_end: where the grid ends.
-        noise_removal: how the last step writes, a "sample" of the posterior or its "argmax".
+        t_end: the time at which the grid ends.
+        noise_removal: the rule of the last step, a "sample" of the posterior or its "argmax".
     """
     phases = Phases(Constant(), ConstantSigma(eta), Constant(), high_fraction, middle_fraction)
     hold = Hold(alpha, high_fraction, middle_fraction)

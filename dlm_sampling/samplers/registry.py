@@ -32,7 +32,7 @@ class Entry:
     """Describe a sampler under its public name.
 
     Fields:
-        name: what `generate(sampler=name)` and `--sampler name` take.
+        name: its name in `generate(sampler=name)` and `--sampler name`.
         build: class or function whose keyword arguments are the sampler's parameters.
         built_in: whether it comes with this library.
     """

@@ -298,7 +298,7 @@ def remdm_cap(
         eta: largest probability of masking a token again, in [0, 1].
         t_on: tokens are masked again at times t <= t_on.
         t_off: and at times t > t_off.
-        t_end: where the grid ends.
+        t_end: the time at which the grid ends.
     """
     return ReMDM(_switched(Cap(eta), t_on, t_off), t_end)
 
@@ -312,7 +312,7 @@ def remdm_rescale(
         eta: share of the largest rate, in [0, 1].
         t_on: tokens are masked again at times t <= t_on.
         t_off: and at times t > t_off.
-        t_end: where the grid ends.
+        t_end: the time at which the grid ends.
     """
     return ReMDM(_switched(Rescale(eta), t_on, t_off), t_end)
 
@@ -323,7 +323,7 @@ def remdm_conf(t_on: float = 1.0, t_off: float = 0.0, t_end: float = 1e-5) -> Re
     Args:
         t_on: tokens are masked again at times t <= t_on.
         t_off: and at times t > t_off.
-        t_end: where the grid ends.
+        t_end: the time at which the grid ends.
     """
     return ReMDM(_switched(Confidence(), t_on, t_off), t_end)
 
@@ -344,7 +344,7 @@ def remdm_loop(
         t_off: time until which it is held.
         alpha_on: share of positions that are written while it is held, in (0, 1).
         overshoot: let a step that crosses t_on go beyond alpha_on, as released.
-        t_end: where the grid ends.
+        t_end: the time at which the grid ends.
     """
     return ReMDM(Loop(eta, t_on, t_off, alpha_on, overshoot), t_end)
 

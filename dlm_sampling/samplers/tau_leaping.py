@@ -56,7 +56,7 @@ class TauLeaping(GridSampler):
     Fields:
         schedule, t_end: see `GridSampler`.
         noise_removal: see `GridSampler`; "argmax" is the released rule.
-        events: what several events at one position do, "last" (the last one wins), "reject"
+        events: the effect of several events at one position, "last" (the last one wins), "reject"
             (the position stays) or "displace" (displacements add up: for ordered symbols, such as
             pitches or pixels; on masks it is "last").
 

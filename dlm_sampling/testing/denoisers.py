@@ -36,7 +36,7 @@ class SupportDenoiser(Denoiser):
         vocab_size: number of columns V; default: largest id + 2.
         mask_token_id: default: the last column.
         dtype: type of the logits; the arithmetic is float64.
-        device: where the work is done.
+        device: device of the tables and the arithmetic.
 
     Raises:
         ValueError: a shape is wrong, a weight is negative or all are zero, or a point contains the
@@ -133,7 +133,7 @@ class EnumerableDenoiser(SupportDenoiser):
     Args:
         joint: nested sequences or a tensor, shape [S] * L, axis i for position i; normalised here.
         dtype: type of the logits; the arithmetic is float64.
-        device: where the work is done.
+        device: device of the tables and the arithmetic.
 
     Raises:
         ValueError: the axes differ in size, an entry is negative, or all are zero.

@@ -153,7 +153,7 @@ def chi_square(counts: Tensor, probs: Tensor, *, min_expected: float = 5.0) -> C
     A count in a cell of probability zero gives p = 0.
 
     Args:
-        counts: how often each outcome occurred, [K].
+        counts: number of occurrences of each outcome, [K].
         probs: the law under test, [K]; normalised here.
         min_expected: smallest expected count of a cell.
 

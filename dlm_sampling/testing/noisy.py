@@ -32,7 +32,7 @@ class NoisyEnumerableDenoiser(Denoiser):
         kind: which of the three to return.
         schedule: alpha(t).
         process: noise over S symbols without a mask.
-        device: where the work is done.
+        device: device of the tables and the arithmetic.
 
     Raises:
         ValueError: the axes differ in size, an entry is negative, all are zero, or on a call the

@@ -163,7 +163,7 @@ def run_with(
     Args:
         model: the model that transformers passes to the script.
         inputs: its positional arguments.
-        options: those that were saved.
+        options: the saved options.
         given: the caller's arguments, which replace the saved ones.
 
     Raises:

@@ -16,7 +16,7 @@ OUR_TEMPLATE_ARGUMENTS = (
     "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "padding",
     "truncation", "max_length", "tokenizer_kwargs",
 )  # fmt: skip
-"""Arguments of `apply_chat_template` that decide what it returns, and are not passed on."""
+"""Arguments of `apply_chat_template` that decide its result, and are not passed on."""
 
 _ENDS = {"add_generation_prompt", "continue_final_message"}
 

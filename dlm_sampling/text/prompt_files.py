@@ -31,7 +31,7 @@ def read_stream(
 
     Args:
         file: the bytes.
-        name: what messages call it.
+        name: name of the source, for messages.
         column: see `PromptSource`.
         kind: the suffix that says what it holds; see `read_rows`.
 

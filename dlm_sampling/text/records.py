@@ -12,7 +12,7 @@ from dlm_sampling.text.prompt_items import PromptItem
 def row_record(
     item: PromptItem, index: int, sample: int, output: GenerateOutput, row: int
 ) -> dict[str, Any]:
-    """Return the record of one row: its prompt, text, ids, and what they cost.
+    """Return the record of one row: its prompt, text, ids, and their cost.
 
     Args:
         item: the prompt.

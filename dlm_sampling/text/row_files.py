@@ -77,7 +77,7 @@ def rows_of(file: BinaryIO, name: str, column: str | None = None, kind: str = ""
 
     Args:
         file: the bytes.
-        name: what messages call it.
+        name: name of the source, for messages.
         column: a column that will be asked for, which lines of text do not have.
         kind: the suffix that says what it holds; see `read_rows`.
 

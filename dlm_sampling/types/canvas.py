@@ -16,8 +16,8 @@ from dlm_sampling.types.law import Draw
 class Canvas(NamedTuple):
     """Hold the tokens being denoised, and the positions that may be written in the current block.
 
-    Without a mask, what is not yet written holds noise, and nothing marks it: every position of the
-    block is unknown until the last step of its schedule.
+    Without a mask, a position that is not yet written holds noise, and nothing marks it: every
+    position of the block is unknown until the last step of its schedule.
     """
 
     tokens: Tensor  # int64 [B, L]

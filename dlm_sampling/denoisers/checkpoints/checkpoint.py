@@ -31,7 +31,7 @@ class Checkpoint:
 
     Args:
         name: the name that the user gave; used in messages.
-        folder: where the files are.
+        folder: the folder of the files.
         config: the parsed config.json.
     """
 

@@ -133,7 +133,7 @@ def commit_folder(
     """Commit all files of a folder to a model repository, with a card if it has none.
 
     Args:
-        folder: what is committed, as it is.
+        folder: the folder to commit, as it is.
         card: makes the card from the full name of the repository.
         repo_id: created if needed.
         message: of the commit.

@@ -44,7 +44,7 @@ def load_weights(
 
     Args:
         module: the module; its non-persistent buffers stay as they are.
-        checkpoint: where the tensors are.
+        checkpoint: the folder of the tensors.
         name_of: name of a tensor in the file from its name in the module.
         dtype: type of all floating-point parameters.
         place: device of a tensor from its name in the module.

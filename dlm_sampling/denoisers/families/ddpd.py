@@ -107,7 +107,7 @@ class DDPDPlanner(Savable):
         Args:
             name_or_path: folder or hub name.
             dtype: type of the weights, as in `AutoDenoiser.from_pretrained`.
-            device_map: where it goes, as there.
+            device_map: device of the network, as there.
             options: `revision`, `cache_dir`, `local_files_only`.
 
         Raises:

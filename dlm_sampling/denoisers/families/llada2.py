@@ -101,7 +101,7 @@ class LLaDA2Denoiser(MoeDenoiser):
 
     Args:
         network: the decoder.
-        choice: how experts are chosen; kept for saving.
+        choice: settings of the choice of experts; kept for saving.
         mask_token_id: the mask id.
         block_length: columns per block; blocks count from a row's first real token.
         text: tokenizer, eos_token_id, pad_token_id; see `TextFacts`.

@@ -200,7 +200,7 @@ def _remaining(corpus: Iterable[Row], job: _Job, done: _Counted, path: Path) -> 
 
 
 def _resume(job: _Job, path: Path) -> _Counted:
-    """Read what the output file holds, or nothing."""
+    """Read the counts of the output file, or zeros if there is none."""
     empty = torch.zeros(job.vocab_size, dtype=torch.int64)
     if not path.exists():
         return _Counted(empty, 0, "", False)

@@ -54,10 +54,10 @@ class LearnedFile:
         phi: one coefficient per interval.
         options: further fields of the solver.
         apply: "rate" or "log_score".
-        pred_kind: what the model predicts.
-        final: whether what is noise at the end of the grid is written in a last step; always here.
+        pred_kind: the kind of prediction that the model makes.
+        final: whether a last step writes the noise left at the end of the grid; always here.
         model: name and fingerprint of the model.
-        learning: how the numbers were found.
+        learning: settings of the fit that gave the numbers.
     """
 
     process: NoiseKind

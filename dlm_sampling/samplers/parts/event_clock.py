@@ -48,8 +48,8 @@ class EventSampler(Solver[EventState]):
 
     Fields:
         schedule: alpha(t); alpha(1) > 0 without a mask.
-        t_end: where the events end.
-        noise_removal: how the last step writes, by a "sample" or by the "argmax" of the posterior.
+        t_end: the time at which the events end.
+        noise_removal: the rule of the last step, a "sample" or the "argmax" of the posterior.
     """
 
     schedule: Schedule = LOG_LINEAR

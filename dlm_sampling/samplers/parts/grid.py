@@ -47,8 +47,8 @@ class GridSampler(Solver[None]):
     Fields:
         schedule: alpha(t), the probability that a position is clean at time t.
         t_end: the grid runs from time 1 to t_end in `steps` equal steps.
-        noise_removal: how the last step writes the positions still masked at t_end, by the "argmax"
-            or by a "sample" of the same law; without a mask, every position from the posterior at
+        noise_removal: the last step writes the positions still masked at t_end, by the "argmax" or
+            by a "sample" of the same law; without a mask, every position from the posterior at
             t_end.
 
     NFE: on masks the number of steps that reveal something, at most min(steps + 1, tokens); else

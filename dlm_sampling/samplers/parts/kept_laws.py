@@ -37,7 +37,7 @@ def remember(
         start: int64 [B], first column of each row's window.
         pieces: (where, laws) pairs: bool [B, L] at or right of `start`, and [R, V] in row-major
             order of it.
-        absent: what stands for a law that is not held.
+        absent: the entries of a law that is not held.
     """
     places = [where.nonzero(as_tuple=True) for where, _ in pieces]
     slots = [column - start[row] for row, column in places]
@@ -54,12 +54,12 @@ def recall(
     """Return the laws held for the positions of `where`, [R, V]; `absent` if none is held.
 
     Args:
-        window: what was stored.
+        window: the stored laws.
         where: bool [B, L], at or right of `start`.
         start: int64 [B], first column of the current block; a window of another block holds nothing
             for it.
         like: [R, V], gives the shape and dtype.
-        absent: what stands for a law that is not held.
+        absent: the entries of a law that is not held.
     """
     row, column = where.nonzero(as_tuple=True)
     slot = column - start[row]

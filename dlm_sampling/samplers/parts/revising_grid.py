@@ -38,7 +38,7 @@ class RevisingGrid(Solver[None]):
 
     Fields:
         schedule: alpha(t), the probability that a position is clean at time t.
-        noise_removal: how the last step writes: a "sample" of the posterior, or its "argmax".
+        noise_removal: the rule of the last step: a "sample" of the posterior, or its "argmax".
 
     NFE: steps; on masks the number of steps that reveal something.
     """

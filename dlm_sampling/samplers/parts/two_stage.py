@@ -73,9 +73,9 @@ class TwoStage(Solver[StageState]):
     Fields:
         theta: share of the interval that stage 1 leaps over.
         schedule: alpha(t), the probability that a position is clean at time t.
-        t_end: where the grid ends, above 0.
-        noise_removal: how the positions still masked at t_end are written, by the "argmax" or by a
-            "sample".
+        t_end: the time at which the grid ends, above 0.
+        noise_removal: the last step writes the positions still masked at t_end, by the "argmax" or
+            by a "sample".
         clock: "hazard" measures time by H = ln((1 - alpha_t) / (1 - alpha_s)), on which masks are
             revealed at the constant rate 1, and without a mask by sigma = -ln alpha, on which noise
             comes at the constant rate 1; "time" freezes the rate c_t within each stage.

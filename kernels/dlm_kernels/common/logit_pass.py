@@ -30,8 +30,8 @@ def k1_registers(capability: int, kind: int, read: int) -> int:
 
     Args:
         capability: 80 for compute capability 8.0.
-        kind: how two logits are read as one.
-        read: how a tile is read, see `windows`.
+        kind: the rule that makes one logit of two.
+        read: the windows of a tile, see `windows`.
     """
     if capability < 100:
         return 112 if read == WINDOWS.value else 96

@@ -40,7 +40,7 @@ def divergence(
         previous_log_normalizer: [R], of q.
         suppressed: ids of probability 0.
         rows: int64 [R], or None for all rows in order.
-        tiny: what is added to both probabilities.
+        tiny: added to both probabilities.
 
     Raises:
         ValueError: a suppressed id outside of the vocabulary.

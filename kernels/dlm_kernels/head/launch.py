@@ -124,7 +124,7 @@ def head_draw(
         check: refuse rows that define no law; waits for the device.
         temperatures: float [R] instead of the law's; 0 is argmax.
         rounded: round the logits to the dtype of `hidden`, as a head in that dtype does.
-        shape: how the product is cut; None for what is known to compile well.
+        shape: the tiles of the product; None for those that are known to compile well.
 
     Returns:
         A `DrawRecord` of tensors [R]; the statistics are float32.

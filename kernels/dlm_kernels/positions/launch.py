@@ -181,7 +181,7 @@ def unmask_(
         drawn: int64 [B, L], the tokens drawn.
         score: floating point [B, L].
         eligible: bool [B, L].
-        k: how many positions at least, one int or int64 [B].
+        k: least number of positions, one int or int64 [B].
         threshold: also every score >= it; one number, or [B], or [B, L], or None for the k best.
         cost: also the head that `budget_positions` takes; floating point [B, L], or None.
         budget: of that head; one number, or [B].
