@@ -24,7 +24,7 @@ RANKS: list[set[str]] = [
     {"types"},
     {"embedded", "schedules", "ops"},
     {"processes"},
-    {"samplers", "denoisers"},
+    {"samplers", "denoisers", "caches"},
     {"prediction"},
     {"engine"},
     {"likelihood", "learn", "viewers", "testing", "checkup"},

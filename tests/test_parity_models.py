@@ -29,8 +29,10 @@ from transformers import DynamicCache
 
 from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, DDPDPlanner, Denoiser
 from dlm_sampling.denoisers.auto import load_families
+from dlm_sampling.denoisers.columns import queried
 from dlm_sampling.denoisers.networks.block_causal import as_bias, block_causal_bias
 from dlm_sampling.denoisers.registry import family_of
+from dlm_sampling.types import Pass
 from tests.denoisers.layers import run_layers
 
 MODELS = Path(os.environ.get("DLM_FIXTURES", Path(__file__).parent / "fixtures")) / "models"
@@ -206,7 +208,7 @@ def blocks(denoiser: Denoiser, case: dict[str, Any], steps: list[Arguments]) -> 
     given, ids = steps[0]["attention_mask"], steps[0]["input_ids"]
     seen = given if given.dtype == torch.bool else given == 0
     denoiser.block_length = length = int(seen.reshape(-1, ids.shape[1])[0].sum())
-    own = block_causal_bias(ids, None, length, torch.float32) == 0
+    own = block_causal_bias(queried(Pass(ids)), length, torch.float32) == 0
     assert torch.equal(seen.reshape(own.shape), own)
     return [denoiser.logits(ids)]
 

@@ -192,6 +192,13 @@ def generate(
     cuda_graph: Annotated[
         bool, typer.Option("--cuda-graph", help="On a GPU: record a step and replay it.")
     ] = False,
+    cache: Annotated[
+        str,
+        typer.Option(
+            help="Keys and values of earlier passes: auto (exact), none, block; approximate: "
+            "prefix, dual, vicinity, dkv."
+        ),
+    ] = "auto",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
     ] = False,
@@ -260,6 +267,7 @@ def generate(
             add_special_tokens=add_special_tokens,
             chat_template_kwargs=parse_template(template or []),
             cuda_graph=cuda_graph,
+            cache=cache,
         )
         if as_job:
             from dlm_sampling.cli.job import error_limit, run_folder

@@ -80,6 +80,10 @@ class Denoiser(Savable, ABC):
     """Whether dimension 1 of each tensor of the state runs over the columns of the canvas."""
     lazy_head: bool = False
     """Whether passes return hidden states and the output head, so that few logits exist at once."""
+    cacheable: bool = False
+    """Whether `forward` takes keys and values of earlier passes (`Pass.cache`)."""
+    shift: int = 0
+    """1 where the state that predicts a token is that of the real token before it, else 0."""
     padding_proven: bool = True
     """Whether `honours_padding` needs no check before it is relied upon."""
     recordable: bool = True
@@ -252,7 +256,7 @@ class Denoiser(Savable, ABC):
         """Run the family's forward pass; the inputs have been checked and lie on `device`.
 
         Raises:
-            ValueError: `inputs.cache` is not None and the network takes none.
+            ValueError: `inputs.cache` is not None and the network takes none, or another kind.
         """
 
     def initial_carry(self, input_ids: Tensor) -> Any:
@@ -330,15 +334,6 @@ def no_step_length(dt: Tensor | None, rows: int) -> ValueError:
     )
 
 
-def refuse_cache(inputs: Pass) -> None:
-    """Refuse keys and values of earlier passes, for networks that always run the whole canvas."""
-    if inputs.cache is not None:
-        raise ValueError(
-            f"cache is a {type(inputs.cache).__name__}: must be None; this network keeps no keys "
-            "and values."
-        )
-
-
 def refuse_quantised(denoiser: Denoiser) -> None:
     """Refuse to save a quantised network.
 
@@ -358,40 +353,3 @@ def device_of(module: nn.Module | None) -> torch.device:
         return torch.device("cpu")
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
-
-
-def positions_of(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:
-    """Count each token's position among the real tokens of its row, int64 [B, L].
-
-    position = max(cumsum(mask) - 1, 0), so left padding gets 0; without a mask the column index,
-    [1, L].
-    """
-    if attention_mask is None:
-        return torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
-    return (attention_mask.long().cumsum(dim=1) - 1).clamp_min(0)
-
-
-def at_columns(states: Tensor, columns: Tensor | None) -> Tensor:
-    """Pick columns int64 [B, W] of states [B, L, ...], giving [B, W, ...]; None picks all."""
-    if columns is None:
-        return states
-    return torch.take_along_dim(states, columns.unsqueeze(-1), dim=1)
-
-
-def shift_right(
-    states: Tensor, attention_mask: Tensor | None, columns: Tensor | None = None
-) -> Tensor:
-    """Align states that predict the next token: state i becomes that of the real token before i.
-
-    [B, L, d] -> [B, L, d], or [B, W, d] of the columns int64 [B, W].  The first real token of a
-    row, which nothing predicts, keeps its own state, so that a padded row equals the row alone.
-    """
-    if attention_mask is None:
-        if columns is not None:
-            return at_columns(states, (columns - 1).clamp_min(0))
-        return torch.cat((states[:, :1], states[:, :-1]), dim=1)
-    column = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
-    latest = torch.where(attention_mask, column, -1).cummax(dim=1).values
-    before = torch.cat((torch.full_like(latest[:, :1], -1), latest[:, :-1]), dim=1)
-    source = torch.where(before < 0, column, before)
-    return at_columns(states, source if columns is None else source.gather(1, columns))

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dlm_sampling.denoisers.base import Denoiser, refuse_cache
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.denoisers.columns import refuse_cache
 from dlm_sampling.denoisers.families.ddpd import DDPDPlanner
 from dlm_sampling.denoisers.wrappers import arguments_of
 from dlm_sampling.schedules import Schedule

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from dlm_sampling.denoisers.base import Denoiser, refuse_cache, shift_right
+from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
+from dlm_sampling.denoisers.columns import refuse_cache, shift_right
 from dlm_sampling.denoisers.wrappers import arguments_of
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind, Process

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dlm_sampling.caches import AnyPolicy, check_cache_name
 from dlm_sampling.engine.trajectory import StepCallback, Trajectory
 from dlm_sampling.errors import check_flag, check_real, check_whole
 from dlm_sampling.types import Sampler, TokenLaw
@@ -69,6 +70,7 @@ class Request:
         suppress_mask: ban the mask id from every law.
         return_trajectory: keep all events.
         cuda_graph: record one step as a CUDA graph and replay it.
+        cache: "auto", "none", the name of a cache policy, or a policy; see `engine.caching`.
     """
 
     sampler: Sampler[Any]
@@ -80,8 +82,10 @@ class Request:
     suppress_mask: bool = True
     return_trajectory: bool = False
     cuda_graph: bool = False
+    cache: str | AnyPolicy = "auto"
 
     def __post_init__(self) -> None:
+        check_cache_name(self.cache)
         check_flag("every_step", self.every_step)
         check_flag("return_trajectory", self.return_trajectory)
         check_flag("cuda_graph", self.cuda_graph)

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
+from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan
+from dlm_sampling.engine.caching import cached_passes, choose_cache, with_cache
 from dlm_sampling.engine.fit import check_fit
 from dlm_sampling.engine.request import Canvases, IsComplete, Request
 from dlm_sampling.engine.state import BlockWindow, RunState
@@ -68,6 +70,7 @@ class Run:
         seeds: one seed per row of the batch.
         filler: id written at the unknown positions of a row that ended before its last block.
         complete: tells of each row whether its text is complete; () if none is asked.
+        cache: which columns a pass computes, or None for all.
     """
 
     request: Request
@@ -83,6 +86,7 @@ class Run:
     seeds: tuple[int, ...]
     filler: int
     complete: tuple[IsComplete | None, ...]
+    cache: AnyPolicy | None = None
 
     @classmethod
     def of(cls, denoiser: Denoiser, request: Request, canvases: Canvases, plan: BlockPlan) -> Run:
@@ -114,6 +118,7 @@ class Run:
             seeds=canvases.seeds,
             filler=pad if pad is not None else stops[0] if stops else 0,
             complete=canvases.complete,
+            cache=choose_cache(denoiser, request, plan, canvases),
         )
 
     def begin(self, canvases: Canvases) -> RunState:
@@ -139,7 +144,8 @@ class Run:
             sampler=None,
             carry=self.model.first_carries(),
         )
-        return replace(state, sampler=self.sampler.init(self.canvas(state)))
+        first = replace(state, sampler=self.sampler.init(self.canvas(state)))
+        return first if self.cache is None else with_cache(first, self.cache)
 
     def window(self, rows: Tensor, block: Tensor, editable: Tensor) -> BlockWindow:
         """Return block number `block` (int64 [A]) of each row in `rows` (int64 [A])."""
@@ -189,7 +195,8 @@ class Run:
             beside=self.beside(state),
         )
         ledger = Ledger.of(state.tokens) if noted else None
-        return Predictor(self.model, rows, state.carry, shapes, ledger)
+        cache = None if state.cache is None else cached_passes(state)
+        return Predictor(self.model, rows, state.carry, shapes, ledger, cache)
 
     def beside(self, state: RunState) -> Beside | None:
         """Count the tokens shown of other blocks, for a denoiser that is told the time.
@@ -235,7 +242,8 @@ class Run:
         except Exception:
             check_step(self.sampler, taken, canvas)
             raise
-        state = replace(new, sampler=sampler_state, carry=predictor.carries)
+        kept = None if predictor.cache is None else predictor.cache.cache
+        state = replace(new, sampler=sampler_state, carry=predictor.carries, cache=kept)
         return Moved(state, canvas, step, self.block_over(state, canvas, clock))
 
     def block_over(self, state: RunState, canvas: Canvas, clock: Clock) -> Tensor:
@@ -279,7 +287,9 @@ class Run:
         t = self.sampler.schedule.time_of(1.0 - canvas.unknown_fraction)
         prediction = predictor.lazily(state.tokens, t)
         filled = reveal(canvas, where, prediction.draw(where, state.rng, greedy=rows, sub=15))
-        return replace(apply(state, canvas, filled), carry=predictor.carries), filled
+        after = apply(state, canvas, filled)
+        kept = None if predictor.cache is None else predictor.cache.cache
+        return replace(after, carry=predictor.carries, cache=kept), filled
 
     def endings(self, state: RunState, over: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows that end at a stop token, and the rows that are done, bool [A] each."""
@@ -321,6 +331,7 @@ class Run:
             step=torch.where(over, 0, state.step + 1),
             window=self.window(state.rows, block, state.editable),
             carry=tuple(carry.reset(over) for carry in state.carry),
+            cache=None if state.cache is None else state.cache.enter(over),
         )
 
     def advance_step(self, state: RunState) -> RunState:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan, check_canvas, check_whole, plan_blocks
 from dlm_sampling.engine.checks import check_canvases
@@ -56,6 +57,7 @@ def sample(
     callback: StepCallback | None = None,
     return_trajectory: bool = False,
     cuda_graph: bool = False,
+    cache: str | AnyPolicy = "auto",
 ) -> SampleOutput:
     """Run a sampler over a batch of canvases until every editable position is written.
 
@@ -91,6 +93,9 @@ def sample(
             per kernel.  Every row takes part in every step until all are done, so each step counts
             as a forward pass of its rows, even if it writes nothing.  With a callback, or a
             trajectory, the host waits for every step.  No GPU has run this yet.
+        cache: "auto" keeps the keys and values of finished blocks where that is exact, "none" runs
+            all columns in every pass; "block" insists on the first; "prefix", "dual", "vicinity"
+            and "dkv", or a policy of `dlm_sampling.caches`, are approximate.
 
     Returns:
         The finished canvases; no mask is left and fixed positions are unchanged.
@@ -114,6 +119,7 @@ def sample(
         suppress_mask=suppress_mask,
         return_trajectory=return_trajectory,
         cuda_graph=cuda_graph,
+        cache=cache,
     )
     check_sampler(sampler)
     canvases = check_canvases(denoiser, tokens, editable, attention_mask, seeds)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from dlm_sampling import ops
+from dlm_sampling.prediction.cached import RunCache
 from dlm_sampling.prediction.carry import Carry
 
 
@@ -42,7 +43,7 @@ class RunState:
         rng: random numbers of the step.
         sampler: the sampler's own state, a tree of row tensors.
         carry: latent states of the network, one per kind of pass.
-        cache: KV cache of earlier passes, or None.
+        cache: keys and values of earlier passes, or None.
         lineage: int64 [A], the particle that each row descends from, or None.
     """
 
@@ -59,7 +60,7 @@ class RunState:
     rng: ops.Rng
     sampler: Any
     carry: tuple[Carry, ...]
-    cache: Any = None
+    cache: RunCache | None = None
     lineage: Tensor | None = None
 
     def __len__(self) -> int:

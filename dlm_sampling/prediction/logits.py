@@ -85,7 +85,8 @@ class PassLogits:
             if sites.asked is None and bool((column < 0).any()):
                 raise IndexError(
                     "a prediction was asked for a position outside of the current block: samplers "
-                    "may ask for positions of canvas.editable only."
+                    "may ask for positions of canvas.editable only, with some caches for unknown "
+                    "ones of them only."
                 )
         return slot * self.parts[0].values.shape[1] + column
 
@@ -115,8 +116,10 @@ def _places(output: DenoiserOutput, length: int) -> Tensor | None:
             return None
         column = torch.arange(length, device=device)
         return torch.where(column < width, column, -1).expand(rows, length)
-    none = torch.full((rows, length), -1, dtype=torch.int64, device=device)
-    return none.scatter(1, output.columns, torch.arange(width, device=device).expand(rows, width))
+    # Column `length` stands for one whose value is none.
+    none = torch.full((rows, length + 1), -1, dtype=torch.int64, device=device)
+    order = torch.arange(width, device=device).expand(rows, width)
+    return none.scatter(1, output.columns, order)[:, :length]
 
 
 def _joined(first: DenoiserOutput, second: DenoiserOutput) -> DenoiserOutput:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser, no_step_length
 from dlm_sampling.denoisers.planner import planner_network
+from dlm_sampling.prediction.cached import CachedPasses
 from dlm_sampling.prediction.carry import Carry, crop, widen
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.ledger import Ledger
@@ -40,6 +41,8 @@ class Predictor:
             them after the step.
         shapes: the layout of positions and passes, free or fixed.
         ledger: notes every draw, or None.
+        cache: runs the passes with keys and values of earlier ones; the loop reads it after the
+            step.  None: every pass runs all columns.
     """
 
     model: RunModel
@@ -47,6 +50,7 @@ class Predictor:
     carries: tuple[Carry, ...] = ()
     shapes: Shapes = FREE
     ledger: Ledger | None = None
+    cache: CachedPasses | None = None
 
     @classmethod
     def alone(
@@ -142,7 +146,8 @@ class Predictor:
             self.model, denoiser=denoiser, counts=counts, guidance_scale=0.0, eager=False
         )
         rows = replace(self.rows, beside=None)
-        return replace(self, model=model, rows=rows, carries=model.first_carries(), ledger=None)
+        carries = model.first_carries()
+        return replace(self, model=model, rows=rows, carries=carries, ledger=None, cache=None)
 
     def repeated(self, n: int) -> Predictor:
         """Return a predictor with each active row repeated n times, copies of a row adjacent.
@@ -205,7 +210,11 @@ class Predictor:
         length = None if dt is None else time - model.time_of(t - dt, rows.beside)
         inputs = Pass(x, time, rows.attention, length, rows=rows.index, columns=rows.columns)
         passes = model.passes
-        self._charge(inputs, rows.horizon, passes)
+        if self.cache is not None:
+            copies = len(self.rows) // len(self.cache.shown.tokens)
+            return self.cache.run(model, inputs, rows.given, active, copies, self._charge_columns)
+        hidden = None if rows.horizon is None else _unseen(inputs, rows.horizon, passes)
+        self._charge(inputs, passes, hidden)
         outputs: list[DenoiserOutput] = []
         for part in range(passes):
             if part:
@@ -221,17 +230,16 @@ class Predictor:
                 outputs.append(self._pass(inputs, rows.horizon))
         return outputs
 
-    def _charge(self, inputs: Pass, horizon: Tensor | None, passes: int) -> None:
-        """Count the passes over the rows of `inputs`, and keep their time argument."""
+    def _charge_columns(self, inputs: Pass, columns: Tensor) -> None:
+        """Count the passes over some columns, int64 [n] of them in each row."""
+        passes, whole = self.model.passes, _real(inputs).sum(1).clamp_min(1)
+        self._charge(inputs, passes, passes * (1.0 - columns.double() / whole))
+
+    def _charge(self, inputs: Pass, passes: int, hidden: Tensor | None) -> None:
+        """Count passes that left out `hidden` canvases (float64 [n]), and keep their time."""
         model, rows = self.model, inputs.rows
         assert rows is not None
         assert inputs.t is not None
-        hidden: Tensor | None = None
-        if horizon is not None:
-            real = _real(inputs)
-            columns = torch.arange(real.shape[1], device=real.device)
-            unseen = (real & (columns >= horizon.unsqueeze(1))).sum(1)
-            hidden = unseen.double() * passes / real.sum(1).clamp_min(1)
         self.shapes.charge(model.counts, rows, passes, hidden)
         if model.denoiser.time_conditioned:
             model.counts.model_time[rows] = inputs.t
@@ -318,6 +326,14 @@ def _real(inputs: Pass) -> Tensor:
     if inputs.attention is None:
         return torch.ones_like(inputs.tokens, dtype=torch.bool)
     return inputs.attention
+
+
+def _unseen(inputs: Pass, horizon: Tensor, passes: int) -> Tensor:
+    """Return the columns hidden by a horizon (int64 [n]), in whole canvases, float64 [n]."""
+    real = _real(inputs)
+    columns = torch.arange(real.shape[1], device=real.device)
+    unseen = (real & (columns >= horizon.unsqueeze(1))).sum(1)
+    return unseen.double() * passes / real.sum(1).clamp_min(1)
 
 
 def _gathered(output: DenoiserOutput, columns: Tensor) -> Tensor:

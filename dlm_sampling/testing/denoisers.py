@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dlm_sampling.denoisers.base import Denoiser, shift_right
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.denoisers.columns import shift_right
 from dlm_sampling.testing.laws import all_states, joint_table
 from dlm_sampling.types import DenoiserOutput, Pass
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from dlm_sampling.caches import policy_of
 from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.denoisers.quantisation import plain_parts
 from dlm_sampling.ops import RANDOM_STREAM
@@ -17,7 +18,10 @@ SAMPLED_VALUES = 64  # of each weight
 def settings(job: Job) -> dict[str, Any]:
     """Return the options of a call and a digest of its model, as values for JSON."""
     request, denoiser = job.request, job.denoiser
+    cache = request.cache
+    exact = cache in ("auto", "none") or policy_of(cache).exact
     return {
+        **({} if exact else {"cache": repr(policy_of(cache))}),
         "sampler": repr(request.sampler),
         "law": repr(request.law),
         "blocks": repr(request.blocks),

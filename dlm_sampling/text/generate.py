@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import in_parts, run_parts
 from dlm_sampling.engine.request import BlockRequest, SampleOutput
@@ -60,6 +61,7 @@ def generate(
     return_trajectory: bool = False,
     every_step: bool = False,
     cuda_graph: bool = False,
+    cache: str | AnyPolicy = "auto",
     **unknown: Any,
 ) -> GenerateOutput:
     """Generate text (or fill masks) with a diffusion language model.
@@ -123,6 +125,11 @@ def generate(
             released loops.
         cuda_graph: on a GPU, record one step of each batch as a CUDA graph and replay it; see
             `sample`.
+        cache: keys and values of earlier passes.  "auto" keeps those of finished blocks where that
+            changes nothing (block-causal models: SDAR, LLaDA2, BD3-LM), "none" keeps none, "block"
+            insists on the first.  "prefix", "dual", "vicinity" and "dkv", or a policy of
+            `dlm_sampling.caches` with values of its own, are approximate, for models with full
+            attention.
         unknown: refused; the error names the closest valid argument.
 
     Returns:
@@ -155,6 +162,7 @@ def generate(
         return_trajectory=return_trajectory,
         every_step=every_step,
         cuda_graph=cuda_graph,
+        cache=cache,
     )
     job = prepare(denoiser, prompts, options)
     rows = job.rows()

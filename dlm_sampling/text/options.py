@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
+from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import BlockRequest, Request
 from dlm_sampling.errors import check_flag, check_mapping, check_real, check_whole, unknown_choice
@@ -84,6 +85,7 @@ class GenerateOptions:
     return_trajectory: bool = False
     every_step: bool = False
     cuda_graph: bool = False
+    cache: str | AnyPolicy = "auto"
 
     def __post_init__(self) -> None:
         check_whole("num_return_sequences", self.num_return_sequences)
@@ -195,6 +197,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         every_step=options.every_step,
         return_trajectory=options.return_trajectory,
         cuda_graph=options.cuda_graph,
+        cache=options.cache,
     )
     return Job(
         denoiser,

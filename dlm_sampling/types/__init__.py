@@ -1,5 +1,6 @@
 """Define the types that all packages share: denoiser output, canvas, prediction, step."""
 
+from dlm_sampling.types.cache import ColumnCache, LayerKeys
 from dlm_sampling.types.canvas import Canvas, Clock, Step
 from dlm_sampling.types.law import Crossing, Draw, Drawn, DrawRecord, Statistics, TokenLaw
 from dlm_sampling.types.prediction import (
@@ -18,11 +19,13 @@ from dlm_sampling.types.schedule import Schedule
 __all__ = [
     "Canvas",
     "Clock",
+    "ColumnCache",
     "Crossing",
     "DenoiserOutput",
     "Draw",
     "DrawRecord",
     "Drawn",
+    "LayerKeys",
     "NoiseKind",
     "Pass",
     "Planner",

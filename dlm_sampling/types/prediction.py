@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from dlm_sampling.types.cache import ColumnCache
 from dlm_sampling.types.law import Draw, Statistics
 from dlm_sampling.types.process import NoiseKind as NoiseKind
 from dlm_sampling.types.process import PredictionKind, Process, RandomSource
@@ -29,7 +30,7 @@ class Pass(NamedTuple):
     carry: Any = None  # state that the previous pass over these rows returned
     rows: Tensor | None = None  # int64 [n], batch rows; None: 0 to n - 1
     columns: Tensor | None = None  # int64 [n, W], columns wanted; None: all
-    cache: Any = None  # always None: no network here keeps keys and values of earlier passes
+    cache: ColumnCache | None = None  # keys and values of earlier passes; None: all columns run
 
     def to(self, device: torch.device) -> Pass:
         """Move the tensors to `device`; carry and cache stay where the network left them."""
@@ -46,7 +47,8 @@ class DenoiserOutput(NamedTuple):
 
     values: [n, W, V] logits if `head` is None, else [n, W, d] hidden states aligned with the
     positions they predict.  head: maps [R, d] to [R, V].  carry: latent state for the next forward,
-    or None.  columns: int64 [n, W], the column of each value; None: values of all L columns.
+    or None.  columns: int64 [n, W], the column of each value, L for a value that is none; None:
+    values of all L columns.
     """
 
     values: Tensor

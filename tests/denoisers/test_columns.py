@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM
 
 from dlm_sampling.denoisers import AutoDenoiser, Denoiser, MaskedLMDenoiser, wrap
-from dlm_sampling.denoisers.base import at_columns
+from dlm_sampling.denoisers.columns import at_columns
 from dlm_sampling.denoisers.families.loopholing import LoopholingDenoiser
 from dlm_sampling.types import DenoiserOutput, Pass
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm_sampling.denoisers import Denoiser, wrap
-from dlm_sampling.denoisers.base import positions_of, shift_right
+from dlm_sampling.denoisers.columns import positions_of, shift_right
 from dlm_sampling.types import DenoiserOutput
 
 V, MASK = 7, 6

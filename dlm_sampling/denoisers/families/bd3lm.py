@@ -13,7 +13,6 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import positions_of
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     GPT2_SIZE,
@@ -27,6 +26,7 @@ from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
 )
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.checkpoints.value_kinds import FLAG, SIZE
+from dlm_sampling.denoisers.columns import Queried, positions_of
 from dlm_sampling.denoisers.networks.block_causal import (
     block_causal_bias,
     check_block_length,
@@ -83,10 +83,9 @@ class BD3LMDenoiser(DitDenoiser):
         )
         self.block_length = check_block_length(block_length)
 
-    def attention_bias(self, inputs: Pass) -> Tensor:
+    def attention_bias(self, asked: Queried) -> Tensor:
         """Return the block-causal bias."""
-        dtype = self.network.vocab_embed.embedding.dtype
-        return block_causal_bias(inputs.tokens, inputs.attention, self.block_width, dtype)
+        return block_causal_bias(asked, self.block_width, self.network.vocab_embed.embedding.dtype)
 
     def training_logits(self, noised: Tensor, clean: Tensor, t: Tensor | None = None) -> Tensor:
         """Compute logits [B, L, V] of all noised blocks, each after clean earlier blocks (NFE 1).
@@ -102,7 +101,7 @@ class BD3LMDenoiser(DitDenoiser):
         positions = positions_of(None, noised).repeat(1, 2)
         both = torch.cat((noised, clean), dim=1)
         columns = torch.arange(length, device=noised.device).expand_as(noised)
-        finish = partial(self.headed, columns=columns)
+        finish = partial(self.headed, inputs=Pass(both, columns=columns))
         return self.call_module(both, self.sigma(noised, t), positions, bias, finish)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlm_sampling.denoisers.base import check_shapes, device_of, positions_of
+from dlm_sampling.denoisers.base import check_shapes, device_of
 from dlm_sampling.denoisers.checkpoints.authors_format import save_published
 from dlm_sampling.denoisers.checkpoints.checkpoint import CheckpointError, open_checkpoint
 from dlm_sampling.denoisers.checkpoints.config_keys import check_keys
@@ -26,6 +26,7 @@ from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
 )
 from dlm_sampling.denoisers.checkpoints.hub import Savable
 from dlm_sampling.denoisers.checkpoints.placement import DeviceMap
+from dlm_sampling.denoisers.columns import positions_of
 from dlm_sampling.denoisers.families.sedd import KEYS
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.transformers_blocks import key_bias

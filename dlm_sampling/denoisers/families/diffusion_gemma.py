@@ -13,7 +13,6 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import refuse_cache
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys
 from dlm_sampling.denoisers.checkpoints.settings import listed_ids, number, setting
@@ -24,6 +23,7 @@ from dlm_sampling.denoisers.checkpoints.tokenizers import (
 )
 from dlm_sampling.denoisers.checkpoints.transformers_format import TransformersDenoiser, load_model
 from dlm_sampling.denoisers.checkpoints.transformers_keys import transformers_keys
+from dlm_sampling.denoisers.columns import refuse_cache
 from dlm_sampling.denoisers.quantised_files import READABLE
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import DenoiserOutput, Pass

@@ -10,14 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
-from dlm_sampling.denoisers.base import shift_right
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.qwen_checkpoint import qwen_config, qwen_keys, stock_config
 from dlm_sampling.denoisers.networks.transformers_blocks import StockDenoiser, load_stock
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
-from dlm_sampling.types import Pass
 
 MASK_TOKEN_ID = 151666
 """Mask id of the released checkpoints (default of the authors' config class)."""
@@ -33,10 +29,7 @@ class DreamDenoiser(StockDenoiser):
     """
 
     family = "dream"
-
-    def aligned(self, hidden: Tensor, inputs: Pass) -> Tensor:
-        """Return the hidden states of the tokens before the columns asked for."""
-        return shift_right(hidden, inputs.attention, inputs.columns)
+    shift = 1
 
     def authors_config(self) -> dict[str, Any]:
         """Write the config under the authors' keys."""

@@ -19,11 +19,11 @@ from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys, reading_c
 from dlm_sampling.denoisers.checkpoints.moe_checkpoint import REQUIRED, SIZE_KEYS, load_moe
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.checkpoints.value_kinds import COUNT, FLAG, POSITIVE, SIZE
+from dlm_sampling.denoisers.columns import Queried
 from dlm_sampling.denoisers.networks.block_causal import block_causal_bias, check_block_length
 from dlm_sampling.denoisers.networks.moe import MoeConfig, MoeNetwork
 from dlm_sampling.denoisers.networks.moe_denoiser import MoeDenoiser
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
-from dlm_sampling.types import Pass
 
 MASK_TOKEN_ID = 156895
 """Mask id of the released checkpoints."""
@@ -126,11 +126,10 @@ class LLaDA2Denoiser(MoeDenoiser):
         self.choice = choice
         self.block_length = check_block_length(block_length)
 
-    def attention_bias(self, inputs: Pass) -> Tensor:
+    def attention_bias(self, asked: Queried) -> Tensor:
         """Return the block-causal bias."""
         assert self.block_length is not None
-        dtype = self.network.lm_head.weight.dtype
-        return block_causal_bias(inputs.tokens, inputs.attention, self.block_length, dtype)
+        return block_causal_bias(asked, self.block_length, self.network.lm_head.weight.dtype)
 
     def authors_config(self) -> dict[str, Any]:
         """Write the config under the authors' keys."""

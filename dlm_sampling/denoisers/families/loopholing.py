@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dlm_sampling.denoisers.base import Denoiser, at_columns, positions_of, refuse_cache
+from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -34,6 +34,7 @@ from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys
 from dlm_sampling.denoisers.checkpoints.placement import parse_dtype
 from dlm_sampling.denoisers.checkpoints.value_kinds import POSITIVE
 from dlm_sampling.denoisers.checkpoints.weights import cast_floats, save_defaults, write_json
+from dlm_sampling.denoisers.columns import at_columns, positions_of, refuse_cache
 from dlm_sampling.denoisers.families.duo import DuoDenoiser
 from dlm_sampling.denoisers.families.llada import LLaDADenoiser
 from dlm_sampling.denoisers.families.masked_lm import MaskedLMDenoiser

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import Tensor, nn
 
-from dlm_sampling.denoisers.base import positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys, reading_config
 from dlm_sampling.denoisers.checkpoints.settings import setting
@@ -26,6 +25,7 @@ from dlm_sampling.denoisers.checkpoints.tokenizers import (
 )
 from dlm_sampling.denoisers.checkpoints.transformers_format import TransformersDenoiser, load_model
 from dlm_sampling.denoisers.checkpoints.transformers_keys import transformers_keys
+from dlm_sampling.denoisers.columns import positions_of, refuse_cache
 from dlm_sampling.denoisers.quantised_files import READABLE
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import DenoiserOutput, Pass

@@ -15,10 +15,10 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.qwen_checkpoint import qwen_config, qwen_keys, stock_config
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.checkpoints.value_kinds import FLAG, SIZE
+from dlm_sampling.denoisers.columns import Queried
 from dlm_sampling.denoisers.networks.block_causal import block_causal_bias, check_block_length
 from dlm_sampling.denoisers.networks.transformers_blocks import StockDenoiser, load_stock
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
-from dlm_sampling.types import Pass
 
 if TYPE_CHECKING:
     from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
@@ -59,10 +59,10 @@ class SDARDenoiser(StockDenoiser):
         super().__init__(model, mask_token_id=mask_token_id, **text)
         self.block_length = check_block_length(block_length)
 
-    def attention_bias(self, inputs: Pass, dtype: torch.dtype) -> Tensor:
+    def attention_bias(self, asked: Queried, dtype: torch.dtype) -> Tensor:
         """Return the block-causal bias."""
         assert self.block_length is not None
-        return block_causal_bias(inputs.tokens, inputs.attention, self.block_length, dtype)
+        return block_causal_bias(asked, self.block_length, dtype)
 
     def authors_config(self) -> dict[str, Any]:
         """Write the config under the authors' keys."""

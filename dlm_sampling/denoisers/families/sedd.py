@@ -15,7 +15,6 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import at_columns
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     HEAD,
@@ -29,6 +28,7 @@ from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
 from dlm_sampling.denoisers.checkpoints.settings import is_mapping
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts
 from dlm_sampling.denoisers.checkpoints.value_kinds import FLAG, POSITIVE, SIZE, TEXT
+from dlm_sampling.denoisers.columns import at_columns
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.networks.total_noise import geometric_noise, total_noise

@@ -8,27 +8,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import positions_of
+from dlm_sampling.denoisers.columns import Queried
 
 
-def block_causal_bias(
-    input_ids: Tensor, attention_mask: Tensor | None, block_length: int, dtype: torch.dtype
-) -> Tensor:
-    """Make the additive bias [B or 1, 1, L, L]: query i sees real token j iff block(i) >= block(j).
+def block_causal_bias(asked: Queried, block_length: int, dtype: torch.dtype) -> Tensor:
+    """Make the additive bias [B or 1, 1, q, K]: query i sees real token j iff block(i) >= block(j).
 
     block = position // block_length, positions counted from the row's first real token, so that a
     padded row equals the row alone.
 
     Args:
-        input_ids: int64 [B, L].
-        attention_mask: bool [B, L], or None if nothing is padded.
+        asked: positions of the queries and of the keys, and the keys that may be seen.
         block_length: columns per block.
         dtype: type of the bias.
     """
-    blocks = positions_of(attention_mask, input_ids) // block_length
-    seen = blocks[:, :, None] >= blocks[:, None, :]
-    if attention_mask is not None:
-        seen = seen & attention_mask[:, None, :]
+    of_queries, of_keys = asked.positions // block_length, asked.key_positions // block_length
+    seen = of_queries[:, :, None] >= of_keys[:, None, :]
+    if asked.keys is not None:
+        seen = seen & asked.keys[:, None, :]
     return as_bias(seen, dtype)
 
 

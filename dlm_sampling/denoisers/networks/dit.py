@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dlm_sampling.denoisers.modes import CheckpointedLayer, CheckpointedNetwork
 from dlm_sampling.denoisers.networks.rotary import rotary_table, rotate
+from dlm_sampling.types import ColumnCache
 
 FREQUENCIES = 256
 MAX_PERIOD = 10000.0
@@ -125,23 +126,37 @@ class DitBlock(CheckpointedLayer):
         rotary: tuple[Tensor, Tensor],
         condition: Tensor | None,
         bias: Tensor | None,
+        layer: int,
+        columns: ColumnCache | None,
     ) -> Tensor:
-        """Return the block's output [B, L, d]; `condition` is [B, cond_dim], None without adaLN."""
+        """Return the output [B, q, d] of block number `layer`.
+
+        `condition` is [B, cond_dim], None without adaLN.
+        """
         if self.adaLN_modulation is None:
-            x = x + self.attend(self.norm1(x), rotary, bias)
+            x = x + self.attend(self.norm1(x), rotary, bias, layer, columns)
             return x + self.mlp(self.norm2(x))
         parts = self.adaLN_modulation(condition)[:, None].chunk(6, dim=-1)
         shift1, scale1, gate1, shift2, scale2, gate2 = parts
-        x = x + gate1 * self.attend(modulate(self.norm1(x), shift1, scale1), rotary, bias)
+        shifted = modulate(self.norm1(x), shift1, scale1)
+        x = x + gate1 * self.attend(shifted, rotary, bias, layer, columns)
         return x + gate2 * self.mlp(modulate(self.norm2(x), shift2, scale2))
 
-    def attend(self, x: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
-        """Attend from [B, L, d] to all columns that the additive bias shows."""
+    def attend(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        bias: Tensor | None,
+        layer: int,
+        columns: ColumnCache | None,
+    ) -> Tensor:
+        """Attend from [B, q, d] to all columns that the additive bias shows."""
         qkv = self.attn_qkv(x).unflatten(-1, (3, self.n_heads, -1))
         query, key, value = (part.transpose(1, 2) for part in qkv.unbind(dim=2))
-        mixed = F.scaled_dot_product_attention(
-            rotate(query, rotary), rotate(key, rotary), value, attn_mask=bias
-        )
+        query, key = rotate(query, rotary), rotate(key, rotary)
+        if columns is not None:
+            key, value = columns.update(key, value, layer)
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.attn_out(mixed.transpose(1, 2).flatten(-2))
 
 
@@ -184,6 +199,7 @@ class Dit(CheckpointedNetwork):
         position_ids: Tensor,
         bias: Tensor | None = None,
         finish: Callable[[Tensor], Tensor] | None = None,
+        columns: ColumnCache | None = None,
     ) -> Tensor:
         """Return the hidden states before the head, or `finish` of them.
 
@@ -194,6 +210,7 @@ class Dit(CheckpointedNetwork):
             position_ids: int64 [B, L] or [1, L].
             bias: additive attention bias, broadcastable to [B, heads, L, keys], or None.
             finish: applied to the hidden states [B, L, d] inside the call.
+            columns: keys and values of other columns, or None; x is then that of their query.
 
         Returns:
             [B, L, d], or what `finish` makes of it.
@@ -203,8 +220,8 @@ class Dit(CheckpointedNetwork):
         condition = None if self.sigma_map is None else F.silu(self.sigma_map(sigma))
         width = self.config.hidden_size // self.config.n_heads
         rotary = rotary_table(position_ids, width, MAX_PERIOD, x.dtype)
-        for block in self.blocks:
-            x = block(x, rotary, condition, bias)
+        for number, block in enumerate(self.blocks):
+            x = block(x, rotary, condition, bias, number, columns)
         hidden = self.output_layer(x, condition)
         return hidden if finish is None else finish(hidden)
 

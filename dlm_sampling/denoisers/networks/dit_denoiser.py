@@ -13,10 +13,10 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.authors_format import PublishedDenoiser
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import GPT2_END, is_gpt2
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
+from dlm_sampling.denoisers.columns import Queried, queried, wanted
 from dlm_sampling.denoisers.networks.dit import Dit
 from dlm_sampling.denoisers.networks.total_noise import total_noise
 from dlm_sampling.denoisers.networks.transformers_blocks import key_bias
@@ -41,6 +41,7 @@ class DitDenoiser(PublishedDenoiser):
     """
 
     lazy_head = True
+    cacheable = True
 
     def __init__(
         self,
@@ -77,27 +78,27 @@ class DitDenoiser(PublishedDenoiser):
 
     def forward(self, inputs: Pass) -> DenoiserOutput:
         """Return hidden states of the columns asked for, and the output head."""
-        refuse_cache(inputs)
+        asked, (module, inside) = queried(inputs), self.entry()
         given = (
-            inputs.tokens,
+            asked.ids,
             self.sigma(inputs.tokens, inputs.t),
-            positions_of(inputs.attention, inputs.tokens),
-            self.attention_bias(inputs),
+            asked.positions,
+            self.attention_bias(asked),
         )
-        module, inside = self.entry()
         if inside:
-            logits = module(*given, partial(self.headed, columns=inputs.columns))
+            logits = module(*given, partial(self.headed, inputs=inputs), inputs.cache)
             return DenoiserOutput(logits, columns=inputs.columns)
-        values = at_columns(module(*given), inputs.columns)
+        values = wanted(module(*given, None, inputs.cache), inputs)
         return DenoiserOutput(values, self.network.output_layer.linear, columns=inputs.columns)
 
-    def headed(self, hidden: Tensor, columns: Tensor | None) -> Tensor:
+    def headed(self, hidden: Tensor, inputs: Pass) -> Tensor:
         """Return the logits of the columns asked for."""
-        return self.network.output_layer.linear(at_columns(hidden, columns))
+        return self.network.output_layer.linear(wanted(hidden, inputs))
 
-    def attention_bias(self, inputs: Pass) -> Tensor | None:
-        """Return the additive bias [B or 1, 1, L, L], or None; here it hides padded keys."""
-        return key_bias(inputs.attention, self.network.vocab_embed.embedding.dtype)
+    def attention_bias(self, asked: Queried) -> Tensor | None:
+        """Return the additive bias [B or 1, 1, q, K], or None; here it hides padded keys."""
+        dtype = self.network.vocab_embed.embedding.dtype
+        return key_bias(asked.keys, dtype, asked.ids.shape[1])
 
     def sigma(self, input_ids: Tensor, t: Tensor | None) -> Tensor:
         """Return the total noise [B] of times t [B]; 0 if the network is not conditioned on it."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dlm_sampling.denoisers.modes import CheckpointedLayer, CheckpointedNetwork
 from dlm_sampling.denoisers.networks.rotary import rotary_table, rotate
+from dlm_sampling.types import ColumnCache
 
 
 @dataclass(frozen=True)
@@ -161,10 +162,19 @@ class MoeAttention(nn.Module):
         self.q_norm = RmsNorm(width, config.eps) if config.qk_norm else nn.Identity()
         self.k_norm = RmsNorm(width, config.eps) if config.qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
-        """Attend from all columns to all, [B, L, d] -> [B, L, d]."""
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        bias: Tensor | None,
+        layer: int,
+        columns: ColumnCache | None,
+    ) -> Tensor:
+        """Attend from the columns of x [B, q, d] to all keys, giving [B, q, d]."""
         query, key, value = self.project(x)
         query, key = rotate(self.q_norm(query), rotary), rotate(self.k_norm(key), rotary)
+        if columns is not None:
+            key, value = columns.update(key, value, layer)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, enable_gqa=True)
         return self.o_proj(mixed.transpose(1, 2).flatten(-2))
 
@@ -196,9 +206,16 @@ class MoeLayer(CheckpointedLayer):
             GatedMlp(config.hidden_size, config.dense_width) if dense else ExpertMlp(config, router)
         )
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], bias: Tensor | None) -> Tensor:
-        """Apply the layer, [B, L, d] -> [B, L, d]."""
-        x = x + self.self_attn(self.input_layernorm(x), rotary, bias)
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        bias: Tensor | None,
+        layer: int,
+        columns: ColumnCache | None,
+    ) -> Tensor:
+        """Apply layer number `layer`, [B, q, d] -> [B, q, d]."""
+        x = x + self.self_attn(self.input_layernorm(x), rotary, bias, layer, columns)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -215,21 +232,28 @@ class MoeStack(nn.Module):
         )
         self.norm = RmsNorm(config.hidden_size, config.eps)
 
-    def forward(self, ids: Tensor, position_ids: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Return the hidden states [B, L, d] before the head.
+    def forward(
+        self,
+        ids: Tensor,
+        position_ids: Tensor,
+        bias: Tensor | None = None,
+        columns: ColumnCache | None = None,
+    ) -> Tensor:
+        """Return the hidden states [B, q, d] before the head.
 
         Args:
-            ids: int64 [B, L].
-            position_ids: int64 [B, L] or [1, L].
-            bias: additive attention bias, broadcastable to [B, heads, L, keys], or None for full
+            ids: int64 [B, q], all columns, or those of the query of `columns`.
+            position_ids: int64 [B, q] or [1, q].
+            bias: additive attention bias, broadcastable to [B, heads, q, keys], or None for full
                 attention.
+            columns: keys and values of other columns, or None.
         """
         x = self.embed_tokens(ids)
         rotary = rotary_table(
             position_ids, self.config.rotary_width, self.config.rope_theta, x.dtype
         )
-        for layer in self.layers:
-            x = layer(x, rotary, bias)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, rotary, bias, number, columns)
         return self.norm(x)
 
 
@@ -249,10 +273,11 @@ class MoeNetwork(CheckpointedNetwork):
         position_ids: Tensor,
         bias: Tensor | None = None,
         finish: Callable[[Tensor], Tensor] | None = None,
+        columns: ColumnCache | None = None,
     ) -> Tensor:
         """Return the hidden states [B, L, d] before the head, or `finish` of them.
 
         The other arguments are those of `MoeStack.forward`.
         """
-        hidden = self.model(ids, position_ids, bias)
+        hidden = self.model(ids, position_ids, bias, columns)
         return hidden if finish is None else finish(hidden)

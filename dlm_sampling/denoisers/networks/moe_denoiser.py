@@ -8,9 +8,9 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.authors_format import PublishedDenoiser
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
+from dlm_sampling.denoisers.columns import Queried, queried, wanted
 from dlm_sampling.denoisers.networks.moe import TIED, MoeNetwork
 from dlm_sampling.denoisers.networks.transformers_blocks import key_bias
 from dlm_sampling.types import DenoiserOutput, Pass
@@ -26,6 +26,7 @@ class MoeDenoiser(PublishedDenoiser):
     """
 
     lazy_head = True
+    cacheable = True
     recordable = False
 
     def __init__(
@@ -54,22 +55,21 @@ class MoeDenoiser(PublishedDenoiser):
 
     def forward(self, inputs: Pass) -> DenoiserOutput:
         """Return hidden states of the columns asked for, and the output head."""
-        refuse_cache(inputs)
-        places = positions_of(inputs.attention, inputs.tokens)
-        given, (module, inside) = (inputs.tokens, places, self.attention_bias(inputs)), self.entry()
+        asked, (module, inside) = queried(inputs), self.entry()
+        given = (asked.ids, asked.positions, self.attention_bias(asked))
         if inside:
-            logits = module(*given, partial(self.headed, columns=inputs.columns))
+            logits = module(*given, partial(self.headed, inputs=inputs), inputs.cache)
             return DenoiserOutput(logits, columns=inputs.columns)
-        values = at_columns(module(*given), inputs.columns)
+        values = wanted(module(*given, None, inputs.cache), inputs)
         return DenoiserOutput(values, self.network.lm_head, columns=inputs.columns)
 
-    def headed(self, hidden: Tensor, columns: Tensor | None) -> Tensor:
+    def headed(self, hidden: Tensor, inputs: Pass) -> Tensor:
         """Return the logits of the columns asked for."""
-        return self.network.lm_head(at_columns(hidden, columns))
+        return self.network.lm_head(wanted(hidden, inputs))
 
-    def attention_bias(self, inputs: Pass) -> Tensor | None:
-        """Return the additive bias [B or 1, 1, L, L], or None; here it hides padded keys."""
-        return key_bias(inputs.attention, self.network.lm_head.weight.dtype)
+    def attention_bias(self, asked: Queried) -> Tensor | None:
+        """Return the additive bias [B or 1, 1, q, K], or None; here it hides padded keys."""
+        return key_bias(asked.keys, self.network.lm_head.weight.dtype, asked.ids.shape[1])
 
     def shared_config(self) -> dict[str, Any]:
         """Write the keys that mean the same in the authors' configs of all these families."""

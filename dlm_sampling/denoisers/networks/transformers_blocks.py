@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 from torch import Tensor
 
-from dlm_sampling.denoisers.base import at_columns, positions_of, refuse_cache
 from dlm_sampling.denoisers.checkpoints.authors_format import PublishedDenoiser
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 from dlm_sampling.denoisers.checkpoints.placement import plan_placement
 from dlm_sampling.denoisers.checkpoints.settings import section
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
 from dlm_sampling.denoisers.checkpoints.weights import NameOf, load_weights, tie
+from dlm_sampling.denoisers.columns import Queried, queried, wanted
 from dlm_sampling.denoisers.registry import LoadOptions
-from dlm_sampling.types import DenoiserOutput, Pass
+from dlm_sampling.types import ColumnCache, DenoiserOutput, Pass
 
 if TYPE_CHECKING:
     from transformers.modeling_utils import PreTrainedModel
@@ -29,17 +29,21 @@ if TYPE_CHECKING:
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
-def key_bias(attention_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Make the additive bias [B, 1, L, L] that hides padded keys; None if nothing is padded.
+def key_bias(keys: Tensor | None, dtype: torch.dtype, queries: int | None = None) -> Tensor | None:
+    """Make the additive bias [B, 1, q, K] that hides keys; None if all may be seen.
 
     The bias is the lowest finite number, not -inf, so that a row of padding alone gives no NaN.
+
+    Args:
+        keys: bool [B, K], False at padding and at other columns that are not seen.
+        dtype: type of the bias.
+        queries: the number of queries, q; None: K.
     """
-    if attention_mask is None:
+    if keys is None:
         return None
-    length = attention_mask.shape[1]
-    bias = torch.zeros(attention_mask.shape, dtype=dtype, device=attention_mask.device)
-    bias.masked_fill_(~attention_mask, torch.finfo(dtype).min)
-    return bias[:, None, None, :].expand(-1, 1, length, -1)
+    bias = torch.zeros(keys.shape, dtype=dtype, device=keys.device)
+    bias.masked_fill_(~keys, torch.finfo(dtype).min)
+    return bias[:, None, None, :].expand(-1, 1, keys.shape[1] if queries is None else queries, -1)
 
 
 class FullAttention:
@@ -58,17 +62,19 @@ class FullAttention:
         position_ids: Any = None,
         *args: Any,
         full_attention: bool = False,
+        columns: ColumnCache | None = None,
         finish: Callable[[Tensor], Tensor] | None = None,
         **given: Any,
     ) -> Any:
         """Run the layers with full attention, or the stock model on its own arguments.
 
         Args:
-            input_ids: int64 [B, L], or embeddings [B, L, d].
+            input_ids: int64 [B, L], or embeddings [B, L, d]; of the query only, with `columns`.
             attention_mask: additive attention bias, or None; otherwise as the stock model takes it.
             position_ids: int64 [B, L] or [1, L].
             args: further arguments of the stock model.
             full_attention: whether to return hidden states under full attention.
+            columns: keys and values of other columns, or None.
             finish: applied to these inside the call.
             given: arguments of the stock model by keyword.
         """
@@ -83,6 +89,7 @@ class FullAttention:
                 hidden,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
+                past_key_values=columns,
                 position_embeddings=rotary,
                 is_causal=False,
             )
@@ -130,6 +137,7 @@ class StockDenoiser(PublishedDenoiser):
     """
 
     lazy_head = True
+    cacheable = True
 
     def __init__(
         self,
@@ -164,13 +172,14 @@ class StockDenoiser(PublishedDenoiser):
 
     def forward(self, inputs: Pass) -> DenoiserOutput:
         """Return hidden states of the columns asked for, and the output head."""
-        refuse_cache(inputs)
+        asked = queried(inputs)
         dtype: torch.dtype = self.model.model.embed_tokens.weight.dtype
         module, inside = self.entry()
         given: dict[str, Any] = {
-            "input_ids": inputs.tokens,
-            "position_ids": positions_of(inputs.attention, inputs.tokens),
-            "attention_mask": self.attention_bias(inputs, dtype),
+            "input_ids": asked.ids,
+            "position_ids": asked.positions,
+            "attention_mask": self.attention_bias(asked, dtype),
+            "columns": inputs.cache,
             "full_attention": True,
         }
         if inside:
@@ -183,13 +192,13 @@ class StockDenoiser(PublishedDenoiser):
         """Return the logits of the columns asked for."""
         return self.model.lm_head(self.aligned(hidden, inputs))
 
-    def attention_bias(self, inputs: Pass, dtype: torch.dtype) -> Tensor | None:
-        """Return the additive bias [B or 1, 1, L, L], or None; here it hides padded keys."""
-        return None if inputs.attention is None else key_bias(inputs.attention, dtype)
+    def attention_bias(self, asked: Queried, dtype: torch.dtype) -> Tensor | None:
+        """Return the additive bias [B or 1, 1, q, K], or None; here it hides padded keys."""
+        return key_bias(asked.keys, dtype, asked.ids.shape[1])
 
     def aligned(self, hidden: Tensor, inputs: Pass) -> Tensor:
-        """Return the hidden states that predict the columns asked for; here the states in place."""
-        return at_columns(hidden, inputs.columns)
+        """Return the hidden states that predict the columns asked for."""
+        return wanted(hidden, inputs, self.shift)
 
 
 def load_stock(

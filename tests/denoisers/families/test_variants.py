@@ -14,9 +14,11 @@ from torch.nn import functional as F
 from transformers import LlamaForCausalLM
 
 from dlm_sampling.denoisers import AutoDenoiser
+from dlm_sampling.denoisers.columns import queried
 from dlm_sampling.denoisers.families.llada_moe import SoftmaxRouter
 from dlm_sampling.denoisers.networks.block_causal import block_causal_bias
 from dlm_sampling.denoisers.networks.total_noise import clipped_noise
+from dlm_sampling.types import Pass
 from tests.denoisers.layers import run_layers
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "models"
@@ -104,7 +106,7 @@ def test_bd3lm_that_sees_the_time(tmp_path: Path) -> None:
     found = variant("bd3lm", tmp_path, {"time_conditioning": True})
     assert found.time_conditioned
     t = torch.tensor([0.2, 0.9]).double()
-    bias = block_causal_bias(IDS, None, 4, torch.float32)
+    bias = block_causal_bias(queried(Pass(IDS)), 4, torch.float32)
     places = torch.arange(12)[None]
     hidden = found.module(IDS, clipped_noise(t), places, bias)
     wanted = found.module.output_layer.linear(hidden)
@@ -118,7 +120,7 @@ def test_sdar_with_other_block_lengths(length: int, tmp_path: Path) -> None:
     found = variant("sdar", tmp_path, {"block_size": length})
     assert found.block_length == length
     model = found.module
-    bias = block_causal_bias(IDS, None, length, torch.float32)
+    bias = block_causal_bias(queried(Pass(IDS)), length, torch.float32)
     embeds, places = model.model.embed_tokens(IDS), torch.arange(12)[None]
     wanted = model.lm_head(run_layers(model.model, embeds, places, bias))
     torch.testing.assert_close(found.logits(IDS), wanted)

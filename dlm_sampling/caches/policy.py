@@ -1,0 +1,104 @@
+"""Define a cache policy: the rule that says which columns a pass computes, sees and stores.
+
+Every KV cache of a diffusion model is forward(Q, K, Wr): compute hidden states at the columns Q,
+attend to the columns K, keep the fresh keys and values of Wr (a part of Q).  All three are masks
+bool [n, L] over the canvas.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from torch import Tensor
+
+from dlm_sampling.errors import check_fields
+
+S = TypeVar("S")
+
+
+class View(NamedTuple):
+    """Hold what a policy sees of the n rows of a pass, before it."""
+
+    unknown: Tensor  # bool [n, L], positions of the run's canvas still to be written, in any block
+    window: Tensor  # bool [n, L], columns of the current block, with those that are fixed
+    real: Tensor  # bool [n, L], False at padding
+    opened: Tensor  # bool [n], True in the first pass of a block
+    held: Tensor  # bool [n, L], columns with stored keys and values
+
+
+class Plan(NamedTuple):
+    """Hold the columns of a pass over n rows."""
+
+    query: Tensor  # bool [n, L], Q: columns whose hidden states are computed
+    keys: Tensor  # bool [n, L], K: columns that are attended to; each is in Q or held
+    write: Tensor  # bool [n, L], Wr, in Q: columns whose fresh keys and values are kept
+    refresh: Tensor  # bool [n], rows that compute more than usual, in a pass of their own
+
+
+class CachePolicy(Protocol[S]):
+    """Say what each pass computes; implementations are frozen dataclasses of numbers.
+
+    The state is a tree of row tensors, as that of a sampler.
+    """
+
+    @property
+    def name(self) -> str:
+        """Return the name under which `generate(cache=...)` knows it."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Return whether logits are those of a pass over all columns, up to rounding."""
+        ...
+
+    @property
+    def freezes(self) -> bool:
+        """Return whether a written token keeps its keys and values, even if it is written again."""
+        ...
+
+    @property
+    def separate(self) -> bool:
+        """Return whether refreshes are passes of their own, whose logits nobody reads."""
+        ...
+
+    def init(self, view: View) -> S:
+        """Return the state before the first pass."""
+        ...
+
+    def plan(self, state: S, view: View) -> tuple[S, Plan]:
+        """Return the columns of the next pass, and the state after it."""
+        ...
+
+
+AnyPolicy = CachePolicy[Any]
+
+
+class PolicyBase:
+    """Give every member of `CachePolicy` but `plan` its default."""
+
+    name: str = ""
+    exact: bool = False
+    freezes: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse fields of another type than their annotation; a subclass then checks ranges."""
+        check_fields(self)
+
+    @property
+    def separate(self) -> bool:
+        """Return False: a refresh serves the step that needs it."""
+        return False
+
+    def init(self, view: View) -> Any:
+        """Return None: no state."""
+        return
+
+
+def at_least(name: str, value: int | None, least: int) -> None:
+    """Check that a field is at least `least`, or None.
+
+    Raises:
+        ValueError: it is smaller.
+    """
+    if value is not None and value < least:
+        raise ValueError(f"{name}={value}: must be at least {least}.")

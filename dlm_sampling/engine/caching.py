@@ -1,0 +1,139 @@
+"""Choose the cache policy of a run, refuse those that do not fit, and show it the active rows."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.caches import POLICIES, AnyPolicy, BlockCache, policy_of
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.blocks import BlockPlan
+from dlm_sampling.engine.request import Canvases, Request
+from dlm_sampling.engine.state import RunState
+from dlm_sampling.errors import SamplingWarning
+from dlm_sampling.prediction.cached import CachedPasses, RunCache, Shown
+
+
+def choose_cache(
+    denoiser: Denoiser, request: Request, plan: BlockPlan, canvases: Canvases
+) -> AnyPolicy | None:
+    """Return the policy of a run, or None if every pass runs all columns.
+
+    "auto" is the exact block cache where the model is block-causal and the run writes its blocks.
+
+    Raises:
+        ValueError: the policy does not fit the model, the sampler, or the blocks.
+    """
+    asked = request.cache
+    if asked == "none":
+        return None
+    if asked == "auto":
+        reason = _against_any(denoiser, request) or _against_block(
+            denoiser, request, plan, canvases
+        )
+        exact = reason is None and not denoiser.time_conditioned
+        return BlockCache() if exact else None
+    policy = policy_of(asked)
+    reason = _against_any(denoiser, request)
+    if reason is None and isinstance(policy, BlockCache):
+        reason = _against_block(denoiser, request, plan, canvases)
+    elif reason is None:
+        reason = _against_approximate(denoiser, request, policy)
+    if reason is not None:
+        legal = _legal(denoiser, request, plan, canvases)
+        raise ValueError(f"cache={policy.name!r}: {reason} Here cache may be {legal}.")
+    if denoiser.time_conditioned:
+        warnings.warn(
+            f"cache={policy.name!r}: the network ({denoiser.family}) is told the time, and stored "
+            "keys and values are of earlier times: the result is approximate.",
+            SamplingWarning,
+            stacklevel=2,
+        )
+        if isinstance(policy, BlockCache):
+            # The time of a block's last step, as the released loop stores it.
+            policy = replace(policy, commit="separate")
+    return policy
+
+
+def _legal(denoiser: Denoiser, request: Request, plan: BlockPlan, canvases: Canvases) -> str:
+    """List the values of `cache` that fit."""
+    names = ["none"]
+    if _against_any(denoiser, request) is None:
+        if _against_block(denoiser, request, plan, canvases) is None:
+            names.append("block")
+        for name, policy in POLICIES.items():
+            made = policy()
+            if name != "block" and _against_approximate(denoiser, request, made) is None:
+                names.append(name)
+    return " or ".join(map(repr, names))
+
+
+def _against_any(denoiser: Denoiser, request: Request) -> str | None:
+    """Return why no policy fits, as a sentence, or None."""
+    if not denoiser.cacheable:
+        return f"this network ({denoiser.family}) gives no access to its keys and values."
+    if not denoiser.honours_padding:
+        return f"this network ({denoiser.family}) takes no mask of the columns that it may see."
+    if request.cuda_graph:
+        return "cuda_graph=True records passes of one shape."
+    if request.sampler.looks_ahead:
+        name = type(request.sampler).__name__
+        return f"{name} reads predictions outside of the current block, which are not computed."
+    return None
+
+
+def _against_block(
+    denoiser: Denoiser, request: Request, plan: BlockPlan, canvases: Canvases
+) -> str | None:
+    """Return why the exact block cache does not fit, as a sentence, or None."""
+    width = denoiser.block_length
+    if width is None:
+        return (
+            f"this network ({denoiser.family}) sees the whole canvas from every column, so that "
+            "the keys and values of a finished block change; no cache of it is exact."
+        )
+    origin = canvases.attention.long().argmax(1, keepdim=True)
+    end = origin + canvases.attention.sum(1, keepdim=True)
+    used = torch.arange(plan.start.shape[1], device=plan.start.device) < plan.number.unsqueeze(1)
+    starts = (plan.start - origin) % width == 0
+    stops = ((plan.stop - origin) % width == 0) | (plan.stop == end)
+    if bool((used & ~(starts & stops)).any()):
+        return (
+            f"the blocks of the run must be those of the network, {width} columns from a row's "
+            f"first token: use block_length={width} (or a multiple) and align_blocks=True."
+        )
+    return None
+
+
+def _against_approximate(denoiser: Denoiser, request: Request, policy: AnyPolicy) -> str | None:
+    """Return why an approximate policy does not fit, as a sentence, or None."""
+    name = type(request.sampler).__name__
+    if policy.freezes and request.sampler.revises:
+        return f"it freezes written tokens, and {name} may write them again."
+    if policy.freezes and denoiser.mask_token_id is None:
+        return "it computes masks, and this network has none."
+    return None
+
+
+def with_cache(state: RunState, policy: AnyPolicy) -> RunState:
+    """Return the state before the first pass with an empty cache."""
+    shown = _shown(state)
+    return replace(state, cache=RunCache.empty(policy, shown.window, shown.unknown, shown.real))
+
+
+def cached_passes(state: RunState) -> CachedPasses:
+    """Return what runs the passes of the next step."""
+    assert state.cache is not None
+    return CachedPasses(state.cache, _shown(state))
+
+
+def _shown(state: RunState) -> Shown:
+    """Return what the passes of a step see of the rows."""
+    column = torch.arange(state.tokens.shape[1], device=state.tokens.device)
+    window: Tensor = (column >= state.window.start.unsqueeze(1)) & (
+        column < state.window.stop.unsqueeze(1)
+    )
+    return Shown(state.tokens, state.unknown, window, state.attention)

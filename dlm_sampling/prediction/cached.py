@@ -1,0 +1,309 @@
+"""Run the passes of a step with keys and values of earlier passes: forward(Q, K, Wr) of a policy.
+
+The policy says which columns each row computes.  Rows that compute more than usual, as at the start
+of a block, have a pass of their own, and rows that begin with the same canvas share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.caches import AnyPolicy, Plan, View
+from dlm_sampling.denoisers.columns import shift_right
+from dlm_sampling.prediction.model import RunModel
+from dlm_sampling.prediction.network import runner
+from dlm_sampling.types import ColumnCache, DenoiserOutput, LayerKeys, Pass
+from dlm_sampling.types.rows import select_rows, store_rows, where_rows
+
+Charge = Callable[[Pass, Tensor], None]
+"""Counts a pass over the rows of its input, of which each showed so many columns (int64 [n])."""
+
+
+@dataclass(frozen=True)
+class RunCache:
+    """Hold the keys and values of the active rows of a run, a tree of row tensors.
+
+    Its tensors are written in place by the passes of the rows' newest state; `copy_rows` makes a
+    state that can go another way.
+
+    Fields:
+        policy: which columns a pass computes.
+        layers: keys and values of the conditional pass, and of the unconditional one if guided; ()
+            before the first pass.
+        held: bool [A, L], columns with stored keys and values.
+        opened: bool [A], rows without a pass in their current block.
+        state: the policy's own state.
+    """
+
+    policy: AnyPolicy
+    layers: tuple[tuple[LayerKeys, ...], ...]
+    held: Tensor
+    opened: Tensor
+    state: Any
+
+    @classmethod
+    def empty(cls, policy: AnyPolicy, window: Tensor, unknown: Tensor, real: Tensor) -> RunCache:
+        """Return the cache before the first pass; window, unknown and real are bool [A, L]."""
+        held = torch.zeros_like(window)
+        opened = torch.ones_like(window[:, 0])
+        state = policy.init(View(unknown, window, real, opened, held))
+        return cls(policy, (), held, opened, state)
+
+    def enter(self, rows: Tensor) -> RunCache:
+        """Note that rows (bool [A]) enter a new block."""
+        return replace(self, opened=self.opened | rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the memory of the keys and values, in bytes."""
+        return sum(t.nbytes for layers in self.layers for layer in layers for t in layer)
+
+
+class Shown(NamedTuple):
+    """Hold what the passes of a step see of the active rows of the run."""
+
+    tokens: Tensor  # int64 [A, L], the run's canvas; others are provisional
+    unknown: Tensor  # bool [A, L]
+    window: Tensor  # bool [A, L], columns of the current block
+    real: Tensor  # bool [A, L], False at padding
+
+    def view(self, cache: RunCache) -> View:
+        """Return what the policy sees."""
+        return View(self.unknown, self.window, self.real, cache.opened, cache.held)
+
+
+@dataclass
+class CachedPasses:
+    """Run the passes of one step through the cache; the loop reads `cache` after the step.
+
+    Fields:
+        cache: the cache of the A active rows.
+        shown: these rows.
+    """
+
+    cache: RunCache
+    shown: Shown
+
+    def run(
+        self,
+        model: RunModel,
+        inputs: Pass,
+        given: Tensor | None,
+        active: Tensor | None,
+        copies: int,
+        charge: Charge,
+    ) -> list[DenoiserOutput]:
+        """Run the denoiser on n canvases; twice with guidance.
+
+        Args:
+            model: the denoiser and the settings of the run.
+            inputs: the pass over the n canvases, whole.
+            given: bool [n, L], tokens hidden from the unconditional pass; None without guidance.
+            active: int64 [n], index of each canvas; None: 0 to n - 1.
+            copies: number of canvases that each row of the run has, adjacent in the index.
+            charge: counts a pass.
+        """
+        count = len(inputs.tokens)
+        rows = torch.arange(count, device=inputs.tokens.device) if active is None else active
+        work = _Rows(
+            inputs if inputs.columns is not None else _asking_for_all(inputs),
+            rows if copies == 1 else rows.div(copies, rounding_mode="floor"),
+            given,
+            ordered=active is None and copies == 1,
+        )
+        rows, policy = work.rows, self.cache.policy
+        own = self._own(work, copies)
+        plan = self._plan(rows, own)
+        apart = policy.separate or copies > 1
+        if policy.exact and apart and bool(plan.refresh.any()):
+            self._commit(model, work, plan, charge)
+            plan = self._plan(rows, own)
+        stores = own | policy.exact
+        asked, plan = plan.query, _with_sources(plan, inputs, model.denoiser.shift)
+        kind = 2 * plan.refresh.long() + stores.long()
+        outputs: list[DenoiserOutput] = []
+        for number in cast("list[int]", kind.unique().tolist()):
+            chosen, keep = (kind == number).nonzero().squeeze(1), number % 2 == 1
+            if len(chosen) == count:
+                outputs = self._pass(model, work, plan, keep, charge)
+                break
+            some = self._pass(model, work.part(chosen), select_rows(plan, chosen), keep, charge)
+            outputs = [
+                _placed(out, chosen, count, before)
+                for out, before in zip(some, outputs or [None] * len(some), strict=True)
+            ]
+        cache, stored = self.cache, plan.write & stores.unsqueeze(1)
+        held = cache.held.index_put((rows,), cache.held[rows] | stored)
+        opened = cache.opened.index_put((rows,), cache.opened[rows] & ~stores)
+        self.cache = replace(cache, held=held, opened=opened)
+        columns = work.inputs.columns
+        assert columns is not None
+        readable = torch.where(asked.gather(1, columns), columns, asked.shape[1])
+        return [out._replace(columns=readable) for out in outputs]
+
+    def _own(self, work: _Rows, copies: int) -> Tensor:
+        """Return whether each canvas is that of its row of the run, bool [n].
+
+        Others are provisional: their keys and values are never stored, but for finished blocks.
+        """
+        every = torch.ones_like(work.rows, dtype=torch.bool)
+        if copies > 1:
+            return ~every
+        tokens, shown = work.inputs.tokens, self.shown.tokens
+        return every if tokens is shown else (tokens == shown[work.rows]).all(1)
+
+    def _plan(self, rows: Tensor, own: Tensor) -> Plan:
+        """Return the policy's plan for rows of the run, int64 [n]; `own` ones advance its state."""
+        cache = self.cache
+        view, state = select_rows((self.shown.view(cache), cache.state), rows)
+        after, plan = cache.policy.plan(state, view)
+        if state is not None:
+            after = where_rows(own, after, state)
+            self.cache = replace(cache, state=store_rows(cache.state, rows, after))
+        return plan
+
+    def _commit(self, model: RunModel, work: _Rows, plan: Plan, charge: Charge) -> None:
+        """Store the columns of `plan.write` in a pass of its own, once for each row of the run."""
+        rows = work.rows
+        first = torch.ones_like(plan.refresh)
+        first[1:] = rows[1:] != rows[:-1]  # copies of a row are adjacent
+        chosen = (plan.refresh & first).nonzero().squeeze(1)
+        some, what = work.part(chosen), select_rows(plan, chosen)
+        none = some.inputs.tokens.new_zeros(len(chosen), 0)
+        tokens = self.shown.tokens[some.rows]
+        inputs = some.inputs._replace(tokens=tokens, t=self._latest(model, some), columns=none)
+        seen = what.keys & (what.write | self.cache.held[some.rows])
+        only = what._replace(query=what.write, keys=seen)
+        self._pass(model, some._replace(inputs=inputs), only, True, charge)
+        held = self.cache.held.index_put((some.rows,), self.cache.held[some.rows] | what.write)
+        self.cache = replace(self.cache, held=held)
+
+    def _latest(self, model: RunModel, work: _Rows) -> Tensor | None:
+        """Return the time of each row's latest pass, with which its last block was written."""
+        rows, t = work.inputs.rows, work.inputs.t
+        if t is None or rows is None:
+            return t
+        latest = model.counts.model_time[rows]
+        return torch.where(latest.isnan(), t, latest)
+
+    def _pass(
+        self, model: RunModel, work: _Rows, plan: Plan, stores: bool, charge: Charge
+    ) -> list[DenoiserOutput]:
+        """Run the network on some rows, once or twice; the values are those of their columns."""
+        inputs, denoiser, cache = work.inputs, model.denoiser, self.cache
+        size = self.shown.tokens.shape
+        ahead = torch.arange(1, size[1] + 1, device=plan.keys.device)
+        counted = plan.query.sum(1)
+        widest, last = cast(
+            "list[int]", torch.stack([counted.max(), (plan.keys * ahead).max()]).tolist()
+        )
+        order = (~plan.query).long().argsort(dim=1, stable=True)[:, :widest]
+        query = torch.where(plan.query.gather(1, order), order, size[1])
+        charge(inputs, counted)
+        outputs: list[DenoiserOutput] = []
+        layers = list(cache.layers or ((),) * model.passes)
+        for number in range(model.passes):
+            if number:
+                assert work.given is not None
+                assert denoiser.mask_token_id is not None
+                tokens = inputs.tokens.masked_fill(work.given, denoiser.mask_token_id)
+                inputs = inputs._replace(tokens=tokens)
+            store = ColumnCache(
+                (size[0], size[1]),
+                list(layers[number]),
+                query,
+                plan.keys[:, :last],
+                None if work.ordered else work.rows,
+                None if stores else torch.zeros_like(query, dtype=torch.bool),
+            )
+            new = bool(plan.refresh.all()) and not self._holds(work)
+            same = _alike(inputs, query) if new else None
+            if same is None:
+                out = runner(denoiser)(inputs._replace(cache=store))
+            else:
+                first, which = same
+                store = replace(
+                    store,
+                    query=query[first],
+                    keys=store.keys[first],
+                    rows=work.rows[first],
+                    kept=None if store.kept is None else store.kept[first],
+                    shared=torch.stack([work.rows, which]),
+                )
+                few = select_rows(inputs, first)._replace(cache=store)
+                out = runner(denoiser)(few)
+                out = out._replace(values=out.values[which])
+            layers[number] = tuple(store.layers)
+            outputs.append(out)
+        self.cache = replace(cache, layers=tuple(layers))
+        return outputs
+
+    def _holds(self, work: _Rows) -> bool:
+        """Return whether something is stored for one of the rows, so that no pass is shared."""
+        return len(work.rows) == 1 or bool(self.cache.held[work.rows].any())
+
+
+class _Rows(NamedTuple):
+    """Hold the canvases of a pass."""
+
+    inputs: Pass  # of n canvases, whole, with the columns asked for
+    rows: Tensor  # int64 [n], row of the run of each canvas
+    given: Tensor | None  # bool [n, L], tokens hidden from the unconditional pass
+    ordered: bool  # whether these are all rows of the run in order
+
+    def part(self, chosen: Tensor) -> _Rows:
+        """Return some of the canvases, int64 [m]."""
+        given = None if self.given is None else self.given[chosen]
+        return _Rows(select_rows(self.inputs, chosen), self.rows[chosen], given, ordered=False)
+
+
+def _asking_for_all(inputs: Pass) -> Pass:
+    """Return a pass that asks for all columns, one by one."""
+    every = torch.arange(inputs.tokens.shape[1], device=inputs.tokens.device)
+    return inputs._replace(columns=every.expand_as(inputs.tokens))
+
+
+def _with_sources(plan: Plan, inputs: Pass, shift: int) -> Plan:
+    """Return the plan with the columns added whose states predict those of the query."""
+    if not shift:
+        return plan
+    real = torch.ones_like(plan.query) if inputs.attention is None else inputs.attention
+    column = torch.arange(real.shape[1], device=real.device).expand(real.shape)
+    source = shift_right(column.unsqueeze(-1), inputs.attention).squeeze(-1)
+    lead = torch.zeros_like(plan.query, dtype=torch.int64)
+    lead = lead.scatter_add(1, source, (plan.query & real).long()) > 0
+    return plan._replace(query=plan.query | lead, write=plan.write | (lead & ~plan.query))
+
+
+def _alike(inputs: Pass, query: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Find canvases that are the same, so that one pass serves them all.
+
+    Returns the index of the first canvas of each kind, int64 [u], and the kind of each canvas,
+    int64 [n]; None if all differ.
+    """
+    parts = [inputs.tokens, query]
+    if inputs.attention is not None:
+        parts.append(inputs.attention.long())
+    if inputs.t is not None:
+        parts.append(inputs.t.view(torch.int64).unsqueeze(1))
+    table = torch.cat(parts, 1)
+    found, kind = cast("tuple[Tensor, Tensor]", table.unique(dim=0, return_inverse=True))
+    if len(found) == len(kind):
+        return None
+    order = torch.arange(len(kind), device=kind.device)
+    first = order.new_full((len(found),), len(kind)).scatter_reduce(0, kind, order, "amin")
+    return first, kind
+
+
+def _placed(
+    out: DenoiserOutput, chosen: Tensor, count: int, before: DenoiserOutput | None
+) -> DenoiserOutput:
+    """Put the values of some rows, int64 [m], into those of `count` rows."""
+    values = out.values
+    room = values.new_zeros(count, *values.shape[1:]) if before is None else before.values
+    return out._replace(values=room.index_copy(0, chosen, values))
