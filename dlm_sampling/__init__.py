@@ -2,9 +2,6 @@
 
 The names below are the public interface; each is imported when it is first used, so that
 `import dlm_sampling` costs no import of torch.
-
-The names below are the public interface; each is imported when it is first used, so that
-`import dlm_sampling` costs no import of torch.
 """
 
 from __future__ import annotations

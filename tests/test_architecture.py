@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -477,6 +478,36 @@ def test_docstrings_begin_with_a_verb() -> None:
             if first in NO_VERBS or not re.fullmatch(r"[A-Z][a-z-]*([^s]|ss)", first):
                 wrong.append(f"{where(path)}: {text.splitlines()[0]}")
     assert not wrong, 'begin with a verb, as in "Return ...":\n' + "\n".join(wrong)
+
+
+TOOLBOX = {
+    "processes/guidance.py": {"classifier_free_law"},
+    "processes/matrices.py": {
+        "uniform_matrix", "absorbing_matrix", "banded_matrix", "gaussian_matrix",
+        "nearest_neighbour_rates", "uniform_rates", "banded_rates", "gaussian_rates",
+    },
+    "ops/philox.py": {"philox4x32"},
+    "denoisers/families/duo.py": {"soft_logits"},
+    "denoisers/families/bd3lm.py": {"training_logits"},
+}  # fmt: skip
+
+
+def test_mathematics_that_only_tests_call_is_the_public_toolbox() -> None:
+    """Any other goes to `testing`: what nobody calls is not known to be right in a run."""
+    named = Counter[str]()
+    for path in sources(LIBRARY):
+        named.update(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    found: dict[str, set[str]] = {}
+    for folder in ("processes", "ops", "denoisers/families"):
+        for path in sources(LIBRARY / folder):
+            for node in ast.walk(tree(path)):
+                if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+                    continue
+                if named[node.name] == 1:
+                    found.setdefault(path.relative_to(LIBRARY).as_posix(), set()).add(node.name)
+    assert found == TOOLBOX
+    for name in TOOLBOX:
+        assert "Public toolbox: " in (LIBRARY / name).read_text(encoding="utf-8"), name
 
 
 def test_arguments_and_fields_are_named_by_a_noun() -> None:

@@ -57,6 +57,8 @@ def philox4x32(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the four words of Philox-4x32 with ten rounds.
 
+    Public toolbox: the generator as published, so that its known answers can be checked.
+
     Args:
         c0: counter word, int64 holding a value in [0, 2^32); so are c1, c2, c3.  All six broadcast.
         c1: second counter word.

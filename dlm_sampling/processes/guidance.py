@@ -9,6 +9,9 @@ is.  Under uniform noise q is the law of the step, `Uniform.reverse`.  A classif
 canvases, so its rule always acts on the law of the step.  Once rows have more than one position
 no choice of g but 0 and 1 gives the product law of whole rows.  Schiff et al. 2024,
 arXiv:2412.10193 (D-CFG and D-CBG), and its released code; LLaDA's scale is w = g - 1.
+
+Public toolbox: for samplers and experiments of one's own.  `generate` combines the logits of two
+passes instead, see `RunModel.guidance_scale`.
 """
 
 from __future__ import annotations

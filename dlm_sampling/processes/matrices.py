@@ -4,6 +4,9 @@ Transition matrices have rows that are laws, Q[i, j] = P(next = j | now = i); ra
 rows that sum to 0, Q[i, j] the rate of i -> j.  Austin et al. 2021, "Structured Denoising Diffusion
 Models in Discrete State-Spaces", arXiv:2107.03006 (D3PM); rates in continuous time: Campbell et al.
 2022, arXiv:2205.14987.
+
+Public toolbox: nothing else in this library makes such a matrix; the caller passes one to a
+process, and the process to a denoiser.
 """
 
 from __future__ import annotations

@@ -90,6 +90,8 @@ class BD3LMDenoiser(DitDenoiser):
     def training_logits(self, noised: Tensor, clean: Tensor, t: Tensor | None = None) -> Tensor:
         """Compute logits [B, L, V] of all noised blocks, each after clean earlier blocks (NFE 1).
 
+        Public toolbox: training and its likelihoods read them; no sampler here does.
+
         Args:
             noised: x_t, int64 [B, L].
             clean: x_0, int64 [B, L].

@@ -69,6 +69,8 @@ class DuoDenoiser(DitDenoiser):
     def soft_logits(self, weights: Tensor, sigma: Tensor) -> Tensor:
         """Compute logits [B, L, V] of a canvas of mixtures (NFE 1), as in the Gaussian relaxation.
 
+        Public toolbox: training passes such canvases; no sampler here does.
+
         Args:
             weights: [B, L, V], how much of each token's embedding a position gets; rows that sum to
                 1 are laws over tokens.
