@@ -423,7 +423,9 @@ def test_files_stay_small(path: Path) -> None:
 
 
 # Parts of which every file has tests of its name: who changes a file finds its tests at once.
-MIRRORED = ("types", "ops", "prediction", "engine", "likelihood")
+MIRRORED = (
+    "types", "ops", "processes", "prediction", "engine", "likelihood", "text", "jobs",
+)  # fmt: skip
 WITHOUT_TESTS_OF_THEIR_NAME = {
     "types/schedule.py": "an interface without code: tests/test_schedules.py",
 }

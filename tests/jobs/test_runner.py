@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from dlm_sampling import Denoiser, generate
-from dlm_sampling.errors import JobMismatchError
 from dlm_sampling.jobs import Job, JobReport, Rank, finish, run_job, runner
 from dlm_sampling.jobs.files import publish
 from tests.jobs.conftest import PROMPTS, Fork, contents
@@ -123,23 +122,6 @@ def test_stop_ends_after_a_batch_and_keeps_it(job: Job, denoiser: Denoiser, clea
     assert job.rows_done() == 2
     run_job(job, denoiser)
     assert contents(job.folder) == contents(clean)
-
-
-def test_another_seed_or_prompt_is_refused(job: Job, denoiser: Denoiser, clean: Path) -> None:
-    run_job(job, denoiser)
-    before = contents(job.folder)
-    reseeded = replace(job, options=replace(job.options, seed=4))
-    for changed, words in (
-        (
-            reseeded,
-            "holds a job with seed=3, now 4. Give",
-        ),
-        (replace(job, prompts=PROMPTS[:-1]), "prompts=16, now 15; input="),
-        (replace(job, batch_rows=2), "batch_rows=1, now 2. Give"),
-    ):
-        with pytest.raises(JobMismatchError, match=words):
-            run_job(changed, denoiser)
-    assert contents(job.folder) == before
 
 
 def test_the_folder_is_a_data_set(job: Job, denoiser: Denoiser, tmp_path: Path) -> None:
