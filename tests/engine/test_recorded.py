@@ -69,7 +69,8 @@ def same(ours: SampleOutput, theirs: SampleOutput) -> None:
 @pytest.mark.parametrize(("name", "kind"), HELD)
 def test_a_recorded_step_gives_the_tokens_of_the_loop(name: str, kind: str) -> None:
     """Ragged rows, blocks that end at different steps, and schedules that leave something over."""
-    for options in ({}, {"steps": 3, "block_length": None, "law": TokenLaw(temperature=0.8)}):
+    blocks, whole = {"steps": 3, "block_length": 6}, {"steps": 2, "block_length": None}
+    for options in (blocks, {**whole, "law": TokenLaw(temperature=0.8)}):
         ours = run(name, kind, captured=True, **options)
         same(ours, run(name, kind, captured=False, **options))
 
