@@ -25,7 +25,7 @@ PLAN = experiments()
 ROWS = [(name, row) for name, part in PARTS.items() for row in part["records"]]
 KEPT = {(name, row["method"]): row for name, row in ROWS}
 TRAPEZOIDAL = "theta-trapezoidal"
-MOST = 32  # intervals that the test propagates again; finer grids are in the file alone
+MOST = 16  # intervals that the test propagates again; finer grids are in the file alone
 
 
 def close(value: float, kept: float) -> bool:
