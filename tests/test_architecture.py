@@ -242,7 +242,9 @@ def defined_names(path: Path) -> set[str]:
 
 # Packages that say what is public, see `public_names`; and modules that are public as a whole:
 # messages, schedules, embedded models, the oracle of the examples, the start of the command.
-PUBLIC_PACKAGES = ("cli", "denoisers", "jobs", "ops", "processes", "samplers", "testing", "types")
+PUBLIC_PACKAGES = (
+    *("caches", "cli", "denoisers", "jobs", "ops", "processes", "samplers", "testing", "types"),
+)
 SHARED_MODULES = ("errors", "embedded", "schedules", "testing.sudoku", "__main__")
 OUTSIDE = [*sources(ROOT / "eval"), *sources(ROOT / "examples")]
 

@@ -7,10 +7,12 @@ from dlm_sampling.caches.policy import AnyPolicy as AnyPolicy
 from dlm_sampling.caches.policy import CachePolicy as CachePolicy
 from dlm_sampling.caches.policy import Plan as Plan
 from dlm_sampling.caches.policy import PolicyBase as PolicyBase
+from dlm_sampling.caches.policy import RefreshPolicy as RefreshPolicy
 from dlm_sampling.caches.policy import View as View
 from dlm_sampling.caches.prefix import PrefixCache as PrefixCache
+from dlm_sampling.caches.report import CacheReport as CacheReport
 from dlm_sampling.caches.vicinity import VicinityCache as VicinityCache
-from dlm_sampling.errors import unknown_choice
+from dlm_sampling.errors import check_real, unknown_choice
 
 POLICIES = {
     policy.name: policy for policy in (BlockCache, PrefixCache, DualCache, VicinityCache, DkvCache)
@@ -33,10 +35,29 @@ def check_cache_name(cache: object) -> None:
     if not isinstance(cache, str | PolicyBase):
         raise TypeError(
             f"cache is a {type(cache).__name__}: must be {', '.join(map(repr, NAMES))}, or a "
-            "policy of dlm_sampling.caches, such as VicinityCache(before=8)."
+            "policy of dlm_sampling.caches, such as VicinityCache(left=8)."
         )
     if isinstance(cache, str) and cache not in NAMES:
         raise unknown_choice("cache", cache, NAMES)
+
+
+def check_audit(audit: object) -> None:
+    """Refuse a `cache_audit=` that is neither "refresh" nor a share of passes.
+
+    Raises:
+        TypeError: it is no number and no string.
+        ValueError: it is out of range.
+    """
+    if isinstance(audit, str):
+        if audit != "refresh":
+            raise unknown_choice("cache_audit", audit, ("refresh",))
+        return
+    check_real("cache_audit", audit, optional=True)
+    if isinstance(audit, int | float) and not 0.0 < audit <= 1.0:
+        raise ValueError(
+            f"cache_audit={audit}: must be the share of passes that are audited, in (0, 1], "
+            "'refresh' for those before a refresh only, or None."
+        )
 
 
 NAMES = ("auto", "none", *POLICIES)

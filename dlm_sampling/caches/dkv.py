@@ -17,23 +17,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.caches.policy import Plan, PolicyBase, View, at_least
+from dlm_sampling.caches.policy import RefreshPolicy, View, at_least
 
 
 class DkvState(NamedTuple):
     """Hold what the policy remembers of each row."""
 
     passes: Tensor  # int64 [n], passes since one over all columns
+    in_block: Tensor  # int64 [n], passes of the block
     unknown: Tensor  # bool [n, L], positions without a token at the last pass
 
 
 @dataclass(frozen=True)
-class DkvCache(PolicyBase):
+class DkvCache(RefreshPolicy):
     """Compute masks and new tokens.
 
     Fields:
         every: passes from one over all columns to the next, N.
-        warm_up: first passes of a block that compute all columns; 0 for runs with one block.
+        warm_up: first passes of a block that compute all columns; the released loop of LLaDA takes
+            2, that of Dream, which has one block, none.
     """
 
     every: int = 8
@@ -50,12 +52,18 @@ class DkvCache(PolicyBase):
     def init(self, view: View) -> DkvState:
         """Return the state of rows without a pass."""
         never = torch.full_like(view.opened, self.every, dtype=torch.int64)
-        return DkvState(never, view.unknown)
+        return DkvState(never, torch.zeros_like(never), view.unknown)
 
-    def plan(self, state: DkvState, view: View) -> tuple[DkvState, Plan]:
-        """Return the columns of the next pass."""
-        refresh = state.passes >= self.every
-        written = state.unknown & ~view.unknown
-        query = view.real & (view.unknown | written | refresh.unsqueeze(1))
-        passes = torch.where(refresh, 1, state.passes + 1)
-        return DkvState(passes, view.unknown), Plan(query, view.real, query, refresh)
+    def due(self, state: DkvState, view: View) -> Tensor:
+        """Return whether N passes went by, or the block has just begun."""
+        begun = torch.where(view.opened, 0, state.in_block)
+        return (state.passes >= self.every) | (begun < self.warm_up)
+
+    def near(self, state: DkvState, view: View) -> Tensor:
+        """Return the masks, and the tokens that the last step wrote."""
+        return view.unknown | (state.unknown & ~view.unknown)
+
+    def after(self, state: DkvState, view: View, due: Tensor) -> DkvState:
+        """Return the counts after the pass."""
+        passes = torch.where(due, 1, state.passes + 1)
+        return DkvState(passes, torch.where(view.opened, 0, state.in_block) + 1, view.unknown)

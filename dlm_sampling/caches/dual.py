@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlm_sampling.caches.policy import Plan, PolicyBase, View
+from torch import Tensor
+
+from dlm_sampling.caches.policy import RefreshPolicy, View
 
 
 @dataclass(frozen=True)
-class DualCache(PolicyBase):
+class DualCache(RefreshPolicy):
     """Compute the current block, and all columns in a block's first pass."""
 
     name = "dual"
 
-    def plan(self, state: None, view: View) -> tuple[None, Plan]:
-        """Return the columns of the next pass."""
-        query = view.real & (view.window | view.opened.unsqueeze(1))
-        return None, Plan(query, view.real, query, view.opened)
+    def near(self, state: None, view: View) -> Tensor:
+        """Return the columns of the block."""
+        return view.window

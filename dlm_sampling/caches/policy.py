@@ -7,8 +7,10 @@ bool [n, L] over the canvas.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from dlm_sampling.errors import check_fields
@@ -73,7 +75,7 @@ class CachePolicy(Protocol[S]):
 AnyPolicy = CachePolicy[Any]
 
 
-class PolicyBase:
+class PolicyBase(ABC):
     """Give every member of `CachePolicy` but `plan` its default."""
 
     name: str = ""
@@ -92,6 +94,41 @@ class PolicyBase:
     def init(self, view: View) -> Any:
         """Return None: no state."""
         return
+
+    @abstractmethod
+    def plan(self, state: Any, view: View) -> tuple[Any, Plan]:
+        """Return the columns of the next pass, and the state after it.  No default."""
+
+
+class RefreshPolicy(PolicyBase):
+    """Compute all columns now and then (a refresh), and the near ones else; K is always all.
+
+    A subclass says when a refresh is due and which columns are near.
+    """
+
+    def due(self, state: Any, view: View) -> Tensor:
+        """Return the rows whose next pass computes all columns, bool [n]; default: a new block."""
+        return view.opened
+
+    @abstractmethod
+    def near(self, state: Any, view: View) -> Tensor:
+        """Return the columns that other passes compute, bool [n, L]."""
+
+    def after(self, state: Any, view: View, due: Tensor) -> Any:
+        """Return the state after the pass; default: it stays."""
+        return state
+
+    def plan(self, state: Any, view: View) -> tuple[Any, Plan]:
+        """Return the columns of the next pass, and the state after it."""
+        due = self.due(state, view)
+        query = view.real & (self.near(state, view) | due.unsqueeze(1))
+        return self.after(state, view, due), Plan(query, view.real, query, due)
+
+    def stale(self, state: Any, view: View) -> Plan:
+        """Return the columns of the next pass if no refresh were due; nothing is stored."""
+        near = view.real & self.near(state, view)
+        none = torch.zeros_like(near)
+        return Plan(near, view.real, none, none[:, 0])
 
 
 def at_least(name: str, value: int | None, least: int) -> None:

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dlm_sampling.caches.policy import Plan, PolicyBase, View
+from torch import Tensor
+
+from dlm_sampling.caches.policy import RefreshPolicy, View
 
 
 @dataclass(frozen=True)
-class PrefixCache(PolicyBase):
+class PrefixCache(RefreshPolicy):
     """Compute the columns from the current block on, and all columns in a block's first pass."""
 
     name = "prefix"
 
-    def plan(self, state: None, view: View) -> tuple[None, Plan]:
-        """Return the columns of the next pass."""
-        ahead = view.real & (view.window.cumsum(1) > 0)
-        query = view.real & (ahead | view.opened.unsqueeze(1))
-        return None, Plan(query, view.real, query, view.opened)
+    def near(self, state: None, view: View) -> Tensor:
+        """Return the columns from the block's first on."""
+        return view.window.cumsum(1) > 0

@@ -16,22 +16,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dlm_sampling.caches.policy import Plan, PolicyBase, View, at_least
+from dlm_sampling.caches.policy import RefreshPolicy, View, at_least
 
 
 @dataclass(frozen=True)
-class VicinityCache(PolicyBase):
+class VicinityCache(RefreshPolicy):
     """Compute the current block and its neighbours.
 
     Fields:
-        before: columns left of the block, a.
-        after: columns right of the block, b.
+        left: columns left of the block, a.
+        right: columns right of the block, b.
         warm_up: first passes of a block that compute all columns.
         every: a pass over all columns every so many passes of a block, N; None: no further ones.
     """
 
-    before: int = 16
-    after: int = 16
+    left: int = 16
+    right: int = 16
     warm_up: int = 4
     every: int | None = None
 
@@ -39,8 +39,8 @@ class VicinityCache(PolicyBase):
 
     def __post_init__(self) -> None:
         super().__post_init__()  # types before ranges
-        at_least("before", self.before, 0)
-        at_least("after", self.after, 0)
+        at_least("left", self.left, 0)
+        at_least("right", self.right, 0)
         at_least("warm_up", self.warm_up, 1)
         at_least("every", self.every, 1)
 
@@ -48,15 +48,19 @@ class VicinityCache(PolicyBase):
         """Return the passes of the block so far, int64 [n]."""
         return torch.zeros_like(view.opened, dtype=torch.int64)
 
-    def plan(self, state: Tensor, view: View) -> tuple[Tensor, Plan]:
-        """Return the columns of the next pass."""
+    def due(self, state: Tensor, view: View) -> Tensor:
+        """Return whether the pass is one of the first of the block, or an N-th one."""
         number = torch.where(view.opened, 0, state)
-        refresh = number < self.warm_up
-        if self.every is not None:
-            refresh = refresh | (number % self.every == 0)
-        near = widened(view.window, self.before, self.after)
-        query = view.real & (near | refresh.unsqueeze(1))
-        return number + 1, Plan(query, view.real, query, refresh)
+        first = number < self.warm_up
+        return first if self.every is None else first | (number % self.every == 0)
+
+    def near(self, state: Tensor, view: View) -> Tensor:
+        """Return the block and its neighbours."""
+        return widened(view.window, self.left, self.right)
+
+    def after(self, state: Tensor, view: View, due: Tensor) -> Tensor:
+        """Return the passes of the block, int64 [n]."""
+        return torch.where(view.opened, 0, state) + 1
 
 
 def widened(window: Tensor, before: int, after: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from dlm_sampling.caches.report import joined_reports
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import Canvases, Request, SampleOutput
 from dlm_sampling.engine.sample import run_request
@@ -125,6 +126,7 @@ def join(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -> Sampl
         seeds=canvases.seeds,
         ended=torch.cat([out.ended for out in outputs]).cpu(),
         trajectory=_trajectory(parts, canvases),
+        cache=joined_reports([out.cache for out in outputs]),
     )
 
 

@@ -14,6 +14,7 @@ from dlm_sampling.engine.blocks import BlockPlan
 from dlm_sampling.engine.request import Canvases, Request
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.errors import SamplingWarning
+from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.cached import CachedPasses, RunCache, Shown
 
 
@@ -118,22 +119,34 @@ def _against_approximate(denoiser: Denoiser, request: Request, policy: AnyPolicy
     return None
 
 
+def meter_of(policy: AnyPolicy | None, audit: float | str | None) -> Meter | None:
+    """Return what audits a run, as `cache_audit` asks for; None without a cache."""
+    if policy is None:
+        return None
+    if audit is None:
+        return Meter(policy)
+    return Meter(policy, None if isinstance(audit, str) else max(1, round(1 / audit)))
+
+
 def with_cache(state: RunState, policy: AnyPolicy) -> RunState:
     """Return the state before the first pass with an empty cache."""
     shown = _shown(state)
     return replace(state, cache=RunCache.empty(policy, shown.window, shown.unknown, shown.real))
 
 
-def cached_passes(state: RunState) -> CachedPasses:
-    """Return what runs the passes of the next step."""
+def cached_passes(state: RunState, meter: Meter, causal: bool) -> CachedPasses:
+    """Return what runs the passes of the next step; `causal` hides what is right of the block."""
     assert state.cache is not None
-    return CachedPasses(state.cache, _shown(state))
+    return CachedPasses(state.cache, _shown(state, causal), meter, state.rng)
 
 
-def _shown(state: RunState) -> Shown:
+def _shown(state: RunState, causal: bool = False) -> Shown:
     """Return what the passes of a step see of the rows."""
     column = torch.arange(state.tokens.shape[1], device=state.tokens.device)
     window: Tensor = (column >= state.window.start.unsqueeze(1)) & (
         column < state.window.stop.unsqueeze(1)
     )
-    return Shown(state.tokens, state.unknown, window, state.attention)
+    visible = state.attention
+    if causal:
+        visible = visible & (column < state.window.stop.unsqueeze(1))
+    return Shown(state.tokens, state.unknown, window, visible)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dlm_sampling.caches import AnyPolicy, check_cache_name
+from dlm_sampling.caches import AnyPolicy, CacheReport, check_audit, check_cache_name
 from dlm_sampling.engine.trajectory import StepCallback, Trajectory
 from dlm_sampling.errors import check_flag, check_real, check_whole
 from dlm_sampling.types import Sampler, TokenLaw
@@ -71,6 +71,7 @@ class Request:
         return_trajectory: keep all events.
         cuda_graph: record one step as a CUDA graph and replay it.
         cache: "auto", "none", the name of a cache policy, or a policy; see `engine.caching`.
+        cache_audit: "refresh", a share of the passes, or None; see `generate`.
     """
 
     sampler: Sampler[Any]
@@ -83,9 +84,11 @@ class Request:
     return_trajectory: bool = False
     cuda_graph: bool = False
     cache: str | AnyPolicy = "auto"
+    cache_audit: float | str | None = None
 
     def __post_init__(self) -> None:
         check_cache_name(self.cache)
+        check_audit(self.cache_audit)
         check_flag("every_step", self.every_step)
         check_flag("return_trajectory", self.return_trajectory)
         check_flag("cuda_graph", self.cuda_graph)
@@ -149,6 +152,7 @@ class SampleOutput:
         seeds: one seed per row.
         ended: bool [B], whether the row ended at an end-of-text token, or at a complete text.
         trajectory: the steps, if requested.
+        cache: which cache the run had, and what its audits found; None without one.
     """
 
     tokens: Tensor
@@ -159,6 +163,7 @@ class SampleOutput:
     seeds: tuple[int, ...]
     ended: Tensor
     trajectory: Trajectory | None
+    cache: CacheReport | None = None
 
 
 class RunOutput(Protocol):

@@ -18,10 +18,11 @@ from dlm_sampling import ops
 from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan
-from dlm_sampling.engine.caching import cached_passes, choose_cache, with_cache
+from dlm_sampling.engine.caching import cached_passes, choose_cache, meter_of, with_cache
 from dlm_sampling.engine.fit import check_fit
 from dlm_sampling.engine.request import Canvases, IsComplete, Request
 from dlm_sampling.engine.state import BlockWindow, RunState
+from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.model import Counts, RunModel, full_law
 from dlm_sampling.prediction.predictor import Predictor
@@ -71,6 +72,7 @@ class Run:
         filler: id written at the unknown positions of a row that ended before its last block.
         complete: tells of each row whether its text is complete; () if none is asked.
         cache: which columns a pass computes, or None for all.
+        meter: audits the cache, or None without one.
     """
 
     request: Request
@@ -87,6 +89,7 @@ class Run:
     filler: int
     complete: tuple[IsComplete | None, ...]
     cache: AnyPolicy | None = None
+    meter: Meter | None = None
 
     @classmethod
     def of(cls, denoiser: Denoiser, request: Request, canvases: Canvases, plan: BlockPlan) -> Run:
@@ -103,6 +106,7 @@ class Run:
             sampler.schedule,
         )
         stops, pad = request.stop_token_ids, denoiser.pad_token_id
+        cache = choose_cache(denoiser, request, plan, canvases)
         limits = _step_limits(sampler, plan.steps)
         return cls(
             request=request,
@@ -118,7 +122,8 @@ class Run:
             seeds=canvases.seeds,
             filler=pad if pad is not None else stops[0] if stops else 0,
             complete=canvases.complete,
-            cache=choose_cache(denoiser, request, plan, canvases),
+            cache=cache,
+            meter=meter_of(cache, request.cache_audit),
         )
 
     def begin(self, canvases: Canvases) -> RunState:
@@ -195,7 +200,9 @@ class Run:
             beside=self.beside(state),
         )
         ledger = Ledger.of(state.tokens) if noted else None
-        cache = None if state.cache is None else cached_passes(state)
+        cache = None
+        if self.meter is not None:
+            cache = cached_passes(state, self.meter, self.request.blocks.causal)
         return Predictor(self.model, rows, state.carry, shapes, ledger, cache)
 
     def beside(self, state: RunState) -> Beside | None:

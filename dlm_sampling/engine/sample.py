@@ -58,6 +58,7 @@ def sample(
     return_trajectory: bool = False,
     cuda_graph: bool = False,
     cache: str | AnyPolicy = "auto",
+    cache_audit: float | str | None = None,
 ) -> SampleOutput:
     """Run a sampler over a batch of canvases until every editable position is written.
 
@@ -96,6 +97,7 @@ def sample(
         cache: "auto" keeps the keys and values of finished blocks where that is exact, "none" runs
             all columns in every pass; "block" insists on the first; "prefix", "dual", "vicinity"
             and "dkv", or a policy of `dlm_sampling.caches`, are approximate.
+        cache_audit: compare the cache's laws with the exact ones, see `generate`.
 
     Returns:
         The finished canvases; no mask is left and fixed positions are unchanged.
@@ -120,6 +122,7 @@ def sample(
         return_trajectory=return_trajectory,
         cuda_graph=cuda_graph,
         cache=cache,
+        cache_audit=cache_audit,
     )
     check_sampler(sampler)
     canvases = check_canvases(denoiser, tokens, editable, attention_mask, seeds)
@@ -157,6 +160,7 @@ def run_request(
             attention_mask=canvases.attention,
             sampler=type(request.sampler).__name__,
             masked=run.process.mask_token_id is not None,
+            cache=None if run.cache is None or run.cache.exact else repr(run.cache),
         )
         listeners = Listeners(tuple(callbacks), trajectory if request.return_trajectory else None)
         if request.cuda_graph:

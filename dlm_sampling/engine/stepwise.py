@@ -154,4 +154,5 @@ class Stepwise:
             seeds=self.run.seeds,
             ended=self.ended,
             trajectory=self.listeners.trajectory,
+            cache=None if self.run.meter is None else self.run.meter.report(),
         )

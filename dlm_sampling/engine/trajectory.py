@@ -70,6 +70,7 @@ class Trajectory:
         attention_mask: bool [B, L], False at padding; None without padding.
         sampler: name of the sampler's class, for messages.
         masked: whether the noise of the run is masks, so that an unknown position holds no token.
+        cache: the approximate cache that the law of the run came from; None: none, or an exact one.
     """
 
     initial: Tensor
@@ -78,6 +79,7 @@ class Trajectory:
     attention_mask: Tensor | None = None
     sampler: str = "a sampler"
     masked: bool = True
+    cache: str | None = None
 
     def steps(self, row: int) -> list[tuple[StepEvent, int]]:
         """Return the events of one row, each with the row's index inside the event."""

@@ -12,6 +12,7 @@ Models", arXiv:2509.06949 (TraceRL).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import RunOutput
 from dlm_sampling.engine.trajectory import Trajectory
+from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.likelihood.rollout import (
     Rollout,
     argmax_of,
@@ -69,6 +71,9 @@ def replay(
     guidance.  Tokens that the run took as the argmax whatever the temperature, such as those of a
     last step, have log-probability 0 and no gradient.  The choice of positions is not scored.
 
+    A run with an approximate cache was drawn from the law of that cache: the log-probabilities here
+    are those without it, and a warning says so.
+
     A run with a token that came from another law than the model's at the canvas before the step
     is refused: a mean of several predictions, a stage or sweep over several canvases, or a step of
     noise without a mask.
@@ -100,11 +105,26 @@ def replay(
     scorer = Scorer(denoiser, law)
     if isinstance(run, Rollout):
         views, shape = run.views(_mask_of(denoiser), shrink, denoiser.device), run.tokens.shape
+        _warn_of_cache(run.cache)
     else:
         trajectory = run if isinstance(run, Trajectory) else trajectory_of(run)
+        _warn_of_cache(trajectory.cache)
         views, shape = _views(denoiser, trajectory, shrink), trajectory.initial.shape
     with torch.set_grad_enabled(torch.is_grad_enabled() if grad is None else grad):
         return _gather(scorer, views, shape, batch_size)
+
+
+def _warn_of_cache(cache: str | None) -> None:
+    """Warn that a run was sampled from the law of an approximate cache."""
+    if cache is not None:
+        warnings.warn(
+            f"the run was sampled with {cache}, which is approximate: its tokens come from another "
+            "law than the one that is scored here, so that ratios of the two are not 1 under the "
+            "same weights. Sample with cache='auto' or 'none', or keep the run's own "
+            "log-probabilities as those of the behaviour.",
+            SamplingWarning,
+            stacklevel=3,
+        )
 
 
 def _gather(

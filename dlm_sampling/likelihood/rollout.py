@@ -37,6 +37,8 @@ class Rollout:
         nfe: int64 [B], forward passes of the run.
         argmax: bool [B, L], tokens that the run took as the argmax whatever the temperature, whose
             log-probability is 0; None: none.
+        cache: the approximate cache that the run was sampled with, whose law `logprob` is of;
+            None: none.
     """
 
     tokens: Tensor
@@ -47,6 +49,7 @@ class Rollout:
     seeds: tuple[int, ...]
     nfe: Tensor
     argmax: Tensor | None = None
+    cache: str | None = None
 
     @classmethod
     def from_output(cls, output: RunOutput, seeds: Sequence[int] | None = None) -> Rollout:
@@ -90,6 +93,7 @@ class Rollout:
             tuple(seeds),
             output.nfe,
             argmax,
+            trajectory.cache,
         )
 
     def select(self, rows: Tensor) -> Rollout:
@@ -104,6 +108,7 @@ class Rollout:
             tuple(self.seeds[i] for i in cast("list[int]", rows.tolist())),
             self.nfe[rows.to(self.nfe.device)],
             None if self.argmax is None else self.argmax[at],
+            self.cache,
         )
 
     def views(self, mask_token_id: int, shrink: int, device: torch.device) -> Iterator[Views]:

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from dlm_sampling.caches import AnyPolicy, Plan, View
+from dlm_sampling import ops
+from dlm_sampling.caches import AnyPolicy, Plan, RefreshPolicy, View
 from dlm_sampling.denoisers.columns import shift_right
+from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.network import runner
 from dlm_sampling.types import ColumnCache, DenoiserOutput, LayerKeys, Pass
@@ -84,10 +86,14 @@ class CachedPasses:
     Fields:
         cache: the cache of the A active rows.
         shown: these rows.
+        meter: collects the audits of the run.
+        rng: random numbers of the step, which audits read too.
     """
 
     cache: RunCache
     shown: Shown
+    meter: Meter
+    rng: ops.Rng
 
     def run(
         self,
@@ -118,6 +124,7 @@ class CachedPasses:
         )
         rows, policy = work.rows, self.cache.policy
         own = self._own(work, copies)
+        stale = self._before_refresh(model, work, own)
         plan = self._plan(rows, own)
         apart = policy.separate or copies > 1
         if policy.exact and apart and bool(plan.refresh.any()):
@@ -144,7 +151,66 @@ class CachedPasses:
         columns = work.inputs.columns
         assert columns is not None
         readable = torch.where(asked.gather(1, columns), columns, asked.shape[1])
-        return [out._replace(columns=readable) for out in outputs]
+        outputs = [out._replace(columns=readable) for out in outputs]
+        self.meter.nbytes = max(self.meter.nbytes, self.cache.nbytes)
+        if stale is not None:
+            chosen, before = stale
+            self._compare(model, work.part(chosen), _some(outputs, chosen), before)
+        if self.meter.due() and bool((own & ~plan.refresh).all()):
+            self._compare(model, work, self._exact(model, work), outputs)
+        return outputs
+
+    def _before_refresh(
+        self, model: RunModel, work: _Rows, own: Tensor
+    ) -> tuple[Tensor, list[DenoiserOutput]] | None:
+        """Run the policy's pass once more before a refresh of filled rows, without storing it.
+
+        Returns these rows (int64 [m]) and their outputs; None if there are none.
+        """
+        policy = self.cache.policy
+        if not self.meter.at_refreshes or not isinstance(policy, RefreshPolicy):
+            return None
+        view, state = select_rows((self.shown.view(self.cache), self.cache.state), work.rows)
+        filled = (view.held | ~view.real).all(1)
+        chosen = (policy.due(state, view) & filled & own).nonzero().squeeze(1)
+        if not len(chosen):
+            return None
+        some = work.part(chosen)
+        plan = select_rows(policy.stale(state, view), chosen)
+        asked, plan = plan.query, _with_sources(plan, some.inputs, model.denoiser.shift)
+        outputs = self._pass(model, some, plan, False, None)
+        columns = some.inputs.columns
+        assert columns is not None
+        readable = torch.where(asked.gather(1, columns), columns, asked.shape[1])
+        return chosen, [out._replace(columns=readable) for out in outputs]
+
+    def _exact(self, model: RunModel, work: _Rows) -> list[DenoiserOutput]:
+        """Run all columns, without a cache, beside the run."""
+        inputs, outputs = work.inputs, list[DenoiserOutput]()
+        real = self.shown.real[work.rows]
+        inputs = inputs._replace(attention=None if bool(real.all()) else real)
+        for number in range(model.passes):
+            if number:
+                inputs = _blanked(inputs, work.given, model)
+            outputs.append(runner(model.denoiser)(inputs))
+        return outputs
+
+    def _compare(
+        self,
+        model: RunModel,
+        work: _Rows,
+        exact: list[DenoiserOutput],
+        cached: list[DenoiserOutput],
+    ) -> None:
+        """Compare two predictions at the unknown positions of the block, rounding first."""
+        tokens, rows = work.inputs.tokens, work.rows
+        where = (self.shown.unknown & self.shown.window)[rows]
+        if not self.meter.audits:
+            first = torch.zeros(2, dtype=torch.int64, device=tokens.device)
+            alone, twice = (self._exact(model, work.part(first[:n])) for n in (1, 2))
+            floor = [alone, _some(twice, first[:1])]
+            self.meter.note_floor(model, tokens[:1], where[:1], floor)
+        self.meter.compare(model, self.rng.select(rows), tokens, where, exact, cached)
 
     def _own(self, work: _Rows, copies: int) -> Tensor:
         """Return whether each canvas is that of its row of the run, bool [n].
@@ -192,7 +258,7 @@ class CachedPasses:
         return torch.where(latest.isnan(), t, latest)
 
     def _pass(
-        self, model: RunModel, work: _Rows, plan: Plan, stores: bool, charge: Charge
+        self, model: RunModel, work: _Rows, plan: Plan, stores: bool, charge: Charge | None
     ) -> list[DenoiserOutput]:
         """Run the network on some rows, once or twice; the values are those of their columns."""
         inputs, denoiser, cache = work.inputs, model.denoiser, self.cache
@@ -204,15 +270,13 @@ class CachedPasses:
         )
         order = (~plan.query).long().argsort(dim=1, stable=True)[:, :widest]
         query = torch.where(plan.query.gather(1, order), order, size[1])
-        charge(inputs, counted)
+        if charge is not None:
+            charge(inputs, counted)
         outputs: list[DenoiserOutput] = []
         layers = list(cache.layers or ((),) * model.passes)
         for number in range(model.passes):
             if number:
-                assert work.given is not None
-                assert denoiser.mask_token_id is not None
-                tokens = inputs.tokens.masked_fill(work.given, denoiser.mask_token_id)
-                inputs = inputs._replace(tokens=tokens)
+                inputs = _blanked(inputs, work.given, model)
             store = ColumnCache(
                 (size[0], size[1]),
                 list(layers[number]),
@@ -260,6 +324,23 @@ class _Rows(NamedTuple):
         """Return some of the canvases, int64 [m]."""
         given = None if self.given is None else self.given[chosen]
         return _Rows(select_rows(self.inputs, chosen), self.rows[chosen], given, ordered=False)
+
+
+def _blanked(inputs: Pass, given: Tensor | None, model: RunModel) -> Pass:
+    """Return the unconditional pass: masks in place of the given tokens, bool [n, L]."""
+    assert given is not None
+    assert model.denoiser.mask_token_id is not None
+    return inputs._replace(tokens=inputs.tokens.masked_fill(given, model.denoiser.mask_token_id))
+
+
+def _some(outputs: list[DenoiserOutput], index: Tensor) -> list[DenoiserOutput]:
+    """Return the outputs of some rows, int64 [m]."""
+    return [
+        out._replace(
+            values=out.values[index], columns=None if out.columns is None else out.columns[index]
+        )
+        for out in outputs
+    ]
 
 
 def _asking_for_all(inputs: Pass) -> Pass:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from dlm_sampling.caches import CacheReport
 from dlm_sampling.engine.request import SampleOutput
 from dlm_sampling.engine.trajectory import Trajectory
 from dlm_sampling.text.rows import PromptRow, TextRows
@@ -34,6 +35,7 @@ class GenerateOutput:
         finish_reasons: "eos" (an end-of-text), "stop" (a stop string) or "length" per row.
         prompt_lengths: tokens of the prompt per row, without padding.
         trajectory: every step, if requested.
+        cache: which cache the run had, and what its audits found; None without one.
     """
 
     sequences: Tensor
@@ -47,6 +49,7 @@ class GenerateOutput:
     finish_reasons: list[str]
     prompt_lengths: list[int]
     trajectory: Trajectory | None
+    cache: CacheReport | None = None
 
     @property
     def tokens(self) -> Tensor:
@@ -89,6 +92,7 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
         finish_reasons=reasons,
         prompt_lengths=[len(prompt.ids) for prompt in rows.prompts],
         trajectory=output.trajectory,
+        cache=output.cache,
     )
 
 

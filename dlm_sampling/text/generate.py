@@ -62,6 +62,7 @@ def generate(
     every_step: bool = False,
     cuda_graph: bool = False,
     cache: str | AnyPolicy = "auto",
+    cache_audit: float | str | None = None,
     **unknown: Any,
 ) -> GenerateOutput:
     """Generate text (or fill masks) with a diffusion language model.
@@ -130,6 +131,10 @@ def generate(
             insists on the first.  "prefix", "dual", "vicinity" and "dkv", or a policy of
             `dlm_sampling.caches` with values of its own, are approximate, for models with full
             attention.
+        cache_audit: compare the laws of the cache with the exact ones, on the same canvas with the
+            same random numbers, for `out.cache`: "refresh" for the pass before each pass over all
+            columns, which costs one of a block; a share such as 1/64 of the other passes too, each
+            of which costs a pass over all columns.  Tokens and `out.nfe` stay what they are.
         unknown: refused; the error names the closest valid argument.
 
     Returns:
@@ -163,6 +168,7 @@ def generate(
         every_step=every_step,
         cuda_graph=cuda_graph,
         cache=cache,
+        cache_audit=cache_audit,
     )
     job = prepare(denoiser, prompts, options)
     rows = job.rows()

@@ -86,6 +86,7 @@ class GenerateOptions:
     every_step: bool = False
     cuda_graph: bool = False
     cache: str | AnyPolicy = "auto"
+    cache_audit: float | str | None = None
 
     def __post_init__(self) -> None:
         check_whole("num_return_sequences", self.num_return_sequences)
@@ -198,6 +199,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         return_trajectory=options.return_trajectory,
         cuda_graph=options.cuda_graph,
         cache=options.cache,
+        cache_audit=options.cache_audit,
     )
     return Job(
         denoiser,

@@ -73,8 +73,8 @@ def test_names_and_values_are_checked_at_once() -> None:
         generate(denoiser, [[1]], max_new_tokens=4, cache="dul")
     with pytest.raises(TypeError, match="cache is a int: must be 'auto'"):
         generate(denoiser, [[1]], max_new_tokens=4, cache=3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="before"):
-        VicinityCache(before=2.5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="left"):
+        VicinityCache(left=2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="every=0: must be at least 1"):
         DkvCache(every=0)
 

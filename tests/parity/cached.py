@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dlm_sampling import ops
 from dlm_sampling.caches import (
     AnyPolicy,
     BlockCache,
@@ -22,6 +23,7 @@ from dlm_sampling.caches import (
 )
 from dlm_sampling.denoisers import AutoDenoiser, Denoiser
 from dlm_sampling.engine.sample import sample
+from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.cached import CachedPasses, RunCache, Shown
 from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.predictor import Predictor
@@ -38,6 +40,8 @@ POLICIES: dict[str, AnyPolicy] = {
     "dual": DualCache(),
     "block": BlockCache(commit="separate"),
 }
+ABOVE_ALL = 1.5
+"""A threshold that no probability passes, where the fixture has 2."""
 WITH_MASK = {"llada2_moe", "sdar"}
 """Models whose stand-ins' mask ids are those of the case, not of the config."""
 
@@ -195,7 +199,9 @@ def replay(case: dict[str, Any]) -> Replayed:
                     kept = RunCache.empty(policy, window, shown.unknown, shown.real)
                 elif last != (start, stop):
                     kept = kept.enter(torch.ones_like(rows, dtype=torch.bool))
-                passes = CachedPasses(kept, shown)
+                passes = CachedPasses(
+                    kept, shown, Meter(policy), ops.Rng.from_seeds(range(len(tokens)))
+                )
             horizon = None if call["kind"] != "full" or passes is not None else rows * 0 + end
             own = PassRows(rows, horizon=horizon, columns=asked)
             time = torch.full((len(rows),), 0.5, dtype=torch.float64)
@@ -286,9 +292,9 @@ def sampler_of(case: dict[str, Any]) -> Sampler[Any] | None:
     args, loop = case["args"], case["loop"]
     if loop == "sdar_block" and "stopping_criteria_idx" not in args:
         strategy = args["remasking_strategy"].removeprefix("low_confidence_")
-        return SDAR(strategy, args.get("confidence_threshold") or 2.0)
+        return SDAR(strategy, args.get("confidence_threshold") or ABOVE_ALL)
     if loop == "llada2_block":
-        return BlockRefinement(args["threshold"])
+        return BlockRefinement(min(args["threshold"], ABOVE_ALL))
     if not loop.startswith("fast_dllm_llada") or "early_stop" in args:
         return None
     if "factor" in args:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from dlm_sampling import AutoDenoiser, sample, samplers
+from dlm_sampling import AutoDenoiser, ops, sample, samplers
 from dlm_sampling.caches import AnyPolicy, DkvCache, DualCache, PrefixCache, VicinityCache
 from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.denoisers.families.dream import DreamDenoiser
 from dlm_sampling.denoisers.families.llada import LLaDADenoiser
 from dlm_sampling.engine.request import SampleOutput
+from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.cached import CachedPasses, RunCache, Shown
 from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.predictor import Predictor
@@ -37,12 +38,12 @@ MASK, BLOCK = 39, 4
 POLICIES: dict[str, AnyPolicy] = {
     "prefix": PrefixCache(),
     "dual": DualCache(),
-    "vicinity": VicinityCache(before=1, after=2, warm_up=1),
+    "vicinity": VicinityCache(left=1, right=2, warm_up=1),
     "dkv": DkvCache(every=3),
 }
 EVERY: dict[str, AnyPolicy] = {
-    "vicinity": VicinityCache(before=99, after=99),
-    "vicinity-every": VicinityCache(before=0, after=0, warm_up=1, every=1),
+    "vicinity": VicinityCache(left=99, right=99),
+    "vicinity-every": VicinityCache(left=0, right=0, warm_up=1, every=1),
     "dkv": DkvCache(every=1),
 }
 
@@ -143,7 +144,12 @@ def passes(denoiser: Denoiser, policy: AnyPolicy, tokens: Tensor) -> tuple[Predi
     column = torch.arange(tokens.shape[1]).expand(tokens.shape)
     window = (column >= 4) & (column < 8)
     shown = Shown(tokens, tokens == MASK, window, torch.ones_like(window))
-    cached = CachedPasses(RunCache.empty(policy, window, shown.unknown, shown.real), shown)
+    cached = CachedPasses(
+        RunCache.empty(policy, window, shown.unknown, shown.real),
+        shown,
+        Meter(policy),
+        ops.Rng.from_seeds(range(len(tokens))),
+    )
     model = RunModel(denoiser, TokenLaw(), Counts.zero(len(tokens), torch.device("cpu")))
     rows = PassRows(torch.arange(len(tokens)), columns=column[:, 4:8])
     return Predictor(model, rows, cache=cached), cached
@@ -221,7 +227,9 @@ def test_the_cache_follows_its_rows() -> None:
     predictor.run(second, TIME, None)
     assert not torch.equal(own.layers[0][1].keys[:, :, 4:8], other.layers[0][1].keys[:, :, 4:8])
     # A run that continues from the copy is the run from before.
-    again = replace(predictor, cache=CachedPasses(own, cached.shown._replace(tokens=tokens)))
+    again = replace(
+        predictor, cache=replace(cached, cache=own, shown=cached.shown._replace(tokens=tokens))
+    )
     (redone,) = again.run(tokens, TIME, None)
     whole = replace(predictor, cache=None).run(tokens, TIME, None)[0]
     torch.testing.assert_close(redone.values, whole.values)

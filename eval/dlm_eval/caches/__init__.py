@@ -1,0 +1,1 @@
+"""Measure cache policies: seconds and work on random networks of published layouts."""

@@ -1,0 +1,136 @@
+"""Time cache policies on random networks in the layouts of LLaDA and SDAR.
+
+    python -m dlm_eval.caches.speed --out eval/results/kv_cache.json
+
+Width 512, 8 layers, a prompt of 512 tokens, 256 new ones in blocks of 32; every policy with the
+same weights and the same number of steps, beside the arithmetic of the released loop with the same
+cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlm_eval.caches.loops import released_loop
+from dlm_sampling import sample, samplers
+from dlm_sampling.denoisers import Denoiser, LLaDADenoiser, SDARDenoiser
+
+PROMPT, NEW, BLOCK, VOCAB = 512, 256, 32, 8192
+WIDTH, LAYERS = 512, 8
+
+
+def network(layout: str, width: int, layers: int) -> Denoiser:
+    """Build a random network in the layout of a release."""
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": width,
+        "intermediate_size": 3 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "num_key_value_heads": width // 64,
+        "head_dim": 64,
+        "max_position_embeddings": 4096,
+    }
+    if layout == "llada":
+        model: Any = LlamaForCausalLM(LlamaConfig(**sizes))
+        return LLaDADenoiser(model, mask_token_id=VOCAB - 1)
+    stock: Any = Qwen3ForCausalLM(Qwen3Config(**sizes))
+    return SDARDenoiser(stock, mask_token_id=VOCAB - 1, block_length=BLOCK)
+
+
+def canvases(rows: int, prompt: int, new: int) -> tuple[Tensor, Tensor]:
+    """Return random prompts with masks behind them, and the positions to write."""
+    made = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, VOCAB - 1, (rows, prompt + new), generator=made)
+    ids[:, prompt:] = VOCAB - 1
+    return ids, torch.arange(prompt + new).expand(rows, -1) >= prompt
+
+
+def timed(run: Callable[[], Any], repeats: int) -> tuple[float, Any]:
+    """Return the least seconds of some runs, and the last result."""
+    best, out = float("inf"), None
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        out = run()
+        best = min(best, time.perf_counter() - begun)
+    return best, out
+
+
+def main() -> None:
+    """Measure all policies and write the file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=8, help="passes of a block")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to try the script")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    width, layers, prompt, new = (64, 2, 64, 64) if options.tiny else (WIDTH, LAYERS, PROMPT, NEW)
+    ids, editable = canvases(options.rows, prompt, new)
+    blocks, found = new // BLOCK, list[dict[str, Any]]()
+    for layout, policies in (
+        ("sdar", ("block", "none")),
+        ("llada", ("dual", "vicinity", "prefix", "dkv", "none")),
+    ):
+        denoiser = network(layout, width, layers)
+
+        def run(cache: str, denoiser: Denoiser = denoiser) -> Any:
+            return sample(
+                denoiser, samplers.create("llada"), ids, editable, seeds=range(options.rows),
+                steps=blocks * options.steps, block_length=BLOCK, align_blocks=True, cache=cache,
+            )  # fmt: skip
+
+        for policy in policies:
+            seconds, out = timed(lambda policy=policy: run(policy), options.repeats)
+            record = {
+                "layout": layout, "loop": "dlm_sampling", "cache": policy, "seconds": seconds,
+                "nfe": int(out.nfe[0]), "work": float(out.work[0]),
+            }  # fmt: skip
+            found.append(record)
+            print(json.dumps(record), flush=True)
+            if layout == "llada" and policy in ("dual", "prefix"):
+                assert denoiser.module is not None
+                seconds, tokens = timed(
+                    lambda policy=policy, module=denoiser.module: released_loop(
+                        module, ids, prompt, BLOCK, options.steps, VOCAB - 1, policy
+                    ),
+                    options.repeats,
+                )
+                same = float((tokens == out.tokens).float().mean())
+                record = {
+                    "layout": layout, "loop": "released", "cache": policy, "seconds": seconds,
+                    "same_tokens": same,
+                }  # fmt: skip
+                found.append(record)
+                print(json.dumps(record), flush=True)
+    sizes = {
+        "width": width,
+        "layers": layers,
+        "prompt": prompt,
+        "new": new,
+        "block": BLOCK,
+        "steps_per_block": options.steps,
+        "rows": options.rows,
+        "vocab": VOCAB,
+        "threads": 1,
+    }
+    machine = {"cpu": platform.processor() or platform.machine(), "torch": torch.__version__}
+    table = {"sizes": sizes, "machine": machine, "runs": found}
+    options.out.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

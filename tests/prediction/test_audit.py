@@ -1,0 +1,130 @@
+"""The meter of caches: zeros where the cache is exact, and closed forms where it is not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dlm_sampling import AutoDenoiser, Rollout, ops, replay, sample, samplers, wrap
+from dlm_sampling.caches import BlockCache, DkvCache, DualCache, PrefixCache, VicinityCache
+from dlm_sampling.engine.request import SampleOutput
+from dlm_sampling.errors import SamplingWarning
+from dlm_sampling.prediction.audit import Meter
+from dlm_sampling.prediction.model import Counts, RunModel
+from dlm_sampling.types import DenoiserOutput, TokenLaw
+
+MODELS = Path(__file__).parents[1] / "fixtures" / "models"
+
+
+def run(folder: str, cache: Any, audit: Any, **given: Any) -> SampleOutput:
+    denoiser = AutoDenoiser.from_pretrained(MODELS / folder).to(dtype=torch.float64)
+    ids = torch.randint(0, 100, (2, 16), generator=torch.Generator().manual_seed(0))
+    editable = torch.arange(16).expand(2, -1) >= 4
+    settings: dict[str, Any] = {"steps": 9, "block_length": 4, "law": TokenLaw()}
+    return sample(
+        denoiser, samplers.create("llada"), ids, editable, seeds=[3, 4], align_blocks=True,
+        cache=cache, cache_audit=audit, **{**settings, **given},
+    )  # fmt: skip
+
+
+def test_an_exact_cache_has_zeros() -> None:
+    out = run("sdar", BlockCache(), 1.0)
+    assert out.cache is not None
+    assert out.cache.audits == 6  # passes that open no block
+    assert out.cache.kl_max < 1e-12
+    assert (out.cache.top1_flip, out.cache.draw_flip) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [DualCache(), PrefixCache(), VicinityCache(2, 2, warm_up=1), DkvCache(every=3)],
+)
+def test_audits_see_stale_keys_and_change_nothing(policy: Any) -> None:
+    quiet, heard = run("llada", policy, None), run("llada", policy, 1.0)
+    assert torch.equal(quiet.tokens, heard.tokens)
+    assert torch.equal(quiet.logprob, heard.logprob)
+    assert torch.equal(quiet.nfe, heard.nfe)
+    assert torch.equal(quiet.work, heard.work)
+    assert quiet.cache is not None and heard.cache is not None
+    assert quiet.cache.audits == 0 and "not audited" in str(quiet.cache)
+    assert heard.cache.audits >= 6
+    assert heard.cache.kl_mean > 1e-7 > heard.cache.floor
+    assert heard.cache.nbytes > 0
+    assert repr(policy) in str(heard.cache)
+
+
+def test_the_pass_before_a_refresh_is_audited_too() -> None:
+    out = run("llada", DualCache(), "refresh")
+    assert out.cache is not None
+    assert out.cache.audits == 2  # the second and the third block
+    assert out.cache.kl_mean > 1e-7
+
+
+def six_tokens() -> RunModel:
+    denoiser = wrap(lambda ids: torch.zeros(*ids.shape, 6), vocab_size=6, mask_token_id=5)
+    return RunModel(denoiser, TokenLaw(), Counts.zero(1, torch.device("cpu")))
+
+
+def outputs(logits: Tensor) -> list[DenoiserOutput]:
+    return [DenoiserOutput(logits)]
+
+
+def test_a_planted_shift_has_the_divergence_of_its_closed_form() -> None:
+    """c(v) = p(v) e^{d_v} / Z with d = delta on one token: KL = ln(1 - p + p e^delta) - p delta."""
+    model = six_tokens()
+    width, delta = model.denoiser.vocab_size, 0.7
+    made = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 2, width, dtype=torch.float64, generator=made)
+    moved = logits.clone()
+    moved[..., 1] += delta
+    where = torch.ones(1, 2, dtype=torch.bool)
+    meter = Meter(DualCache())
+    x = torch.zeros(1, 2, dtype=torch.int64)
+    meter.compare(model, ops.Rng.from_seeds([0]), x, where, outputs(logits), outputs(moved))
+    p = logits.softmax(-1)[0, :, 1]
+    wanted = torch.log(1 - p + p * math.exp(delta)) - p * delta
+    torch.testing.assert_close(meter.report().kl, wanted)
+
+
+def test_drawn_tokens_differ_as_often_as_the_theory_of_races_says() -> None:
+    """TV <= share of different draws <= 2 TV / (1 + TV), over many noises."""
+    model = six_tokens()
+    made, count = torch.Generator().manual_seed(1), 40_000
+    one, other = (torch.randn(model.denoiser.vocab_size, generator=made) for _ in range(2))
+    x = torch.zeros(count, 1, dtype=torch.int64)
+    where = torch.ones(count, 1, dtype=torch.bool)
+    meter = Meter(DualCache())
+    tables = [outputs(t.expand(count, 1, -1).contiguous()) for t in (one, other)]
+    meter.compare(model, ops.Rng.from_seeds(range(count)), x, where, tables[0], tables[1])
+    report = meter.report()
+    tv = float(report.tv.mean())
+    slack = 4 * math.sqrt(0.25 / count)
+    assert tv > 0.1
+    assert tv - slack < report.draw_flip < 2 * tv / (1 + tv) + slack
+
+
+def test_a_run_with_an_approximate_cache_says_so_and_replay_warns() -> None:
+    denoiser = AutoDenoiser.from_pretrained(MODELS / "llada").to(dtype=torch.float64)
+    for cache, warned in (("dual", True), ("none", False)):
+        out = run("llada", cache, None, return_trajectory=True)
+        rollout = Rollout.from_output(out)
+        assert rollout.cache == rollout.select(torch.tensor([1])).cache
+        assert (rollout.cache == "DualCache()") is warned
+        if warned:
+            with pytest.warns(SamplingWarning, match=r"DualCache\(\), which is approximate"):
+                replay(denoiser, rollout, law=TokenLaw())
+            with pytest.warns(SamplingWarning, match="approximate"):
+                replay(denoiser, out, law=TokenLaw())
+        else:
+            replay(denoiser, rollout, law=TokenLaw())
+
+
+def test_the_share_is_checked() -> None:
+    for bad, error in (("often", ValueError), (0.0, ValueError), (2, ValueError), ([], TypeError)):
+        with pytest.raises(error, match="cache_audit"):
+            run("llada", "dual", bad)
