@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dlm_eval.cli.words import NONE, OWN, check_out, command_line, read_lines
-from dlm_sampling.errors import UsageError
+from dlm_sampling.errors import UsageError, unknown_choice
 
 if TYPE_CHECKING:
     from dlm_eval.comparison.tasks import Task
@@ -18,11 +18,21 @@ if TYPE_CHECKING:
 
 def compare(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
-    samplers: Annotated[str, typer.Option(help="Names, separated by commas.")],
+    model: Annotated[
+        str | None, typer.Argument(help="Embedded model, folder, or name on the hub.")
+    ] = None,
+    samplers: Annotated[str | None, typer.Option(help="Names, separated by commas.")] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder to write; the same command resumes it.")
-    ],
+        Path | None,
+        typer.Option("--out", "-o", help="Folder to write; the same command resumes it."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Run comparisons that are planned under this name, in place of MODEL and "
+            "--samplers: claims."
+        ),
+    ] = None,
     nfe: Annotated[str, typer.Option(help="Forward passes per text, such as 8,16,32,64.")] = (
         "8,16,32,64"
     ),
@@ -104,10 +114,19 @@ def compare(
     its own parameter instead of --nfe. Several processes share the work with DLM_SHARD=i/n and
     give the samples of one; the same command goes on after any end.
     """
+    if out is None:
+        raise UsageError("--out: name the folder of the results, such as --out runs/compare.")
+    check_out(out)
+    if preset is not None:
+        if model is not None or samplers is not None:
+            raise UsageError("--preset has its own models and samplers; give it alone, with --out.")
+        _run_preset(preset, out, context, quiet=quiet)
+        return
+    if model is None or samplers is None:
+        raise UsageError("Give a MODEL and --samplers A,B, or --preset NAME.")
     budgets = [_whole(word) for word in nfe.split(",")]
     temperatures = [None if word == OWN else _temperature(word) for word in temperature.split(",")]
     names = list(filter(None, samplers.split(",")))
-    check_out(out)
     if task != "text" and judge not in (None, NONE):
         raise UsageError("--judge goes with --task text; other tasks have right answers.")
 
@@ -154,6 +173,20 @@ def compare(
     for warning in found.results.warnings:
         typer.echo(f"Warning: {warning}", err=True)
     typer.echo(f"{out / 'report.html'}: {len(settings)} settings, {samples} samples each")
+
+
+def _run_preset(name: str, out: Path, context: typer.Context, *, quiet: bool) -> None:
+    from dlm_eval.comparison.presets import PRESETS
+    from dlm_eval.comparison.presets.run import PAGE, run_preset
+    from dlm_sampling.jobs import rank_of
+
+    if name not in PRESETS:
+        raise UsageError(str(unknown_choice("--preset", name, tuple(PRESETS))))
+    rank = rank_of(os.environ)
+    done = run_preset(name, out, rank, command_line(context), quiet=quiet)
+    if not quiet:
+        state = "written" if done else f"the share of process {rank.index} is done; others are not"
+        typer.echo(f"{out / PAGE}: {state}.")
 
 
 def _task(

@@ -26,7 +26,6 @@ from dlm_eval.text.score import (
     read,
     read_references,
 )
-from dlm_sampling import samplers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -218,7 +217,7 @@ def _unbound(points: Sequence[Point]) -> list[str]:
             option = swept[0].setting.option
             values = dict.fromkeys(f"{p.setting.options[option[0]]:g}" for p in swept if option)
             found.append(
-                f"--nfe does not bind {name} ({samplers.find(name).nfe}): its "
+                f"--nfe does not bind {name} ({group[0].setting.build().nfe}): its "
                 f"{option[0] if option else ''} was swept instead: {', '.join(values)}."
             )
             continue
@@ -226,7 +225,7 @@ def _unbound(points: Sequence[Point]) -> list[str]:
         loose = [(steps, nfe) for steps, nfe in pairs if abs(nfe - steps) > 0.1 * steps + 1]
         if loose:
             told = ", ".join(f"{steps} gave {nfe:.1f}" for steps, nfe in loose)
-            found.append(f"--nfe does not bind {name} ({samplers.find(name).nfe}): {told}.")
+            found.append(f"--nfe does not bind {name} ({group[0].setting.build().nfe}): {told}.")
     return found
 
 

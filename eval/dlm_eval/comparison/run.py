@@ -145,7 +145,7 @@ def warm_up(comparison: Comparison) -> None:
     prompts, arguments = comparison.task.prompts(0, 1)
     generate(
         comparison.denoiser, prompts, **{**comparison.arguments, **arguments},
-        sampler=comparison.settings[0].sampler, steps=1, seed=0, progress=False,
+        sampler=comparison.settings[0].build(), steps=1, seed=0, progress=False,
     )  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def _rows(comparison: Comparison, setting: Setting, first: int, last: int) -> li
     try:
         out = generate(
             comparison.denoiser, prompts, **{**comparison.arguments, **arguments},
-            sampler=setting.sampler, sampler_options=setting.options, steps=setting.steps,
+            sampler=setting.build(), steps=setting.steps,
             **setting.law.arguments(), callback=hear, progress=False,
             seed=list(range(comparison.seed + first, comparison.seed + last)),
         )  # fmt: skip

@@ -14,7 +14,7 @@ from dlm_eval.comparison.cells import SWEEPS, Sweep
 from dlm_eval.report.results import Json
 from dlm_sampling import samplers
 from dlm_sampling.errors import UsageError, unknown_choice
-from dlm_sampling.types import Crossing
+from dlm_sampling.types import Crossing, Sampler
 
 
 @dataclass(frozen=True)
@@ -47,25 +47,23 @@ class Setting:
     """Hold a sampler with its budget and its law.
 
     Fields:
-        sampler: public name.
+        sampler: public name, or what tables call `instance`.
         law: of the tokens.
         steps: planned steps; None where the sampler sets its own pace.
         option: name and value of the swept parameter, or None.
-        fixed: further parameters, the same at every budget.
-        alias: what tables call the sampler with its fixed parameters; "" is its name.
+        instance: the sampler, where its name does not say it all.
     """
 
     sampler: str
     law: Law
     steps: int | None
     option: tuple[str, float] | None = None
-    fixed: tuple[tuple[str, Any], ...] = ()
-    alias: str = ""
+    instance: Sampler[Any] | None = None
 
     @property
     def label(self) -> str:
         """Return the name of the setting in tables."""
-        words = [self.alias or self.sampler]
+        words = [self.sampler]
         if self.option is not None:
             words.append(f"{self.option[0]} {self.option[1]:g}")
         if self.steps is not None:
@@ -75,18 +73,21 @@ class Setting:
     @property
     def series(self) -> str:
         """Return the name that the setting shares with the other budgets of its sampler."""
-        return ", ".join([self.alias or self.sampler, *self.law.words])
+        return ", ".join([self.sampler, *self.law.words])
 
     @property
     def options(self) -> dict[str, Any]:
         """Return the parameters of the sampler that are not its defaults."""
-        swept = {} if self.option is None else {self.option[0]: self.option[1]}
-        return {**dict(self.fixed), **swept}
+        return {} if self.option is None else {self.option[0]: self.option[1]}
+
+    def build(self) -> Sampler[Any]:
+        """Return the sampler."""
+        return self.instance or samplers.create(self.sampler, **self.options)
 
     def facts(self) -> dict[str, Json]:
         """Return the setting with all fields of the sampler, for results."""
         return {
-            "sampler": repr(samplers.create(self.sampler, **self.options)),
+            "sampler": repr(self.build()),
             **self.law.arguments(),
             "steps": self.steps,
         }

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,22 +150,30 @@ class SudokuTask:
 
     def prompts(self, first: int, last: int) -> tuple[Any, dict[str, Any]]:
         """See `Task`."""
-        return self._canvases()[first:last].tolist(), {"infill": True}
+        return _canvases(self.samples, self.clues, self.seed)[first:last].tolist(), {"infill": True}
 
     def words(self, row: int) -> dict[str, Json]:
         """See `Task`."""
-        return {"prompt": "".join("1234."[cell] for cell in self._canvases()[row].tolist())}
+        return {
+            "prompt": "".join(
+                "1234."[cell]
+                for cell in _canvases(self.samples, self.clues, self.seed)[row].tolist()
+            )
+        }
 
     def right(self, row: int, text: str, ids: Sequence[int]) -> bool:
         """See `Task`."""
         return bool(is_valid(torch.tensor([list(ids)]))[0])
 
-    def _canvases(self) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(self.seed)
-        grids = all_grids()
-        x = grids[torch.randint(len(grids), (self.samples,), generator=generator)]
-        rank = torch.rand(x.shape, generator=generator).argsort(1).argsort(1)
-        return x.masked_fill(rank < CELLS - self.clues, MASK)
+
+@cache
+def _canvases(samples: int, clues: int, seed: int) -> torch.Tensor:
+    """Return grids with the given number of clues, the other cells masked, int64 [samples, 16]."""
+    generator = torch.Generator().manual_seed(seed)
+    grids = all_grids()
+    x = grids[torch.randint(len(grids), (samples,), generator=generator)]
+    rank = torch.rand(x.shape, generator=generator).argsort(1).argsort(1)
+    return x.masked_fill(rank < CELLS - clues, MASK)
 
 
 @dataclass(frozen=True)

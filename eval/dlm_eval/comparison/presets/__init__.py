@@ -1,1 +1,4 @@
 """Comparisons under a name, with the page that is written from each."""
+
+from dlm_eval.comparison.presets.registry import PRESETS as PRESETS
+from dlm_eval.comparison.presets.registry import Preset as Preset

@@ -7,17 +7,18 @@ The parts are small enough to be repeated on one core in about an hour, and larg
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
+from dlm_eval.comparison.float32 import Float32Ancestral
 from dlm_eval.comparison.part import Part, Weights
 from dlm_eval.comparison.settings import Law, Setting
 from dlm_eval.comparison.tasks import SudokuTask, Task, book_task
 from dlm_eval.data import held_out_books
 from dlm_eval.tasks.books import encode_book
-from dlm_sampling import AutoDenoiser, Denoiser
+from dlm_eval.text.judging import JudgeOptions
+from dlm_sampling import AutoDenoiser, Denoiser, samplers
 from dlm_sampling.samplers import TokenFrequencies
 
 TEXTS, NEW_TOKENS, GRIDS, CLUES = 128, 32, 512, 5
@@ -38,7 +39,8 @@ def parts() -> tuple[Part, ...]:
         _sudoku("sudoku-solvers", 0, tuple(_solvers((4, 8, 16)))),
         _text("text-solvers", tuple(_solvers((8, 16, 32)))),
         _text("text-remdm", tuple(_remdm((8, 16, 32, 64, 128), (32, 128), NUCLEUS))),
-        _text("text-decoders", tuple(_decoders((4, 8, 16, 32), TEXT_SWEEPS, frequencies))),
+        _text("text-float32", tuple(_float32((1024, 16384)))),
+        _text("text-decoders", tuple(_decoders((8, 16, 32), TEXT_SWEEPS, frequencies))),
     )
 
 
@@ -48,8 +50,8 @@ SUDOKU_SWEEPS: Sweeps = {
     "klass": ("conf_threshold", (0.9, 0.7, 0.5, 0.3)),
 }
 TEXT_SWEEPS: Sweeps = {
-    "eb-sampler": ("gamma", (0.1, 3.0, 10.0, 30.0)),
-    "klass": ("conf_threshold", (0.9, 0.5, 0.3, 0.15)),
+    "eb-sampler": ("gamma", (0.1, 3.0, 10.0)),
+    "klass": ("conf_threshold", (0.9, 0.5, 0.3)),
 }
 
 
@@ -57,7 +59,7 @@ def _text(name: str, settings: tuple[Setting, ...]) -> Part:
     def task(denoiser: Denoiser) -> Task:
         return book_task(denoiser, TEXTS, NEW_TOKENS)
 
-    return Part(name, BOOKS_MODEL, task, settings, TEXTS, BATCH_TEXTS)
+    return Part(name, BOOKS_MODEL, task, settings, TEXTS, BATCH_TEXTS, judge=JudgeOptions())
 
 
 def _sudoku(name: str, clues: int, settings: tuple[Setting, ...]) -> Part:
@@ -87,22 +89,29 @@ def _remdm(budgets: Sequence[int], capped: Sequence[int], law: Law) -> list[Sett
     return found + [_cap(0.02, law, steps) for steps in capped]
 
 
+def _float32(steps: Sequence[int]) -> list[Setting]:
+    """Return exact draws, and those of released code in float32 on finer and finer grids."""
+    rounded = Float32Ancestral()
+    exact = Setting("ancestral", PLAIN, steps[0])
+    return [exact, *(Setting("float32 Gumbel", PLAIN, n, instance=rounded) for n in steps)]
+
+
 def _cap(eta: float, law: Law, steps: int) -> Setting:
-    return Setting("remdm-cap", law, steps, fixed=(("eta", eta),), alias=f"remdm-cap {eta:g}")
+    sampler = samplers.create("remdm-cap", eta=eta)
+    return Setting(f"remdm-cap {eta:g}", law, steps, instance=sampler)
 
 
 def _decoders(
     budgets: Sequence[int], sweeps: Sweeps, frequencies: TokenFrequencies | None
 ) -> list[Setting]:
     """Return the decoders that claim speed or quality, and the rules they claim it against."""
-    table: tuple[tuple[str, Any], ...] = ()
-    table = () if frequencies is None else (("frequencies", frequencies),)
+    calibrated = samplers.create("pc-sampler", frequencies=frequencies)
     found = [
         Setting(name, GREEDY, steps)
         for name in ("llada", "llada-entropy", "llada-random", "ccd")
         for steps in budgets
     ]
-    found += [Setting("pc-sampler", GREEDY, steps, fixed=table) for steps in budgets]
+    found += [Setting("pc-sampler", GREEDY, steps, instance=calibrated) for steps in budgets]
     for name, (option, values) in sweeps.items():
         found += [Setting(name, GREEDY, None, (option, value)) for value in values]
     return found

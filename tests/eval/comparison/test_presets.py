@@ -1,0 +1,166 @@
+"""The presets of eval compare: verdicts of claims by hand-made figures, and a small run of one."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from dlm_eval.comparison.part import Part, Weights
+from dlm_eval.comparison.presets import PRESETS, Preset
+from dlm_eval.comparison.presets.claims import parts
+from dlm_eval.comparison.presets.claims_page import (
+    at_equal_nfe,
+    difference,
+    render,
+    speed,
+    verdict_of,
+)
+from dlm_eval.comparison.presets.summary import (
+    Figure,
+    PartFigures,
+    Summary,
+    interpolate,
+    load_summary,
+)
+from dlm_eval.comparison.settings import Law, Setting
+from dlm_eval.comparison.tasks import SudokuTask, book_task
+from dlm_eval.text.judging import JudgeOptions
+
+from dlm_sampling.errors import UsageError
+
+
+def text(sampler: str, nfe: float, quality: float, entropy: float = 3.0) -> Figure:
+    return Figure(
+        label=f"{sampler}, {nfe:g}", sampler=sampler, steps=int(nfe), nfe=nfe, quality=quality,
+        error=0.03, entropy=entropy, entropy_error=0.04,
+    )  # fmt: skip
+
+
+def grid(sampler: str, nfe: float, quality: float) -> Figure:
+    return Figure(label=sampler, sampler=sampler, steps=None, nfe=nfe, quality=quality, error=0.01)
+
+
+def part_of(*figures: Figure, judged: bool) -> PartFigures:
+    return PartFigures(name="p", model="m", samples=128, judged=judged, protocol_hash="0",
+                       references=None, figures=figures)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("quality", "entropy", "outcome"),
+    [
+        (-0.2, 3.0, "better"),
+        (-0.2, 2.8, "less varied"),
+        (-0.08, 2.8, "same"),  # 0.08 is below two standard errors, 2 * 0.03 * sqrt 2
+        (0.2, 3.5, "worse"),
+    ],
+)
+def test_a_lower_perplexity_counts_only_at_the_same_entropy(
+    quality: float, entropy: float, outcome: str
+) -> None:
+    gap = difference(text("a", 8, 4 + quality, entropy), text("b", 8, 4.0), judged=True)
+    assert gap.outcome == outcome
+    assert gap.error == pytest.approx(0.03 * math.sqrt(2))
+
+
+def test_more_right_answers_are_better() -> None:
+    outcomes = [
+        difference(grid("a", 4, q), grid("b", 4, 0.5), judged=False).outcome
+        for q in (0.6, 0.51, 0.4)
+    ]
+    assert outcomes == ["better", "same", "worse"]
+
+
+def test_a_baseline_is_linear_in_log_nfe() -> None:
+    found = interpolate([grid("b", 4, 0.2), grid("b", 16, 0.6)], 8)
+    assert found.quality == pytest.approx(0.4)
+    assert found.error == pytest.approx(0.01 * math.sqrt(0.5))
+    assert interpolate([grid("b", 4, 0.2), grid("b", 16, 0.6)], 40).quality == pytest.approx(0.6)
+    part = part_of(grid("b", 4, 0.2), grid("b", 16, 0.6), grid("a", 8, 0.5), grid("a", 64, 0.9),
+                   judged=False)  # fmt: skip
+    (gap,) = at_equal_nfe(part, "a", "b")  # NFE 64 is far beyond the baseline
+    assert gap.quality == pytest.approx(0.1)
+
+
+def test_verdicts() -> None:
+    base = grid("b", 4, 0.5)
+    better, same, worse = (difference(grid("a", 4, q), base, judged=False) for q in (0.6, 0.5, 0.4))
+    less = difference(text("a", 8, 3.0, 2.0), text("b", 8, 4.0), judged=True)
+    assert verdict_of([better, same]) == "holds"
+    assert verdict_of([better, worse]) == "holds at some NFE"
+    assert verdict_of([same]) == "does not hold"
+    assert verdict_of([less, same]) == "only with less entropy"
+    assert verdict_of([less, worse]) == "does not hold"
+
+
+def test_the_speed_up_is_at_equal_quality() -> None:
+    figures = [grid("b", 4, 0.5), grid("b", 8, 0.6), grid("b", 16, 0.9)]
+    part = part_of(*figures, grid("a", 2, 0.5), grid("a", 5, 0.89), judged=False)
+    assert speed(part, "a", "b") == (pytest.approx(16 / 5), 1.0)
+    assert speed(part_of(*figures, grid("a", 5, 0.6), judged=False), "a", "b") is None
+
+
+def small() -> tuple[Part, ...]:
+    grids = Part("grids", Weights("sudoku4x4"), lambda _: SudokuTask(4, 8),
+                 (Setting("llada", Law(0.0), 4),), 4)  # fmt: skip
+    judge = JudgeOptions(features="none")
+    texts = Part("texts", Weights("tiny-books"), lambda d: book_task(d, 20, 4),
+                 (Setting("ancestral", Law(1.0), 2),), 20, judge=judge)  # fmt: skip
+    return grids, texts
+
+
+def test_a_preset_writes_summary_picture_and_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlm_eval.cli.app import app
+    from typer.testing import CliRunner
+
+    monkeypatch.setitem(PRESETS, "small", Preset(small, lambda summary: summary.command))
+    words = ["compare", "--preset", "small", "--out", str(tmp_path), "--quiet"]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    summary = load_summary(tmp_path / "summary.json")
+    grids, texts = summary.part("grids"), summary.part("texts")
+    results = json.loads((tmp_path / "texts" / "results.json").read_text(encoding="utf-8"))
+    values = {(m["group"], m["name"]): m["value"] for m in results["metrics"]}
+    (figure,) = texts.figures
+    assert math.exp(figure.quality) == pytest.approx(
+        values["ancestral, 2 steps, T 1", "generative perplexity"], rel=1e-5
+    )
+    assert texts.references is not None and texts.references.entropy == pytest.approx(
+        values["references", "unigram entropy"], rel=1e-5
+    )
+    assert grids.figures[0].nfe == 4.0 and not grids.judged
+    assert (tmp_path / "plots.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == summary.command
+    wrong_words = {
+        "claims": ["--preset", "claim"],
+        "alone": ["--preset", "claims", "m"],
+        "MODEL": [],
+    }
+    for message, wrong in wrong_words.items():
+        given = ["compare", *wrong, "--out", str(tmp_path)]
+        with pytest.raises(UsageError, match=message):
+            CliRunner().invoke(app, given, catch_exceptions=False)
+
+
+def test_the_plan_of_the_claims_can_decide() -> None:
+    plan = {part.name: part for part in parts()}
+    assert all(part.samples >= 128 for part in plan.values())
+    steps = {s.steps for s in plan["text-remdm"].settings if s.sampler == "remdm-loop"}
+    assert {32, 128} <= steps  # 1x and 4x the tokens
+    labels = [setting.label for part in plan.values() for setting in part.settings]
+    assert all(labels.count(label) <= len(plan) for label in labels)
+    for part in plan.values():
+        assert len({s.label for s in part.settings}) == len(part.settings)
+
+
+def test_the_page_is_that_of_the_committed_figures() -> None:
+    folder = Path(__file__).parents[3] / "eval" / "results" / "claims"
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert render(load_summary(folder / "summary.json")) == page
+
+
+def test_a_summary_finds_its_parts() -> None:
+    summary = Summary(command="c", versions={}, parts=(part_of(judged=False),))
+    assert summary.part("p").samples == 128
