@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dlm_eval.cli.words import BOOKS, check_out, command_line
 from dlm_sampling.errors import UsageError, unknown_choice
 
-JOURNAL = "journal.jsonl"
+JOURNALS = "journal"
 MOST_GROUPS = 50  # documents with a table row of their own
 SHOWN = 300  # characters of a text in the report
 
 
 def bound(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
     data: Annotated[
         str,
         typer.Option(
             help="Texts: .txt, .jsonl, .json, .csv, .parquet, a folder of .txt files, a data "
-            "set's folder or its name on the hub (org/name@revision)."
+            "set's folder or its name on the hub (org/name@revision), or books: the held-out "
+            "books that ship with the evaluation."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for results and report.")],
@@ -71,13 +73,15 @@ def bound(
     Rows with a text are cut into windows that are scored by themselves; of rows with "prompt" and
     "answer" the answer is scored.  A killed run goes on when the same command is given again.
     """
-    from dlm_eval.likelihood.documents import Columns, read_documents
+    from dlm_eval.data import held_out_books
+    from dlm_eval.journal import SettingsChanged
+    from dlm_eval.likelihood.documents import Columns, Document, read_documents
     from dlm_eval.likelihood.protocols import LOG_TYPES, NOT_BOUNDS, PROTOCOLS, SCHEMES
     from dlm_eval.likelihood.run import digest, metrics, score
     from dlm_eval.likelihood.windows import cut
     from dlm_eval.report import Results, write_folder
     from dlm_sampling import AutoDenoiser
-    from dlm_sampling.jobs import PromptSource
+    from dlm_sampling.jobs import PromptSource, rank_of
 
     for option, value, known in (
         ("--protocol", protocol, PROTOCOLS),
@@ -90,9 +94,15 @@ def bound(
         if number is not None and number < 1:
             raise UsageError(f"{option} {number}: must be at least 1.")
     columns = Columns(column, prompt_column, answer_column)
-    documents = read_documents(PromptSource(data, column, split, subset), columns)[:limit]
+    check_out(out)
+    documents = (
+        [Document(name, text) for name, text in held_out_books().items()]
+        if data == BOOKS and not Path(BOOKS).exists()
+        else read_documents(PromptSource(data, column, split, subset), columns)
+    )[:limit]
+    rank = rank_of(os.environ)
     denoiser = AutoDenoiser.from_pretrained(
-        model, dtype=dtype, device_map=device, trust_remote_code=trust_remote_code,
+        model, dtype=dtype, device_map=rank.device(device), trust_remote_code=trust_remote_code,
         revision=revision,
     )  # fmt: skip
     if denoiser.tokenizer is None:
@@ -115,10 +125,16 @@ def bound(
         raise UsageError(f"--data {data}: no window of {chosen.length} tokens; try --length.")
     uniform = denoiser.process.name == "uniform"
     subject = {"model": model, "revision": revision, "noise": denoiser.process.name, "seed": seed}
-    scored = score(
-        denoiser, windows, chosen, seed=seed, batch=batch_size, journal=out / JOURNAL,
-        subject=subject,
-    )  # fmt: skip
+    try:
+        scored = score(
+            denoiser, windows, chosen, seed=seed, batch=batch_size, folder=out / JOURNALS,
+            subject=subject, rank=rank,
+        )  # fmt: skip
+    except SettingsChanged as error:
+        raise UsageError(str(error)) from error
+    if scored is None:
+        typer.echo(f"{out}: the share of process {rank.index} is done; others are not.")
+        return
     note = f"standard error over {len(windows)} windows, of texts and masks together"
     figures = metrics(windows, scored, note=note)
     samples = []
@@ -145,9 +161,7 @@ def bound(
     if uniform and scheme is not None:
         warnings.append("--scheme has no effect on a model of uniform noise.")
     results = Results(
-        command=shlex.join(["dlm-sampling", "eval", *sys.argv[sys.argv.index("bound") :]])
-        if "bound" in sys.argv
-        else "dlm-sampling eval bound",
+        command=command_line(context),
         subject={**subject, "nfe": sum(value.nfe for value in scored)},
         protocol={
             "bound": f"ancestral sampler of {chosen.steps} steps" if uniform else "any order",

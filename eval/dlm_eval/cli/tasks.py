@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dlm_eval.cli.words import check_out, command_line
 from dlm_sampling.errors import UsageError
 
+JOURNAL = "answers.jsonl"
 EXTRA = "pip install 'dlm-sampling[lm-eval]'"
 
 
 def tasks(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
     tasks: Annotated[
         str,
@@ -52,13 +54,19 @@ def tasks(
         bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
     ] = False,
 ) -> None:
-    """Run tasks of lm-evaluation-harness with any sampler."""
+    """Run tasks of lm-evaluation-harness with any sampler.
+
+    A killed run goes on when the same command is given again.
+    """
+    check_out(out)
     try:
         import lm_eval
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise UsageError(f"eval tasks needs lm-evaluation-harness: {EXTRA}") from error
+    from dlm_eval.journal import SettingsChanged
     from dlm_eval.report import Metric, Results, write_folder
+    from dlm_eval.report.intervals import wilson_note
     from dlm_eval.tasks.harness import DiffusionLM
     from dlm_eval.tasks.local.rules import DATA
 
@@ -86,8 +94,10 @@ def tasks(
     try:
         language_model = DiffusionLM(
             model, batch_size=batch_size, seed=seed, device=device,
-            trust_remote_code=trust_remote_code, **given,
+            trust_remote_code=trust_remote_code, journal=out / JOURNAL, **given,
         )  # fmt: skip
+    except SettingsChanged as error:
+        raise UsageError(str(error)) from error
     except TypeError as error:
         raise UsageError(f"--set: {error}") from error
     try:
@@ -109,6 +119,7 @@ def tasks(
             if isinstance(value, float) and rule and "_stderr" not in metric:
                 # The standard error of a mean of 0 and 1, as all of these are but "cells".
                 error = (value * (1 - value) / max(count - 1, 1)) ** 0.5
+                chance = 0 <= value <= 1 and metric != "cells"
                 label = metric if rule == "none" else f"{metric} ({rule})"
                 figures.append(
                     Metric(
@@ -118,7 +129,8 @@ def tasks(
                         n=count,
                         better="larger",
                         group=name,
-                        error=error if 0 <= value <= 1 and metric != "cells" else None,
+                        error=error if chance else None,
+                        note=wilson_note(value * count, count) if chance else "",
                     )
                 )
     samples = [
@@ -131,10 +143,8 @@ def tasks(
         for name, rows in found["samples"].items()
         for sample in rows
     ]
-    command = ["dlm-sampling", "eval", "tasks", model, "--tasks", tasks, "--out", str(out)]
-    command += [word for text in settings or [] for word in ("--set", text)]
     results = Results(
-        command=shlex.join(command),
+        command=command_line(context),
         subject={"model": model, "seed": seed, **language_model.settings},
         protocol={
             "harness": lm_eval.__version__,

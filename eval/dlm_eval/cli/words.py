@@ -10,7 +10,7 @@ import typer
 
 from dlm_sampling.errors import UsageError
 
-OWN, NONE = "own", "none"
+OWN, NONE, BOOKS = "own", "none", "books"
 
 
 def check_out(out: Path) -> None:

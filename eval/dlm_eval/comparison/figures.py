@@ -18,6 +18,7 @@ from dlm_eval.comparison.tasks import Task
 from dlm_eval.judges.diversity import distinct_n, repeat_rate, unigram_entropy
 from dlm_eval.judges.scores import TextScores
 from dlm_eval.report import Metric, Plot, draw
+from dlm_eval.report.intervals import wilson_note
 from dlm_eval.text.score import (
     Protocol,
     few_for_mauve,
@@ -131,7 +132,7 @@ def _figures(
         hits = sum(map(bool, right))
         quality, error = 100.0 * hits / n, 100.0 * math.sqrt(variance(hits, n))
         found.append(Metric(name="accuracy", value=quality, unit="%", n=n, error=error,
-                            better="larger"))  # fmt: skip
+                            better="larger", note=wilson_note(hits, n)))  # fmt: skip
         distinct = len({tuple(row["ids"]) for row, good in zip(rows, right, strict=True) if good})
         found.append(Metric(name="different right answers", value=distinct, unit="", n=n))
     per_forward = float(tokens.sum() / nfe.sum()) if nfe.sum() else 0.0

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlm_eval.comparison.figures import Figures, figures_of
-from dlm_eval.comparison.journal import SettingsChanged
 from dlm_eval.comparison.run import Comparison, Measured, run, samples_of
 from dlm_eval.comparison.settings import Setting
 from dlm_eval.comparison.tasks import Task, TextTask
+from dlm_eval.journal import SettingsChanged
 from dlm_eval.report import Results, write_folder
 from dlm_eval.report.results import Json
 from dlm_eval.text.judging import JudgeOptions, load_judgement

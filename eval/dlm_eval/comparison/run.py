@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dlm_eval.comparison.journal import Journal, whole_lines
 from dlm_eval.comparison.settings import Setting
 from dlm_eval.comparison.tasks import Task
+from dlm_eval.journal import Journal, records_of_all
 from dlm_eval.judges.scores import TextScores
 from dlm_eval.report.results import Json
 from dlm_eval.text.score import columns_of
@@ -105,7 +105,7 @@ def run(
     folder = folder / JOURNALS
     journal = Journal(folder / f"{rank.index}.jsonl", facts)
     plan = {_key(*batch): batch for batch in comparison.batches()}
-    known = _known(folder, journal)
+    known = _known(journal)
     mine = [key for i, key in enumerate(plan) if i % rank.world == rank.index and key not in known]
     if mine:
         warm_up(comparison)
@@ -121,7 +121,7 @@ def run(
             bar.set_postfix_str(setting.label, refresh=False)
             journal.append({"batch": key, **run_batch(comparison, setting, first, last)})
             bar.update()
-    known = _known(folder, journal)
+    known = _known(journal)
     if not known.keys() >= plan.keys():
         return None
     return [_collect(setting, plan, known) for setting in comparison.settings]
@@ -203,17 +203,9 @@ def _key(setting: Setting, first: int, last: int) -> str:
     return json.dumps([setting.label, first, last])
 
 
-def _known(folder: Path, own: Journal) -> dict[str, dict[str, Any]]:
+def _known(own: Journal) -> dict[str, dict[str, Any]]:
     """Return the finished batches of all processes; journals of other facts are refused."""
-    records: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*.jsonl")):
-        lines = own.records if path == own.path else whole_lines(path)
-        if path != own.path:
-            if lines:
-                own.compare(lines[0], path)
-            lines = lines[1:]
-        records += lines
-    return {record["batch"]: record for record in records}
+    return {record["batch"]: record for record in records_of_all(own)}
 
 
 def _collect(

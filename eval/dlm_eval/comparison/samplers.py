@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 import dlm_sampling
 from dlm_eval.comparison.cells import Cell, is_experimental
-from dlm_eval.comparison.journal import Journal, SettingsChanged
 from dlm_eval.comparison.page import render
+from dlm_eval.journal import Journal, SettingsChanged
 from dlm_eval.tasks.worlds import GRIDS, TEXTS, SudokuWorld, TextWorld, World, text_world
 from dlm_sampling import samplers
 from dlm_sampling.errors import unknown_sampler

@@ -21,8 +21,8 @@ import typer
 from torch import Tensor
 
 from dlm_eval.comparison.cells import SWEEPS, Budgets, Cell
-from dlm_eval.comparison.journal import Journal
 from dlm_eval.comparison.samplers import environment, identity, measure
+from dlm_eval.journal import Journal
 from dlm_eval.tasks.worlds import TextWorld, denoiser, fingerprint, text_world
 from dlm_sampling import samplers
 from dlm_sampling.denoisers import Denoiser

@@ -1,4 +1,4 @@
-"""Bound the likelihood of windows, batch by batch, with a journal from which a killed run goes on.
+"""Bound the likelihood of windows, batch by batch, with journals from which a killed run goes on.
 
 Figures are ratios of sums over windows, with the standard error of a ratio,
 
@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dlm_eval.comparison.journal import Journal
+from dlm_eval.journal import Journal, records_of_all
 from dlm_eval.likelihood.protocols import DRAWN, Protocol
 from dlm_eval.likelihood.windows import Window
 from dlm_eval.report import Metric
 from dlm_sampling import Denoiser, elbo, uniform_elbo
+from dlm_sampling.jobs import Rank, out_of_memory
 from dlm_sampling.ops import row_seeds
 
 
@@ -67,42 +68,78 @@ def score(
     *,
     seed: int,
     batch: int,
-    journal: Path,
+    folder: Path,
     subject: dict[str, Any],
-) -> list[Scored]:
-    """Score all windows; what the journal has is not computed again.
+    rank: Rank,
+) -> list[Scored] | None:
+    """Score all windows, on any number of processes; what a journal has is not computed again.
+
+    The figures depend neither on the batch, nor on the number of processes, nor on how often they
+    were killed.
 
     Args:
         denoiser: the model.
         windows: see `cut`.
         protocol: see `Protocol`.
         seed: from which the seed of each window is made.
-        batch: windows per forward pass; no effect on the masks.
-        journal: the file.
-        subject: facts that the journal must have been begun with, such as the model's name.
+        batch: windows per forward pass, halved where they do not fit into memory.
+        folder: of the journals, one for each process.
+        subject: facts that the journals must have been begun with, such as the model's name.
+        rank: this process among all.
+
+    Returns:
+        None in a process that finds others still at work.
 
     Raises:
-        SettingsChanged: the journal belongs to another model, text, protocol or seed.
+        SettingsChanged: a journal belongs to another model, text, protocol or seed.
     """
     settings = {**subject, "protocol": asdict(protocol), "seed": seed, "texts": digest(windows)}
-    book = Journal(journal, settings)
-    found = {i: Scored(*value) for record in book.records for i, *value in record["windows"]}
+    journal = Journal(folder / f"{rank.index}.jsonl", settings)
+    known = _known(journal)
+    every = range(rank.index, len(windows), rank.world)
+    rest = [i for i in every if i not in known]
     seeds = row_seeds(seed, len(windows))
-    rest = [i for i in range(len(windows)) if i not in found]
-    with tqdm(total=len(windows), initial=len(found), unit="window", disable=None) as bar:
+    with tqdm(total=len(every), initial=len(every) - len(rest), unit="window", disable=None) as bar:
         for some in _batches(windows, rest, batch):
-            tokens = torch.tensor([windows[i].ids for i in some])
-            editable = torch.zeros_like(tokens, dtype=torch.bool)
-            for row, i in enumerate(some):
-                begin, end = windows[i].scored
-                editable[row, begin:end] = True
-            values = nats_of(denoiser, tokens, editable, protocol, [seeds[i] for i in some])
-            found |= dict(zip(some, values, strict=True))
-            book.append(
-                {"windows": [[i, v.nats, v.nfe] for i, v in zip(some, values, strict=True)]}
-            )
-            bar.update(len(some))
-    return [found[i] for i in range(len(windows))]
+            for part, values in _in_halves(denoiser, windows, protocol, seeds, some):
+                lines = [[i, v.nats, v.nfe] for i, v in zip(part, values, strict=True)]
+                journal.append({"windows": lines})
+                bar.update(len(part))
+    known = _known(journal)
+    if len(known) < len(windows):
+        return None
+    return [known[i] for i in range(len(windows))]
+
+
+def _known(journal: Journal) -> dict[int, Scored]:
+    records = records_of_all(journal)
+    return {i: Scored(*value) for record in records for i, *value in record["windows"]}
+
+
+def _in_halves(
+    denoiser: Denoiser,
+    windows: Sequence[Window],
+    protocol: Protocol,
+    seeds: Sequence[int],
+    some: list[int],
+) -> Iterator[tuple[list[int], list[Scored]]]:
+    """Score windows of one length together, or in halves where they do not fit into memory."""
+    tokens = torch.tensor([windows[i].ids for i in some])
+    editable = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, i in enumerate(some):
+        begin, end = windows[i].scored
+        editable[row, begin:end] = True
+    try:
+        values = nats_of(denoiser, tokens, editable, protocol, [seeds[i] for i in some])
+    except (RuntimeError, MemoryError) as error:
+        if len(some) == 1 or not out_of_memory(error):
+            raise
+    else:
+        yield some, values
+        return
+    middle = len(some) // 2
+    for half in (some[:middle], some[middle:]):
+        yield from _in_halves(denoiser, windows, protocol, seeds, half)
 
 
 def digest(windows: Sequence[Window]) -> str:

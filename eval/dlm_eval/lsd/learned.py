@@ -21,7 +21,7 @@ import torch
 import typer
 from tqdm import tqdm
 
-from dlm_eval.comparison.journal import Journal
+from dlm_eval.journal import Journal
 from dlm_eval.lsd.page import render
 from dlm_eval.lsd.toy import LENGTH, directly, distance, noisy_toy, toy
 from dlm_eval.tasks.worlds import TEXT_MODEL, TextWorld, denoiser, text_world

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,12 +25,15 @@ from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from torch import Tensor
 from tqdm import tqdm
 
+from dlm_eval.journal import Journal
 from dlm_eval.likelihood.documents import Document
 from dlm_eval.likelihood.protocols import Protocol
 from dlm_eval.likelihood.run import nats_of
 from dlm_eval.likelihood.windows import cut, encode, encode_pair
+from dlm_eval.tasks.answers import Answers
 from dlm_sampling import AutoDenoiser, Denoiser, generate
 from dlm_sampling.ops import row_seeds
 
@@ -60,6 +65,7 @@ class DiffusionLM(TemplateLM):
         dtype: float32, bfloat16, auto.
         trust_remote_code: whether the checkpoint's own Python code may run.
         revision: commit on the hub.
+        journal: file that keeps finished answers, from which a killed run goes on; default none.
         parameters: `set_NAME=value` is the sampler's parameter NAME.
 
     Raises:
@@ -87,6 +93,7 @@ class DiffusionLM(TemplateLM):
         dtype: str = "auto",
         trust_remote_code: bool = False,
         revision: str | None = None,
+        journal: str | Path | None = None,
         **parameters: Any,
     ) -> None:
         super().__init__()
@@ -123,6 +130,9 @@ class DiffusionLM(TemplateLM):
             "temperature": temperature,
             "top_p": top_p,
         }
+        facts = {**self.get_model_info(), "revision": revision, "greedy": greedy}
+        facts["model"] = pretrained if isinstance(pretrained, str) else "a denoiser"
+        self._answers = Answers(None if journal is None else Journal(Path(journal), facts))
 
     @property
     def eot_token_id(self) -> int:
@@ -190,11 +200,29 @@ class DiffusionLM(TemplateLM):
                     for row, i in enumerate(some):
                         scored[row, max(tokens.shape[1] - len(pairs[i][1]), 0) :] = True
                     own = [seeds[i] for i in some]
-                    values = nats_of(self.denoiser, tokens, scored, self.protocol, own)
-                    for i, value in zip(some, values, strict=True):
-                        found[i] = (-value.nats, self.greedy and self._is_greedy(*pairs[i]))
+
+                    rows = [pairs[i] for i in some]
+                    read = partial(self._read, rows, tokens, scored, own)
+                    question = [tokens.tolist(), scored.sum(1).tolist(), own]
+                    answers = self._answers.ask(question, read)
+                    for i, (value, greedy) in zip(some, answers, strict=True):
+                        found[i] = (value, greedy)
                     bar.update(len(some))
         return found
+
+    def _read(
+        self,
+        pairs: Sequence[tuple[list[int], list[int]]],
+        tokens: Tensor,
+        scored: Tensor,
+        seeds: list[int],
+    ) -> list[tuple[float, bool]]:
+        """Score the continuations of a batch."""
+        values = nats_of(self.denoiser, tokens, scored, self.protocol, seeds)
+        return [
+            (-value.nats, self.greedy and self._is_greedy(*pair))
+            for pair, value in zip(pairs, values, strict=True)
+        ]
 
     def _is_greedy(self, context: list[int], rest: list[int]) -> bool:
         """Whether writing the most confident token, one per pass, gives the continuation."""
@@ -224,19 +252,23 @@ class DiffusionLM(TemplateLM):
         for first in tqdm(parts, desc="texts", disable=disable_tqdm or None):
             some = requests[first : first + self.batch_size]
             asked = max(self._asked(request) for request in some)
-            out = generate(
-                self.denoiser,
-                [self._prompt(request.args[0], asked) for request in some],
-                max_new_tokens=asked,
-                stop=[_stops(request) for request in some],
-                seed=seeds[first : first + len(some)],
-                eos="stop",
-                progress=False,
-                **self.settings,
-            )
-            assert out.texts is not None
-            texts += out.texts
+            prompts = [self._prompt(request.args[0], asked) for request in some]
+            stops = [_stops(request) for request in some]
+            own = seeds[first : first + len(some)]
+            write = partial(self._write, prompts, asked, stops, own)
+            texts += self._answers.ask([prompts, asked, stops, own], write)
         return texts
+
+    def _write(
+        self, prompts: list[Any], asked: int, stops: list[list[str]], seeds: list[int]
+    ) -> list[str]:
+        """Generate the texts of a batch."""
+        out = generate(
+            self.denoiser, prompts, max_new_tokens=asked, stop=stops, seed=seeds, eos="stop",
+            progress=False, **self.settings,
+        )  # fmt: skip
+        assert out.texts is not None
+        return out.texts
 
     def _asked(self, request: Instance) -> int:
         """Return the new tokens of a request."""

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from dlm_eval.cli import bound as command
 from dlm_eval.cli.app import app
 from dlm_eval.likelihood import run
 from typer.testing import CliRunner
@@ -49,9 +48,10 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     data = tmp_path / "text.txt"
     data.write_text("", encoding="utf-8")
     for why, options in {
-        "--protocol='llama'": {"protocol": "llama"},
-        "--masks 0": {"masks": 0},
-        "no text in it": {},
+        "--protocol='llama'": ["--protocol", "llama"],
+        "--masks 0": ["--masks", "0"],
+        "no text in it": [],
     }.items():
+        words = ["bound", "tiny-books", "--data", str(data), "--out", str(tmp_path / "out")]
         with pytest.raises(UsageError, match=why):
-            command.bound("tiny-books", str(data), tmp_path / "out", **options)
+            CliRunner().invoke(app, [*words, *options], catch_exceptions=False)

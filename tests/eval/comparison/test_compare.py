@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from dlm_eval.comparison.figures import figures_of
-from dlm_eval.comparison.journal import SettingsChanged
 from dlm_eval.comparison.run import Comparison, Measured, run, samples_of
 from dlm_eval.comparison.settings import Law, Setting, check_names, settings_of, sweeps_of
 from dlm_eval.comparison.tasks import FileTask, SudokuTask, TextTask, read_file_task
+from dlm_eval.journal import SettingsChanged
 from dlm_eval.judges.causal import CausalJudge
 from dlm_eval.judges.diversity import entropies
 from dlm_eval.judges.mauve import mauve

@@ -6,10 +6,10 @@ import pytest
 import torch
 from dlm_eval.comparison import samplers as compare_samplers
 from dlm_eval.comparison.cells import LAWS, SWEEPS, Budgets, Cell, own_law
-from dlm_eval.comparison.journal import Journal, SettingsChanged
 from dlm_eval.comparison.page import render
 from dlm_eval.comparison.reading import judge_sudoku, judge_text, weights
 from dlm_eval.comparison.samplers import identity, measurable, measure_world
+from dlm_eval.journal import Journal, SettingsChanged
 from dlm_eval.tasks import worlds
 from dlm_eval.tasks.worlds import SudokuWorld, text_world
 

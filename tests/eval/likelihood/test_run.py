@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from dlm_eval.comparison.journal import SettingsChanged
+from dlm_eval.journal import SettingsChanged
 from dlm_eval.likelihood import run
 from dlm_eval.likelihood.documents import Columns, Document, read_documents
 from dlm_eval.likelihood.protocols import Protocol
@@ -18,7 +18,7 @@ from dlm_eval.likelihood.windows import cut, encode_pair
 
 from dlm_sampling import elbo
 from dlm_sampling.errors import UsageError
-from dlm_sampling.jobs import PromptSource
+from dlm_sampling.jobs import PromptSource, Rank
 from dlm_sampling.ops import row_seeds
 from tests.samplers.small import small_toy
 
@@ -54,8 +54,10 @@ def test_the_scores_are_those_of_elbo_and_a_killed_run_goes_on(
 ) -> None:
     toy, protocol = small_toy(length=4, vocab_size=6), Protocol(length=4, masks=4)
     windows = cut(TEXTS, Letters(), protocol)
-    options: dict[str, Any] = {"seed": 3, "batch": 2, "subject": {"model": "toy"}}
-    whole = run.score(toy, windows, protocol, journal=tmp_path / "a", **options)
+    options: dict[str, Any] = {"seed": 3, "subject": {"model": "toy"}}
+    alone: dict[str, Any] = {**options, "batch": 2, "rank": Rank()}
+    whole = run.score(toy, windows, protocol, folder=tmp_path / "a", **alone)
+    assert whole is not None
     seeds = row_seeds(3, len(windows))
     for window, seed, found in zip(windows, seeds, whole, strict=True):
         editable = torch.zeros(1, 4, dtype=torch.bool)
@@ -78,11 +80,23 @@ def test_the_scores_are_those_of_elbo_and_a_killed_run_goes_on(
 
     monkeypatch.setattr(run, "nats_of", killed)
     with pytest.raises(KeyboardInterrupt):
-        run.score(toy, windows, protocol, journal=tmp_path / "b", **options)
-    again = run.score(toy, windows, protocol, journal=tmp_path / "b", **options)
+        run.score(toy, windows, protocol, folder=tmp_path / "b", **alone)
+    again = run.score(toy, windows, protocol, folder=tmp_path / "b", **alone)
     assert again == whole and calls == 3  # the first batch was not computed again
     with pytest.raises(SettingsChanged, match="masks was 4 and is now 2"):
-        run.score(toy, windows, replace(protocol, masks=2), journal=tmp_path / "b", **options)
+        run.score(toy, windows, replace(protocol, masks=2), folder=tmp_path / "b", **alone)
+
+    # Two processes share the windows; a batch that does not fit into memory is halved.
+    def small(toy: Any, tokens: torch.Tensor, *rest: Any) -> Any:
+        if len(tokens) > 1:
+            raise MemoryError("does not fit")
+        return true(toy, tokens, *rest)
+
+    monkeypatch.setattr(run, "nats_of", small)
+    shared: dict[str, Any] = {**options, "batch": 4, "folder": tmp_path / "c"}
+    assert run.score(toy, windows, protocol, rank=Rank(1, 2), **shared) is None
+    assert run.score(toy, windows, protocol, rank=Rank(0, 2), **shared) == whole
+    assert len((tmp_path / "c" / "1.jsonl").read_text(encoding="utf-8").splitlines()) == 3
 
 
 def test_ratio_has_the_error_of_repeated_samples() -> None:

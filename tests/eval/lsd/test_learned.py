@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dlm_eval.comparison.journal import SettingsChanged
+from dlm_eval.journal import SettingsChanged
 from dlm_eval.lsd import learned
 from dlm_eval.lsd.learned import BASES, Cell, equal_steps, text_cells, toy_cells, write_result
 from dlm_eval.lsd.page import difference, render

@@ -20,11 +20,13 @@ from dlm_sampling.ops import row_seeds
 lm_eval: Any = pytest.importorskip("lm_eval", reason="needs: pip install 'dlm-sampling[lm-eval]'")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from dlm_eval.cli.tasks import tasks  # noqa: E402
+from dlm_eval.cli.app import app  # noqa: E402
+from dlm_eval.journal import SettingsChanged  # noqa: E402
 from dlm_eval.tasks.harness import DiffusionLM  # noqa: E402
 from dlm_eval.tasks.local.rules import DATA  # noqa: E402
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
 pytestmark = pytest.mark.external
 
@@ -115,16 +117,38 @@ def test_the_harness_finds_it_by_name(tiny_llada: Path) -> None:
 
 
 def test_programs_run_with_consent_only(tiny_llada: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {
-        "tasks": "humaneval,mbpp",
-        "settings": ["sampler=llada", "steps=2", "max_new_tokens=4"],
-        "limit": 1,
-    }
+    words = ["tasks", str(tiny_llada), "--tasks", "humaneval,mbpp", "--limit", "1", "--out"]
+    words += [str(tmp_path), *(f"--set={one}" for one in ("sampler=llada", "steps=2"))]
+    words += ["--set=max_new_tokens=4"]
     with pytest.raises(UsageError, match="unsafe"):
-        tasks(str(tiny_llada), out=tmp_path, **options)
-    tasks(str(tiny_llada), out=tmp_path, confirm_run_unsafe_code=True, **options)
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    done = CliRunner().invoke(app, [*words, "--confirm_run_unsafe_code"], catch_exceptions=False)
+    assert done.exit_code == 0
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert [(m["name"], m["value"], m["group"]) for m in results["metrics"]] == [
         ("pass@1", 0.0, "humaneval"),
         ("pass@1", 0.0, "mbpp"),
     ]
+    assert results["metrics"][0]["note"] == "95 % interval 0.0 to 79.3 %"
+    assert results["command"].startswith("dlm-sampling eval tasks")
+
+
+def test_a_killed_run_goes_on(
+    tiny_llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process finds the answers of the first, and runs no pass for them."""
+    options: dict[str, Any] = {"masks": 2, "sampler": "llada", "journal": tmp_path / "answers"}
+    text = [asked("generate_until", "Once", {"until": ["."], "max_gen_toks": 4})]
+    pair = [asked("loglikelihood", "Once", " upon")]
+    first = DiffusionLM(str(tiny_llada), **options)
+    found = first.generate_until(text), first.loglikelihood(pair)
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("dlm_eval.tasks.harness.generate", never)
+    monkeypatch.setattr("dlm_eval.tasks.harness.nats_of", never)
+    again = DiffusionLM(str(tiny_llada), **options)
+    assert (again.generate_until(text), again.loglikelihood(pair)) == found
+    with pytest.raises(SettingsChanged, match="masks"):
+        DiffusionLM(str(tiny_llada), **{**options, "masks": 3})

@@ -59,6 +59,21 @@ class Journal:
                 )
 
 
+def records_of_all(own: Journal) -> list[dict[str, Any]]:
+    """Return the finished records of all journals in the folder of this one, its own included.
+
+    Raises:
+        SettingsChanged: another journal was begun with other settings.
+    """
+    records: list[dict[str, Any]] = []
+    for path in sorted(own.path.parent.glob("*.jsonl")):
+        lines = whole_lines(path)
+        if lines:
+            own.compare(lines[0], path)
+        records += lines[1:]
+    return records
+
+
 def _plain(value: dict[str, Any]) -> dict[str, Any]:
     """As it is read back: tuples become lists."""
     return cast("dict[str, Any]", json.loads(json.dumps(value)))
