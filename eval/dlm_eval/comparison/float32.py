@@ -38,11 +38,16 @@ def raced_law(p: Tensor, rho: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Float32Ancestral(Ancestral):
-    """Reveal masked positions as `Ancestral` does, with tokens of `raced_law`.
+    """Reveal masked positions as `Ancestral` does, with the tokens of a race on a fine time grid.
 
-    Only the law of the token differs; the small loss of reveals that the rounding also causes is
-    left out.
+    Only the law of the token differs, so that the rounding is seen by itself, whatever the number
+    of steps; the small loss of reveals that the rounding also causes is left out.
+
+    Fields:
+        grid: steps of the time grid whose races are imitated, at least 1.
     """
+
+    grid: int = 1024
 
     runs_on = ("absorbing",)
 
@@ -53,9 +58,9 @@ class Float32Ancestral(Ancestral):
         t = self.time_at(clock.step, clock.steps)
         s = self.time_at(clock.step + 1, clock.steps)
         removal = clock.step >= clock.steps
-        rho = self.reveal_prob(t, s)
-        revealed = rng.uniform(Stream.COMMIT, canvas.tokens) < rho.unsqueeze(1)
+        revealed = rng.uniform(Stream.COMMIT, canvas.tokens) < self.reveal_prob(t, s).unsqueeze(1)
         where = canvas.eligible & (removal.unsqueeze(1) | revealed)
+        rho = self.reveal_prob(t, (t - (1.0 - self.t_end) / self.grid).clamp_min(0.0))
 
         def rule(site: Site) -> Tensor:
             return raced_law(site.p, rho[site.row])

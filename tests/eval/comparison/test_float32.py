@@ -40,7 +40,7 @@ def test_the_sampler_draws_that_law(monkeypatch: pytest.MonkeyPatch) -> None:
     denoiser = wrap(lambda ids: logits.expand(*ids.shape, -1), vocab_size=4, mask_token_id=3)
     canvas = torch.full((3000, 1), 3)
     everywhere = torch.ones_like(canvas, dtype=torch.bool)
-    sampler = Float32Ancestral(noise_removal="sample")
+    sampler = Float32Ancestral(grid=1, noise_removal="sample")
     out = sample(denoiser, sampler, canvas, everywhere, steps=1, seeds=list(range(3000)))
     counts = torch.bincount(out.tokens[:, 0], minlength=3)[:3]
     expected = raced_law(p, torch.tensor(1.0, dtype=torch.float64))

@@ -39,8 +39,8 @@ def parts() -> tuple[Part, ...]:
         _sudoku("sudoku-solvers", 0, tuple(_solvers((4, 8, 16)))),
         _text("text-solvers", tuple(_solvers((8, 16, 32)))),
         _text("text-remdm", tuple(_remdm((8, 16, 32, 64, 128), (32, 128), NUCLEUS))),
+        _text("text-decoders", tuple(_decoders((8, 32), TEXT_SWEEPS, frequencies))),
         _text("text-float32", tuple(_float32((1024, 16384)))),
-        _text("text-decoders", tuple(_decoders((8, 16, 32), TEXT_SWEEPS, frequencies))),
     )
 
 
@@ -50,8 +50,8 @@ SUDOKU_SWEEPS: Sweeps = {
     "klass": ("conf_threshold", (0.9, 0.7, 0.5, 0.3)),
 }
 TEXT_SWEEPS: Sweeps = {
-    "eb-sampler": ("gamma", (0.1, 3.0, 10.0)),
-    "klass": ("conf_threshold", (0.9, 0.5, 0.3)),
+    "eb-sampler": ("gamma", (3.0, 10.0)),
+    "klass": ("conf_threshold", (0.9, 0.5)),
 }
 
 
@@ -89,11 +89,13 @@ def _remdm(budgets: Sequence[int], capped: Sequence[int], law: Law) -> list[Sett
     return found + [_cap(0.02, law, steps) for steps in capped]
 
 
-def _float32(steps: Sequence[int]) -> list[Setting]:
-    """Return exact draws, and those of released code in float32 on finer and finer grids."""
-    rounded = Float32Ancestral()
-    exact = Setting("ancestral", PLAIN, steps[0])
-    return [exact, *(Setting("float32 Gumbel", PLAIN, n, instance=rounded) for n in steps)]
+def _float32(grids: Sequence[int]) -> list[Setting]:
+    """Return exact draws, and those of released code in float32 on finer and finer time grids."""
+    found = [Setting("ancestral", PLAIN, NEW_TOKENS)]
+    for grid in grids:
+        sampler = Float32Ancestral(grid=grid)
+        found.append(Setting(f"float32, grid {grid}", PLAIN, NEW_TOKENS, instance=sampler))
+    return found
 
 
 def _cap(eta: float, law: Law, steps: int) -> Setting:
@@ -104,13 +106,15 @@ def _cap(eta: float, law: Law, steps: int) -> Setting:
 def _decoders(
     budgets: Sequence[int], sweeps: Sweeps, frequencies: TokenFrequencies | None
 ) -> list[Setting]:
-    """Return the decoders that claim speed or quality, and the rules they claim it against."""
+    """Return the decoders that claim speed or quality, and the rules they claim it against.
+
+    Without frequencies, so on grids, the random order is there as well.
+    """
+    plain = (
+        ("llada", "llada-entropy") if frequencies else ("llada", "llada-entropy", "llada-random")
+    )
     calibrated = samplers.create("pc-sampler", frequencies=frequencies)
-    found = [
-        Setting(name, GREEDY, steps)
-        for name in ("llada", "llada-entropy", "llada-random", "ccd")
-        for steps in budgets
-    ]
+    found = [Setting(name, GREEDY, steps) for name in (*plain, "ccd") for steps in budgets]
     found += [Setting("pc-sampler", GREEDY, steps, instance=calibrated) for steps in budgets]
     for name, (option, values) in sweeps.items():
         found += [Setting(name, GREEDY, None, (option, value)) for value in values]
