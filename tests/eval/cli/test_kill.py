@@ -20,6 +20,7 @@ import pytest
 
 from tests.cli.process import ROOT
 
+pytestmark = pytest.mark.slow
 FORKS = """
 import json, os, sys
 import torch

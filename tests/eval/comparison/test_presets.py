@@ -13,7 +13,6 @@ from dlm_eval.comparison.presets.claims import parts
 from dlm_eval.comparison.presets.claims_page import (
     at_equal_nfe,
     difference,
-    render,
     speed,
     verdict_of,
 )
@@ -153,12 +152,6 @@ def test_the_plan_of_the_claims_can_decide() -> None:
     assert all(labels.count(label) <= len(plan) for label in labels)
     for part in plan.values():
         assert len({s.label for s in part.settings}) == len(part.settings)
-
-
-def test_the_page_is_that_of_the_committed_figures() -> None:
-    folder = Path(__file__).parents[3] / "eval" / "results" / "claims"
-    page = (folder / "README.md").read_text(encoding="utf-8")
-    assert render(load_summary(folder / "summary.json")) == page
 
 
 def test_a_summary_finds_its_parts() -> None:
