@@ -49,6 +49,7 @@ def test_all_are_tested() -> None:
         "train_sudoku.py",
         "train_tiny.py",
         "train_uniform.py",
+        "transformers_generate.py",
     ]
 
 
@@ -81,6 +82,14 @@ def test_infill(run: Run, tiny_llada: Path) -> None:
     printed = run("infill.py", "ab ___ cd", "--model", str(tiny_llada), "--samples", "3")
     lines = [line for line in printed.splitlines() if line.strip()]
     assert len(lines) >= 3
+
+
+def test_transformers_generate(run: Run, tmp_path: Path) -> None:
+    printed = run("transformers_generate.py", "1 2 3 4 3 4 1 2", "--export", str(tmp_path))
+    grid = "".join(printed.splitlines()[0].split())
+    assert grid[:8] == "12343412"
+    assert all(set(grid[i : i + 4]) == set("1234") for i in range(0, 16, 4))
+    assert "'klass'" in (tmp_path / "custom_generate" / "generate.py").read_text()
 
 
 def test_custom_denoiser_in_a_process_of_its_own() -> None:
