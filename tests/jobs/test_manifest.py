@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +12,9 @@ import pytest
 
 from dlm_sampling import Denoiser
 from dlm_sampling.errors import JobMismatchError, UsageError
-from dlm_sampling.jobs import Job, run_job
-from dlm_sampling.jobs.manifest import MADE_WITH, compare, make_folder
+from dlm_sampling.jobs import Job, PromptItem, ShardRunner, run_job
+from dlm_sampling.jobs.manifest import MADE_WITH, NAME, compare, make_folder, manifest_of
+from dlm_sampling.text.prompt_rows import prepare_items
 from tests.jobs.conftest import PROMPTS, contents
 
 
@@ -47,3 +50,57 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds notes\.txt and no job"):
         make_folder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def manifest(job: Job, denoiser: Denoiser) -> dict[str, object]:
+    return manifest_of(job, prepare_items(denoiser, job.items, job.options))
+
+
+def test_every_option_that_decides_bytes_is_in_it(job: Job, denoiser: Denoiser) -> None:
+    old, options = manifest(job, denoiser), job.options
+    first = PromptItem("a", name="r0")
+    rest = list(job.prompts[1:])
+    changes: dict[str, list[Job]] = {
+        "revision": [replace(job, revision="abc")],
+        "model": [replace(job, model="tiny-books")],
+        "seed": [replace(job, options=replace(options, seed=4))],
+        "samples": [replace(job, options=replace(options, num_return_sequences=2))],
+        "shard_rows": [replace(job, shard_rows=6)],
+        "batch_rows": [replace(job, batch_rows=2)],
+        "file_format": [replace(job, file_format="parquet")],
+        "input": [
+            replace(job, prompts=[replace(first, seed=5), *rest]),
+            replace(job, prompts=[replace(first, name="other"), *rest]),
+            replace(job, prompts=[replace(first, max_new_tokens=3), *rest]),
+            replace(job, prompts=[replace(first, prompt="b"), *rest]),
+        ],
+    }
+    for key, others in changes.items():
+        for other in others:
+            new = manifest(other, denoiser)
+            changed = {k for k in {*old, *new} if old.get(k) != new.get(k)}
+            assert changed - {"input"} == {key} - {"input"}
+            assert "input" in changed or key != "input"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_the_first_manifest_stays(
+    job: Job, denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Also on a file system without links."""
+    link = os.link
+
+    def late(source: Path, target: Path) -> None:
+        if not links:
+            raise OSError(95, "Operation not supported")
+        target.write_text(json.dumps({"seed": 8}))  # by a process that was faster
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    if links:
+        with pytest.raises(JobMismatchError, match="seed=8, now 3"):
+            ShardRunner.open(job, denoiser)
+    else:
+        ShardRunner.open(job, denoiser)
+        assert json.loads((job.folder / NAME).read_text())["seed"] == 3
+    assert list((job.folder / "partial").iterdir()) == []

@@ -21,6 +21,7 @@ ARRAY = {"SLURM_ARRAY_TASK_ID": "12", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY
         (SLURM, Rank(3, 4, 1)),
         (ARRAY, Rank(2, 5, 0)),
         (SLURM | ARRAY, Rank(2 * 4 + 3, 20, 1)),
+        (SLURM | ARRAY | {"SLURM_PROCID": "0"}, Rank(2 * 4, 20, 1)),
         (TORCHRUN | SLURM, Rank(5, 8, 1)),
         (TORCHRUN | {"DLM_SHARD": "3/16"}, Rank(3, 16, 1)),
         ({"SLURM_NTASKS": "4"}, Rank()),

@@ -134,3 +134,12 @@ def test_the_folder_is_a_data_set(job: Job, denoiser: Denoiser, tmp_path: Path) 
     lines = replace(job, output=tmp_path / "lines")
     run_job(lines, denoiser)
     assert read.to_list() == records(lines.folder)
+
+
+def test_only_the_first_process_shows_it(
+    job: Job, denoiser: Denoiser, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_job(job, denoiser, rank=Rank(1, 2), progress=True)
+    assert capfd.readouterr().err == ""
+    run_job(replace(job, output=job.folder / "again"), denoiser, progress=True)
+    assert "/16 [" in capfd.readouterr().err

@@ -12,7 +12,7 @@ import torch
 
 from dlm_sampling import Denoiser
 from dlm_sampling.errors import DeviceLostError, FailedRowsError
-from dlm_sampling.jobs import Job, ShardRunner, run_job, shard
+from dlm_sampling.jobs import Job, PromptItem, ShardRunner, run_job, shard
 from tests.jobs.conftest import PROMPTS, contents
 
 Fail = Callable[[Sequence[int]], Exception | None]
@@ -46,6 +46,62 @@ def test_batches_are_by_length_within_a_shard(job: Job, denoiser: Denoiser) -> N
                for batch in runner.batches(job.shards()[0])]  # fmt: skip
     assert lengths == [[1, 2], [4, 6], [7]]
     assert [s.last - s.first for s in job.shards()] == [5, 5, 5, 1]
+
+
+def test_rows_with_more_to_write_come_later(job: Job, denoiser: Denoiser) -> None:
+    prompts = [PromptItem("a" * n, max_new_tokens=new) for n, new in ((1, 9), (5, 1), (2, 2))]
+    runner = ShardRunner.open(replace(job, prompts=prompts), denoiser)
+    assert runner.batches(job.shards()[0]) == [[2], [1], [0]]
+
+
+def test_several_rows_of_a_prompt_are_records_of_their_own(job: Job, denoiser: Denoiser) -> None:
+    options = replace(job.options, num_return_sequences=3)
+    job = replace(job, options=options, batch_rows=2, max_errors=3)
+    asked = iter([False, False, True])
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, denoiser, stop=lambda: next(asked))
+    assert job.rows_done() == 4
+    report = run_job(job, denoiser)
+    assert (report.rows, report.errors) == (48, 3)
+    assert job.rows_done() == 48
+    found = records(job.folder)
+    assert [(row["index"], row["sample"]) for row in found] == [
+        (index, sample) for index in range(16) for sample in range(3)
+    ]
+    assert len({row["row_seed"] for row in found}) == 48
+    assert {row["index"] for row in found if row["error"]} == {5}
+    with pytest.raises(FailedRowsError, match="3 of 48 rows failed, and max_errors allows 2"):
+        run_job(replace(job, max_errors=2), denoiser)
+
+
+def test_a_shard_that_another_process_has_finished_meanwhile_stays(
+    job: Job, denoiser: Denoiser, clean: Path
+) -> None:
+    """It has removed the batches, of which this process is about to write the file."""
+    other, runner = (ShardRunner.open(job, denoiser) for _ in range(2))
+    first = job.shards()[0]
+    last = len(runner.batches(first))
+
+    def finish(_: object) -> None:
+        if len(list((job.folder / "partial").glob("00000-*"))) == last:
+            other.run_shard(first)
+
+    runner.on_batch = finish
+    runner.run_shard(first)
+    name = job.part(first).name
+    assert job.part(first).read_bytes() == (clean / "data" / name).read_bytes()
+
+
+def test_the_default_limit_is_one_percent_and_at_least_one(job: Job, denoiser: Denoiser) -> None:
+    for bad, total, fine in ((1, 16, True), (2, 16, False), (2, 199, False), (2, 200, True)):
+        prompts = [*PROMPTS[5:6] * bad, *PROMPTS[:1] * (total - bad)]
+        plain = [str(item.prompt) for item in prompts]
+        runner = replace(job, prompts=plain, output=job.folder / f"{bad} of {total}")
+        if fine:
+            ShardRunner.open(runner, denoiser)
+            continue
+        with pytest.raises(FailedRowsError, match=f"{bad} of {total} rows failed"):
+            ShardRunner.open(runner, denoiser)
 
 
 def test_one_row_that_fails_is_recorded_and_stops_no_other(
@@ -106,6 +162,42 @@ def test_full_memory_is_noted_and_later_batches_are_smaller(
     assert sizes.count(4) == 1, "one batch was too large, and none after it"
     log = (job.folder / "logs" / "events.jsonl").read_text()
     assert json.loads(log) == {"event": "out of memory", "rows_from_now_on": 2}
+
+
+def test_a_row_that_does_not_fit_is_told_from_one_that_fails(
+    job: Job, denoiser: Denoiser, failing: Callable[[Fail], None]
+) -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory")
+    failing(lambda lengths: full if 7 in lengths else None)
+    run_job(replace(job, batch_rows=4, max_errors=5), denoiser)
+    errors = [row["error"] for row in records(job.folder) if row["error"]]
+    assert {"code": "memory", "message": "CUDA out of memory"} in errors
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (None, False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+    ],
+)
+def test_a_full_device_is_not_lost(
+    job: Job,
+    denoiser: Denoiser,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+    lost: bool,
+) -> None:
+    runner = ShardRunner.open(job, denoiser)
+
+    def zeros(*_: object, **__: object) -> torch.Tensor:
+        if error is not None:
+            raise error
+        return torch.ones(1)
+
+    monkeypatch.setattr(torch, "zeros", zeros)
+    assert runner.lost() is lost
 
 
 def test_a_lost_device_ends_the_job(
