@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dlm_sampling.likelihood.uniform_elbo import uniform_elbo
     from dlm_sampling.ops import RANDOM_STREAM
     from dlm_sampling.text.completion import GenerateOutput
+    from dlm_sampling.text.custom_generate import diffusion_generate, save_custom_generate
     from dlm_sampling.text.generate import generate
 
 __version__ = "0.1.0"
@@ -35,12 +36,14 @@ __all__ = [
     "StepEvent",
     "Trajectory",
     "__version__",
+    "diffusion_generate",
     "elbo",
     "generate",
     "learn_sampler",
     "replay",
     "sample",
     "samplers",
+    "save_custom_generate",
     "uniform_elbo",
     "wrap",
 ]
@@ -53,11 +56,13 @@ _HOME = {
     "Rollout": "dlm_sampling.likelihood.rollout",
     "StepEvent": "dlm_sampling.engine.trajectory",
     "Trajectory": "dlm_sampling.engine.trajectory",
+    "diffusion_generate": "dlm_sampling.text.custom_generate",
     "elbo": "dlm_sampling.likelihood.elbo",
     "generate": "dlm_sampling.text.generate",
     "learn_sampler": "dlm_sampling.learn",
     "replay": "dlm_sampling.likelihood.replay",
     "sample": "dlm_sampling.engine.sample",
+    "save_custom_generate": "dlm_sampling.text.custom_generate",
     "uniform_elbo": "dlm_sampling.likelihood.uniform_elbo",
     "wrap": "dlm_sampling.denoisers",
 }
