@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dlm_sampling import diffusion_generate, save_custom_generate
 from dlm_sampling.embedded import embedded_path
-from dlm_sampling.text.custom_generate import diffusion_generate, save_custom_generate
 
 CELLS = 16
 

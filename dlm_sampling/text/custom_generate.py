@@ -1,6 +1,6 @@
 """Write with our samplers through transformers' `model.generate(custom_generate=...)`.
 
-    from dlm_sampling.text.custom_generate import diffusion_generate, save_custom_generate
+    from dlm_sampling import diffusion_generate, save_custom_generate
 
     model.generate(**inputs, custom_generate=diffusion_generate, sampler="remdm-cap", steps=64,
                    max_new_tokens=64)
