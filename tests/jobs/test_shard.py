@@ -74,6 +74,25 @@ def test_several_rows_of_a_prompt_are_records_of_their_own(job: Job, denoiser: D
         run_job(replace(job, max_errors=2), denoiser)
 
 
+def test_a_row_that_fails_keeps_its_place_among_its_prompt(
+    job: Job, denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = ShardRunner.generate
+
+    def fail(self: ShardRunner, places: Sequence[int]) -> object:
+        if 0 in places:
+            raise ValueError("no")
+        return generate(self, places)
+
+    monkeypatch.setattr(ShardRunner, "generate", fail)
+    options = replace(job.options, num_return_sequences=2)
+    job = replace(job, options=options, batch_rows=4, max_errors=3)
+    run_job(job, denoiser)
+    first, second = records(job.folder)[:2]
+    assert (first["sample"], first["error"]) == (0, {"code": "run", "message": "no"})
+    assert (second["sample"], second["error"]) == (1, None)
+
+
 def test_a_shard_that_another_process_has_finished_meanwhile_stays(
     job: Job, denoiser: Denoiser, clean: Path
 ) -> None:
