@@ -52,6 +52,12 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize(("old", "new"), [({"a": 1}, {}), ({}, {"a": 1}), ({"a": 1}, {"a": 2})])
+def test_options_that_come_or_go_are_told(old: dict[str, int], new: dict[str, int]) -> None:
+    with pytest.raises(JobMismatchError, match=f"a={old.get('a')}, now {new.get('a')}"):
+        compare(old, new, Path("out"))
+
+
 def manifest(job: Job, denoiser: Denoiser) -> dict[str, object]:
     return manifest_of(job, prepare_items(denoiser, job.items, job.options))
 

@@ -30,6 +30,7 @@ def job(tmp_path: Path) -> Job:
 def test_a_bar_counts_rows_of_others_and_shares_of_its_own(job: Job) -> None:
     (job.folder / "partial" / "00000-00000-1.jsonl").touch()
     bar = Bar(job, show=True)
+    assert (bar.bar.n, bar.bar.initial) == (1, 1), "of earlier starts, which took no time now"
     event: Any = Event()
     (step,) = bar.callbacks
     step(event)

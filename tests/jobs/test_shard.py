@@ -74,6 +74,25 @@ def test_several_rows_of_a_prompt_are_records_of_their_own(job: Job, denoiser: D
         run_job(replace(job, max_errors=2), denoiser)
 
 
+def test_finished_batches_are_not_run_again_and_go_with_their_shard(
+    job: Job, denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, places = ShardRunner.run_batch, list[int]()
+
+    def note(self: ShardRunner, batch: Sequence[int]) -> object:
+        places.extend(batch)
+        return run(self, batch)
+
+    monkeypatch.setattr(ShardRunner, "run_batch", note)
+    first, asked = job.shards()[0], iter([False, False, True])
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job, denoiser, stop=lambda: next(asked))
+    ShardRunner.open(job, denoiser).run_shard(first)
+    assert sorted(places) == [0, 1, 2, 3, 4]
+    assert list((job.folder / "partial").iterdir()) == []
+    assert job.rows_done() == 5, "none counts twice"
+
+
 def test_a_row_that_fails_keeps_its_place_among_its_prompt(
     job: Job, denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
