@@ -15,7 +15,7 @@ import pytest
 
 from dlm_sampling import Denoiser
 from dlm_sampling.jobs import Job, run_job
-from dlm_sampling.jobs.files import append_line, publish, read_lines
+from dlm_sampling.jobs.files import SUCCESS, append_line, publish, read_lines
 from tests.jobs.conftest import Fork, contents
 
 NOBODY = 65534
@@ -89,6 +89,15 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(
         publish(tmp_path, "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert not list((tmp_path / "partial").iterdir())
+
+
+def test_a_folder_that_somebody_has_removed_is_told(tmp_path: Path) -> None:
+    """Only a job that another process has finished needs no file any more."""
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        publish(tmp_path, "a", b"new")
+    (tmp_path / SUCCESS).touch()
+    publish(tmp_path, "a", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == [SUCCESS]
 
 
 def test_lines_that_were_cut_off_do_not_count(tmp_path: Path) -> None:

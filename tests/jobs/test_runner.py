@@ -127,7 +127,8 @@ def test_stop_ends_after_a_batch_and_keeps_it(job: Job, denoiser: Denoiser, clea
 def test_the_folder_is_a_data_set(job: Job, denoiser: Denoiser, tmp_path: Path) -> None:
     import datasets
 
-    run_job(replace(job, file_format="parquet"), denoiser)
+    report = run_job(replace(job, file_format="parquet"), denoiser)
+    assert report == JobReport(len(PROMPTS), 1, True)
     cache = str(tmp_path / "cache")
     read = datasets.load_dataset(str(job.folder), split="train", cache_dir=cache)
     assert list(read["id"]) == [item.name for item in PROMPTS]
