@@ -37,7 +37,7 @@ def test_quantisation_is_an_option_of_every_loading_command(
     assert 'quantize = "int8"' in shown.out
     for words in (("generate", "ab", "--model", tiny), ("doctor", tiny)):
         wrong = command(*words, "--quantize", "int9")
-        assert_one_line(wrong, 1, "quantize='int9': must be one of", "Did you mean 'int8'")
+        assert_one_line(wrong, 2, "quantize='int9': must be one of", "Did you mean 'int8'")
 
     def halve(denoiser: Denoiser, method: str) -> None:
         denoiser.to(torch.float16).quantized = method

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dlm_sampling import Denoiser, generate
-from dlm_sampling.jobs import Job, JobReport, Rank, finish, run_job, runner
+from dlm_sampling.jobs import Job, JobReport, Rank, ShardRunner, finish, run_job, runner
 from dlm_sampling.jobs.files import publish
 from tests.jobs.conftest import PROMPTS, Fork, contents
 
@@ -87,6 +87,15 @@ def test_a_process_finishes_what_others_have_left(
     assert report == JobReport(len(PROMPTS), 1, True)
     assert contents(job.folder) == contents(clean)
     assert run_job(job, denoiser) == report
+
+
+def test_a_job_is_not_done_before_its_last_shard(job: Job, denoiser: Denoiser) -> None:
+    runner = ShardRunner.open(job, denoiser)
+    for shard in job.shards():
+        assert finish(job) == JobReport(len(PROMPTS), 0, False)
+        assert not (job.folder / "_SUCCESS").exists()
+        runner.run_shard(shard)
+    assert finish(job) == JobReport(len(PROMPTS), 1, True)
 
 
 def test_two_may_finish_a_job_at_once(
