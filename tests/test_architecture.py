@@ -29,6 +29,7 @@ RANKS: list[set[str]] = [
     {"prediction"},
     {"engine"},
     {"likelihood", "learn", "viewers", "testing", "checkup"},
+    {"rl"},
     {"text"},
     {"jobs"},
     {"cli"},
@@ -243,7 +244,18 @@ def defined_names(path: Path) -> set[str]:
 # Packages that say what is public, see `public_names`; and modules that are public as a whole:
 # messages, schedules, embedded models, the oracle of the examples, the start of the command.
 PUBLIC_PACKAGES = (
-    *("caches", "cli", "denoisers", "jobs", "ops", "processes", "samplers", "testing", "types"),
+    *(
+        "caches",
+        "cli",
+        "denoisers",
+        "jobs",
+        "ops",
+        "processes",
+        "rl",
+        "samplers",
+        "testing",
+        "types",
+    ),
 )
 SHARED_MODULES = ("errors", "embedded", "schedules", "testing.sudoku", "__main__")
 OUTSIDE = [*sources(ROOT / "eval"), *sources(ROOT / "examples")]

@@ -42,8 +42,8 @@ def test_all_are_tested() -> None:
         "batch_ray.py",
         "custom_denoiser.py",
         "generate_llada.py",
-        "grpo_logprobs.py",
         "infill.py",
+        "rl_sudoku.py",
         "train_judge.py",
         "train_loopholing.py",
         "train_sudoku.py",
@@ -106,13 +106,14 @@ def test_custom_denoiser_in_a_process_of_its_own() -> None:
     assert "5 of 5 with 9 forward passes" in done.stdout
 
 
-def test_grpo_logprobs(run: Run, tiny_llada: Path) -> None:
-    options = ("--model", str(tiny_llada), "--updates", "2", "--group", "4", "--length", "8")
-    lines = run("grpo_logprobs.py", "Once", *options).splitlines()
-    assert len(lines) == 2
-    for line in lines:
-        first = re.search(r"first ratio within (\S+) of 1, drift [+-]\d", line)
-        assert first and float(first[1]) < 1e-5
+def test_rl_sudoku(run: Run, tmp_path: Path) -> None:
+    options = ("--updates", "2", "--puzzles-per-update", "2", "--group", "2", "--seeds", "3")
+    told = run("rl_sudoku.py", *options, "--out", str(tmp_path / "curve"))
+    assert re.search(r"seed 3: 0\.\d+ -> 0\.\d+ valid", told)
+    content = json.loads((tmp_path / "curve.json").read_text(encoding="utf-8"))
+    assert len(content["runs"][0]["curve"]) == 2
+    assert content["settings"]["beta"] == 0.02
+    assert "<svg" in (tmp_path / "curve.svg").read_text(encoding="utf-8")
 
 
 BOOK = "The old king went into the forest, and the fox said: come home.\n\n" * 60

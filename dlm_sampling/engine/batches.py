@@ -11,7 +11,8 @@ import torch
 
 from dlm_sampling.caches.report import joined_reports
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.engine.request import Canvases, Request, SampleOutput
+from dlm_sampling.engine.output import SampleOutput
+from dlm_sampling.engine.request import Canvases, Request
 from dlm_sampling.engine.sample import run_request
 from dlm_sampling.engine.trajectory import StepCallback, StepEvent, Trajectory
 from dlm_sampling.errors import check_whole
@@ -147,6 +148,7 @@ def _trajectory(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -
         editable=canvases.editable,
         events=events,
         attention_mask=canvases.attention,
+        seeds=canvases.seeds,
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.engine.graph import Record, Watch
-from dlm_sampling.engine.request import Listeners, SampleOutput
+from dlm_sampling.engine.output import Listeners, SampleOutput
 from dlm_sampling.engine.run import Run, drawn_in
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.trajectory import StepEvent

@@ -18,14 +18,9 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan, check_canvas, check_whole, plan_blocks
 from dlm_sampling.engine.checks import check_canvases
 from dlm_sampling.engine.graph import check_device, check_recordable, record
+from dlm_sampling.engine.output import Listeners, SampleOutput
 from dlm_sampling.engine.recorded import run_recorded
-from dlm_sampling.engine.request import (
-    BlockRequest,
-    Canvases,
-    Listeners,
-    Request,
-    SampleOutput,
-)
+from dlm_sampling.engine.request import BlockRequest, Canvases, Request
 from dlm_sampling.engine.run import Run
 from dlm_sampling.engine.stepwise import run_stepwise
 from dlm_sampling.engine.trajectory import StepCallback, Trajectory
@@ -146,7 +141,7 @@ def run_request(
         first: number of the first row in the whole batch, for messages.
     """
     canvases = canvases.to(denoiser.device)
-    request, plan = _planned(denoiser, request, canvases)
+    request, plan = plan_request(denoiser, request, canvases)
     with torch.no_grad():
         if request.cuda_graph:
             check_device(denoiser.device, request.law or request.sampler.law)
@@ -160,7 +155,8 @@ def run_request(
             attention_mask=canvases.attention,
             sampler=type(request.sampler).__name__,
             masked=run.process.mask_token_id is not None,
-            cache=None if run.cache is None or run.cache.exact else repr(run.cache),
+            request=request,
+            seeds=canvases.seeds,
         )
         listeners = Listeners(tuple(callbacks), trajectory if request.return_trajectory else None)
         if request.cuda_graph:
@@ -172,7 +168,9 @@ def run_request(
     return output
 
 
-def _planned(denoiser: Denoiser, request: Request, canvases: Canvases) -> tuple[Request, BlockPlan]:
+def plan_request(
+    denoiser: Denoiser, request: Request, canvases: Canvases
+) -> tuple[Request, BlockPlan]:
     """Return the request as sampler and denoiser adjust it, and the blocks of every row."""
     blocks = request.blocks
     if blocks.steps is None and blocks.steps_per_block is None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dlm_sampling.engine.request import Listeners, SampleOutput
+from dlm_sampling.engine.output import Listeners, SampleOutput
 from dlm_sampling.engine.run import Moved, Run, drawn_in, statistics_of
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.trajectory import StepEvent

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dlm_sampling.caches import policy_of
+from dlm_sampling.engine.request import Request
+
 
 @dataclass(frozen=True)
 class StepEvent:
@@ -70,7 +73,8 @@ class Trajectory:
         attention_mask: bool [B, L], False at padding; None without padding.
         sampler: name of the sampler's class, for messages.
         masked: whether the noise of the run is masks, so that an unknown position holds no token.
-        cache: the approximate cache that the law of the run came from; None: none, or an exact one.
+        request: the settings of the run; None if the trajectory was made by hand.
+        seeds: one per row; () if the trajectory was made by hand.
     """
 
     initial: Tensor
@@ -79,7 +83,16 @@ class Trajectory:
     attention_mask: Tensor | None = None
     sampler: str = "a sampler"
     masked: bool = True
-    cache: str | None = None
+    request: Request | None = None
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def cache(self) -> str | None:
+        """Return the approximate cache whose law the tokens came from; None: none, or exact."""
+        if self.request is None or self.request.cache in ("auto", "none"):
+            return None
+        policy = policy_of(self.request.cache)
+        return None if policy.exact else repr(policy)
 
     def steps(self, row: int) -> list[tuple[StepEvent, int]]:
         """Return the events of one row, each with the row's index inside the event."""

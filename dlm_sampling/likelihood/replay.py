@@ -1,8 +1,9 @@
 """Define `replay`, which scores the tokens of a recorded run under any denoiser.
 
-    log p(tokens | steps) = sum_k sum over i written in step k of log p(x_i | z_k)
+    log p(tokens | positions) = sum_k sum over i drawn in step k of log q_i(x_i | z_k)
 
-z_k is the canvas before step k.  With `shrink` s, each group of s consecutive steps is scored in
+z_k is the canvas before step k, q the law that the step draws from: the model's at a mask, the
+step of noise elsewhere.  On masks, with `shrink` s, each group of s consecutive steps is scored in
 one pass, on the canvas before the first, where all tokens of the group are unknown.  With
 s >= steps, all tokens are scored in one pass, as if independent.
 
@@ -13,24 +14,25 @@ Models", arXiv:2509.06949 (TraceRL).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.engine.request import RunOutput
-from dlm_sampling.engine.trajectory import Trajectory
+from dlm_sampling.engine.output import RunOutput
+from dlm_sampling.engine.request import Request
+from dlm_sampling.engine.trajectory import StepEvent, Trajectory
 from dlm_sampling.errors import SamplingWarning
-from dlm_sampling.likelihood.rollout import (
-    Rollout,
-    argmax_of,
-    attention_of,
-    trajectory_of,
-)
+from dlm_sampling.likelihood.records import argmax_of, attention_of, trajectory_of
+from dlm_sampling.likelihood.retake import check_retakable, needs_retaking, retake
+from dlm_sampling.likelihood.rollout import Rollout
 from dlm_sampling.likelihood.scoring import Scorer, Views, check_batch_size
 from dlm_sampling.types import TokenLaw
+
+LawName = Literal["sampled", "model"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Replay:
     Fields:
         logprob: [B, L], log-probability of each token in the step that wrote it last, 0 at
             positions that were never written.
-        step_logprob: [B, S], sum over all tokens that the row's k-th scored step wrote, including
+        step_logprob: [B, S], sum over all tokens that the row's k-th scored step drew, including
             tokens that a later step replaced; 0 after the row's last step.
         nfe: int64 [B], forward passes of this replay.
     """
@@ -51,7 +53,7 @@ class Replay:
 
     @property
     def total(self) -> Tensor:
-        """Return the log-probability of all written tokens, given their positions, [B]."""
+        """Return the log-probability of all drawn tokens, given their positions, [B]."""
         return self.step_logprob.sum(1)
 
 
@@ -60,67 +62,146 @@ def replay(
     run: RunOutput | Trajectory | Rollout,
     *,
     shrink: int = 1,
-    law: TokenLaw | None = None,
+    law: TokenLaw | LawName = "sampled",
     grad: bool | None = None,
     batch_size: int | None = None,
 ) -> Replay:
     """Recompute the log-probability of every token of a run.
 
-    The denoiser that sampled the run gives the log-probabilities of `sample` up to rounding.  To
-    match, pass as `law` the law that was sampled; None matches temperature 1 without filters and
-    guidance.  Tokens that the run took as the argmax whatever the temperature, such as those of a
-    last step, have log-probability 0 and no gradient.  The choice of positions is not scored.
+    The denoiser that sampled the run gives the log-probabilities of `sample` up to rounding.
+    Tokens that the run took as the argmax whatever the temperature, such as those of a last step,
+    have log-probability 0 and no gradient.  The choice of positions is not scored.
 
     A run with an approximate cache was drawn from the law of that cache: the log-probabilities here
     are those without it, and a warning says so.
 
-    A run with a token that came from another law than the model's at the canvas before the step
-    is refused: a mean of several predictions, a stage or sweep over several canvases, or a step of
-    noise without a mask.
+    Without a mask, and where the law of a token is made of several predictions or of a state that
+    the network carries, the sampler's own steps are taken again with the recorded tokens.  A run
+    whose steps do not follow from its record is refused by the name of its sampler.
 
     Args:
         denoiser: the model that scores the tokens; it need not be the one that sampled them.
         run: the output of `generate` or `sample` with return_trajectory=True, its trajectory, or a
-            `Rollout`, which unmask-only samplers allow.
-        shrink: s >= 1, consecutive writing steps of a row that are scored in one pass.
-        law: None for the model's own law, or the law that was sampled.  Suppressed ids of the
-            denoiser and its mask id are added.
+            `Rollout`.
+        shrink: s >= 1, consecutive writing steps of a row that are scored in one pass; steps that
+            are taken again allow 1 only.
+        law: "sampled" scores the law that the run drew from, with its temperature, filters and
+            guidance; "model" the model's own law at temperature 1 without them; or a law.
+            Suppressed ids of the denoiser and its mask id are added.
         grad: whether to record gradients; None follows the caller's grad mode.
         batch_size: canvases per forward pass; None takes the k-th steps of all rows together.
 
     Returns:
         A `Replay`; float64 for float64 logits, else float32.  NFE ceil(S / s) of a row with S
-        steps that wrote something, less those whose tokens are all an argmax.  With gradients, the
-        activations of all passes stay in memory: split the batch (`Rollout.select`), or use the
-        network's gradient checkpointing.
+        steps that wrote something, less those whose tokens are all an argmax; that of the run
+        where steps are taken again.  With gradients, the activations of all passes stay in memory:
+        split the batch (`Rollout.select`), or use the network's gradient checkpointing.
 
     Raises:
-        ValueError: shrink or batch_size < 1, there is no trajectory, a `Rollout` is given with
-            a model that has no mask or is time-conditioned, the denoiser carries a state, or a
-            token came from another law.
+        ValueError: shrink or batch_size < 1, another name of a law, there is no trajectory, the
+            denoiser is of another noise, an approximate cache had a part in the law, or a token
+            came from a law that does not follow from the record.
     """
     if shrink < 1:
         raise ValueError(f"shrink={shrink}: must be at least 1; 1 scores every step on its own.")
     check_batch_size(batch_size)
-    scorer = Scorer(denoiser, law)
     if isinstance(run, Rollout):
-        views, shape = run.views(_mask_of(denoiser), shrink, denoiser.device), run.tokens.shape
-        _warn_of_cache(run.cache)
+        header, events = run.header, run.events()
     else:
-        trajectory = run if isinstance(run, Trajectory) else trajectory_of(run)
-        _warn_of_cache(trajectory.cache)
-        views, shape = _views(denoiser, trajectory, shrink), trajectory.initial.shape
+        header = run if isinstance(run, Trajectory) else trajectory_of(run)
+        events = header.events
+    _warn_of_cache(header)
+    chosen, guidance = _law_of(header, law)
+    if header.masked and denoiser.process.mask_token_id is None:
+        raise ValueError(
+            f"run was on masks, and this denoiser ({denoiser.family}) has none: no canvas of the "
+            "run means anything to it. Score with a denoiser of the same noise."
+        )
     with torch.set_grad_enabled(torch.is_grad_enabled() if grad is None else grad):
-        return _gather(scorer, views, shape, batch_size)
+        if needs_retaking(denoiser, header):
+            rollout = run if isinstance(run, Rollout) else Rollout.of_trajectory(header)
+            return _retaken(denoiser, rollout, chosen, guidance, shrink, batch_size)
+        scorer = Scorer(denoiser, chosen, guidance, None if guidance == 0.0 else ~header.editable)
+        views = _views(denoiser, header, events, shrink)
+        return _gather(scorer, views, header.initial.shape, batch_size)
 
 
-def _warn_of_cache(cache: str | None) -> None:
+def _law_of(run: Trajectory, law: TokenLaw | LawName) -> tuple[TokenLaw | None, float]:
+    """Return the law to score, None for the model's own, and the weight of guidance."""
+    if isinstance(law, TokenLaw):
+        return law, 0.0
+    if law == "model":
+        return None, 0.0
+    if law != "sampled":
+        raise ValueError(f"law={law!r}: must be 'sampled', 'model' or a TokenLaw.")
+    request = run.request
+    if request is None:
+        return None, 0.0
+    return request.sampler.law if request.law is None else request.law, request.guidance_scale
+
+
+def _retaken(
+    denoiser: Denoiser,
+    rollout: Rollout,
+    law: TokenLaw | None,
+    guidance: float,
+    shrink: int,
+    batch_size: int | None,
+) -> Replay:
+    """Take all steps again, `batch_size` rows at a time."""
+    if shrink > 1:
+        raise ValueError(
+            f"shrink={shrink}: must be 1 here, since the steps of this run (sampled by "
+            f"{rollout.header.sampler}) are taken again one by one; only steps from mask to token "
+            "can be merged."
+        )
+    request = replace(
+        rollout.request,
+        law=TokenLaw() if law is None else law,
+        guidance_scale=guidance,
+        cuda_graph=False,
+        cache="none",
+    )
+    check_retakable(denoiser, rollout.header, request)
+    rows = torch.arange(max(len(rollout), 1))[: len(rollout)]
+    parts = [
+        _retaken_rows(denoiser, rollout.select(part) if batch_size else rollout, request)
+        for part in torch.split(rows, batch_size or max(len(rollout), 1))
+    ]
+    width = max(part.step_logprob.shape[1] for part in parts)
+    steps = [
+        torch.nn.functional.pad(part.step_logprob, (0, width - part.step_logprob.shape[1]))
+        for part in parts
+    ]
+    logprob, nfe = (torch.cat([p.logprob for p in parts]), torch.cat([p.nfe for p in parts]))
+    return Replay(logprob, torch.cat(steps), nfe)
+
+
+def _retaken_rows(denoiser: Denoiser, rollout: Rollout, request: Request) -> Replay:
+    """Take the steps of a few rows again, and collect by token and by step."""
+    device, shape = denoiser.device, rollout.tokens.shape
+    logprob = torch.zeros(shape, dtype=torch.float32, device=device)
+    nfe, number = (torch.zeros(shape[0], dtype=torch.int64, device=device) for _ in range(2))
+    sums, owners = [logprob.new_zeros(0)], [number.new_zeros(2, 0)]
+    for step in retake(denoiser, rollout.header, rollout.events(), request):
+        rows, found, nfe = step.event.rows.to(device), step.logprob, step.nfe
+        logprob = logprob.to(torch.promote_types(logprob.dtype, found.dtype))
+        new = torch.where(step.event.written.to(device), found, logprob[rows])
+        logprob = logprob.index_copy(0, rows, new)
+        counted = rows[step.counted]
+        sums.append(found.sum(1)[step.counted])
+        owners.append(torch.stack([counted, number[counted]]))
+        number[counted] += 1
+    return Replay(logprob, _by_step(sums, owners, number), nfe)
+
+
+def _warn_of_cache(run: Trajectory) -> None:
     """Warn that a run was sampled from the law of an approximate cache."""
-    if cache is not None:
+    if run.cache is not None:
         warnings.warn(
-            f"the run was sampled with {cache}, which is approximate: its tokens come from another "
-            "law than the one that is scored here, so that ratios of the two are not 1 under the "
-            "same weights. Sample with cache='auto' or 'none', or keep the run's own "
+            f"the run was sampled with {run.cache}, which is approximate: its tokens come from "
+            "another law than the one that is scored here, so that ratios of the two are not 1 "
+            "under the same weights. Sample with cache='auto' or 'none', or keep the run's own "
             "log-probabilities as those of the behaviour.",
             SamplingWarning,
             stacklevel=3,
@@ -147,27 +228,24 @@ def _gather(
             owners.append(torch.stack([row, number[row]]))
             found.append(scorer(views))
             number[views.rows] += 1
-            nfe[views.rows] += views.scored.any(1)
-    listed, (row, step_of) = torch.cat(found), torch.cat(owners, 1)
-    width = int(number.max()) if number.numel() else 0
-    sums = listed.new_zeros(shape[0] * width).index_add(0, row * width + step_of, listed)
+            nfe[views.rows] += views.scored.any(1) * scorer.passes
+    listed = torch.cat(found)
     padded = torch.cat([listed, listed.new_zeros(1)])  # place -1 reads the zero
-    return Replay(padded[place], sums.view(shape[0], width), nfe)
+    return Replay(padded[place], _by_step(found, owners, number), nfe)
 
 
-def _mask_of(denoiser: Denoiser) -> int:
-    """Return the mask id that stands for later tokens in the replay of a `Rollout`."""
-    if denoiser.mask_token_id is None:
-        raise ValueError(
-            f"run is a Rollout, and this denoiser ({denoiser.family}) has no mask to put in place "
-            "of later tokens: pass the output with its trajectory."
-        )
-    if denoiser.time_conditioned:
-        raise ValueError(
-            f"run is a Rollout, which does not tell the times, and this denoiser "
-            f"({denoiser.family}) is conditioned on them: pass the output with its trajectory."
-        )
-    return denoiser.mask_token_id
+def _by_step(found: list[Tensor], owners: list[Tensor], number: Tensor) -> Tensor:
+    """Sum log-probabilities by row and step, [B, S].
+
+    Args:
+        found: log-probabilities, [n] each.
+        owners: row and step of each of them, int64 [2, n].
+        number: int64 [B], steps of every row.
+    """
+    listed, (row, step) = torch.cat(found), torch.cat(owners, 1)
+    width = int(number.max()) if number.numel() else 0
+    sums = listed.new_zeros(len(number) * width).index_add(0, row * width + step, listed)
+    return sums.view(len(number), width)
 
 
 @dataclass
@@ -183,7 +261,9 @@ class _StepGroup:
     time: Tensor  # float64 [B], time argument of its first step
 
 
-def _views(denoiser: Denoiser, trajectory: Trajectory, shrink: int) -> Iterator[Views]:
+def _views(
+    denoiser: Denoiser, trajectory: Trajectory, events: Iterable[StepEvent], shrink: int
+) -> Iterator[Views]:
     """Yield the canvases to score; a row's canvas comes when its group of steps is full."""
     device, masked = denoiser.device, denoiser.mask_token_id is not None
     initial, editable = trajectory.initial.to(device), trajectory.editable.to(device)
@@ -205,7 +285,7 @@ def _views(denoiser: Denoiser, trajectory: Trajectory, shrink: int) -> Iterator[
         views = Views(rows, group.canvas[rows], group.tokens[rows], where, attention[rows], seen)
         return views._replace(time=_times(denoiser, group.time[rows]), argmax=argmax)
 
-    for event in trajectory.events:
+    for event in events:
         rows, tokens = event.rows.to(device), event.tokens.to(device)
         argmax = argmax_of(trajectory, event).to(device)
         # On masks, positions still unknown after the step were masked again, not drawn.

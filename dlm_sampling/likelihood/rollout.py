@@ -1,199 +1,393 @@
-"""Store a run of an unmask-only sampler compactly, for training loops.
+"""Store a run compactly, for training loops: every change of a position, and no canvas.
 
-    z_k = mask where step_index >= k, else tokens        the canvas that step k saw
+    z_k = z_0 with all changes of the steps before k        the canvas that step k saw
 
 Wang et al. 2025, "Revolutionizing Reinforcement Learning Framework for Diffusion Large Language
-Models", arXiv:2509.06949 (TraceRL), whose step map this is.
+Models", arXiv:2509.06949 (TraceRL), whose step map this generalises: a position may change more
+than once, by remasking, correction or noise without a mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from dlm_sampling.engine.request import RunOutput
+from dlm_sampling import samplers
+from dlm_sampling.engine.blocks import plan_blocks
+from dlm_sampling.engine.output import RunOutput
+from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
-from dlm_sampling.likelihood.scoring import Views
-from dlm_sampling.types import Drawn
+from dlm_sampling.likelihood.records import attention_of, trajectory_of
+from dlm_sampling.likelihood.rollout_files import RolloutFile, read, write
+from dlm_sampling.likelihood.tables import (
+    Recorder,
+    Steps,
+    Writes,
+    in_order,
+    last_change,
+    rank_in_row,
+    rebuilt_events,
+    rows_of,
+)
+from dlm_sampling.types import Drawn, TokenLaw
+from dlm_sampling.types.rows import map_rows
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Hold the step that wrote each token, in about 18 bytes per position.
+    """Hold the steps of a run: about 27 bytes per change and 41 per step, and no canvas.
 
     Fields:
         tokens: int64 [B, L], the canvas as the last step left it: text behind an end-of-text is
             kept, because the model saw it.
+        initial: int64 [B, L], the canvas before the first step.
         attention_mask: bool [B, L], False at padding.
         editable: bool [B, L], positions that the run could write.
-        step_index: int32 [B, L], loop step that wrote the token; -1 at fixed positions, and where
-            the row stopped before it wrote anything.
-        logprob: [B, L], log-probability of each token under the law that it was drawn from.
         seeds: one per row.
         nfe: int64 [B], forward passes of the run.
-        argmax: bool [B, L], tokens that the run took as the argmax whatever the temperature, whose
-            log-probability is 0; None: none.
-        cache: the approximate cache that the run was sampled with, whose law `logprob` is of;
-            None: none.
+        steps: the steps of all rows, in order.
+        writes: the changes of all rows, in order.
+        request: the settings of the run: sampler and its fields, law, blocks, guidance.
+        masked: whether the noise is masks.
+        model: which weights drew it, such as the digest that `generate` notes; "" if not known.
     """
 
     tokens: Tensor
+    initial: Tensor
     attention_mask: Tensor
     editable: Tensor
-    step_index: Tensor
-    logprob: Tensor
     seeds: tuple[int, ...]
     nfe: Tensor
-    argmax: Tensor | None = None
-    cache: str | None = None
+    steps: Steps
+    writes: Writes
+    request: Request
+    masked: bool = True
+    model: str = ""
 
     @classmethod
-    def from_output(cls, output: RunOutput, seeds: Sequence[int] | None = None) -> Rollout:
+    def from_output(
+        cls, output: RunOutput, seeds: Sequence[int] | None = None, *, model: str = ""
+    ) -> Rollout:
         """Make the rollout of a run that kept its trajectory.
 
         Args:
             output: of `generate` or `sample`, called with return_trajectory=True.
-            seeds: labels of the rows in place of the seeds of the run, one per row.
+            seeds: labels of the rows in place of the seeds of the run, one per row; the positions
+                of samplers that choose them at random follow from the seeds of the run.
+            model: which weights drew it.
 
         Raises:
-            ValueError: there is no trajectory, `seeds` has another length, a token was written
-                twice (by remasking, or noise without a mask) or came from another law than the
-                model's at its canvas, or blocks were hidden by causal_blocks.
+            ValueError: there is no trajectory, it does not tell the settings of the run, or
+                `seeds` has another length.
         """
-        trajectory = trajectory_of(output)
-        seeds, rows = output.seeds if seeds is None else seeds, len(output.nfe)
-        if len(seeds) != rows:
-            raise ValueError(f"seeds has {len(seeds)} entries for {rows} rows: give one per row.")
-        final = output.tokens
-        device = final.device
-        step_index = torch.full(final.shape, -1, dtype=torch.int32, device=device)
-        tokens = final.clone()
-        logprob = torch.zeros(final.shape, dtype=torch.float32, device=device)
-        argmax = torch.zeros_like(trajectory.editable, device=device)
-        for event in trajectory.events:
-            certain = argmax_of(trajectory, event).to(device)
-            at, written = event.rows.to(device), event.written.to(device)
-            _check_once(event, written, step_index[at])
-            step_index[at] = step_index[at].masked_fill(written, event.iteration)
-            tokens[at] = torch.where(written, event.tokens.to(device), tokens[at])
-            drawn = event.logprob.to(device)
-            logprob = logprob.to(torch.promote_types(logprob.dtype, drawn.dtype))
-            logprob[at] = torch.where(written, drawn.to(logprob.dtype), logprob[at])
-            argmax[at] |= certain
+        run = trajectory_of(output)
+        rollout = cls.of_trajectory(run, output.tokens, output.nfe, model)
+        return rollout if seeds is None else rollout.with_seeds(seeds)
+
+    @classmethod
+    def of_trajectory(
+        cls,
+        run: Trajectory,
+        tokens: Tensor | None = None,
+        nfe: Tensor | None = None,
+        model: str = "",
+    ) -> Rollout:
+        """Make the rollout of a trajectory; without `tokens` and `nfe` they are those of its end.
+
+        Raises:
+            ValueError: the trajectory does not tell the settings of the run.
+        """
+        recorder = Recorder(run.editable, masked=run.masked)
+        for event in run.events:
+            recorder(event)
+        nfe = torch.zeros_like(run.initial[:, 0]) if nfe is None else nfe
+        return cls.of_recorder(recorder, run, run.initial if tokens is None else tokens, nfe, model)
+
+    @classmethod
+    def of_recorder(
+        cls, recorder: Recorder, run: Trajectory, tokens: Tensor, nfe: Tensor, model: str = ""
+    ) -> Rollout:
+        """Make the rollout of the steps that a recorder heard.
+
+        Args:
+            recorder: heard every step.
+            run: rows and settings of the run; its events are not read.
+            tokens: int64 [B, L], the finished canvases.
+            nfe: int64 [B], forward passes of the run.
+            model: which weights drew it.
+
+        Raises:
+            ValueError: the trajectory does not tell the settings of the run.
+        """
+        if run.request is None:
+            raise ValueError(
+                f"run (sampled by {run.sampler}) is a trajectory that does not tell the settings "
+                "of its run: pass the output of `generate` or `sample`."
+            )
+        device = tokens.device
+        heard, changes = recorder.tables()
+        steps, writes = (map_rows(partial(Tensor.to, device=device), t) for t in (heard, changes))
+        initial = recorder.initial(tokens)
+        final = last_change(initial, writes, writes.token.long(), keep=initial)
+        final = torch.where(recorder.unknown.to(device), tokens, final)
         return cls(
-            tokens,
-            attention_of(trajectory).to(device),
-            trajectory.editable.to(device),
-            step_index,
-            logprob,
-            tuple(seeds),
-            output.nfe,
-            argmax,
-            trajectory.cache,
+            tokens=final,
+            initial=initial,
+            attention_mask=attention_of(run).to(device),
+            editable=run.editable.to(device),
+            seeds=run.seeds,
+            nfe=nfe,
+            steps=steps,
+            writes=writes,
+            request=replace(run.request, return_trajectory=False),
+            masked=run.masked,
+            model=model,
         )
+
+    @classmethod
+    def of_steps(
+        cls,
+        tokens: Tensor,
+        step_index: Tensor,
+        *,
+        mask_token_id: int,
+        attention_mask: Tensor | None = None,
+        logprob: Tensor | None = None,
+        argmax: Tensor | None = None,
+        seeds: Sequence[int] = (),
+        law: TokenLaw | None = None,
+    ) -> Rollout:
+        """Make the rollout of a step map: each position was written once, from a mask.
+
+        Args:
+            tokens: int64 [B, L].
+            step_index: int [B, L], number of the step that wrote the token; -1 at fixed positions.
+            mask_token_id: the mask.
+            attention_mask: bool [B, L], False at padding; None: no padding.
+            logprob: [B, L], log-probability of each token as it was drawn; None: 0.
+            argmax: bool [B, L], tokens that were taken as the argmax; None: none.
+            seeds: labels of the rows; default their numbers.
+            law: the law that the tokens were drawn from; None is the model's own.
+        """
+        written = step_index >= 0
+        row, column = written.nonzero(as_tuple=True)
+        number, drawn = step_index[written].int(), tokens.new_zeros(tokens.shape).float()
+        drawn = drawn if logprob is None else logprob
+        greedy = torch.zeros_like(written) if argmax is None else argmax
+        how = torch.where(greedy[written], int(Drawn.ARGMAX), int(Drawn.FROM_LAW)).to(torch.int8)
+        unknown = torch.zeros_like(row, dtype=torch.bool)
+        writes = [row.int(), number, column.int(), tokens[written].int(), unknown, how]
+        keys, place = cast(
+            "tuple[Tensor, Tensor]",
+            torch.unique(number.long() * len(tokens) + row, return_inverse=True),
+        )
+        at, owner = (keys // len(tokens)).int(), (keys % len(tokens)).int()
+        sums = drawn.new_zeros(len(at)).index_add(0, place, drawn[written])
+        nothing, time = (
+            torch.zeros_like(owner),
+            torch.full_like(owner, torch.nan, dtype=torch.float64),
+        )
+        counted = torch.ones_like(owner, dtype=torch.bool)
+        steps = Steps(owner, at, nothing, at, time, sums, counted)
+        attention = torch.ones_like(written) if attention_mask is None else attention_mask.bool()
+        return cls(
+            tokens=tokens,
+            initial=tokens.masked_fill(written, mask_token_id),
+            attention_mask=attention,
+            editable=written,
+            seeds=tuple(seeds) or tuple(range(len(tokens))),
+            nfe=torch.bincount(owner, minlength=len(tokens)),
+            steps=steps,
+            writes=Writes(*in_order([*writes, drawn[written]])),
+            request=Request(samplers.LLaDA(), law=TokenLaw() if law is None else law),
+        )
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.tokens)
+
+    @property
+    def step_index(self) -> Tensor:
+        """Return the loop step that wrote each token last, int32 [B, L]; -1 where none did."""
+        return last_change(self.tokens, self.writes, self.writes.iteration, keep=-1).int()
+
+    @property
+    def logprob(self) -> Tensor:
+        """Return the log-probability of each token when it was last written, [B, L], else 0."""
+        return last_change(self.tokens, self.writes, self.writes.logprob, keep=0)
+
+    @property
+    def argmax(self) -> Tensor:
+        """Return the tokens taken as the argmax whatever the temperature, bool [B, L]."""
+        return last_change(self.tokens, self.writes, self.writes.how == Drawn.ARGMAX, keep=False)
+
+    @property
+    def step_logprob(self) -> Tensor:
+        """Return the log-probability of all tokens that the k-th counted step drew, [B, S]."""
+        counted = self.steps.counted
+        row, value = self.steps.row[counted].long(), self.steps.logprob[counted]
+        number = rank_in_row(row, len(self))
+        width = int((number + 1).max()) if len(number) else 0
+        return value.new_zeros(len(self), width).index_put((row, number), value)
+
+    @property
+    def total(self) -> Tensor:
+        """Return the log-probability of all drawn tokens, given their positions, [B]."""
+        zero = self.steps.logprob.new_zeros(len(self))
+        return zero.index_add(0, self.steps.row.long(), self.steps.logprob)
+
+    @property
+    def header(self) -> Trajectory:
+        """Return what all steps share, as a trajectory without events."""
+        return Trajectory(
+            initial=self.initial,
+            editable=self.editable,
+            attention_mask=self.attention_mask,
+            sampler=type(self.request.sampler).__name__,
+            masked=self.masked,
+            request=self.request,
+            seeds=self.seeds,
+        )
+
+    def events(self) -> Iterator[StepEvent]:
+        """Yield the steps in order; see `tables.rebuilt_events`."""
+        stops = self._block_stops() if self.request.blocks.causal else None
+        return rebuilt_events(self.initial, self.editable, self.steps, self.writes, stops)
+
+    def _block_stops(self) -> Tensor:
+        """Return the first column behind every block, int64 [B, K]."""
+        blocks = self.request.blocks
+        origin = self.attention_mask.long().argmax(1) if blocks.align else None
+        return plan_blocks(
+            self.editable, blocks.length, blocks.steps, origin=origin,
+            steps_per_block=blocks.steps_per_block,
+        ).stop  # fmt: skip
 
     def select(self, rows: Tensor) -> Rollout:
-        """Return some rows (int64 [n]) in the given order, to shuffle or split a batch."""
+        """Return some rows (int64 [n]) in the given order, to split, repeat or order a batch."""
         at = rows.to(self.tokens.device)
-        return Rollout(
-            self.tokens[at],
-            self.attention_mask[at],
-            self.editable[at],
-            self.step_index[at],
-            self.logprob[at],
-            tuple(self.seeds[i] for i in cast("list[int]", rows.tolist())),
-            self.nfe[rows.to(self.nfe.device)],
-            None if self.argmax is None else self.argmax[at],
-            self.cache,
+        return replace(
+            self,
+            tokens=self.tokens[at],
+            initial=self.initial[at],
+            attention_mask=self.attention_mask[at],
+            editable=self.editable[at],
+            seeds=tuple(self.seeds[i] for i in cast("list[int]", rows.tolist())),
+            nfe=self.nfe[at.to(self.nfe.device)],
+            steps=Steps(*rows_of(self.steps, at, len(self))),
+            writes=Writes(*rows_of(self.writes, at, len(self))),
         )
 
-    def views(self, mask_token_id: int, shrink: int, device: torch.device) -> Iterator[Views]:
-        """Yield the canvases to score, the k-th steps of all rows together."""
-        tokens, attention, editable, step = (
-            x.to(device) for x in (self.tokens, self.attention_mask, self.editable, self.step_index)
+    def shuffle(self, seed: int) -> tuple[Rollout, Tensor]:
+        """Return the rows in a random order, and that order (int64 [B], on the CPU)."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.select(order), order
+
+    def with_seeds(self, seeds: Sequence[int]) -> Rollout:
+        """Return the rollout with other labels of its rows, one per row."""
+        if len(seeds) != len(self):
+            raise ValueError(
+                f"seeds has {len(seeds)} entries for {len(self)} rows: give one per row."
+            )
+        return replace(self, seeds=tuple(seeds))
+
+    def to(self, device: torch.device | str) -> Rollout:
+        """Return the rollout on a device."""
+
+        def moved(x: Tensor) -> Tensor:
+            return x.to(device)
+
+        return replace(
+            self,
+            tokens=moved(self.tokens),
+            initial=moved(self.initial),
+            attention_mask=moved(self.attention_mask),
+            editable=moved(self.editable),
+            nfe=moved(self.nfe),
+            steps=map_rows(moved, self.steps),
+            writes=map_rows(moved, self.writes),
         )
-        ordered, order = step.sort(1)
-        later = (ordered.diff(dim=1) > 0) & (ordered[:, :-1] >= 0)
-        rank = torch.nn.functional.pad(later.long().cumsum(1), (1, 0))
-        never = step < 0
-        group = torch.zeros_like(rank).scatter(1, order, rank) // shrink
-        group = group.masked_fill(never, -1)
-        for k in range(int(group.max()) + 1 if group.numel() else 0):
-            where = group == k
-            rows = where.any(1).nonzero().squeeze(1)
-            hidden = editable & ((group >= k) | never)
-            canvas = tokens.masked_fill(hidden, mask_token_id)
-            argmax = None if self.argmax is None else self.argmax.to(device)[rows]
-            views = Views(rows, canvas[rows], tokens[rows], where[rows], attention[rows])
-            yield views._replace(argmax=argmax)
 
+    @staticmethod
+    def cat(rollouts: Sequence[Rollout]) -> Rollout:
+        """Join rollouts of the same settings; narrower ones are padded on the left.
 
-def trajectory_of(output: RunOutput) -> Trajectory:
-    """Return the steps of a run.
+        Raises:
+            ValueError: there is none, or their settings differ.
+        """
+        if not rollouts:
+            raise ValueError("rollouts is empty: give at least one.")
+        return reduce(Rollout.joined, rollouts)
 
-    Raises:
-        TypeError: the object is not the output of a run.
-        ValueError: the steps were not kept.
-    """
-    try:
-        found = output.trajectory
-    except AttributeError:
-        raise TypeError(
-            f"run is a {type(output).__name__}: must be the output of `generate` or `sample` with "
-            "return_trajectory=True, its trajectory, or a Rollout."
-        ) from None
-    if found is None:
-        raise ValueError("output has no trajectory: call with return_trajectory=True.")
-    return found
-
-
-def attention_of(trajectory: Trajectory) -> Tensor:
-    """Return the attention mask of a run, bool [B, L], False at padding."""
-    known = trajectory.attention_mask
-    return torch.ones_like(trajectory.editable) if known is None else known.bool()
-
-
-def argmax_of(trajectory: Trajectory, event: StepEvent) -> Tensor:
-    """Return the tokens of a step that were taken as the argmax, bool [A, L].
-
-    Raises:
-        ValueError: a token of the step came from a law that its canvas does not give.
-    """
-    if event.drawn is None:
-        return torch.zeros_like(event.written)
-    known = event.written & trajectory.editable.to(event.rows.device)[event.rows]
-    if trajectory.masked:  # positions still unknown after the step were masked again, not drawn
-        known = known & ~event.unknown
-    other = known & (event.drawn == Drawn.OTHERWISE)
-    if bool(other.any()):
-        row, position = (int(i) for i in other.nonzero()[0])
-        raise ValueError(
-            f"run was sampled by {trajectory.sampler}, which drew the token of row "
-            f"{int(event.rows[row])}, position {position} (step {event.iteration}) from another "
-            "law than the model's at the canvas before the step, such as a mean of several "
-            "predictions, several stages, or a step of noise without a mask: its log-probability "
-            "cannot be recomputed. Sample with 'llada', 'ancestral' or another sampler that draws "
-            "from the law of the canvas, on a model of masks."
+    def joined(self, other: Rollout) -> Rollout:
+        """Return the rows of this rollout and then those of another; see `cat`."""
+        if other.request != self.request or other.masked != self.masked:
+            raise ValueError(
+                f"rollouts were drawn with other settings: {self.request} and {other.request}. "
+                "Join runs of one sampler and law."
+            )
+        width = max(self.tokens.shape[1], other.tokens.shape[1])
+        one, two = self._padded(width), other._padded(width)
+        steps = two.steps._replace(row=two.steps.row + len(one))
+        writes = two.writes._replace(row=two.writes.row + len(one))
+        return replace(
+            one,
+            tokens=torch.cat([one.tokens, two.tokens]),
+            initial=torch.cat([one.initial, two.initial]),
+            attention_mask=torch.cat([one.attention_mask, two.attention_mask]),
+            editable=torch.cat([one.editable, two.editable]),
+            seeds=(*one.seeds, *two.seeds),
+            nfe=torch.cat([one.nfe, two.nfe]),
+            steps=Steps(*in_order([torch.cat(c) for c in zip(one.steps, steps, strict=True)])),
+            writes=Writes(*in_order([torch.cat(c) for c in zip(one.writes, writes, strict=True)])),
+            model=one.model if one.model == two.model else "",
         )
-    return known & (event.drawn == Drawn.ARGMAX)
 
+    def _padded(self, width: int) -> Rollout:
+        """Return the rollout with padding on the left, up to a width."""
+        columns = width - self.tokens.shape[1]
+        tokens, initial, attention, editable = (
+            torch.nn.functional.pad(x, (columns, 0))
+            for x in (self.tokens, self.initial, self.attention_mask, self.editable)
+        )
+        writes = self.writes._replace(position=self.writes.position + columns)
+        return replace(
+            self, tokens=tokens, initial=initial, attention_mask=attention, editable=editable,
+            writes=writes,
+        )  # fmt: skip
 
-def _check_once(event: StepEvent, written: Tensor, step_index: Tensor) -> None:
-    """Check that each token was written once, and that no column was hidden."""
-    twice = written & ((step_index >= 0) | event.unknown.to(written.device))
-    if bool(twice.any()):
-        row, position = (int(i) for i in twice.nonzero()[0])
-        raise ValueError(
-            f"row {int(event.rows[row])} wrote position {position} more than once (step "
-            f"{event.iteration}): a Rollout holds one step per token. Replay the output with its "
-            "trajectory instead."
-        )
-    if event.horizon is not None:
-        raise ValueError(
-            "causal_blocks hid later blocks from the model, which a Rollout does not tell. Replay "
-            "the output with its trajectory instead."
-        )
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; `load` reads it.
+
+        Raises:
+            TypeError: the sampler has a parameter that is no value, such as a planner's network.
+        """
+        dense = {
+            "tokens": self.tokens,
+            "initial": self.initial,
+            "attention_mask": self.attention_mask,
+            "editable": self.editable,
+            "nfe": self.nfe,
+        }
+        facts = {"seeds": self.seeds, "masked": self.masked, "model": self.model}
+        write(RolloutFile(dense, self.steps, self.writes, self.request, facts), path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Rollout:
+        """Read what `save` wrote, on the CPU.
+
+        Raises:
+            ValueError: the file is no rollout, or of another version.
+        """
+        file = read(path)
+        seeds, masked, model = (file.facts[name] for name in ("seeds", "masked", "model"))
+        return cls(
+            **file.dense, seeds=tuple(seeds), steps=file.steps, writes=file.writes,
+            request=file.request, masked=masked, model=model,
+        )  # fmt: skip

@@ -45,6 +45,8 @@ class Scorer:
     Fields:
         denoiser: predicts the clean tokens.
         law: None for the model's own law, else a law with temperature and filters.
+        guidance_scale: w of classifier-free guidance; 0 is none.
+        given: bool [B, L], tokens of the batch that its unconditional pass does not see.
 
     Raises:
         ValueError: the denoiser carries a state from pass to pass, or is step-conditioned.
@@ -52,17 +54,31 @@ class Scorer:
 
     denoiser: Denoiser
     law: TokenLaw | None = None
+    guidance_scale: float = 0.0
+    given: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_scorable(self.denoiser)
 
+    @property
+    def passes(self) -> int:
+        """Return the forward passes per canvas: 2 with guidance, else 1."""
+        return 1 if self.guidance_scale == 0.0 else 2
+
     def __call__(self, views: Views) -> Tensor:
         """Return the log-probability of the tokens at `views.where`, [R], row-major.
 
-        NFE 1 per canvas with a token at `views.scored`.
+        NFE 1 per canvas with a token at `views.scored`, 2 with guidance.
         """
         law = full_law(TokenLaw() if self.law is None else self.law, self.denoiser)
-        predictor = Predictor.alone(self.denoiser, law, views.attention, horizon=views.horizon)
+        predictor = Predictor.alone(
+            self.denoiser,
+            law,
+            views.attention,
+            horizon=views.horizon,
+            guidance_scale=self.guidance_scale,
+            given=None if self.given is None else self.given.to(views.rows.device)[views.rows],
+        )
         time = torch.zeros_like(views.rows).double() if views.time is None else views.time
         prediction = predictor(views.canvas, time)
         tempered = self.law is not None

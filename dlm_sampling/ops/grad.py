@@ -10,6 +10,7 @@ block of them exists at a time, and never a law of all positions.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -52,6 +53,14 @@ def differentiable_log_prob_of(
         for here in cast("tuple[Tensor, ...]", every.split(source.block))
     ]
     return torch.cat(parts)  # a source without rows has one block, which is empty
+
+
+def remade(call: Callable[[Tensor], Tensor], argument: Tensor) -> Tensor:
+    """Return `call(argument)`; in grad mode nothing is kept, and it runs again going backward."""
+    if not torch.is_grad_enabled():
+        return call(argument)
+    module: Any = checkpoint
+    return module.checkpoint(call, argument, use_reentrant=False, preserve_rng_state=False)
 
 
 def _block(source: LogitRows, here: Tensor, tokens: Tensor, law: TokenLaw, check: bool) -> Tensor:

@@ -113,7 +113,15 @@ def log_prob_of(
 
 
 def filtered_log_law(logits: Tensor, law: TokenLaw) -> Tensor:
-    """Return `log_probs` of logits of any leading shape, [..., V]."""
+    """Return `log_probs` of logits of any leading shape, [..., V]; with a graph in grad mode.
+
+    The tokens that pass the filters count as fixed.
+    """
+    if torch.is_grad_enabled() and logits.requires_grad and law.temperature > 0.0:
+        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        with torch.no_grad():
+            dropped = filtered_log_law(exact, law) == -math.inf
+        return (exact.masked_fill(dropped, -math.inf) / law.temperature).log_softmax(-1)
     return log_probs(logits.reshape(-1, logits.shape[-1]), law=law).view(logits.shape)
 
 

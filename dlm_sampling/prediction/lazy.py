@@ -15,11 +15,11 @@ from dlm_sampling.prediction.logits import PassLogits, on_demand
 from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.positions import Sites
 from dlm_sampling.prediction.shapes import Shapes
+from dlm_sampling.prediction.spread import SpreadDraw, empty_draw
 from dlm_sampling.processes.tables import clean_table
 from dlm_sampling.types import (
     DenoiserOutput,
     Draw,
-    DrawRecord,
     PredictionKind,
     RandomSource,
     Site,
@@ -59,57 +59,6 @@ class Passes(Protocol):
     ) -> list[DenoiserOutput]:
         """Run the denoiser on the rows `active`; see `Predictor.run`."""
         ...
-
-
-class SpreadDraw:
-    """Show a draw at R positions as tables [A, L], each made when it is first read.
-
-    Entries at other positions are 0.
-    """
-
-    def __init__(self, record: DrawRecord, sites: Sites) -> None:
-        self._record, self._sites = record, sites
-        self._tables: dict[int, Tensor] = {}
-
-    def _spread(self, field: int) -> Tensor:
-        """Make the table of one field of the record, given by its index."""
-        table = self._tables[field] = self._sites.spread(self._record[field])
-        return table
-
-    @property
-    def token(self) -> Tensor:
-        """Return the drawn tokens, int64 [A, L]."""
-        return self._tables[0] if 0 in self._tables else self._spread(0)
-
-    @property
-    def logprob(self) -> Tensor:
-        """Return the log-probability of each token under the sampled law, [A, L]."""
-        return self._tables[1] if 1 in self._tables else self._spread(1)
-
-    @property
-    def log_confidence(self) -> Tensor:
-        """Return the log-probability of each token under the law of the statistics, [A, L]."""
-        return self._tables[2] if 2 in self._tables else self._spread(2)
-
-    @property
-    def max_logprob(self) -> Tensor:
-        """Return the largest log-probability, [A, L]."""
-        return self._tables[3] if 3 in self._tables else self._spread(3)
-
-    @property
-    def margin(self) -> Tensor:
-        """Return the largest minus the second-largest probability, [A, L]."""
-        return self._tables[4] if 4 in self._tables else self._spread(4)
-
-    @property
-    def entropy(self) -> Tensor:
-        """Return the entropy in nats, [A, L]."""
-        return self._tables[5] if 5 in self._tables else self._spread(5)
-
-    @property
-    def log_normalizer(self) -> Tensor:
-        """Return the logsumexp of the logits that the statistics are taken over, [A, L]."""
-        return self._tables[6] if 6 in self._tables else self._spread(6)
 
 
 class LazyPrediction:
@@ -171,7 +120,7 @@ class LazyPrediction:
         """Draw a token at each position of `where`; see `types.Prediction.draw`."""
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
-            return _empty(sites)
+            return empty_draw(sites)
         if self._passes.ledger is not None and not aside:
             own_law = exclude is None and self._temperature is None
             self._passes.ledger.note(self._x, where, greedy, own_law=own_law)
@@ -188,6 +137,11 @@ class LazyPrediction:
             temperatures = self._temperatures(greedy, sites, self._law.temperature)
         source, index = self._read(logits, sites)
         return self._drawn(source, index, sites, rng, statistics, sub, temperatures)
+
+    @property
+    def law(self) -> TokenLaw:
+        """Return the law that tokens are drawn with."""
+        return self._law
 
     def _temperatures(self, greedy: Tensor, sites: Sites, temperature: float) -> Tensor | None:
         """Return a temperature per position, float64 [R]: 0 in rows of `greedy` (bool [A])."""
@@ -215,7 +169,7 @@ class LazyPrediction:
         self._passes.shapes.check_free(_CHANGING)
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
-            return _empty(sites)
+            return empty_draw(sites)
         if self._passes.ledger is not None:
             self._passes.ledger.note(self._x, where, None, own_law=False)
         source = logits if isinstance(logits, Tensor) else cast("ops.Pair", logits)
@@ -262,7 +216,7 @@ class LazyPrediction:
         """Draw from a rule's law of the prediction; see `types.Prediction.draw_by`."""
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
-            return _empty(sites)
+            return empty_draw(sites)
         if self._passes.ledger is not None:
             self._passes.ledger.note(self._x, where, greedy, own_law=own_law)
         log_law = self._log_law(where, sites, alpha, reads, rule)
@@ -281,7 +235,7 @@ class LazyPrediction:
         self._passes.shapes.check_free(_CHANGING)
         sites = self._passes.shapes.sites(where)
         if not sites.row.numel():
-            return _empty(sites)
+            return empty_draw(sites)
         if self._passes.ledger is not None:
             self._passes.ledger.note(self._x, where, greedy, own_law=False)
         return self._draw_law(law.log(), sites, rng, greedy, sub)
@@ -318,6 +272,22 @@ class LazyPrediction:
         rule: Callable[[Site], Tensor],
     ) -> ops.LogitRows:
         """Return log-probabilities of the rule's law at the positions, on demand."""
+        rows = self._law_rows(where, sites, alpha, reads, rule)
+
+        def fetch(i: Tensor) -> Tensor:
+            return rows.fetch(i).log()
+
+        return replace(rows, fetch=fetch)
+
+    def _law_rows(
+        self,
+        where: Tensor,
+        sites: Sites,
+        alpha: Tensor,
+        reads: PredictionKind,
+        rule: Callable[[Site], Tensor],
+    ) -> ops.LogitRows:
+        """Return the rule's law at the positions, on demand."""
         logits, model = self._on_demand(self.evaluate(where), sites), self._passes.model
         row, column, x = sites.row, sites.column, sites.read(self._x)
 
@@ -326,9 +296,44 @@ class LazyPrediction:
                 logits.fetch(i), x[i], alpha[row[i]], law=model.law,
                 process=model.denoiser.process, source=self.kind, target=reads,
             )  # fmt: skip
-            return rule(Site(x[i], row[i], p, column[i])).log()
+            return rule(Site(x[i], row[i], p, column[i]))
 
         return replace(logits, fetch=fetch, dtype=torch.float64)
+
+    def log_law_of(
+        self,
+        rule: Callable[[Site], Tensor],
+        tokens: Tensor,
+        where: Tensor,
+        *,
+        alpha: Tensor,
+        reads: PredictionKind,
+    ) -> Tensor:
+        """Return the log-probability of tokens [A, L] under a rule's law, float64 [R].
+
+        R positions of `where` in row-major order; rule, alpha and reads as in `draw_by`.  In grad
+        mode it leaves a graph, and a block of tables exists at a time.
+        """
+        sites = self._passes.shapes.sites(where)
+        rows, ids = self._law_rows(where, sites, alpha, reads, rule), sites.read(tokens)
+
+        def chosen(here: Tensor) -> Tensor:
+            law = rows.fetch(here)
+            return (law.gather(1, ids[here].unsqueeze(1)).squeeze(1) / law.sum(1)).log()
+
+        every = torch.arange(rows.count, device=where.device)
+        return torch.cat([ops.remade(chosen, here) for here in torch.split(every, rows.block)])
+
+    def differentiable_log_probs(self, where: Tensor) -> Tensor:
+        """Return `log_probs`, with a graph in grad mode."""
+        if not torch.is_grad_enabled():
+            return self.log_probs(where)
+        sites = self._passes.shapes.sites(where)
+        if not sites.row.numel():
+            return torch.zeros(0, self._vocab_size, dtype=torch.float32, device=where.device)
+        rows = self._on_demand(self.evaluate(where), sites)
+        logits = rows.fetch(torch.arange(rows.count, device=where.device))
+        return ops.filtered_log_law(logits, self._own_law)
 
     def log_probs(self, where: Tensor) -> Tensor:
         """Return the model's log-probabilities at the positions of `where`, [R, V], row-major."""
@@ -384,8 +389,3 @@ class LazyPrediction:
 
 
 _PLAIN = TokenLaw()
-
-
-def _empty(sites: Sites) -> Draw:
-    zeros = torch.zeros(sites.shape, dtype=torch.float32, device=sites.row.device)
-    return DrawRecord(torch.zeros_like(zeros, dtype=torch.int64), *([zeros] * 6))

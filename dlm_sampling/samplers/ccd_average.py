@@ -51,6 +51,7 @@ class CCDAverage(SamplerBase[CCDAverageState]):
     law = TokenLaw(temperature=0.0)
     paper = "after the text of Chen et al. 2025, arXiv:2512.02044 (experimental)"
     recorded_on = ()
+    scored_on = ("absorbing",)
     nfe = "min(steps, tokens)"
 
     def __post_init__(self) -> None:

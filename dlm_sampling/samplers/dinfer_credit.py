@@ -53,6 +53,7 @@ class DInferCredit(AdaptiveSampler[CreditState]):
 
     paper = "Wang et al. 2025, arXiv:2510.06133"
     recorded_on = ()
+    scored_on = ("absorbing",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

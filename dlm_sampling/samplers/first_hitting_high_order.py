@@ -72,6 +72,7 @@ class FirstHittingExtrapolation(SamplerBase[ExtrapolationState]):
 
     paper = _PAPER
     recorded_on = ()
+    scored_on = ("absorbing",)
     nfe = "ceil(tokens / tokens_per_step)"
 
     def __post_init__(self) -> None:
@@ -151,6 +152,7 @@ class FirstHittingCorrection(SamplerBase[CorrectionState]):
 
     paper = _PAPER
     recorded_on = ()
+    scored_on = ("absorbing",)
     nfe = "2 per group of more than one token, 1 per group of one"
 
     def __post_init__(self) -> None:

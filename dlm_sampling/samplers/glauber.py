@@ -88,6 +88,7 @@ class Glauber(SamplerBase[None]):
     paper = "Varma et al. 2024, arXiv:2405.17035"
     nfe = "steps"
     runs_on = ("absorbing", "uniform")
+    scored_on = ("absorbing", "uniform")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -102,6 +102,7 @@ class PredictorCorrector(SamplerBase[None]):
     paper = "Campbell et al. 2022, arXiv:2205.14987"
     nfe = "steps (1 + n_correctors) + 1; on masks those that reveal something"
     runs_on = ("absorbing", "uniform")
+    scored_on = ("uniform",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -42,6 +42,7 @@ class ThetaTrapezoidal(TwoStage):
     """
 
     restarts = False
+    scored_on = ("absorbing", "uniform", "matrix")
     paper = "Ren et al. 2025, arXiv:2502.00234"
     nfe = "2 per interval, steps // 2 intervals, and the noise removal; less where nothing happens"
 

@@ -8,8 +8,9 @@ from typing import Any, cast
 from torch import Tensor
 
 from dlm_sampling.caches import CacheReport
-from dlm_sampling.engine.request import SampleOutput
+from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.engine.trajectory import Trajectory
+from dlm_sampling.likelihood.rollout import Rollout
 from dlm_sampling.text.rows import PromptRow, TextRows
 
 
@@ -36,6 +37,7 @@ class GenerateOutput:
         prompt_lengths: tokens of the prompt per row, without padding.
         trajectory: every step, if requested.
         cache: which cache the run had, and what its audits found; None without one.
+        rollout: the changes of every step, if requested.
     """
 
     sequences: Tensor
@@ -50,6 +52,7 @@ class GenerateOutput:
     prompt_lengths: list[int]
     trajectory: Trajectory | None
     cache: CacheReport | None = None
+    rollout: Rollout | None = None
 
     @property
     def tokens(self) -> Tensor:

@@ -6,16 +6,20 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import in_parts, run_parts
-from dlm_sampling.engine.request import BlockRequest, SampleOutput
+from dlm_sampling.engine.output import SampleOutput
+from dlm_sampling.engine.request import BlockRequest
 from dlm_sampling.engine.trajectory import StepCallback
 from dlm_sampling.errors import SamplingWarning, check_arguments, check_flag, check_whole
+from dlm_sampling.likelihood.recording import Recording
 from dlm_sampling.text.arguments import Ids, Stop
 from dlm_sampling.text.completion import GenerateOutput, equal_rows, finish
+from dlm_sampling.text.fingerprint import weights_digest
 from dlm_sampling.text.options import GenerateOptions, Job, LawOptions, prepare
 from dlm_sampling.text.prompts import Infill, Mask, Prompts
 from dlm_sampling.text.rows import Eos, TextRows, padding_id
@@ -59,6 +63,7 @@ def generate(
     callback: StepCallback | None = None,
     progress: bool | None = None,
     return_trajectory: bool = False,
+    return_rollout: bool = False,
     every_step: bool = False,
     cuda_graph: bool = False,
     cache: str | AnyPolicy = "auto",
@@ -122,6 +127,8 @@ def generate(
         callback: called with a `StepEvent` after every step.
         progress: show a progress bar; default only on a terminal and for long work.
         return_trajectory: keep every step.
+        return_rollout: keep the changes of every step, without canvases: a `Rollout`, which
+            `replay` scores and a training loop keeps.
         every_step: run the model in every planned step, without early exit: the accounting of the
             released loops.
         cuda_graph: on a GPU, record one step of each batch as a CUDA graph and replay it; see
@@ -179,6 +186,10 @@ def generate(
         sendable = [end.sendable for end in rows.ends]
         feed = StreamerFeed(streamer, canvases, job.request.sampler.revises, sendable)
         listeners.append(feed)
+    check_flag("return_rollout", return_rollout)
+    recording = Recording.of(denoiser, job.request, canvases) if return_rollout else None
+    if recording is not None:
+        listeners.append(recording.recorder)
     with closing(ProgressFeed(int(canvases.editable.sum()), progress)) as bar:
         if bar.visible:
             listeners.append(bar)
@@ -186,6 +197,9 @@ def generate(
     if feed is not None:
         feed.close()
     output = finish(sampled, rows, job.tokenizer, padding_id(denoiser))
+    if recording is not None:
+        digest = weights_digest(denoiser)
+        output = replace(output, rollout=recording.rollout(sampled.tokens, sampled.nfe, digest))
     if (equal := equal_rows(output, rows, job.greedy)) is not None:
         warnings.warn(equal, SamplingWarning, stacklevel=2)
     return output

@@ -50,6 +50,16 @@ class Sampler(Protocol[S]):
         ...
 
     @property
+    def scored_on(self) -> tuple[NoiseKind, ...]:
+        """Return the kinds of noise on which `replay` may take a step again from its record.
+
+        There a step draws every position that it may write once, from a law that follows from the
+        canvases before it.  Which positions it draws does not depend on the model.  On masks,
+        tokens that come from the run's law of the canvas need no such step.  Default: none.
+        """
+        ...
+
+    @property
     def looks_ahead(self) -> bool:
         """Return whether a step reads predictions of positions outside of the current block.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from dlm_sampling import AutoDenoiser, generate, sample, samplers
 from dlm_sampling.caches import BlockCache, Plan, PolicyBase, View
 from dlm_sampling.denoisers import Denoiser
-from dlm_sampling.engine.request import SampleOutput
+from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.types import TokenLaw
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"

@@ -11,7 +11,8 @@ from torch import Tensor
 from dlm_sampling import samplers, wrap
 from dlm_sampling.engine.batches import by_length, in_parts, run_parts
 from dlm_sampling.engine.checks import check_canvases
-from dlm_sampling.engine.request import Canvases, Request, SampleOutput
+from dlm_sampling.engine.output import SampleOutput
+from dlm_sampling.engine.request import Canvases, Request
 from dlm_sampling.engine.trajectory import StepEvent
 from dlm_sampling.types import TokenLaw
 

@@ -21,8 +21,9 @@ from dlm_sampling.denoisers import AutoDenoiser, Denoiser
 from dlm_sampling.engine.blocks import BlockPlan, plan_blocks
 from dlm_sampling.engine.checks import check_canvases
 from dlm_sampling.engine.graph import check_recordable
+from dlm_sampling.engine.output import Listeners
 from dlm_sampling.engine.recorded import Recorded
-from dlm_sampling.engine.request import BlockRequest, Canvases, Listeners, Request
+from dlm_sampling.engine.request import BlockRequest, Canvases, Request
 from dlm_sampling.engine.run import Run
 from dlm_sampling.ops import philox
 from dlm_sampling.types import TokenLaw

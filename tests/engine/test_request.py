@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from dlm_sampling import samplers
-from dlm_sampling.engine.request import BlockRequest, Canvases, Listeners, Request
-from dlm_sampling.engine.trajectory import Trajectory
+from dlm_sampling.engine.request import BlockRequest, Canvases, Request
 
 LLADA = samplers.create("llada")
 
@@ -66,16 +65,3 @@ def test_a_canvas_moves_with_all_of_its_tensors() -> None:
     assert moved.seeds == (7, 8, 9) and moved.complete == (None,) * 3
     same = canvases.to(torch.device("cpu"))
     assert torch.equal(same.editable, rows > 1) and torch.equal(same.attention, rows > 0)
-
-
-def test_listeners_are_the_trajectory_and_then_the_callbacks() -> None:
-    assert not Listeners()
-    heard: list[Any] = []
-    kept = Trajectory(torch.zeros(1, 2, dtype=torch.int64), torch.ones(1, 2, dtype=torch.bool))
-    both = Listeners((heard.append,), kept)
-    assert both and Listeners((heard.append,)) and Listeners(trajectory=kept)
-    event: Any = object()
-    for listener in both.all:
-        listener(event)
-    assert heard == [event]
-    assert kept.events == [event]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlm_sampling import sample, samplers
 from dlm_sampling.denoisers import wrap
-from dlm_sampling.engine.request import SampleOutput
+from dlm_sampling.engine.output import SampleOutput
 
 VOCAB, MASK = 5, 4
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from dlm_sampling import samplers, wrap
 from dlm_sampling.engine.blocks import plan_blocks
 from dlm_sampling.engine.checks import check_canvases
-from dlm_sampling.engine.request import Listeners, Request
+from dlm_sampling.engine.output import Listeners
+from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.run import Run
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.stepwise import Stepwise

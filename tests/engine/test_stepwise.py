@@ -8,7 +8,8 @@ from torch import Tensor
 from dlm_sampling import samplers, wrap
 from dlm_sampling.engine.blocks import plan_blocks
 from dlm_sampling.engine.checks import check_canvases
-from dlm_sampling.engine.request import Listeners, Request, SampleOutput
+from dlm_sampling.engine.output import Listeners, SampleOutput
+from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.run import Run
 from dlm_sampling.engine.stepwise import run_stepwise
 from dlm_sampling.engine.trajectory import StepEvent

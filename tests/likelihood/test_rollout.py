@@ -1,36 +1,86 @@
-"""A rollout that is selected keeps its rows of every field."""
+"""A rollout that is selected, joined, shuffled, built while sampling or from steps is the run."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 
+import pytest
 import torch
 
-from dlm_sampling.likelihood.rollout import Rollout
+from dlm_sampling import Rollout, replay, samplers
+from dlm_sampling.types import TokenLaw
+from tests.samplers.small import run, small_toy
+
+LENGTH = 6
 
 
-def test_select_takes_its_rows_of_every_field() -> None:
-    """A new field that `select` forgets fails here."""
-    rows, length = 5, 3
-    numbers = torch.arange(rows * length).view(rows, length)
-    given = Rollout(
-        tokens=numbers,
-        attention_mask=numbers % 2 == 0,
-        editable=numbers % 3 == 0,
-        step_index=numbers.int(),
-        logprob=-numbers.double(),
-        seeds=tuple(range(100, 100 + rows)),
-        nfe=torch.arange(rows),
-        argmax=numbers % 5 == 0,
-        cache="DualCache()",
-    )
-    order = torch.tensor([4, 0, 0])
-    chosen = given.select(order)
+def remasked(rows: int = 4, length: int = LENGTH) -> Rollout:
+    """Tokens are masked again, so that positions are written more than once."""
+    sampler = samplers.create("remdm-cap", eta=0.5)
+    toy = small_toy(length=length, vocab_size=9)
+    return Rollout.from_output(run(toy, sampler, length=length, rows=rows, steps=6, law=TokenLaw()))
+
+
+def same(one: Rollout, other: Rollout) -> None:
     for field in fields(Rollout):
-        value, mine = getattr(given, field.name), getattr(chosen, field.name)
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(mine, value[order]), field.name
-        elif isinstance(value, str):  # of the run
-            assert mine == value, field.name
+        mine, theirs = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(mine, torch.Tensor):
+            assert torch.equal(mine, theirs), field.name
+        elif field.name in ("steps", "writes"):
+            for name, a, b in zip(mine._fields, mine, theirs, strict=True):
+                assert torch.equal(a.nan_to_num(-9), b.nan_to_num(-9)), (field.name, name)
         else:
-            assert mine == tuple(value[i] for i in order.tolist()), field.name
+            assert mine == theirs, field.name
+
+
+def test_a_rollout_is_smaller_than_the_canvases() -> None:
+    rollout = remasked()
+    assert len(rollout) == 4
+    per_row = torch.bincount(rollout.writes.row.long())
+    assert int(per_row.max()) > LENGTH  # rewritten
+    assert rollout.step_index.max() == rollout.writes.iteration.max()
+
+
+def test_selected_rows_are_those_rows_in_every_field() -> None:
+    toy, rollout = small_toy(length=LENGTH, vocab_size=9), remasked()
+    order = torch.tensor([3, 0, 0, 2])
+    chosen = rollout.select(order)
+    assert chosen.seeds == tuple(rollout.seeds[i] for i in order.tolist())
+    for name in ("tokens", "initial", "nfe", "step_index", "logprob", "argmax", "total"):
+        assert torch.equal(getattr(chosen, name), getattr(rollout, name)[order]), name
+    assert torch.equal(replay(toy, chosen).logprob, replay(toy, rollout).logprob[order])
+    same(rollout.select(torch.arange(4)), rollout)
+    mixed, places = rollout.shuffle(seed=0)
+    assert sorted(places.tolist()) == [0, 1, 2, 3] and places.tolist() != [0, 1, 2, 3]
+    same(mixed.select(places.argsort()), rollout)
+
+
+def test_parts_that_are_joined_are_the_whole() -> None:
+    rollout = remasked()
+    parts = [rollout.select(torch.tensor(rows)) for rows in ([0, 1], [2], [3])]
+    same(Rollout.cat(parts), rollout)
+    same(Rollout.cat(parts[:1]), parts[0])
+    same(rollout.to("cpu"), rollout)
+    other = Rollout.from_output(
+        run(small_toy(length=LENGTH, vocab_size=9), samplers.LLaDA(), length=LENGTH, rows=1)
+    )
+    with pytest.raises(ValueError, match="drawn with other settings"):
+        Rollout.cat([rollout, other])
+    with pytest.raises(ValueError, match="rollouts is empty"):
+        Rollout.cat([])
+    with pytest.raises(ValueError, match="seeds has 1 entries for 4 rows"):
+        rollout.with_seeds([1])
+
+
+def test_steps_alone_give_the_rollout_of_an_unmask_only_run() -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    out = run(toy, samplers.LLaDA(), length=LENGTH, rows=3, law=TokenLaw(), steps=3)
+    rollout = Rollout.from_output(out)
+    made = Rollout.of_steps(
+        rollout.tokens, rollout.step_index, mask_token_id=8, logprob=rollout.logprob
+    )
+    assert torch.equal(made.initial, rollout.initial)
+    for name in ("step_index", "logprob"):
+        assert torch.equal(getattr(made, name), getattr(rollout, name)), name
+    assert (made.step_logprob - rollout.step_logprob).abs().max() <= 1e-6
+    assert torch.equal(replay(toy, made).logprob, replay(toy, rollout).logprob)

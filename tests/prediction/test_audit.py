@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dlm_sampling import AutoDenoiser, Rollout, ops, replay, sample, samplers, wrap
 from dlm_sampling.caches import BlockCache, DkvCache, DualCache, PrefixCache, VicinityCache
-from dlm_sampling.engine.request import SampleOutput
+from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.model import Counts, RunModel
@@ -113,8 +113,8 @@ def test_a_run_with_an_approximate_cache_says_so_and_replay_warns() -> None:
     for cache, warned in (("dual", True), ("none", False)):
         out = run("llada", cache, None, return_trajectory=True)
         rollout = Rollout.from_output(out)
-        assert rollout.cache == rollout.select(torch.tensor([1])).cache
-        assert (rollout.cache == "DualCache()") is warned
+        assert rollout.header.cache == rollout.select(torch.tensor([1])).header.cache
+        assert (rollout.header.cache == "DualCache()") is warned
         if warned:
             with pytest.warns(SamplingWarning, match=r"DualCache\(\), which is approximate"):
                 replay(denoiser, rollout, law=TokenLaw())

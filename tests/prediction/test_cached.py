@@ -16,7 +16,7 @@ from dlm_sampling.caches import AnyPolicy, DkvCache, DualCache, PrefixCache, Vic
 from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.denoisers.families.dream import DreamDenoiser
 from dlm_sampling.denoisers.families.llada import LLaDADenoiser
-from dlm_sampling.engine.request import SampleOutput
+from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.cached import CachedPasses, RunCache, Shown
 from dlm_sampling.prediction.model import Counts, RunModel

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dlm_sampling import wrap
-from dlm_sampling.engine.request import SampleOutput
+from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.text.completion import finish
 from dlm_sampling.text.endings import Ends
 from dlm_sampling.text.rows import PromptRow, build_rows

@@ -61,6 +61,7 @@ class GridSampler(Solver[None]):
 
     nfe = "steps that reveal something, at most min(steps + 1, tokens); without a mask steps + 1"
     runs_on = ("absorbing", "uniform", "matrix")
+    scored_on = ("uniform", "matrix")
 
     def __post_init__(self) -> None:
         super().__post_init__()

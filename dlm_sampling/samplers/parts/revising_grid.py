@@ -48,6 +48,7 @@ class RevisingGrid(Solver[None]):
 
     nfe = "steps; on masks the steps that reveal something"
     runs_on = ("absorbing", "uniform")
+    scored_on = ("uniform",)
 
     def interval(self, clock: Clock) -> Interval:
         """Return the step that each row takes."""

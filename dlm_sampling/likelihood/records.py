@@ -1,0 +1,59 @@
+"""Read the record of a run: its steps, its padding, and how its tokens were drawn."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.engine.output import RunOutput
+from dlm_sampling.engine.trajectory import StepEvent, Trajectory
+from dlm_sampling.types import Drawn
+
+
+def trajectory_of(output: RunOutput) -> Trajectory:
+    """Return the steps of a run.
+
+    Raises:
+        TypeError: the object is not the output of a run.
+        ValueError: the steps were not kept.
+    """
+    try:
+        found = output.trajectory
+    except AttributeError:
+        raise TypeError(
+            f"run is a {type(output).__name__}: must be the output of `generate` or `sample` with "
+            "return_trajectory=True, its trajectory, or a Rollout."
+        ) from None
+    if found is None:
+        raise ValueError("output has no trajectory: call with return_trajectory=True.")
+    return found
+
+
+def attention_of(trajectory: Trajectory) -> Tensor:
+    """Return the attention mask of a run, bool [B, L], False at padding."""
+    known = trajectory.attention_mask
+    return torch.ones_like(trajectory.editable) if known is None else known.bool()
+
+
+def argmax_of(trajectory: Trajectory, event: StepEvent) -> Tensor:
+    """Return the tokens of a step that were taken as the argmax, bool [A, L].
+
+    Raises:
+        ValueError: a token of the step came from a law that its canvas does not give.
+    """
+    if event.drawn is None:
+        return torch.zeros_like(event.written)
+    known = event.written & trajectory.editable.to(event.rows.device)[event.rows]
+    if trajectory.masked:  # positions still unknown after the step were masked again, not drawn
+        known = known & ~event.unknown
+    other = known & (event.drawn == Drawn.OTHERWISE)
+    if bool(other.any()):
+        row, position = (int(i) for i in other.nonzero()[0])
+        raise ValueError(
+            f"run was sampled by {trajectory.sampler}, which drew the token of row "
+            f"{int(event.rows[row])}, position {position} (step {event.iteration}) from another "
+            "law than the model's at the canvas before the step: its log-probability cannot be "
+            "recomputed. Sample with 'llada', 'ancestral' or another sampler that draws from the "
+            "law of the canvas."
+        )
+    return known & (event.drawn == Drawn.ARGMAX)

@@ -1,0 +1,166 @@
+"""Steps that are taken again: log-probabilities, sums over all outcomes, and gradients."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dlm_sampling import AutoDenoiser, Rollout, generate, replay, samplers
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.sample import sample
+from dlm_sampling.likelihood.tables import Steps, Writes
+from dlm_sampling.processes import Uniform
+from dlm_sampling.types import DenoiserOutput, Drawn, Pass, TokenLaw
+
+S, LENGTH = 3, 2
+MODELS = Path(__file__).parents[1] / "fixtures" / "models"
+
+
+class Noisy(Denoiser):
+    """A small network of uniform noise in float64, whose parameters are one table."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__(vocab_size=S, mask_token_id=None, process=Uniform())
+        self.table = table
+
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        e = self.table[inputs.tokens]
+        place = torch.arange(1, e.shape[1] + 1).double()[:, None]
+        return DenoiserOutput((e.sum(1, keepdim=True) * place).sin() + e)
+
+
+def table() -> Tensor:
+    return torch.randn(S, S, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+SOLVERS: dict[str, Any] = {
+    "ancestral": samplers.Ancestral(noise_removal="sample", t_end=0.1),
+    "tau-leaping": samplers.TauLeaping(noise_removal="sample", t_end=0.1),
+    "euler": samplers.Euler(noise_removal="sample", t_end=0.1),
+    "psi": samplers.create("psi-constant", t_end=0.1),
+    "theta-trapezoidal": samplers.ThetaTrapezoidal(noise_removal="sample", t_end=0.1),
+    "predictor-corrector": samplers.PredictorCorrector(noise_removal="sample", t_end=0.1),
+}
+"""All draw in their last step, so that every outcome has a probability."""
+
+
+def every_chain(sampler: Any, steps: int) -> Rollout:
+    """All chains of canvases of one start, as a rollout of made-up runs."""
+    net = Noisy(table())
+    tokens = torch.zeros(1, LENGTH, dtype=torch.int64)
+    out = sample(
+        net, sampler, tokens, torch.ones_like(tokens).bool(), seeds=[3], steps=steps,
+        law=TokenLaw(), return_trajectory=True,
+    )  # fmt: skip
+    one = Rollout.from_output(out)
+    number = len(one.steps.row)
+    canvases = list(itertools.product(range(S), repeat=LENGTH))
+    chains = list(itertools.product(canvases, repeat=number))
+    rollout = one.select(torch.zeros(len(chains), dtype=torch.int64))
+    every = torch.tensor(chains)  # [n, steps, L]
+    row = torch.arange(len(chains)).repeat_interleave(LENGTH).repeat(number).int()
+    iteration = torch.arange(number).repeat_interleave(len(chains) * LENGTH).int()
+    position = torch.arange(LENGTH).repeat(len(chains) * number).int()
+    token = every.transpose(0, 1).reshape(-1).int()
+    writes = Writes(
+        row, iteration, position, token, iteration < number - 1,
+        torch.full_like(row, Drawn.OTHERWISE, dtype=torch.int8), torch.zeros(len(row)),
+    )  # fmt: skip
+    return replace(rollout, tokens=every[:, -1], writes=writes, steps=Steps(*rollout.steps))
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_all_chains_of_uniform_noise_add_up_to_one(name: str) -> None:
+    rollout = every_chain(SOLVERS[name], steps=1 if name == "predictor-corrector" else 2)
+    chance = replay(Noisy(table()), rollout).total.exp()
+    assert abs(float(chance.sum()) - 1.0) <= 1e-12
+    assert len(chance) >= 9**3
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("law", [TokenLaw(), TokenLaw(temperature=0.7)], ids=["model", "tempered"])
+def test_gradients_under_uniform_noise_are_those_of_finite_differences(
+    name: str, law: TokenLaw
+) -> None:
+    tokens = torch.zeros(2, 3, dtype=torch.int64)
+    out = sample(
+        Noisy(table()), SOLVERS[name], tokens, torch.ones_like(tokens).bool(), seeds=[5, 6],
+        steps=4, law=law, return_trajectory=True,
+    )  # fmt: skip
+    rollout = Rollout.from_output(out)
+
+    def total(weights: Tensor) -> Tensor:
+        return replay(Noisy(weights), rollout).total
+
+    assert torch.autograd.gradcheck(total, (table().requires_grad_(),))
+    assert (total(table()) - rollout.total).abs().max() <= 1e-6
+
+
+def test_the_gradient_of_a_reward_is_that_of_the_law_of_the_last_canvas() -> None:
+    """REINFORCE over all chains, and finite differences of the mean reward, in float64."""
+    rollout = every_chain(SOLVERS["ancestral"], steps=1)
+    reward = torch.randn(S**LENGTH, generator=torch.Generator().manual_seed(2)).double()
+    gained = reward[(rollout.tokens * torch.tensor([S, 1])).sum(1)]
+
+    def mean(weights: Tensor) -> Tensor:
+        return (replay(Noisy(weights), rollout).total.exp() * gained).sum()
+
+    weights = table().requires_grad_()
+    logprob = replay(Noisy(weights), rollout).total
+    (found,) = torch.autograd.grad((logprob.detach().exp() * gained * logprob).sum(), weights)
+    for i, j in itertools.product(range(S), repeat=2):
+        step = torch.zeros(S, S, dtype=torch.float64)
+        step[i, j] = 1e-5
+        slope = (mean(table() + step) - mean(table() - step)) / 2e-5
+        assert abs(float(found[i, j] - slope)) <= 1e-8
+
+
+def test_the_released_duo_scores_what_it_drew() -> None:
+    """The case of issue 14: log p(x0 | canvas) is not the law of a step of noise."""
+    duo = AutoDenoiser.from_pretrained(MODELS / "duo")
+    out = generate(duo, sampler="duo", seed=0, max_new_tokens=8, steps=4, return_trajectory=True)
+    rollout = Rollout.from_output(out)
+    found = replay(duo, out)
+    assert abs(float(rollout.total) + 100.5) < 0.1
+    assert abs(float(found.total.detach() - rollout.total)) <= 1e-6
+    assert found.total.requires_grad
+
+
+def test_a_carried_state_is_replayed_step_by_step() -> None:
+    """Loopholing: the latent state of a pass comes from the passes before it."""
+    model = AutoDenoiser.from_pretrained("sudoku4x4-loopholing")
+    assert model.carries
+    out = generate(
+        model, sampler="llada", max_new_tokens=12, steps=6, temperature=1.0, seed=1,
+        num_return_sequences=3, return_trajectory=True,
+    )  # fmt: skip
+    rollout = Rollout.from_output(out)
+    for given in (out, rollout):
+        found = replay(model, given)
+        assert (found.logprob - out.logprobs).abs().max() <= 1e-5
+        assert torch.equal(found.nfe, out.nfe)
+    one_by_one = replay(model, rollout, batch_size=1)
+    assert (one_by_one.logprob - out.logprobs).abs().max() <= 1e-5
+    found.total.sum().backward()
+    assert model.module is not None
+    assert all(p.grad is not None for p in model.module.parameters() if p.requires_grad)
+
+
+def test_positions_of_another_model_do_not_matter() -> None:
+    """Under other weights a confidence order would write elsewhere; the record decides."""
+    model = AutoDenoiser.from_pretrained("sudoku4x4-loopholing")
+    options: dict[str, Any] = {"max_new_tokens": 12, "steps": 6, "temperature": 1.0, "seed": 1}
+    out = generate(model, sampler="llada", return_trajectory=True, **options)
+    assert model.module is not None
+    with torch.no_grad():
+        for weight in model.module.parameters():
+            weight.mul_(1.2)
+    found = replay(model, out, grad=False)
+    assert (found.logprob != 0).sum() >= 10
+    assert (found.logprob - out.logprobs).abs().max() > 0.1
