@@ -131,8 +131,12 @@ class Rollout:
                 "of its run: pass the output of `generate` or `sample`."
             )
         device = tokens.device
+
+        def here(x: Tensor) -> Tensor:
+            return x.to(device)
+
         heard, changes = recorder.tables()
-        steps, writes = (map_rows(partial(Tensor.to, device=device), t) for t in (heard, changes))
+        steps, writes = map_rows(here, heard), map_rows(here, changes)
         initial = recorder.initial(tokens)
         final = last_change(initial, writes, writes.token.long(), keep=initial)
         final = torch.where(recorder.unknown.to(device), tokens, final)
