@@ -1,4 +1,4 @@
-"""Train a masked diffusion model by GRPO until the grids that it writes in few steps are valid.
+"""Train a masked diffusion model by GRPO on a reward that can be checked: a valid sudoku grid.
 
     python examples/rl_sudoku.py --seeds 0,1,2 --out runs/rl_sudoku
     python examples/rl_sudoku.py --model GSAI-ML/LLaDA-8B-Instruct --device cuda --lora 16
