@@ -99,8 +99,8 @@ def replay(
 
     Raises:
         ValueError: shrink or batch_size < 1, another name of a law, there is no trajectory, the
-            denoiser is of another noise, an approximate cache had a part in the law, or a token
-            came from a law that does not follow from the record.
+            denoiser is of another noise, or a token came from a law that does not follow from the
+            record.
     """
     if shrink < 1:
         raise ValueError(f"shrink={shrink}: must be at least 1; 1 scores every step on its own.")
@@ -161,6 +161,7 @@ def _retaken(
         guidance_scale=guidance,
         cuda_graph=False,
         cache="none",
+        cache_audit=None,
     )
     check_retakable(denoiser, rollout.header, request)
     rows = torch.arange(max(len(rollout), 1))[: len(rollout)]
