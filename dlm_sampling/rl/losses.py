@@ -102,8 +102,9 @@ def grpo_loss(
     count = where.sum().clamp_min(1)
     divergence = gain.new_zeros(())
     if reference is not None:
-        near = k3_divergence(new, reference.detach())
-        divergence = torch.where(where, near, 0.0).sum() / count
+        # Outside of `where` both may be -inf, whose gradient would be NaN behind the mask.
+        kept, near_to = (x.masked_fill(~where, 0.0) for x in (new, reference.detach()))
+        divergence = k3_divergence(kept, near_to).sum() / count
     loss = -torch.where(where, gain, 0.0).sum() / count + beta * divergence
     clipped = ((ratio * weight > bounded * weight) & where).sum() / count
     return GRPOLoss(loss, ratio.detach(), clipped.detach(), divergence.detach())

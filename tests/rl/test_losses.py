@@ -68,3 +68,13 @@ def test_the_first_ratio_is_one_and_the_gradient_that_of_reinforce() -> None:
     assert float(found.clipped) == 0.0
     (grad,) = torch.autograd.grad(found.loss, new)
     assert torch.allclose(grad[where], (-weights[:, None] / where.sum()).expand(4, 6)[where])
+
+
+def test_terms_that_do_not_count_leave_no_nan() -> None:
+    new = torch.tensor([[-1.0, -torch.inf]], requires_grad=True)
+    fixed = new.detach()
+    where = torch.tensor([[True, False]])
+    found = grpo_loss(new, fixed, torch.ones(1), where, reference=fixed - 0.5, beta=0.1)
+    found.loss.backward()
+    assert new.grad is not None and bool(new.grad.isfinite().all()) and new.grad[0, 1] == 0.0
+    assert abs(float(found.divergence) - (math.exp(-0.5) - 0.5)) < 1e-6
