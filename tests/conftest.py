@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 # The tensors of the tests are small: a second thread costs more than it helps, several times as
 # much on a busy machine.  Set before torch is imported, and passed on to child processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# tqdm's own lock is a semaphore that forks share: a fork that is killed while it holds that lock
+# stops every later bar of this process for good.  A lock of threads is copied by a fork instead.
+tqdm.set_lock(threading.RLock())
 
 MOST_WORKERS = 8  # each holds torch and a model or two
 

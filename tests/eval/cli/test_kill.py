@@ -22,8 +22,10 @@ from tests.cli.process import ROOT
 
 pytestmark = pytest.mark.slow
 FORKS = """
-import json, os, sys
+import json, os, sys, threading
 import torch
+from tqdm import tqdm
+tqdm.set_lock(threading.RLock())  # tests/conftest.py says why
 torch.set_num_threads(1)
 import jinja2, matplotlib.figure
 import dlm_eval.cli.app, dlm_eval.comparison.part, dlm_eval.likelihood.run, dlm_eval.text.run
