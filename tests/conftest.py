@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import threading
 from collections import defaultdict
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from tqdm import tqdm
@@ -19,6 +22,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 tqdm.set_lock(threading.RLock())
 
 MOST_WORKERS = 8  # each holds torch and a model or two
+SILENCE = 400  # seconds without the start or end of a test: more than faulthandler_timeout
+guards: list[subprocess.Popen[bytes]] = []
+running: dict[str, None] = {}  # tests that have begun and not ended, of all workers
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -31,6 +37,46 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     except AttributeError:  # not on macOS
         cores = os.cpu_count() or 1
     return min(cores, MOST_WORKERS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker that ends takes along all that it started, and the run bounds its silence."""
+    if os.name != "posix":
+        return
+    if hasattr(config, "workerinput"):
+        os.setpgid(0, 0)
+        # The pipe closes at the end of this process, whatever ends it.
+        guard = subprocess.Popen(
+            ["sh", "-c", 'read line; kill -9 "-$0"', str(os.getpid())],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        guards.append(guard)
+    elif config.getoption("numprocesses", None):
+        signal.signal(signal.SIGALRM, give_up)
+        config.pluginmanager.register(Silence())
+
+
+def give_up(_: int, __: FrameType | None) -> None:
+    names = " ".join(running) or "none, so a worker waits for tests"
+    pytest.exit(f"No test began or ended in {SILENCE} s. Running: {names}", returncode=1)
+
+
+class Silence:
+    """End a run in which nothing happens: a test is bounded in its worker, a worker is not."""
+
+    def pytest_sessionstart(self) -> None:
+        signal.alarm(SILENCE)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        running[nodeid] = None
+        signal.alarm(SILENCE)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        running.pop(nodeid, None)
+        signal.alarm(SILENCE)
+
+    def pytest_unconfigure(self) -> None:
+        signal.alarm(0)
 
 
 @pytest.hookimpl(tryfirst=True)
