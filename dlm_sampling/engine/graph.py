@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import Canvases, Request
 from dlm_sampling.samplers.registry import available
 from dlm_sampling.types import TokenLaw
+from dlm_sampling.types.values import bools
 
 Record = Callable[[Callable[[], None]], Callable[[], None]]
 """Takes the function of a step; returns a function that replays the recorded step."""
@@ -48,7 +48,7 @@ class Watch:
         here, event = self.sent.popleft()
         if event is not None:
             event.synchronize()
-        return cast("list[bool]", here.tolist())
+        return bools(here)
 
 
 def record(step: Callable[[], None]) -> Callable[[], None]:

@@ -9,7 +9,7 @@ rows.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from dlm_sampling.prediction.shapes import FREE, Shapes
 from dlm_sampling.samplers.base import reveal
 from dlm_sampling.samplers.contract import check_step
 from dlm_sampling.types import Canvas, Clock, Drawn, Process, Sampler, Step
+from dlm_sampling.types.values import distinct, ints
 
 UNLIMITED = 2**62
 
@@ -323,7 +324,7 @@ class Run:
         It asks the host, row by row; a recorded step does without.
         """
         found = torch.zeros_like(over)
-        for i in cast("list[int]", over.nonzero().flatten().tolist()) if self.complete else ():
+        for i in ints(over.nonzero().flatten()) if self.complete else ():
             is_complete = self.complete[int(state.rows[i])]
             if is_complete is not None:
                 found[i] = is_complete(state.tokens[i], int(state.window.stop[i]))
@@ -392,7 +393,7 @@ def apply(state: RunState, canvas: Canvas, step: Step) -> RunState:
 def _step_limits(sampler: Sampler[Any], steps: Tensor) -> Tensor:
     """Return the loop steps of every block, int64 [B, K]; `UNLIMITED` if adaptive."""
     limits = torch.empty_like(steps)
-    for planned in cast("list[int]", steps.unique().tolist()):
+    for planned in ints(distinct(steps.flatten())[0]):
         length = sampler.schedule_length(planned)
         limits[steps == planned] = UNLIMITED if length is None else length
     return limits

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from dlm_sampling.engine.trajectory import StepCallback, StepEvent
 from dlm_sampling.jobs.files import Record
 from dlm_sampling.jobs.job import Job
+from dlm_sampling.types.values import int_rows
 
 
 class Bar:
@@ -47,7 +48,7 @@ class Bar:
         left = torch.where(event.final, 0, event.unknown.sum(1))
         before = (event.unknown | event.written).sum(1)
         table = torch.stack([event.rows, left, before], 1)
-        for row, unknown, start in cast("list[list[int]]", table.tolist()):
+        for row, unknown, start in int_rows(table):
             whole = self.wholes.setdefault(row, max(1, start))
             self.shares[row] = 1 - unknown / whole
         self.show(self.done + sum(self.shares.values()))

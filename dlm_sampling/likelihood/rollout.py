@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from dlm_sampling.likelihood.records import attention_of, trajectory_of
 from dlm_sampling.likelihood.rollout_files import RolloutFile, read, write
 from dlm_sampling.likelihood.tables import (
     Recorder,
+    RolloutRows,
     Steps,
     Writes,
     in_order,
@@ -36,21 +36,20 @@ from dlm_sampling.likelihood.tables import (
     rows_of,
 )
 from dlm_sampling.types import Drawn, TokenLaw
-from dlm_sampling.types.rows import map_rows
+from dlm_sampling.types.rows import map_rows, select_rows
+from dlm_sampling.types.values import distinct, ints
 
 
 @dataclass(frozen=True)
 class Rollout:
     """Hold the steps of a run: about 27 bytes per change and 41 per step, and no canvas.
 
+    Text behind an end-of-text is kept, because the model saw it.
+
     Fields:
-        tokens: int64 [B, L], the canvas as the last step left it: text behind an end-of-text is
-            kept, because the model saw it.
-        initial: int64 [B, L], the canvas before the first step.
-        attention_mask: bool [B, L], False at padding.
-        editable: bool [B, L], positions that the run could write.
+        rows: canvases before and after the run, one per row; their fields are also those of the
+            rollout (`rollout.tokens`).
         seeds: one per row.
-        nfe: int64 [B], forward passes of the run.
         steps: the steps of all rows, in order.
         writes: the changes of all rows, in order.
         request: the settings of the run: sampler and its fields, law, blocks, guidance.
@@ -58,12 +57,8 @@ class Rollout:
         model: which weights drew it, such as the digest that `generate` notes; "" if not known.
     """
 
-    tokens: Tensor
-    initial: Tensor
-    attention_mask: Tensor
-    editable: Tensor
+    rows: RolloutRows
     seeds: tuple[int, ...]
-    nfe: Tensor
     steps: Steps
     writes: Writes
     request: Request
@@ -140,13 +135,10 @@ class Rollout:
         initial = recorder.initial(tokens)
         final = last_change(initial, writes, writes.token.long(), keep=initial)
         final = torch.where(recorder.unknown.to(device), tokens, final)
+        attention, editable = attention_of(run).to(device), run.editable.to(device)
         return cls(
-            tokens=final,
-            initial=initial,
-            attention_mask=attention_of(run).to(device),
-            editable=run.editable.to(device),
+            rows=RolloutRows(final, initial, attention, editable, nfe),
             seeds=run.seeds,
-            nfe=nfe,
             steps=steps,
             writes=writes,
             request=replace(run.request, return_trajectory=False),
@@ -187,10 +179,7 @@ class Rollout:
         how = torch.where(greedy[written], int(Drawn.ARGMAX), int(Drawn.FROM_LAW)).to(torch.int8)
         unknown = torch.zeros_like(row, dtype=torch.bool)
         writes = [row.int(), number, column.int(), tokens[written].int(), unknown, how]
-        keys, place = cast(
-            "tuple[Tensor, Tensor]",
-            torch.unique(number.long() * len(tokens) + row, return_inverse=True),
-        )
+        keys, place = distinct(number.long() * len(tokens) + row)
         at, owner = (keys // len(tokens)).int(), (keys % len(tokens)).int()
         sums = drawn.new_zeros(len(at)).index_add(0, place, drawn[written])
         nothing, time = (
@@ -200,13 +189,11 @@ class Rollout:
         counted = torch.ones_like(owner, dtype=torch.bool)
         steps = Steps(owner, at, nothing, at, time, sums, counted)
         attention = torch.ones_like(written) if attention_mask is None else attention_mask.bool()
+        initial = tokens.masked_fill(written, mask_token_id)
+        nfe = torch.bincount(owner, minlength=len(tokens))
         return cls(
-            tokens=tokens,
-            initial=tokens.masked_fill(written, mask_token_id),
-            attention_mask=attention,
-            editable=written,
+            rows=RolloutRows(tokens, initial, attention, written, nfe),
             seeds=tuple(seeds) or tuple(range(len(tokens))),
-            nfe=torch.bincount(owner, minlength=len(tokens)),
             steps=steps,
             writes=Writes(*in_order([*writes, drawn[written]])),
             request=Request(samplers.LLaDA(), law=TokenLaw() if law is None else law),
@@ -215,6 +202,31 @@ class Rollout:
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.tokens)
+
+    @property
+    def tokens(self) -> Tensor:
+        """Return the canvas as the last step left it, int64 [B, L]."""
+        return self.rows.tokens
+
+    @property
+    def initial(self) -> Tensor:
+        """Return the canvas before the first step, int64 [B, L]."""
+        return self.rows.initial
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """Return False at padding, bool [B, L]."""
+        return self.rows.attention_mask
+
+    @property
+    def editable(self) -> Tensor:
+        """Return the positions that the run could write, bool [B, L]."""
+        return self.rows.editable
+
+    @property
+    def nfe(self) -> Tensor:
+        """Return the forward passes of the run, int64 [B]."""
+        return self.rows.nfe
 
     @property
     def step_index(self) -> Tensor:
@@ -278,12 +290,8 @@ class Rollout:
         at = rows.to(self.tokens.device)
         return replace(
             self,
-            tokens=self.tokens[at],
-            initial=self.initial[at],
-            attention_mask=self.attention_mask[at],
-            editable=self.editable[at],
-            seeds=tuple(self.seeds[i] for i in cast("list[int]", rows.tolist())),
-            nfe=self.nfe[at.to(self.nfe.device)],
+            rows=select_rows(self.rows, at),
+            seeds=tuple(self.seeds[i] for i in ints(rows)),
             steps=Steps(*rows_of(self.steps, at, len(self))),
             writes=Writes(*rows_of(self.writes, at, len(self))),
         )
@@ -309,11 +317,7 @@ class Rollout:
 
         return replace(
             self,
-            tokens=moved(self.tokens),
-            initial=moved(self.initial),
-            attention_mask=moved(self.attention_mask),
-            editable=moved(self.editable),
-            nfe=moved(self.nfe),
+            rows=map_rows(moved, self.rows),
             steps=map_rows(moved, self.steps),
             writes=map_rows(moved, self.writes),
         )
@@ -337,34 +341,26 @@ class Rollout:
                 "Join runs of one sampler and law."
             )
         width = max(self.tokens.shape[1], other.tokens.shape[1])
-        one, two = self._padded(width), other._padded(width)
-        steps = two.steps._replace(row=two.steps.row + len(one))
-        writes = two.writes._replace(row=two.writes.row + len(one))
+        steps = other.steps._replace(row=other.steps.row + len(self))
+        moved = other._written(width)
+        writes = moved._replace(row=moved.row + len(self))
+
+        def both(one: Tensor, two: Tensor) -> Tensor:
+            return torch.cat([one, two])
+
         return replace(
-            one,
-            tokens=torch.cat([one.tokens, two.tokens]),
-            initial=torch.cat([one.initial, two.initial]),
-            attention_mask=torch.cat([one.attention_mask, two.attention_mask]),
-            editable=torch.cat([one.editable, two.editable]),
-            seeds=(*one.seeds, *two.seeds),
-            nfe=torch.cat([one.nfe, two.nfe]),
-            steps=Steps(*in_order([torch.cat(c) for c in zip(one.steps, steps, strict=True)])),
-            writes=Writes(*in_order([torch.cat(c) for c in zip(one.writes, writes, strict=True)])),
-            model=one.model if one.model == two.model else "",
+            self,
+            rows=map_rows(both, self.rows.padded(width), other.rows.padded(width)),
+            seeds=(*self.seeds, *other.seeds),
+            steps=Steps(*in_order(list(map_rows(both, self.steps, steps)))),
+            writes=Writes(*in_order(list(map_rows(both, self._written(width), writes)))),
+            model=self.model if self.model == other.model else "",
         )
 
-    def _padded(self, width: int) -> Rollout:
-        """Return the rollout with padding on the left, up to a width."""
-        columns = width - self.tokens.shape[1]
-        tokens, initial, attention, editable = (
-            torch.nn.functional.pad(x, (columns, 0))
-            for x in (self.tokens, self.initial, self.attention_mask, self.editable)
-        )
-        writes = self.writes._replace(position=self.writes.position + columns)
-        return replace(
-            self, tokens=tokens, initial=initial, attention_mask=attention, editable=editable,
-            writes=writes,
-        )  # fmt: skip
+    def _written(self, width: int) -> Writes:
+        """Return the changes with their columns counted in canvases of a width."""
+        missing = width - self.tokens.shape[1]
+        return self.writes._replace(position=self.writes.position + missing)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; `load` reads it.
@@ -372,15 +368,8 @@ class Rollout:
         Raises:
             TypeError: the sampler has a parameter that is no value, such as a planner's network.
         """
-        dense = {
-            "tokens": self.tokens,
-            "initial": self.initial,
-            "attention_mask": self.attention_mask,
-            "editable": self.editable,
-            "nfe": self.nfe,
-        }
         facts = {"seeds": self.seeds, "masked": self.masked, "model": self.model}
-        write(RolloutFile(dense, self.steps, self.writes, self.request, facts), path)
+        write(RolloutFile(self.rows._asdict(), self.steps, self.writes, self.request, facts), path)
 
     @classmethod
     def load(cls, path: str | Path) -> Rollout:
@@ -392,6 +381,6 @@ class Rollout:
         file = read(path)
         seeds, masked, model = (file.facts[name] for name in ("seeds", "masked", "model"))
         return cls(
-            **file.dense, seeds=tuple(seeds), steps=file.steps, writes=file.writes,
+            rows=RolloutRows(**file.rows), seeds=tuple(seeds), steps=file.steps, writes=file.writes,
             request=file.request, masked=masked, model=model,
         )  # fmt: skip

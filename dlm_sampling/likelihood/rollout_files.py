@@ -26,7 +26,7 @@ OWN = "dlm_sampling."
 class RolloutFile(NamedTuple):
     """Hold the content of a file."""
 
-    dense: dict[str, Tensor]  # by name
+    rows: dict[str, Tensor]  # by name
     steps: Steps
     writes: Writes
     request: Request
@@ -35,7 +35,7 @@ class RolloutFile(NamedTuple):
 
 def write(file: RolloutFile, path: str | Path) -> None:
     """Write a file; see `Rollout.save`."""
-    tensors = dict(file.dense)
+    tensors = dict(file.rows)
     tensors |= {f"steps.{name}": part for name, part in file.steps._asdict().items()}
     tensors |= {f"writes.{name}": part for name, part in file.writes._asdict().items()}
     facts = {**file.facts, "format": FORMAT, "request": _written(file.request, "request")}

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dlm_sampling.engine.trajectory import StepEvent
 from dlm_sampling.types import Drawn
+from dlm_sampling.types.values import ints
+
+
+class RolloutRows(NamedTuple):
+    """Hold the tensors of a rollout with one entry per row."""
+
+    tokens: Tensor  # int64 [B, L], the canvas as the last step left it
+    initial: Tensor  # int64 [B, L], the canvas before the first step
+    attention_mask: Tensor  # bool [B, L], False at padding
+    editable: Tensor  # bool [B, L], positions that the run could write
+    nfe: Tensor  # int64 [B], forward passes of the run
+
+    def padded(self, width: int) -> RolloutRows:
+        """Return the rows with padding on the left, up to a width."""
+        missing = (width - self.tokens.shape[1], 0)
+        return self._replace(
+            tokens=F.pad(self.tokens, missing),
+            initial=F.pad(self.initial, missing),
+            attention_mask=F.pad(self.attention_mask, missing),
+            editable=F.pad(self.editable, missing),
+        )
 
 
 class Steps(NamedTuple):
@@ -196,8 +218,8 @@ def segments(iteration: Tensor) -> dict[int, slice]:
     """Return the entries of each iteration, of a table in order."""
     first = torch.ones_like(iteration, dtype=torch.bool)
     first[1:] = iteration[1:] != iteration[:-1]
-    begins = cast("list[int]", first.nonzero().squeeze(1).tolist())
-    numbers = cast("list[int]", iteration[first].tolist())
+    begins = ints(first.nonzero().squeeze(1))
+    numbers = ints(iteration[first])
     ends = [*begins[1:], len(iteration)][: len(begins)]
     return {n: slice(i, j) for n, i, j in zip(numbers, begins, ends, strict=True)}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.network import runner
 from dlm_sampling.types import ColumnCache, DenoiserOutput, LayerKeys, Pass
 from dlm_sampling.types.rows import select_rows, store_rows, where_rows
+from dlm_sampling.types.values import distinct, ints
 
 Charge = Callable[[Pass, Tensor], None]
 """Counts a pass over the rows of its input, of which each showed so many columns (int64 [n])."""
@@ -134,7 +135,7 @@ class CachedPasses:
         asked, plan = plan.query, _with_sources(plan, inputs, model.denoiser.shift)
         kind = 2 * plan.refresh.long() + stores.long()
         outputs: list[DenoiserOutput] = []
-        for number in cast("list[int]", kind.unique().tolist()):
+        for number in ints(distinct(kind)[0]):
             chosen, keep = (kind == number).nonzero().squeeze(1), number % 2 == 1
             if len(chosen) == count:
                 outputs = self._pass(model, work, plan, keep, charge)
@@ -265,9 +266,7 @@ class CachedPasses:
         size = self.shown.tokens.shape
         ahead = torch.arange(1, size[1] + 1, device=plan.keys.device)
         counted = plan.query.sum(1)
-        widest, last = cast(
-            "list[int]", torch.stack([counted.max(), (plan.keys * ahead).max()]).tolist()
-        )
+        widest, last = ints(torch.stack([counted.max(), (plan.keys * ahead).max()]))
         order = (~plan.query).long().argsort(dim=1, stable=True)[:, :widest]
         query = torch.where(plan.query.gather(1, order), order, size[1])
         if charge is not None:
@@ -373,7 +372,7 @@ def _alike(inputs: Pass, query: Tensor) -> tuple[Tensor, Tensor] | None:
     if inputs.t is not None:
         parts.append(inputs.t.view(torch.int64).unsqueeze(1))
     table = torch.cat(parts, 1)
-    found, kind = cast("tuple[Tensor, Tensor]", table.unique(dim=0, return_inverse=True))
+    found, kind = distinct(table)
     if len(found) == len(kind):
         return None
     order = torch.arange(len(kind), device=kind.device)

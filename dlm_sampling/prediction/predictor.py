@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -28,6 +27,7 @@ from dlm_sampling.prediction.rows import PassRows
 from dlm_sampling.prediction.shapes import FREE, Shapes
 from dlm_sampling.types import DenoiserOutput, Pass, Planner, Process, TokenLaw
 from dlm_sampling.types.rows import repeat_rows, select_rows, store_rows
+from dlm_sampling.types.values import distinct, int_rows
 
 
 @dataclass
@@ -295,7 +295,7 @@ class Predictor:
         run, along = runner(denoiser), denoiser.carry_has_columns
         every = torch.arange(real.shape[1], device=real.device).expand_as(real)
         columns = every if inputs.columns is None else inputs.columns
-        for start, stop in cast("list[tuple[int, int]]", spans.unique(dim=0).tolist()):
+        for start, stop in int_rows(distinct(spans)[0]):
             group = ((spans[:, 0] == start) & (spans[:, 1] == stop)).nonzero().squeeze(1)
             asked = columns[group]
             inside = (asked >= start) & (asked < stop)

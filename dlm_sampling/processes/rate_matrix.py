@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from dlm_sampling.ops import Stream
 from dlm_sampling.processes import matrices
 from dlm_sampling.processes.tables import normalised, off_diagonal, per_position, value_at
 from dlm_sampling.types import NoiseKind, PredictionKind, RandomSource
+from dlm_sampling.types.values import distinct, float_rows
 
 _KEPT = 16  # matrices that are remembered; a step of a grid needs three
 _LEAST = 1e-12  # of alpha: beyond sigma = 28 a chain has forgotten everything
@@ -182,7 +183,7 @@ class Transitions(ABC):
         shape = table.shape[:-1]
         levels = torch.stack([a.double().expand(shape).flatten() for a in (alpha_s, alpha_t)], 1)
         out = torch.empty_like(flat)
-        for alpha_0, alpha_1 in cast("list[tuple[float, float]]", levels.unique(dim=0).tolist()):
+        for alpha_0, alpha_1 in float_rows(distinct(levels)[0]):
             rows = (levels[:, 0] == alpha_0) & (levels[:, 1] == alpha_1)
             out[rows] = apply(flat[rows], self._kernel(alpha_0, alpha_1).to(flat))
         return out.view(table.shape)

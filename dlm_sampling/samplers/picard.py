@@ -14,7 +14,7 @@ Sampling of Diffusion Models", arXiv:2305.16317, for continuous noise.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Schedule, Step
 from dlm_sampling.types.rows import repeat_rows
+from dlm_sampling.types.values import distinct, ints
 
 _ANCESTRAL = Ancestral()
 
@@ -162,7 +163,7 @@ class Picard(SamplerBase[PicardState]):
     def lengths(self, steps: Tensor) -> Tensor:
         """Return the steps of the solver in a block, int64 [B]."""
         total = torch.zeros_like(steps)
-        for planned in cast("list[int]", steps.unique().tolist()):
+        for planned in ints(distinct(steps.flatten())[0]):
             total[steps == planned] = self.base.schedule_length(planned) or 0
         return total
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.engine.trajectory import Trajectory
 from dlm_sampling.likelihood.rollout import Rollout
 from dlm_sampling.text.rows import PromptRow, TextRows
+from dlm_sampling.types.values import ints
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
     texts: list[str] = []
     reasons: list[str] = []
     for b, end in enumerate(rows.ends):
-        ids = cast("list[int]", sequences[b, end.begin :].tolist())
+        ids = ints(sequences[b, end.begin :])
         cut = end.cut(ids)
         token_ids.append(ids[: cut.kept])
         reasons.append(cut.reason)

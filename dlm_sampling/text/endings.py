@@ -10,9 +10,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
+
+from dlm_sampling.types.values import ints
 
 UNFINISHED = "\ufffd"  # decoders write it for a character of which bytes are missing
 
@@ -97,7 +99,7 @@ class RowEnd:
             row: int64 [L], the canvas; known left of column `stop`.
             stop: a column.
         """
-        return self.cut(cast("list[int]", row[self.begin : stop].tolist())).reason == "stop"
+        return self.cut(ints(row[self.begin : stop])).reason == "stop"
 
     def sendable(self, row: Tensor, known: int, final: bool) -> int:
         """Return the columns that a streamer may get: nothing of a stop string, begun or whole.
@@ -107,7 +109,7 @@ class RowEnd:
             known: columns from the left whose tokens will not change.
             final: whether the row is done; a stop string that is only begun then counts no more.
         """
-        ids = cast("list[int]", row[self.begin : max(self.begin, known)].tolist())
+        ids = ints(row[self.begin : max(self.begin, known)])
         cut = self.cut(ids)
         if cut.reason != "length":
             return self.begin + cut.kept

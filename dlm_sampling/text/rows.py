@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import Canvases
 from dlm_sampling.text.endings import Ends, RowEnd
+from dlm_sampling.types.values import bools
 
 Ending = Literal["keep", "cut", "stop"]
 Eos = Literal["auto"] | Ending
@@ -97,7 +98,7 @@ def build_rows(
         ending = _ending(eos, row)
         may_stop[b] = ending == "stop"
         begin, prompt = (first, ()) if row.infill else (end, tuple(row.ids))
-        written = cast("list[bool]", editable[b, begin:].tolist())
+        written = bools(editable[b, begin:])
         own = ends if ending != "keep" else replace(ends, ids=frozenset[int]())
         found.append(RowEnd(own, begin, prompt, written, () if stop is None else stop[b]))
     watched = tuple(end.complete if end.strings else None for end in found)

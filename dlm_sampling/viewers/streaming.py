@@ -7,13 +7,14 @@ A streamer takes one sequence.  The rows of a batch are streamed one after anoth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.engine.request import Canvases
 from dlm_sampling.engine.trajectory import StepEvent
+from dlm_sampling.types.values import int_rows
 
 Sendable = Callable[[Tensor, int, bool], int]
 """Gives the columns from the left that a streamer may get, of a row's canvas int64 [L], the columns
@@ -144,7 +145,7 @@ class ProgressFeed:
         left = torch.where(event.final, 0, event.unknown.sum(1))
         before = (event.unknown | event.written).sum(1)
         table = torch.stack([event.rows, left, before, event.final.long()], 1)
-        for row, count, start, final in cast("list[list[int]]", table.tolist()):
+        for row, count, start, final in int_rows(table):
             # A row that ends is forgotten: the next batch of the command has one of that number.
             gained = self.left.pop(row, start) - count
             self.bar.update(gained)

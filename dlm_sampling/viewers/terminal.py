@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 from operator import itemgetter
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 from rich.cells import chop_cells
 from rich.console import Console, Group
@@ -17,6 +17,7 @@ from rich.text import Text
 from torch import Tensor
 
 from dlm_sampling.engine.trajectory import StepEvent
+from dlm_sampling.types.values import bools, floats, ints
 from dlm_sampling.viewers.safe_text import printable
 
 SECONDS_PER_FRAME = 0.1
@@ -105,7 +106,7 @@ class LiveCanvas:
         """Store the rows of a step, and draw a frame if the last one is old enough."""
         statistics = event.log_confidence if event.log_confidence is not None else event.logprob
         known = event.written & ~event.unknown
-        rows = cast("list[int]", event.rows.tolist())
+        rows = ints(event.rows)
         for i, row in enumerate(rows):
             view = self.rows.get(row) or self._open(event, i)
             self.rows[row] = view
@@ -159,11 +160,11 @@ class LiveCanvas:
         return text
 
     def _spans(self, view: RowView) -> Iterator[tuple[str, str]]:
-        tokens = cast("list[int]", view.tokens.tolist())
-        unknown = cast("list[bool]", view.unknown.tolist())
-        fixed = cast("list[bool]", view.fixed.tolist())
-        fresh = cast("list[bool]", view.fresh.tolist())
-        confidence = cast("list[float]", view.confidence.tolist())
+        tokens = ints(view.tokens)
+        unknown = bools(view.unknown)
+        fixed = bools(view.fixed)
+        fresh = bools(view.fresh)
+        confidence = floats(view.confidence)
         i = leading_padding(tokens, fixed)
         while i < len(tokens):
             stop = i + 1

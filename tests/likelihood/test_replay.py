@@ -107,7 +107,9 @@ def test_padding_and_order_of_the_batch_change_nothing() -> None:
     longer = both.select(torch.arange(2, len(both)))  # three columns of padding on the left
     assert longer.attention_mask[:, :3].any() == 0
     assert (replay(toy, longer).logprob[:, 3:] - before).abs().max() <= 1e-12
-    ignored = replace(longer, attention_mask=torch.ones_like(longer.attention_mask))
+    ignored = replace(
+        longer, rows=longer.rows._replace(attention_mask=torch.ones_like(longer.attention_mask))
+    )
     assert (replay(toy, ignored).logprob[:, 3:] - before).abs().max() > 0.01
 
 

@@ -72,7 +72,10 @@ def every_chain(sampler: Any, steps: int) -> Rollout:
         row, iteration, position, token, iteration < number - 1,
         torch.full_like(row, Drawn.OTHERWISE, dtype=torch.int8), torch.zeros(len(row)),
     )  # fmt: skip
-    return replace(rollout, tokens=every[:, -1], writes=writes, steps=Steps(*rollout.steps))
+    return replace(
+        rollout, rows=rollout.rows._replace(tokens=every[:, -1]), writes=writes,
+        steps=Steps(*rollout.steps),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from dlm_sampling.denoisers.modes import CheckpointedLayer, CheckpointedNetwork
 from dlm_sampling.denoisers.networks.rotary import rotary_table, rotate
 from dlm_sampling.types import ColumnCache
+from dlm_sampling.types.values import ints
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class ExpertMlp(nn.Module):
         order = chosen.flatten().argsort(stable=True)
         token = order // chosen.shape[1]
         counts = torch.bincount(chosen.flatten(), minlength=len(self.experts))
-        sizes = cast("list[int]", counts.tolist())
+        sizes = ints(counts)
         for expert, rows, mine in zip(
             self.experts, token.split(sizes), order.split(sizes), strict=True
         ):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.errors import check_fields
+from dlm_sampling.types.values import ints
 
 _EPSILON = 1e-9
 _COUNT_KEYS = ("p_baseline_dict", "token_frequency_dict")
@@ -186,7 +187,7 @@ def read_frequencies(source: object) -> TokenFrequencies | None:
 
 def _as_dict(counts: Tensor) -> dict[str, int]:
     """Return the counts that are not zero, by id."""
-    values = cast(list[int], counts.tolist())
+    values = ints(counts)
     return {str(token_id): count for token_id, count in enumerate(values) if count}
 
 
