@@ -53,12 +53,8 @@ def in_parts(
         TypeError: batch_size is not an integer.
         ValueError: batch_size < 1.
     """
-    check_whole("batch_size", batch_size, optional=True)
+    check_batch_size(batch_size)
     size = rows if batch_size is None else batch_size
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(
-            f"batch_size={batch_size}: must be at least 1, or None for all rows together."
-        )
     first = 0
     while first < rows:
         last = min(first + size, rows)
@@ -77,6 +73,20 @@ def in_parts(
                 torch.cuda.empty_cache()
             logger.warning("Out of memory: going on with %d rows at a time.", size)
             on_halve(size)
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Check that `batch_size` is None or at least 1.
+
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: it is below 1.
+    """
+    check_whole("batch_size", batch_size, optional=True)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(
+            f"batch_size={batch_size}: must be at least 1, or None for all rows together."
+        )
 
 
 def out_of_memory(error: BaseException) -> bool:

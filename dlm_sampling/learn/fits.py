@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.learn.targets import DivergenceName, Sums, coefficients
+from dlm_sampling.types.values import floats
 
 FitName = Literal["closed", "gradient"]
 LEAST = 1e-3  # of a coefficient under Adam: the gradient of score-entropy is infinite at 0
@@ -94,8 +95,12 @@ class Adam:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the coefficients and moments."""
-        names = ("phi", "mean", "square")
-        return {name: getattr(self, name).tolist() for name in names} | {"rounds": self.rounds}
+        return {
+            "phi": floats(self.phi),
+            "mean": floats(self.mean),
+            "square": floats(self.square),
+            "rounds": self.rounds,
+        }
 
     def read(self, record: Mapping[str, Any]) -> Adam:
         """Read coefficients and moments."""

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.batches import check_batch_size, in_parts
 from dlm_sampling.engine.checks import check_canvases, check_ids
 from dlm_sampling.engine.request import Canvases
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.likelihood.mask_plans import SCHEMES, MaskPlan, Places
-from dlm_sampling.likelihood.scoring import Scorer, Views, check_batch_size
+from dlm_sampling.likelihood.scoring import Scorer, Views
 from dlm_sampling.prediction.model import time_at
 
 SchemeName = Literal[
@@ -116,16 +117,20 @@ def _estimate(scorer: Scorer, inputs: Canvases, plan: MaskPlan, batch_size: int 
     used = plan.masks.any(2).nonzero()  # (draw, row)
     found: list[Tensor] = [torch.zeros(0, dtype=torch.float32, device=device)]
     term, place = [used.new_zeros(0)], [used.new_zeros(0)]
-    for first in range(0, len(used), batch_size or max(batch, 1)):
-        draw, row = used[first : first + (batch_size or batch)].T
+
+    def score(first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        draw, row = used[first:last].T
         where, text = plan.masks[draw, row], inputs.tokens[row]
         canvas = text.masked_fill(where, mask)
         time = _time(scorer.denoiser, where, inputs.editable[row])
-        views = Views(row, canvas, text, where, inputs.attention[row], None, time)
-        found.append(scorer(views))
+        listed = scorer(Views(row, canvas, text, where, inputs.attention[row], None, time))
         which, column = where.nonzero(as_tuple=True)
-        term.append(row[which] * draws + draw[which])
-        place.append(row[which] * length + column)
+        return listed, row[which] * draws + draw[which], row[which] * length + column
+
+    for _, (listed, at, column) in in_parts(len(used), batch_size or max(batch, 1), score):
+        found.append(listed)
+        term.append(at)
+        place.append(column)
     listed, at, where = torch.cat(found), torch.cat(term), torch.cat(place)
     worth = plan.weights.T.flatten()[at].to(listed.dtype)
     terms = listed.new_zeros(batch * draws).index_add(0, at, listed * worth).view(batch, draws)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.batches import check_batch_size
 from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
@@ -29,7 +30,7 @@ from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.likelihood.records import argmax_of, attention_of, trajectory_of
 from dlm_sampling.likelihood.retake import check_retakable, needs_retaking, retake
 from dlm_sampling.likelihood.rollout import Rollout
-from dlm_sampling.likelihood.scoring import Scorer, Views, check_batch_size
+from dlm_sampling.likelihood.scoring import Scorer, Views
 from dlm_sampling.types import TokenLaw
 
 LawName = Literal["sampled", "model"]

@@ -101,9 +101,3 @@ def check_scorable(denoiser: Denoiser) -> None:
                 f"denoiser ({denoiser.family}) {problem}: its log-probabilities do "
                 "not follow from a canvas alone. Use a denoiser without that."
             )
-
-
-def check_batch_size(batch_size: int | None) -> None:
-    """Check that `batch_size` is None or at least 1."""
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1, or None for all rows.")

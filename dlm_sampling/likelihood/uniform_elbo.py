@@ -24,10 +24,11 @@ from torch.nn import functional as F
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.batches import check_batch_size, in_parts
 from dlm_sampling.engine.checks import check_canvases, check_ids
 from dlm_sampling.engine.request import Canvases
 from dlm_sampling.errors import check_whole
-from dlm_sampling.likelihood.scoring import check_batch_size, check_scorable
+from dlm_sampling.likelihood.scoring import check_scorable
 from dlm_sampling.prediction.model import full_law
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.types import TokenLaw
@@ -114,10 +115,13 @@ def uniform_elbo(
     shares = shares.to(inputs.tokens.device)
     for j in range(n):
         noised = _noised(denoiser, inputs, rng, (j, n), steps)
-        size = batch_size or max(len(seeds), 1)
-        for first in range(0, len(seeds), size):
-            rows = torch.arange(first, min(first + size, len(seeds)), device=shares.device)
-            shares[rows, j] = -steps * step_kl(denoiser, inputs, noised, rows)
+
+        def kl(first: int, last: int, noised: Noised = noised) -> Tensor:
+            rows = torch.arange(first, last, device=shares.device)
+            return step_kl(denoiser, inputs, noised, rows)
+
+        for first, found in in_parts(len(seeds), batch_size, kl):
+            shares[first : first + len(found), j] = -steps * found
     shares -= prior * inputs.editable.unsqueeze(1)
     nfe = inputs.editable.any(1).long() * n
     return UniformElbo(shares.sum((1, 2)) / n, shares.sum(2), shares.mean(1), nfe)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import samplers, wrap
-from dlm_sampling.engine.batches import by_length, in_parts, run_parts
+from dlm_sampling.engine.batches import by_length, check_batch_size, in_parts, run_parts
 from dlm_sampling.engine.checks import check_canvases
 from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.engine.request import Canvases, Request
@@ -106,3 +106,12 @@ def test_a_part_has_its_rows_of_every_field() -> None:
         assert len(value) == B and len(mine) == 3, field.name
         same = torch.equal if isinstance(value, torch.Tensor) else tuple.__eq__
         assert same(value[1:4], mine) and same(value, getattr(moved, field.name)), field.name
+
+
+def test_a_batch_size_is_checked_by_type_first() -> None:
+    check_batch_size(None)
+    check_batch_size(1)
+    with pytest.raises(ValueError, match="batch_size=0: must be at least 1"):
+        check_batch_size(0)
+    with pytest.raises(TypeError, match="batch_size="):
+        check_batch_size("8")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dlm_sampling import wrap
 from dlm_sampling.denoisers import Denoiser
-from dlm_sampling.likelihood.scoring import Scorer, Views, check_batch_size
+from dlm_sampling.likelihood.scoring import Scorer, Views
 from dlm_sampling.types import DenoiserOutput, Pass, TokenLaw
 
 V, MASK = 4, 3
@@ -94,10 +94,3 @@ def test_a_law_that_does_not_follow_from_the_canvas_is_refused() -> None:
         Scorer(Carries())
     with pytest.raises(ValueError, match="is told the length of the step"):
         Scorer(Steps())
-
-
-def test_a_batch_has_at_least_one_row() -> None:
-    check_batch_size(None)
-    check_batch_size(1)
-    with pytest.raises(ValueError, match="batch_size=0: must be at least 1"):
-        check_batch_size(0)
