@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlm_eval.cli.words import NONE, OWN, check_out, command_line, read_lines
-from dlm_sampling.errors import UsageError, unknown_choice
+from dlm_eval.cli.words import NONE, OWN, check_out, command_line, is_given, read_lines
+from dlm_sampling.errors import UsageError
+
+DEFAULT_MODEL = "tiny-books"
+"""Of a preset that runs on any model."""
 
 if TYPE_CHECKING:
     from dlm_eval.comparison.tasks import Task
@@ -29,9 +32,12 @@ def compare(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Run comparisons that are planned under this name, in place of MODEL and "
-            "--samplers: claims."
+            help="Run comparisons that are planned under this name, in place of --samplers: "
+            "claims, varied, samplers, uniform, lsd (embedded models), published (any MODEL)."
         ),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Of --preset: file of the page; default OUT/README.md.")
     ] = None,
     nfe: Annotated[str, typer.Option(help="Forward passes per text, such as 8,16,32,64.")] = (
         "8,16,32,64"
@@ -117,10 +123,36 @@ def compare(
     if out is None:
         raise UsageError("--out: name the folder of the results, such as --out runs/compare.")
     check_out(out)
+    if page is not None and preset is None:
+        raise UsageError("--page goes with --preset.")
+    from dlm_eval.comparison.part import Part, Weights, write_part
+    from dlm_eval.comparison.settings import Law, check_names, read_crossing, settings_of, sweeps_of
+    from dlm_eval.text.judging import JudgeOptions
+    from dlm_sampling.jobs import rank_of
+
+    judging = JudgeOptions(
+        judge=judge or OWN,
+        judge_revision=judge_revision,
+        reduction=reduction,
+        reference=reference,
+        reference_column=reference_column,
+        features=features,
+        mauve_seeds=mauve_seeds,
+        device=device,
+    )
     if preset is not None:
-        if model is not None or samplers is not None:
-            raise UsageError("--preset has its own models and samplers; give it alone, with --out.")
-        _run_preset(preset, out, context, quiet=quiet)
+        from dlm_eval.cli.presets import run_named
+        from dlm_eval.comparison.presets import Asked
+
+        given = Asked(
+            weights=Weights(model or DEFAULT_MODEL, revision, dtype, device, trust_remote_code),
+            judge=judging,
+            samples=samples if is_given(context, "samples") else None,
+            new_tokens=max_new_tokens if is_given(context, "max_new_tokens") else None,
+            batch_rows=batch_size,
+            seed=seed,
+        )
+        run_named(preset, given, out, page, context, quiet=quiet)
         return
     if model is None or samplers is None:
         raise UsageError("Give a MODEL and --samplers A,B, or --preset NAME.")
@@ -129,12 +161,6 @@ def compare(
     names = list(filter(None, samplers.split(",")))
     if task != "text" and judge not in (None, NONE):
         raise UsageError("--judge goes with --task text; other tasks have right answers.")
-
-    from dlm_eval.comparison.part import Part, Weights, write_part
-    from dlm_eval.comparison.settings import Law, check_names, read_crossing, settings_of, sweeps_of
-    from dlm_eval.text.judging import JudgeOptions
-    from dlm_sampling.jobs import rank_of
-
     rank = rank_of(os.environ)
     weights = Weights(model, revision, dtype, device, trust_remote_code)
     denoiser = weights.load(rank)
@@ -151,18 +177,7 @@ def compare(
         batch_rows=batch_size,
         seed=seed,
         block_length=block_length,
-        judge=None
-        if task != "text" or judge == NONE
-        else JudgeOptions(
-            judge=judge or OWN,
-            judge_revision=judge_revision,
-            reduction=reduction,
-            reference=reference,
-            reference_column=reference_column,
-            features=features,
-            mauve_seeds=mauve_seeds,
-            device=device,
-        ),
+        judge=None if task != "text" or judge == NONE else judging,
     )
     found = write_part(part, denoiser, out, rank, command_line(context), quiet=quiet)
     if quiet:
@@ -173,20 +188,6 @@ def compare(
     for warning in found.results.warnings:
         typer.echo(f"Warning: {warning}", err=True)
     typer.echo(f"{out / 'report.html'}: {len(settings)} settings, {samples} samples each")
-
-
-def _run_preset(name: str, out: Path, context: typer.Context, *, quiet: bool) -> None:
-    from dlm_eval.comparison.presets import PRESETS
-    from dlm_eval.comparison.presets.run import PAGE, run_preset
-    from dlm_sampling.jobs import rank_of
-
-    if name not in PRESETS:
-        raise UsageError(str(unknown_choice("--preset", name, tuple(PRESETS))))
-    rank = rank_of(os.environ)
-    done = run_preset(name, out, rank, command_line(context), quiet=quiet)
-    if not quiet:
-        state = "written" if done else f"the share of process {rank.index} is done; others are not"
-        typer.echo(f"{out / PAGE}: {state}.")
 
 
 def _task(

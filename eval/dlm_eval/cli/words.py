@@ -57,3 +57,9 @@ def command_line(context: typer.Context) -> str:
             for one in value if isinstance(value, list | tuple) else [value]:
                 words += [option, str(one)]
     return shlex.join(words)
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Return whether a parameter stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

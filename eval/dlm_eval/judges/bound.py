@@ -8,7 +8,7 @@ exact conditionals the bound is tight in expectation.  A model of uniform noise 
 bound of its 1000-step ancestral sampler (`uniform_elbo`).  A text is cut into windows of L tokens
 that are judged independently, so the figure also pays for the missing context at their starts.
 
-    python -m dlm_eval.judges.bound --model tiny-books --books FOLDER
+    python -m dlm_eval.judges.bound --model tiny-books
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import typer
 from torch import Tensor
 from tqdm import tqdm
 
+from dlm_eval.data import held_out_books
 from dlm_eval.tasks.books import encode_book, read_split
 from dlm_sampling import AutoDenoiser, Denoiser, elbo, uniform_elbo
 from dlm_sampling.ops import row_seeds
@@ -83,10 +84,13 @@ def report(
 
 
 def main(
-    books: Annotated[Path, typer.Option(help="Folder of plain-text books.")],
     model: Annotated[str, typer.Option(help="Embedded model, hub name or folder.")] = "tiny-books",
+    books: Annotated[
+        Path | None,
+        typer.Option(help="Folder of plain-text books; default the held-out books that ship."),
+    ] = None,
     split: Annotated[
-        Path, typer.Option(help="Python file with HELD_OUT_BOOKS; read, not run.")
+        Path, typer.Option(help="Of --books: Python file with HELD_OUT_BOOKS; read, not run.")
     ] = Path("examples/train_tiny.py"),
     length: Annotated[int, typer.Option(help="Tokens per window.")] = 128,
     samples: Annotated[int, typer.Option(help="Masks, or noised texts, per window.")] = 4,
@@ -98,7 +102,7 @@ def main(
 ) -> None:
     """Report the bound of a model on the held-out books."""
     denoiser = AutoDenoiser.from_pretrained(model)
-    texts = read_split(split, books).held_out
+    texts = held_out_books() if books is None else read_split(split, books).held_out
     result = {
         "model": model,
         "length": length,

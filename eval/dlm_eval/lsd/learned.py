@@ -1,10 +1,10 @@
-"""LSD and LSD+ measured: exact error on an enumerable law, and a judge's perplexity of texts.
+"""Learn the coefficients of LSD and LSD+: exact error on an enumerable law, and those for texts.
 
-    python -m dlm_eval.lsd.learned --books PATH/TO/books
+    python -m dlm_eval.lsd.learned
 
 A killed run continues where it was: each finished measurement is a line in a journal beside the
-result file, and a run of learning keeps its state beside it.  The page eval/LSD.md is written from
-the result file.
+result file, and a run of learning keeps its state beside it.  `dlm-sampling eval compare --preset
+lsd` measures the learned solvers on texts and writes the page.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ import typer
 from tqdm import tqdm
 
 from dlm_eval.journal import Journal
-from dlm_eval.lsd.page import render
 from dlm_eval.lsd.toy import LENGTH, directly, distance, noisy_toy, toy
-from dlm_eval.tasks.worlds import TEXT_MODEL, TextWorld, denoiser, text_world
-from dlm_sampling import learn_sampler, sample
+from dlm_sampling import AutoDenoiser, learn_sampler
+from dlm_sampling.errors import UsageError
 from dlm_sampling.samplers import LearnedEuler, LearnedSteps, LearnedTauLeaping, LearnedTweedie
 from dlm_sampling.schedules import LINEAR, Exponential, HalfCosine
-from dlm_sampling.types import TokenLaw
 
 BASES: dict[str, Any] = {
     "euler, log-linear": LearnedEuler(),
@@ -72,7 +70,8 @@ DIRECT, DIRECT_TIMES = "TV minimised over phi", "TV minimised over phi and times
 TEXT_STEPS = (16, 8, 32)
 TEXT_METHODS = ("LSD", "LSD+", "LSD as printed, score-entropy", "LSD as printed, squared")
 TEXT_LEARNING: dict[str, Any] = {"teacher_steps": 96, "length": 48, "rows": 4, "rounds": 1}
-PROMPT, NEW = 16, 48
+TEXT_MODEL = "tiny-books"
+RESULT = Path(__file__).with_name("learned.json")
 
 
 @dataclass(frozen=True)
@@ -155,30 +154,34 @@ def measure_toy(cell: Cell, found: dict[Cell, dict[str, Any]]) -> dict[str, Any]
     return learned | {"tv": distance(world, learned.build(), steps)}
 
 
-def measure_text(cell: Cell, world: TextWorld, state: Path) -> dict[str, Any]:
-    """Judge's nats, NFE and diversity of a method's texts."""
-    base, steps = BASES[cell.base], cell.number
-    facts: dict[str, Any] = {}
-    if cell.method in METHODS:
-        options = TEXT_LEARNING | METHODS[cell.method]
-        model = denoiser(TEXT_MODEL)
-        learned = learn_sampler(model, base, steps=steps, name=TEXT_MODEL, state=state, **options)
-        facts = {"phi": learned.phi, "t_grid": learned.t_grid, "learnt with": learned.learning}
-        sampler = learned.build()
-    else:
-        sampler = EXACT[cell.base] if cell.method == EXACT_STEPS else base
-    model, tokens, editable = world.canvas("prompted")
-    out = sample(
-        model,
-        sampler,
-        tokens,
-        editable,
-        seeds=range(world.seed, world.seed + len(tokens)),
-        steps=steps,
-        law=TokenLaw(suppressed=world.suppressed()),
+def learn_text(cell: Cell, state: Path) -> dict[str, Any]:
+    """Return the coefficients of a method for texts."""
+    options = TEXT_LEARNING | METHODS[cell.method]
+    model = AutoDenoiser.from_pretrained(TEXT_MODEL)
+    learned = learn_sampler(
+        model, BASES[cell.base], steps=cell.number, name=TEXT_MODEL, state=state, **options
     )
-    nfe = round(float(out.nfe.double().mean()), 2)
-    return {**world.score("prompted", out.tokens), "nfe": nfe, **facts}
+    return {"phi": learned.phi, "t_grid": learned.t_grid, "learnt with": learned.learning}
+
+
+def learned_solvers() -> Iterator[tuple[str, str, int, Any]]:
+    """Yield base, method, steps and solver of everything that is measured on texts."""
+    records = {
+        Cell(*(record[name] for name in Cell.__dataclass_fields__)): record
+        for record in read_result()["text"]["records"]
+    }
+    for cell in text_cells():
+        solver = EXACT[cell.base] if cell.method == EXACT_STEPS else BASES[cell.base]
+        if cell.method in METHODS:
+            record = records[cell]
+            steps = LearnedSteps(tuple(record["phi"]), tuple(record["t_grid"]))
+            solver = replace(solver, learned=steps)
+        yield cell.base, cell.method, cell.number, solver
+
+
+def read_result() -> dict[str, Any]:
+    """Read the committed result: "toy" with exact errors, "text" with coefficients."""
+    return json.loads(RESULT.read_text(encoding="utf-8"))
 
 
 def missing(cells: Iterator[Cell], found: dict[Cell, dict[str, Any]]) -> Iterator[Cell]:
@@ -209,14 +212,13 @@ def measure_toys(out: Path) -> dict[str, Any]:
     return {**journal.settings, "records": journal.records}
 
 
-def measure_texts(out: Path, world: TextWorld) -> dict[str, Any]:
-    """The part of the result about texts."""
-    settings = {"learning": TEXT_LEARNING, "world": world.settings() | {"budgets": None}}
-    journal = Journal(out.with_suffix(".text.jsonl"), settings)
-    for cell in missing(text_cells(), read(journal)):
-        record = measure_text(cell, world, out.with_suffix(".state"))
-        journal.append({**asdict(cell), **record})
-    return {**journal.settings, "reference": world.reference(), "records": journal.records}
+def learn_texts(out: Path) -> dict[str, Any]:
+    """Return the coefficients for texts."""
+    journal = Journal(out.with_suffix(".text.jsonl"), {"learning": TEXT_LEARNING})
+    cells = (cell for cell in text_cells() if cell.method in METHODS)
+    for cell in missing(cells, read(journal)):
+        journal.append({**asdict(cell), **learn_text(cell, out.with_suffix(".state"))})
+    return {**journal.settings, "records": journal.records}
 
 
 def write_result(out: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -236,38 +238,20 @@ def write_result(out: Path, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(
-    books: Annotated[Path | None, typer.Option(help="Folder of plain-text books.")] = None,
     parts: Annotated[str, typer.Option(help="toy, text or both.")] = "both",
-    out: Annotated[Path, typer.Option(help="Result file; the journals lie beside it.")] = Path(
-        "eval/results/lsd.json"
-    ),
-    split: Annotated[
-        Path, typer.Option(help="Python file with TRAIN_BOOKS and HELD_OUT_BOOKS; read, not run.")
-    ] = Path("examples/train_tiny.py"),
-    page: Annotated[Path, typer.Option(help="Page to write from the result file.")] = Path(
-        "eval/LSD.md"
-    ),
-    samples: Annotated[int, typer.Option(min=2, help="Texts per cell.")] = 48,
+    out: Annotated[Path, typer.Option(help="Result file; the journals lie beside it.")] = RESULT,
 ) -> None:
-    """Measure learned samplers; write the result file and the page."""
-    try:
-        torch.set_num_threads(1)
-        if parts not in ("toy", "text", "both"):
-            raise ValueError(f"--parts {parts!r}: must be toy, text or both.")
-        found: dict[str, Any] = {}
-        if parts != "text":
-            found["toy"] = measure_toys(out)
-        if parts != "toy":
-            if books is None:
-                raise ValueError("--books: the texts need a folder of plain-text books.")
-            size = {"prompt_tokens": PROMPT, "new_tokens": NEW}
-            found["text"] = measure_texts(out, text_world(books, split, samples=samples, **size))
-        result = write_result(out, found)
-    except (ValueError, OSError) as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(1) from error
-    page.write_text(render(result), encoding="utf-8")
-    typer.echo(f"Wrote {out} and {page}")
+    """Learn, and write the result file."""
+    if parts not in ("toy", "text", "both"):
+        raise UsageError(f"--parts {parts}: must be toy, text or both.")
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    if parts != "text":
+        found["toy"] = measure_toys(out)
+    if parts != "toy":
+        found["text"] = learn_texts(out)
+    write_result(out, found)
+    typer.echo(f"Wrote {out}")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,9 @@ from pathlib import Path
 
 import pytest
 from dlm_eval.comparison.part import Part, Weights
-from dlm_eval.comparison.presets import PRESETS, Preset
+from dlm_eval.comparison.presets import PRESETS, Asked, Preset, published
 from dlm_eval.comparison.presets.claims import parts
-from dlm_eval.comparison.presets.claims_page import (
-    at_equal_nfe,
-    difference,
-    speed,
-    verdict_of,
-)
+from dlm_eval.comparison.presets.differences import at_equal_nfe, difference, speed, verdict_of
 from dlm_eval.comparison.presets.summary import (
     Figure,
     PartFigures,
@@ -28,6 +23,7 @@ from dlm_eval.comparison.tasks import SudokuTask, book_task
 from dlm_eval.text.judging import JudgeOptions
 
 from dlm_sampling.errors import UsageError
+from dlm_sampling.jobs import Rank
 
 
 def text(sampler: str, nfe: float, quality: float, entropy: float = 3.0) -> Figure:
@@ -88,7 +84,8 @@ def test_verdicts() -> None:
     less = difference(text("a", 8, 3.0, 2.0), text("b", 8, 4.0), judged=True)
     assert verdict_of([better, same]) == "holds"
     assert verdict_of([better, worse]) == "holds at some NFE"
-    assert verdict_of([same]) == "does not hold"
+    assert verdict_of([same]) == "undecided"
+    assert verdict_of([same, worse]) == "does not hold"
     assert verdict_of([less, same]) == "only with less entropy"
     assert verdict_of([less, worse]) == "does not hold"
 
@@ -134,7 +131,10 @@ def test_a_preset_writes_summary_picture_and_page(
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == summary.command
     wrong_words = {
         "claims": ["--preset", "claim"],
-        "alone": ["--preset", "claims", "m"],
+        "MODEL: does not go": ["--preset", "claims", "m"],
+        "--nfe: does not go": ["--preset", "published", "m", "--nfe", "8,16,32,64"],
+        "--samples: does not go": ["--preset", "uniform", "--samples", "64"],
+        "--page goes with": ["m", "--samplers", "llada", "--page", "p.md"],
         "MODEL": [],
     }
     for message, wrong in wrong_words.items():
@@ -152,6 +152,67 @@ def test_the_plan_of_the_claims_can_decide() -> None:
     assert all(labels.count(label) <= len(plan) for label in labels)
     for part in plan.values():
         assert len({s.label for s in part.settings}) == len(part.settings)
+
+
+RESULTS = Path(__file__).parents[3] / "eval" / "results"
+PAGES = {
+    name: RESULTS / name / "README.md" if page is None else RESULTS.parent / page
+    for name, page in {
+        "claims": None,
+        "varied": None,
+    }.items()
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_is_that_of_the_committed_figures(name: str) -> None:
+    page = PAGES[name].read_text(encoding="utf-8")
+    rendered = PRESETS[name].page(load_summary(RESULTS / name / "summary.json"))
+    picture = f"results/{name}/plots.png" if PAGES[name].parent != RESULTS / name else "plots.png"
+    assert rendered.replace("](plots.png)", f"]({picture})") == page
+
+
+def published_parts(model: str, **counts: int) -> Part:
+    asked = Asked(weights=Weights(model), judge=JudgeOptions(), **counts)
+    return published.parts(asked)[0]
+
+
+def test_the_published_table_is_planned_at_its_own_ratios() -> None:
+    part = published_parts("m")
+    assert part.samples == 5000
+    steps = [setting.steps for setting in part.settings if setting.sampler == "ReMDM"]
+    assert steps == [128, 256, 512, 1024, 2048, 4096]
+    small = published_parts("m", samples=3, new_tokens=32).settings
+    assert [s.steps for s in small if s.sampler == "MDLM"] == [4, 8, 16, 32, 64, 128]
+    assert [s.steps for s in small if s.sampler == "MDLM+FB"] == [32, 64, 128]
+    rates = {s.steps: str(s.build()) for s in small if s.sampler == "ReMDM"}
+    assert all("eta=0.04" in rates[steps] and "Cap(" in rates[steps] for steps in (4, 8, 16))
+    assert all("eta=0.02, t_on=0.55, t_off=0.05" in rates[steps] for steps in (32, 64, 128))
+    assert {(s.law.temperature, s.law.top_p) for s in small} == {(1.0, 0.9)}
+    with pytest.raises(UsageError, match="multiple of 8"):
+        published_parts("m", new_tokens=36)
+    uniform = published_parts("tiny-books-uniform", new_tokens=32)
+    with pytest.raises(UsageError, match="uniform noise"):
+        uniform.task(uniform.weights.load(Rank()))
+
+
+def test_published_figures_stand_beside_those_of_the_run() -> None:
+    figures = tuple(
+        text("ReMDM", steps, math.log(perplexity))
+        for steps, perplexity in ((8, 40.0), (64, 20.0), (256, 10.0))
+    )
+    summary = Summary(command="c", versions={}, parts=(part_of(*figures, judged=True),))
+    rows = [line for line in published.render(summary).splitlines() if line.startswith("| ReMDM |")]
+    assert rows[0] == (
+        "| ReMDM | 1/8 | 8 | 8.0 | 40.0 ± 1.2 | 3.000 ± 0.040 |  | 128 | 42.5 | 5.43 | 0.057 |"
+    )
+    assert rows[1] == "| ReMDM | 1/4 |  |  |  |  |  | 256 | 30.5 | 5.34 | 0.216 |"
+    assert rows[5].endswith("| 4096 | 17.6 | 5.20 | 0.656 |") and rows[5].startswith(
+        "| ReMDM | 4 |"
+    )
+    (course,) = [line for line in published.render(summary).splitlines() if "from T = L" in line]
+    assert "here ln ppl -0.693" in course
+    assert f"published ln ppl {math.log(17.6 / 28.6):+.3f}, MAUVE 0.403 to 0.656" in course
 
 
 def test_a_summary_finds_its_parts() -> None:

@@ -8,8 +8,17 @@ import pytest
 import torch
 from dlm_eval.journal import SettingsChanged
 from dlm_eval.lsd import learned
-from dlm_eval.lsd.learned import BASES, Cell, equal_steps, text_cells, toy_cells, write_result
-from dlm_eval.lsd.page import difference, render
+from dlm_eval.lsd.learned import (
+    BASES,
+    METHODS,
+    Cell,
+    equal_steps,
+    learned_solvers,
+    read_result,
+    text_cells,
+    toy_cells,
+    write_result,
+)
 from dlm_eval.lsd.toy import LENGTH, SYMBOLS, directly, distance, law_of, lowest, noisy_toy, toy
 
 from dlm_sampling import sample
@@ -107,23 +116,23 @@ def test_plans_name_every_cell_once():
     assert {cell.number for cell in text_cells()} == {8, 16, 32}
 
 
-def test_differences_are_text_by_text():
-    records = [
-        {"base": "b", "number": 8, "method": "phi = 1", "nats": [1.0, 5.0, 3.0]},
-        {"base": "b", "number": 8, "method": "LSD", "nats": [0.9, 4.9, 2.8]},
-    ]
-    centre, error = difference(records[1], records)
-    assert centre == pytest.approx(-0.4 / 3)
-    assert error == pytest.approx(0.1 / 3)
-    assert difference(records[0], records) is None
-
-
-def test_the_page_is_what_the_result_file_says():
-    result = json.loads((ROOT / "eval" / "results" / "lsd.json").read_text(encoding="utf-8"))
-    assert (ROOT / "eval" / "LSD.md").read_text(encoding="utf-8") == render(result)
+def test_the_committed_result_has_every_cell():
     names = ("part", "base", "method", "number")
-    for part in ("toy", "text"):
+    result = read_result()
+    plans = {
+        "toy": set(toy_cells()),
+        "text": {cell for cell in text_cells() if cell.method in METHODS},
+    }
+    for part, plan in plans.items():
         measured = [Cell(*(record[name] for name in names)) for record in result[part]["records"]]
-        plan = list(toy_cells() if part == "toy" else text_cells())
         assert len(measured) == len(set(measured))
-        assert set(measured) == set(plan)
+        assert set(measured) == plan
+
+
+def test_learned_solvers_take_the_coefficients_of_their_record():
+    records = {
+        (r["base"], r["method"], r["number"]): r["phi"] for r in read_result()["text"]["records"]
+    }
+    for base, method, steps, solver in learned_solvers():
+        phi = records.get((base, method, steps))
+        assert solver.learned.phi == (None if phi is None else tuple(phi))

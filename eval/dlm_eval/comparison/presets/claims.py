@@ -7,6 +7,7 @@ The parts are small enough to be repeated on one core in about an hour, and larg
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ BOOKS_MODEL, SUDOKU_MODEL = Weights("tiny-books"), Weights("sudoku4x4")
 
 def parts() -> tuple[Part, ...]:
     """Return the comparisons, the cheap ones first."""
-    frequencies = _frequencies()
+    frequencies = book_frequencies()
     return (
         _sudoku("sudoku-decoders", CLUES, tuple(_decoders((2, 4, 6, 8, 11), SUDOKU_SWEEPS, None))),
         _sudoku("sudoku-remdm", 0, tuple(_remdm((4, 8, 16, 32, 48, 64), (16, 32, 48, 64), PLAIN))),
@@ -121,7 +122,8 @@ def _decoders(
     return found
 
 
-def _frequencies() -> TokenFrequencies:
+@cache
+def book_frequencies() -> TokenFrequencies:
     """Count the tokens of the held-out books for PC-Sampler."""
     denoiser = AutoDenoiser.from_pretrained(BOOKS_MODEL.name)
     books = [encode_book(denoiser.tokenizer, text) for text in held_out_books().values()]

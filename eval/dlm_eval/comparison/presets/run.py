@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dlm_eval.comparison.part import write_part
+from dlm_eval.comparison.part import Part, write_part
 from dlm_eval.comparison.presets.picture import save_picture
-from dlm_eval.comparison.presets.registry import PRESETS
 from dlm_eval.comparison.presets.summary import PartFigures, Summary, save_summary, summarise
 from dlm_eval.report.folder import versions
 from dlm_sampling.jobs import Rank
@@ -14,23 +15,35 @@ from dlm_sampling.jobs import Rank
 SUMMARY, PAGE, PICTURE = "summary.json", "README.md", "plots.png"
 
 
-def run_preset(name: str, out: Path, rank: Rank, command: str, *, quiet: bool = False) -> bool:
-    """Run what is left of a preset; write summary.json, plots.png and README.md when all is done.
+def run_preset(
+    parts: Sequence[Part],
+    render: Callable[[Summary], str],
+    out: Path,
+    page: Path,
+    rank: Rank,
+    command: str,
+    *,
+    picture: bool = True,
+    quiet: bool = False,
+) -> bool:
+    """Run what is left of a preset; write summary.json, plots.png and the page when all is done.
 
     Args:
-        name: key of `PRESETS`.
+        parts: the comparisons.
+        render: writes the page.
         out: folder; each part has a folder of its own in it.
+        page: file of the page.
         rank: this process among all.
         command: repeats the run.
+        picture: write plots.png.
         quiet: show no bar.
 
     Returns:
         False in a process that finds others still at work.
     """
-    preset = PRESETS[name]
     found: list[PartFigures] = []
     done = True
-    for part in preset.parts():
+    for part in parts:
         denoiser = part.weights.load(rank)
         written = write_part(part, denoiser, out / part.name, rank, command, quiet=quiet)
         if written is None:
@@ -41,6 +54,9 @@ def run_preset(name: str, out: Path, rank: Rank, command: str, *, quiet: bool = 
         return False
     summary = Summary(command=command, versions=versions(), parts=tuple(found))
     save_summary(out / SUMMARY, summary)
-    save_picture(out / PICTURE, summary)
-    (out / PAGE).write_text(preset.page(summary), encoding="utf-8")
+    if picture:
+        save_picture(out / PICTURE, summary)
+    place = Path(os.path.relpath(out, page.parent)) / PICTURE
+    text = render(summary).replace(f"]({PICTURE})", f"]({place.as_posix()})")
+    page.write_text(text, encoding="utf-8")
     return True

@@ -1,0 +1,57 @@
+"""Run the presets of `eval compare` with the options that go with them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dlm_eval.cli.words import command_line, is_given
+from dlm_sampling.errors import UsageError, unknown_choice
+
+if TYPE_CHECKING:
+    import typer
+
+    from dlm_eval.comparison.presets import Asked
+
+OF_ALL = ("preset", "out", "page", "quiet")
+OF_MODEL = (
+    "model", "samples", "max_new_tokens", "judge", "judge_revision", "reduction", "reference",
+    "reference_column", "features", "mauve_seeds", "seed", "batch_size", "device", "dtype",
+    "revision", "trust_remote_code",
+)  # fmt: skip
+"""Options of a preset that runs on any model."""
+
+
+def run_named(
+    name: str, asked: Asked, out: Path, page: Path | None, context: typer.Context, *, quiet: bool
+) -> None:
+    """Run what is left of a preset and say where its page is.
+
+    Raises:
+        UsageError: no preset has this name, or an option does not go with it.
+    """
+    from dlm_eval.comparison.presets import PRESETS, PresetOfModel
+    from dlm_eval.comparison.presets.run import PAGE, run_preset
+    from dlm_sampling.jobs import rank_of
+
+    if name not in PRESETS:
+        raise UsageError(str(unknown_choice("--preset", name, tuple(PRESETS))))
+    preset = PRESETS[name]
+    fitting = (*OF_ALL, *(OF_MODEL if isinstance(preset, PresetOfModel) else ()))
+    for parameter in context.command.params:
+        if is_given(context, str(parameter.name)) and parameter.name not in fitting:
+            word = (
+                max(parameter.opts, key=len) if parameter.param_type_name == "option" else "MODEL"
+            )
+            raise UsageError(f"{word}: does not go with --preset {name}, which has its own.")
+    parts = preset.parts(asked) if isinstance(preset, PresetOfModel) else preset.parts()
+    place = out / PAGE if page is None else page
+    rank = rank_of(os.environ)
+    done = run_preset(
+        parts, preset.page, out, place, rank, command_line(context),
+        picture=preset.picture, quiet=quiet,
+    )  # fmt: skip
+    if not quiet:
+        state = "written" if done else f"the share of process {rank.index} is done; others are not"
+        print(f"{place}: {state}.")

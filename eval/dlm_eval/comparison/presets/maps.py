@@ -1,0 +1,105 @@
+"""Plan the presets "samplers" and "uniform": every sampler on the embedded models.
+
+They show where a sampler stands, with few texts in every setting; the preset "claims" has enough
+to decide.  The oracle gives the exact laws of 4x4 grids, so that all errors are the sampler's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dlm_eval.comparison.cells import SWEEPS, own_law
+from dlm_eval.comparison.part import Part, Weights
+from dlm_eval.comparison.presets.claims import BOOKS_MODEL, SUDOKU_MODEL, book_frequencies
+from dlm_eval.comparison.settings import Law, Setting
+from dlm_eval.comparison.tasks import SudokuTask, Task, book_task
+from dlm_eval.text.judging import JudgeOptions
+from dlm_sampling import Denoiser, samplers
+from dlm_sampling.jobs import Rank
+from dlm_sampling.testing.sudoku import SudokuOracle
+
+TEXTS, NEW_TOKENS, GRIDS, CLUES = 16, 16, 256, 5
+BASELINES = {"plain": ("ancestral", "llada"), "greedy": ("llada",), "nucleus": ("ancestral",)}
+"""Samplers that others are compared with, by law; they run at more budgets."""
+PRESET_LAWS = {
+    "plain": Law(1.0),
+    "greedy": Law(0.0),
+    "nucleus": Law(1.0, 0.9, "exclude"),
+}
+NEED_FREQUENCIES = ("pc-sampler", "pc-linear")
+UNIFORM_MODEL = Weights("tiny-books-uniform")
+JUDGE = JudgeOptions(features="none")
+
+
+@dataclass(frozen=True)
+class Oracle(Weights):
+    """Name the exact denoiser of 4x4 grids, which needs no weights."""
+
+    def load(self, rank: Rank) -> Denoiser:
+        """Return the denoiser."""
+        return SudokuOracle()
+
+
+def samplers_parts() -> tuple[Part, ...]:
+    """Return every sampler of masks, under the plain law and under its own."""
+    everyone = running_on("absorbing")
+    greedy, nucleus = (
+        [name for name in everyone if own_law(name) == law or name in BASELINES[law]]
+        for law in ("greedy", "nucleus")
+    )
+    oracle = Oracle("oracle")
+    return (
+        _grids("grids-plain", SUDOKU_MODEL, 0, everyone, "plain"),
+        _grids("grids-clues-greedy", SUDOKU_MODEL, CLUES, greedy, "greedy"),
+        _grids("oracle-plain", oracle, 0, everyone, "plain"),
+        _grids("oracle-clues-greedy", oracle, CLUES, greedy, "greedy"),
+        _texts("texts-nucleus", BOOKS_MODEL, nucleus, "nucleus"),
+        _texts("texts-greedy", BOOKS_MODEL, greedy, "greedy"),
+        _texts("texts-plain", BOOKS_MODEL, everyone, "plain"),
+    )
+
+
+def uniform_parts() -> tuple[Part, ...]:
+    """Return every sampler of uniform noise, under the plain law."""
+    return (_texts("texts-uniform", UNIFORM_MODEL, running_on("uniform"), "plain"),)
+
+
+def running_on(noise: str) -> list[str]:
+    """Return the names of the samplers that run on a noise process."""
+    return [name for name, entry in samplers.available().items() if noise in entry.runs_on]
+
+
+def _grids(name: str, weights: Weights, clues: int, names: Sequence[str], law: str) -> Part:
+    def task(_: Denoiser) -> Task:
+        return SudokuTask(GRIDS, clues)
+
+    settings = tuple(_settings(names, law, (4, 8, 16), (2, 6, 11, 32), "sudoku"))
+    return Part(name, weights, task, settings, GRIDS, GRIDS)
+
+
+def _texts(name: str, weights: Weights, names: Sequence[str], law: str) -> Part:
+    def task(denoiser: Denoiser) -> Task:
+        return book_task(denoiser, TEXTS, NEW_TOKENS)
+
+    settings = tuple(_settings(names, law, (4, 16), (2, 8, 64), "text"))
+    return Part(name, weights, task, settings, TEXTS, TEXTS, judge=JUDGE)
+
+
+def _settings(
+    names: Sequence[str], law: str, budgets: Sequence[int], more: Sequence[int], world: str
+) -> Iterator[Setting]:
+    """Yield the budgets or the swept parameter of every sampler; more budgets of baselines."""
+    drawn = PRESET_LAWS[law]
+    frequencies = book_frequencies() if world == "text" else None
+    for name in names:
+        sweep = SWEEPS.get(name)
+        if sweep is not None:
+            for value in sweep.values[world]:
+                yield Setting(name, drawn, sweep.steps, (sweep.option, value))
+            continue
+        instance = (
+            samplers.create(name, frequencies=frequencies) if name in NEED_FREQUENCIES else None
+        )
+        for steps in sorted({*budgets, *(more if name in BASELINES[law] else ())}):
+            yield Setting(name, drawn, steps, instance=instance)
