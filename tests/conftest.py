@@ -7,11 +7,14 @@ import signal
 import subprocess
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 import pytest
 from tqdm import tqdm
+
+from tests.forks import Forks
 
 # The tensors of the tests are small: a second thread costs more than it helps, several times as
 # much on a busy machine.  Set before torch is imported, and passed on to child processes.
@@ -94,6 +97,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for index, item in enumerate(same):
             if index not in kept:
                 item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Commands as processes of their own, each of which starts in milliseconds."""
+    forks = Forks()
+    yield forks
+    forks.close()
 
 
 @pytest.fixture(scope="session")

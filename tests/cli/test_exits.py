@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -14,7 +11,8 @@ import pytest
 
 from dlm_sampling.cli.exits import quieten, verdict
 from dlm_sampling.errors import JobMismatchError, NoLawError, SamplingWarning, UsageError
-from tests.cli.process import ROOT, SHORT, start
+from tests.cli.process import SHORT
+from tests.forks import CLOSED, Forks
 
 
 @pytest.fixture(scope="module")
@@ -47,65 +45,45 @@ def test_a_value_is_wrong_usage_and_the_rest_is_a_failure(error: Exception, code
     assert verdict(error) == (code, f"Error: {error}")
 
 
-def test_interrupt(tiny: str, many_prompts: str) -> None:
-    process = start("generate", "-i", many_prompts, "--model", tiny, *SHORT, "--batch-size", "1")
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert err == b"Interrupted.\n"
+def test_interrupt(forks: Forks, tiny: str, many_prompts: str) -> None:
+    one = ("--batch-size", "1")
+    process = forks.command("generate", "-i", many_prompts, "--model", tiny, *SHORT, *one)
+    assert process.first_line()
+    process.send_signal(signal.SIGINT)
+    code, _, err = process.ended()
+    assert (code, err) == (130, b"Interrupted.\n")
 
 
-def test_closed_pipe(tiny: str, many_prompts: str) -> None:
-    program = (
-        f"{sys.executable} -m dlm_sampling generate -i {many_prompts} --model {tiny} --json"
-        f" {' '.join(SHORT)} --batch-size 1 | head -n 1; echo ${{PIPESTATUS[0]}}"
-    )
-    done = subprocess.run(
-        ["bash", "-c", program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    line, code = done.stdout.splitlines()
-    assert json.loads(line)["index"] == 0
-    assert code == "1"
-    assert done.stderr.startswith("Error: the reader of the output closed it")
-    assert len(done.stderr.splitlines()) == 1
+def test_closed_pipe(forks: Forks, tiny: str, many_prompts: str) -> None:
+    one = ("--batch-size", "1", "--json")
+    process = forks.command("generate", "-i", many_prompts, "--model", tiny, *SHORT, *one)
+    assert json.loads(process.first_line())["index"] == 0
+    process.close(1)
+    code, _, err = process.ended()
+    assert code == 1
+    assert err.startswith(b"Error: the reader of the output closed it")
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_full_disk() -> None:
+def test_full_disk(forks: Forks) -> None:
     with open("/dev/full", "wb") as full:
-        process = start("samplers", stdout=full)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+        code, _, err = forks.command("samplers", stdout=full.fileno()).ended()
+    assert code == 1
     assert len(err.splitlines()) == 1
     assert b"No space left" in err
 
 
-def test_closed_streams(tiny: str) -> None:
-    program = f"{sys.executable} -m dlm_sampling samplers nothing"
-    closed = {
-        ">&-": (1, b"Error: Standard output is closed"),
-        "2>&-": (2, b""),
-        "<&-": (2, b"Error"),
-    }
-    for redirection, (code, words) in closed.items():
-        done = subprocess.run(
-            ["bash", "-c", f"{program} {redirection}"],
-            cwd=ROOT,
-            capture_output=True,
-            check=False,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
-        assert done.returncode == code, done
-        assert done.stderr.startswith(words)
-        assert done.stdout == b""
+@pytest.mark.parametrize(
+    ("closed", "code", "words"),
+    [
+        ("stdout", 1, b"Error: Standard output is closed"),
+        ("stderr", 2, b""),
+        ("stdin", 2, b"Error"),
+    ],
+)
+def test_closed_streams(closed: str, code: int, words: bytes, forks: Forks) -> None:
+    found, out, err = forks.command("samplers", "nothing", **{closed: CLOSED}).ended()
+    assert found == code, err
+    assert err.startswith(words)
+    assert out == b""

@@ -12,7 +12,8 @@ import pytest
 
 from dlm_sampling.cli.job import error_limit, one_interrupt_asks
 from dlm_sampling.errors import UsageError
-from tests.cli.process import SHORT, Command, assert_one_line, start
+from tests.cli.process import SHORT, Command, assert_one_line
+from tests.forks import Forks
 
 
 @pytest.fixture
@@ -96,18 +97,14 @@ def test_the_first_interrupt_asks_and_the_second_one_ends() -> None:
             time.sleep(1)
 
 
-def test_sigterm_keeps_the_batches(tiny: str, tmp_path: Path) -> None:
+def test_sigterm_keeps_the_batches(forks: Forks, tiny: str, tmp_path: Path) -> None:
     source, folder = tmp_path / "many.txt", tmp_path / "out"
     source.write_text("a\n" * 3000, encoding="utf-8")
-    process = start(*words(str(source), tiny, "--batch-size", "1", "-o", f"{folder}/"))
-    try:
-        while process.poll() is None and not list(folder.glob("data/*")):
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
+    process = forks.command(*words(str(source), tiny, "--batch-size", "1", "-o", f"{folder}/"))
+    process.until(lambda: bool(list(folder.glob("data/*"))))
+    process.send_signal(signal.SIGTERM)
+    code, _, err = process.ended()
+    assert code == 130
     assert err.startswith(b"Interrupted. "), err
     assert err.endswith(f"of 3000 rows are in {folder}; the same command goes on.\n".encode())
     assert len(err.splitlines()) == 1

@@ -7,41 +7,30 @@ import pty
 import re
 import select
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from dlm_sampling.cli import app as cli
-from tests.cli.process import Command, start
-
-
-def run_on_terminal(*arguments: str, env: dict[str, str]) -> tuple[int, str, str]:
-    """Run with standard error on a pseudo-terminal; return code, standard output, screen."""
-    master, slave = pty.openpty()
-    process = start(*arguments, stderr=slave, env=env)
-    os.close(slave)
-    seen = read_terminal(master)
-    assert process.stdout is not None
-    out = process.stdout.read().decode()
-    process.wait(timeout=30)
-    os.close(master)
-    return process.returncode, out, seen
+from tests.cli.process import Command
+from tests.forks import PATIENCE, Forks
 
 
 def read_terminal(master: int) -> str:
     """Everything that the program writes to the terminal until it closes it."""
     seen = b""
-    while True:
-        ready, _, _ = select.select([master], [], [], 90)
+    deadline = time.monotonic() + PATIENCE
+    while select.select([master], [], [], max(0.0, deadline - time.monotonic()))[0]:
         try:
-            data = os.read(master, 65536) if ready else b""
+            data = os.read(master, 65536)
         except OSError:  # the other side is closed
-            break
+            return seen.decode(errors="replace")
         if not data:
-            break
+            return seen.decode(errors="replace")
         seen += data
-    return seen.decode(errors="replace")
+    raise TimeoutError(f"The terminal is still open after {PATIENCE} s. It shows {seen!r}")
 
 
 @pytest.fixture
@@ -71,9 +60,15 @@ LIVE = ("--sampler", "llada", "--max-new-tokens", "60", "--live")
 COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?3[0-7]")
 
 
-def test_live_on_a_terminal(tiny: str) -> None:
+def test_live_on_a_terminal(forks: Forks, tiny: str) -> None:
+    master, slave = pty.openpty()
     env = {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
-    code, out, screen = run_on_terminal("generate", "Once", "--model", tiny, *LIVE, env=env)
+    process = forks.command("generate", "Once", "--model", tiny, *LIVE, env=env, stderr=slave)
+    os.close(slave)
+    screen = read_terminal(master)
+    code, written, _ = process.ended()
+    out = written.decode()
+    os.close(master)
     assert code == 0
     assert out.startswith("Once")
     assert "\x1b" not in out

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import resource
 import signal
 import time
@@ -13,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from dlm_sampling.cli import app as cli
-from tests.cli.process import SHORT, Command, assert_one_line, start
+from tests.cli.process import SHORT, Command, assert_one_line
+from tests.forks import Forks
 
 
 @pytest.fixture(scope="module")
@@ -70,18 +69,14 @@ def test_resume_after_any_row(
 
 
 def test_killed_and_resumed(
-    command: Command, prompts: str, tiny: str, tmp_path: Path, clean: bytes
+    command: Command, forks: Forks, prompts: str, tiny: str, tmp_path: Path, clean: bytes
 ) -> None:
     target = tmp_path / "out.jsonl"
-    fork = multiprocessing.get_context("fork")
     for _ in range(3):
         before = target.stat().st_size if target.exists() else 0
-        run = fork.Process(target=cli.main, args=(words(prompts, tiny, target, "--resume", "-q"),))
-        run.start()
-        while run.is_alive() and (not target.exists() or target.stat().st_size <= before):
-            time.sleep(0.001)
+        run = forks.command(*words(prompts, tiny, target, "--resume", "-q"))
+        run.until(lambda size=before: target.exists() and target.stat().st_size > size)
         run.kill()
-        run.join()
         assert target.stat().st_size > before
     assert command(*words(prompts, tiny, target, "--resume")).code == 0
     texts = [[json.loads(line)["token_ids"] for line in data.splitlines()]
@@ -154,41 +149,36 @@ def test_full_device(command: Command, tiny: str) -> None:
     assert_one_line(result, 1, "No space left")
 
 
+def with_files_up_to(size: int, *arguments: str) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    cli.main(list(arguments))
+
+
 def test_full_disk_keeps_whole_rows(
-    command: Command, prompts: str, tiny: str, tmp_path: Path, clean: bytes
+    command: Command, forks: Forks, prompts: str, tiny: str, tmp_path: Path, clean: bytes
 ) -> None:
     """A limit of the size of files stands for the full disk."""
     target = tmp_path / "out.jsonl"
 
-    def run() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(clean) // 2,) * 2)
-        os.dup2(os.open(tmp_path / "err", os.O_CREAT | os.O_WRONLY), 2)
-        cli.main(words(prompts, tiny, target))
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    process.join(60)
-    assert process.exitcode == 1
-    assert len(target.read_bytes()) == len(clean) // 2
+    limit = len(clean) // 2
+    process = forks.call(with_files_up_to, limit, *words(prompts, tiny, target))
+    assert process.ended()[0] == 1
+    assert len(target.read_bytes()) == limit
     assert command(*words(prompts, tiny, target, "--resume")).code == 0
     texts = [[json.loads(line)["token_ids"] for line in data.splitlines()]
              for data in (clean, target.read_bytes())]  # fmt: skip
     assert texts[0] == texts[1]
 
 
-def test_sigterm_is_an_interrupt(tiny: str, tmp_path: Path) -> None:
+def test_sigterm_is_an_interrupt(forks: Forks, tiny: str, tmp_path: Path) -> None:
     source, target = tmp_path / "many.txt", tmp_path / "out.jsonl"
     source.write_text("a\n" * 5000, encoding="utf-8")
-    process = start("generate", "-i", str(source), "--model", tiny, *SHORT,
-                    "--batch-size", "1", "-o", str(target))  # fmt: skip
-    try:
-        while process.poll() is None and not (target.exists() and target.stat().st_size):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    process = forks.command("generate", "-i", str(source), "--model", tiny, *SHORT,
+                            "--batch-size", "1", "-o", str(target))  # fmt: skip
+    process.until(lambda: target.exists() and target.stat().st_size > 0)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = process.ended()
     rows = len(target.read_bytes().splitlines())
-    assert process.returncode == 130
+    assert code == 130
     assert err.decode() == f"Interrupted. {rows} of 5000 rows are in {target}; --resume goes on.\n"

@@ -1,16 +1,13 @@
-"""A job of a few rows that every test of this folder may run, and processes that may be killed."""
+"""A job of a few rows that every test of this folder may run."""
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from dlm_sampling import AutoDenoiser, Denoiser
-from dlm_sampling.jobs import BlockRequest, GenerateOptions, Job, PromptItem, run_job
+from dlm_sampling.jobs import BlockRequest, GenerateOptions, Job, PromptItem, Rank, run_job
 from tests.tiny import CONTEXT
 
 PROMPTS = [PromptItem("a" * (1 + 5 * i % 7), name=f"r{i}") for i in range(16)]
@@ -18,7 +15,6 @@ PROMPTS[5] = PromptItem("b" * (CONTEXT + 1), name="too long")
 OPTIONS = GenerateOptions(
     sampler="ancestral", max_new_tokens=4, blocks=BlockRequest(steps=3), seed=3
 )
-Fork = Callable[[Callable[[], object]], BaseProcess]
 
 
 @pytest.fixture(scope="session")
@@ -51,20 +47,12 @@ def clean(tmp_path_factory: pytest.TempPathFactory, denoiser: Denoiser, tiny_lla
     return folder / "out"
 
 
+def load_and_run(job: Job, rank: Rank) -> None:
+    """Be one of the processes of a job."""
+    run_job(job, AutoDenoiser.from_pretrained(job.model), rank=rank)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file but logs, by its name."""
     files = [p for p in folder.rglob("*") if p.is_file() and p.parent.name != "logs"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-@pytest.fixture
-def fork() -> Fork:
-    """Start a process that has torch already: a fresh one would take seconds to import it."""
-    context = multiprocessing.get_context("fork")
-
-    def start(target: Callable[[], object]) -> BaseProcess:
-        process = context.Process(target=target)
-        process.start()
-        return process
-
-    return start

@@ -13,27 +13,27 @@ from pathlib import Path
 
 import pytest
 
-from dlm_sampling import Denoiser
-from dlm_sampling.jobs import Job, run_job
+from dlm_sampling import AutoDenoiser, Denoiser
+from dlm_sampling.jobs import Job, Rank, run_job
 from dlm_sampling.jobs.files import SUCCESS, append_line, publish, read_lines
-from tests.jobs.conftest import Fork, contents
+from tests.forks import Forks
+from tests.jobs.conftest import contents, load_and_run
 
 NOBODY = 65534
 
 
-def test_full_disk_loses_nothing(job: Job, denoiser: Denoiser, clean: Path, fork: Fork) -> None:
+def with_files_up_to(size: int, job: Job) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    with pytest.raises(OSError, match=r"File too large.*part-0000"):
+        load_and_run(job, Rank(0, 1))
+
+
+def test_full_disk_loses_nothing(job: Job, denoiser: Denoiser, clean: Path, forks: Forks) -> None:
     """A limit of the size of files stands for the full disk: batches fit, a shard does not."""
     largest = max(map(len, (v for k, v in contents(clean).items() if k.startswith("data"))))
-
-    def run() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1,) * 2)
-        with pytest.raises(OSError, match=r"File too large.*part-0000"):
-            run_job(job, denoiser)
-
-    process = fork(run)
-    process.join(60)
-    assert process.exitcode == 0
+    code, _, err = forks.call(with_files_up_to, largest - 1, job).ended()
+    assert code == 0, err.decode()
     assert job.rows_done() > 0
     assert not list((job.folder / "partial").glob("*.tmp"))
     run_job(job, denoiser)
@@ -49,8 +49,17 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def as_nobody(job: Job) -> None:
+    denoiser = AutoDenoiser.from_pretrained(job.model)
+    assert denoiser.tokenizer is not None  # read now: nobody may not reach its files
+    if os.geteuid() == 0:  # whom no folder refuses
+        os.setuid(NOBODY)
+    with pytest.raises(PermissionError, match=r"Permission denied.*partial/00000-00003"):
+        run_job(job, denoiser)
+
+
 def test_read_only_folder_is_named(
-    job: Job, denoiser: Denoiser, clean: Path, fork: Fork, open_folder: Path
+    job: Job, denoiser: Denoiser, clean: Path, forks: Forks, open_folder: Path
 ) -> None:
     job = replace(job, output=open_folder / "out")
     with pytest.raises(KeyboardInterrupt):
@@ -58,16 +67,8 @@ def test_read_only_folder_is_named(
     before = contents(job.folder)
     for path in (job.folder, *job.folder.iterdir()):
         path.chmod(0o555 if path.is_dir() else 0o444)
-
-    def run() -> None:
-        if os.geteuid() == 0:  # whom no folder refuses
-            os.setuid(NOBODY)
-        with pytest.raises(PermissionError, match=r"Permission denied.*partial/00000-00003"):
-            run_job(job, denoiser)
-
-    process = fork(run)
-    process.join(60)
-    assert process.exitcode == 0
+    code, _, err = forks.call(as_nobody, job).ended()
+    assert code == 0, err.decode()
     assert contents(job.folder) == before
     for path in (job.folder, *job.folder.iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)

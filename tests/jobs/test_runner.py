@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from dlm_sampling import Denoiser, generate
 from dlm_sampling.jobs import Job, JobReport, Rank, ShardRunner, finish, run_job, runner
 from dlm_sampling.jobs.files import publish
-from tests.jobs.conftest import PROMPTS, Fork, contents
+from tests.forks import Forks
+from tests.jobs.conftest import PROMPTS, contents, load_and_run
 
 
 def records(folder: Path) -> list[dict[str, object]]:
@@ -45,7 +47,7 @@ def test_rows_are_those_of_generate(job: Job, denoiser: Denoiser, clean: Path) -
 
 
 def test_killed_many_times_the_bytes_are_those_of_one_run(
-    job: Job, denoiser: Denoiser, clean: Path, fork: Fork
+    job: Job, clean: Path, forks: Forks
 ) -> None:
     """Up to three processes at a time, killed as soon as some have written something new."""
     dice, kills = random.Random(0), 0
@@ -54,15 +56,11 @@ def test_killed_many_times_the_bytes_are_those_of_one_run(
         assert time.monotonic() < deadline
         world = dice.randint(1, 3)
         before = job.rows_done()
-        ranks = [Rank(i, world) for i in range(world)]
-        processes = [fork(lambda r=r: run_job(job, denoiser, rank=r)) for r in ranks]
-        while any(p.is_alive() for p in processes) and job.rows_done() <= before + 1:
+        processes = [forks.call(load_and_run, job, Rank(i, world)) for i in range(world)]
+        while any(p.alive() for p in processes) and job.rows_done() <= before + 1:
+            assert time.monotonic() < deadline
             time.sleep(0.002)
-        for process in processes:
-            kills += process.is_alive()
-            process.kill()
-        for process in processes:
-            process.join()
+        kills += [process.kill() for process in processes].count(-signal.SIGKILL)
     assert kills > 3
     finish(job)
     assert contents(job.folder) == contents(clean)
@@ -70,13 +68,12 @@ def test_killed_many_times_the_bytes_are_those_of_one_run(
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_give_the_same_bytes(
-    job: Job, denoiser: Denoiser, clean: Path, fork: Fork, world: int
+    job: Job, clean: Path, forks: Forks, world: int
 ) -> None:
-    ranks = [Rank(i, world) for i in range(world)]
-    processes = [fork(lambda r=r: run_job(job, denoiser, rank=r)) for r in ranks]
+    processes = [forks.call(load_and_run, job, Rank(i, world)) for i in range(world)]
     for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * world
+        code, _, err = process.ended()
+        assert code == 0, err.decode()
     assert contents(job.folder) == contents(clean)
 
 
