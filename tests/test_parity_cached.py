@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.parity import cached
+from tests.parity import cached, cached_gemma
 
 CASES = cached.cases()
 
@@ -36,3 +36,12 @@ def test_whole_run(case: dict[str, Any]) -> None:
     assert found.final == case["final"]
     assert found.canvases == found.recorded_canvases
     assert found.columns == found.recorded_columns
+
+
+@pytest.mark.parametrize("case", cached_gemma.cases(), ids=lambda case: case["id"])
+def test_an_encoded_prompt(case: dict[str, Any]) -> None:
+    """DiffusionGemma: every column is encoded once, in the first pass of the canvas behind it."""
+    found = cached_gemma.replay(case)
+    assert found.queries == found.recorded
+    assert found.largest_difference < 1e-4
+    assert not found.other_tokens

@@ -76,7 +76,9 @@ def _against_any(denoiser: Denoiser, request: Request) -> str | None:
     """Return why no policy fits, as a sentence, or None."""
     if not denoiser.cacheable:
         return f"this network ({denoiser.family}) gives no access to its keys and values."
-    if not denoiser.honours_padding:
+    if denoiser.carries and request.cache_audit is not None:
+        return "cache_audit: a pass aside would move the state that the network carries; use None."
+    if not denoiser.honours_padding and denoiser.canvas_length is None:
         return f"this network ({denoiser.family}) takes no mask of the columns that it may see."
     if request.cuda_graph:
         return "cuda_graph=True records passes of one shape."
@@ -91,6 +93,8 @@ def _against_block(
 ) -> str | None:
     """Return why the exact block cache does not fit, as a sentence, or None."""
     width = denoiser.block_length
+    if denoiser.canvas_length is not None:
+        return None  # its blocks are whole canvases, and all before them is encoded causally
     if width is None:
         return (
             f"this network ({denoiser.family}) sees the whole canvas from every column, so that "
@@ -112,6 +116,8 @@ def _against_block(
 def _against_approximate(denoiser: Denoiser, request: Request, policy: AnyPolicy) -> str | None:
     """Return why an approximate policy does not fit, as a sentence, or None."""
     name = type(request.sampler).__name__
+    if denoiser.canvas_length is not None:
+        return "the prompt is encoded apart from the canvas, which is exact with 'block'."
     if policy.freezes and request.sampler.revises:
         return f"it freezes written tokens, and {name} may write them again."
     if policy.freezes and denoiser.mask_token_id is None:

@@ -23,8 +23,15 @@ from dlm_sampling.types import ColumnCache, DenoiserOutput, LayerKeys, Pass
 from dlm_sampling.types.rows import select_rows, store_rows, where_rows
 from dlm_sampling.types.values import distinct, ints
 
+Network = Callable[[Pass, int, Tensor, "Tensor | None"], DenoiserOutput]
+"""Runs a pass: its input, its number (1 is unconditional), its rows int64 [n], temperature [n]."""
+
 Charge = Callable[[Pass, Tensor], None]
 """Counts a pass over the rows of its input, of which each showed so many columns (int64 [n])."""
+
+
+def _no_network(*_: object) -> DenoiserOutput:
+    raise RuntimeError("these passes belong to no predictor.")
 
 
 @dataclass(frozen=True)
@@ -89,12 +96,14 @@ class CachedPasses:
         shown: these rows.
         meter: collects the audits of the run.
         rng: random numbers of the step, which audits read too.
+        network: runs a pass; the predictor sets it.
     """
 
     cache: RunCache
     shown: Shown
     meter: Meter
     rng: ops.Rng
+    network: Network = _no_network
 
     def run(
         self,
@@ -104,6 +113,8 @@ class CachedPasses:
         active: Tensor | None,
         copies: int,
         charge: Charge,
+        network: Network,
+        temperature: Tensor | None,
     ) -> list[DenoiserOutput]:
         """Run the denoiser on n canvases; twice with guidance.
 
@@ -114,7 +125,10 @@ class CachedPasses:
             active: int64 [n], index of each canvas; None: 0 to n - 1.
             copies: number of canvases that each row of the run has, adjacent in the index.
             charge: counts a pass.
+            network: runs a pass, with the state that the network carries.
+            temperature: float64 [n], divides the logits in that state, or None.
         """
+        self.network = network
         count = len(inputs.tokens)
         rows = torch.arange(count, device=inputs.tokens.device) if active is None else active
         work = _Rows(
@@ -122,6 +136,7 @@ class CachedPasses:
             rows if copies == 1 else rows.div(copies, rounding_mode="floor"),
             given,
             ordered=active is None and copies == 1,
+            temperature=temperature,
         )
         rows, policy = work.rows, self.cache.policy
         own = self._own(work, copies)
@@ -133,10 +148,9 @@ class CachedPasses:
             plan = self._plan(rows, own)
         stores = own | policy.exact
         asked, plan = plan.query, _with_sources(plan, inputs, model.denoiser.shift)
-        kind = 2 * plan.refresh.long() + stores.long()
         outputs: list[DenoiserOutput] = []
-        for number in ints(distinct(kind)[0]):
-            chosen, keep = (kind == number).nonzero().squeeze(1), number % 2 == 1
+        for chosen in _groups(plan, stores, model.denoiser.honours_padding):
+            keep = bool(stores[chosen[0]])
             if len(chosen) == count:
                 outputs = self._pass(model, work, plan, keep, charge)
                 break
@@ -285,9 +299,10 @@ class CachedPasses:
                 None if stores else torch.zeros_like(query, dtype=torch.bool),
             )
             new = bool(plan.refresh.all()) and not self._holds(work)
-            same = _alike(inputs, query) if new else None
+            same = _alike(inputs, query) if new and not denoiser.carries else None
             if same is None:
-                out = runner(denoiser)(inputs._replace(cache=store))
+                ready = inputs._replace(cache=store)
+                out = self.network(ready, number, work.rows, work.temperature)
             else:
                 first, which = same
                 store = replace(
@@ -299,7 +314,7 @@ class CachedPasses:
                     shared=torch.stack([work.rows, which]),
                 )
                 few = select_rows(inputs, first)._replace(cache=store)
-                out = runner(denoiser)(few)
+                out = self.network(few, number, work.rows[first], None)
                 out = out._replace(values=out.values[which])
             layers[number] = tuple(store.layers)
             outputs.append(out)
@@ -318,11 +333,13 @@ class _Rows(NamedTuple):
     rows: Tensor  # int64 [n], row of the run of each canvas
     given: Tensor | None  # bool [n, L], tokens hidden from the unconditional pass
     ordered: bool  # whether these are all rows of the run in order
+    temperature: Tensor | None  # float64 [n], divides the logits in a carried state
 
     def part(self, chosen: Tensor) -> _Rows:
         """Return some of the canvases, int64 [m]."""
-        given = None if self.given is None else self.given[chosen]
-        return _Rows(select_rows(self.inputs, chosen), self.rows[chosen], given, ordered=False)
+        some = select_rows((self.inputs, self.rows, self.given, self.temperature), chosen)
+        inputs, rows, given, temperature = some
+        return _Rows(inputs, rows, given, False, temperature)
 
 
 def _blanked(inputs: Pass, given: Tensor | None, model: RunModel) -> Pass:
@@ -346,6 +363,21 @@ def _asking_for_all(inputs: Pass) -> Pass:
     """Return a pass that asks for all columns, one by one."""
     every = torch.arange(inputs.tokens.shape[1], device=inputs.tokens.device)
     return inputs._replace(columns=every.expand_as(inputs.tokens))
+
+
+def _groups(plan: Plan, stores: Tensor, padding: bool) -> list[Tensor]:
+    """Return the canvases that run together, int64 [m] each.
+
+    Refreshes and other passes run apart, as do canvases whose keys are stored and others.  Where
+    the network honours no padding, the columns of a group are the same.
+    """
+    facts = [plan.refresh.long(), stores.long()]
+    if not padding:
+        for mask in (plan.keys, plan.query):
+            facts += [mask.long().argmax(1), mask.sum(1)]
+    table = torch.stack(facts, 1)
+    found, kind = cast("tuple[Tensor, Tensor]", table.unique(dim=0, return_inverse=True))
+    return [(kind == number).nonzero().squeeze(1) for number in range(len(found))]
 
 
 def _with_sources(plan: Plan, inputs: Pass, shift: int) -> Plan:

@@ -212,7 +212,10 @@ class Predictor:
         passes = model.passes
         if self.cache is not None:
             copies = len(self.rows) // len(self.cache.shown.tokens)
-            return self.cache.run(model, inputs, rows.given, active, copies, self._charge_columns)
+            return self.cache.run(
+                model, inputs, rows.given, active, copies, self._charge_columns, self._cached,
+                temperature,
+            )  # fmt: skip
         hidden = None if rows.horizon is None else _unseen(inputs, rows.horizon, passes)
         self._charge(inputs, passes, hidden)
         outputs: list[DenoiserOutput] = []
@@ -229,6 +232,14 @@ class Predictor:
             else:
                 outputs.append(self._pass(inputs, rows.horizon))
         return outputs
+
+    def _cached(
+        self, inputs: Pass, part: int, which: Tensor, temperature: Tensor | None
+    ) -> DenoiserOutput:
+        """Run one pass with a cache; `part` 1 is the unconditional pass."""
+        if self.carries:
+            return self._carried(inputs, None, part, which, temperature)
+        return runner(self.model.denoiser)(inputs)
 
     def _charge_columns(self, inputs: Pass, columns: Tensor) -> None:
         """Count the passes over some columns, int64 [n] of them in each row."""
@@ -266,6 +277,8 @@ class Predictor:
     def _pass(self, inputs: Pass, horizon: Tensor | None) -> DenoiserOutput:
         """Run one pass over some rows; hidden and padded columns are cut or masked."""
         denoiser, length = self.model.denoiser, inputs.tokens.shape[1]
+        if inputs.cache is not None:
+            return runner(denoiser)(inputs)
         if horizon is not None:
             inputs = self.shapes.cut(inputs, horizon)
         if inputs.tokens.device != denoiser.device:

@@ -66,6 +66,23 @@ class ColumnCache:
         layer = self.layers[layer_idx]
         return self._put(layer.keys, key_states), self._put(layer.values, value_states)
 
+    def read(self, layer_idx: int, columns: slice) -> LayerKeys:
+        """Return stored keys and values of some columns, of the canvases of the pass."""
+        parts = [part[:, :, columns] for part in self.layers[layer_idx]]
+        return LayerKeys(*(p if self.rows is None else p[self.rows] for p in parts))
+
+    def write(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, columns: slice
+    ) -> None:
+        """Store keys and values of some columns, [n, heads, m, head_width]; see `update`."""
+        if layer_idx == len(self.layers):
+            self.layers.append(LayerKeys(self._empty(key_states), self._empty(value_states)))
+        for stored, new in zip(self.layers[layer_idx], (key_states, value_states), strict=True):
+            if self.rows is None:
+                stored[:, :, columns] = new
+            else:
+                stored[self.rows, :, columns] = new
+
     def _empty(self, like: Tensor) -> Tensor:
         """Return room for all rows and columns, with the heads, type and device of `like`."""
         rows, columns = self.size

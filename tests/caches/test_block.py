@@ -204,3 +204,28 @@ def test_a_network_that_is_told_the_time_is_cached_on_request_only_and_with_a_wa
     with pytest.warns(UserWarning, match="told the time"):
         cached = run(denoiser, "llada", "block")
     assert float(cached.work.max()) < float(auto.work.min())
+
+
+def test_a_prompt_is_encoded_once_per_call_and_not_once_per_step() -> None:
+    """DiffusionGemma; a prompt of 40 tokens is longer than the window of 32 of its first layer."""
+    denoiser = AutoDenoiser.from_pretrained(MODELS / "diffusion_gemma")
+    denoiser.tokenizer = None
+    encoded: list[int] = []
+    assert denoiser.module is not None
+    encoder = denoiser.module.get_submodule("model.encoder")
+    encoder.register_forward_pre_hook(
+        lambda _module, _args, given: encoded.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    text = torch.randint(3, 120, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    given: dict[str, Any] = {"max_new_tokens": 16, "seed": 2, "eos": "keep"}
+    given["sampler_options"] = {"max_steps": 6}
+    for prompts in ([text], [text, text[:5]]):
+        without = generate(denoiser, prompts, cache="none", **given)
+        encoded.clear()
+        cached = generate(denoiser, prompts, **given)
+        assert torch.equal(without.tokens, cached.tokens)
+        torch.testing.assert_close(without.logprobs, cached.logprobs, atol=1e-5, rtol=1e-5)
+        assert torch.equal(without.nfe, cached.nfe)
+        # Each prompt, and the first canvas of each row for the second.
+        assert sum(encoded) == sum(len(ids) + 8 for ids in prompts)
+        assert float(cached.work.max()) < float(without.work.min())

@@ -23,10 +23,10 @@ from dlm_sampling.denoisers.checkpoints.tokenizers import (
 )
 from dlm_sampling.denoisers.checkpoints.transformers_format import TransformersDenoiser, load_model
 from dlm_sampling.denoisers.checkpoints.transformers_keys import transformers_keys
-from dlm_sampling.denoisers.columns import refuse_cache
+from dlm_sampling.denoisers.columns import at_columns, column_cache
 from dlm_sampling.denoisers.quantised_files import READABLE
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
-from dlm_sampling.types import DenoiserOutput, Pass
+from dlm_sampling.types import ColumnCache, DenoiserOutput, Pass
 
 
 class DiffusionGemmaDenoiser(TransformersDenoiser):
@@ -48,6 +48,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
 
     family = "diffusion_gemma"
     carries = True
+    cacheable = True
     defaults_of_model = True
 
     def __init__(self, model: Any, **text: Unpack[TextFacts]) -> None:
@@ -89,7 +90,8 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         Raises:
             ValueError: there is no prompt before the canvas.
         """
-        refuse_cache(inputs)
+        if inputs.cache is not None:
+            return self._after_encoded(inputs, column_cache(inputs.cache))
         input_ids, attention_mask = inputs.tokens, inputs.attention
         rows, length = input_ids.shape
         canvas = int(self.model.config.canvas_length)
@@ -103,9 +105,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         if attention_mask is not None:
             whole = attention_mask.long()
             masks = {"attention_mask": whole[:, :start], "decoder_attention_mask": whole}
-        before, given = inputs.carry if inputs.carry is not None else (None, None)
-        if given is not None and not bool(given.any()):
-            before, given = None, None  # spares the product with the embedding table
+        before, given = _conditioning(inputs.carry)
         logits: Tensor = self.call_module(
             input_ids=input_ids[:, :start],
             decoder_input_ids=input_ids[:, start:],
@@ -117,10 +117,54 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         columns = torch.arange(start, length, device=logits.device).expand(rows, -1)
         return DenoiserOutput(logits, carry=(logits, present), columns=columns)
 
+    def _after_encoded(self, inputs: Pass, cache: ColumnCache) -> DenoiserOutput:
+        """Encode the columns of the query left of the canvas, and run the canvas behind all stored.
+
+        The rows of such a pass have the same columns, without padding between them.
+        """
+        from transformers import DynamicCache
+
+        canvas, stop = int(self.model.config.canvas_length), cache.keys.shape[1]
+        start, new = stop - canvas, cache.query.shape[1] - canvas
+        first = int(cache.keys[0].long().argmax())
+        encoded: Any = DynamicCache(config=self.model.config.text_config)
+        held = slice(first, start - new)
+        if held.start < held.stop:
+            for layer in range(len(cache.layers)):
+                encoded.update(*cache.read(layer, held), layer)
+        before, given = _conditioning(inputs.carry)
+        logits: Tensor = self.call_module(
+            input_ids=inputs.tokens[:, start - new : start] if new else None,
+            past_key_values=encoded,
+            decoder_input_ids=inputs.tokens[:, start:stop],
+            self_conditioning_logits=before,
+            self_conditioning_mask=given,
+        ).logits
+        if new:
+            for number, layer in enumerate(encoded.layers):
+                # A layer with a sliding window keeps the columns that later ones can see.
+                width = min(new, layer.keys.shape[2])
+                columns = slice(start - width, start)
+                cache.write(layer.keys[:, :, -width:], layer.values[:, :, -width:], number, columns)
+        present = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+        columns = inputs.columns
+        assert columns is not None
+        place = (columns - start).clamp(0, canvas - 1)
+        own = torch.arange(canvas, device=place.device).expand(len(place), -1)
+        values = logits if torch.equal(place, own) else at_columns(logits, place)
+        return DenoiserOutput(values, carry=(logits, present), columns=columns)
+
     def temper(self, carry: tuple[Tensor, Tensor], temperature: Tensor) -> tuple[Tensor, Tensor]:
         """Divide the canvas logits by temperature, float64 [B] > 0."""
         logits, given = carry
         return logits / temperature.to(logits.dtype).view(-1, 1, 1), given
+
+
+def _conditioning(carry: tuple[Tensor, Tensor] | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return the canvas logits of the step before and whether a row has any; None if no row has."""
+    if carry is None or not bool(carry[1].any()):
+        return None, None  # spares the product with the embedding table
+    return carry
 
 
 def sampler_options(generation: object) -> dict[str, float]:
