@@ -91,6 +91,7 @@ def compare(
         return
     start, stop = call["query"]
     moved = torch.tensor(after["canvas"])[:, start:stop]
-    accepted = torch.tensor(call["accepted"]).bool()
+    finished = (moved == torch.tensor(call["canvas"])[:, start:stop]).all(1)  # and waits
+    accepted = torch.tensor(call["accepted"]).bool() & ~finished.unsqueeze(1)
     for row, column in ((best != moved) & accepted).nonzero().tolist():
         result.other_tokens.append((number, row, column))
