@@ -15,7 +15,8 @@ from dlm_sampling.engine.request import Canvases, Request
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.prediction.audit import Meter
-from dlm_sampling.prediction.cached import CachedPasses, RunCache, Shown
+from dlm_sampling.prediction.cached import CachedPasses
+from dlm_sampling.prediction.run_cache import RunCache, Shown
 
 
 def choose_cache(

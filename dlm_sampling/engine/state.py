@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.prediction.cached import RunCache
 from dlm_sampling.prediction.carry import Carry
+from dlm_sampling.prediction.run_cache import RunCache
 
 
 class BlockWindow(NamedTuple):

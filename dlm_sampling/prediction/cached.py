@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.caches import AnyPolicy, Plan, RefreshPolicy, View
+from dlm_sampling.caches import Plan, RefreshPolicy
 from dlm_sampling.denoisers.columns import shift_right
 from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.network import runner
-from dlm_sampling.types import ColumnCache, DenoiserOutput, LayerKeys, Pass
+from dlm_sampling.prediction.run_cache import RunCache, Shown
+from dlm_sampling.types import ColumnCache, DenoiserOutput, Pass
 from dlm_sampling.types.rows import select_rows, store_rows, where_rows
 from dlm_sampling.types.values import distinct, ints
 
@@ -30,61 +31,12 @@ Charge = Callable[[Pass, Tensor], None]
 """Counts a pass over the rows of its input, of which each showed so many columns (int64 [n])."""
 
 
-def _no_network(*_: object) -> DenoiserOutput:
-    raise RuntimeError("these passes belong to no predictor.")
+class Running(NamedTuple):
+    """Hold what runs a pass, and what counts it."""
 
-
-@dataclass(frozen=True)
-class RunCache:
-    """Hold the keys and values of the active rows of a run, a tree of row tensors.
-
-    Its tensors are written in place by the passes of the rows' newest state; `copy_rows` makes a
-    state that can go another way.
-
-    Fields:
-        policy: which columns a pass computes.
-        layers: keys and values of the conditional pass, and of the unconditional one if guided; ()
-            before the first pass.
-        held: bool [A, L], columns with stored keys and values.
-        opened: bool [A], rows without a pass in their current block.
-        state: the policy's own state.
-    """
-
-    policy: AnyPolicy
-    layers: tuple[tuple[LayerKeys, ...], ...]
-    held: Tensor
-    opened: Tensor
-    state: Any
-
-    @classmethod
-    def empty(cls, policy: AnyPolicy, window: Tensor, unknown: Tensor, real: Tensor) -> RunCache:
-        """Return the cache before the first pass; window, unknown and real are bool [A, L]."""
-        held = torch.zeros_like(window)
-        opened = torch.ones_like(window[:, 0])
-        state = policy.init(View(unknown, window, real, opened, held))
-        return cls(policy, (), held, opened, state)
-
-    def enter(self, rows: Tensor) -> RunCache:
-        """Note that rows (bool [A]) enter a new block."""
-        return replace(self, opened=self.opened | rows)
-
-    @property
-    def nbytes(self) -> int:
-        """Return the memory of the keys and values, in bytes."""
-        return sum(t.nbytes for layers in self.layers for layer in layers for t in layer)
-
-
-class Shown(NamedTuple):
-    """Hold what the passes of a step see of the active rows of the run."""
-
-    tokens: Tensor  # int64 [A, L], the run's canvas; others are provisional
-    unknown: Tensor  # bool [A, L]
-    window: Tensor  # bool [A, L], columns of the current block
-    real: Tensor  # bool [A, L], False at padding
-
-    def view(self, cache: RunCache) -> View:
-        """Return what the policy sees."""
-        return View(self.unknown, self.window, self.real, cache.opened, cache.held)
+    model: RunModel  # the denoiser and the settings of the run
+    network: Network
+    charge: Charge
 
 
 @dataclass
@@ -96,39 +48,33 @@ class CachedPasses:
         shown: these rows.
         meter: collects the audits of the run.
         rng: random numbers of the step, which audits read too.
-        network: runs a pass; the predictor sets it.
     """
 
     cache: RunCache
     shown: Shown
     meter: Meter
     rng: ops.Rng
-    network: Network = _no_network
 
     def run(
         self,
-        model: RunModel,
+        running: Running,
         inputs: Pass,
         given: Tensor | None,
         active: Tensor | None,
         copies: int,
-        charge: Charge,
-        network: Network,
         temperature: Tensor | None,
     ) -> list[DenoiserOutput]:
         """Run the denoiser on n canvases; twice with guidance.
 
         Args:
-            model: the denoiser and the settings of the run.
+            running: runs and counts the passes, with the state that the network carries.
             inputs: the pass over the n canvases, whole.
             given: bool [n, L], tokens hidden from the unconditional pass; None without guidance.
             active: int64 [n], index of each canvas; None: 0 to n - 1.
             copies: number of canvases that each row of the run has, adjacent in the index.
-            charge: counts a pass.
-            network: runs a pass, with the state that the network carries.
-            temperature: float64 [n], divides the logits in that state, or None.
+            temperature: float64 [n], divides the logits in a carried state, or None.
         """
-        self.network = network
+        model = running.model
         count = len(inputs.tokens)
         rows = torch.arange(count, device=inputs.tokens.device) if active is None else active
         work = _Rows(
@@ -140,11 +86,11 @@ class CachedPasses:
         )
         rows, policy = work.rows, self.cache.policy
         own = self._own(work, copies)
-        stale = self._before_refresh(model, work, own)
+        stale = self._before_refresh(running, work, own)
         plan = self._plan(rows, own)
         apart = policy.separate or copies > 1
         if policy.exact and apart and bool(plan.refresh.any()):
-            self._commit(model, work, plan, charge)
+            self._commit(running, work, plan)
             plan = self._plan(rows, own)
         stores = own | policy.exact
         asked, plan = plan.query, _with_sources(plan, inputs, model.denoiser.shift)
@@ -152,9 +98,9 @@ class CachedPasses:
         for chosen in _groups(plan, stores, model.denoiser.honours_padding):
             keep = bool(stores[chosen[0]])
             if len(chosen) == count:
-                outputs = self._pass(model, work, plan, keep, charge)
+                outputs = self._pass(running, work, plan, keep)
                 break
-            some = self._pass(model, work.part(chosen), select_rows(plan, chosen), keep, charge)
+            some = self._pass(running, work.part(chosen), select_rows(plan, chosen), keep)
             outputs = [
                 _placed(out, chosen, count, before)
                 for out, before in zip(some, outputs or [None] * len(some), strict=True)
@@ -176,13 +122,13 @@ class CachedPasses:
         return outputs
 
     def _before_refresh(
-        self, model: RunModel, work: _Rows, own: Tensor
+        self, running: Running, work: _Rows, own: Tensor
     ) -> tuple[Tensor, list[DenoiserOutput]] | None:
         """Run the policy's pass once more before a refresh of filled rows, without storing it.
 
         Returns these rows (int64 [m]) and their outputs; None if there are none.
         """
-        policy = self.cache.policy
+        policy, uncounted = self.cache.policy, running._replace(charge=_no_charge)
         if not self.meter.at_refreshes or not isinstance(policy, RefreshPolicy):
             return None
         view, state = select_rows((self.shown.view(self.cache), self.cache.state), work.rows)
@@ -192,8 +138,8 @@ class CachedPasses:
             return None
         some = work.part(chosen)
         plan = select_rows(policy.stale(state, view), chosen)
-        asked, plan = plan.query, _with_sources(plan, some.inputs, model.denoiser.shift)
-        outputs = self._pass(model, some, plan, False, None)
+        asked, plan = plan.query, _with_sources(plan, some.inputs, running.model.denoiser.shift)
+        outputs = self._pass(uncounted, some, plan, False)
         columns = some.inputs.columns
         assert columns is not None
         readable = torch.where(asked.gather(1, columns), columns, asked.shape[1])
@@ -248,7 +194,7 @@ class CachedPasses:
             self.cache = replace(cache, state=store_rows(cache.state, rows, after))
         return plan
 
-    def _commit(self, model: RunModel, work: _Rows, plan: Plan, charge: Charge) -> None:
+    def _commit(self, running: Running, work: _Rows, plan: Plan) -> None:
         """Store the columns of `plan.write` in a pass of its own, once for each row of the run."""
         rows = work.rows
         first = torch.ones_like(plan.refresh)
@@ -257,10 +203,12 @@ class CachedPasses:
         some, what = work.part(chosen), select_rows(plan, chosen)
         none = some.inputs.tokens.new_zeros(len(chosen), 0)
         tokens = self.shown.tokens[some.rows]
-        inputs = some.inputs._replace(tokens=tokens, t=self._latest(model, some), columns=none)
+        inputs = some.inputs._replace(
+            tokens=tokens, t=self._latest(running.model, some), columns=none
+        )
         seen = what.keys & (what.write | self.cache.held[some.rows])
         only = what._replace(query=what.write, keys=seen)
-        self._pass(model, some._replace(inputs=inputs), only, True, charge)
+        self._pass(running, some._replace(inputs=inputs), only, True)
         held = self.cache.held.index_put((some.rows,), self.cache.held[some.rows] | what.write)
         self.cache = replace(self.cache, held=held)
 
@@ -273,18 +221,17 @@ class CachedPasses:
         return torch.where(latest.isnan(), t, latest)
 
     def _pass(
-        self, model: RunModel, work: _Rows, plan: Plan, stores: bool, charge: Charge | None
+        self, running: Running, work: _Rows, plan: Plan, stores: bool
     ) -> list[DenoiserOutput]:
         """Run the network on some rows, once or twice; the values are those of their columns."""
-        inputs, denoiser, cache = work.inputs, model.denoiser, self.cache
+        inputs, model, cache = work.inputs, running.model, self.cache
         size = self.shown.tokens.shape
         ahead = torch.arange(1, size[1] + 1, device=plan.keys.device)
         counted = plan.query.sum(1)
         widest, last = ints(torch.stack([counted.max(), (plan.keys * ahead).max()]))
         order = (~plan.query).long().argsort(dim=1, stable=True)[:, :widest]
         query = torch.where(plan.query.gather(1, order), order, size[1])
-        if charge is not None:
-            charge(inputs, counted)
+        running.charge(inputs, counted)
         outputs: list[DenoiserOutput] = []
         layers = list(cache.layers or ((),) * model.passes)
         for number in range(model.passes):
@@ -299,10 +246,10 @@ class CachedPasses:
                 None if stores else torch.zeros_like(query, dtype=torch.bool),
             )
             new = bool(plan.refresh.all()) and not self._holds(work)
-            same = _alike(inputs, query) if new and not denoiser.carries else None
+            same = _alike(inputs, query) if new and not model.denoiser.carries else None
             if same is None:
                 ready = inputs._replace(cache=store)
-                out = self.network(ready, number, work.rows, work.temperature)
+                out = running.network(ready, number, work.rows, work.temperature)
             else:
                 first, which = same
                 store = replace(
@@ -314,7 +261,7 @@ class CachedPasses:
                     shared=torch.stack([work.rows, which]),
                 )
                 few = select_rows(inputs, first)._replace(cache=store)
-                out = self.network(few, number, work.rows[first], None)
+                out = running.network(few, number, work.rows[first], None)
                 out = out._replace(values=out.values[which])
             layers[number] = tuple(store.layers)
             outputs.append(out)
@@ -324,6 +271,10 @@ class CachedPasses:
     def _holds(self, work: _Rows) -> bool:
         """Return whether something is stored for one of the rows, so that no pass is shared."""
         return len(work.rows) == 1 or bool(self.cache.held[work.rows].any())
+
+
+def _no_charge(inputs: Pass, columns: Tensor) -> None:
+    """Count nothing: the pass is an audit."""
 
 
 class _Rows(NamedTuple):
@@ -376,7 +327,7 @@ def _groups(plan: Plan, stores: Tensor, padding: bool) -> list[Tensor]:
         for mask in (plan.keys, plan.query):
             facts += [mask.long().argmax(1), mask.sum(1)]
     table = torch.stack(facts, 1)
-    found, kind = cast("tuple[Tensor, Tensor]", table.unique(dim=0, return_inverse=True))
+    found, kind = distinct(table)
     return [(kind == number).nonzero().squeeze(1) for number in range(len(found))]
 
 

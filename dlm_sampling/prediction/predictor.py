@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser, no_step_length
 from dlm_sampling.denoisers.planner import planner_network
-from dlm_sampling.prediction.cached import CachedPasses
+from dlm_sampling.prediction.cached import CachedPasses, Running
 from dlm_sampling.prediction.carry import Carry, crop, widen
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.ledger import Ledger
@@ -212,10 +212,8 @@ class Predictor:
         passes = model.passes
         if self.cache is not None:
             copies = len(self.rows) // len(self.cache.shown.tokens)
-            return self.cache.run(
-                model, inputs, rows.given, active, copies, self._charge_columns, self._cached,
-                temperature,
-            )  # fmt: skip
+            running = Running(model, self._cached, self._charge_columns)
+            return self.cache.run(running, inputs, rows.given, active, copies, temperature)
         hidden = None if rows.horizon is None else _unseen(inputs, rows.horizon, passes)
         self._charge(inputs, passes, hidden)
         outputs: list[DenoiserOutput] = []

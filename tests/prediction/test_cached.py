@@ -18,10 +18,11 @@ from dlm_sampling.denoisers.families.dream import DreamDenoiser
 from dlm_sampling.denoisers.families.llada import LLaDADenoiser
 from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.prediction.audit import Meter
-from dlm_sampling.prediction.cached import CachedPasses, RunCache, Shown
+from dlm_sampling.prediction.cached import CachedPasses
 from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.prediction.rows import PassRows
+from dlm_sampling.prediction.run_cache import RunCache, Shown
 from dlm_sampling.types import TokenLaw
 from dlm_sampling.types.rows import copy_rows, repeat_rows, row_tensors, select_rows, where_rows
 

@@ -96,11 +96,7 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         rows, length = input_ids.shape
         canvas = int(self.model.config.canvas_length)
         start = length - canvas
-        if start < 1:
-            raise ValueError(
-                f"input_ids has {length} columns: must be at least one prompt token and a canvas "
-                f"of {canvas}."
-            )
+        _check_prompt(start, length, canvas)
         masks: dict[str, Tensor] = {}
         if attention_mask is not None:
             whole = attention_mask.long()
@@ -121,12 +117,16 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         """Encode the columns of the query left of the canvas, and run the canvas behind all stored.
 
         The rows of such a pass have the same columns, without padding between them.
+
+        Raises:
+            ValueError: there is no prompt before the canvas.
         """
-        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicCache
 
         canvas, stop = int(self.model.config.canvas_length), cache.keys.shape[1]
         start, new = stop - canvas, cache.query.shape[1] - canvas
         first = int(cache.keys[0].long().argmax())
+        _check_prompt(start - first, stop - first, canvas)
         encoded: Any = DynamicCache(config=self.model.config.text_config)
         held = slice(first, start - new)
         if held.start < held.stop:
@@ -158,6 +158,14 @@ class DiffusionGemmaDenoiser(TransformersDenoiser):
         """Divide the canvas logits by temperature, float64 [B] > 0."""
         logits, given = carry
         return logits / temperature.to(logits.dtype).view(-1, 1, 1), given
+
+
+def _check_prompt(prompt: int, length: int, canvas: int) -> None:
+    if prompt < 1:
+        raise ValueError(
+            f"input_ids has {length} columns: must be at least one prompt token and a canvas "
+            f"of {canvas}."
+        )
 
 
 def _conditioning(carry: tuple[Tensor, Tensor] | None) -> tuple[Tensor | None, Tensor | None]:
