@@ -38,13 +38,13 @@ class Settings:
     """What the runs share; written into the result file."""
 
     model: str = "sudoku4x4"
-    updates: int = 60
-    puzzles: int = 8
-    group: int = 8
+    updates: int = 90
+    puzzles: int = 32
+    group: int = 16
     clues: int = 2
     steps: int = 4
-    inner: int = 2
-    rate: float = 3e-4
+    inner: int = 1
+    rate: float = 4e-4
     beta: float = 0.02
     shrink: int = 1
     lora: int = 0
@@ -131,11 +131,15 @@ def train(settings: Settings, seed: int, report: Callable[[str], None]) -> dict[
         out = write(policy, asked, settings.group, settings.steps, drawn)
         rollout = out.rollout
         assert rollout is not None
+        drawn_with = rollout.logprob.to(policy.device)
         reward = rewards(policy, out, asked, settings.group)
         advantage = group_advantages(reward, settings.group).to(policy.device)
-        with torch.no_grad(), reference() as start:
-            old = replay(policy, rollout, shrink=settings.shrink).logprob
-            known = replay(start, rollout, shrink=settings.shrink).logprob
+        with torch.no_grad():
+            # Steps that are scored together have other log-probabilities than they were drawn with.
+            merged = settings.shrink > 1
+            old = replay(policy, rollout, shrink=settings.shrink).logprob if merged else drawn_with
+            with reference() as start:
+                known = replay(start, rollout, shrink=settings.shrink).logprob
         where = (rollout.step_index >= 0).to(policy.device)
         for _ in range(settings.inner):
             new = replay(policy, rollout, shrink=settings.shrink).logprob
@@ -180,12 +184,13 @@ def picture(runs: list[dict[str, Any]], path: Path) -> None:
 def main(
     model: Annotated[str, typer.Option(help="Embedded model, hub name or folder.")] = "sudoku4x4",
     seeds: Annotated[str, typer.Option(help="Seeds of the runs, with commas between.")] = "0,1,2",
-    updates: int = 60,
-    puzzles_per_update: int = 8,
-    group: Annotated[int, typer.Option(help="Grids per puzzle.")] = 8,
+    updates: int = 90,
+    puzzles_per_update: int = 32,
+    group: Annotated[int, typer.Option(help="Grids per puzzle.")] = 16,
     clues: int = 2,
     steps: Annotated[int, typer.Option(help="Steps of a grid; fewer make it harder.")] = 4,
-    rate: float = 3e-4,
+    rate: float = 4e-4,
+    inner: Annotated[int, typer.Option(help="Steps of the optimiser per update.")] = 1,
     beta: Annotated[float, typer.Option(help="Weight of the divergence to the start.")] = 0.02,
     shrink: Annotated[int, typer.Option(help="Steps that one pass scores.")] = 1,
     lora: Annotated[int, typer.Option(help="Rank of an adapter; 0 trains all weights.")] = 0,
@@ -194,8 +199,9 @@ def main(
 ) -> None:
     """Train, print the valid share before and after, and write curve and picture."""
     settings = Settings(
-        model, updates, puzzles_per_update, group, clues, steps, 2, rate, beta, shrink, lora, device
-    )
+        model=model, updates=updates, puzzles=puzzles_per_update, group=group, clues=clues,
+        steps=steps, inner=inner, rate=rate, beta=beta, shrink=shrink, lora=lora, device=device,
+    )  # fmt: skip
     runs = [train(settings, int(seed), print) for seed in seeds.split(",")]
     for run in runs:
         print(f"seed {run['seed']}: {run['before']:.3f} -> {run['after']:.3f} valid")
