@@ -25,16 +25,14 @@ from typing import SupportsIndex
 import torch
 from torch import Tensor
 
+from dlm_sampling.ops import philox_cpu
+from dlm_sampling.ops.philox_cpu import MAX_STEP, MULTIPLIERS, ROUNDS, WEYL
 from dlm_sampling.types.rows import repeat_rows, select_rows
 
 RANDOM_STREAM = 1
 """The version of the random stream; any change of tokens at a fixed seed raises it by one."""
 
 _WORD = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_MAX_STEP = 1 << 28
-_ROUNDS = 10
 _ROW_POSITION = -1  # position of the draws that belong to a row, not to one of its positions
 
 
@@ -92,15 +90,15 @@ def _rounds(even: Tensor, odd: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     """
     device, one = even.device, (1,) * (even.ndim - 1)
     which = torch.arange(2, device=device).view(2, *one)
-    multipliers = which * (_MULTIPLIERS[1] - _MULTIPLIERS[0]) + _MULTIPLIERS[0]
-    turns = torch.arange(_ROUNDS, device=device).view(_ROUNDS, 1, *one)
-    bumped = turns * (which * (_WEYL[1] - _WEYL[0]) + _WEYL[0]) + keys
+    multipliers = which * (MULTIPLIERS[1] - MULTIPLIERS[0]) + MULTIPLIERS[0]
+    turns = torch.arange(ROUNDS, device=device).view(ROUNDS, 1, *one)
+    bumped = turns * (which * (WEYL[1] - WEYL[0]) + WEYL[0]) + keys
     # Each round swaps the two: what is made of c0 takes the place of c2, and back.
     factors = (multipliers, multipliers.flip(0))
     bumps = (bumped.flip(1).unbind(), bumped.unbind())
     product = torch.empty_like(even)
     (c0, c2), (c1, c3), (left, right) = even.unbind(), odd.unbind(), product.unbind()
-    for turn in range(_ROUNDS):
+    for turn in range(ROUNDS):
         # The int64 product wraps modulo 2^64, so its low word is exact, and the arithmetic shift
         # followed by the mask gives the exact high word.  The odd words are masked at the end.
         torch.mul(even, factors[turn % 2], out=product)
@@ -150,8 +148,16 @@ def _halves(
     keys: Tensor, positions: Tensor, steps: Tensor, stream: int, lanes: int, sub: int
 ) -> tuple[Tensor, Tensor]:
     """Return high and low words, int64 [2, *S, pairs]: of the lanes 0, 2, ..., then 1, 3, ..."""
+    make = philox_cpu.halves if keys.device.type == "cpu" else halves
+    return make(keys, positions, steps, int(stream), lanes, sub)
+
+
+def halves(
+    keys: Tensor, positions: Tensor, steps: Tensor, stream: int, lanes: int, sub: int
+) -> tuple[Tensor, Tensor]:
+    """Return the words of `philox_cpu.halves` by operators that run on every device."""
     lane_pairs = torch.arange((lanes + 1) // 2, device=keys.device)
-    place, turn = positions & _WORD, (steps & (_MAX_STEP - 1)) | (int(stream) << 28)
+    place, turn = positions & _WORD, (steps & (MAX_STEP - 1)) | (stream << 28)
     shape = (keys | place | turn).shape
     even, odd = keys.new_empty(2, 2, *shape, lane_pairs.shape[0]).unbind()
     even[0].copy_(lane_pairs)
