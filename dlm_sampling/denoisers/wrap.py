@@ -206,7 +206,8 @@ class HasLogits(Protocol):
 
 def logits_in(raw: Any) -> Any:
     """Return the logits of an output object, or the output itself."""
-    return raw.logits if isinstance(raw, HasLogits) else raw
+    plain = isinstance(raw, Tensor) or not isinstance(raw, HasLogits)
+    return raw if plain else raw.logits
 
 
 def advice(values: Tensor, expected: tuple[int, ...]) -> str:
