@@ -94,7 +94,7 @@ def canvas(
     return tokens, editable, attention
 
 
-RAGGED = [([1, 2, 3, 4, 5], 7), ([7], 7), ([MASK, 2], 6), ([4, 4, 4], 3)]
+RAGGED = [([1, 2, 3, 4, 5], 7), ([7], 7), ([MASK, 2], 6), ([4, 4, 4], 4)]
 SEEDS = [1, 2, 3, 4]
 EMPTY: tuple[list[int], int] = ([1, 2, 3], 0)
 STEPS = 4  # two in each block
@@ -158,7 +158,7 @@ def one_block(name: str, kind: str) -> SampleOutput:
 
 @on_every_noise
 def test_fixed_positions_stay_and_no_mask_is_left(name: str, kind: str) -> None:
-    # At once; blocks of 5 and 1, and 5 steps for the row of 3 positions.
+    # At once; blocks of 5 and 1, and 5 steps for the row of 4 positions.
     plans = ((RAGGED, 1, None), (RAGGED[2:], 5, 5))
     runs = [
         (rows, run(name, rows, SEEDS[: len(rows)], kind, steps=steps, block_length=block))

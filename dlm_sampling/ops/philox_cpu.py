@@ -40,7 +40,8 @@ def halves(
     turn = (steps.numpy() & (MAX_STEP - 1)) | (stream << 28)
     shape = np.broadcast_shapes(key.shape, place.shape, turn.shape)
     pairs = (lanes + 1) // 2
-    even, odd, product = np.empty((3, 2, *shape, pairs), np.uint64)
+    room = torch.empty(3, 2, *shape, pairs, dtype=torch.int64)
+    even, odd, product = room.numpy().view(np.uint64)
     even[0], even[1] = np.arange(pairs, dtype=np.uint64), sub
     odd[0], odd[1] = place[..., None] & 0xFFFFFFFF, turn[..., None]
     words = np.empty((2, *(1,) * (len(shape) - key.ndim), *key.shape, 1), np.uint64)
@@ -58,4 +59,4 @@ def halves(
         even &= _WORD  # the odd words are masked at the end
         odd, product = product, odd
     odd &= _WORD
-    return torch.from_numpy(even.view(np.int64)), torch.from_numpy(odd.view(np.int64))
+    return room[0], room[1]  # after an even number of rounds `odd` is where it began
