@@ -40,10 +40,10 @@ REFUSED = {
 
 @cache
 def sampled(name: str, kind: str, law: TokenLaw, block: int | None = None) -> SampleOutput:
-    tokens, editable, attention = canvas([([], 9), ([1, 2], 7), ([4], 5)] * 2)
+    tokens, editable, attention = canvas([([], 6), ([1, 2], 5), ([4], 3)] * 2)
     return sample(
         denoiser(CountingToy(), kind), made(name), tokens, editable, law=law,
-        attention_mask=attention, seeds=range(len(tokens)), return_trajectory=True, steps=6,
+        attention_mask=attention, seeds=range(len(tokens)), return_trajectory=True, steps=4,
         block_length=block,
     )  # fmt: skip
 

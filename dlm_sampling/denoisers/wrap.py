@@ -206,8 +206,9 @@ class HasLogits(Protocol):
 
 def logits_in(raw: Any) -> Any:
     """Return the logits of an output object, or the output itself."""
-    plain = isinstance(raw, Tensor) or not isinstance(raw, HasLogits)
-    return raw if plain else raw.logits
+    if isinstance(raw, Tensor):  # asked first: a protocol reads every attribute
+        return raw
+    return raw.logits if isinstance(raw, HasLogits) else raw
 
 
 def advice(values: Tensor, expected: tuple[int, ...]) -> str:

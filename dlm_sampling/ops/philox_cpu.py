@@ -38,7 +38,7 @@ def halves(
     """
     key, place = keys.numpy(), positions.numpy()
     turn = (steps.numpy() & (MAX_STEP - 1)) | (stream << 28)
-    shape = np.broadcast_shapes(key.shape, place.shape, turn.shape)
+    shape = (key | place | turn).shape
     pairs = (lanes + 1) // 2
     room = torch.empty(3, 2, *shape, pairs, dtype=torch.int64)
     even, odd, product = room.numpy().view(np.uint64)
