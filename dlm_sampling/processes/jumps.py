@@ -58,7 +58,9 @@ def displacement_law(rates: Tensor, x: Tensor, h: Tensor) -> Tensor:
     """
     leave = _window(h, rates) * off_diagonal(rates, x)
     size = rates.shape[-1]
-    most = float(leave.sum(-1).amax()) if leave.numel() else 0.0
+    if not leave.numel():
+        return leave
+    most = float(leave.sum(-1).amax())
     if size > LARGEST_ORDERED or most > MOST_EVENTS:
         raise ValueError(
             f"displacements over {size} symbols with up to {most:.3g} events at a position in one "
@@ -67,7 +69,7 @@ def displacement_law(rates: Tensor, x: Tensor, h: Tensor) -> Tensor:
         )
     parts = torch.split(leave.reshape(-1, size), _ROWS), torch.split(x.flatten(), _ROWS)
     laws = [_compound_poisson(counts, at, most) for counts, at in zip(*parts, strict=True)]
-    return torch.cat(laws).view(rates.shape) if laws else rates.clone()
+    return torch.cat(laws).view(rates.shape)
 
 
 def _compound_poisson(leave: Tensor, x: Tensor, mean: float) -> Tensor:

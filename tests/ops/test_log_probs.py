@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
+from dlm_sampling.errors import NoLawError
 from dlm_sampling.types import TokenLaw
 
 LN = math.log
@@ -78,3 +79,18 @@ def test_log_probs_and_log_prob_of_agree() -> None:
     assert torch.equal(shaped.flatten(0, 1), ops.log_probs(logits, law=TokenLaw(top_k=9)))
     assert ops.log_probs(logits[:0]).shape == (0, 2500)
     assert ops.log_prob_of(logits[:0], tokens[:0]).shape == (0,)
+
+
+def test_rows_without_a_law_and_wrong_ids_are_refused_unless_asked_not_to() -> None:
+    none, ids = torch.full((2, 4), -torch.inf), torch.tensor([1, 4])
+    with pytest.raises(ValueError, match=r"1\.\.4"):
+        ops.log_prob_of(LOGITS.expand(2, 4), ids)
+    with pytest.raises(ValueError, match=r"-1\.\.0"):
+        ops.log_prob_of(LOGITS.expand(2, 4), torch.tensor([-1, 0]))
+    with pytest.raises(NoLawError):
+        ops.log_prob_of(none, ids.clamp_max(3))
+    assert ops.log_prob_of(none, ids.clamp_max(3), check=False).isnan().all()
+    plain = ops.log_prob_of(LOGITS.expand(2, 4), ids.clamp_max(3), check=False)
+    torch.testing.assert_close(plain.exp(), torch.tensor([4 / 15, 1 / 15]).double())
+    passed_over = ops.log_prob_of(LOGITS, ids.clamp_max(3), rows=torch.tensor([-1, 0]), check=False)
+    assert float(passed_over[1].exp()) == pytest.approx(1 / 15)

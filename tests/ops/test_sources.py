@@ -41,3 +41,24 @@ def test_what_does_not_fit_is_refused() -> None:
         ops.head_rows(torch.zeros(4, 8), torch.zeros(50, 7))
     with pytest.raises(ValueError, match="block=0"):
         ops.head_rows(torch.zeros(4, 8), torch.zeros(50, 8), block=0)
+
+
+def test_a_vocabulary_has_a_token_and_a_table_two_dimensions() -> None:
+    one = ops.log_probs(torch.full((3, 1), 2.0))
+    assert one.tolist() == [[0.0]] * 3
+    for bad in (torch.zeros(3, 0), torch.zeros(3), torch.zeros(1, 2, 3), torch.zeros(2, 3).long()):
+        with pytest.raises(ValueError, match="floating point"):
+            ops.log_probs(bad)
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 8])
+def test_rows_on_demand_are_asked_for_in_blocks(block: int) -> None:
+    table, asked = torch.arange(21.0).view(7, 3), list[list[int]]()
+
+    def fetch(i: torch.Tensor) -> torch.Tensor:
+        asked.append(i.tolist())
+        return table[i]
+
+    source = ops.LogitRows(fetch, 7, 3, table.device, block=block)
+    assert torch.equal(ops.log_probs(source), ops.log_probs(table))
+    assert asked == [list(range(s, min(s + block, 7))) for s in range(0, 7, block)]

@@ -128,3 +128,37 @@ def test_the_share_is_checked() -> None:
     for bad, error in (("often", ValueError), (0.0, ValueError), (2, ValueError), ([], TypeError)):
         with pytest.raises(error, match="cache_audit"):
             run("llada", "dual", bad)
+
+
+def test_the_other_figures_have_their_closed_forms() -> None:
+    """Total variation, entropy and the largest token, of laws with zeros; only where asked."""
+    p = torch.tensor([[0.5, 0.25, 0.25, 0, 0, 0], [0.125, 0.5, 0.375, 0, 0, 0]]).double()
+    c = torch.tensor([[0.25, 0.75, 0, 0, 0, 0], [0, 0.5, 0.5, 0, 0, 0]]).double()
+    meter = Meter(DualCache())
+    x, where = torch.zeros(1, 3).long(), torch.tensor([[True, False, True]])
+    given = [outputs(law.log()[[0, 0, 1]][None]) for law in (p, c)]
+    meter.compare(six_tokens(), ops.Rng.from_seeds([0]), x, where, *given)
+    meter.compare(six_tokens(), ops.Rng.from_seeds([0]), x, where & False, *given)
+    report = meter.report()
+    entropies = [-torch.xlogy(law, law).sum(1) for law in (p, c)]
+    torch.testing.assert_close(report.entropy, (entropies[0] - entropies[1]).abs())
+    torch.testing.assert_close(report.tv, (p - c).abs().sum(1) / 2)
+    torch.testing.assert_close(report.kl, torch.full((2,), torch.inf).double())
+    assert report.top1.tolist() == [True, False]
+    assert (report.audits, report.floor) == (1, 0.0)
+    backwards = Meter(DualCache())
+    backwards.compare(six_tokens(), ops.Rng.from_seeds([0]), x, where, *given[::-1])
+    q = (torch.xlogy(c, c) - torch.xlogy(c, p)).sum(1)
+    torch.testing.assert_close(backwards.report().kl, q)
+
+
+def test_the_floor_is_the_largest_divergence_of_rounding() -> None:
+    meter, x, where = Meter(DualCache()), torch.zeros(1, 1).long(), torch.ones(1, 1).bool()
+    for scale in (0.1, 0.3, 0.2):
+        p = torch.tensor([0.5, 0.5, 0, 0, 0, 0]).double()
+        c = torch.tensor([0.5 - scale, 0.5 + scale, 0, 0, 0, 0]).double()
+        given = [outputs(law.log().view(1, 1, 6)) for law in (p, c)]
+        meter.note_floor(six_tokens(), x, where, given)
+        meter.note_floor(six_tokens(), x, ~where, given)
+    assert meter.report().floor == pytest.approx(-0.5 * math.log(0.4 * 1.6), rel=1e-6)
+    assert meter.report().kl.shape == (0,)

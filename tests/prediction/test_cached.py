@@ -12,18 +12,26 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from dlm_sampling import AutoDenoiser, ops, sample, samplers
-from dlm_sampling.caches import AnyPolicy, DkvCache, DualCache, PrefixCache, VicinityCache
+from dlm_sampling.caches import (
+    AnyPolicy,
+    BlockCache,
+    DkvCache,
+    DualCache,
+    PrefixCache,
+    VicinityCache,
+)
+from dlm_sampling.caches.policy import Plan
 from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.denoisers.families.dream import DreamDenoiser
 from dlm_sampling.denoisers.families.llada import LLaDADenoiser
 from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.prediction.audit import Meter
-from dlm_sampling.prediction.cached import CachedPasses
+from dlm_sampling.prediction.cached import CachedPasses, _with_sources
 from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.prediction.rows import PassRows
 from dlm_sampling.prediction.run_cache import RunCache, Shown
-from dlm_sampling.types import TokenLaw
+from dlm_sampling.types import Pass, TokenLaw
 from dlm_sampling.types.rows import copy_rows, repeat_rows, row_tensors, select_rows, where_rows
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
@@ -268,3 +276,49 @@ def test_published_layouts_take_every_policy(folder: str, policy: str) -> None:
     ]
     assert torch.equal(out[0].tokens[:, :10], out[1].tokens[:, :10])  # one pass for the block
     assert out[0].nfe.tolist() == out[1].nfe.tolist()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("guidance", [0.0, 0.6])
+def test_a_finished_block_is_stored_once_for_all_copies_of_its_row(guidance: float) -> None:
+    """Exact caches: in the first pass of the next block, or in one of its own."""
+    denoiser = AutoDenoiser.from_pretrained(MODELS / "sdar").to(dtype=torch.float64)
+    ids = torch.randint(0, 100, (3, 16), generator=torch.Generator().manual_seed(0))
+    editable = torch.arange(16).expand(3, -1) >= 4
+    for sampler in ("llada", "picard"):
+        runs = [
+            sample(
+                denoiser, samplers.create(sampler), ids, editable, seeds=[3, 4, 5], steps=6,
+                block_length=4, align_blocks=True, cache=cache, guidance_scale=guidance,
+            )
+            for cache in ("none", BlockCache(), BlockCache("separate"))
+        ]  # fmt: skip
+        for cached in runs[1:]:
+            assert torch.equal(cached.tokens, runs[0].tokens)
+            torch.testing.assert_close(cached.logprob, runs[0].logprob, atol=1e-6, rtol=0)
+        # Copies of a row cannot store blocks: the prompt and two blocks have passes of their own.
+        more = 3 * (2 if guidance else 1)
+        fused = 0 if sampler == "llada" else more
+        assert torch.equal(runs[1].nfe, runs[0].nfe + fused)
+        assert torch.equal(runs[2].nfe, runs[0].nfe + more)
+
+
+def test_columns_that_predict_the_query_are_computed_and_kept() -> None:
+    """With a shift of 1 column i needs the state of the real column before it."""
+    query = torch.tensor([[0, 0, 0, 1, 1, 0], [0, 0, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0]]).bool()
+    write = query & torch.tensor([1, 1, 1, 1, 0, 1]).bool()
+    real = torch.tensor([[1] * 6, [0, 0, 1, 1, 0, 1], [1] * 6]).bool()
+    plan = Plan(query, real, write, torch.zeros(3, dtype=torch.bool))
+    for attention in (None, real):
+        inputs = Pass(torch.zeros(3, 6).long(), None, attention)
+        found = _with_sources(plan, inputs, 1)
+        asked, kept = query.clone(), write.clone()
+        for row in range(3):
+            for column in query[row].nonzero().flatten().tolist():
+                here = [c for c in range(column) if attention is None or bool(real[row, c])]
+                source = here[-1] if here else column
+                if not query[row, source]:
+                    asked[row, source] = kept[row, source] = True
+        assert found.query.tolist() == asked.tolist()
+        assert found.write.tolist() == kept.tolist()
+        assert _with_sources(plan, inputs, 0) is plan

@@ -71,3 +71,33 @@ def test_tokens_of_the_runs_law_are_scored_wherever_the_sampler_would_write_now(
     found = predictor.record.logprob[0, 0]
     assert abs(float(found - (logits / 0.5).log_softmax(-1)[0, 2])) < 1e-6
     assert not predictor(predictor.record.before, torch.ones(1).double()).direct
+
+
+def test_positions_that_are_not_recorded_are_drawn_as_without_a_record() -> None:
+    """Every kind of draw, at many positions and seeds; recorded positions change nothing else."""
+    where = torch.tensor([[True, True, True]])
+    weights = torch.tensor([[1.0, 2.0, 5.0, 0.0], [3.0, 1.0, 4.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
+    alpha, time = torch.full((1,), 0.5).double(), torch.ones(1).double()
+
+    def rule(site: Site) -> torch.Tensor:
+        return weights.double()[site.column]
+
+    for seed in range(8):
+        predictor, _ = forced([True, False, False])
+        alone = Predictor.alone(small_toy(), LAW, where)
+        rng = ops.Rng.from_seeds([seed])
+        some, plain = (p(predictor.record.before, time) for p in (predictor, alone))
+        pairs = [
+            (
+                p.draw_by(rule, where, rng, alpha=alpha, reads="posterior"),
+                p.draw_table(weights.double(), where, rng),
+                p.draw_from(weights.log(), where, rng),
+                p.draw(where, rng),
+            )
+            for p in (some, plain)
+        ]
+        for found, wanted in zip(*pairs, strict=True):
+            assert found.token.tolist() == [[2, *wanted.token[0, 1:].tolist()]]
+            torch.testing.assert_close(
+                found.logprob[0, 1:].double(), wanted.logprob[0, 1:].double()
+            )

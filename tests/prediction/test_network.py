@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm_sampling import elbo, sample, wrap
+from dlm_sampling.prediction.network import prove_padding
 from dlm_sampling.samplers import create
 
 V, MASK = 12, 11
@@ -101,3 +102,43 @@ def test_scores_are_protected_too() -> None:
     honest = wrap(Mixing(True), vocab_size=V, mask_token_id=MASK)
     wanted = elbo(honest, tokens, seed=0, attention_mask=mask, n=2, **given)
     torch.testing.assert_close(found.value, wanted.value)
+
+
+class Moved(nn.Module):
+    """Two finite logits of 12 per token, `gap` larger where the canvas has padding."""
+
+    def __init__(self, gap: float, scale: float) -> None:
+        super().__init__()
+        self.gap, self.scale = gap, scale
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        logits = torch.full((*input_ids.shape, V), -torch.inf, dtype=torch.float64)
+        logits[..., 0], logits[..., 1] = self.scale, -self.scale
+        if attention_mask is not None:
+            logits[..., 0] += self.gap
+        return logits
+
+
+@pytest.mark.parametrize("scale", [0.5, 40.0])
+@pytest.mark.parametrize("share", [0.99, 1.01, -0.99, -1.01])
+def test_a_difference_counts_in_units_of_the_spread_of_the_logits(
+    scale: float, share: float
+) -> None:
+    """The standard deviation, infinite logits as 0, or 1; a millionth of it is rounding."""
+    table = torch.zeros(2, V, dtype=torch.float64)
+    table[:, 0], table[:, 1] = scale, -scale
+    gap = share * 1e-6 * max(1.0, float(table.std()))
+    denoiser = wrap(Moved(gap, scale), vocab_size=V, mask_token_id=MASK)
+    attention = torch.tensor([[True, True, True], [False, True, True]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prove_padding(denoiser, torch.zeros(2, 3).long(), attention)
+    assert denoiser.honours_padding is (abs(share) < 1)
+    assert denoiser.padding_proven
+
+
+@pytest.mark.parametrize("attention", [[[True] * 3] * 2, [[True] * 3, [False] * 3]])
+def test_rows_without_padding_or_without_a_token_prove_nothing(attention: list[list[bool]]) -> None:
+    denoiser = wrap(Moved(1.0, 1.0), vocab_size=V, mask_token_id=MASK)
+    prove_padding(denoiser, torch.zeros(2, 3).long(), torch.tensor(attention))
+    assert denoiser.honours_padding and not denoiser.padding_proven

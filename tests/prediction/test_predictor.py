@@ -145,3 +145,40 @@ def test_a_short_block_before_the_end_of_the_canvas(whole: bool) -> None:
     assert [inputs.tokens.shape[1] for inputs in model.asked] == [7] * 4 + [8]
     assert torch.equal(out.tokens[~editable], tokens[~editable])
     assert torch.equal(out.tokens[:, 3:8], TABLE[3:8, :MASK].argmax(1).expand(2, -1))
+
+
+class Spans(Denoiser):
+    """Values that depend on the first and last token, on the width, and on the column."""
+
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        assert inputs.attention is None
+        return DenoiserOutput(of_span(inputs.tokens))
+
+
+def of_span(tokens: Tensor) -> Tensor:
+    width = tokens.shape[1]
+    rows = 1000.0 * tokens[:, :1] + 100.0 * tokens[:, -1:] + 10.0 * width
+    return (rows + torch.arange(width)).unsqueeze(-1) + torch.arange(V) / V
+
+
+@pytest.mark.parametrize("columns", [None, [[4, 1, 2, 3]] * 6])
+def test_rows_of_a_network_that_ignores_padding_are_cut_to_their_span(
+    columns: list[list[int]] | None,
+) -> None:
+    """Spans that share a start, an end or both; other columns are 0."""
+    spans = [(0, 6), (1, 6), (0, 4), (2, 5), (0, 6), (1, 4)]
+    column = torch.arange(6)
+    attention = torch.stack([(column >= start) & (column < stop) for start, stop in spans])
+    tokens = torch.randint(V, (6, 6), generator=torch.Generator().manual_seed(4))
+    model = Spans(vocab_size=V, mask_token_id=MASK, honours_padding=False)
+    predictor = Predictor.alone(model, TokenLaw(), attention)
+    asked = None if columns is None else torch.tensor(columns)
+    predictor.rows = replace(predictor.rows, columns=asked)
+    (out,) = predictor.run(tokens, torch.ones(6), None)
+    wanted = torch.zeros(6, 6, V)
+    for row, (start, stop) in enumerate(spans):
+        wanted[row, start:stop] = of_span(tokens[row : row + 1, start:stop])[0]
+    if asked is not None:
+        wanted = wanted.gather(1, asked.unsqueeze(-1).expand(-1, -1, V))
+    torch.testing.assert_close(out.values, wanted)
+    assert predictor.nfe.tolist() == [1] * 6

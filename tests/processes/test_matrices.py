@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -43,11 +46,72 @@ def test_ordered_and_neighbour_noise_is_symmetric(name: str) -> None:
     same(made, made.T)
 
 
+def by_entry(size: int, rule: Callable[[int, int], float], total: float) -> Tensor:
+    """A matrix from the rule of its entries off the diagonal; rows have this sum."""
+    out = torch.zeros(size, size, dtype=torch.float64)
+    for i in range(size):
+        for j in range(size):
+            out[i, j] = 0.0 if i == j else rule(i, j)
+        out[i, i] = total - out[i].sum()
+    return out
+
+
+@pytest.mark.parametrize("size", [2, 5, 6])
+@pytest.mark.parametrize("beta", [0.3, 1.0])
+def test_transition_matrices_are_their_formulas(size: int, beta: float) -> None:
+    same(matrices.uniform_matrix(size, beta), by_entry(size, lambda i, j: beta / size, 1.0))
+    for mask in (0, size - 1):
+        made = by_entry(size, lambda i, j, m=mask: beta if j == m else 0.0, 1.0)
+        same(matrices.absorbing_matrix(size, beta, mask), made)
+    for width in (1, 2, size):
+        made = by_entry(size, lambda i, j, w=width: (abs(i - j) <= w) * beta / size, 1.0)
+        same(matrices.banded_matrix(size, beta, width), made)
+
+    def g(n: int) -> float:
+        return math.exp(-4 * n**2 / ((size - 1) ** 2 * beta))
+
+    total = sum(g(n) for n in range(-size + 1, size))
+    made = by_entry(size, lambda i, j: g(i - j) / total, 1.0)
+    same(matrices.gaussian_matrix(size, beta), made)
+
+
+@pytest.mark.parametrize("size", [2, 5, 6])
+def test_rate_matrices_are_their_formulas(size: int) -> None:
+    same(matrices.uniform_rates(size), by_entry(size, lambda i, j: 1 / size, 0.0))
+    for width in (1, 2, size):
+        made = by_entry(size, lambda i, j, w=width: (abs(i - j) <= w) / (2 * w), 0.0)
+        same(matrices.banded_rates(size, width), made)
+    for scale, centre in ((0.7, None), (2.0, 1.0)):
+        middle = (size - 1) / 2 if centre is None else centre
+
+        def law(i: int, middle: float = middle) -> float:
+            return math.exp(-((i - middle) ** 2) / (2 * (size / 4) ** 2))
+
+        def rate(i: int, j: int, scale: float = scale, law: Callable[[int], float] = law) -> float:
+            return math.exp(-((i - j) ** 2) / scale**2) * min(1.0, law(j) / law(i))
+
+        same(matrices.gaussian_rates(size, scale, centre), by_entry(size, rate, 0.0))
+
+
+def test_nearest_neighbours_are_linked_both_ways() -> None:
+    """Points on a line; the two nearest of each, without itself."""
+    points = [0.0, 1.0, 2.5, 7.0, 7.25]
+    near = [
+        sorted((k for k in range(5) if k != i), key=lambda k, i=i: abs(points[k] - points[i]))[:2]
+        for i in range(5)
+    ]
+    made = by_entry(5, lambda i, j: ((j in near[i]) + (i in near[j])) / 4, 0.0)
+    same(matrices.nearest_neighbour_rates(torch.tensor(points).unsqueeze(1), 2), made)
+
+
 def test_matrices_have_a_largest_size() -> None:
+    matrices.check_square("rates", torch.zeros(1, 1).expand(4096, 4096))
     with pytest.raises(ValueError, match="4096"):
         matrices.transition(torch.zeros(1, 1).expand(4097, 4097), 1.0)
     with pytest.raises(ValueError, match="rates has shape"):
         matrices.transition(torch.zeros(2, 3), 1.0)
+    with pytest.raises(ValueError, match="rates has shape"):
+        matrices.transition(torch.zeros(2, 2, 2), 1.0)
 
 
 def test_the_matrix_form_contains_the_other_processes() -> None:

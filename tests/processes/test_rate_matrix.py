@@ -67,8 +67,21 @@ def test_uniform_rates_give_the_uniform_process(alpha: float) -> None:
     )
 
 
+def slightly_irreversible() -> Tensor:
+    """Rates of about 1 with a circulation of 1 percent, so near to reversible."""
+    weights = torch.rand(SYMBOLS, SYMBOLS, generator=torch.Generator().manual_seed(3)).double()
+    rates = (weights + weights.T + 1.0 + 0.01 * one_way()).fill_diagonal_(0.0)
+    return rates - torch.diag(rates.sum(1))
+
+
 @pytest.mark.parametrize(
-    "rates", [matrices.banded_rates(SYMBOLS, 2), matrices.gaussian_rates(SYMBOLS, 1.5), one_way()]
+    "rates",
+    [
+        slightly_irreversible(),
+        matrices.banded_rates(SYMBOLS, 2),
+        matrices.gaussian_rates(SYMBOLS, 1.5),
+        one_way(),
+    ],
 )
 def test_kernels_are_exponentials_and_the_prior_is_where_they_lead(rates: Tensor) -> None:
     process = RateMatrix(rates)

@@ -35,10 +35,34 @@ def test_what_does_not_leave_stays() -> None:
     leave, x = torch.tensor([[0.75, 0.25, 0.125], [0.5, 0.75, 0.5]]).double(), torch.tensor([0, 1])
     law = with_stay(leave, x)
     same(law, torch.tensor([[0.625, 0.25, 0.125], [0.5, 0.0, 0.5]]).double())
+    canvas = with_stay(leave.view(2, 1, 3), x.view(2, 1))
+    same(canvas, law.view(2, 1, 3))
     too_long = with_stay(2 * leave, x)
     same(too_long.sum(-1), torch.ones(2).double())
     assert float(too_long[1, 1]) == -1.0, "left for `normalised`"
     same(normalised(too_long)[1], torch.tensor([0.5, 0.0, 0.5]).double())
+
+
+def test_only_rounding_below_0_becomes_0() -> None:
+    """At x = 0 what is left is 1 minus the others."""
+    leave = torch.tensor([[[0, 0.5, 0.5 + 1e-13], [0, 0.5, 0.5 + 1e-9]]], dtype=torch.float64)
+    law = with_stay(leave, torch.zeros(1, 2, dtype=torch.int64))
+    assert float(law[0, 0, 0]) == 0.0
+    assert float(law[0, 1, 0]) == pytest.approx(-1e-9, rel=1e-3)
+
+
+def test_rows_are_divided_by_their_sum() -> None:
+    weights = torch.tensor([[[1.0, -5.0, 3.0], [2.0, 2.0, 4.0]]]).double()
+    wanted = torch.tensor([[[0.25, 0.0, 0.75], [0.25, 0.25, 0.5]]]).double()
+    same(normalised(weights), wanted)
+
+
+def test_values_are_spread_over_positions() -> None:
+    p, x = laws(4)
+    rows = torch.arange(float(len(x))).unsqueeze(1)
+    same(per_position(rows, x, p), rows.double().expand(x.shape).unsqueeze(-1))
+    same(per_position(number(0.3), x, p), torch.full((*x.shape, 1), 0.3, dtype=torch.float64))
+    assert per_position(number(0.3), x, p.float()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("law", LAWS, ids=str)
@@ -70,3 +94,18 @@ def test_scores_keep_their_learned_scale_where_nothing_is_filtered() -> None:
         process=Absorbing(MASK), source="log_score", target="log_score",
     )  # fmt: skip
     same(found[x == MASK][:, :MASK], 3.0 * p[x == MASK][:, :MASK])
+
+
+def test_filters_act_on_scores_through_their_law() -> None:
+    """A network of scores of masks: suppressing a token as well is a filter."""
+    p, x = masked(5)
+    p, x = p[x == MASK], x[x == MASK]
+    alpha = number(0.4).expand(x.shape)
+    process = Absorbing(MASK)
+    scores = 3.0 * process.convert(p, x, alpha, "posterior", "log_score")
+    found = clean_table(
+        scores.log(), x, alpha, law=TokenLaw(suppressed=(MASK, 0)), process=process,
+        source="log_score", target="posterior",
+    )  # fmt: skip
+    left = p * (torch.arange(SIZE) != 0)
+    same(found, left / left.sum(-1, keepdim=True))

@@ -4,10 +4,23 @@ An entry is the path of a file with the names of its mutants, as the result file
 """
 
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "dlm_sampling/ops/categorical.py": {
+        "_draw_block: 0.0 -> 1.0 (number 3)": "a confidence is at most 0 before it is cut: the sum "
+        "of weights holds the largest, which is 1, and no token has a larger logit",
+    },
     "dlm_sampling/ops/combined.py": {
         "Guided.combined: 0 -> 1": "`mix` returns the factor w + 1 twice",
     },
     "dlm_sampling/ops/philox.py": {
         "_halves: 1 -> 2": "one pair of words more for an even number of lanes, which is cut off",
+    },
+    "dlm_sampling/processes/jumps.py": {
+        "_compound_poisson: 0.0 -> -1.0": "`normalised` cuts what rounding leaves below 0",
+        "_compound_poisson: 20.0 -> 19.0": "a smaller window: what wraps around is below 1e-12",
+        "_compound_poisson: 2 -> 3": "a larger window, of which more is empty",
+    },
+    "dlm_sampling/processes/tweedie.py": {
+        "tweedie_absorbing: (1.0 - 1.0 / ratio) * masked -> (1.0 - 1.0 / ratio) / masked": "the "
+        "factor is 1 at a mask, and elsewhere the row is replaced",
     },
 }
