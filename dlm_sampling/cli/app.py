@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, cast
 
@@ -21,7 +20,7 @@ from typer.main import get_command
 from dlm_sampling.cli.checkup import bench, doctor
 from dlm_sampling.cli.config import read_config, write_config
 from dlm_sampling.cli.evaluate import PASSED_ON, evaluate
-from dlm_sampling.cli.exits import close_stdout, note, quieten, terminate_as_interrupt, verdict
+from dlm_sampling.cli.exits import end, note
 from dlm_sampling.cli.io import (
     check_model,
     collect_prompts,
@@ -339,24 +338,7 @@ app.command("eval", add_help_option=False, context_settings=PASSED_ON)(evaluate)
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command, and turn its result or error into an exit code and at most one line."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    end = words.index("--") if "--" in words else len(words)
-    debug = "--debug" in words[:end]
-    words = [word for i, word in enumerate(words) if i >= end or word != "--debug"]
-    try:
-        quieten(debug)
-        with terminate_as_interrupt():
-            run(words)
-        sys.stdout.flush()
-        code = 0
-    except BaseException as error:  # every exit of the program passes here
-        code, text = verdict(error)
-        if debug and code not in (0, 130):
-            traceback.print_exception(error)
-        if text:
-            note(text)
-    close_stdout()
-    sys.exit(code)
+    end(run, list(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(words: list[str]) -> None:

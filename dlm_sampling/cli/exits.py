@@ -6,11 +6,12 @@ import logging
 import os
 import signal
 import sys
+import traceback
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import typer
 
@@ -99,6 +100,32 @@ _ALLOWED: Mapping[str, str] = {
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
 }
+
+
+def end(run: Callable[[list[str]], None], words: list[str]) -> NoReturn:
+    """Run a program, and end it with an exit code and at most one line about its error.
+
+    Args:
+        run: is given the words.
+        words: arguments of the program; `--debug` among them adds the traceback of an error.
+    """
+    last = words.index("--") if "--" in words else len(words)
+    debug = "--debug" in words[:last]
+    words = [word for i, word in enumerate(words) if i >= last or word != "--debug"]
+    try:
+        quieten(debug)
+        with terminate_as_interrupt():
+            run(words)
+        sys.stdout.flush()
+        code = 0
+    except BaseException as error:  # every exit of the program passes here
+        code, text = verdict(error)
+        if debug and code not in (0, 130):
+            traceback.print_exception(error)
+        if text:
+            note(text)
+    close_stdout()
+    sys.exit(code)
 
 
 def note(text: str) -> None:

@@ -8,7 +8,7 @@ from dlm_sampling.jobs.runner import JobReport, finish, run_job
 from dlm_sampling.jobs.shard import ShardRunner
 from dlm_sampling.text.options import GenerateOptions, LawOptions
 from dlm_sampling.text.prompt_files import PromptSource, read_prompts
-from dlm_sampling.text.prompt_items import PromptItem
+from dlm_sampling.text.prompt_items import PromptItem, to_item
 from dlm_sampling.text.prompt_rows import item_seeds
 from dlm_sampling.text.row_files import Row, read_rows
 
@@ -31,4 +31,5 @@ __all__ = [
     "read_prompts",
     "read_rows",
     "run_job",
+    "to_item",
 ]

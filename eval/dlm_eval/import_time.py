@@ -15,6 +15,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from dlm_eval.program import start
+
 STATEMENTS = (
     "pass",
     "import torch, transformers",
@@ -62,4 +64,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -10,7 +10,6 @@ those of a run in one process that nobody disturbed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -20,9 +19,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
+from dlm_eval.program import check_result
+from dlm_eval.program import start as start_program
+from dlm_sampling.errors import UsageError
+
+LIMIT = 3600.0
+"""Seconds after which a process counts as hanging."""
 WORDS = ("Once", "upon", "a", "time", "there", "was", "little", "girl", "in", "the", "forest")
 
 
@@ -75,29 +82,33 @@ def storm(prompts: Path, folder: Path, model: str, kills: int, seed: int) -> lis
         for process in running:
             process.kill()
         for process in running:
-            process.wait()
+            process.wait(LIMIT)
     return [*rounds, killed]
 
 
-def main() -> None:
+def main(
+    out: Annotated[Path, typer.Option(help="Result file (JSON).")],
+    prompts: Annotated[int, typer.Option(min=1, help="Rows of the job.")] = 400,
+    kills: Annotated[int, typer.Option(min=1, help="Processes that die at work.")] = 30,
+    model: Annotated[str, typer.Option(help="Embedded model, folder or name on the hub.")] = (
+        "tiny-books"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of the moments of death.")] = 0,
+) -> None:
     """Run the storm and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=400)
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--model", default="tiny-books")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    check_result(out)
     with tempfile.TemporaryDirectory() as name:
-        prompts, clean, folder = (Path(name) / n for n in ("prompts.jsonl", "clean", "out"))
-        write_prompts(prompts, options.prompts)
-        undisturbed = start(prompts, clean, options.model, 0, 1).wait()
-        *rounds, killed = storm(prompts, folder, options.model, options.kills, options.seed)
+        given, clean, folder = (Path(name) / n for n in ("prompts.jsonl", "clean", "out"))
+        write_prompts(given, prompts)
+        undisturbed = start(given, clean, model, 0, 1).wait(LIMIT)
+        if undisturbed != 0:
+            raise UsageError(f"The undisturbed job ended with code {undisturbed}; see above.")
+        *rounds, killed = storm(given, folder, model, kills, seed)
         done = (folder / "_SUCCESS").exists()
-        last = start(prompts, folder, options.model, 0, 1).wait()
+        last = start(given, folder, model, 0, 1).wait(LIMIT)
         same = contents(clean) == contents(folder)
         report = {
-            "rows": options.prompts,
+            "rows": prompts,
             "files": len(list((clean / "data").iterdir())),
             "rounds": len(rounds),
             "processes": sum(rounds),
@@ -105,15 +116,15 @@ def main() -> None:
             "done_before_the_last_start": done,
             "exit_codes": [undisturbed, last],
             "byte_identical": same,
-            "model": options.model,
-            "seed": options.seed,
+            "model": model,
+            "seed": seed,
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
-    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=1))
-    sys.exit(0 if same else 1)
+    raise typer.Exit(0 if same else 1)
 
 
 if __name__ == "__main__":
-    main()
+    start_program(main)

@@ -9,18 +9,19 @@ cache.
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import Tensor
 
 from dlm_eval.caches.loops import released_loop
+from dlm_eval.program import check_result, start
 from dlm_sampling import sample, samplers
 from dlm_sampling.denoisers import Denoiser, LLaDADenoiser, SDARDenoiser
 
@@ -71,18 +72,18 @@ def timed(run: Callable[[], Any], repeats: int) -> tuple[float, Any]:
     return best, out
 
 
-def main() -> None:
+def main(
+    out: Annotated[Path, typer.Option(help="Result file (JSON).")],
+    steps: Annotated[int, typer.Option(min=1, help="Passes of a block.")] = 8,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs, of which the fastest counts.")] = 1,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the batch.")] = 1,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Small sizes, to try the script.")] = False,
+) -> None:
     """Measure all policies and write the file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=8, help="passes of a block")
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--rows", type=int, default=1)
-    parser.add_argument("--tiny", action="store_true", help="small sizes, to try the script")
-    options = parser.parse_args()
+    check_result(out)
     torch.set_num_threads(1)
-    width, layers, prompt, new = (64, 2, 64, 64) if options.tiny else (WIDTH, LAYERS, PROMPT, NEW)
-    ids, editable = canvases(options.rows, prompt, new)
+    width, layers, prompt, new = (64, 2, 64, 64) if tiny else (WIDTH, LAYERS, PROMPT, NEW)
+    ids, editable = canvases(rows, prompt, new)
     blocks, found = new // BLOCK, list[dict[str, Any]]()
     sizes = {
         "width": width,
@@ -90,8 +91,8 @@ def main() -> None:
         "prompt": prompt,
         "new": new,
         "block": BLOCK,
-        "steps_per_block": options.steps,
-        "rows": options.rows,
+        "steps_per_block": steps,
+        "rows": rows,
         "vocab": VOCAB,
         "threads": 1,
     }
@@ -100,7 +101,7 @@ def main() -> None:
     def note(record: dict[str, Any]) -> None:
         found.append(record)
         table = {"sizes": sizes, "machine": machine, "runs": found}
-        options.out.write_text(json.dumps(table, indent=1) + "\n")
+        out.write_text(json.dumps(table, indent=1) + "\n")
         print(json.dumps(record), flush=True)
 
     for layout, policies in (
@@ -111,26 +112,26 @@ def main() -> None:
 
         def run(cache: str, denoiser: Denoiser = denoiser) -> Any:
             return sample(
-                denoiser, samplers.create("llada"), ids, editable, seeds=range(options.rows),
-                steps=blocks * options.steps, block_length=BLOCK, align_blocks=True, cache=cache,
+                denoiser, samplers.create("llada"), ids, editable, seeds=range(rows),
+                steps=blocks * steps, block_length=BLOCK, align_blocks=True, cache=cache,
             )  # fmt: skip
 
         for policy in policies:
-            seconds, out = timed(lambda policy=policy: run(policy), options.repeats)
+            seconds, done = timed(lambda policy=policy: run(policy), repeats)
             record = {
                 "layout": layout, "loop": "dlm_sampling", "cache": policy, "seconds": seconds,
-                "nfe": int(out.nfe[0]), "work": float(out.work[0]),
+                "nfe": int(done.nfe[0]), "work": float(done.work[0]),
             }  # fmt: skip
             note(record)
             if layout == "llada" and policy in ("dual", "prefix"):
                 assert denoiser.module is not None
                 seconds, tokens = timed(
                     lambda policy=policy, module=denoiser.module: released_loop(
-                        module, ids, prompt, BLOCK, options.steps, VOCAB - 1, policy
+                        module, ids, prompt, BLOCK, steps, VOCAB - 1, policy
                     ),
-                    options.repeats,
+                    repeats,
                 )
-                same = float((tokens == out.tokens).float().mean())
+                same = float((tokens == done.tokens).float().mean())
                 record = {
                     "layout": layout, "loop": "released", "cache": policy, "seconds": seconds,
                     "same_tokens": same,
@@ -139,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlm_eval.cli.words import command_line, is_given
+from dlm_eval.cli.words import command_line, refuse_others
 from dlm_sampling.errors import UsageError, unknown_choice
 
 if TYPE_CHECKING:
@@ -39,12 +39,7 @@ def run_named(
         raise UsageError(str(unknown_choice("--preset", name, tuple(PRESETS))))
     preset = PRESETS[name]
     fitting = (*OF_ALL, *(OF_MODEL if isinstance(preset, PresetOfModel) else ()))
-    for parameter in context.command.params:
-        if is_given(context, str(parameter.name)) and parameter.name not in fitting:
-            word = (
-                max(parameter.opts, key=len) if parameter.param_type_name == "option" else "MODEL"
-            )
-            raise UsageError(f"{word}: does not go with --preset {name}, which has its own.")
+    refuse_others(context, fitting, f"does not go with --preset {name}, which has its own.")
     parts = preset.parts(asked) if isinstance(preset, PresetOfModel) else preset.parts()
     place = out / PAGE if page is None else page
     rank = rank_of(os.environ)

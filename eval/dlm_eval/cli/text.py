@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlm_eval.cli.words import check_out, command_line
+from dlm_eval.cli.words import check_out, command_line, is_given, refuse_others
 from dlm_sampling.errors import UsageError
 
 if TYPE_CHECKING:
     from dlm_eval.report import Results
 
 SHARD_ROWS = 64
+OF_TEXTS = (
+    "out", "texts", "column", "samples", "judge", "judge_revision", "reduction", "add_bos",
+    "reference", "reference_column", "features", "mauve_seeds", "device",
+)  # fmt: skip
+"""Options that go with texts of a file."""
 
 
 def text(
@@ -42,7 +47,13 @@ def text(
         typer.Option("--set", metavar="NAME=VALUE", help="Parameter of the sampler; repeat."),
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", "-n", min=1, help="Texts; with prompts, texts per prompt.")
+        int,
+        typer.Option(
+            "--samples",
+            "-n",
+            min=1,
+            help="Texts; with prompts, texts per prompt; of --texts the first.",
+        ),
     ] = 128,
     prompts: Annotated[
         str | None, typer.Option(help="Prompts to continue, as --input of generate takes them.")
@@ -110,6 +121,10 @@ def text(
     if out is None:
         raise UsageError("--out: name the folder of the results, such as --out runs/text.")
     check_out(out)
+    if texts is not None:
+        refuse_others(context, OF_TEXTS, "goes with a MODEL, not with --texts.")
+    if column is not None and texts is None:
+        raise UsageError("--column: goes with --texts.")
     if settings and sampler is None:
         raise UsageError("--set goes with --sampler NAME.")
 
@@ -140,7 +155,8 @@ def text(
     )
     command = command_line(context)
     if texts is not None:
-        results = judge_texts(texts, column, judging, out, rank, command)
+        count = samples if is_given(context, "samples") else None
+        results = judge_texts(texts, column, count, judging, out, rank, command)
     else:
         chosen: dict[str, object] = {}
         if sampler is not None:

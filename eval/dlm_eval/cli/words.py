@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,11 @@ def read_lines(path: str, option: str) -> list[str]:
 
 
 def command_line(context: typer.Context) -> str:
-    """Return the command with all values that differ from their defaults, for a report."""
+    """Return the command with every value that was given, for a report."""
     words = ["dlm-sampling", "eval", str(context.info_name)]
     for parameter in context.command.params:
         value: Any = context.params.get(str(parameter.name))
-        if value is None or value == parameter.get_default(context) or value in ([], ()):
+        if value is None or value in ([], ()) or not is_given(context, str(parameter.name)):
             continue
         option = max(parameter.opts, key=len)
         if not option.startswith("-"):
@@ -63,3 +64,20 @@ def is_given(context: typer.Context, name: str) -> bool:
     """Return whether a parameter stands on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse_others(context: typer.Context, fitting: Container[str], reason: str) -> None:
+    """Refuse every parameter on the command line that does not fit.
+
+    Args:
+        context: of the command.
+        fitting: names of the parameters that fit.
+        reason: ends the message.
+
+    Raises:
+        UsageError: names the option.
+    """
+    for parameter in context.command.params:
+        if is_given(context, str(parameter.name)) and parameter.name not in fitting:
+            option = max(parameter.opts, key=len)
+            raise UsageError(f"{option if option.startswith('-') else 'MODEL'}: {reason}")

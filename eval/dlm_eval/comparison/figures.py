@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dlm_eval.comparison.aup import aup
-from dlm_eval.comparison.reading import mean_and_error, variance
 from dlm_eval.comparison.run import Measured
 from dlm_eval.comparison.settings import Setting
 from dlm_eval.comparison.tasks import Task
 from dlm_eval.judges.diversity import distinct_n, repeat_rate, unigram_entropy
 from dlm_eval.judges.scores import TextScores
 from dlm_eval.report import Metric, Plot, draw
-from dlm_eval.report.intervals import wilson_note
+from dlm_eval.report.intervals import mean_and_error, variance, wilson_note
 from dlm_eval.text.score import (
     Protocol,
     few_for_mauve,
@@ -225,7 +224,7 @@ def _unbound(points: Sequence[Point]) -> list[str]:
         pairs = [(p.setting.steps, p.nfe) for p in group if p.setting.steps is not None]
         loose = [(steps, nfe) for steps, nfe in pairs if abs(nfe - steps) > 0.1 * steps + 1]
         if loose:
-            told = ", ".join(f"{steps} gave {nfe:.1f}" for steps, nfe in loose)
+            told = ", ".join(dict.fromkeys(f"{steps} gave {nfe:.1f}" for steps, nfe in loose))
             found.append(f"--nfe does not bind {name} ({group[0].setting.build().nfe}): {told}.")
     return found
 

@@ -1,7 +1,7 @@
 """List the settings of a comparison: samplers at every budget and under every law.
 
 A sampler with planned steps takes the budgets as its steps.  A sampler that sets its own pace is
-swept by its own parameter, with the values of `cells.SWEEPS` or those of the caller.
+swept by its own parameter, with the values of `sweeps.SWEEPS` or those of the caller.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dlm_eval.comparison.cells import SWEEPS, Sweep
+from dlm_eval.comparison.sweeps import SWEEPS, Sweep
 from dlm_eval.report.results import Json
 from dlm_sampling import samplers
 from dlm_sampling.errors import UsageError, unknown_choice

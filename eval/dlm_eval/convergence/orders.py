@@ -27,6 +27,7 @@ from dlm_eval.convergence.plan import experiments, identities, record
 from dlm_eval.convergence.rules import THETA
 from dlm_eval.convergence.sampled import sample_all
 from dlm_eval.convergence.worlds import HORIZON, MASKS_END
+from dlm_eval.program import check_result, start
 
 COMMAND = "python -m dlm_eval.convergence.orders"
 LEAST_SAMPLES = 100_000  # with fewer, a state of probability 1e-4 may never be seen: KL is infinite
@@ -122,6 +123,7 @@ def main(
         raise typer.Exit(1)
     from dlm_eval.convergence.figure import draw
 
+    check_result(out, figure, page)
     result = measure(samples, seed)
     _write(out, as_text(result).encode())
     _write(figure, draw(result))
@@ -130,4 +132,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -17,7 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dlm_eval.external.packages import find_package, write_once
+from dlm_eval.external.packages import check_target, find_package, write_once
+from dlm_eval.program import start
 
 INSTALL = "antiberty==0.1.3"
 OTHER_HEADS = ("cls.species.", "cls.chain.", "cls.graft.", "bert.pooler.")
@@ -85,8 +86,9 @@ def residue_tokenizer(vocabulary: list[str]) -> Any:
 
 def main(folder: Annotated[Path, typer.Argument(help="Where to write the checkpoint.")]) -> None:
     """Convert AntiBERTy once."""
+    check_target(folder)
     typer.echo(prepare(folder))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

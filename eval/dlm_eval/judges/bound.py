@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dlm_eval.data import held_out_books
+from dlm_eval.program import check_result, start
 from dlm_eval.tasks.books import encode_book, read_split
 from dlm_sampling import AutoDenoiser, Denoiser, elbo, uniform_elbo
 from dlm_sampling.ops import row_seeds
@@ -101,6 +102,7 @@ def main(
     ),
 ) -> None:
     """Report the bound of a model on the held-out books."""
+    check_result(out)
     denoiser = AutoDenoiser.from_pretrained(model)
     texts = held_out_books() if books is None else read_split(split, books).held_out
     result = {
@@ -110,10 +112,9 @@ def main(
         "seed": seed,
         "held_out": report(denoiser, texts, length, samples, seed, batch),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     typer.echo(json.dumps(result["held_out"], indent=1))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -19,7 +19,9 @@ import numpy.typing as npt
 import typer
 from tqdm import tqdm
 
+from dlm_eval.program import check_result, start
 from dlm_eval.tasks.books import Split, encode_book, read_split
+from dlm_sampling.errors import UsageError
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -263,13 +265,15 @@ def main(
     """Report the bits per character of n-gram judges on held-out books."""
     from transformers import PreTrainedTokenizerFast
 
+    check_result(out)
+    if not (tokenizer / "tokenizer.json").is_file():
+        raise UsageError(f"--tokenizer {tokenizer}: holds no tokenizer.json.")
     loaded = PreTrainedTokenizerFast.from_pretrained(tokenizer)
     report = held_out_report(read_split(split, books), loaded, order or [3, 5])
-    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     typer.echo(json.dumps(report["held_out"], indent=1))
     typer.echo(f"Wrote {out}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

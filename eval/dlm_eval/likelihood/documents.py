@@ -39,16 +39,18 @@ def read_documents(source: PromptSource, columns: Columns) -> list[Document]:
     "prompt" and "answer", else "text", or the columns that are named.
 
     Raises:
-        UsageError: a column is missing, a value is no text, or there is no document.
-        OSError: the file cannot be read.
+        UsageError: a column is missing, a value is no text, there is no document, or the file
+            cannot be read.
     """
     path = Path(source.path)
     texts = sorted(path.glob("*.txt")) if path.is_dir() else [path] if path.suffix == ".txt" else []
     try:
         plain = [Document(file.stem, file.read_text(encoding="utf-8")) for file in texts]
+        found = plain or list(_documents(source, columns))
     except UnicodeDecodeError as error:
         raise UsageError(f"{source.path} is not UTF-8 text ({error.reason}).") from error
-    found = plain or list(_documents(source, columns))
+    except OSError as error:
+        raise UsageError(f"--data {source.path}: {error.strerror or error}.") from error
     found = [document for document in found if document.text]
     if not found:
         raise UsageError(f"--data {source.path}: there is no text in it.")

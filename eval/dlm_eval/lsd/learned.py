@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from dlm_eval.journal import Journal
 from dlm_eval.lsd.toy import LENGTH, directly, distance, noisy_toy, toy
+from dlm_eval.program import check_result, start
 from dlm_sampling import AutoDenoiser, learn_sampler
 from dlm_sampling.errors import UsageError
 from dlm_sampling.samplers import LearnedEuler, LearnedSteps, LearnedTauLeaping, LearnedTweedie
@@ -230,7 +231,6 @@ def write_result(out: Path, result: dict[str, Any]) -> dict[str, Any]:
         rows = ",\n".join(f"  {json.dumps(record)}" for record in part["records"])
         head = json.dumps({**part, "records": []}).removesuffix("]}")
         lines.append(f" {json.dumps(name)}: {head}\n{rows}\n ]}}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_suffix(".tmp")
     draft.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     os.replace(draft, out)
@@ -244,6 +244,7 @@ def main(
     """Learn, and write the result file."""
     if parts not in ("toy", "text", "both"):
         raise UsageError(f"--parts {parts}: must be toy, text or both.")
+    check_result(out)
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     if parts != "text":
@@ -255,4 +256,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -1,8 +1,15 @@
-"""Compute the interval of a fraction of right answers, which an error of 0 at 0 % cannot give."""
+"""Compute standard errors of means and of fractions, and the interval of a fraction.
+
+An interval says what an error of 0 at 0 % cannot.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 NORMAL = 1.959963984540054
 """97.5 % quantile of the standard normal law."""
@@ -31,3 +38,15 @@ def wilson_note(right: float, n: int) -> str:
     """Return the interval as words, in %."""
     low, high = wilson(right, n)
     return f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+
+
+def variance(successes: int, samples: int) -> float:
+    """Return the variance of a fraction, from one success and one failure more: it is never 0."""
+    p = (successes + 1) / (samples + 2)
+    return p * (1 - p) / samples
+
+
+def mean_and_error(values: Sequence[float] | npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the mean over rows and its standard error."""
+    array = np.asarray(values, dtype=np.float64)
+    return float(array.mean()), float(array.std(ddof=1) / math.sqrt(len(array)))

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tqdm import tqdm
 
 import dlm_sampling
+from dlm_eval.program import check_result, start
 from dlm_eval.robustness.calls import PAIRS, Call, calls
 from dlm_eval.robustness.invariants import judge
 
@@ -56,6 +57,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Result file (JSON).")] = Path("eval/results/fuzz.json"),
 ) -> None:
     """Make random calls and write the result file; exit with 1 if an invariant broke."""
+    check_result(out)
     each = -(-count // (2 * len(PAIRS)))
     command = f"python -m dlm_eval.robustness.fuzz --count {count} --seed {start}"
     result: dict[str, Any] = {"command": command, "dlm_sampling": dlm_sampling.__version__}
@@ -88,4 +90,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -125,13 +125,13 @@ def read_references(name: str, column: str | None, count: int, characters: int) 
             return tuple(passages(count, characters))
         except ValueError as error:
             raise UsageError(f"--reference {BOOKS}: {error}") from error
-    found = read_texts(name, "--reference", column)
+    found = read_texts(name, "--reference", column, count)
     if len(found) < count:
         raise UsageError(
             f"--reference {name}: {len(found)} texts for {count} texts to judge; MAUVE needs as "
             "many, as its value depends on the count."
         )
-    return tuple(found[:count])
+    return tuple(found)
 
 
 def _judge(options: JudgeOptions, denoiser: Denoiser | None) -> Judge:

@@ -17,9 +17,15 @@ CHARACTERS_PER_TOKEN, READ_CHARACTERS = 4, 512
 
 
 def judge_texts(
-    path: str, column: str | None, judging: JudgeOptions, out: Path, rank: Rank, command: str
+    path: str,
+    column: str | None,
+    count: int | None,
+    judging: JudgeOptions,
+    out: Path,
+    rank: Rank,
+    command: str,
 ) -> Results | None:
-    """Judge the texts of a file; see `read_texts`.
+    """Judge the texts of a file, or the first `count` of them; see `read_texts`.
 
     Returns:
         None in every process but the first.
@@ -29,7 +35,7 @@ def judge_texts(
     """
     if rank.index:
         return None
-    found = [Sample(text) for text in read_texts(path, "--texts", column)]
+    found = [Sample(text) for text in read_texts(path, "--texts", column, count)]
     judgement = load_judgement(judging, len(found), READ_CHARACTERS)
     return _write(out, found, judgement, {"texts": path}, {}, command)
 

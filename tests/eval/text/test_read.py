@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from dlm_eval.text import read
 from dlm_eval.text.read import digest, read_texts
 
 from dlm_sampling.errors import UsageError
@@ -62,3 +63,30 @@ def test_an_empty_folder_is_one_line(tmp_path: Path) -> None:
 def test_the_digest_sees_order_and_borders() -> None:
     known = {digest(texts) for texts in (["ab", "c"], ["a", "bc"], ["c", "ab"], ["abc"])}
     assert len(known) == 4
+
+
+def test_a_count_reads_no_further(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one"}\n{"text": "two"}\nno JSON\n', encoding="utf-8")
+    assert read_texts(str(path), "--texts", count=2) == ["one", "two"]
+    with pytest.raises(UsageError, match="line 3"):
+        read_texts(str(path), "--texts", count=3)
+
+
+def test_too_much_is_refused_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one\ntwo\nthree\n", encoding="utf-8")
+    monkeypatch.setattr(read, "MOST_TEXTS", 2)
+    with pytest.raises(UsageError, match=r"more than 2 texts .* --samples N"):
+        read_texts(str(path), "--texts")
+    assert len(read_texts(str(path), "--texts", count=3)) == 3
+    monkeypatch.setattr(read, "MOST_TEXTS", 3)
+    assert len(read_texts(str(path), "--texts")) == 3
+    monkeypatch.setattr(read, "MOST_CHARACTERS", 10)
+    with pytest.raises(UsageError, match="million characters"):
+        read_texts(str(path), "--texts")
+    monkeypatch.setattr(read, "MOST_BYTES", 13)
+    with pytest.raises(UsageError, match="the folder holds more than"):
+        read_texts(str(tmp_path), "--texts")

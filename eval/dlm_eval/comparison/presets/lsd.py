@@ -14,7 +14,7 @@ from dlm_eval.comparison.presets.claims import (
     NEW_TOKENS,
     PLAIN,
 )
-from dlm_eval.comparison.presets.differences import Difference, difference
+from dlm_eval.comparison.presets.differences import ERRORS, Difference, difference
 from dlm_eval.comparison.presets.picture import by_sampler
 from dlm_eval.comparison.presets.summary import PartFigures, Summary
 from dlm_eval.comparison.presets.tables import table_of
@@ -50,6 +50,7 @@ def render(summary: Summary) -> str:
     gaps = list(_gaps(part))
     told = [f"- {name}, {steps} steps: {gap} ({gap.outcome})" for name, steps, gap in gaps]
     counts = {word: sum(gap.outcome == word for *_, gap in gaps) for word in page.OUTCOMES}
+    seen = ERRORS * max(gap.error for *_, gap in gaps)
     texts = [
         "## Texts",
         "",
@@ -64,7 +65,8 @@ def render(summary: Summary) -> str:
         "",
         f"Of {len(gaps)} comparisons {counts['better']} are better, {counts['less varied']} less",
         f"varied, {counts['same']} the same and {counts['worse']} worse; about",
-        f"{round(len(gaps) / 20)} would stand out by chance alone.",
+        f"{round(len(gaps) / 20)} would stand out by chance alone. With so few texts a difference",
+        f"below {seen:.2f} in ln ppl is not seen.",
         "",
         *table_of(part),
     ]

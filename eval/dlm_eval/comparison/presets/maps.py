@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dlm_eval.comparison.cells import SWEEPS, own_law
 from dlm_eval.comparison.part import Part, Weights
 from dlm_eval.comparison.presets.claims import BOOKS_MODEL, SUDOKU_MODEL, book_frequencies
 from dlm_eval.comparison.settings import Law, Setting
+from dlm_eval.comparison.sweeps import SWEEPS, own_law
 from dlm_eval.comparison.tasks import SudokuTask, Task, book_task
 from dlm_eval.text.judging import JudgeOptions
 from dlm_sampling import Denoiser, samplers

@@ -49,7 +49,7 @@ PRESETS: dict[str, Preset | PresetOfModel] = {
     "varied": Preset(varied.parts, varied.render, picture=False),
     "samplers": Preset(maps.samplers_parts, map_page.render_samplers, picture=False),
     "uniform": Preset(maps.uniform_parts, map_page.render_uniform, picture=False),
-    "lsd": Preset(lsd.parts, lsd.render),
+    "lsd": Preset(lsd.parts, lsd.render, picture=False),
 }
 """ORDERS.md is none of them: its solvers are measured by the exact law of their chain on enumerable
 toys (`dlm_eval.convergence.orders`), so no sample is drawn that a comparison could judge."""

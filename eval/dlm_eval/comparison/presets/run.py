@@ -8,7 +8,13 @@ from pathlib import Path
 
 from dlm_eval.comparison.part import Part, write_part
 from dlm_eval.comparison.presets.picture import save_picture
-from dlm_eval.comparison.presets.summary import PartFigures, Summary, save_summary, summarise
+from dlm_eval.comparison.presets.summary import (
+    PartFigures,
+    Summary,
+    load_summary,
+    save_summary,
+    summarise,
+)
 from dlm_eval.report.folder import versions
 from dlm_sampling.jobs import Rank
 
@@ -57,6 +63,6 @@ def run_preset(
     if picture:
         save_picture(out / PICTURE, summary)
     place = Path(os.path.relpath(out, page.parent)) / PICTURE
-    text = render(summary).replace(f"]({PICTURE})", f"]({place.as_posix()})")
+    text = render(load_summary(out / SUMMARY)).replace(f"]({PICTURE})", f"]({place.as_posix()})")
     page.write_text(text, encoding="utf-8")
     return True

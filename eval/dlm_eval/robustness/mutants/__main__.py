@@ -26,6 +26,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
+from dlm_eval.program import check_result, start
 from dlm_eval.robustness.mutants.equivalent import EQUIVALENT
 from dlm_eval.robustness.mutants.operators import Mutant, mutants
 from dlm_eval.robustness.mutants.selection import Selection, selection, sources
@@ -133,6 +134,7 @@ def main(
     ),
 ) -> None:
     """Try mutants and write the result file; exit with 1 if one survived without a reason."""
+    check_result(out)
     for module in SHARED:
         import_module(module)
     root = Path.cwd()
@@ -166,4 +168,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

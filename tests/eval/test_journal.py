@@ -1,0 +1,26 @@
+"""The journal of measurements: whole lines only, and one set of settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dlm_eval.journal import Journal, SettingsChanged, records_of_all
+
+
+def test_a_cut_line_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    Journal(path, {"a": (1, 2)}).append({"x": 1})
+    path.write_bytes(path.read_bytes() + b'{"x": 2')
+    journal = Journal(path, {"a": [1, 2]})
+    journal.append({"x": 3})
+    assert Journal(path, {"a": [1, 2]}).records == [{"x": 1}, {"x": 3}]
+
+
+def test_other_settings_are_named(tmp_path: Path) -> None:
+    Journal(tmp_path / "0.jsonl", {"model": {"name": "a", "seed": 0}})
+    with pytest.raises(SettingsChanged, match=r"model: seed was 0 and is now 1"):
+        Journal(tmp_path / "0.jsonl", {"model": {"name": "a", "seed": 1}})
+    other = Journal(tmp_path / "1.jsonl", {"model": {"name": "b", "seed": 0}})
+    with pytest.raises(SettingsChanged, match=r"0\.jsonl: model: name was .a. and is now .b."):
+        records_of_all(other)

@@ -1,0 +1,103 @@
+"""Every module that is run by `python -m`: a wrong path is one line and exit code 2."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import sys
+from pathlib import Path
+
+import dlm_eval
+import pytest
+
+PACKAGE = Path(dlm_eval.__file__).parent
+WRONG: dict[str, list[list[str]]] = {
+    "dlm_eval": [
+        ["text", "--texts", "./MISSING", "--out", "NEW"],
+        ["text", "--texts", "MISSING.jsonl", "--out", "NEW"],
+        ["text", "--texts", "EMPTY", "--out", "NEW"],
+        ["text", "./MISSING", "--out", "NEW"],
+        ["text", "EMPTY", "--out", "NEW"],
+        ["bound", "tiny-books", "--data", "./MISSING", "--out", "NEW"],
+        ["bound", "tiny-books", "--data", "EMPTY", "--out", "NEW"],
+        ["bound", "EMPTY", "--data", "books", "--out", "NEW"],
+        ["compare", "EMPTY", "--samplers", "llada", "--out", "NEW"],
+        ["compare", "tiny-books", "--samplers", "llada", "--task", "MISSING.jsonl", "--out", "NEW"],
+        ["compare", "tiny-books", "--samplers", "llada", "--task", "EMPTY", "--out", "NEW"],
+        ["compare", "tiny-books", "--samplers", "llada", "--out", "FILE"],
+        ["tasks", "EMPTY", "--tasks", "sudoku4x4", "--out", "NEW"],
+        ["tasks", "sudoku4x4", "--tasks", "MISSING", "--out", "NEW"],
+        ["tasks", "sudoku4x4", "--tasks", "sudoku4x4", "--out", "FILE"],
+    ],
+    "dlm_eval.caches.speed": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
+    "dlm_eval.convergence.orders": [["--out", "EMPTY"], ["--page", "FILE/x.md"]],
+    "dlm_eval.external.antiberty": [["EMPTY"], ["FILE"]],
+    "dlm_eval.external.measure": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
+    "dlm_eval.external.smollm2": [["EMPTY"], ["FILE"]],
+    "dlm_eval.import_time": [["MISSING"]],
+    "dlm_eval.judges.bound": [
+        ["--out", "EMPTY"],
+        ["--books", "EMPTY", "--out", "NEW/x.json"],
+        ["--books", "MISSING", "--out", "NEW/x.json"],
+        ["--model", "./MISSING", "--out", "NEW/x.json"],
+        ["--model", "EMPTY", "--out", "NEW/x.json"],
+    ],
+    "dlm_eval.judges.ngram": [
+        ["--books", "EMPTY", "--tokenizer", "TOKENIZER", "--out", "NEW/x.json"],
+        ["--books", "EMPTY", "--tokenizer", "EMPTY", "--out", "NEW/x.json"],
+        ["--books", "EMPTY", "--tokenizer", "TOKENIZER", "--split", "MISSING", "--out", "NEW/x"],
+    ],
+    "dlm_eval.kill_storm": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
+    "dlm_eval.lsd.learned": [["--out", "EMPTY"], ["--parts", "none", "--out", "NEW/x.json"]],
+    "dlm_eval.robustness.fuzz": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
+    "dlm_eval.robustness.mutants": [["--out", "EMPTY"], ["MISSING", "--out", "NEW/x.json"]],
+    "dlm_eval.tasks.harness": [["run", "--model", "dlm", "--tasks", "MISSING"]],
+}
+"""Wrong words by module; upper-case names stand for paths."""
+
+
+def is_program(file: Path) -> bool:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    guarded = any(
+        isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+        for node in tree.body
+    )
+    return guarded or file.name == "__main__.py"
+
+
+def test_every_program_is_tried() -> None:
+    found: set[str] = set()
+    for file in PACKAGE.rglob("*.py"):
+        if is_program(file):
+            parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+            found.add(".".join(parts).removesuffix(".__main__"))
+    assert found == set(WRONG)
+
+
+CASES = [(module, words) for module, several in WRONG.items() for words in several]
+
+
+@pytest.mark.parametrize(("module", "words"), CASES, ids=[f"{m} {' '.join(w)}" for m, w in CASES])
+def test_a_wrong_path_is_one_line_and_code_2(
+    module: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if module == "dlm_eval.tasks.harness" or words[0] == "tasks":
+        pytest.importorskip("lm_eval", reason='needs pip install ".[lm-eval]"')
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "FILE").write_text("x", encoding="utf-8")
+    (tmp_path / "TOKENIZER").mkdir()
+    shipped = PACKAGE / "data" / "judge" / "tokenizer.json"
+    (tmp_path / "TOKENIZER" / "tokenizer.json").write_bytes(shipped.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__", alter_sys=False)
+    told = capsys.readouterr()
+    assert ended.value.code == 2, told.err
+    assert len(told.err.strip().splitlines()) == 1, told.err
+    assert told.err.startswith("Error: ") and "Traceback" not in told.err
