@@ -96,6 +96,9 @@ def test_one_position_at_a_time_and_all_at_once() -> None:
 def test_a_uniform_number_becomes_a_whole_one() -> None:
     u = torch.tensor([0.0, 0.24, 0.26, 0.999, 1.0, 0.7], dtype=torch.float64)
     assert one_to(torch.tensor([4, 4, 4, 4, 4, 0]), u).tolist() == [1, 1, 2, 4, 4, 1]
+    for total, least in ((0, 1), (1, 1), (2, 1)):
+        every = one_to(torch.tensor(total), torch.tensor([0.0, 0.49, 0.5, 1.0]).double()).tolist()
+        assert every == [least, least, max(total, 1), max(total, 1)]
 
 
 def test_too_many_subsets_are_refused_with_their_number() -> None:

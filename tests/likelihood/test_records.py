@@ -34,3 +34,30 @@ def test_an_argmax_is_told_and_another_law_is_refused() -> None:
     nothing: Any = 3
     with pytest.raises(TypeError, match="run is a int"):
         trajectory_of(nothing)
+
+
+def test_only_tokens_that_the_step_drew_are_asked_how() -> None:
+    """Not a position of the prompt, one that was not written, or one that was masked again."""
+    toy = small_toy(length=5, vocab_size=9)
+    found = trajectory_of(run(toy, samplers.LLaDA(), length=5, rows=2, steps=1, prompt=[1]))
+    event = found.events[0]
+    assert event.drawn is not None
+    written, unknown = torch.ones(2, 5).bool(), torch.zeros(2, 5).bool()
+    written[:, 4], unknown[:, 3] = False, True
+    for kind, kept in ((Drawn.ARGMAX, True), (Drawn.FROM_LAW, False)):
+        drawn = torch.full_like(event.drawn, Drawn.OTHERWISE)
+        drawn[:, 1:3] = kind
+        some = replace(event, written=written, unknown=unknown, drawn=drawn)
+        assert argmax_of(found, some).tolist() == [[False, kept, kept, False, False]] * 2
+    swapped = replace(some, rows=torch.tensor([1, 0]))
+    own = found.editable.clone()
+    own[0, 1] = False
+    moved = argmax_of(
+        replace(found, editable=own), replace(swapped, drawn=drawn * 0 + Drawn.ARGMAX)
+    )
+    assert moved[:, 1].tolist() == [True, False], "rows of the batch, not of the step"
+    drawn[1, 2] = Drawn.OTHERWISE
+    with pytest.raises(ValueError, match=r"row 1, position 2 \(step 0\)"):
+        argmax_of(found, replace(some, drawn=drawn))
+    with pytest.raises(ValueError, match=r"row 0, position 3 \(step 0\)"):
+        argmax_of(replace(found, masked=False), replace(some, drawn=drawn))

@@ -450,3 +450,23 @@ def test_a_network_gets_the_gradient_of_its_logits(tiny_llada: Path) -> None:
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
     assert max(float(g.abs().max()) for g in expected) > 0.1
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_steps_taken_again_do_not_depend_on_the_size_of_their_batches(rows: int) -> None:
+    """Under uniform noise all rows together, in parts, and one by one."""
+    toy = small_toy(length=4, vocab_size=5)
+    maskless = wrap(lambda input_ids: toy.logits(input_ids), vocab_size=5, mask_token_id=None)
+    out = run(maskless, samplers.Ancestral(), length=4, rows=rows, steps=3, law=TokenLaw())
+    rollout = rollout_of(out)
+    whole = replay(maskless, rollout)
+    assert whole.logprob.shape == (rows, 4)
+    assert (whole.total - rollout.total).abs().max() <= 1e-5
+    assert torch.equal(whole.nfe, out.nfe)
+    for size in (1, 2, 3, 5):
+        part = replay(maskless, rollout, batch_size=size)
+        torch.testing.assert_close(part.logprob, whole.logprob)
+        torch.testing.assert_close(part.step_logprob, whole.step_logprob)
+        assert torch.equal(part.nfe, whole.nfe)
+    nothing = replay(maskless, rollout.select(torch.zeros(0, dtype=torch.int64)))
+    assert nothing.logprob.shape == (0, 4) and nothing.nfe.shape == (0,)

@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling import AutoDenoiser, Rollout, generate, replay, samplers
+from dlm_sampling import AutoDenoiser, Rollout, Trajectory, generate, replay, samplers, wrap
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.sample import sample
+from dlm_sampling.likelihood.retake import check_retakable
 from dlm_sampling.likelihood.tables import Steps, Writes
 from dlm_sampling.processes import Uniform
 from dlm_sampling.types import DenoiserOutput, Drawn, Pass, TokenLaw
@@ -167,3 +169,34 @@ def test_positions_of_another_model_do_not_matter() -> None:
     found = replay(model, out, grad=False)
     assert (found.logprob != 0).sum() >= 10
     assert (found.logprob - out.logprobs).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("sampler", "facts", "fault"),
+    [
+        (samplers.LLaDA(), {}, "does not follow from"),
+        (samplers.LLaDA(), {"carries": True}, None),
+        (samplers.LLaDA(), {"step_conditioned": True}, None),
+        (samplers.Picard(), {"carries": True}, "several passes per step"),
+        (samplers.ThetaTrapezoidal(), {}, None),
+        (samplers.ThetaTrapezoidal(), {"carries": True}, None),
+        (samplers.P2(), {"carries": True}, None),
+    ],
+)
+@pytest.mark.parametrize("masked", [True, False])
+def test_runs_whose_steps_do_not_follow_from_the_record_are_refused(
+    sampler: Any, facts: dict[str, bool], fault: str | None, masked: bool
+) -> None:
+    """A run on masks is scored canvas by canvas where the state or the step asks for it."""
+    denoiser = wrap(lambda input_ids: torch.zeros(0), vocab_size=S + 1, mask_token_id=S)
+    for name, value in facts.items():
+        setattr(denoiser, name, value)
+    canvas = torch.zeros(1, 2, dtype=torch.int64)
+    made = Trajectory(canvas, canvas == 0, sampler="it", masked=masked)
+    if fault is None and not masked and "absorbing" not in sampler.scored_on:
+        fault = "does not follow from"
+    if fault is None:
+        check_retakable(denoiser, made, Request(sampler))
+    else:
+        with pytest.raises(ValueError, match=f"run was sampled by it, .*{fault}"):
+            check_retakable(denoiser, made, Request(sampler))

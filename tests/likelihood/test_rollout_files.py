@@ -13,6 +13,9 @@ from safetensors import torch as files
 
 from dlm_sampling import Rollout, replay, samplers
 from dlm_sampling.denoisers import wrap
+from dlm_sampling.engine.request import BlockRequest, Request
+from dlm_sampling.likelihood.rollout_files import _read, _written
+from dlm_sampling.processes.planned import UniformTokens
 from dlm_sampling.schedules import Cosine
 from dlm_sampling.types import TokenLaw
 from tests.likelihood.test_rollout import remasked, same
@@ -71,3 +74,19 @@ def test_a_parameter_that_is_a_network_cannot_be_saved(tmp_path: Path) -> None:
     request = replace(rollout.request, sampler=samplers.P2(planner=planner))
     with pytest.raises(TypeError, match=r"request\.sampler\.planner is a Linear"):
         replace(rollout, request=request).save(tmp_path / "run.safetensors")
+
+
+def test_a_class_is_read_from_the_fields_that_it_needs() -> None:
+    """Fields with a value, or with one that is made, may be missing; others may not."""
+    noise = "dlm_sampling.processes.planned:UniformTokens"
+    assert _read({"class": noise, "fields": {"mask": 3}}) == UniformTokens(3)
+    blocks = {"class": "dlm_sampling.engine.request:BlockRequest", "fields": {}}
+    assert _read(blocks) == BlockRequest()
+    own = _written(Request(samplers.LLaDA()), "request")
+    del own["fields"]["blocks"], own["fields"]["law"]
+    assert _read(own) == Request(samplers.LLaDA())
+    for wrong in ({"class": noise, "fields": {}}, {"class": noise, "fields": {"mask": 3, "x": 1}}):
+        with pytest.raises(ValueError, match="other fields of UniformTokens"):
+            _read(wrong)
+    assert _read([1, [2.5, None], "a"]) == (1, (2.5, None), "a")
+    assert _written((1, (2.5, None), True), "x") == [1, [2.5, None], True]

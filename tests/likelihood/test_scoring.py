@@ -94,3 +94,16 @@ def test_a_law_that_does_not_follow_from_the_canvas_is_refused() -> None:
         Scorer(Carries())
     with pytest.raises(ValueError, match="is told the length of the step"):
         Scorer(Steps())
+
+
+@pytest.mark.parametrize(("scale", "passes"), [(0.0, 1), (0.7, 2), (-0.5, 2)])
+def test_guidance_takes_two_passes_and_is_its_formula(scale: float, passes: int) -> None:
+    """u + (w + 1) (c - u); the canvas of u has masks in place of the given tokens."""
+    given = torch.tensor([[0, 0, 1], [1, 0, 0], [0, 0, 0]]).bool()
+    scorer = Scorer(DENOISER, guidance_scale=scale, given=given)
+    assert scorer.passes == passes
+    time = torch.zeros(3).double()
+    c, u = network(CANVAS, time), network(CANVAS.masked_fill(given, MASK), time)
+    law = (u + (scale + 1) * (c - u))[:, :, :MASK].double().log_softmax(-1)
+    wanted = [float(law[i, j, TOKENS[i, j]]) for i, j in WHERE.nonzero().tolist()]
+    assert scorer(views()).tolist() == pytest.approx(wanted, abs=1e-6)
