@@ -79,8 +79,7 @@ class SDAR(SamplerBase[None]):
         if self.strategy == "sequential":
             where = top_k_positions(left_to_right_score(canvas, rng), eligible, quota)
             return None, reveal(canvas, where, prediction.draw(where, rng))
-        needed = eligible & ((quota > 0) | (self.strategy == "dynamic")).unsqueeze(1)
-        draw = prediction.draw(needed, rng, statistics="law")
+        draw = prediction.draw(eligible, rng, statistics="law")
         where = _BY_CONFIDENCE[self.strategy](
             draw.log_confidence.exp(), eligible, quota, self.threshold
         )

@@ -13,7 +13,7 @@ from dlm_sampling.samplers import LLaDA, create
 from dlm_sampling.samplers.parts.quotas import below_cutoff, lowest_positions
 from dlm_sampling.samplers.rdm import RDM, RDM_PRESETS
 from dlm_sampling.testing import chi_square, count_states
-from dlm_sampling.types import TokenLaw
+from dlm_sampling.types import Canvas, TokenLaw
 from tests.samplers.small import (
     LENGTH,
     MASK,
@@ -191,3 +191,19 @@ def test_errors_name_the_field_and_what_is_allowed() -> None:
         RDM(mask_schedule="sine")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"noise_scale=-1\.0: must be finite and >= 0"):
         RDM(noise_scale=-1.0)
+
+
+def test_a_step_draws_where_something_can_change() -> None:
+    """Written positions unless all masks are written now; nothing where all stay masked."""
+    editable = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]]).bool()
+    unknown = torch.tensor([[1, 0, 0, 0], [0, 0, 0, 1], [1, 1, 1, 1]]).bool()
+    tokens = torch.zeros(3, 4, dtype=torch.int64).masked_fill(unknown, 5)
+    canvas = Canvas(tokens, unknown, editable, torch.zeros(3).long(), 5)
+    for k, wanted in (
+        ([0, 0, 0], [[1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]),
+        ([1, 2, 3], [[1, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]]),
+        ([3, 3, 4], [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]),
+    ):
+        found = RDM().drawn(canvas, torch.tensor(k))
+        assert found.int().tolist() == wanted
+        assert torch.equal(RDM(cutoff="released").drawn(canvas, torch.tensor(k)), editable)
