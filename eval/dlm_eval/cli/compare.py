@@ -33,7 +33,7 @@ def compare(
         str | None,
         typer.Option(
             help="Run comparisons that are planned under this name, in place of --samplers: "
-            "claims, varied, samplers, uniform, lsd (embedded models), published (any MODEL)."
+            "claims, samplers, uniform, lsd (embedded models); varied, published (any MODEL)."
         ),
     ] = None,
     page: Annotated[

@@ -14,6 +14,7 @@ continuation's tokens given the context's.  Needs `pip install "dlm-sampling[lm-
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -35,6 +36,7 @@ from dlm_eval.likelihood.run import nats_of
 from dlm_eval.likelihood.windows import cut, encode, encode_pair
 from dlm_eval.tasks.answers import Answers
 from dlm_sampling import AutoDenoiser, Denoiser, generate
+from dlm_sampling.cli import end
 from dlm_sampling.ops import row_seeds
 
 NEW_TOKENS = 256
@@ -297,4 +299,4 @@ def _stops(request: Instance) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli_evaluate()
+    end(lambda _: cli_evaluate(), sys.argv[1:])

@@ -13,7 +13,7 @@ from dlm_eval.text.samples import Sample, describe, run_samples
 from dlm_eval.text.score import score_samples
 from dlm_sampling.jobs import Job, Rank
 
-CHARACTERS_PER_TOKEN, READ_CHARACTERS = 4, 512
+CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS = 4, 20
 
 
 def judge_texts(
@@ -36,7 +36,8 @@ def judge_texts(
     if rank.index:
         return None
     found = [Sample(text) for text in read_texts(path, "--texts", column, count)]
-    judgement = load_judgement(judging, len(found), READ_CHARACTERS)
+    length = sum(len(sample.text) for sample in found) // len(found)
+    judgement = load_judgement(judging, len(found), max(FEWEST_CHARACTERS, length))
     return _write(out, found, judgement, {"texts": path}, {}, command)
 
 

@@ -159,22 +159,21 @@ def test_the_plan_of_the_claims_can_decide(monkeypatch: pytest.MonkeyPatch) -> N
 
 RESULTS = Path(__file__).parents[3] / "eval" / "results"
 PAGES = {
-    name: RESULTS / name / "README.md" if page is None else RESULTS.parent / page
-    for name, page in {
-        "claims": None,
-        "lsd": "LSD.md",
-        "published": None,
-        "varied": None,
-    }.items()
+    "claims": ("claims", "results/claims/README.md"),
+    "lsd": ("lsd", "LSD.md"),
+    "published": ("published", "results/published/README.md"),
+    "uniform": ("uniform", "UNIFORM.md"),
+    "varied": ("varied", "results/varied/README.md"),
+    "varied_smollm2": ("varied", "results/varied_smollm2/README.md"),
 }
+"""Preset and page of each folder of results."""
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_the_page_is_that_of_the_committed_figures(name: str) -> None:
-    page = PAGES[name].read_text(encoding="utf-8")
-    rendered = PRESETS[name].page(load_summary(RESULTS / name / "summary.json"))
-    picture = f"results/{name}/plots.png" if PAGES[name].parent != RESULTS / name else "plots.png"
-    assert rendered.replace("](plots.png)", f"]({picture})") == page
+@pytest.mark.parametrize("folder", PAGES)
+def test_the_page_is_that_of_the_committed_figures(folder: str) -> None:
+    preset, page = PAGES[folder]
+    rendered = PRESETS[preset].page(load_summary(RESULTS / folder / "summary.json"))
+    assert (RESULTS.parent / page).read_text(encoding="utf-8") == rendered
 
 
 def published_parts(model: str, **counts: int) -> Part:

@@ -18,7 +18,7 @@ SAMPLERS = (
     "Every sampler of `samplers.available()` that runs on masks, with its own options except where "
     "a row names one, under one law in each part: *plain* is temperature 1, *greedy* temperature "
     "0, *nucleus* temperature 1 and top-p 0.9 without the crossing token. Every sampler runs "
-    "under the plain law, and under the law of its paper where that is another.",
+    "under the law of its paper, and fills grids under the plain law too.",
 )
 UNIFORM = (
     "# Samplers of uniform noise",
@@ -85,7 +85,7 @@ def _tasks(parts: Sequence[PartFigures]) -> list[str]:
     if any(not part.judged for part in parts):
         lines.append(
             "- **grids**: `sudoku4x4` fills 4x4 grids, from nothing or, where the part says "
-            "*clues*, from 5 clues. **oracle**: the same with the exact laws in place of a model."
+            "*clues*, from 5 clues."
         )
     return lines
 

@@ -1,13 +1,12 @@
 """Plan the presets "samplers" and "uniform": every sampler on the embedded models.
 
 They show where a sampler stands, with few texts in every setting; the preset "claims" has enough
-to decide.  The oracle gives the exact laws of 4x4 grids, so that all errors are the sampler's.
+to decide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from dlm_eval.comparison.part import Part, Weights
 from dlm_eval.comparison.presets.claims import BOOKS_MODEL, SUDOKU_MODEL, book_frequencies
@@ -16,10 +15,8 @@ from dlm_eval.comparison.sweeps import SWEEPS, own_law
 from dlm_eval.comparison.tasks import SudokuTask, Task, book_task
 from dlm_eval.text.judging import JudgeOptions
 from dlm_sampling import Denoiser, samplers
-from dlm_sampling.jobs import Rank
-from dlm_sampling.testing.sudoku import SudokuOracle
 
-TEXTS, NEW_TOKENS, GRIDS, CLUES = 16, 16, 256, 5
+TEXTS, NEW_TOKENS, GRIDS, CLUES = 16, 16, 128, 5
 BASELINES = {"plain": ("ancestral", "llada"), "greedy": ("llada",), "nucleus": ("ancestral",)}
 """Samplers that others are compared with, by law; they run at more budgets."""
 PRESET_LAWS = {
@@ -32,31 +29,19 @@ UNIFORM_MODEL = Weights("tiny-books-uniform")
 JUDGE = JudgeOptions(features="none")
 
 
-@dataclass(frozen=True)
-class Oracle(Weights):
-    """Name the exact denoiser of 4x4 grids, which needs no weights."""
-
-    def load(self, rank: Rank) -> Denoiser:
-        """Return the denoiser."""
-        return SudokuOracle()
-
-
 def samplers_parts() -> tuple[Part, ...]:
-    """Return every sampler of masks, under the plain law and under its own."""
+    """Return every sampler of masks under its own law, and on grids under the plain law too."""
     everyone = running_on("absorbing")
-    greedy, nucleus = (
+    plain, greedy, nucleus = (
         [name for name in everyone if own_law(name) == law or name in BASELINES[law]]
-        for law in ("greedy", "nucleus")
+        for law in ("plain", "greedy", "nucleus")
     )
-    oracle = Oracle("oracle")
     return (
         _grids("grids-plain", SUDOKU_MODEL, 0, everyone, "plain"),
         _grids("grids-clues-greedy", SUDOKU_MODEL, CLUES, greedy, "greedy"),
-        _grids("oracle-plain", oracle, 0, everyone, "plain"),
-        _grids("oracle-clues-greedy", oracle, CLUES, greedy, "greedy"),
         _texts("texts-nucleus", BOOKS_MODEL, nucleus, "nucleus"),
+        _texts("texts-plain", BOOKS_MODEL, plain, "plain"),
         _texts("texts-greedy", BOOKS_MODEL, greedy, "greedy"),
-        _texts("texts-plain", BOOKS_MODEL, everyone, "plain"),
     )
 
 
@@ -74,7 +59,7 @@ def _grids(name: str, weights: Weights, clues: int, names: Sequence[str], law: s
     def task(_: Denoiser) -> Task:
         return SudokuTask(GRIDS, clues)
 
-    settings = tuple(_settings(names, law, (4, 8, 16), (2, 6, 11, 32), "sudoku"))
+    settings = tuple(_settings(names, law, (4, 16), (2, 8, 32), "sudoku"))
     return Part(name, weights, task, settings, GRIDS, GRIDS)
 
 

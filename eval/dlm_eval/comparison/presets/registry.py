@@ -46,7 +46,7 @@ class PresetOfModel:
 PRESETS: dict[str, Preset | PresetOfModel] = {
     "claims": Preset(claims.parts, claims_page.render),
     "published": PresetOfModel(published.parts, published.render),
-    "varied": Preset(varied.parts, varied.render, picture=False),
+    "varied": PresetOfModel(varied.parts, varied.render, picture=False),
     "samplers": Preset(maps.samplers_parts, map_page.render_samplers, picture=False),
     "uniform": Preset(maps.uniform_parts, map_page.render_uniform, picture=False),
     "lsd": Preset(lsd.parts, lsd.render, picture=False),

