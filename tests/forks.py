@@ -31,7 +31,7 @@ PIPE, NOTHING, CLOSED = -1, -2, -3
 class Order(NamedTuple):
     """What a fork runs, and in which surroundings."""
 
-    work: Callable[[], object]
+    work: bytes  # a pickled function without arguments, for the fork alone to read
     environment: Mapping[str, str]
     streams: tuple[int, ...]  # those of 0, 1 and 2 that are open, in the order they are sent
 
@@ -179,7 +179,7 @@ class Forks:
             sent |= {n: nothing.fileno() for n, file in sent.items() if file == NOTHING}
             sent = {n: file for n, file in sent.items() if file != CLOSED}
             surroundings = dict(os.environ) | dict(env or {})
-            order = Order(partial(work, *arguments), surroundings, tuple(sent))
+            order = Order(pickle.dumps(partial(work, *arguments)), surroundings, tuple(sent))
             data = pickle.dumps(order)
             try:
                 head = len(data).to_bytes(8, "little")
@@ -274,11 +274,11 @@ def serve(file: int) -> Callable[[], object]:
     return partial(run, order.work)
 
 
-def run(work: Callable[[], object]) -> NoReturn:
+def run(work: bytes) -> NoReturn:
     """End with its exit code; an interpreter that frees all it has imported takes a second."""
     code = 1
     try:
-        work()
+        pickle.loads(work)()
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
