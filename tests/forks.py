@@ -8,8 +8,11 @@ without a second thread, and not the process of the tests.  No wait here is with
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import os
 import pickle
+import pkgutil
+import runpy
 import select
 import signal
 import socket
@@ -17,13 +20,24 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 60.0  # seconds for any wait that says nothing else
+PATIENCE = 120.0  # seconds for any wait that says nothing else; a busy machine is slow
+READY = b"."
+START = "import sys; from tests.forks import serve; serve(int(sys.argv[1]), sys.argv[2])()"
+EVERYTHING = (
+    "dlm_eval.cli.app",
+    "dlm_eval.comparison.part",
+    "dlm_eval.likelihood.run",
+    "dlm_eval.text.run",
+    "jinja2",
+    "matplotlib.backends.backend_svg",
+)
 PIPE, NOTHING, CLOSED = -1, -2, -3
 """In place of a file descriptor: a pipe that the test reads, the null device, no stream at all."""
 
@@ -110,8 +124,9 @@ class Fork:
 
     def ended(self, patience: float = PATIENCE) -> tuple[int, bytes, bytes]:
         """Exit code, standard output, standard error."""
+        deadline = time.monotonic() + patience
         self._pump(patience, lambda: False)
-        code = self.wait(patience)
+        code = self.wait(max(1.0, deadline - time.monotonic()))
         for number in self._pipes:
             self.close(number)
         return code, self._seen[1], self._seen[2]
@@ -137,14 +152,15 @@ class Fork:
 class Forks:
     """The process that forks, seen from the tests."""
 
-    def __init__(self) -> None:
+    def __init__(self, prepare: str = "tests.forks.import_everything", **environment: str) -> None:
+        """Start it; it calls the function of the name `prepare` before the first fork."""
         self._socket, theirs = socket.socketpair()
-        self._socket.settimeout(PATIENCE)
+        self._environment = environment
         path = os.pathsep.join(str(ROOT / folder) for folder in ("", "kernels", "eval"))
         single = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         self._process = subprocess.Popen(
-            [sys.executable, "-c", f"from tests.forks import serve; serve({theirs.fileno()})()"],
-            env=os.environ | single | {"PYTHONPATH": path},
+            [sys.executable, "-c", START, str(theirs.fileno()), prepare],
+            env=os.environ | single | environment | {"PYTHONPATH": path},
             cwd=ROOT,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -152,6 +168,11 @@ class Forks:
             stderr=subprocess.STDOUT,
         )
         theirs.close()
+        self._socket.settimeout(2 * PATIENCE)
+        if self._socket.recv(1) != READY:
+            said, _ = self._process.communicate(timeout=PATIENCE)
+            raise RuntimeError(f"The process that forks has ended: {said!r}")
+        self._socket.settimeout(PATIENCE)
 
     def close(self) -> None:
         """End it, and every fork that still runs."""
@@ -178,7 +199,8 @@ class Forks:
             sent |= {n: pipe[1] for n, pipe in pipes.items()}
             sent |= {n: nothing.fileno() for n, file in sent.items() if file == NOTHING}
             sent = {n: file for n, file in sent.items() if file != CLOSED}
-            surroundings = dict(os.environ) | dict(env or {})
+            clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+            surroundings = clean | self._environment | dict(env or {})
             order = Order(pickle.dumps(partial(work, *arguments)), surroundings, tuple(sent))
             data = pickle.dumps(order)
             try:
@@ -207,22 +229,42 @@ def command(*words: str) -> None:
     main()
 
 
+def run_program(*words: str) -> None:
+    """Run a file or folder as `python -W ignore WORDS` does."""
+    warnings.simplefilter("ignore")
+    sys.argv = list(words)
+    runpy.run_path(words[0], run_name="__main__")
+
+
+def run_module(name: str, *words: str) -> None:
+    """Run a module as `python -W ignore -m NAME WORDS` does."""
+    warnings.simplefilter("ignore")
+    sys.argv = [name, *words]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
 def import_everything() -> None:
     """Import what commands need, at their first use of a model too."""
+    for name in EVERYTHING:
+        importlib.import_module(name)
     import torch
     import tqdm
+    from dlm_eval.cli.app import app as evaluation
     from dlm_eval.judges.causal import CausalJudge
+    from typer.main import get_command
 
     from dlm_sampling import AutoDenoiser
+    from dlm_sampling.cli.app import app
 
     tqdm.tqdm.monitor_interval = 0  # a thread
     torch.set_num_threads(1)
     CausalJudge.from_pretrained("own")
+    get_command(app), get_command(evaluation)
     for name in ("sudoku4x4", "tiny-books"):
         AutoDenoiser.from_pretrained(name)
 
 
-def serve(file: int) -> Callable[[], object]:
+def serve(file: int, prepare: str) -> Callable[[], object]:
     """Fork for every order that comes in; return, in the fork, what it has to run."""
     import gc
     import threading
@@ -233,11 +275,12 @@ def serve(file: int) -> Callable[[], object]:
     # would stop all others.  A lock of threads is copied by a fork instead.
     tqdm.tqdm.set_lock(threading.RLock())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import_everything()
+    pkgutil.resolve_name(prepare)()
     gc.collect()
     gc.freeze()
     running: dict[int, int] = {}
     with socket.socket(fileno=file) as orders:
+        orders.send(READY)
         while True:
             if select.select([orders], [], [], 0.002 if running else None)[0]:
                 head, files, _, _ = socket.recv_fds(orders, 8, 4)

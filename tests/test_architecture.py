@@ -462,7 +462,7 @@ def test_every_file_of_the_core_has_tests_of_its_name() -> None:
 
 def tracked_text() -> Iterator[tuple[str, str]]:
     listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )
     if listed.returncode != 0:
         pytest.skip("not a git checkout")

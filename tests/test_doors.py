@@ -55,7 +55,7 @@ def python(*arguments: str, cwd: Path, **variables: str) -> str:
     environment |= {"PYTHONPATH": os.pathsep.join(str(cwd / p) for p in ("", "kernels", "eval"))}
     done = subprocess.run(
         [sys.executable, "-m", *arguments], cwd=cwd, env=environment | variables,
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, timeout=250,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return done.stdout

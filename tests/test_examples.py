@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.forks import Forks, run_program
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(p.name for p in (ROOT / "examples").glob("*.py"))
@@ -92,18 +92,11 @@ def test_transformers_generate(run: Run, tmp_path: Path) -> None:
     assert "'klass'" in (tmp_path / "custom_generate" / "generate.py").read_text()
 
 
-def test_custom_denoiser_in_a_process_of_its_own() -> None:
-    paths = os.pathsep.join(str(ROOT / p) for p in (".", "kernels", "eval"))
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "custom_denoiser.py"), "--rows", "5"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "5 of 5 with 9 forward passes" in done.stdout
+def test_custom_denoiser_in_a_process_of_its_own(forks: Forks) -> None:
+    example = str(ROOT / "examples" / "custom_denoiser.py")
+    code, out, err = forks.call(run_program, example, "--rows", "5").ended(250)
+    assert code == 0, err.decode()
+    assert "5 of 5 with 9 forward passes" in out.decode()
 
 
 def test_rl_sudoku(run: Run, tmp_path: Path) -> None:

@@ -138,8 +138,9 @@ def test_ci_runs_the_second_command() -> None:
     program = re.search(r"tests=\$\((awk .*?)\)$", script, re.MULTILINE)
     assert program
     done = subprocess.run(
-        ["bash", "-c", program[1]], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+        ["bash", "-c", program[1]], cwd=ROOT, capture_output=True, text=True, check=True,
+        timeout=250,
+    )  # fmt: skip
     assert done.stdout == blocks("bash")[1]
 
 

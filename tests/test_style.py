@@ -13,8 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def run(*command: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False,
+        timeout=280,
+    )  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
 
 

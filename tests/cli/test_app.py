@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.process import ROOT, Command, assert_one_line
+from dlm_sampling.checkup.bench import METHODS
+from tests.cli.process import Command, assert_one_line
+from tests.forks import ROOT
 
 
 def test_unknown_option_and_verb(command: Command) -> None:
@@ -74,12 +76,19 @@ def test_doctor_reports_and_fails(command: Command, tiny: str, tmp_path: Path) -
 
 
 def test_bench_table_and_json(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ("--rows", "4", "--vocab", "3000", "--repeats", "1")
+    """Peak memory takes a process per method: `tests/checkup/test_bench.py` measures it."""
+    options, measured = ("--rows", "4", "--vocab", "3000", "--repeats", "1"), []
+
+    def peak(*setting: object) -> float:
+        measured.append(setting)
+        return 1.5
+
+    monkeypatch.setattr("dlm_sampling.checkup.bench.peak_megabytes", peak)
     table = command("bench", *options)
     assert table.code == 0, table
     for word in ("dlm_sampling", "LLaDA", "MDLM", "multinomial", "peak MB", "[4, 3000]"):
         assert word in table.out
-    monkeypatch.setattr("dlm_sampling.checkup.bench.peak_megabytes", lambda *_: 1.5)
+    assert [setting[:3] for setting in measured] == [(name, 4, 3000) for name in METHODS]
     record = json.loads(command("bench", *options, "--dtype", "bfloat16", "--json").out)
     assert record["dtype"] == "bfloat16"
     assert [method["peak_megabytes"] for method in record["methods"]] == [1.5] * 4
@@ -94,7 +103,12 @@ def test_help_imports_no_torch() -> None:
         "print(sorted({'torch', 'transformers', 'rich', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )  # fmt: skip
     assert done.stdout.endswith("[]\n")
     assert "--max-new-tokens" in done.stdout

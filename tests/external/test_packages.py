@@ -46,5 +46,5 @@ def test_of_two_that_want_a_checkpoint_one_writes_and_the_other_waits(tmp_path: 
     for thread in both:
         thread.start()
     for thread in both:
-        thread.join()
+        thread.join(250)
     assert len(written) == 1

@@ -114,5 +114,5 @@ def _disassembled(binary: Any) -> Machine:
     path.write_bytes(binary.asm["cubin"])
 
     command = [str(TOOLS / "cuobjdump"), "-res-usage", "-sass", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=250)
     return Machine(done.stdout + done.stderr)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,36 +14,11 @@ import torch
 
 from dlm_sampling import ops
 from dlm_sampling.types import TokenLaw
+from tests.forks import Forks, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "kernels" / "benchmarks"
 PARTS = {"correctness", "library", "recorded", "floor", "positions", "head", "loop"}
-
-
-QUICKLY = """
-import runpy, sys
-import tests.kernels.quick_interpreter
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return _run([str(FOLDER), *arguments])
-
-
-def run_quickly(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the same program in the quick interpreter."""
-    return _run(["-c", QUICKLY, str(FOLDER), *arguments], TRITON_INTERPRET="1")
-
-
-def _run(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "DLM_"))}
-    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", *arguments], cwd=ROOT, env=environment,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +55,11 @@ def checks_only(part: str, case: dict[str, object]) -> bool:
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="triton is made for Linux only")
-def test_dry_run(tmp_path: Path, pages: ModuleType) -> None:
+def test_dry_run(tmp_path: Path, pages: ModuleType, interpreter: Forks) -> None:
     """Every line of every part but the clocks; a dry run leaves nothing in the page."""
-    done = run_quickly("all", "--dry-run", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    words = (str(FOLDER), "all", "--dry-run", "--out", str(tmp_path))
+    code, out, err = interpreter.call(run_program, *words).ended(280)
+    assert code == 0, out.decode() + err.decode()[-3000:]
     files = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
     assert set(files) == {f"{part}.dry.json" for part in PARTS}
     for found in files.values():
@@ -97,10 +71,12 @@ def test_dry_run(tmp_path: Path, pages: ModuleType) -> None:
     assert "no GPU has run these kernels" in pages.page(tmp_path)
 
 
-def test_without_a_gpu_the_error_says_what_to_do(tmp_path: Path) -> None:
-    done = run("floor", "--out", str(tmp_path))
-    assert done.returncode == 2
-    assert done.stderr.startswith("No CUDA device") and "--dry-run" in done.stderr
+@pytest.mark.skipif(sys.platform != "linux", reason="triton is made for Linux only")
+def test_without_a_gpu_the_error_says_what_to_do(tmp_path: Path, interpreter: Forks) -> None:
+    process = interpreter.call(run_program, str(FOLDER), "floor", "--out", str(tmp_path))
+    code, _, err = process.ended()
+    assert code == 2
+    assert err.startswith(b"No CUDA device") and b"--dry-run" in err
     assert not list(tmp_path.iterdir())
 
 

@@ -45,5 +45,5 @@ def test_the_switch_belongs_to_one_thread() -> None:
     with ops.without_sync():
         thread = threading.Thread(target=lambda: seen.append(ops.sync_allowed()))
         thread.start()
-        thread.join()
+        thread.join(60)
     assert seen == [True]

@@ -191,6 +191,7 @@ def test_a_sampler_is_added_by_its_file_and_one_line(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=250,
     )
     assert done.returncode == 0, done.stderr
 

@@ -17,6 +17,7 @@ from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, Denoiser
 from dlm_sampling.denoisers.checkpoints.convert import convert
 from dlm_sampling.denoisers.checkpoints.placement import single_device
 from dlm_sampling.denoisers.checkpoints.weights import save_weights
+from tests.forks import Forks, run_module
 
 V = 40
 Maker = Callable[..., Denoiser]
@@ -26,7 +27,9 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Python in a process of its own, where the package is found installed or not."""
     root = Path(__file__).parents[3]
     command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=root, timeout=250
+    )
 
 
 @pytest.fixture
@@ -128,12 +131,13 @@ def test_pickle_is_refused_and_stays_inert(
 
 
 @torch.no_grad()
-def test_pickled_weights_can_be_converted_once(llada: Maker, folder: Path) -> None:
+def test_pickled_weights_can_be_converted_once(llada: Maker, folder: Path, forks: Forks) -> None:
     whole = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(whole, folder / "pytorch_model.bin")
-    done = run("-m", "dlm_sampling.denoisers.checkpoints.convert", str(folder))
-    assert done.returncode == 0, done.stderr
+    module = "dlm_sampling.denoisers.checkpoints.convert"
+    code, _, err = forks.call(run_module, module, str(folder)).ended()
+    assert code == 0, err.decode()
     ids = torch.arange(8)[None]
     assert torch.equal(AutoDenoiser.from_pretrained(folder).logits(ids), llada().logits(ids))
 

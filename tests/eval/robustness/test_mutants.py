@@ -128,7 +128,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     paths = [str(folder), str(ROOT), str(ROOT / "eval")]
     subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {paths}\n{RUN}"],
-        cwd=folder, check=True, capture_output=True,
+        cwd=folder, check=True, capture_output=True, timeout=250,
     )  # fmt: skip
     return json.loads((folder / "told.json").read_text())
 

@@ -17,7 +17,7 @@ from tests.capture import steps_only_on_the_device
 
 Network = Callable[[Tensor], Tensor | DenoiserOutput]
 
-TABLE = torch.randn(4, 9, generator=torch.Generator().manual_seed(3))
+TABLE = torch.randn(3, 9, generator=torch.Generator().manual_seed(3))
 
 
 HEAD = torch.nn.Linear(9, 9)
@@ -33,8 +33,8 @@ def hidden(ids: Tensor) -> DenoiserOutput:
 
 def run(network: Network, name: str, law: TokenLaw, cuda_graph: bool) -> SampleOutput:
     model = wrap(network, vocab_size=9, mask_token_id=8)
-    tokens = torch.zeros(2, 4, dtype=torch.int64)
-    editable = torch.tensor([[False, True, True, True], [True, True, False, True]])
+    tokens = torch.zeros(2, 3, dtype=torch.int64)
+    editable = torch.tensor([[False, True, True], [True, True, False]])
     return sample(
         model, samplers.create(name), tokens, editable, seeds=[3, 4], steps=2, law=law,
         cuda_graph=cuda_graph,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 import torch
 
 from dlm_sampling.samplers import TokenFrequencies, count_tokens
+from tests.forks import Forks
 
 ROOT = Path(__file__).parents[3]
 VOCAB = 128
@@ -66,27 +65,21 @@ def test_counts_are_those_of_the_corpus(tmp_path: Path) -> None:
     assert TokenFrequencies.load(tmp_path / "f.json", VOCAB) == got
 
 
-def test_a_killed_counting_goes_on_where_it_was(tmp_path: Path) -> None:
+def count_hundreds(corpus: Corpus, output: Path) -> TokenFrequencies:
+    return count(corpus, output, save_every=100)
+
+
+def test_a_killed_counting_goes_on_where_it_was(forks: Forks, tmp_path: Path) -> None:
     """Killed twice by SIGKILL between saves; nothing is lost and nothing counted twice."""
-    script = (
-        "import sys; from pathlib import Path; "
-        "from tests.samplers.frequencies.test_token_frequencies import Corpus, count; "
-        "count(Corpus(700, int(sys.argv[2])), Path(sys.argv[1]), save_every=100)"
-    )
     output, seen = tmp_path / "f.json", []
     for kill_at in (333, 690):
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(output), str(kill_at)],
-            cwd=ROOT,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == -signal.SIGKILL
+        process = forks.call(count_hundreds, Corpus(700, kill_at), output)
+        assert process.wait() == -signal.SIGKILL
         seen.append(json.loads(output.read_text())["metadata"]["rows"])
         with pytest.raises(ValueError, match="interrupted"):
             TokenFrequencies.load(output)
     assert seen == [300, 600]
-    got = count(Corpus(700), output, save_every=100)
+    got = count_hundreds(Corpus(700), output)
     assert torch.equal(got.counts, expected(700))
     assert torch.equal(TokenFrequencies.load(output, VOCAB).counts, expected(700))
 
