@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
 from dlm_eval.data import passages
 from dlm_eval.judges.causal import CausalJudge
 from dlm_eval.judges.mauve import mauve, mauve_of_features
-from mauve import compute_mauve
-from mauve.utils import featurize_tokens_from_model
 
 from dlm_sampling.errors import UsageError
 
@@ -18,10 +19,17 @@ PEOPLE = RNG.normal(size=(60, 8)).astype(np.float32)
 MODEL = (RNG.normal(size=(60, 8)) + 0.8).astype(np.float32)
 
 
-def test_it_is_the_package_called_directly() -> None:
+@pytest.fixture(scope="module")
+def package() -> ModuleType:
+    """The package; its import takes seconds, which every worker that collects would pay."""
+    importlib.import_module("mauve.utils")
+    return importlib.import_module("mauve")
+
+
+def test_it_is_the_package_called_directly(package: ModuleType) -> None:
     found = mauve_of_features(MODEL, PEOPLE, seeds=(25, 3))
     for seed, value in zip(found.seeds, found.values, strict=True):
-        direct = compute_mauve(p_features=PEOPLE, q_features=MODEL, seed=seed)
+        direct = package.compute_mauve(p_features=PEOPLE, q_features=MODEL, seed=seed)
         assert value == direct.mauve
         assert found.buckets == direct.num_buckets == 6
     assert found.mean == np.mean(found.values)
@@ -30,11 +38,11 @@ def test_it_is_the_package_called_directly() -> None:
     assert found.mean < 0.9
 
 
-def test_features_of_texts_are_those_of_the_package() -> None:
+def test_features_of_texts_are_those_of_the_package(package: ModuleType) -> None:
     judge = CausalJudge.from_pretrained("own")
     texts = [text[: 30 + 5 * i] for i, text in enumerate(passages(9, 120))]
     ids = [torch.tensor([row]) for row in judge.encode(texts)]
-    direct = featurize_tokens_from_model(judge.model, ids, 4)
+    direct = package.utils.featurize_tokens_from_model(judge.model, ids, 4)
     np.testing.assert_allclose(judge.features(texts), direct, atol=2e-4)
 
 
@@ -60,10 +68,10 @@ def test_counts_must_agree_and_suffice() -> None:
         mauve_of_features(MODEL, PEOPLE, seeds=())
 
 
-def test_faiss_is_quiet(capfd: pytest.CaptureFixture[str]) -> None:
+def test_faiss_is_quiet(package: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
     mauve_of_features(MODEL, PEOPLE, seeds=(25,))
     assert capfd.readouterr().err == ""
-    compute_mauve(p_features=PEOPLE, q_features=MODEL)
+    package.compute_mauve(p_features=PEOPLE, q_features=MODEL)
     assert "WARNING clustering" in capfd.readouterr().err  # the package alone is not
 
 
