@@ -198,3 +198,13 @@ def test_a_table_of_kappas_is_read_position_by_position() -> None:
     kappa = torch.tensor([0.0, 0.4, 0.7, 1.0]).double()
     rows: list[Tensor] = [psi_law(Uniform(), p[i], x[i], a, b, float(kappa[i])) for i in range(4)]
     torch.testing.assert_close(psi_law(Uniform(), p, x, a, b, kappa), torch.stack(rows))
+
+
+def test_the_shares_of_the_phases_may_add_up_to_one() -> None:
+    for high, middle in ((0.0, 1.0), (1.0, 0.0), (0.45, 0.55), (0.7, 0.3), (0.1, 0.9)):
+        assert Phases(high_fraction=high, middle_fraction=middle).high_fraction == high
+    with pytest.raises(ValueError, match=r"their sum must be at most 1"):
+        Phases(high_fraction=0.5, middle_fraction=0.5 + 1e-6)
+    for field in ("high_fraction", "middle_fraction"):
+        with pytest.raises(ValueError, match=f"{field}=-0.1: must be in"):
+            Phases(**{field: -0.1})
