@@ -119,7 +119,7 @@ class Moved(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("scale", [0.5, 40.0])
+@pytest.mark.parametrize("scale", [0.5, 3.0, 40.0])
 @pytest.mark.parametrize("share", [0.99, 1.01, -0.99, -1.01])
 def test_a_difference_counts_in_units_of_the_spread_of_the_logits(
     scale: float, share: float

@@ -12,6 +12,7 @@ from dlm_sampling.samplers.parts.two_stage import TwoStage
 from dlm_sampling.schedules import LINEAR
 from dlm_sampling.testing import chi_square
 from tests.samplers import test_mask_solvers as on_masks
+from tests.samplers.small import run, small_toy
 
 
 def check_stages(sampler: TwoStage, second: float) -> None:
@@ -51,3 +52,33 @@ def check_draws(sampler: TwoStage) -> None:
     toy = on_masks.world(5)
     found = on_masks.draws(toy, sampler, 4, rows=2000)
     assert chi_square(found, on_masks.two_stage_law(toy, sampler, 2)).p > 1e-4
+
+
+def check_shares(sampler: TwoStage, restarts: bool) -> None:
+    """One law at all positions: the share that is still masked after every stage, by hand."""
+    count, theta, t_end = 6000, sampler.theta, 0.2
+    toy = small_toy(length=count, scale=0.0)
+    out = run(toy, replace(sampler, schedule=LINEAR, t_end=t_end), length=count, steps=4)
+    assert out.trajectory is not None
+    left, wanted = 1.0, list[float]()
+    for k in range(2):
+        t, s = (1.0 - (1.0 - t_end) * i / 2 for i in (k, k + 1))
+        window, rates = math.log(t / s), (1.0, 1.0)
+        if sampler.clock == "time":
+            window, rates = t - s, (1.0 / t, 1.0 / (t - theta * (t - s)))
+        half, a1 = 1 / (2 * theta), 1 / (2 * theta * (1 - theta))
+        if not restarts:
+            left *= math.exp(-theta * window * rates[0])
+        wanted.append(left)
+        mixed = (1 - half) * rates[0] + half * rates[1]
+        if not restarts:
+            mixed, window = a1 * rates[1] - (a1 - 1) * rates[0], (1 - theta) * window
+        stays = math.exp(-window * max(mixed, 0.0))
+        if restarts:  # where the look ahead revealed the position, R* is 0
+            seen = math.exp(-theta * window * rates[0])
+            stays = seen * stays + (1 - seen) * math.exp(-window * max(1 - half, 0.0) * rates[0])
+        left *= stays
+        wanted.append(left)
+    found = [int(event.unknown.sum()) / count for event in out.trajectory.events]
+    for share, exact in zip(found, [*wanted, 0.0], strict=True):
+        assert abs(share - exact) <= 4.5 * math.sqrt(exact * (1 - exact) / count)

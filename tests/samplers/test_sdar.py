@@ -156,6 +156,17 @@ def test_one_token_per_step_solves_sudoku(strategy: Any) -> None:
     assert bool(is_valid(out.tokens).all())
 
 
+def test_only_the_sequential_strategy_reads_no_drawn_token() -> None:
+    assert [SDAR(strategy).exact for strategy in ("dynamic", "static", "sequential")] == [
+        False,
+        False,
+        True,
+    ]
+    assert create("sdar-static") == SDAR("static")
+    assert create("sdar-sequential") == SDAR("sequential")
+    assert create("sdar") == SDAR("dynamic", 0.85)
+
+
 def test_errors_name_the_field_and_what_is_allowed() -> None:
     with pytest.raises(
         ValueError, match="strategy='low': must be one of dynamic, static, sequential"

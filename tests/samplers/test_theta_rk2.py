@@ -8,7 +8,7 @@ import torch
 from dlm_sampling.samplers import ThetaRK2
 from dlm_sampling.samplers.parts.two_stage import ClockName
 from dlm_sampling.schedules import LINEAR
-from tests.samplers.stages import check_draws, check_stages
+from tests.samplers.stages import check_draws, check_shares, check_stages
 
 
 @pytest.mark.parametrize("theta", [0.3, 0.5, 0.8, 1.0])
@@ -27,4 +27,6 @@ def test_the_bound_is_the_largest_sum_of_rates(theta: float) -> None:
 @pytest.mark.parametrize("clock", ["hazard", "time"])
 def test_draws_on_masks_have_the_law_of_both_stages(clock: ClockName) -> None:
     check_draws(ThetaRK2(0.4, LINEAR, 0.05, "sample", clock))
+    for theta in (0.4, 0.7):
+        check_shares(ThetaRK2(theta, clock=clock), restarts=True)
     check_draws(ThetaRK2(0.8, LINEAR, 0.05, "argmax", clock))

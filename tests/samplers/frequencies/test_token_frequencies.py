@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dlm_sampling.samplers import TokenFrequencies, count_tokens
+from dlm_sampling.samplers.frequencies.token_frequencies import read_frequencies
 from tests.forks import Forks
 
 ROOT = Path(__file__).parents[3]
@@ -217,3 +218,17 @@ def test_lookups() -> None:
 def test_bad_tables_are_refused(counts: torch.Tensor, total: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TokenFrequencies(counts, total)
+
+
+def test_frequencies_come_from_a_table_a_file_a_dictionary_or_nowhere(tmp_path: Path) -> None:
+    table = TokenFrequencies(torch.tensor([3, 0, 1]), 4)
+    path = tmp_path / "counts.json"
+    table.save(path)
+    assert read_frequencies(None) is None
+    assert read_frequencies(table) is table
+    for given in (table.to_config(), path, str(path)):
+        found = read_frequencies(given)
+        assert found == table
+    for wrong in (3, 0.5, [1, 2], b"counts"):
+        with pytest.raises(TypeError, match=r"frequencies=.*: must be a TokenFrequencies"):
+            read_frequencies(wrong)

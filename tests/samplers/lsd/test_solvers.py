@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from dlm_sampling import generate
 from dlm_sampling.engine.sample import sample
 from dlm_sampling.ops import row_seeds
-from dlm_sampling.processes import Absorbing
+from dlm_sampling.processes import Absorbing, Uniform
 from dlm_sampling.samplers import (
     Euler,
     LearnedEuler,
@@ -32,7 +33,7 @@ from dlm_sampling.samplers import (
 )
 from dlm_sampling.samplers.lsd.saved import options_of, read_schedule, schedule_record
 from dlm_sampling.samplers.lsd.solvers import Learned, lsd
-from dlm_sampling.schedules import Cosine, Geometric, HalfCosine, LogLinear, grid_time
+from dlm_sampling.schedules import LINEAR, Cosine, Geometric, HalfCosine, LogLinear, grid_time
 from dlm_sampling.testing import (
     EnumerableDenoiser,
     all_states,
@@ -356,3 +357,20 @@ def test_text_that_is_not_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         load_learned(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("clock", ["hazard", "time"])
+def test_the_trapezoidal_intensity_is_the_expected_number_of_events(clock: Any) -> None:
+    """On the linear schedule the window times the rate is ln(t / s), or (t - s) / t."""
+    sampler = LearnedTrapezoidal(clock=clock, schedule=LINEAR)
+    x = torch.tensor([[2, 2, 1]])
+    p = torch.tensor([0.25, 0.75, 0.0], dtype=torch.float64).expand(1, 3, 3)
+    t, s = (torch.full((1, 3), value, dtype=torch.float64) for value in (0.8, 0.3))
+    events = math.log(0.8 / 0.3) if clock == "hazard" else 0.5 / 0.8
+    wanted = events * p * (x == 2).unsqueeze(-1)
+    torch.testing.assert_close(sampler.intensity(Absorbing(2), p, x, t, s), wanted)
+    torch.testing.assert_close(sampler.expected(Absorbing(2), p, x, t, s), wanted)
+    # Without a mask alpha goes from 0.2 to 0.7, and noise comes at rate 1 on the clock -ln alpha.
+    events = math.log(0.7 / 0.2) if clock == "hazard" else 0.5 / 0.2
+    wanted = events / 3 * p * (torch.arange(3) != x.unsqueeze(-1))
+    torch.testing.assert_close(sampler.intensity(Uniform(), p, x, t, s), wanted)

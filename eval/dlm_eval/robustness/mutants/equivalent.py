@@ -19,6 +19,15 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "_compound_poisson: 20.0 -> 19.0": "a smaller window: what wraps around is below 1e-12",
         "_compound_poisson: 2 -> 3": "a larger window, of which more is empty",
     },
+    "dlm_sampling/samplers/parts/two_stage.py": {
+        "TwoStage.jump: u * self.bound_prob(interval)[row] < chance -> "
+        "u * self.bound_prob(interval)[row] <= chance": "u has 52 random bits; where the bound is "
+        "0 there are no candidates",
+    },
+    "dlm_sampling/samplers/ancestral.py": {
+        "Ancestral.move: canvas.editable & ~ending -> canvas.editable": "draws of rows that end "
+        "are replaced by those that remove the noise",
+    },
     "dlm_sampling/processes/tweedie.py": {
         "tweedie_absorbing: (1.0 - 1.0 / ratio) * masked -> (1.0 - 1.0 / ratio) / masked": "the "
         "factor is 1 at a mask, and elsewhere the row is replaced",
