@@ -135,7 +135,11 @@ def bound(
     if scored is None:
         typer.echo(f"{out}: the share of process {rank.index} is done; others are not.")
         return
-    note = f"standard error over {len(windows)} windows, of texts and masks together"
+    note = (
+        f"standard error over {len(windows)} windows, of texts and masks together"
+        if len(windows) > 1
+        else "one window has no standard error"
+    )
     figures = metrics(windows, scored, note=note)
     samples = []
     for index, document in enumerate(documents):

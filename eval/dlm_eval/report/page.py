@@ -136,10 +136,16 @@ def side_by_side(
 def facts(sample: Mapping[str, Json]) -> list[tuple[str, str]]:
     """Return the figures and words of a sample that stand below its text."""
     return [
-        (key.replace("_", " "), figure(value) if isinstance(value, float) else str(value))
+        (key.replace("_", " "), _word(value))
         for key, value in sample.items()
         if key not in TEXT_KEYS and isinstance(value, str | int | float)
     ]
+
+
+def _word(value: str | int | float) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return figure(value) if isinstance(value, float) else str(value)
 
 
 def figure(value: float, error: float | None = None) -> str:

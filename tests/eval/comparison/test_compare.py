@@ -165,6 +165,18 @@ def test_collapsed_entropy_stands_in_the_warnings() -> None:
     assert values["llada, 4 steps", "unigram entropy"] == 0.0
     warnings = [w for w in found.warnings if "collapsed" in w]
     assert len(warnings) == 1 and warnings[0].startswith("llada, 4 steps")
+    # ln 4 = 1.386 nats; (1, 1, 2, 3) has 1.040, and (1, 1, 2, 2) 0.693, more than 0.5 below
+    for ids, count in (([1, 1, 2, 3], 0), ([1, 1, 2, 2], 1)):
+        cells = [cell("ancestral", [1, 2, 3, 4]), cell("llada", ids)]
+        told = figures_of(TextTask(4), cells, Protocol(judge=CountsKinds())).warnings
+        assert sum("collapsed" in warning for warning in told) == count
+
+
+def test_a_given_sweep_keeps_the_steps_that_its_sampler_reads() -> None:
+    found = sweeps_of(["fast-dllm-dream.threshold=0.8", "llada2.threshold=0.9,0.5"], "text")
+    assert found["fast-dllm-dream"].values == {"text": (0.8,)}
+    assert found["fast-dllm-dream"].steps == 4
+    assert found["llada2"].values == {"text": (0.9, 0.5)} and found["llada2"].steps is None
 
 
 @pytest.mark.parametrize(

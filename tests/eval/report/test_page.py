@@ -126,3 +126,14 @@ def test_the_same_plot_has_the_same_bytes_and_two_grounds() -> None:
 
     first, second = (draw("t", "c", paint) for _ in range(2))
     assert first == second and first.light != first.dark
+
+
+def test_the_figures_of_the_whole_have_a_name_beside_groups() -> None:
+    metrics = (
+        Metric(name="a", value=1.0, unit="", n=2),
+        Metric(name="a", value=2.0, unit="", n=2, group="references"),
+    )
+    results = Results(command="c", subject={}, protocol={}, metrics=metrics)
+    page = render(results, [{"text": "x", "right": True}], versions={})
+    assert '<th scope="row">all</th>' in page
+    assert "right yes" in " ".join(page.split())
