@@ -96,6 +96,9 @@ def test_the_speed_up_is_at_equal_quality() -> None:
     part = part_of(*figures, grid("a", 2, 0.5), grid("a", 5, 0.89), judged=False)
     assert speed(part, "a", "b") == (pytest.approx(16 / 5), 1.0)
     assert speed(part_of(*figures, grid("a", 5, 0.6), judged=False), "a", "b") is None
+    texts = [text("b", 8, 4.2), text("b", 16, 4.0), text("a", 4, 4.0, 2.8), text("a", 8, 4.0)]
+    varied = part_of(*texts, judged=True)  # 4 passes are as good, but less varied
+    assert speed(varied, "a", "b") == (pytest.approx(2.0), 1.0)
 
 
 def small() -> tuple[Part, ...]:
