@@ -5,7 +5,7 @@ logits leaves the sum of exponentials s_t of every tile.  With independent unit 
 tile is argmax_t s_t / E_t; then, likewise, the run inside the tile and the token inside the run.
 The first of exponential clocks of rates s_t to ring is t with probability s_t / sum(s), so the
 factorisation is exact, and a row needs V / 1024 + 64 random numbers instead of V.  The widths are
-part of the random stream.
+part of the random stream.  A vocabulary of one run has one race, of its own V ids.
 """
 
 from __future__ import annotations
@@ -128,18 +128,19 @@ class _Plan(NamedTuple):
     scratch: Scratch
     check: bool
 
-    def clocks(self, span: slice) -> Tensor:
-        """Return the unit exponentials of the races of some rows, float64 [r, lanes].
+    def clocks(self, block: Block) -> Tensor:
+        """Return the unit exponentials of the races of a block, float64 [b, lanes].
 
         Lanes 0 to 31 are for the tokens of a run, 32 to 63 for the runs of a tile, then the tiles.
+        Of a vocabulary of one run only the V lanes of its ids are made.
         """
         runs, tiles = self.allowed.width // RUN, self.allowed.tiles
         return lane_exponentials(
-            self.keys[span],
-            self.positions[span],
-            self.steps[span],
+            self.keys[block.span],
+            self.positions[block.span],
+            self.steps[block.span],
             stream=Stream.TOKEN,
-            lanes=RUN + runs + (tiles if tiles > 1 else 0),
+            lanes=block.vocab if runs == 1 else RUN + runs + (tiles if tiles > 1 else 0),
             sub=self.sub,
         )
 
@@ -158,7 +159,7 @@ def _draw_block(block: Block, plan: _Plan) -> tuple[Tensor, Tensor]:
     peak, log_total = found.peak.double(), found.shown.total.log()
     token, logit = found.best, peak
     if argmax is not True:
-        token, logit = race(block, plan.allowed, found, drawn.temperature, plan.clocks(block.span))
+        token, logit = race(block, plan.allowed, found, drawn.temperature, plan.clocks(block))
     if isinstance(argmax, Tensor):
         token, logit = torch.where(argmax, found.best, token), torch.where(argmax, peak, logit)
     confidence = (logit - peak) / shown.temperature - log_total
@@ -208,6 +209,9 @@ def race(
     # Relative to the tile's own peak no weight overflows, and the largest does not vanish.
     inverse = inverse_temperature(temperature, logits.dtype, times=LOG2E)
     weights = (logits - logits.amax(-1, keepdim=True)).mul_(inverse).exp2_()
+    if allowed.width == RUN:
+        place = (weights[:, : block.vocab] / clocks).argmax(-1, keepdim=True)
+        return place[:, 0], logits.gather(1, place)[:, 0].double()
     runs = weights.view(weights.shape[0], -1, RUN)
     run = (runs.sum(-1) / clocks[:, RUN : RUN + runs.shape[1]]).argmax(-1, keepdim=True)
     lane = (run_at(runs, run) / clocks[:, :RUN]).argmax(-1, keepdim=True)

@@ -39,12 +39,13 @@ def poisson_plausible(hits: int, expected: float, level: float = 1e-4) -> bool:
 
 def brute_law(logits: Tensor, law: TokenLaw) -> Tensor:
     """The sampled law of one row [V], float64, token by token from the definition."""
-    score = {v: float(x) for v, x in enumerate(logits.double()) if v not in law.suppressed}
+    numbers = logits.double().tolist()
+    score = {v: x for v, x in enumerate(numbers) if v not in law.suppressed}
     order = sorted((v for v in score if score[v] > -math.inf), key=lambda v: (-score[v], v))
-    out = torch.zeros(len(logits), dtype=torch.float64)
+    out = [0.0] * len(numbers)
     if law.temperature == 0.0:
         out[order[0]] = 1.0
-        return out
+        return torch.tensor(out, dtype=torch.float64)
     top = score[order[0]]
     kept = [(v, math.exp((score[v] - top) / law.temperature)) for v in order]
     kept = kept[: law.top_k]
@@ -62,4 +63,5 @@ def brute_law(logits: Tensor, law: TokenLaw) -> Tensor:
         kept = [(v, w) for v, w in kept if w >= law.min_p]
     for v, w in kept:
         out[v] = w
-    return out / out.sum()
+    weights = torch.tensor(out, dtype=torch.float64)
+    return weights / weights.sum()

@@ -10,6 +10,7 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.ops import sources as rows_module
 from dlm_sampling.ops import tiles as tiles_module
+from dlm_sampling.ops.philox import Stream, lane_exponentials
 from dlm_sampling.types import DrawRecord, TokenLaw
 from tests.ops.laws import brute_law, chi_square_p
 
@@ -91,6 +92,18 @@ def test_tokens_follow_the_filtered_law(law: TokenLaw) -> None:
     assert chi_square_p(counts, exact) > 1e-3
 
 
+@pytest.mark.parametrize("vocab", [1, 2, 13, 31, 32])
+def test_a_small_vocabulary_has_the_lanes_of_its_ids(vocab: int) -> None:
+    """One race of lanes 0 to V - 1, as in the first of the runs of a larger vocabulary."""
+    logits, zero = rand_logits(300, vocab), torch.zeros(300, dtype=torch.int64)
+    clocks = lane_exponentials(zero + 9, torch.arange(300), zero, stream=Stream.TOKEN, lanes=33)
+    for suppressed in ((), (0,)) if vocab > 1 else ((),):
+        law = logits.double().softmax(-1)
+        law[:, list(suppressed)] = 0.0
+        token = draw(logits, 300, seed=9, law=TokenLaw(suppressed=suppressed)).token
+        assert torch.equal(token, (law / clocks[:, :vocab]).argmax(-1))
+
+
 def test_temperature_extremes() -> None:
     near = torch.tensor([1.0, 1.0 - 1e-4, -3.0])
     gap = float(near.double()[0] - near.double()[1])
@@ -148,12 +161,12 @@ def test_lowest_ids_win_ties_at_a_boundary() -> None:
 # ---- the record
 
 
-def reference(logits: Tensor, token: Tensor, law: TokenLaw, statistics: str) -> dict[str, Tensor]:
-    """The fields of the record in float64, from their definitions."""
-    if statistics == "law":
-        heat = law.temperature or 1.0
-        kept = torch.stack([brute_law(row, _at(law, heat)) for row in logits])
-        scaled = torch.where(kept > 0, logits.double() / heat, -math.inf)
+def reference(
+    logits: Tensor, token: Tensor, law: TokenLaw, kept: Tensor | None
+) -> dict[str, Tensor]:
+    """The fields of the record in float64, from their definitions; `kept` where of the law."""
+    if kept is not None:
+        scaled = torch.where(kept, logits.double() / (law.temperature or 1.0), -math.inf)
     else:
         scaled = logits.double().clone()
         scaled[:, list(law.suppressed)] = -math.inf
@@ -194,9 +207,10 @@ def test_the_record_against_float64(law: TokenLaw, dtype: torch.dtype) -> None:
     logits = logits.to(dtype)
     tight = 1e-11 if dtype == torch.float64 else 2e-5
     exact = torch.stack([brute_law(row, law) for row in logits])
-    for statistics in ("model", "law"):
+    kept = exact if law.temperature else torch.stack([brute_law(x, _at(law, 1.0)) for x in logits])
+    for statistics, of_law in (("model", None), ("law", kept > 0)):
         found = draw(logits, 12, law=law, statistics=statistics)
-        want = reference(logits, found.token, law, statistics)
+        want = reference(logits, found.token, law, of_law)
         for name in STATISTICS:
             value = getattr(found, name)
             assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
