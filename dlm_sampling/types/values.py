@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor
 
 
@@ -44,4 +45,8 @@ def distinct(table: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The k entries [k] or [k, m], and int64 [n] with table[i] == entries[number[i]].
     """
+    if table.ndim == 1:  # many times faster than rows of a table
+        return cast("tuple[Tensor, Tensor]", table.unique(return_inverse=True))
+    if len(table) and bool((table == table[0]).all()):
+        return table[:1], torch.zeros(len(table), dtype=torch.int64, device=table.device)
     return cast("tuple[Tensor, Tensor]", table.unique(dim=0, return_inverse=True))

@@ -23,3 +23,8 @@ def test_every_entry_is_found_among_the_different_ones() -> None:
     assert torch.equal(entries[number], table)
     entries, number = distinct(torch.tensor([7, 3, 7]))
     assert (ints(entries), ints(number)) == ([3, 7], [1, 0, 1])
+    entries, number = distinct(torch.tensor([[0.5, 0.25]] * 3))
+    assert (float_rows(entries), ints(number)) == ([[0.5, 0.25]], [0, 0, 0])
+    for empty in (torch.zeros(0), torch.zeros(0, 2)):
+        entries, number = distinct(empty)
+        assert (entries.shape, number.shape) == (empty.shape, (0,))
