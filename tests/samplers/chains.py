@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from dlm_sampling.types import Clock, Process
 
 SYMBOLS, LENGTH, P_LIMIT = 3, 2, 1e-4
 StepLaw = Callable[[Tensor, int], Tensor]
+row_seeds = cache(ops.row_seeds)
 
 
 def joint(seed: int = 3, scale: float = 1.2, length: int = LENGTH) -> Tensor:
@@ -134,7 +136,7 @@ def draws(
 ) -> SampleOutput:
     """Many rows of whole canvases."""
     tokens = torch.zeros(rows, length, dtype=torch.int64)
-    seeds = ops.row_seeds(seed, rows)
+    seeds = row_seeds(seed, rows)
     options: Any = {"seeds": seeds, "steps": steps, "return_trajectory": True}
     return sample(toy, sampler, tokens, tokens == 0, **options)
 

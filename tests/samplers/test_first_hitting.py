@@ -59,22 +59,19 @@ def grouped_law(toy: EnumerableDenoiser, hits: Hits, steps: int) -> Tensor:
         law = torch.zeros(len(states)).double()
         law[-1] = 1.0
         for step in range(steps + 1):
-            following = torch.zeros_like(law)
-            for index in law.nonzero().squeeze(1).tolist():
-                x = states[index : index + 1]
-                canvas = Canvas(
-                    x, x == SYMBOLS, torch.ones_like(x).bool(), torch.zeros(1).long(), SYMBOLS
-                )
-                clock = Clock(torch.tensor([step]), torch.tensor([steps]))
-                where, t = hits.next_group(HitState(tau, torch.tensor([LENGTH])), canvas, clock)
-                assert where[0].tolist() == [
-                    k == step and v == SYMBOLS for k, v in zip(choice, x[0].tolist(), strict=True)
-                ]
-                assert float(t) == pytest.approx(grid[step])
-                stay = torch.nn.functional.one_hot(x, size).double()
-                stay[where] = toy.probs(x)[where]
-                following += law[index] * product_law(stay)[0]
-            law = following
+            index = law.nonzero().squeeze(1)
+            x = states[index]
+            number = torch.full((len(x),), LENGTH)
+            canvas = Canvas(
+                x, x == SYMBOLS, torch.ones_like(x).bool(), torch.zeros_like(number), SYMBOLS
+            )
+            clock = Clock(torch.full_like(number, step), torch.full_like(number, steps))
+            where, t = hits.next_group(HitState(tau.expand(len(x), -1), number), canvas, clock)
+            assert torch.equal(where, (torch.tensor(choice) == step) & (x == SYMBOLS))
+            assert t.flatten().tolist() == pytest.approx([grid[step]] * len(x))
+            stay = torch.nn.functional.one_hot(x, size).double()
+            stay[where] = toy.probs(x)[where]
+            law = law[index] @ product_law(stay)
         total += weight * final_draw(law, toy.probs, length=LENGTH, vocab_size=size)
     return total
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -50,11 +51,19 @@ BASES = [
 ]
 
 
+OPTIONS: list[dict[str, Any]] = [{}, {"block_length": 5}, {"law": TokenLaw(0.7, top_p=0.8)}]
+
+
+@cache
+def sequential(base: Any, mask: int | None, which: int) -> Any:
+    return run(toy(mask), base, 11, **OPTIONS[which])
+
+
 @pytest.mark.parametrize("window", [1, 3, 8, 64])
 @pytest.mark.parametrize(("base", "mask"), BASES, ids=lambda v: getattr(type(v), "__name__", "x"))
 def test_the_result_is_the_sequential_one(base: Any, mask: int | None, window: int) -> None:
-    for options in ({}, {"block_length": 5}, {"law": TokenLaw(0.7, top_p=0.8)}):
-        one = run(toy(mask), base, 11, **options)
+    for which, options in enumerate(OPTIONS):
+        one = sequential(base, mask, which)
         many = run(toy(mask), Picard(base, window), 11, **options)
         assert torch.equal(one.tokens, many.tokens)
         torch.testing.assert_close(one.logprob, many.logprob)
