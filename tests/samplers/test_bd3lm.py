@@ -131,3 +131,18 @@ def test_errors_name_the_field_and_what_is_allowed() -> None:
         BlockStop(window=8)
     with pytest.raises(ValueError, match="ends=0"):
         BlockStop(ends=0)
+
+
+def test_a_block_has_at_least_one_column_and_rules_their_ranges() -> None:
+    rows = torch.arange(12).view(2, 6)
+    for block in (1, 2, 5, 6, 9):
+        found = BlockStop(window=2, min_entropy=0.5)(rows, 99, block)
+        assert found.length.tolist() == [6, 6] and found.rejected.tolist() == [False, False]
+    with pytest.raises(ValueError, match="block_length=0: must be at least 1"):
+        BlockStop()(rows, 99, 0)
+    none = BlockStop()(rows[:0], 99, 4)
+    assert none.length.shape == (0,) and none.rejected.dtype == torch.bool
+    for field in ("ends", "window"):
+        with pytest.raises(ValueError, match=f"{field}=0: must be at least 1"):
+            BlockStop(**{field: 0, "min_entropy": 0.0})
+    BlockStop(ends=1, window=1, min_entropy=0.0)

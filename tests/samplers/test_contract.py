@@ -13,7 +13,7 @@ from dlm_sampling.denoisers import Denoiser, wrap
 from dlm_sampling.engine.sample import sample
 from dlm_sampling.processes import Uniform
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.samplers.contract import MEMBERS, check_sampler
+from dlm_sampling.samplers.contract import MEMBERS, check_sampler, check_step, check_written
 from dlm_sampling.schedules import LINEAR, Cosine
 from dlm_sampling.text.generate import generate
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Schedule, Step, TokenLaw
@@ -154,3 +154,46 @@ def test_a_wrong_return_names_the_sampler_and_what_a_step_returns(
 ) -> None:
     with pytest.raises(error, match=match):
         run(LeftToRight(spoil))
+
+
+def canvas(rows: int = 2) -> Canvas:
+    tokens = torch.full((rows, 3), MASK)
+    every = torch.ones_like(tokens, dtype=torch.bool)
+    return Canvas(tokens, every, every, torch.zeros(rows, dtype=torch.int64), MASK)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_state_of_a_step_follows_the_rows(rows: int) -> None:
+    """A tensor of any further dimensions, but of the rows first."""
+    shown = canvas(rows)
+    step = Step(shown.tokens, shown.unknown, torch.zeros(rows, 3), None)  # pyright: ignore
+    for state in (None, torch.zeros(rows), torch.zeros(rows, 0), (torch.zeros(rows, 5, 2),)):
+        check_step(LeftToRight(), (state, step), shown)
+    for state in (torch.tensor(1.0), torch.zeros(rows + 1), torch.zeros(0), torch.zeros(3, rows)):
+        with pytest.raises(ValueError, match=r"LeftToRight\.step returned a state with a tensor"):
+            check_step(LeftToRight(), (state, step), shown)
+    for change, error in (
+        ({"tokens": shown.tokens.int()}, TypeError),
+        ({"unknown": shown.unknown.long()}, TypeError),
+        ({"logprob": shown.tokens}, TypeError),
+        ({"tokens": shown.tokens[:, :2]}, ValueError),
+        ({"unknown": shown.unknown[:, :2]}, ValueError),
+        ({"logprob": torch.zeros(rows, 4)}, ValueError),
+        ({"logprob": None}, TypeError),
+    ):
+        with pytest.raises(error, match=f"Step.{next(iter(change))}"):
+            check_step(LeftToRight(), (None, step._replace(**change)), shown)
+
+
+def test_ids_that_were_written_are_of_the_vocabulary() -> None:
+    tokens = torch.tensor([[0, 4, 9], [-1, 5, 2]])
+    where = torch.zeros(2, 3, dtype=torch.bool)
+    check_written(LeftToRight(), tokens, where, 5)
+    where[0, 1] = True
+    check_written(LeftToRight(), tokens, where, 5)
+    for row, column, token in ((0, 2, 9), (1, 0, -1), (1, 1, 5)):
+        one = torch.zeros_like(where)
+        one[row, column] = True
+        text = rf"wrote id {token} in batch row {7 + row}, column {column}: must be 0 to 4, .* 5 "
+        with pytest.raises(ValueError, match=text):
+            check_written(LeftToRight(), tokens, one, 5, first=7)
