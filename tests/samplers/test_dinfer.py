@@ -180,3 +180,12 @@ def test_runs_end_at_the_block():
 def test_fields_out_of_range_are_refused(build, field):
     with pytest.raises(ValueError, match=field):
         build()
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_a_canvas_of_few_columns_has_its_runs(width: int) -> None:
+    score = torch.arange(width).float().unsqueeze(0)
+    every = torch.ones(1, width, dtype=torch.bool)
+    wanted = [column == width - 1 for column in range(width)]
+    assert best_of_runs(score, every).tolist() == [wanted]
+    assert not best_of_runs(score, ~every).any()

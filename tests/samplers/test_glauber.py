@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling import ops
+from dlm_sampling import ops, wrap
 from dlm_sampling.engine.sample import sample
 from dlm_sampling.samplers import Glauber
 from dlm_sampling.samplers.glauber import Scan
@@ -32,6 +32,8 @@ from tests.samplers.chains import (
     pair_counts,
     prediction,
 )
+from tests.samplers.small import run as small_run
+from tests.samplers.small import small_toy
 
 LENGTH = 3
 SCANS: tuple[Scan, ...] = ("sweep", "random")
@@ -174,3 +176,12 @@ def test_prompts_condition_and_are_not_chosen() -> None:
 def test_fields_are_checked(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         Glauber(**fields)
+
+
+def test_without_a_mask_every_position_is_unknown_until_the_last_step() -> None:
+    toy = small_toy(length=4, vocab_size=5)
+    net = wrap(lambda input_ids: toy.logits(input_ids), vocab_size=5, mask_token_id=None)
+    out = small_run(net, Glauber(), length=4, rows=2, steps=6, prompt=[1])
+    assert out.trajectory is not None
+    unknown = [event.unknown.int().tolist() for event in out.trajectory.events]
+    assert unknown == [[[0, 1, 1, 1]] * 2] * 5 + [[[0, 0, 0, 0]] * 2]

@@ -19,6 +19,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "_compound_poisson: 20.0 -> 19.0": "a smaller window: what wraps around is below 1e-12",
         "_compound_poisson: 2 -> 3": "a larger window, of which more is empty",
     },
+    "dlm_sampling/samplers/ccd_average.py": {
+        "CCDAverage.step: 1 -> 2": "it scales the mean law of a row, which the draw normalises",
+    },
     "dlm_sampling/samplers/klass.py": {
         "KLASS.init: torch.zeros_like(canvas.start) -> torch.ones_like(canvas.start)": "positions "
         "are counted in the first step of a block, before the number is read",
