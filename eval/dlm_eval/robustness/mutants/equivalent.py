@@ -30,6 +30,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "LLaDA.init: torch.zeros_like(canvas.start) -> torch.ones_like(canvas.start)": "positions "
         "are counted in the first step of a block, before the number is read",
     },
+    "dlm_sampling/samplers/parts/grid.py": {
+        "GridSampler.move: canvas.editable & ~ending -> canvas.editable": "draws of rows that end "
+        "are replaced by those that remove the noise",
+    },
     "dlm_sampling/samplers/parts/two_stage.py": {
         "TwoStage.jump: u * self.bound_prob(interval)[row] < chance -> "
         "u * self.bound_prob(interval)[row] <= chance": "u has 52 random bits; where the bound is "
