@@ -127,6 +127,12 @@ def test_a_preset_writes_summary_picture_and_page(
     assert math.exp(figure.quality) == pytest.approx(
         values["ancestral, 2 steps, T 1", "generative perplexity"], rel=1e-5
     )
+    perplexity = next(m for m in results["metrics"] if m["name"] == "generative perplexity")
+    assert figure.error == pytest.approx(perplexity["error"] / perplexity["value"], rel=1e-5)
+    of_grids = json.loads((tmp_path / "grids" / "results.json").read_text(encoding="utf-8"))
+    accuracy = next(m for m in of_grids["metrics"] if m["name"] == "accuracy")
+    assert grids.figures[0].quality == pytest.approx(accuracy["value"] / 100, rel=1e-5)
+    assert grids.figures[0].error == pytest.approx(accuracy["error"] / 100, rel=1e-5)
     assert texts.references is not None and texts.references.entropy == pytest.approx(
         values["references", "unigram entropy"], rel=1e-5
     )
