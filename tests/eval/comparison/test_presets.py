@@ -171,6 +171,7 @@ PAGES = {
     "claims": ("claims", "results/claims/README.md"),
     "lsd": ("lsd", "LSD.md"),
     "published": ("published", "results/published/README.md"),
+    "samplers": ("samplers", "SAMPLERS.md"),
     "uniform": ("uniform", "UNIFORM.md"),
     "varied": ("varied", "results/varied/README.md"),
     "varied_smollm2": ("varied", "results/varied_smollm2/README.md"),
