@@ -109,6 +109,13 @@ def test_a_model_that_never_settles_is_stopped(post_steps: int) -> None:
     assert not bool((out.tokens == 6).any())
 
 
+def test_every_block_has_its_own_steps_after_the_last_mask() -> None:
+    """Two blocks of one filling step and three more each."""
+    sampler = BlockRefinement(0.5, 0.5, 3)
+    out = run(Restless(8), sampler, length=8, block_length=4, steps_per_block=4)
+    assert int(out.nfe[0]) == 2 * (1 + 3)
+
+
 def test_a_block_that_fills_in_its_last_step_is_not_edited_further() -> None:
     out = run(Restless(8), BlockRefinement(1.5, 0.5), length=8, steps=4)
     assert int(out.nfe[0]) == 4

@@ -187,8 +187,10 @@ def test_tests_of_a_file() -> None:
     assert of("ops/positions.py") == ("tests/ops/test_positions.py",)
     parity, contract = "tests/test_parity_samplers.py", "tests/test_contract.py"
     assert of("samplers/eb_sampler.py") == ("tests/samplers/test_eb_sampler.py", parity)
-    theta = of("samplers/theta_rk2.py")
-    assert {"tests/samplers/test_mask_solvers.py", contract} <= set(theta)
+    greedy = selection(ROOT, Path("dlm_sampling/samplers/planned_greedy.py"))
+    assert {"tests/samplers/test_planned.py", contract} <= set(greedy.arguments)
+    assert greedy.contract == ("planned-greedy",)
     llada = selection(ROOT, Path("dlm_sampling/samplers/llada.py"))
+    assert llada.files == ("tests/samplers/test_llada.py",)
     assert "llada_low_confidence" in llada.parity and "rdm" not in llada.parity
-    assert "llada" in llada.contract and "remdm-llada" not in llada.contract
+    assert of("samplers/lsd/saved.py") == ("tests/samplers/lsd/test_solvers.py",)

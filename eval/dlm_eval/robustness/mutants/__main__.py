@@ -61,7 +61,7 @@ def tried(root: Path, source: Path, chosen: list[Mutant], tests: Selection) -> d
             done = try_mutants(root / source, module, chosen, tests.arguments, tests.takes)
             said = {"tests": done.tests, "seconds": done.seconds, "verdicts": done.verdicts}
         except Exception as error:
-            said = {"error": str(error)}
+            said = {"error": str(error).replace(f"{root}/", "")}
         with os.fdopen(writing, "w") as out:
             json.dump(said, out)
         os._exit(0)

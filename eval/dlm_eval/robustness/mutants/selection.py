@@ -4,7 +4,7 @@ They are the files of its name, `tests/<folder>/test_<stem>*.py`, and the parity
 samplers that it registers.  Samplers whose file has no tests of its name have their cases of the
 contract, and the tests of `tests/samplers` that name their class.  A shared part of samplers has
 the tests of the first three samplers that import it; other files without tests of their name have
-those of their folder.
+those of their folder, such as all of `tests/samplers/lsd`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ CONTRACT, PARITY = "tests/test_contract.py", "tests/test_parity_samplers.py"
 OF_LAWS = ("tests/test_parity_laws.py", "tests/test_laws_by_sampling.py")
 REST = ("tests/samplers/test_registry.py", "tests/samplers/test_contract.py")
 MOST_IMPORTERS = 3
+USED = ("samplers", "parts")
+"""Folders of samplers whose files are judged by the tests of the samplers that import them."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def selection(root: Path, source: Path) -> Selection:
     if kinds and not files:
         suites = naming(root / "tests" / "samplers", "test_*.py", kinds.values())
         files = [str(p.relative_to(root)) for p in suites]
-    elif not files and source.parts[1] == "samplers":
+    elif not files and source.parts[1] == "samplers" and source.parent.name in USED:
         for user in importers(root, source)[:MOST_IMPORTERS]:
             files += mirrors(root, user)
             kinds |= registered(ast.parse((root / user).read_text(encoding="utf-8")))
