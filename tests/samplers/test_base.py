@@ -11,8 +11,8 @@ MASK = 3
 
 
 def canvas() -> Canvas:
-    tokens = torch.tensor([[0, MASK, MASK, 1], [MASK, MASK, 2, MASK]])
-    editable = torch.tensor([[True, True, False, True], [False, True, True, True]])
+    tokens = torch.tensor([[0, MASK, MASK, 1, 2], [MASK, MASK, 2, MASK, 0]])
+    editable = torch.tensor([[1, 1, 0, 1, 1], [0, 1, 1, 1, 0]]).bool()
     return Canvas(tokens, tokens == MASK, editable, torch.zeros(2, dtype=torch.int64), MASK)
 
 
@@ -44,15 +44,15 @@ def test_a_quota_is_the_total_dealt_out_over_the_steps() -> None:
 def test_positions_that_are_revealed_independently_have_a_mixture_of_token_and_mask() -> None:
     given = canvas()
     generator = torch.Generator().manual_seed(0)
-    prob = torch.rand(2, 4, MASK + 1, generator=generator, dtype=torch.float64)
+    prob = torch.rand(2, 5, MASK + 1, generator=generator, dtype=torch.float64)
     prob[..., MASK] = 0.0
     prob /= prob.sum(-1, keepdim=True)
     for chance in (torch.tensor([[0.3], [0.8]], dtype=torch.float64), torch.tensor(0.25)):
         found = unmask_probs(given, prob.log(), chance)
         for b in range(2):
-            for i in range(4):
+            for i in range(5):
                 wanted = torch.zeros(MASK + 1, dtype=torch.float64)
-                c = float(chance.expand(2, 4)[b, i])
+                c = float(chance.expand(2, 5)[b, i])
                 if bool(given.editable[b, i]) and int(given.tokens[b, i]) == MASK:
                     wanted += c * prob[b, i]
                     wanted[MASK] += 1.0 - c
