@@ -137,7 +137,7 @@ class Rollout:
         final = torch.where(recorder.unknown.to(device), tokens, final)
         attention, editable = attention_of(run).to(device), run.editable.to(device)
         return cls(
-            rows=RolloutRows(final, initial, attention, editable, nfe),
+            rows=RolloutRows(final, initial, attention, editable, nfe.to(device)),
             seeds=run.seeds,
             steps=steps,
             writes=writes,
