@@ -15,6 +15,7 @@ import pytest
 from tqdm import tqdm
 
 from tests.forks import Forks
+from tests.slow import slow_tests
 
 # The tensors of the tests are small: a second thread costs more than it helps, several times as
 # much on a busy machine.  Set before torch is imported, and passed on to child processes.
@@ -84,7 +85,7 @@ class Silence:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test with many cases the first, the middle and the last stay in the fast subset.
+    """The fast subset has the first and the middle case of each test that is not in `slow.txt`.
 
     The longest tests begin first, so that no worker is left with one at the end.
     """
@@ -92,8 +93,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         cases[item.nodeid.partition("[")[0]].append(item)
-    for same in cases.values():
-        kept = {0, len(same) // 2, len(same) - 1}
+    slow = slow_tests()
+    for test, same in cases.items():
+        kept = set[int]() if test in slow else {0, len(same) // 2}
         for index, item in enumerate(same):
             if index not in kept:
                 item.add_marker(pytest.mark.slow)
