@@ -18,6 +18,9 @@ from dlm_sampling import AutoDenoiser, Denoiser, generate, wrap
 
 REPOSITORY = "someone/small"
 URL = f"https://huggingface.co/{REPOSITORY}"
+# What the library asks for on its own, without a token: once in a process, unless a file of the
+# last 24 hours in the user's cache has the answer.
+HARNESSES = "/api/agent-harnesses"
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -39,6 +42,8 @@ class Hub(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
+        if self.path == HARNESSES:
+            return self.answer({})
         self.tokens.add(self.headers.get("authorization"))
         if "/tree/" in self.path:
             found = {"type": "file", "oid": "0"}
@@ -78,13 +83,15 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Hub]]:
     Hub.files, Hub.calls, Hub.tokens = {}, [], set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    kept = str(tmp_path / "harnesses.json")  # and not in the user's cache
+    monkeypatch.setattr(huggingface_hub.constants, "AGENT_HARNESSES_PATH", kept, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     huggingface_hub.close_session()  # which keeps the proxies that it was opened with
     yield Hub
