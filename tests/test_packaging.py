@@ -105,7 +105,7 @@ def test_wheel_metadata(wheel: Path) -> None:
 
 def test_installed_wheel_imports(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
-    pip("install", "--target", str(target), str(wheel), cwd=tmp_path)
+    pip("install", "--no-compile", "--target", str(target), str(wheel), cwd=tmp_path)
     code = f"import {', '.join(PACKAGES)}; print({', '.join(f'{p}.__file__' for p in PACKAGES)})"
     printed = check(python("-c", code, cwd=tmp_path, path=str(target)))
     assert printed.count(str(target)) == len(PACKAGES)
@@ -114,6 +114,7 @@ def test_installed_wheel_imports(wheel: Path, tmp_path: Path) -> None:
 def test_editable_install_sees_new_files(checkout: Path, tmp_path: Path) -> None:
     pip(
         "install",
+        "--no-compile",
         "--ignore-installed",
         "--prefix",
         str(tmp_path),

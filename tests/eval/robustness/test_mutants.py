@@ -110,7 +110,7 @@ told = {}
 for tests in ("test_toy.py", "test_anyway.py", "test_in_fork.py"):
     try:
         some = found if tests == "test_toy.py" else found[:1]
-        done = try_mutants(source, "toy", some, ["--override-ini=addopts=", tests], floor=1)
+        done = try_mutants(source, "toy", some, ["--override-ini=addopts=", tests], floor=0)
         told[tests] = {m.name: v for m, v in zip(some, done.verdicts)}
     except RuntimeError as error:
         told[tests] = str(error)
