@@ -50,12 +50,12 @@ def halves(
     one = (1,) * (len(shape) + 1)
     bumped, factors = _BUMPS.reshape(ROUNDS, 2, *one) + words, _FACTORS.reshape(2, *one)
     turns = ((factors, bumped[:, ::-1]), (factors[::-1], bumped))
-    for turn in range(ROUNDS):
-        factor, bump = turns[turn % 2]
+    for number in range(ROUNDS):
+        factor, bump = turns[number % 2]
         np.multiply(even, factor, out=product)  # modulo 2^64: exact in both words
         np.right_shift(product, _HALF, out=even)
         even ^= odd[::-1]
-        even ^= bump[turn]
+        even ^= bump[number]
         even &= _WORD  # the odd words are masked at the end
         odd, product = product, odd
     odd &= _WORD
