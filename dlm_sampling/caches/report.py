@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class CacheReport:
         top1: bool [R], whether the largest probabilities are those of different tokens.
         drawn: bool [R], whether the same random numbers draw different tokens.
         entropy: float64 [R], |H(p) - H(c)| in nats.
+        replaced: bool [R], whether a refresh took the place of the audited pass: its law shows how
+            far keys and values had drifted, and no token was drawn from it.
         floor: largest KL between p and itself, computed in a batch of another shape: rounding.
     """
 
@@ -39,7 +41,15 @@ class CacheReport:
     top1: Tensor
     drawn: Tensor
     entropy: Tensor
+    replaced: Tensor
     floor: float
+
+    def where(self, *, replaced: bool) -> CacheReport:
+        """Return the report of the passes that a refresh replaced, or of all others."""
+        kept = self.replaced == replaced
+        laws = (self.kl, self.tv, self.top1, self.drawn, self.entropy, self.replaced)
+        kl, tv, top1, drawn, entropy, which = (values[kept] for values in laws)
+        return replace(self, kl=kl, tv=tv, top1=top1, drawn=drawn, entropy=entropy, replaced=which)
 
     @property
     def kl_mean(self) -> float:
@@ -72,11 +82,21 @@ class CacheReport:
         text = f"{self.policy} ({kind}), {self.nbytes / 2**20:.1f} MiB"
         if not self.audits:
             return f"{text}, not audited (cache_audit=)"
+        parts = [
+            f"{words} {one._laws()}"
+            for words, one in (
+                ("drawn from", self.where(replaced=False)),
+                ("before a refresh", self.where(replaced=True)),
+            )
+            if len(one.kl)
+        ]
+        return f"{text}, {self.audits} audits, rounding {self.floor:.0e}: {'; '.join(parts)}"
+
+    def _laws(self) -> str:
         return (
-            f"{text}, {self.audits} audits of {len(self.kl)} positions: KL {self.kl_mean:.2e} "
-            f"(99 % {self.kl_p99:.2e}, largest {self.kl_max:.2e}, rounding {self.floor:.0e}), "
-            f"TV {float(self.tv.mean()):.2e}, first tokens differ {self.top1_flip:.2%}, drawn "
-            f"tokens differ {self.draw_flip:.2%}"
+            f"({len(self.kl)} positions) KL {self.kl_mean:.2e}, 99 % {self.kl_p99:.2e}, largest "
+            f"{self.kl_max:.2e}, TV {float(self.tv.mean()):.2e}, first tokens differ "
+            f"{self.top1_flip:.2%}, drawn tokens differ {self.draw_flip:.2%}"
         )
 
 
@@ -95,5 +115,6 @@ def joined_reports(reports: Sequence[CacheReport | None]) -> CacheReport | None:
         torch.cat([report.top1 for report in found]),
         torch.cat([report.drawn for report in found]),
         torch.cat([report.entropy for report in found]),
+        torch.cat([report.replaced for report in found]),
         max(report.floor for report in found),
     )

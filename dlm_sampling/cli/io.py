@@ -62,13 +62,17 @@ def check_model(name: str) -> str:
     return name
 
 
-def parse_settings(pairs: Sequence[str], build: Any, sampler: str) -> dict[str, Any]:
+def parse_settings(
+    pairs: Sequence[str], build: Any, name: str, *, kind: str = "Sampler", option: str = "--set"
+) -> dict[str, Any]:
     """Return the parameters of `--set name=value ...`, typed as the sampler declares them.
 
     Args:
         pairs: texts "name=value".
-        build: the sampler's class or factory.
-        sampler: its name, for messages.
+        build: the class or factory of the sampler, or of what `kind` says.
+        name: its name, for messages.
+        kind: what takes the parameters, for messages.
+        option: the option that the pairs were given with, for messages.
 
     Raises:
         UsageError: no "=", an unknown parameter, or a value of another type.
@@ -81,17 +85,17 @@ def parse_settings(pairs: Sequence[str], build: Any, sampler: str) -> dict[str, 
     hints = {name: hint for name, hint in hints.items() if name in parameters}
     settings: dict[str, Any] = {}
     for pair in pairs:
-        name, equals, text = pair.partition("=")
+        field, equals, text = pair.partition("=")
         if not equals:
-            raise UsageError(f"--set {pair}: write name=value.")
-        if name not in hints:
+            raise UsageError(f"{option} {pair}: write name=value.")
+        if field not in hints:
             known = ", ".join(hints) or "none"
-            hint = suggestion(name, hints) or f"Its parameters: {known}."
-            raise UsageError(f"Sampler '{sampler}' has no parameter '{name}'. {hint}")
+            hint = suggestion(field, hints) or f"Its parameters: {known}."
+            raise UsageError(f"{kind} '{name}' has no parameter '{field}'. {hint}")
         try:
-            settings[name] = parse_value(text, hints[name], name)
+            settings[field] = parse_value(text, hints[field], field)
         except ValueError as error:
-            raise UsageError(f"--set {error}") from error
+            raise UsageError(f"{option} {error}") from error
     return settings
 
 

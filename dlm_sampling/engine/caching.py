@@ -45,7 +45,7 @@ def choose_cache(
     elif reason is None:
         reason = _against_approximate(denoiser, request, policy)
     if reason is not None:
-        legal = _legal(denoiser, request, plan, canvases)
+        legal = " or ".join(map(repr, legal_caches(denoiser, request, plan, canvases)))
         raise ValueError(f"cache={policy.name!r}: {reason} Here cache may be {legal}.")
     if denoiser.time_conditioned:
         warnings.warn(
@@ -60,8 +60,10 @@ def choose_cache(
     return policy
 
 
-def _legal(denoiser: Denoiser, request: Request, plan: BlockPlan, canvases: Canvases) -> str:
-    """List the values of `cache` that fit."""
+def legal_caches(
+    denoiser: Denoiser, request: Request, plan: BlockPlan, canvases: Canvases
+) -> list[str]:
+    """Return the names of `cache` that fit, "none" first."""
     names = ["none"]
     if _against_any(denoiser, request) is None:
         if _against_block(denoiser, request, plan, canvases) is None:
@@ -70,7 +72,7 @@ def _legal(denoiser: Denoiser, request: Request, plan: BlockPlan, canvases: Canv
             made = policy()
             if name != "block" and _against_approximate(denoiser, request, made) is None:
                 names.append(name)
-    return " or ".join(map(repr, names))
+    return names
 
 
 def _against_any(denoiser: Denoiser, request: Request) -> str | None:

@@ -58,6 +58,8 @@ class Meter:
         where: Tensor,
         exact: list[DenoiserOutput],
         cached: list[DenoiserOutput],
+        *,
+        replaced: bool,
     ) -> None:
         """Compare two predictions of the canvases x, int64 [n, L], at `where`, bool [n, L].
 
@@ -68,6 +70,7 @@ class Meter:
             where: the positions that are compared.
             exact: outputs of passes over all columns.
             cached: outputs of the passes of the cache.
+            replaced: whether a refresh takes the place of these passes.
         """
         sites = Sites.of(where)
         if not len(sites):
@@ -79,7 +82,7 @@ class Meter:
         for outputs in (exact, cached):
             logits = PassLogits.of(outputs, None, x, model, None)
             source, rows = logits.source(), logits.index(sites)
-            logs.append(ops.log_probs(source, law=plain, rows=rows).double())
+            logs.append(normalised(ops.log_probs(source, law=plain, rows=rows)))
             drawn = ops.draw(
                 source, keys=keys, positions=positions, steps=steps, law=model.law,
                 statistics="model", sub=0, rows=rows,
@@ -96,6 +99,7 @@ class Meter:
                 one.argmax(1) != other.argmax(1),
                 tokens[0] != tokens[1],
                 (entropies[0] - entropies[1]).abs(),
+                torch.full_like(tokens[0], replaced, dtype=torch.bool),
             )
         )
 
@@ -109,21 +113,31 @@ class Meter:
         plain, logs = TokenLaw(suppressed=model.law.suppressed), list[Tensor]()
         for some in outputs:
             logits = PassLogits.of(some, None, x, model, None)
-            logs.append(ops.log_probs(logits.source(), law=plain, rows=logits.index(sites)))
-        self.floor = max(self.floor, float(kl(logs[0].double(), logs[1].double()).max()))
+            found = ops.log_probs(logits.source(), law=plain, rows=logits.index(sites))
+            logs.append(normalised(found))
+        self.floor = max(self.floor, float(kl(logs[0], logs[1]).max()))
 
     def report(self) -> CacheReport:
         """Return what was found."""
         parts = [torch.cat(list(part)).cpu() for part in zip(*self.found, strict=True)]
         if not parts:
             none, never = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.bool)
-            parts = [none, none, never, never, none]
-        kl_, tv, top1, drawn, entropy = parts
+            parts = [none, none, never, never, none, never]
+        kl_, tv, top1, drawn, entropy, replaced = parts
         policy = self.policy
         return CacheReport(
             repr(policy), policy.exact, self.nbytes, self.audits, kl_, tv, top1, drawn, entropy,
-            self.floor,
+            replaced, self.floor,
         )  # fmt: skip
+
+
+def normalised(logs: Tensor) -> Tensor:
+    """Return log-probabilities [R, V] in float64, whose sum is 1 to its last digits.
+
+    In float32 the sum is off by about 1e-6, which would stand in the KL to first order; what
+    rounding does to the shape of a law stands there to second order only.
+    """
+    return logs.double().log_softmax(1)
 
 
 def kl(log_p: Tensor, log_c: Tensor) -> Tensor:

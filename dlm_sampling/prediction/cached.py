@@ -116,9 +116,9 @@ class CachedPasses:
         self.meter.nbytes = max(self.meter.nbytes, self.cache.nbytes)
         if stale is not None:
             chosen, before = stale
-            self._compare(model, work.part(chosen), _some(outputs, chosen), before)
+            self._compare(model, work.part(chosen), _some(outputs, chosen), before, True)
         if self.meter.due() and bool((own & ~plan.refresh).all()):
-            self._compare(model, work, self._exact(model, work), outputs)
+            self._compare(model, work, self._exact(model, work), outputs, False)
         return outputs
 
     def _before_refresh(
@@ -162,6 +162,7 @@ class CachedPasses:
         work: _Rows,
         exact: list[DenoiserOutput],
         cached: list[DenoiserOutput],
+        replaced: bool,
     ) -> None:
         """Compare two predictions at the unknown positions of the block, rounding first."""
         tokens, rows = work.inputs.tokens, work.rows
@@ -171,7 +172,8 @@ class CachedPasses:
             alone, twice = (self._exact(model, work.part(first[:n])) for n in (1, 2))
             floor = [alone, _some(twice, first[:1])]
             self.meter.note_floor(model, tokens[:1], where[:1], floor)
-        self.meter.compare(model, self.rng.select(rows), tokens, where, exact, cached)
+        rng = self.rng.select(rows)
+        self.meter.compare(model, rng, tokens, where, exact, cached, replaced=replaced)
 
     def _own(self, work: _Rows, copies: int) -> Tensor:
         """Return whether each canvas is that of its row of the run, bool [n].

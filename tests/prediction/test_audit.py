@@ -85,7 +85,9 @@ def test_a_planted_shift_has_the_divergence_of_its_closed_form() -> None:
     where = torch.ones(1, 2, dtype=torch.bool)
     meter = Meter(DualCache())
     x = torch.zeros(1, 2, dtype=torch.int64)
-    meter.compare(model, ops.Rng.from_seeds([0]), x, where, outputs(logits), outputs(moved))
+    meter.compare(
+        model, ops.Rng.from_seeds([0]), x, where, outputs(logits), outputs(moved), replaced=False
+    )
     p = logits.softmax(-1)[0, :, 1]
     wanted = torch.log(1 - p + p * math.exp(delta)) - p * delta
     torch.testing.assert_close(meter.report().kl, wanted)
@@ -100,7 +102,9 @@ def test_drawn_tokens_differ_as_often_as_the_theory_of_races_says() -> None:
     where = torch.ones(count, 1, dtype=torch.bool)
     meter = Meter(DualCache())
     tables = [outputs(t.expand(count, 1, -1).contiguous()) for t in (one, other)]
-    meter.compare(model, ops.Rng.from_seeds(range(count)), x, where, tables[0], tables[1])
+    meter.compare(
+        model, ops.Rng.from_seeds(range(count)), x, where, tables[0], tables[1], replaced=False
+    )
     report = meter.report()
     tv = float(report.tv.mean())
     slack = 4 * math.sqrt(0.25 / count)
@@ -137,8 +141,8 @@ def test_the_other_figures_have_their_closed_forms() -> None:
     meter = Meter(DualCache())
     x, where = torch.zeros(1, 3).long(), torch.tensor([[True, False, True]])
     given = [outputs(law.log()[[0, 0, 1]][None]) for law in (p, c)]
-    meter.compare(six_tokens(), ops.Rng.from_seeds([0]), x, where, *given)
-    meter.compare(six_tokens(), ops.Rng.from_seeds([0]), x, where & False, *given)
+    meter.compare(six_tokens(), ops.Rng.from_seeds([0]), x, where, *given, replaced=False)
+    meter.compare(six_tokens(), ops.Rng.from_seeds([0]), x, where & False, *given, replaced=False)
     report = meter.report()
     entropies = [-torch.xlogy(law, law).sum(1) for law in (p, c)]
     torch.testing.assert_close(report.entropy, (entropies[0] - entropies[1]).abs())
@@ -147,7 +151,7 @@ def test_the_other_figures_have_their_closed_forms() -> None:
     assert report.top1.tolist() == [True, False]
     assert (report.audits, report.floor) == (1, 0.0)
     backwards = Meter(DualCache())
-    backwards.compare(six_tokens(), ops.Rng.from_seeds([0]), x, where, *given[::-1])
+    backwards.compare(six_tokens(), ops.Rng.from_seeds([0]), x, where, *given[::-1], replaced=False)
     q = (torch.xlogy(c, c) - torch.xlogy(c, p)).sum(1)
     torch.testing.assert_close(backwards.report().kl, q)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import typer
 
 from dlm_eval.cli.bound import bound
+from dlm_eval.cli.cache import cache
 from dlm_eval.cli.compare import compare
 from dlm_eval.cli.tasks import tasks
 from dlm_eval.cli.text import text
@@ -34,3 +35,4 @@ app.command()(bound)
 app.command()(tasks)
 app.command()(text)
 app.command()(compare)
+app.command()(cache)

@@ -1,0 +1,177 @@
+"""Run `dlm-sampling eval cache`: how far cache policies move the laws and the texts of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dlm_eval.cli.words import BOOKS, check_out, command_line, read_lines
+from dlm_sampling.errors import UsageError, unknown_choice
+
+if TYPE_CHECKING:
+    from dlm_sampling.caches import AnyPolicy
+
+JOURNAL = "journal/cache.jsonl"
+PROMPT_CHARACTERS = 48
+SHOWN = ("tokens that differ", "equal texts", "NFE", "work", "KL, mean", "drawn tokens that differ")
+
+
+def cache(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the results; the same command resumes.")
+    ],
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--policy",
+            metavar="NAME[:FIELD=VALUE,...]",
+            help="block, prefix, dual, vicinity or dkv, such as vicinity:left=8,right=8; repeat. "
+            "Default: all that the model and the sampler allow.",
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="Name, own one as module:Name, or .json; default llada.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Parameter of the sampler; repeat."),
+    ] = None,
+    prompts: Annotated[
+        str,
+        typer.Option(help="File of lines to continue; books: passages of the held-out books."),
+    ] = BOOKS,
+    samples: Annotated[int, typer.Option("--samples", "-n", min=1, help="Texts.")] = 16,
+    steps: Annotated[
+        int | None, typer.Option(help="Planned steps; default one per new token.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each text.")] = 64,
+    block_length: Annotated[
+        int | None, typer.Option(min=1, help="Of the blocks; default the model's own, or 32.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Default the sampler's.")] = None,
+    audit: Annotated[
+        float, typer.Option(help="Share of passes that are audited, 0 < share <= 1.")
+    ] = 0.25,
+    seed: Annotated[int, typer.Option(help="Text i draws from seed + i.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts that run together.")] = 8,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Commit of the model on the hub.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
+    ] = False,
+) -> None:
+    """Measure cache policies: KL and flips against the exact law, and the tokens that differ.
+
+    Every policy draws with the random numbers of the exact run.  Audits compare the law of a pass
+    with the exact one on the same canvas; the exact run is repeated one text at a time, which shows
+    what rounding alone changes.  Writes results.json, samples.jsonl and report.html.
+    """
+    check_out(out)
+    if settings and sampler is None:
+        raise UsageError("--set goes with --sampler NAME.")
+    if not 0.0 < audit <= 1.0:
+        raise UsageError(f"--audit {audit}: must be a share in (0, 1].")
+    from_books = prompts == BOOKS and not Path(BOOKS).exists()
+    lines = None if from_books else read_lines(prompts, "--prompts")
+
+    from tqdm import tqdm
+
+    from dlm_eval.caches.meter import Asked, check, collected, figures, measure
+    from dlm_eval.data import passages
+    from dlm_eval.journal import Journal, SettingsChanged
+    from dlm_eval.report import Results, write_folder
+    from dlm_eval.text.read import digest
+    from dlm_sampling import AutoDenoiser
+    from dlm_sampling.caches import POLICIES
+    from dlm_sampling.cli import check_model, find_sampler, parse_settings
+    from dlm_sampling.jobs import BlockRequest, GenerateOptions, LawOptions
+
+    tried = dict(_policy(text) for text in policy or ())
+    chosen: dict[str, object] = {}
+    if sampler is not None:
+        chosen = parse_settings(settings or [], find_sampler(sampler).build, sampler)
+    denoiser = AutoDenoiser.from_pretrained(
+        check_model(model), dtype=dtype, device_map=device, trust_remote_code=trust_remote_code,
+        revision=revision,
+    )  # fmt: skip
+    if block_length is None and denoiser.block_length is None and denoiser.canvas_length is None:
+        block_length = 32
+    given = passages(samples, PROMPT_CHARACTERS) if lines is None else lines
+    options = GenerateOptions(
+        sampler=sampler,
+        sampler_options=chosen,
+        max_new_tokens=max_new_tokens,
+        blocks=BlockRequest(block_length, steps),
+        law=LawOptions(temperature),
+    )
+    asked = Asked([given[i % len(given)] for i in range(samples)], options, seed, audit, batch_size)
+    legal = check(denoiser, asked, [*tried.values()])
+    tried = tried or {name: POLICIES[name]() for name in legal[1:]}
+    if not tried:
+        raise UsageError(f"{model}: no cache fits this model with this sampler; see --policy.")
+    subject = {
+        "model": model,
+        "revision": revision,
+        "dtype": str(denoiser.dtype),
+        "sampler": sampler or "default",
+        **{f"sampler.{name}": str(value) for name, value in chosen.items()},
+        "policies": {name: repr(one) for name, one in tried.items()},
+        "seed": seed,
+    }
+    protocol = {
+        "task": "cache",
+        "prompts": digest(list(asked.prompts)),
+        "texts": samples,
+        "max_new_tokens": max_new_tokens,
+        "block_length": block_length,
+        "steps": steps,
+        "temperature": temperature,
+        "audit": audit,
+        "eos": "keep",
+    }
+    try:
+        journal = Journal(out / JOURNAL, {"subject": subject, "protocol": protocol})
+    except SettingsChanged as error:
+        raise UsageError(str(error)) from error
+    with tqdm(total=(2 + len(tried)) * samples, unit="text", disable=None) as bar:
+        for done in measure(denoiser, asked, tried, journal):
+            bar.update(done - bar.n)
+    found = collected(journal.records)
+    metrics = figures(found)
+    rows = [
+        {"group": name, "row": i, "prompt": asked.prompts[i], "text": decoded}
+        for name, one in found.items()
+        for i, decoded in enumerate(denoiser.tokenizer.batch_decode(one.tokens))
+    ]
+    results = Results(
+        command=command_line(context), subject=subject, protocol=protocol, metrics=tuple(metrics)
+    )
+    write_folder(out, results, rows)
+    width = max(map(len, found))
+    for name in dict.fromkeys(metric.group for metric in metrics):
+        shown = [m for m in metrics if m.group == name and m.name in SHOWN]
+        words = ", ".join(f"{m.name} {m.value:.3g} {m.unit}".rstrip() for m in shown)
+        typer.echo(f"{name:<{width}}  {words}")
+    typer.echo(f"{out}: results.json, samples.jsonl, report.html", err=True)
+
+
+def _policy(text: str) -> tuple[str, AnyPolicy]:
+    """Read "name:field=value,..." and return it with its policy.
+
+    Raises:
+        UsageError: there is no such policy or field, or the value is wrong.
+    """
+    from dlm_sampling.caches import POLICIES
+    from dlm_sampling.cli import parse_settings
+
+    name, _, rest = text.partition(":")
+    if name not in POLICIES:
+        raise UsageError(str(unknown_choice("--policy", name, POLICIES)))
+    pairs = [pair for pair in rest.split(",") if pair]
+    build = POLICIES[name]
+    return text, build(**parse_settings(pairs, build, name, kind="Policy", option="--policy"))
