@@ -101,7 +101,8 @@ def run_recorded(run: Run, state: RunState, listeners: Listeners, record: Record
         record: makes the CUDA graph; a test on a CPU passes a stand-in that repeats the step.
 
     Raises:
-        ValueError: logits are NaN or +inf, or ban every token.
+        ValueError: logits are NaN or +inf, or ban every token; or a part of the sampler's state
+            that is no tensor changes from step to step.
         RuntimeError: the step cannot be recorded, or a row never ends.
     """
     return Recorded(run, state, listeners, record).finish()
@@ -135,7 +136,7 @@ class Recorded:
         predictor = run.predictor(old.state, self.padded, shapes, noted=noted)
         with ops.without_sync():
             moved = run.move(old.state, predictor, check=self.iteration == 0)
-        state = where_rows(live, moved.state, old.state)
+        state = self.merged(live, moved.state)
         left = (moved.state.unknown & moved.canvas.editable).any(1) & moved.over
         stuck = run.stuck(moved)
         new = replace(
@@ -148,6 +149,19 @@ class Recorded:
         old.take(self.completed(new, state, moved.over, live & ~left))
         failed = (old.lawless | old.frozen).any()
         self.flags.copy_(torch.stack([old.done.all(), old.waiting.any(), failed]))
+
+    def merged(self, live: Tensor, new: RunState) -> RunState:
+        """Return the state with the rows `live` (bool [B]) of `new`.
+
+        Raises:
+            ValueError: the sampler's state has other parts than before, or a number in it changed:
+                a replay repeats the number that was recorded.
+        """
+        try:
+            return where_rows(live, new, self.buffers.state)
+        except ValueError as error:
+            name = type(self.run.sampler).__name__
+            raise ValueError(f"cuda_graph=True: the state of {name}: {error}") from error
 
     def completed(
         self, buffers: Buffers, state: RunState, over: Tensor, counted: Tensor

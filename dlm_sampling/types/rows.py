@@ -2,7 +2,7 @@
 
 A tree is a tensor, None, a tuple or NamedTuple of trees, or a frozen dataclass whose fields are
 trees.  Every tensor in it has one leading dimension, the A batch rows; anything else in it (a
-number, a string) belongs to all rows and stays as it is.
+number, a string) belongs to all rows, stays as it is, and is the same in trees that are merged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def map_rows(fn: Callable[..., Tensor], tree: T, *others: T) -> T:
     """Apply `fn` to every tensor of a tree, together with the matching tensors of other trees.
 
     Raises:
-        ValueError: the trees differ in their parts.
+        ValueError: the trees differ in their parts, or in a value that belongs to all rows.
         TypeError: a tree holds another object, such as a list, whose tensors would be left out.
     """
     if isinstance(tree, Tensor):
@@ -49,13 +49,20 @@ def map_rows(fn: Callable[..., Tensor], tree: T, *others: T) -> T:
             for field in fields(tree)
         }
         return cast("T", type(tree)(**made))
-    if any((other is None) != (tree is None) or isinstance(other, Tensor) for other in others):
+    if any(type(other) is not type(tree) for other in others):
         raise _mismatch(tree, *others)
     if not isinstance(tree, _SHARED):
         raise TypeError(
             f"a tree of row tensors holds a {type(tree).__name__}: the state of a sampler or a "
             "network must be a tensor, None, a number or a string, or a tuple, NamedTuple or "
             "frozen dataclass of these."
+        )
+    # One of two values would be dropped in silence, and rows of its tree would lose it.
+    if any(other is not tree and other != tree for other in others):
+        raise ValueError(
+            f"trees of row tensors hold {' and '.join(map(repr, (tree, *others)))} in the same "
+            "place: a number or a string in a state belongs to all rows and must not change; keep "
+            "what changes as a tensor with an entry per row, such as int64 [B]."
         )
     return tree
 

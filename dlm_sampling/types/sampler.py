@@ -24,7 +24,8 @@ class Sampler(Protocol[S]):
 
     The state is a NamedTuple (or None) of tensors whose leading dimension is B, so that the loop
     can drop finished rows.  A row enters a new block with `clock.step == 0`; state that belongs to
-    a block is reset there by the sampler, row by row.
+    a block is reset there by the sampler, row by row.  A number in it belongs to all rows; with
+    `cuda_graph=True` it must not change, as a replay would repeat the one that was recorded.
     """
 
     @property

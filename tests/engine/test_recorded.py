@@ -6,6 +6,7 @@ cannot hold.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,48 @@ def test_a_step_that_asks_is_found() -> None:
     model = denoiser(CountingToy())
     with pytest.raises(CannotRecordError, match="reads a value on the host"):
         sample(model, Curious(), tokens, tokens == 0, seeds=[1], cuda_graph=True)
+
+
+@dataclass(frozen=True)
+class Numbered(SamplerBase[Any]):
+    """Writes the position that a number in its state names; `first` makes the first state."""
+
+    first: Any = None
+
+    def init(self, canvas: Any) -> Any:
+        return self.first(canvas)
+
+    def step(self, state: Any, canvas: Any, clock: Any, predict: Any, rng: Any) -> Any:
+        number = state[1] if isinstance(state, tuple) else state
+        draw = predict(canvas.tokens, canvas.unknown_fraction).draw(canvas.eligible, rng)
+        at = number.unsqueeze(1) if isinstance(number, Tensor) else number
+        where = canvas.eligible & (torch.arange(canvas.tokens.shape[1]) == at)
+        step = reveal(canvas, where, draw)
+        return (state[0], number + 1) if isinstance(state, tuple) else number + 1, step
+
+
+def numbered(first: Any, *, captured: bool) -> SampleOutput:
+    tokens = torch.zeros(2, 4, dtype=torch.int64)
+    return sample(
+        denoiser(CountingToy()), Numbered(first), tokens, tokens == 0, seeds=[1, 2], steps=4,
+        cuda_graph=captured,
+    )  # fmt: skip
+
+
+def test_a_number_in_the_state_that_a_replay_would_freeze_is_refused() -> None:
+    """The loop counts on; a replay would repeat the number of the recorded step."""
+
+    def zeros(canvas: Any) -> Tensor:
+        return torch.zeros(len(canvas.tokens), dtype=torch.int64)
+
+    firsts: tuple[Any, ...] = (lambda canvas: 0, lambda canvas: (zeros(canvas), 0))
+    wanted = numbered(zeros, captured=False)
+    same(numbered(zeros, captured=True), wanted)
+    for first in firsts:
+        same(numbered(first, captured=False), wanted)
+        words = r"cuda_graph=True: the state of Numbered: .* hold 1 and 0 .* int64 \[B\]"
+        with pytest.raises(ValueError, match=words):
+            numbered(first, captured=True)
 
 
 @pytest.mark.parametrize("padded", [False, True])

@@ -110,6 +110,22 @@ def test_trees_of_other_parts_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("new", "old"), [(1, 0), (0.5, 0.0), (True, False), ("b", "a"), (1, 1.0), (True, 1), (0, None)]
+)
+def test_values_of_all_rows_are_the_same_in_trees_that_are_merged(new: Any, old: Any) -> None:
+    """Whichever was taken, the rows of the other tree would go on with a value not theirs."""
+    a, rows = torch.zeros(2, 3), torch.tensor([True, False])
+    for fn in (where_rows, lambda _, *trees: store_rows(trees[1], rows.nonzero()[0], trees[0])):
+        with pytest.raises(ValueError, match="in the same place"):
+            fn(rows, Pair(a[:1], (a[:1], new)), Pair(a, (a, old)))
+    words = r"hold 1 and 0 in the same place: a number .* must not change; keep .* int64 \[B\]"
+    with pytest.raises(ValueError, match=words):
+        where_rows(rows, (a, 1), (a, 0))
+    nan = float("nan")
+    assert where_rows(rows, (a, nan), (a, nan))[1] is nan
+
+
+@pytest.mark.parametrize(
     "holder", [[torch.zeros(2)], {"a": torch.zeros(2)}, deque([torch.zeros(2)]),
                SimpleNamespace(a=torch.zeros(2)), MappingProxyType({"a": torch.zeros(2)})],
     ids=lambda holder: type(holder).__name__,
