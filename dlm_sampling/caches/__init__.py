@@ -1,17 +1,12 @@
 """Hold the cache policies: which columns each pass computes, sees and stores."""
 
-from dlm_sampling.caches.block import BlockCache as BlockCache
-from dlm_sampling.caches.dkv import DkvCache as DkvCache
-from dlm_sampling.caches.dual import DualCache as DualCache
-from dlm_sampling.caches.policy import AnyPolicy as AnyPolicy
-from dlm_sampling.caches.policy import CachePolicy as CachePolicy
-from dlm_sampling.caches.policy import Plan as Plan
-from dlm_sampling.caches.policy import PolicyBase as PolicyBase
-from dlm_sampling.caches.policy import RefreshPolicy as RefreshPolicy
-from dlm_sampling.caches.policy import View as View
-from dlm_sampling.caches.prefix import PrefixCache as PrefixCache
-from dlm_sampling.caches.report import CacheReport as CacheReport
-from dlm_sampling.caches.vicinity import VicinityCache as VicinityCache
+from dlm_sampling.caches.block import BlockCache
+from dlm_sampling.caches.dkv import DkvCache
+from dlm_sampling.caches.dual import DualCache
+from dlm_sampling.caches.policy import AnyPolicy, CachePolicy, Plan, PolicyBase, RefreshPolicy, View
+from dlm_sampling.caches.prefix import PrefixCache
+from dlm_sampling.caches.report import CacheReport
+from dlm_sampling.caches.vicinity import VicinityCache
 from dlm_sampling.errors import check_real, unknown_choice
 
 POLICIES = {
@@ -62,3 +57,19 @@ def check_audit(audit: object) -> None:
 
 NAMES = ("auto", "none", *POLICIES)
 """What `cache=` takes by name."""
+
+__all__ = [
+    "POLICIES",
+    "AnyPolicy",
+    "BlockCache",
+    "CachePolicy",
+    "CacheReport",
+    "DkvCache",
+    "DualCache",
+    "Plan",
+    "PolicyBase",
+    "PrefixCache",
+    "RefreshPolicy",
+    "VicinityCache",
+    "View",
+]

@@ -71,7 +71,7 @@ def parse_settings(
         pairs: texts "name=value".
         build: the class or factory of the sampler, or of what `kind` says.
         name: its name, for messages.
-        kind: what takes the parameters, for messages.
+        kind: word for what takes the parameters, for messages.
         option: the option that the pairs were given with, for messages.
 
     Raises:

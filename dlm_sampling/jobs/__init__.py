@@ -6,7 +6,8 @@ from dlm_sampling.jobs.job import Job, Shard
 from dlm_sampling.jobs.rank import Rank, rank_of
 from dlm_sampling.jobs.runner import JobReport, finish, run_job
 from dlm_sampling.jobs.shard import ShardRunner
-from dlm_sampling.text.options import GenerateOptions, LawOptions
+from dlm_sampling.text.generate import generate_parts
+from dlm_sampling.text.options import GenerateOptions, LawOptions, fitting_caches, prepare
 from dlm_sampling.text.prompt_files import PromptSource, read_prompts
 from dlm_sampling.text.prompt_items import PromptItem, to_item
 from dlm_sampling.text.prompt_rows import item_seeds
@@ -25,8 +26,11 @@ __all__ = [
     "Shard",
     "ShardRunner",
     "finish",
+    "fitting_caches",
+    "generate_parts",
     "item_seeds",
     "out_of_memory",
+    "prepare",
     "rank_of",
     "read_prompts",
     "read_rows",

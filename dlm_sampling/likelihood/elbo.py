@@ -98,10 +98,7 @@ def elbo(
             outside the vocabulary, a token to score is the mask, n or batch_size < 1, n is odd with
             "coupled", C > 12 with "enumerate", or two arguments exclude each other.
     """
-    _check_noise(denoiser)
-    check_batch_size(batch_size)
-    inputs = check_canvases(denoiser, tokens, editable, attention_mask, range(len(tokens)))
-    _check_tokens(denoiser, inputs)
+    inputs = check_texts(denoiser, tokens, editable, attention_mask, batch_size)
     masks = (
         _plan(inputs, scheme, n, seed) if masks is None else _checked_plan(masks, inputs, n, seed)
     )
@@ -109,35 +106,79 @@ def elbo(
         return _estimate(Scorer(denoiser), inputs, masks, batch_size)
 
 
+def check_texts(
+    denoiser: Denoiser,
+    tokens: Tensor,
+    editable: Tensor,
+    attention_mask: Tensor | None,
+    batch_size: int | None,
+) -> Canvases:
+    """Check texts that are to be masked and scored; see `elbo`.
+
+    Raises:
+        ValueError: the model has no masks, shapes do not match, a token is outside the vocabulary,
+            a token to score is the mask, or batch_size < 1.
+    """
+    _check_noise(denoiser)
+    check_batch_size(batch_size)
+    inputs = check_canvases(denoiser, tokens, editable, attention_mask, range(len(tokens)))
+    _check_tokens(denoiser, inputs)
+    return inputs
+
+
 def _estimate(scorer: Scorer, inputs: Canvases, plan: MaskPlan, batch_size: int | None) -> Elbo:
     """Estimate the bound with one forward pass per mask that is not empty."""
     draws, (batch, length) = len(plan.masks), inputs.tokens.shape
-    device, mask = inputs.tokens.device, scorer.denoiser.mask_token_id
-    assert mask is not None
-    used = plan.masks.any(2).nonzero()  # (draw, row)
-    found: list[Tensor] = [torch.zeros(0, dtype=torch.float32, device=device)]
-    term, place = [used.new_zeros(0)], [used.new_zeros(0)]
-
-    def score(first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
-        draw, row = used[first:last].T
-        where, text = plan.masks[draw, row], inputs.tokens[row]
-        canvas = text.masked_fill(where, mask)
-        time = _time(scorer.denoiser, where, inputs.editable[row])
-        listed = scorer(Views(row, canvas, text, where, inputs.attention[row], None, time))
-        which, column = where.nonzero(as_tuple=True)
-        return listed, row[which] * draws + draw[which], row[which] * length + column
-
-    for _, (listed, at, column) in in_parts(len(used), batch_size or max(batch, 1), score):
-        found.append(listed)
-        term.append(at)
-        place.append(column)
-    listed, at, where = torch.cat(found), torch.cat(term), torch.cat(place)
-    worth = plan.weights.T.flatten()[at].to(listed.dtype)
-    terms = listed.new_zeros(batch * draws).index_add(0, at, listed * worth).view(batch, draws)
-    share = listed.new_zeros(batch * length).index_add(0, where, listed * worth / max(draws, 1))
-    nfe = torch.bincount(used[:, 1], minlength=batch)
+    listed, draw, row, column = score_masks(scorer, inputs, plan.masks, plan.masks, batch_size)
+    worth = plan.weights[draw, row].to(listed.dtype)
+    terms = listed.new_zeros(batch * draws).index_add(0, row * draws + draw, listed * worth)
+    share = listed.new_zeros(batch * length).index_add(
+        0, row * length + column, listed * worth / max(draws, 1)
+    )
+    terms = terms.view(batch, draws)
+    nfe = plan.masks.any(2).sum(0)
     value = terms.sum(1) / max(draws, 1)
     return Elbo(value, terms, share.view(batch, length), plan, nfe)
+
+
+def score_masks(
+    scorer: Scorer, inputs: Canvases, hidden: Tensor, scored: Tensor, batch_size: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Score tokens on canvases with masks, one forward pass per canvas with a token to score.
+
+    Args:
+        scorer: the model.
+        inputs: texts int64 [B, L], with the positions that set the time of a canvas.
+        hidden: bool [n, B, L], positions that are masked.
+        scored: bool [n, B, L], positions whose tokens are scored; each is hidden.
+        batch_size: canvases per forward pass; None is B.
+
+    Returns:
+        log-probabilities [R], float64 for float64 logits, else float32; and for each of them the
+        mask, the row and the column, int64 [R].
+    """
+    device, mask = inputs.tokens.device, scorer.denoiser.mask_token_id
+    assert mask is not None
+    used = scored.any(2).nonzero()  # (draw, row)
+    found: list[Tensor] = [torch.zeros(0, dtype=torch.float32, device=device)]
+    places: list[Tensor] = [used.new_zeros(0, 3)]
+
+    def score(first: int, last: int) -> tuple[Tensor, Tensor]:
+        draw, row = used[first:last].T
+        where, masked, text = scored[draw, row], hidden[draw, row], inputs.tokens[row]
+        canvas = text.masked_fill(masked, mask)
+        editable = inputs.editable[row]
+        time = _time(scorer.denoiser, masked & editable, editable)
+        listed = scorer(Views(row, canvas, text, where, inputs.attention[row], None, time))
+        which, column = where.nonzero(as_tuple=True)
+        return listed, torch.stack([draw[which], row[which], column], 1)
+
+    size = batch_size or max(len(inputs.tokens), 1)
+    for _, (listed, place) in in_parts(len(used), size, score):
+        found.append(listed)
+        places.append(place)
+    draw, row, column = torch.cat(places).T
+    return torch.cat(found), draw, row, column
 
 
 def _time(denoiser: Denoiser, masked: Tensor, editable: Tensor) -> Tensor | None:

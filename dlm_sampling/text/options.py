@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.caching import choose_cache, legal_caches
 from dlm_sampling.engine.request import BlockRequest, Request
+from dlm_sampling.engine.sample import plan_request
 from dlm_sampling.errors import check_flag, check_mapping, check_real, check_whole, unknown_choice
 from dlm_sampling.samplers import create, from_config
 from dlm_sampling.samplers.contract import check_sampler
@@ -268,3 +270,25 @@ def _new_tokens(asked: int | None, row: PromptRow, denoiser: Denoiser) -> int:
         prompt = len(row.open().ids)
         asked = asked if context is None else max(1, min(asked, context - prompt))
     return -(-asked // canvas) * canvas
+
+
+def fitting_caches(
+    denoiser: Denoiser, prompts: Prompts, options: GenerateOptions, caches: Sequence[AnyPolicy] = ()
+) -> list[str]:
+    """Return the names that `cache` may have in a call, "none" first; run nothing.
+
+    Args:
+        denoiser: the model.
+        prompts: as `generate` takes them.
+        options: of the call.
+        caches: policies that have to fit.
+
+    Raises:
+        ValueError: one of `caches` does not fit the model, the sampler or the blocks.
+    """
+    job = prepare(denoiser, prompts, options)
+    canvases = job.rows().canvases
+    request, plan = plan_request(denoiser, job.request, canvases)
+    for policy in caches:
+        choose_cache(denoiser, replace(request, cache=policy), plan, canvases)
+    return legal_caches(denoiser, request, plan, canvases)

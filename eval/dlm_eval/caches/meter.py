@@ -17,10 +17,7 @@ from dlm_eval.report.intervals import mean_and_error
 from dlm_eval.report.results import Metric
 from dlm_sampling import Denoiser
 from dlm_sampling.caches import AnyPolicy
-from dlm_sampling.engine.caching import choose_cache, legal_caches
-from dlm_sampling.engine.sample import plan_request
-from dlm_sampling.text.generate import generate_parts
-from dlm_sampling.text.options import GenerateOptions, prepare
+from dlm_sampling.jobs import GenerateOptions, generate_parts, prepare
 
 EXACT, ALONE = "none", "none, one text at a time"
 LISTS = ("kl", "tv", "top1", "drawn", "entropy", "replaced")
@@ -79,23 +76,6 @@ class Found:
         self.audits += record["audits"]
         self.nbytes = max(self.nbytes, record["nbytes"])
         self.floor = max(self.floor, record["floor"])
-
-
-def check(denoiser: Denoiser, asked: Asked, policies: Sequence[AnyPolicy]) -> list[str]:
-    """Refuse policies that do not fit the model, the sampler or the blocks; run nothing.
-
-    Returns:
-        The names of those that fit, "none" first.
-
-    Raises:
-        ValueError: names the policy, the reason and what fits.
-    """
-    job = prepare(denoiser, list(asked.prompts), asked.options)
-    canvases = job.rows().canvases
-    request, plan = plan_request(denoiser, job.request, canvases)
-    for policy in policies:
-        choose_cache(denoiser, replace(request, cache=policy), plan, canvases)
-    return legal_caches(denoiser, request, plan, canvases)
 
 
 def measure(

@@ -81,7 +81,7 @@ def cache(
 
     from tqdm import tqdm
 
-    from dlm_eval.caches.meter import Asked, check, collected, figures, measure
+    from dlm_eval.caches.meter import Asked, collected, figures, measure
     from dlm_eval.data import passages
     from dlm_eval.journal import Journal, SettingsChanged
     from dlm_eval.report import Results, write_folder
@@ -89,7 +89,7 @@ def cache(
     from dlm_sampling import AutoDenoiser
     from dlm_sampling.caches import POLICIES
     from dlm_sampling.cli import check_model, find_sampler, parse_settings
-    from dlm_sampling.jobs import BlockRequest, GenerateOptions, LawOptions
+    from dlm_sampling.jobs import BlockRequest, GenerateOptions, LawOptions, fitting_caches
 
     tried = dict(_policy(text) for text in policy or ())
     chosen: dict[str, object] = {}
@@ -110,7 +110,7 @@ def cache(
         law=LawOptions(temperature),
     )
     asked = Asked([given[i % len(given)] for i in range(samples)], options, seed, audit, batch_size)
-    legal = check(denoiser, asked, [*tried.values()])
+    legal = fitting_caches(denoiser, list(asked.prompts), options, [*tried.values()])
     tried = tried or {name: POLICIES[name]() for name in legal[1:]}
     if not tried:
         raise UsageError(f"{model}: no cache fits this model with this sampler; see --policy.")

@@ -1,0 +1,67 @@
+"""Hold the answers whose log-likelihood is estimated, and score them on masked canvases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from dlm_sampling import ops
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.request import Canvases
+from dlm_sampling.likelihood.elbo import check_texts, score_masks
+from dlm_sampling.likelihood.mask_plans import Places
+from dlm_sampling.likelihood.scoring import Scorer
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Hold checked texts with the random numbers of their rows.
+
+    Fields:
+        scorer: the model.
+        inputs: texts int64 [B, L], with the positions of the answers as `editable`.
+        places: the answers, with the random numbers of each row.
+        batch_size: canvases per forward pass; None is B.
+    """
+
+    scorer: Scorer
+    inputs: Canvases
+    places: Places
+    batch_size: int | None
+
+    @classmethod
+    def of(
+        cls,
+        denoiser: Denoiser,
+        tokens: Tensor,
+        editable: Tensor,
+        attention_mask: Tensor | None,
+        seed: int | Sequence[int],
+        batch_size: int | None,
+    ) -> Answers:
+        """Check the texts; see `elbo` for the arguments and the errors."""
+        inputs = check_texts(denoiser, tokens, editable, attention_mask, batch_size)
+        rng = ops.Rng.from_seeds(ops.row_seeds(seed, len(tokens)), device=inputs.tokens.device)
+        rng = replace(rng, origin=inputs.attention.long().argmax(1))
+        return cls(Scorer(denoiser), inputs, Places(inputs.editable, rng), batch_size)
+
+    @property
+    def prompts(self) -> Places:
+        """Return the context of the answers in place of the answers, with other random numbers."""
+        context = self.inputs.attention & ~self.inputs.editable
+        return Places(context, self.places.at(_CONTEXT))
+
+    def logprobs(self, hidden: Tensor, scored: Tensor) -> Tensor:
+        """Return log-probabilities at `scored`, [n, B, L], 0 elsewhere; NFE n per row.
+
+        Args:
+            hidden: bool [n, B, L], positions that are masked.
+            scored: bool [n, B, L], positions whose tokens are scored; each is hidden.
+        """
+        found, *place = score_masks(self.scorer, self.inputs, hidden, scored, self.batch_size)
+        return found.new_zeros(scored.shape).index_put(tuple(place), found)
+
+
+_CONTEXT = 1 << 20  # step of the random numbers of the context, far from those of the masks

@@ -1,0 +1,35 @@
+"""Compute SPG's loss: a lower bound is raised for good answers, an upper one lowered for bad ones.
+
+    L = - mean over rows of A l,   l = lower for A >= 0, else w upper + (1 - w) lower
+
+Wang et al. 2025, "SPG: Sandwiched Policy Gradient for Masked Diffusion Language Models",
+arXiv:2510.09541.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def spg_loss(lower: Tensor, upper: Tensor, advantages: Tensor, *, mix: float = 0.5) -> Tensor:
+    """Return the loss, a scalar.
+
+    Args:
+        lower: bounds from below of the rows' log-likelihoods, [B], with a graph: `elbo`.
+        upper: bounds from above, [B], with a graph: `upper_bound`.
+        advantages: [B].
+        mix: w, in [0, 1]; 1 takes the upper bound alone, whose gradient is noisier.
+
+    Raises:
+        ValueError: shapes differ, or mix is out of range.
+    """
+    if not lower.shape == upper.shape == advantages.shape or lower.ndim != 1:
+        raise ValueError(
+            f"lower, upper and advantages have shapes {tuple(lower.shape)}, {tuple(upper.shape)} "
+            f"and {tuple(advantages.shape)}: must be [B]."
+        )
+    if not 0.0 <= mix <= 1.0:
+        raise ValueError(f"mix={mix}: must be in [0, 1].")
+    bad = mix * upper + (1.0 - mix) * lower
+    return -(advantages.detach() * torch.where(advantages < 0.0, bad, lower)).mean()

@@ -1,0 +1,38 @@
+"""Compute wd1's loss: log-likelihoods weighted by advantages, without ratios or an old policy.
+
+    L = sum over i of (w-_i - w+_i) log pi(x_i),   w+ = softmax(A),  w- = softmax(-A)
+
+The weights are those of the rows of one group, so that a group must not be torn apart.
+
+Tang et al. 2025, "wd1: Weighted Policy Optimization for Reasoning in Diffusion Language Models",
+arXiv:2507.08838.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def wd1_loss(logprob: Tensor, advantages: Tensor, group: int) -> Tensor:
+    """Return the loss, a scalar: the mean over groups.
+
+    Args:
+        logprob: estimates of the rows' log-likelihoods, [B], with a graph; the paper takes the mean
+            over tokens of `mean_field_logprob`.
+        advantages: [B], rows of a prompt next to each other.
+        group: G, rows per prompt.
+
+    Raises:
+        ValueError: shapes differ, B is no multiple of G, or G < 2.
+    """
+    if logprob.ndim != 1 or logprob.shape != advantages.shape:
+        raise ValueError(
+            f"logprob {tuple(logprob.shape)} and advantages {tuple(advantages.shape)}: must be [B]."
+        )
+    if group < 2 or len(advantages) % group:
+        raise ValueError(
+            f"group={group}: must be at least 2 and divide the {len(advantages)} rows."
+        )
+    scaled = advantages.detach().view(-1, group)
+    weight = (-scaled).softmax(1) - scaled.softmax(1)
+    return (weight * logprob.view(-1, group)).sum(1).mean()
