@@ -234,14 +234,18 @@ def generate(
     with open_output(path, resume=resume) as sink:
         from dlm_sampling import AutoDenoiser
         from dlm_sampling.engine.request import BlockRequest
-        from dlm_sampling.jobs.rank import Rank, rank_of
+        from dlm_sampling.jobs.rank import rank_of
         from dlm_sampling.text.options import GenerateOptions, LawOptions, default_sampler
 
         if sampler is not None:
             find_sampler(sampler)
-        rank = rank_of(os.environ) if as_job else Rank()
-        if "DLM_SHARD" in os.environ and not as_job:
-            raise UsageError("DLM_SHARD: several processes need a folder as --output, such as out/")
+        rank = rank_of(os.environ)
+        if rank.world > 1 and not as_job:
+            raise UsageError(
+                f"By the environment this is process {rank.index} of {rank.world}, and each would "
+                "write all rows: give a folder as --output, such as out/, or set DLM_SHARD=0/1 if "
+                "this process is to write them alone."
+            )
         denoiser = AutoDenoiser.from_pretrained(
             check_model(model),
             dtype=dtype,

@@ -19,8 +19,8 @@ from dlm_sampling.text.generate import generate_parts
 from dlm_sampling.text.options import GenerateOptions
 from dlm_sampling.text.options import Job as Generation
 from dlm_sampling.text.prompt_items import PromptItem
-from dlm_sampling.text.prompt_rows import Prepared, prepare_items
-from dlm_sampling.text.records import row_record
+from dlm_sampling.text.prompt_rows import prepare_items
+from dlm_sampling.text.records import row_head, row_record
 from dlm_sampling.viewers.safe_text import json_line, printable
 from dlm_sampling.viewers.streaming import ProgressFeed
 from dlm_sampling.viewers.terminal import LiveCanvas
@@ -63,22 +63,22 @@ class Run:
         shared = self.shared(prepared.generation)
         self.machine = machine_of(prepared.generation, batch_rows)
         total, number = len(prepared.rows), len(sink.kept)
-        for row in range(number):
-            sink.check_kept(row, self.facts(prepared, items, row) | shared)
+        heads = [self.head(items, row) for row in range(total)]
+        sink.go_on(heads, [{"row_seed": seed} | shared for seed in prepared.seeds])
         rest = prepared.part(range(number, total))
         try:
             for output in self.outputs(rest, batch_rows):
                 for row in range(len(output.seeds)):
                     text = self.result(output, row, items, number + row, shared)
                     last = self.as_json or number + row + 1 == total
-                    sink.file.write(text + ("\n" if last else "\n---\n"))
+                    sink.write(text + ("\n" if last else "\n---\n"))
                 sink.commit()
                 number += len(output.seeds)
                 self.nfe += output.nfe.tolist()
         except BaseException as error:
             # An interrupt may come behind the write; a full disk takes part of one.
             kept = sink.lines() if self.as_json else number
-            if sink.path is not None and kept:
+            if sink.on_disk and kept:
                 more = "; --resume goes on" if self.as_json else ""
                 error.add_note(f"{kept} of {total} rows are in {sink.path}{more}.")
             raise
@@ -114,11 +114,10 @@ class Run:
             "options": digest(options),
         }
 
-    def facts(self, prepared: Prepared, items: Sequence[PromptItem], row: int) -> dict[str, Any]:
-        """Return the entries of a row's record that are known before it is run."""
+    def head(self, items: Sequence[PromptItem], row: int) -> dict[str, Any]:
+        """Return the entries that a row's record begins with."""
         index, sample = divmod(row, self.options.num_return_sequences)
-        prompt, seed = items[index].prompt, prepared.seeds[row]
-        return {"index": index, "sample": sample, "prompt": prompt, "row_seed": seed}
+        return row_head(items[index], index, sample)
 
     def result(
         self,

@@ -9,6 +9,12 @@ from dlm_sampling.text.completion import GenerateOutput
 from dlm_sampling.text.prompt_items import PromptItem
 
 
+def row_head(item: PromptItem, index: int, sample: int) -> dict[str, Any]:
+    """Return the entries that a record begins with, which are known before its row is run."""
+    named = {} if item.name is None else {"id": item.name}
+    return named | {"index": index, "sample": sample, "prompt": item.prompt}
+
+
 def row_record(
     item: PromptItem, index: int, sample: int, output: GenerateOutput, row: int
 ) -> dict[str, Any]:
@@ -26,11 +32,7 @@ def row_record(
     """
     if output.texts is None:
         raise UsageError("The model has no tokenizer: add its files to the folder.")
-    named = {} if item.name is None else {"id": item.name}
-    return named | {
-        "index": index,
-        "sample": sample,
-        "prompt": item.prompt,
+    return row_head(item, index, sample) | {
         "text": output.texts[row],
         "token_ids": output.token_ids[row],
         "finish_reason": output.finish_reasons[row],

@@ -83,8 +83,36 @@ def test_processes_by_the_environment(
     assert_one_line(command(*words(prompts, tiny, "-o", folder)), 2, "DLM_SHARD=2/2", "such as 0/4")
     monkeypatch.setenv("DLM_SHARD", "1/2")
     assert command(*words(prompts, tiny, "-o", folder)).code == 0
-    plain = command(*words(prompts, tiny, "-o", str(tmp_path / "out.jsonl")))
-    assert_one_line(plain, 2, "DLM_SHARD", "a folder")
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        {"DLM_SHARD": "0/2"},
+        {"RANK": "0", "WORLD_SIZE": "2"},
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "2"},
+        {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_MIN": "2", "SLURM_ARRAY_TASK_COUNT": "4"},
+    ],
+    ids=lambda launcher: next(iter(launcher)),
+)
+def test_a_plain_output_has_one_process(
+    command: Command,
+    prompts: str,
+    tiny: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    launcher: dict[str, str],
+) -> None:
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    target = tmp_path / "out.jsonl"
+    for output in (["-o", str(target)], ["-o", str(target), "--resume"], []):
+        refused = command(*words(prompts, tiny, *output))
+        assert_one_line(refused, 2, "this is process", "a folder", "DLM_SHARD=0/1")
+    assert not target.exists()
+    monkeypatch.setenv("DLM_SHARD", "0/1")
+    assert command(*words(prompts, tiny, "-o", str(target))).code == 0
+    assert len(target.read_bytes().splitlines()) == 9
 
 
 def test_the_first_interrupt_asks_and_the_second_one_ends() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from dlm_sampling.cli import app as cli
+from dlm_sampling.cli.output import lock
+from dlm_sampling.errors import UsageError
 from tests.cli.process import SHORT, Command, assert_one_line
 from tests.forks import Forks
 
@@ -51,12 +53,17 @@ def test_json_lines_by_the_name_of_the_file(clean: bytes) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 1, 7, 18])
-@pytest.mark.parametrize("torn", [b"", b'{"id": 3, "ind'])
+@pytest.mark.parametrize("torn", [0, 9, 60, -2, -1])
 def test_resume_after_any_row(
-    command: Command, prompts: str, tiny: str, tmp_path: Path, clean: bytes, kept: int, torn: bytes
+    command: Command, prompts: str, tiny: str, tmp_path: Path, clean: bytes, kept: int, torn: int
 ) -> None:
+    """The next row is torn: within its prompt, behind it, before its last brace, before its end."""
+    lines = clean.splitlines(keepends=True)
     target = tmp_path / "out.jsonl"
-    target.write_bytes(b"".join(clean.splitlines(keepends=True)[:kept]) + torn)
+    rest = lines[kept][:torn] if kept < len(lines) else b""
+    if kept == len(lines):
+        lines[-1] = lines[-1][:torn] if torn else lines[-1]
+    target.write_bytes(b"".join(lines[:kept]) + rest)
     resumed = command(*words(prompts, tiny, target, "--resume"))
     assert resumed.code == 0, resumed
     wanted, found = clean.splitlines(), target.read_bytes().splitlines()
@@ -99,6 +106,74 @@ def test_what_is_there_is_never_replaced(
     assert_one_line(command(*words(prompts, tiny, target, "--resume")), 2, "not hold JSON lines")
     text = command("generate", "x", "-o", str(tmp_path / "out.txt"), "--resume")
     assert_one_line(text, 2, "--resume goes on with JSON lines")
+
+
+THEIRS = {
+    "their last line without an end": b'{"prompt":"one"}\n{"prompt":"two, precious"}',
+    "a last line of theirs alone": b'{"prompt":"two, precious"}',
+    "a torn line of theirs": b'{"prompt":"two, prec',
+    "the row of another prompt": b'{"id": 0, "index": 0, "sample": 0, "prompt": "b',
+    "an array": b'[{"prompt":"one"},{"prompt":"two"}]',
+    "a number": b"17",
+    "text": b"garbage without newline",
+    "text below": b'{"id": 0}\ngarbage without newline',
+    "bytes": b"\xff\xfe\x00",
+}
+
+
+@pytest.mark.parametrize("data", THEIRS.values(), ids=list(THEIRS))
+def test_what_others_have_written_stays(
+    command: Command, prompts: str, tiny: str, tmp_path: Path, data: bytes
+) -> None:
+    target = tmp_path / "mine.json"
+    target.write_bytes(data)
+    refused = command(*words(prompts, tiny, target, "--json", "--resume"))
+    assert refused.code in (2, 4)
+    assert_one_line(refused, refused.code, str(target))
+    assert target.read_bytes() == data
+
+
+def test_fewer_prompts_than_rows_are_refused(
+    command: Command, tiny: str, tmp_path: Path, clean: bytes
+) -> None:
+    source, target = tmp_path / "few.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"prompt": "", "id": 0}\n{"prompt": "a", "id": 1}', encoding="utf-8")
+    lines = clean.splitlines(keepends=True)
+    for data in (clean, b"".join(lines[:5]), b"".join(lines[:4]) + lines[4][:9]):
+        target.write_bytes(data)
+        rows = len(data.splitlines())
+        refused = command(*words(str(source), tiny, target, "--resume"))
+        assert_one_line(refused, 4, f"{target} has {rows} rows, now 4")
+        assert target.read_bytes() == data
+
+
+def test_a_file_has_one_writer(
+    command: Command, forks: Forks, tiny: str, tmp_path: Path, prompts: str, clean: bytes
+) -> None:
+    source, target = tmp_path / "many.txt", tmp_path / "out.jsonl"
+    source.write_text("a\n" * 5000, encoding="utf-8")
+    first = forks.command("generate", "-i", str(source), "--model", tiny, *SHORT,
+                          "--batch-size", "1", "-o", str(target))  # fmt: skip
+    first.until(lambda: target.exists() and target.stat().st_size > 0)
+    for more in ([], ["--resume"]):
+        second = command(*words(prompts, tiny, target, *more))
+        assert_one_line(second, 2, f"{target}: another process writes it", "folder")
+    first.send_signal(signal.SIGTERM)
+    code, _, err = first.ended()
+    rows = [json.loads(line)["index"] for line in target.read_bytes().splitlines()]
+    assert (code, rows) == (130, list(range(len(rows)))), err
+
+
+def test_a_file_that_was_removed_meanwhile_is_not_written(tmp_path: Path) -> None:
+    """As by another run, which removes its file if it has written nothing."""
+    with (tmp_path / "out.txt").open("a") as file:
+        lock(file, tmp_path / "out.txt")
+        (tmp_path / "out.txt").unlink()
+        with pytest.raises(UsageError, match="another process"):
+            lock(file, tmp_path / "out.txt")
+        (tmp_path / "out.txt").touch()
+        with pytest.raises(UsageError, match="another process"):
+            lock(file, tmp_path / "out.txt")
 
 
 def test_a_failure_leaves_what_is_done_and_says_so(
@@ -146,7 +221,7 @@ def test_unwritable_output(command: Command, tiny: str, tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_device(command: Command, tiny: str) -> None:
     result = command("generate", "x", "--model", tiny, *SHORT, "-o", "/dev/full")
-    assert_one_line(result, 1, "No space left")
+    assert_one_line(result, 1, "Error: /dev/full: No space left on device.\n")
 
 
 def with_files_up_to(size: int, *arguments: str) -> None:
@@ -163,8 +238,14 @@ def test_full_disk_keeps_whole_rows(
 
     limit = len(clean) // 2
     process = forks.call(with_files_up_to, limit, *words(prompts, tiny, target))
-    assert process.ended()[0] == 1
-    assert len(target.read_bytes()) == limit
+    code, _, err = process.ended()
+    assert code == 1
+    data = target.read_bytes()
+    assert len(data) == limit
+    rows = data.count(b"\n")
+    assert err.decode() == (
+        f"Error: {target}: File too large. {rows} of 18 rows are in {target}; --resume goes on.\n"
+    )
     assert command(*words(prompts, tiny, target, "--resume")).code == 0
     texts = [[json.loads(line)["token_ids"] for line in data.splitlines()]
              for data in (clean, target.read_bytes())]  # fmt: skip
