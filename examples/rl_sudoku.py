@@ -4,11 +4,12 @@
     python examples/rl_sudoku.py --model GSAI-ML/LLaDA-8B-Instruct --device cuda --lora 16
 
 With 4 steps for 16 cells the model writes 4 cells at a time, as if they were independent, and
-about one grid in five is a valid sudoku.  The reward is 1 for a valid grid that keeps its clues and
-0 otherwise, so it can be checked and not be flattered.  Grids come in groups of one puzzle; their
-tokens are scored by `replay` in the steps that wrote them, and the loss keeps the policy near the
-model that it started from (k3).  After the last update the valid share is measured on other
-puzzles.
+about one grid in five is a valid sudoku; after 200 updates, about two in three are.  The reward is
+1 for a valid grid that keeps its clues and 0 otherwise, so it can be checked and not be flattered.
+Grids come in groups of one puzzle; their tokens are scored by `replay` in the steps that wrote
+them, and the loss keeps the policy near the model that it started from (k3).  After the last
+update the valid share is measured on puzzles of another seed.  A killed command goes on at the
+next seed.
 
 Loss: Shao et al. 2024, arXiv:2402.03300; step-wise scores: Wang et al. 2025, arXiv:2509.06949.
 A model with a tokenizer gets the puzzle as a text; its grid is read from the answer.
@@ -38,14 +39,14 @@ class Settings:
     """What the runs share; written into the result file."""
 
     model: str = "sudoku4x4"
-    updates: int = 90
+    updates: int = 200
     puzzles: int = 32
     group: int = 16
     clues: int = 2
     steps: int = 4
     inner: int = 1
     rate: float = 4e-4
-    beta: float = 0.02
+    beta: float = 0.002
     shrink: int = 1
     lora: int = 0
     device: str = "cpu"
@@ -111,7 +112,7 @@ def load(settings: Settings) -> tuple[Denoiser, Callable[[], AbstractContextMana
 
 
 def train(settings: Settings, seed: int, report: Callable[[str], None]) -> dict[str, Any]:
-    """Run one seed; the curve of mean rewards, and the valid share on other puzzles."""
+    """Run one seed; the curve of mean rewards, and the valid share on puzzles of another seed."""
     torch.manual_seed(seed)
     policy, reference = load(settings)
     assert policy.module is not None
@@ -184,32 +185,47 @@ def picture(runs: list[dict[str, Any]], path: Path) -> None:
 def main(
     model: Annotated[str, typer.Option(help="Embedded model, hub name or folder.")] = "sudoku4x4",
     seeds: Annotated[str, typer.Option(help="Seeds of the runs, with commas between.")] = "0,1,2",
-    updates: int = 90,
+    updates: int = 200,
     puzzles_per_update: int = 32,
     group: Annotated[int, typer.Option(help="Grids per puzzle.")] = 16,
     clues: int = 2,
     steps: Annotated[int, typer.Option(help="Steps of a grid; fewer make it harder.")] = 4,
     rate: float = 4e-4,
     inner: Annotated[int, typer.Option(help="Steps of the optimiser per update.")] = 1,
-    beta: Annotated[float, typer.Option(help="Weight of the divergence to the start.")] = 0.02,
+    beta: Annotated[float, typer.Option(help="Weight of the divergence to the start.")] = 0.002,
     shrink: Annotated[int, typer.Option(help="Steps that one pass scores.")] = 1,
     lora: Annotated[int, typer.Option(help="Rank of an adapter; 0 trains all weights.")] = 0,
     device: str = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Write OUT.json and OUT.svg.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write OUT.json and OUT.svg; goes on with OUT.json.")] = None,
 ) -> None:
     """Train, print the valid share before and after, and write curve and picture."""
     settings = Settings(
         model=model, updates=updates, puzzles=puzzles_per_update, group=group, clues=clues,
         steps=steps, inner=inner, rate=rate, beta=beta, shrink=shrink, lora=lora, device=device,
     )  # fmt: skip
-    runs = [train(settings, int(seed), print) for seed in seeds.split(",")]
-    for run in runs:
-        print(f"seed {run['seed']}: {run['before']:.3f} -> {run['after']:.3f} valid")
+    file = None if out is None else out.with_suffix(".json")
+    runs = finished(settings, file)
+    for seed in map(int, seeds.split(",")):
+        if seed not in runs:
+            runs[seed] = train(settings, seed, print)
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                content = {"settings": asdict(settings), "runs": [*runs.values()]}
+                file.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    for seed, run in runs.items():
+        print(f"seed {seed}: {run['before']:.3f} -> {run['after']:.3f} valid")
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        content = {"settings": asdict(settings), "runs": runs}
-        out.with_suffix(".json").write_text(json.dumps(content) + "\n", encoding="utf-8")
-        picture(runs, out.with_suffix(".svg"))
+        picture([*runs.values()], out.with_suffix(".svg"))
+
+
+def finished(settings: Settings, file: Path | None) -> dict[int, dict[str, Any]]:
+    """The runs of a result file that has these settings, by seed: a killed command goes on."""
+    if file is None or not file.exists():
+        return {}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if content["settings"] != asdict(settings):
+        raise SystemExit(f"{file} has other settings: {content['settings']}. Name another --out.")
+    return {run["seed"]: run for run in content["runs"]}
 
 
 if __name__ == "__main__":
