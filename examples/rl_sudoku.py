@@ -196,7 +196,9 @@ def main(
     shrink: Annotated[int, typer.Option(help="Steps that one pass scores.")] = 1,
     lora: Annotated[int, typer.Option(help="Rank of an adapter; 0 trains all weights.")] = 0,
     device: str = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Write OUT.json and OUT.svg; goes on with OUT.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write OUT.json and OUT.svg; goes on with OUT.json.")
+    ] = None,
 ) -> None:
     """Train, print the valid share before and after, and write curve and picture."""
     settings = Settings(

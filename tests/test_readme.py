@@ -108,8 +108,8 @@ def proof() -> str:
     runs = result("rl_sudoku.json")["runs"]
     shares = ", ".join(f"{run['before']:.2f} to {run['after']:.2f}" for run in runs)
     lines.append(
-        "| GRPO with a divergence to the start: valid 4x4 sudoku grids on puzzles of another seed, 4 "
-        f"steps, {len(runs)} seeds | {shares} after {len(runs[0]['curve'])} updates | "
+        "| GRPO with a divergence to the start: valid 4x4 sudoku grids on puzzles of another seed, "
+        f"4 steps, {len(runs)} seeds | {shares} after {len(runs[0]['curve'])} updates | "
         "`python examples/rl_sudoku.py`, [curves](eval/results/rl_sudoku.svg) |"
     )
     found = {model: result(file)["held_out"] for model, file in bounds.items()}
