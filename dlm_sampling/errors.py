@@ -104,6 +104,15 @@ SAMPLER_ALIASES: Mapping[str, tuple[str, str]] = {
 """What other libraries call a sampler: foreign name -> (the name here, whose name it is)."""
 
 
+def named(value: object) -> str:
+    """Return the name of a value's class with its indefinite article, such as "an int"."""
+    return _with_article(type(value).__name__)
+
+
+def _with_article(word: str) -> str:
+    return f"{'an' if word[0].lower() in 'aeio' else 'a'} {word}"
+
+
 def closest(name: str, valid: Iterable[str]) -> str | None:
     """Return the valid name that is spelled most like `name`, or None if nothing comes near.
 
@@ -348,10 +357,11 @@ def _check_kind(name: str, value: object, kinds: tuple[Any, ...], example: objec
         if not all(_checkable(kind) for kind in classes):
             return
         if items or not isinstance(value, tuple(classes)):
-            names = ("None" if kind is NoneType else kind.__name__ for kind in classes)
-            named = " or ".join(names)
+            names = (
+                "None" if kind is NoneType else _with_article(kind.__name__) for kind in classes
+            )
             hint = "" if example in (MISSING, None) else f", such as {example!r}"
-            raise TypeError(f"{name}={value!r}: must be a {named}{hint}.")
+            raise TypeError(f"{name}={value!r}: must be {' or '.join(names)}{hint}.")
 
 
 def _checkable(kind: Any) -> bool:

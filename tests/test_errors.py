@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlm_sampling.errors import check_fields, check_flag, check_real, check_whole
+from dlm_sampling.errors import check_fields, check_flag, check_real, check_whole, named
 from dlm_sampling.schedules import LINEAR, Cosine
 from dlm_sampling.types import Schedule
 
@@ -98,3 +98,7 @@ def test_flags_are_true_or_false() -> None:
     for wrong in (1, "yes", None):
         with pytest.raises(TypeError, match=f"cuda_graph={wrong!r}: must be True or False."):
             check_flag("cuda_graph", wrong)
+
+
+def test_a_class_is_named_with_its_article() -> None:
+    assert (named(3), named("x"), named(LINEAR)) == ("an int", "a str", "a LogLinear")

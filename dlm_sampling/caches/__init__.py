@@ -7,7 +7,7 @@ from dlm_sampling.caches.policy import AnyPolicy, CachePolicy, Plan, PolicyBase,
 from dlm_sampling.caches.prefix import PrefixCache
 from dlm_sampling.caches.report import CacheReport
 from dlm_sampling.caches.vicinity import VicinityCache
-from dlm_sampling.errors import check_real, unknown_choice
+from dlm_sampling.errors import check_real, named, unknown_choice
 
 POLICIES = {
     policy.name: policy for policy in (BlockCache, PrefixCache, DualCache, VicinityCache, DkvCache)
@@ -29,7 +29,7 @@ def check_cache_name(cache: object) -> None:
     """
     if not isinstance(cache, str | PolicyBase):
         raise TypeError(
-            f"cache is a {type(cache).__name__}: must be {', '.join(map(repr, NAMES))}, or a "
+            f"cache is {named(cache)}: must be {', '.join(map(repr, NAMES))}, or a "
             "policy of dlm_sampling.caches, such as VicinityCache(left=8)."
         )
     if isinstance(cache, str) and cache not in NAMES:

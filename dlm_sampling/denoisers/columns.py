@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import named
 from dlm_sampling.types import ColumnCache, Pass
 
 
@@ -58,7 +59,7 @@ def refuse_cache(inputs: Pass) -> None:
 
 def other_cache(cache: object, more: str) -> ValueError:
     """Make the error of a cache that a network does not take."""
-    return ValueError(f"cache is a {type(cache).__name__}: must be None{more}.")
+    return ValueError(f"cache is {named(cache)}: must be None{more}.")
 
 
 def positions_of(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from dlm_sampling.denoisers.checkpoints.settings import listed_ids, setting
 from dlm_sampling.denoisers.families.diffusion_gemma import DiffusionGemmaDenoiser
 from dlm_sampling.denoisers.families.masked_lm import MaskedLMDenoiser
 from dlm_sampling.denoisers.wrap import wrap
+from dlm_sampling.errors import named
 
 CANVAS = "diffusion_gemma"
 """Model type of the networks that revise a canvas of uniform noise behind a prompt."""
@@ -58,7 +59,7 @@ def denoiser_of(
         )
     if is_causal(model, mask):
         raise ValueError(
-            f"model is a {type(model).__name__} that attends causally: no token changes the logits "
+            f"model is {named(model)} that attends causally: no token changes the logits "
             "before it. A diffusion sampler needs a bidirectional network, such as LLaDA, Dream or "
             "a masked language model (a BERT with is_decoder=False)."
         )

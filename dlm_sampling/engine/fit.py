@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.samplers.contract import check_answer
 from dlm_sampling.samplers.registry import available
 from dlm_sampling.types import Process, Sampler
 
@@ -13,11 +14,13 @@ def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) 
     """Check sampler and denoiser against each other; return the noise process of the canvas.
 
     Raises:
+        TypeError: the sampler names a canvas noise that is none.
         ValueError: the sampler does not support the denoiser's noise, or guidance is requested
             from a denoiser without a mask id.
     """
     kind, name = denoiser.process.name, type(sampler).__name__
     process = sampler.canvas_process(denoiser.process)
+    check_answer(sampler, "canvas_process", process)
     if process is None:
         fitting = [n for n, entry in available().items() if kind in entry.runs_on]
         missing = "; pass mask_token_id= if the model has a mask" if kind == "uniform" else ""

@@ -21,9 +21,9 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.engine.graph import Record, Watch
 from dlm_sampling.engine.output import Listeners, SampleOutput
-from dlm_sampling.engine.run import Run, drawn_in
+from dlm_sampling.engine.run import Run
 from dlm_sampling.engine.state import RunState
-from dlm_sampling.engine.trajectory import StepEvent
+from dlm_sampling.engine.trajectory import StepEvent, drawn_in
 from dlm_sampling.errors import NoLawError
 from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.shapes import FixedShapes

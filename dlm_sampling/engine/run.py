@@ -29,8 +29,14 @@ from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.prediction.rows import Beside, PassRows
 from dlm_sampling.prediction.shapes import FREE, Shapes
 from dlm_sampling.samplers.base import reveal
-from dlm_sampling.samplers.contract import check_step
-from dlm_sampling.types import Canvas, Clock, Drawn, Process, Sampler, Step
+from dlm_sampling.samplers.contract import (
+    check_answer,
+    check_draw,
+    check_finished,
+    check_state,
+    check_step,
+)
+from dlm_sampling.types import Canvas, Clock, Process, Sampler, Step
 from dlm_sampling.types.values import distinct, ints
 
 UNLIMITED = 2**62
@@ -109,6 +115,7 @@ class Run:
         stops, pad = request.stop_token_ids, denoiser.pad_token_id
         cache = choose_cache(denoiser, request, plan, canvases)
         limits = _step_limits(sampler, plan.steps)
+        check_answer(sampler, "patience", sampler.patience(canvases.tokens.shape[1]))
         return cls(
             request=request,
             sampler=sampler,
@@ -150,7 +157,9 @@ class Run:
             sampler=None,
             carry=self.model.first_carries(),
         )
-        first = replace(state, sampler=self.sampler.init(self.canvas(state)))
+        canvas = self.canvas(state)
+        first = replace(state, sampler=self.sampler.init(canvas))
+        check_state(self.sampler, "init", first.sampler, canvas)
         return first if self.cache is None else with_cache(first, self.cache)
 
     def window(self, rows: Tensor, block: Tensor, editable: Tensor) -> BlockWindow:
@@ -246,6 +255,8 @@ class Run:
                 and step.logprob.dtype.is_floating_point
             ):
                 check_step(self.sampler, taken, canvas)
+            if predictor.ledger is not None:  # somebody listens
+                check_draw(self.sampler, step, canvas)
             new = apply(state, canvas, step)
         except Exception:
             check_step(self.sampler, taken, canvas)
@@ -262,6 +273,12 @@ class Run:
         after = canvas._replace(tokens=state.tokens, unknown=state.unknown)
         finished = self.sampler.finished(state.sampler, after, clock)
         if finished is not None:
+            if not (
+                isinstance(finished, Tensor)  # pyright: ignore[reportUnnecessaryIsInstance]
+                and finished.dtype is torch.bool
+                and finished.shape == spent.shape
+            ):
+                check_finished(self.sampler, finished, len(spent))
             return finished | spent if self.whole_schedule else finished | spent | written
         if self.whole_schedule:
             return torch.where(limit < UNLIMITED, spent, written | spent)
@@ -347,38 +364,6 @@ class Run:
         return replace(state, step=state.step + 1, rng=state.rng.with_step(state.rng.step + 1))
 
 
-def statistics_of(step: Step, filled: Step | None) -> tuple[Tensor | None, Tensor | None]:
-    """Return log-confidence and entropy of a step and of the fill after it, [A, L] each.
-
-    Both are None if the step made no draw.
-    """
-    if step.draw is None:
-        return None, None
-    confidence, entropy = step.draw.log_confidence, step.draw.entropy
-    if filled is None or filled.draw is None:
-        return confidence, entropy
-    late = step.unknown & ~filled.unknown
-    return (
-        torch.where(late, filled.draw.log_confidence, confidence),
-        torch.where(late, filled.draw.entropy, entropy),
-    )
-
-
-def drawn_in(
-    step: Step, filled: Step | None, ledger: Ledger | None, written: Tensor
-) -> Tensor | None:
-    """Return how each token that a step and the fill after it wrote was drawn, int8 [A, L].
-
-    A token that was written without a draw of this step counts as `Drawn.OTHERWISE`.
-    """
-    if ledger is None:
-        return None
-    how = ledger.how.masked_fill(ledger.how == Drawn.NOT, Drawn.OTHERWISE)
-    if filled is not None:
-        how = how.masked_fill(step.unknown & ~filled.unknown, Drawn.ARGMAX)
-    return how.masked_fill(~written, Drawn.NOT)
-
-
 def apply(state: RunState, canvas: Canvas, step: Step) -> RunState:
     """Return the state with the step's changes inside the block; changes elsewhere are dropped."""
     changed = ((step.tokens != state.tokens) | (canvas.unknown & ~step.unknown)) & canvas.editable
@@ -394,6 +379,6 @@ def _step_limits(sampler: Sampler[Any], steps: Tensor) -> Tensor:
     """Return the loop steps of every block, int64 [B, K]; `UNLIMITED` if adaptive."""
     limits = torch.empty_like(steps)
     for planned in ints(distinct(steps.flatten())[0]):
-        length = sampler.schedule_length(planned)
+        length = check_answer(sampler, "schedule_length", sampler.schedule_length(planned))
         limits[steps == planned] = UNLIMITED if length is None else length
     return limits

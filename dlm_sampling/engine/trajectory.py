@@ -10,6 +10,8 @@ from torch import Tensor
 
 from dlm_sampling.caches import policy_of
 from dlm_sampling.engine.request import Request
+from dlm_sampling.prediction.ledger import Ledger
+from dlm_sampling.types import Drawn, Step
 
 
 @dataclass(frozen=True)
@@ -128,3 +130,35 @@ class Trajectory:
             return self.initial[row]
         event, index = steps[step - 1]
         return event.tokens[index]
+
+
+def statistics_of(step: Step, filled: Step | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return log-confidence and entropy of a step and of the fill after it, [A, L] each.
+
+    Both are None if the step made no draw.
+    """
+    if step.draw is None:
+        return None, None
+    confidence, entropy = step.draw.log_confidence, step.draw.entropy
+    if filled is None or filled.draw is None:
+        return confidence, entropy
+    late = step.unknown & ~filled.unknown
+    return (
+        torch.where(late, filled.draw.log_confidence, confidence),
+        torch.where(late, filled.draw.entropy, entropy),
+    )
+
+
+def drawn_in(
+    step: Step, filled: Step | None, ledger: Ledger | None, written: Tensor
+) -> Tensor | None:
+    """Return how each token that a step and the fill after it wrote was drawn, int8 [A, L].
+
+    A token that was written without a draw of this step counts as `Drawn.OTHERWISE`.
+    """
+    if ledger is None:
+        return None
+    how = ledger.how.masked_fill(ledger.how == Drawn.NOT, Drawn.OTHERWISE)
+    if filled is not None:
+        how = how.masked_fill(step.unknown & ~filled.unknown, Drawn.ARGMAX)
+    return how.masked_fill(~written, Drawn.NOT)

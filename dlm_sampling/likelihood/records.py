@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
+from dlm_sampling.errors import named
 from dlm_sampling.types import Drawn
 
 
@@ -21,7 +22,7 @@ def trajectory_of(output: RunOutput) -> Trajectory:
         found = output.trajectory
     except AttributeError:
         raise TypeError(
-            f"run is a {type(output).__name__}: must be the output of `generate` or `sample` with "
+            f"run is {named(output)}: must be the output of `generate` or `sample` with "
             "return_trajectory=True, its trajectory, or a Rollout."
         ) from None
     if found is None:

@@ -17,6 +17,7 @@ from safetensors import torch as of_torch
 from torch import Tensor
 
 from dlm_sampling.engine.request import Request
+from dlm_sampling.errors import named
 from dlm_sampling.likelihood.tables import Steps, Writes
 
 FORMAT = 1
@@ -82,7 +83,7 @@ def _written(value: Any, where: str) -> Any:
         kind = type(value)
         if not kind.__module__.startswith(OWN):
             raise TypeError(
-                f"{where} is a {kind.__name__} of {kind.__module__}: only samplers and settings of "
+                f"{where} is {named(value)} of {kind.__module__}: only samplers and settings of "
                 "this library can be saved. Keep the rollout in memory."
             )
         own = {
@@ -92,7 +93,7 @@ def _written(value: Any, where: str) -> Any:
         }
         return {"class": f"{kind.__module__}:{kind.__qualname__}", "fields": own}
     raise TypeError(
-        f"{where} is a {type(value).__name__}, which has no form as a file: keep the rollout in "
+        f"{where} is {named(value)}, which has no form as a file: keep the rollout in "
         "memory, or sample without it."
     )
 

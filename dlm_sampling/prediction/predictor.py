@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser, no_step_length
 from dlm_sampling.denoisers.planner import planner_network
+from dlm_sampling.errors import named
 from dlm_sampling.prediction.cached import CachedPasses, Running
 from dlm_sampling.prediction.carry import Carry, crop, widen
 from dlm_sampling.prediction.lazy import LazyPrediction
@@ -137,9 +138,7 @@ class Predictor:
             TypeError: `denoiser` is not a `Denoiser`.
         """
         if not isinstance(denoiser, Denoiser):
-            raise TypeError(
-                f"planner is a {type(denoiser).__name__}: must be a Denoiser; try wrap(...)."
-            )
+            raise TypeError(f"planner is {named(denoiser)}: must be a Denoiser; try wrap(...).")
         self.shapes.check_free("asks a second network")
         counts = self.model.counts.without_time()
         model = replace(

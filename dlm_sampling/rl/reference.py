@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.errors import named
 
 
 @runtime_checkable
@@ -30,7 +31,7 @@ def as_reference(denoiser: Denoiser) -> Generator[Denoiser]:
     """
     module = denoiser.module
     if not isinstance(module, Adapted):
-        kind = "no network" if module is None else f"a {type(module).__name__}"
+        kind = "no network" if module is None else named(module)
         raise TypeError(
             f"denoiser has {kind}: must hold a PEFT model, denoiser.module = get_peft_model(...). "
             "Without adapters, keep a copy of the denoiser as the reference."

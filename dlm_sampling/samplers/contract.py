@@ -1,4 +1,4 @@
-"""Check that an object is a sampler, that its `step` returns a canvas, and that its tokens exist.
+"""Check that an object is a sampler, that its methods answer as they must, and its tokens exist.
 
 The checks before and during a run read types, shapes and dtypes only, so that they never wait for
 the GPU; the check of a finished run waits once.
@@ -6,23 +6,80 @@ the GPU; the check of a finished run waits once.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from dlm_sampling.types import Canvas, Sampler, Step
+from dlm_sampling.errors import named
+from dlm_sampling.types import Canvas, NoiseKind, Process, Sampler, Schedule, Step, TokenLaw
 from dlm_sampling.types.rows import row_tensors
+
+S = TypeVar("S")
 
 MEMBERS = tuple(name for name in vars(Sampler) if not name.startswith("_"))
 """The members of the `Sampler` protocol, in the order of its definition."""
 
+KINDS: tuple[str, ...] = get_args(NoiseKind)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_kinds(value: object) -> bool:
+    found = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (None,)
+    return all(kind in KINDS for kind in found)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_count_or_none(value: object) -> bool:
+    return value is None or _is_count(value)
+
+
+_SOME_KINDS = (_is_kinds, f"a tuple of kinds of noise, of {', '.join(map(repr, KINDS))}")
+_FLAG = (_is_flag, "True or False")
+_COUNT = (_is_count, "a whole number of at least 1")
+_COUNT_OR_NONE = (_is_count_or_none, f"{_COUNT[1]}, or None")
+
+TRAITS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "law": (lambda value: isinstance(value, TokenLaw), "a TokenLaw, such as TokenLaw()"),
+    "runs_on": _SOME_KINDS,
+    "recorded_on": _SOME_KINDS,
+    "scored_on": _SOME_KINDS,
+    "looks_ahead": _FLAG,
+    "schedule": (
+        lambda value: isinstance(value, Schedule),
+        "a Schedule, with the methods alpha, rate and time_of",
+    ),
+    "own_steps": _COUNT_OR_NONE,
+    "passes_per_step": _COUNT,
+    "revises": _FLAG,
+    "exact": _FLAG,
+}
+"""What each member that is no method must be: a test of its value, and the same in words."""
+
+ANSWERS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "canvas_process": (
+        lambda value: value is None or isinstance(value, Process),
+        "a Process of dlm_sampling.processes, or None",
+    ),
+    "schedule_length": _COUNT_OR_NONE,
+    "patience": _COUNT,
+}
+"""What the methods that are asked before a run must return."""
+
 
 def check_sampler(sampler: object) -> None:
-    """Refuse an object that lacks a member of the `Sampler` protocol.
+    """Refuse an object that lacks a member of the `Sampler` protocol, or has it of a wrong type.
 
     Raises:
-        TypeError: the object is a class, or it lacks members; the message names them.
+        TypeError: the object is a class, or lacks members, or one is of another type; the message
+            names them.
     """
     if isinstance(sampler, type):
         raise TypeError(
@@ -32,14 +89,33 @@ def check_sampler(sampler: object) -> None:
     name, missing = type(sampler).__name__, [part for part in MEMBERS if not hasattr(sampler, part)]
     if "step" in missing:
         raise TypeError(
-            f"sampler is a {name}, which has no `step`: must be a name or an instance, e.g. "
-            "samplers.LLaDA(); to write your own, subclass SamplerBase (dlm_sampling.samplers)."
+            f"sampler is {named(sampler)}, which has no `step`: must be a name or an "
+            "instance, e.g. samplers.LLaDA(); to write your own, subclass SamplerBase "
+            "(dlm_sampling.samplers)."
         )
     if missing:
         raise TypeError(
             f"sampler: {name} has no {', '.join(missing)}; subclass SamplerBase "
             "(dlm_sampling.samplers), which has a default for every member but `step`."
         )
+    for member in MEMBERS:
+        value = getattr(sampler, member)
+        fits, must = TRAITS.get(member, (callable, "a method"))
+        if not fits(value):
+            raise TypeError(f"sampler: {name}.{member} is {value!r}: must be {must}.")
+
+
+def check_answer(sampler: Sampler[Any], method: str, answer: S) -> S:
+    """Return what a method of `ANSWERS` returned, or refuse it.
+
+    Raises:
+        TypeError: it is of another type than the contract says.
+    """
+    fits, must = ANSWERS[method]
+    if not fits(answer):
+        name = f"{type(sampler).__name__}.{method}"
+        raise TypeError(f"sampler: {name} returned {answer!r}: must return {must}.")
+    return answer
 
 
 @runtime_checkable
@@ -84,19 +160,77 @@ def check_step(sampler: Sampler[Any], result: object, canvas: Canvas) -> None:
             f"{name} returned {_described(result)}: must return (state, Step), where state goes to "
             "the next step and Step is that of dlm_sampling.types; samplers.reveal(...) makes one."
         )
+    check_state(sampler, "step", cast("tuple[object, Step]", result)[0], canvas)
+    _check_tensor(f"{name}: Step.tokens", step.tokens, canvas, torch.int64)
+    _check_tensor(f"{name}: Step.unknown", step.unknown, canvas, torch.bool)
+    _check_tensor(f"{name}: Step.logprob", step.logprob, canvas, None)
+
+
+def check_state(sampler: Sampler[Any], method: str, state: object, canvas: Canvas) -> None:
+    """Refuse a state that cannot follow the rows of its canvas.
+
+    Args:
+        sampler: the sampler, to be named in the message.
+        method: the method that returned it, `init` or `step`.
+        state: the state.
+        canvas: the canvas that the method was given.
+
+    Raises:
+        TypeError: it holds something that is no part of a tree of row tensors, such as a list.
+        ValueError: one of its tensors has another number of rows than the canvas.
+    """
+    name = f"{type(sampler).__name__}.{method}"
     try:
-        state = list(row_tensors(cast("tuple[object, Step]", result)[0]))
+        parts = list(row_tensors(state))
     except TypeError as error:
         raise TypeError(f"{name} returned a state that cannot follow its rows: {error}") from error
-    for part in state:
+    for part in parts:
         if part.ndim == 0 or len(part) != len(canvas.tokens):
             raise ValueError(
                 f"{name} returned a state with a tensor of shape {list(part.shape)}: the first "
                 f"dimension of every tensor must be the {len(canvas.tokens)} batch rows."
             )
-    _check_tensor(f"{name}: Step.tokens", step.tokens, canvas, torch.int64)
-    _check_tensor(f"{name}: Step.unknown", step.unknown, canvas, torch.bool)
-    _check_tensor(f"{name}: Step.logprob", step.logprob, canvas, None)
+
+
+def check_draw(sampler: Sampler[Any], step: Step, canvas: Canvas) -> None:
+    """Refuse a `Step.draw` that listeners cannot read; it computes what they read.
+
+    Args:
+        sampler: the sampler, to be named in the message.
+        step: the outcome of its step.
+        canvas: the canvas that the step was given.
+
+    Raises:
+        TypeError: `draw` is neither a Draw nor None, or a table of it is of another dtype.
+        ValueError: a table has another shape than the canvas, or another device.
+    """
+    if step.draw is None:
+        return
+    what = f"{type(sampler).__name__}.step: Step.draw"
+    for table in ("log_confidence", "entropy"):
+        if not hasattr(step.draw, table):
+            raise TypeError(
+                f"{what} is {_described(step.draw)}, which has no {table}: must be a Draw, such as "
+                "predict(...).draw(...) returns, or None."
+            )
+        _check_tensor(f"{what}.{table}", getattr(step.draw, table), canvas, None)
+
+
+def check_finished(sampler: Sampler[Any], finished: object, rows: int) -> None:
+    """Refuse an answer of `finished` that is neither None nor a bool tensor of the rows.
+
+    Raises:
+        TypeError: it is no bool tensor.
+        ValueError: it has another shape than [rows].
+    """
+    name = f"sampler: {type(sampler).__name__}.finished returned"
+    must = f"must return a bool tensor of shape [{rows}] (batch rows), or None"
+    if not isinstance(finished, Tensor):
+        raise TypeError(f"{name} {finished!r}: {must}.")
+    if finished.dtype is not torch.bool:
+        raise TypeError(f"{name} a tensor of {finished.dtype}: {must}.")
+    if finished.shape != (rows,):
+        raise ValueError(f"{name} a tensor of shape {list(finished.shape)}: {must}.")
 
 
 def check_written(
@@ -152,4 +286,4 @@ def _described(value: object) -> str:
     if type(value) is tuple:
         parts = cast("tuple[object, ...]", value)
         return f"a tuple ({', '.join(type(part).__name__ for part in parts)})"
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else named(value)

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import named
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.checks import at_least
@@ -143,9 +144,7 @@ class P2(SamplerBase[None]):
 
     def __post_init__(self) -> None:
         if self.planner is not None and not callable(self.planner):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(
-                f"planner is a {type(self.planner).__name__}: must be a Denoiser; try wrap(...)."
-            )
+            raise TypeError(f"planner is {named(self.planner)}: must be a Denoiser; try wrap(...).")
         super().__post_init__()
         at_least("eta", self.eta, 0.0, "1 is the paper's, 0 never masks again")
 

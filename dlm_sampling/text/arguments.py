@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.errors import named
 from dlm_sampling.text.encoding import check_encodable
 
 Ids = SupportsIndex | Iterable[SupportsIndex]
@@ -196,6 +197,6 @@ def check_tokenizer(tokenizer: object) -> None:
     """
     if tokenizer is not None and not isinstance(tokenizer, TokenizerLike):
         raise TypeError(
-            f"tokenizer is a {type(tokenizer).__name__}: must be a loaded tokenizer, such as "
+            f"tokenizer is {named(tokenizer)}: must be a loaded tokenizer, such as "
             "transformers.AutoTokenizer.from_pretrained(...)."
         )

@@ -15,7 +15,7 @@ from dlm_sampling.engine.batches import in_parts, run_parts
 from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.engine.request import BlockRequest
 from dlm_sampling.engine.trajectory import StepCallback
-from dlm_sampling.errors import SamplingWarning, check_arguments, check_flag, check_whole
+from dlm_sampling.errors import SamplingWarning, check_arguments, check_flag, check_whole, named
 from dlm_sampling.likelihood.recording import Recording
 from dlm_sampling.text.arguments import Ids, Stop
 from dlm_sampling.text.completion import GenerateOutput, equal_rows, finish
@@ -249,17 +249,15 @@ def _check_helpers(
     """
     if not isinstance(denoiser, Denoiser):
         raise TypeError(
-            f"denoiser is a {type(denoiser).__name__}: must be a Denoiser, such as "
+            f"denoiser is {named(denoiser)}: must be a Denoiser, such as "
             'AutoDenoiser.from_pretrained("tiny-books") or wrap(network).'
         )
     if streamer is not None and not isinstance(streamer, Streamer):
         raise TypeError(
-            f"streamer is a {type(streamer).__name__}: must have the methods put(tokens) and "
+            f"streamer is {named(streamer)}: must have the methods put(tokens) and "
             "end(), as transformers' TextStreamer has."
         )
     if callback is not None and not callable(callback):
-        raise TypeError(
-            f"callback is a {type(callback).__name__}: must be a function of a StepEvent."
-        )
+        raise TypeError(f"callback is {named(callback)}: must be a function of a StepEvent.")
     check_flag("progress", progress, optional=True)
     check_whole("batch_size", batch_size, optional=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -33,6 +33,7 @@ class RandomSource(Protocol):
         ...
 
 
+@runtime_checkable
 class Process(Protocol):
     """Describe the noise that a denoiser was trained on, and the laws that follow from it.
 

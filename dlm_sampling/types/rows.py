@@ -16,6 +16,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import named
+
 T = TypeVar("T")
 
 
@@ -53,7 +55,7 @@ def map_rows(fn: Callable[..., Tensor], tree: T, *others: T) -> T:
         raise _mismatch(tree, *others)
     if not isinstance(tree, _SHARED):
         raise TypeError(
-            f"a tree of row tensors holds a {type(tree).__name__}: the state of a sampler or a "
+            f"a tree of row tensors holds {named(tree)}: the state of a sampler or a "
             "network must be a tensor, None, a number or a string, or a tuple, NamedTuple or "
             "frozen dataclass of these."
         )

@@ -83,7 +83,7 @@ def test_what_is_not_there_is_wrong_usage(name: str, match: str, place: Path) ->
 
 
 def test_what_is_no_sampler_is_refused(place: Path) -> None:
-    with pytest.raises(TypeError, match="sampler is a Other, which has no `step`"):
+    with pytest.raises(TypeError, match="sampler is an Other, which has no `step`"):
         find_sampler("one_of_mine.py:Other")
     (place / "needs.py").write_text("import no_such_thing_at_all\n", encoding="utf-8")
     with pytest.raises(ModuleNotFoundError, match="no_such_thing_at_all"):

@@ -71,7 +71,7 @@ def test_names_and_values_are_checked_at_once() -> None:
     denoiser = load("llada")
     with pytest.raises(ValueError, match=r"cache='dul'.*'dual'"):
         generate(denoiser, [[1]], max_new_tokens=4, cache="dul")
-    with pytest.raises(TypeError, match="cache is a int: must be 'auto'"):
+    with pytest.raises(TypeError, match="cache is an int: must be 'auto'"):
         generate(denoiser, [[1]], max_new_tokens=4, cache=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="left"):
         VicinityCache(left=2.5)  # type: ignore[arg-type]

@@ -313,5 +313,5 @@ def test_what_is_no_text_of_the_model_is_refused(tokens: Tensor, message: str) -
         elbo(model, tokens, editable=everywhere)
     with pytest.raises(ValueError, match=message):
         sample(model, samplers.LLaDA(), tokens, ~everywhere, seeds=[1])
-    with pytest.raises(TypeError, match="run is a int: must be the output of"):
+    with pytest.raises(TypeError, match="run is an int: must be the output of"):
         replay(model, 3)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ def test_an_argmax_is_told_and_another_law_is_refused() -> None:
     with pytest.raises(ValueError, match="no trajectory: call with return_trajectory=True"):
         trajectory_of(replace(out, trajectory=None))
     nothing: Any = 3
-    with pytest.raises(TypeError, match="run is a int"):
+    with pytest.raises(TypeError, match="run is an int"):
         trajectory_of(nothing)
 
 

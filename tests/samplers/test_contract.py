@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
 
 from dlm_sampling import samplers
 from dlm_sampling.denoisers import Denoiser, wrap
+from dlm_sampling.engine import sample as engine
 from dlm_sampling.engine.sample import sample
 from dlm_sampling.processes import Uniform
+from dlm_sampling.samplers import registry
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.contract import MEMBERS, check_sampler, check_step, check_written
 from dlm_sampling.schedules import LINEAR, Cosine
 from dlm_sampling.text.generate import generate
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Schedule, Step, TokenLaw
+from tests.capture import recorder
 
 VOCAB, MASK = 5, 4
 
@@ -111,7 +115,7 @@ def test_only_the_schedule_may_be_a_parameter() -> None:
     ("wrong", "match"),
     [
         (samplers.LLaDA, r"sampler is the class LLaDA: .* such as LLaDA\(\)"),
-        (7, "sampler is a int, which has no `step`: must be a name or an instance"),
+        (7, "sampler is an int, which has no `step`: must be a name or an instance"),
     ],
 )
 def test_what_is_no_sampler_is_refused(wrong: Any, match: str) -> None:
@@ -154,6 +158,127 @@ def test_a_wrong_return_names_the_sampler_and_what_a_step_returns(
 ) -> None:
     with pytest.raises(error, match=match):
         run(LeftToRight(spoil))
+
+
+KINDS = "'absorbing', 'uniform', 'matrix'"
+WHOLE = "a whole number of at least 1"
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "must"),
+    [
+        ("law", 3, r"a TokenLaw, such as TokenLaw\(\)"),
+        ("runs_on", "absorbing", f"a tuple of kinds of noise, of {KINDS}"),
+        ("runs_on", ("masks",), f"a tuple of kinds of noise, of {KINDS}"),
+        ("recorded_on", ["absorbing"], "a tuple of kinds of noise"),
+        ("scored_on", None, "a tuple of kinds of noise"),
+        ("schedule", 0.5, "a Schedule, with the methods alpha, rate and time_of"),
+        ("own_steps", 2.5, f"{WHOLE}, or None"),
+        ("own_steps", 0, f"{WHOLE}, or None"),
+        ("passes_per_step", True, WHOLE),
+        ("passes_per_step", None, WHOLE),
+        ("looks_ahead", 1, "True or False"),
+        ("revises", None, "True or False"),
+        ("exact", "yes", "True or False"),
+        ("finished", None, "a method"),
+        ("patience", 100, "a method"),
+    ],
+)
+def test_a_member_of_another_type_is_named_before_the_run(
+    member: str, value: Any, must: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    wrong = dataclass(frozen=True)(type("Wrong", (LeftToRight,), {member: value}))
+    text = rf"sampler: Wrong\.{member} is {re.escape(repr(value))}: must be {must}"
+    with pytest.raises(TypeError, match=text):
+        run(wrong())
+    with pytest.raises(TypeError, match=text):
+        generate(denoiser(), [0], sampler=wrong())
+    with pytest.raises(TypeError, match=text):
+        samplers.register("wrong", wrong)
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "must"),
+    [
+        ("schedule_length", "x", f"{WHOLE}, or None"),
+        ("schedule_length", 4.0, f"{WHOLE}, or None"),
+        ("schedule_length", 0, f"{WHOLE}, or None"),
+        ("patience", None, WHOLE),
+        ("patience", 1e3, WHOLE),
+        ("canvas_process", "absorbing", "a Process of dlm_sampling.processes, or None"),
+        ("finished", True, r"a bool tensor of shape \[2\] \(batch rows\), or None"),
+        ("finished", torch.ones(2), "a bool tensor"),
+        ("finished", torch.ones(2, 1, dtype=torch.bool), "a bool tensor"),
+        ("finished", torch.ones((), dtype=torch.bool), "a bool tensor"),
+    ],
+)
+def test_an_answer_of_another_type_is_named(method: str, answer: Any, must: str) -> None:
+    wrong = dataclass(frozen=True)(type("Wrong", (LeftToRight,), {method: lambda *_: answer}))
+    shown = answer
+    if isinstance(answer, torch.Tensor):
+        of_rows = answer.dtype is torch.bool
+        shown = f"shape {list(answer.shape)}" if of_rows else str(answer.dtype)
+    text = rf"sampler: Wrong\.{method} returned .*{re.escape(str(shown))}.*: must return {must}"
+    with pytest.raises((TypeError, ValueError), match=text):
+        run(wrong())
+
+
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [({"a": 1}, "a dict"), ([torch.zeros(2)], "a list"), (torch.zeros(3), r"shape \[3\]")],
+)
+def test_a_first_state_that_cannot_follow_its_rows_is_refused(first: Any, words: str) -> None:
+    wrong = dataclass(frozen=True)(type("Wrong", (LeftToRight,), {"init": lambda *_: first}))
+    with pytest.raises((TypeError, ValueError), match=rf"Wrong\.init returned a state .*{words}"):
+        run(wrong())
+
+
+class Tables(NamedTuple):
+    """What listeners read of a draw."""
+
+    log_confidence: Any
+    entropy: Any
+
+
+GOOD = torch.zeros(2, 4)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize(
+    ("draw", "match"),
+    [
+        (3, "Step.draw is an int, which has no log_confidence: must be a Draw"),
+        (Tables(GOOD[0, :3], GOOD), r"Step.draw.log_confidence has shape \[3\]: must be"),
+        (Tables(GOOD[:1, :2], GOOD), r"Step.draw.log_confidence has shape \[1, 2\]: must be"),
+        (Tables(GOOD, GOOD[:1]), r"Step.draw.entropy has shape \[1, 4\]: must be"),
+        (Tables(GOOD, GOOD.long()), "Step.draw.entropy is torch.int64: must be a floating point"),
+        (Tables(GOOD, None), "Step.draw.entropy is None: must be a floating point"),
+    ],
+)
+def test_a_draw_that_listeners_cannot_read_is_named(
+    draw: Any, match: str, graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any step, not the first alone; without listeners nobody reads it."""
+    monkeypatch.setattr(engine, "record", recorder)
+    monkeypatch.setattr(engine, "check_device", lambda *_: None)
+    count = 0
+
+    def spoil(step: Step) -> Any:
+        nonlocal count
+        count += 1
+        return None, step._replace(draw=draw) if count > 1 else step
+
+    sampler = LeftToRight(spoil)
+    options: dict[str, Any] = {"seeds": [1, 2], "cuda_graph": graph}
+    tokens = torch.zeros(2, 4, dtype=torch.int64)
+    editable = tokens == 0
+    assert bool((sample(denoiser(), sampler, tokens, editable, **options).tokens < MASK).all())
+    for heard in ({"return_trajectory": True}, {"callback": lambda _: None}):
+        count = 0
+        with pytest.raises((TypeError, ValueError), match=rf"LeftToRight\.step: {match}"):
+            sample(denoiser(), sampler, tokens, editable, **options, **heard)
+        assert count == 2
 
 
 def canvas(rows: int = 2) -> Canvas:

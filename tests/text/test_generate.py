@@ -458,7 +458,7 @@ def test_errors_of_prompts(tiny: Any) -> None:
         generate(tiny, "", max_new_tokens=0)
     with pytest.raises(ValueError, match="float is not understood"):
         generate(tiny, [1.5], max_new_tokens=1)
-    with pytest.raises(TypeError, match="sampler is a int"):
+    with pytest.raises(TypeError, match="sampler is an int"):
         generate(tiny, "a", sampler=3, max_new_tokens=1)  # pyright: ignore
 
 

@@ -41,6 +41,7 @@ from dlm_sampling.denoisers.families.masked_lm import MaskedLMDenoiser
 from dlm_sampling.denoisers.families.mdlm import MDLMDenoiser
 from dlm_sampling.denoisers.networks.transformers_blocks import key_bias
 from dlm_sampling.denoisers.registry import Family, LoadOptions, family_of, register
+from dlm_sampling.errors import named
 from dlm_sampling.types import DenoiserOutput, Pass
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class LoopholingDenoiser(Denoiser):
             )
         if not base.honours_padding:
             raise ValueError(
-                f"base is a {type(base).__name__} that does not honour padding: must do so; take "
+                f"base is {named(base)} that does not honour padding: must do so; take "
                 "a model with position ids."
             )
         norm = nn.LayerNorm(width, eps=eps, bias=False, device=table.device, dtype=table.dtype)
@@ -189,7 +190,7 @@ def tokenizer_of(base: Denoiser) -> PreTrainedTokenizerBase | None:
 def seam_of(base: Denoiser) -> Seam:
     """Split the network of a denoiser behind its embeddings; a family registers its own way."""
     raise TypeError(
-        f"base is a {type(base).__name__}: must be a MaskedLMDenoiser, LLaDADenoiser, "
+        f"base is {named(base)}: must be a MaskedLMDenoiser, LLaDADenoiser, "
         "MDLMDenoiser or DuoDenoiser."
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlm_sampling.errors import UsageError, suggestion
+from dlm_sampling.errors import UsageError, named, suggestion
 from dlm_sampling.jobs import PromptSource, Row, read_rows
 
 
@@ -83,5 +83,5 @@ def _cell(row: Row, column: Any) -> str:
         )
     value = row.value[column]
     if not isinstance(value, str):
-        raise UsageError(f"{row.place}: column '{column}' is a {type(value).__name__}, not a text.")
+        raise UsageError(f"{row.place}: column '{column}' is {named(value)}, not a text.")
     return value

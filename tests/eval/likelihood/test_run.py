@@ -128,5 +128,5 @@ def test_documents_of_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="line 1 has no column 'texts'"):
         read_documents(PromptSource(str(lines)), Columns(text="texts"))
     lines.write_text('{"text": 3}\n', encoding="utf-8")
-    with pytest.raises(UsageError, match="column 'text' is a int, not a text"):
+    with pytest.raises(UsageError, match="column 'text' is an int, not a text"):
         read_documents(PromptSource(str(lines)), Columns())
