@@ -16,7 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from dlm_sampling.engine.batches import check_batch_size
 from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
-from dlm_sampling.errors import SamplingWarning
+from dlm_sampling.errors import SamplingWarning, check_whole
 from dlm_sampling.likelihood.records import argmax_of, attention_of, trajectory_of
 from dlm_sampling.likelihood.retake import check_retakable, needs_retaking, retake
 from dlm_sampling.likelihood.rollout import Rollout
@@ -41,16 +41,19 @@ class Replay:
     """Hold the result of `replay` on the denoiser's device; differentiable if requested.
 
     Fields:
-        logprob: [B, L], log-probability of each token in the step that wrote it last, 0 at
-            positions that were never written.
+        logprob: [B, L], log-probability of each token in the step (of the window) that wrote it
+            last, 0 at positions that were never written.
         step_logprob: [B, S], sum over all tokens that the row's k-th scored step drew, including
             tokens that a later step replaced; 0 after the row's last step.
         nfe: int64 [B], forward passes of this replay.
+        scored: bool [B, L], positions with a token whose log-probability is in `logprob`: those
+            that were written, within the window.
     """
 
     logprob: Tensor
     step_logprob: Tensor
     nfe: Tensor
+    scored: Tensor
 
     @property
     def total(self) -> Tensor:
@@ -63,6 +66,7 @@ def replay(
     run: RunOutput | Trajectory | Rollout,
     *,
     shrink: int = 1,
+    window: tuple[int, int] | None = None,
     law: TokenLaw | LawName = "sampled",
     grad: bool | None = None,
     batch_size: int | None = None,
@@ -86,6 +90,9 @@ def replay(
             `Rollout`.
         shrink: s >= 1, consecutive writing steps of a row that are scored in one pass; steps that
             are taken again allow 1 only.
+        window: (a, b) scores only the writing steps a <= k < b of each row, counted from 0, and
+            pays for no other: a training loop may move it from update to update (MixGRPO, Li et
+            al. 2025, arXiv:2507.21802).  None scores all.  Steps that are taken again have none.
         law: "sampled" scores the law that the run drew from, with its temperature, filters and
             guidance; "model" the model's own law at temperature 1 without them; or a law.
             Suppressed ids of the denoiser and its mask id are added.
@@ -94,18 +101,21 @@ def replay(
 
     Returns:
         A `Replay`; float64 for float64 logits, else float32.  NFE ceil(S / s) of a row with S
-        steps that wrote something, less those whose tokens are all an argmax; that of the run
-        where steps are taken again.  With gradients, the activations of all passes stay in memory:
-        split the batch (`Rollout.select`), or use the network's gradient checkpointing.
+        steps that wrote something within the window, less those whose tokens are all an argmax;
+        that of the run where steps are taken again.  With gradients, the activations of all passes
+        stay in memory: split the batch (`Rollout.select`), score a window of the steps, or use the
+        network's gradient checkpointing.
 
     Raises:
-        ValueError: shrink or batch_size < 1, another name of a law, there is no trajectory, the
-            denoiser is of another noise, or a token came from a law that does not follow from the
-            record.
+        TypeError: window is no pair of whole numbers.
+        ValueError: shrink or batch_size < 1, window is not 0 <= a < b, another name of a law, there
+            is no trajectory, the denoiser is of another noise, or a token came from a law that does
+            not follow from the record.
     """
     if shrink < 1:
         raise ValueError(f"shrink={shrink}: must be at least 1; 1 scores every step on its own.")
     check_batch_size(batch_size)
+    _check_window(window)
     if isinstance(run, Rollout):
         header, events = run.header, run.events()
     else:
@@ -120,11 +130,35 @@ def replay(
         )
     with torch.set_grad_enabled(torch.is_grad_enabled() if grad is None else grad):
         if needs_retaking(denoiser, header):
+            if window is not None:
+                raise ValueError(
+                    f"window={window}: the steps of this run (sampled by {header.sampler}) are "
+                    "taken again one after another, so that none can be left out; use None."
+                )
             rollout = run if isinstance(run, Rollout) else Rollout.of_trajectory(header)
             return _retaken(denoiser, rollout, chosen, guidance, shrink, batch_size)
         scorer = Scorer(denoiser, chosen, guidance, None if guidance == 0.0 else ~header.editable)
-        views = _views(denoiser, header, events, shrink)
+        views = _views(denoiser, header, events, shrink, window)
         return _gather(scorer, views, header.initial.shape, batch_size)
+
+
+def _check_window(window: object) -> None:
+    """Check the steps to score.
+
+    Raises:
+        TypeError: it is no pair of whole numbers.
+        ValueError: it is not 0 <= a < b.
+    """
+    if window is None:
+        return
+    pair = cast("tuple[object, ...]", window)
+    if not isinstance(window, tuple) or len(pair) != 2:
+        raise TypeError(f"window={window!r}: must be a pair of whole numbers (a, b), or None.")
+    for name, value in zip(("window[0]", "window[1]"), pair, strict=True):
+        check_whole(name, value)
+    first, last = cast("tuple[int, int]", pair)
+    if not 0 <= first < last:
+        raise ValueError(f"window={window!r}: must be 0 <= a < b, steps a to b - 1 of each row.")
 
 
 def _law_of(run: Trajectory, law: TokenLaw | LawName) -> tuple[TokenLaw | None, float]:
@@ -175,8 +209,11 @@ def _retaken(
         torch.nn.functional.pad(part.step_logprob, (0, width - part.step_logprob.shape[1]))
         for part in parts
     ]
-    logprob, nfe = (torch.cat([p.logprob for p in parts]), torch.cat([p.nfe for p in parts]))
-    return Replay(logprob, torch.cat(steps), nfe)
+    logprob, nfe, scored = (
+        torch.cat(list(part))
+        for part in zip(*((p.logprob, p.nfe, p.scored) for p in parts), strict=True)
+    )
+    return Replay(logprob, torch.cat(steps), nfe, scored)
 
 
 def _retaken_rows(denoiser: Denoiser, rollout: Rollout, request: Request) -> Replay:
@@ -184,17 +221,19 @@ def _retaken_rows(denoiser: Denoiser, rollout: Rollout, request: Request) -> Rep
     device, shape = denoiser.device, rollout.tokens.shape
     logprob = torch.zeros(shape, dtype=torch.float32, device=device)
     nfe, number = (torch.zeros(shape[0], dtype=torch.int64, device=device) for _ in range(2))
+    scored = torch.zeros(shape, dtype=torch.bool, device=device)
     sums, owners = [logprob.new_zeros(0)], [number.new_zeros(2, 0)]
     for step in retake(denoiser, rollout.header, rollout.events(), request):
         rows, found, nfe = step.event.rows.to(device), step.logprob, step.nfe
         logprob = logprob.to(torch.promote_types(logprob.dtype, found.dtype))
-        new = torch.where(step.event.written.to(device), found, logprob[rows])
-        logprob = logprob.index_copy(0, rows, new)
+        written = step.event.written.to(device)
+        logprob = logprob.index_copy(0, rows, torch.where(written, found, logprob[rows]))
+        scored[rows] |= written
         counted = rows[step.counted]
         sums.append(found.sum(1)[step.counted])
         owners.append(torch.stack([counted, number[counted]]))
         number[counted] += 1
-    return Replay(logprob, _by_step(sums, owners, number), nfe)
+    return Replay(logprob, _by_step(sums, owners, number), nfe, scored)
 
 
 def _warn_of_cache(run: Trajectory) -> None:
@@ -233,7 +272,7 @@ def _gather(
             nfe[views.rows] += views.scored.any(1) * scorer.passes
     listed = torch.cat(found)
     padded = torch.cat([listed, listed.new_zeros(1)])  # place -1 reads the zero
-    return Replay(padded[place], _by_step(found, owners, number), nfe)
+    return Replay(padded[place], _by_step(found, owners, number), nfe, place >= 0)
 
 
 def _by_step(found: list[Tensor], owners: list[Tensor], number: Tensor) -> Tensor:
@@ -259,12 +298,17 @@ class _StepGroup:
     written: Tensor  # bool [B, L]
     argmax: Tensor  # bool [B, L], those of them that were taken as the argmax
     steps: Tensor  # int64 [B], steps that wrote something
+    before: Tensor  # int64 [B], steps of the row that wrote something, of all groups
     horizon: Tensor  # int64 [B], first hidden column in its latest step
     time: Tensor  # float64 [B], time argument of its first step
 
 
 def _views(
-    denoiser: Denoiser, trajectory: Trajectory, events: Iterable[StepEvent], shrink: int
+    denoiser: Denoiser,
+    trajectory: Trajectory,
+    events: Iterable[StepEvent],
+    shrink: int,
+    window: tuple[int, int] | None,
 ) -> Iterator[Views]:
     """Yield the canvases to score; a row's canvas comes when its group of steps is full."""
     device, masked = denoiser.device, denoiser.mask_token_id is not None
@@ -274,7 +318,7 @@ def _views(
     time = torch.full_like(steps, torch.nan, dtype=torch.float64)
     group = _StepGroup(
         initial.clone(), initial.clone(), torch.zeros_like(editable), torch.zeros_like(editable),
-        steps, steps.clone(), time,
+        steps, steps.clone(), steps.clone(), time,
     )  # fmt: skip
 
     def close(full: Tensor) -> Views:
@@ -288,12 +332,19 @@ def _views(
         return views._replace(time=_times(denoiser, group.time[rows]), argmax=argmax)
 
     for event in events:
+        if window is not None:  # what later steps mask again was scored within the window
+            yield close((group.steps > 0) & (group.before >= window[1]))
         rows, tokens = event.rows.to(device), event.tokens.to(device)
         argmax = argmax_of(trajectory, event).to(device)
         # On masks, positions still unknown after the step were masked again, not drawn.
         known = ~event.unknown.to(device) if masked else torch.ones_like(tokens, dtype=torch.bool)
         drawn = event.written.to(device) & known & editable[rows]
         writes = drawn.any(1)
+        if window is not None:
+            number = group.before[rows]
+            group.before[rows] = number + writes
+            writes = writes & (number >= window[0]) & (number < window[1])
+            drawn = drawn & writes.unsqueeze(1)
         first = writes & (group.steps[rows] == 0)
         group.canvas[rows] = torch.where(
             first.unsqueeze(1), event.before.to(device), group.canvas[rows]

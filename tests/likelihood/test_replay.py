@@ -470,3 +470,46 @@ def test_steps_taken_again_do_not_depend_on_the_size_of_their_batches(rows: int)
         assert torch.equal(part.nfe, whole.nfe)
     nothing = replay(maskless, rollout.select(torch.zeros(0, dtype=torch.int64)))
     assert nothing.logprob.shape == (0, 4) and nothing.nfe.shape == (0,)
+
+
+@pytest.mark.parametrize("name", [*ORDERS, "remasking"])
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_windows_score_their_steps_and_pay_for_no_other(name: str, shrink: int) -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    if name == "remasking":
+        sampler = samplers.create("remdm-conf")
+        out = run(toy, sampler, length=LENGTH, rows=ROWS, prompt=[1], law=TokenLaw(), steps=8)
+    else:
+        out = recorded(toy, name)
+    whole = replay(toy, out, grad=False)
+    widths, total, nfe = (0, 2, 4, 100), torch.zeros(ROWS).double(), torch.zeros(ROWS).long()
+    steps = (whole.step_logprob != 0).sum(1)
+    seen = torch.zeros_like(whole.scored)
+    for pair in itertools.pairwise(widths):
+        part = replay(toy, rollout_of(out), window=pair, shrink=shrink, grad=False)
+        count = (steps.clamp(max=pair[1]) - pair[0]).clamp_min(0)
+        assert torch.equal(part.nfe, -(-count // shrink))
+        if shrink == 1:
+            expected = whole.step_logprob[:, pair[0] : pair[1]]
+            assert (part.total - expected.sum(1)).abs().max() <= 1e-12
+        assert bool((part.logprob[~part.scored] == 0).all())
+        total, nfe, seen = total + part.total, nfe + part.nfe, seen | part.scored
+    assert torch.equal(seen, whole.scored) and torch.equal(nfe, whole.nfe) == (shrink == 1)
+    if shrink == 1:
+        assert (total - whole.total).abs().max() <= 1e-12
+    # A window is the same as the same steps of a whole replay: token by token.
+    if name != "remasking":
+        part = replay(toy, out, window=(1, 3), grad=False)
+        assert 0 < int(part.scored.sum()) < int(whole.scored.sum())
+        assert (part.logprob - whole.logprob)[part.scored].abs().max() <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [((2, 2), "must be 0 <= a < b"), ((-1, 2), "must be 0 <= a < b"), (3, "must be a pair"),
+     ((0.0, 2), r"window\[0\]"), ([0, 2], "must be a pair"), ((0, 1, 2), "must be a pair")],
+)  # fmt: skip
+def test_wrong_windows_are_named(window: Any, message: str) -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    with pytest.raises((TypeError, ValueError), match=message):
+        replay(toy, recorded(toy, "random"), window=window)

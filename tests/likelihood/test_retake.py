@@ -200,3 +200,15 @@ def test_runs_whose_steps_do_not_follow_from_the_record_are_refused(
     else:
         with pytest.raises(ValueError, match=f"run was sampled by it, .*{fault}"):
             check_retakable(denoiser, made, Request(sampler))
+
+
+def test_a_window_of_steps_that_are_taken_again_is_refused() -> None:
+    net = Noisy(table())
+    tokens = torch.zeros(1, LENGTH, dtype=torch.int64)
+    out = sample(
+        net, SOLVERS["ancestral"], tokens, tokens == 0, seeds=[3], steps=2, return_trajectory=True
+    )
+    with pytest.raises(ValueError, match=r"window=\(0, 1\): .*Ancestral.* taken again"):
+        replay(net, out, window=(0, 1))
+    again = replay(net, out)
+    assert torch.equal(again.scored, torch.ones_like(tokens).bool())
