@@ -90,9 +90,10 @@ def replay(
             `Rollout`.
         shrink: s >= 1, consecutive writing steps of a row that are scored in one pass; steps that
             are taken again allow 1 only.
-        window: (a, b) scores only the writing steps a <= k < b of each row, counted from 0, and
-            pays for no other: a training loop may move it from update to update (MixGRPO, Li et
-            al. 2025, arXiv:2507.21802).  None scores all.  Steps that are taken again have none.
+        window: the steps to score, a pair (a, b) of numbers of a row's writing steps, a <= k < b,
+            counted from 0; no other is paid for.  A training loop may move it from update to
+            update (MixGRPO, Li et al. 2025, arXiv:2507.21802).  None scores all.  Runs whose steps
+            are taken again allow None only.
         law: "sampled" scores the law that the run drew from, with its temperature, filters and
             guidance; "model" the model's own law at temperature 1 without them; or a law.
             Suppressed ids of the denoiser and its mask id are added.
