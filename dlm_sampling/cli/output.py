@@ -36,7 +36,7 @@ class Output:
         path: its path, or None for standard output.
         on_disk: whether it keeps what is written, unlike standard output and devices.
         kept: the records that an earlier run has left, with `--resume`.
-        torn: what an earlier run has left of the next one.
+        torn: start of the next row that an earlier run has left.
     """
 
     file: TextIO
