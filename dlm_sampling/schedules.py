@@ -25,7 +25,7 @@ def _check_eps(name: str, eps: float) -> None:
 
 @dataclass(frozen=True)
 class LogLinear:
-    """Decrease linearly, alpha(t) = 1 - (1 - eps) t; eps = 0 ends at 0.
+    """Define alpha(t) = 1 - (1 - eps) t, the log-linear schedule; eps = 0 ends at 0.
 
     Sahoo et al. 2024, arXiv:2406.07524.
     """
@@ -55,7 +55,7 @@ LOG_LINEAR = LogLinear()
 
 @dataclass(frozen=True)
 class Cosine:
-    """Decrease as a cosine, alpha(t) = eps + (1 - eps) cos(pi t / 2) ** power; power 2 is MDLM's.
+    """Define alpha(t) = eps + (1 - eps) cos(pi t / 2) ** power, a cosine; power 2 is MDLM's.
 
     Sahoo et al. 2024, arXiv:2406.07524, appendix on noise schedules.
     """
@@ -94,7 +94,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class HalfCosine:
-    """Decrease as a quarter of a cosine, alpha(t) = 1 - cos(pi/2 (1 - (1 - eps) t)).
+    """Define alpha(t) = 1 - cos(pi/2 (1 - (1 - eps) t)), a quarter of a cosine.
 
     The cosine schedule of Duo (eps > 0) and of MaskGIT-style masking (eps = 0).
     """
@@ -123,7 +123,7 @@ class HalfCosine:
 
 @dataclass(frozen=True)
 class Geometric:
-    """Raise the total noise geometrically, alpha(t) = exp(-sigma_min ** (1 - t) * sigma_max ** t).
+    """Define alpha(t) = exp(-sigma_min ** (1 - t) * sigma_max ** t), geometric total noise.
 
     Lou et al. 2024, arXiv:2310.16834.
     """
@@ -159,7 +159,7 @@ class Geometric:
 
 @dataclass(frozen=True)
 class Polynomial:
-    """Decrease as a power, alpha(t) = (1 - t) ** power; power 1 is linear.
+    """Define alpha(t) = (1 - t) ** power; power 1 is linear.
 
     Gat et al. 2024, arXiv:2407.15595.
     """
@@ -185,7 +185,7 @@ class Polynomial:
 
 @dataclass(frozen=True)
 class Exponential:
-    """Add noise at a constant rate, alpha(t) = exp(-speed t).
+    """Define alpha(t) = exp(-speed t), noise at a constant rate.
 
     Campbell et al. 2022, arXiv:2205.14987.
     """

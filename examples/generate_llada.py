@@ -16,6 +16,7 @@ from dlm_sampling import AutoDenoiser, generate
 
 def main(
     prompt: str,
+    *,
     model: Annotated[
         str, typer.Option(help="Hub name or checkpoint folder.")
     ] = "GSAI-ML/LLaDA-8B-Instruct",

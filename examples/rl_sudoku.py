@@ -184,6 +184,7 @@ def picture(runs: list[dict[str, Any]], path: Path) -> None:
 
 def main(
     model: Annotated[str, typer.Option(help="Embedded model, hub name or folder.")] = "sudoku4x4",
+    *,
     seeds: Annotated[str, typer.Option(help="Seeds of the runs, with commas between.")] = "0,1,2",
     updates: int = 200,
     puzzles_per_update: int = 32,

@@ -132,6 +132,7 @@ def held_out(model: nn.Module, ids: Tensor, length: int, characters: int) -> dic
 
 def main(
     books: Annotated[Path, typer.Option(help="Folder of plain-text books.")],
+    *,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the state and the log.")],
     minutes: Annotated[
         float, typer.Option(help="Training time; the learning rate decays to zero over it.")

@@ -156,6 +156,7 @@ def save(model: BertForMaskedLM, folder: Path) -> None:
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
+    *,
     steps: int = 1000,
     batch_size: int = 128,
     hidden_size: int = 96,

@@ -168,6 +168,7 @@ def make_optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
 
 def main(
     books: Annotated[Path, typer.Option(help="Folder of plain-text books.")],
+    *,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the state and the log.")],
     minutes: Annotated[
         float, typer.Option(help="Training time; the learning rate decays to zero over it.")

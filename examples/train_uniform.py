@@ -218,6 +218,7 @@ def held_out_bounds(denoiser: Denoiser, books: Path, length: int, rows: int) -> 
 @app.command()
 def train(
     books: Annotated[Path, typer.Option(help="Folder of plain-text books.")],
+    *,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, the state and the log.")],
     steps: Annotated[int, typer.Option(help="The learning rate decays to zero over them.")],
     stop_at: Annotated[

@@ -53,7 +53,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def recorder(step: Callable[[], None]) -> Callable[[], None]:
-    """A step that may only do what a CUDA graph holds; in the place of `captured.record`.
+    """A step that may only do what a CUDA graph holds; in the place of `engine.graph.record`.
 
     As there, the step runs freely before it counts, so that tables are made.
     """

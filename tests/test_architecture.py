@@ -436,6 +436,18 @@ def test_files_stay_small(path: Path) -> None:
     assert lines < LONGEST_MODULE, f"{where(path)} has {lines} lines; split it"
 
 
+@for_each([p for folder in (LIBRARY, ROOT / "eval", ROOT / "examples") for p in sources(folder)])
+def test_no_function_takes_ten_arguments_by_place(path: Path) -> None:
+    """Nobody counts to ten in a call; kernels are launched by place, and are left out."""
+    long = [
+        f"{node.name}: {len(node.args.posonlyargs + node.args.args)}"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and len(node.args.posonlyargs + node.args.args) >= 10
+    ]
+    assert not long, f"{where(path)}: {', '.join(long)} arguments by place; put `*,` before them"
+
+
 # Parts of which every file has tests of its name: who changes a file finds its tests at once.
 MIRRORED = (
     "types", "ops", "processes", "prediction", "engine", "likelihood", "text", "jobs",

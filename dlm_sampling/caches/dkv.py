@@ -30,7 +30,9 @@ class DkvState(NamedTuple):
 
 @dataclass(frozen=True)
 class DkvCache(RefreshPolicy):
-    """Compute masks and new tokens.
+    """Compute the columns of masks and of new tokens, and read all others from the cache.
+
+    A token is new in the pass after the step that wrote it.
 
     Fields:
         every: passes from one over all columns to the next, N.

@@ -101,7 +101,9 @@ class PolicyBase(ABC):
 
 
 class RefreshPolicy(PolicyBase):
-    """Compute all columns now and then (a refresh), and the near ones else; K is always all.
+    """Compute all columns in some passes (a refresh), and columns near the block in the others.
+
+    The keys are always those of all columns: K covers the canvas.
 
     A subclass says when a refresh is due and which columns are near.
     """

@@ -77,6 +77,7 @@ def _root(
 @app.command()
 def generate(
     context: typer.Context,
+    *,
     prompt: Annotated[
         list[str] | None, typer.Argument(help='Prompts; "" generates without one.')
     ] = None,

@@ -14,6 +14,7 @@ from dlm_sampling.errors import UsageError, unknown_choice
 
 def learn(
     model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
+    *,
     steps: Annotated[int, typer.Option(help="Planned steps of a block, forward passes.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write; it must end in .json.")],
     base: Annotated[

@@ -182,7 +182,7 @@ def shared_parameters(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str
 
 
 def names_of(names: Mapping[str, int], parameter: Tensor) -> str:
-    """Find the first name of a parameter."""
+    """Return the first name under which the model holds a parameter."""
     return next(key for key, identity in names.items() if identity == id(parameter))
 
 

@@ -64,5 +64,5 @@ class RunState:
     lineage: Tensor | None = None
 
     def __len__(self) -> int:
-        """Number of active rows, A."""
+        """Return the number of active rows, A."""
         return len(self.rows)

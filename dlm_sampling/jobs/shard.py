@@ -182,7 +182,7 @@ class ShardRunner:
         }
 
     def allow(self, failures: Sequence[Record]) -> None:
-        """Note rows that failed.
+        """Record that rows failed, and stop the job when there are too many.
 
         Raises:
             FailedRowsError: there are more than the job allows, over all processes and starts.

@@ -52,5 +52,5 @@ class PassRows:
     beside: Beside | None = None
 
     def __len__(self) -> int:
-        """Number of active rows, A."""
+        """Return the number of active rows, A."""
         return len(self.index)

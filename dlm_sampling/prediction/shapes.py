@@ -23,7 +23,7 @@ class Shapes(Protocol):
     """Define how a predictor lays out positions and passes."""
 
     def sites(self, where: Tensor) -> Sites:
-        """List the positions of `where` (bool [A, L])."""
+        """Return the positions at which `where` (bool [A, L]) is True."""
         ...
 
     def missing(self, where: Tensor, done: Tensor) -> Tensor | None:
@@ -59,7 +59,7 @@ class FreeShapes:
     """Compute only the positions and rows that are requested."""
 
     def sites(self, where: Tensor) -> Sites:
-        """List the positions of `where` (bool [A, L]); synchronises."""
+        """Return the positions at which `where` (bool [A, L]) is True; synchronises."""
         return Sites.of(where)
 
     def missing(self, where: Tensor, done: Tensor) -> Tensor | None:

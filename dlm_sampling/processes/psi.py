@@ -17,7 +17,7 @@ from dlm_sampling.processes.tables import per_position
 
 
 class Reversible(Protocol):
-    """Describe a process that has this mixture: `Absorbing` and `Uniform`."""
+    """Define a process whose posterior the mixture can use: `Absorbing` and `Uniform`."""
 
     def reverse(self, p: Tensor, x: Tensor, alpha_t: Tensor, alpha_s: Tensor, /) -> Tensor:
         """Return the law of x_s given x_t."""

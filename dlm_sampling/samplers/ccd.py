@@ -96,7 +96,7 @@ class CCD(SamplerBase[CCDState]):
         predict: Predict,
         rng: RandomSource,
     ) -> tuple[CCDState, Step]:
-        """Compare with the step before, write, and note the positions that wait."""
+        """Compare ranks with the last step, write where they agree, and remember the rest."""
         eligible = canvas.eligible
         total = block_total(state.total, canvas, clock)
         share = (total // clock.steps).clamp_min(1)

@@ -166,7 +166,10 @@ class PlannedSelf(SamplerBase[SelfPlan]):
         )
 
     def judge(self, state: SelfPlan, canvas: Canvas, ends: Tensor, size: int) -> SelfPlan:
-        """Compute the level and rho from all passes, in the rows whose round `ends` (bool [B])."""
+        """Compute the noise level and the ratio rho from the law of each token in all passes.
+
+        Only in the rows whose round `ends` (bool [B]); the others keep theirs.
+        """
         level = level_of(state.clean, canvas.eligible, state.level, size)
         noise = noise_from_clean(state.clean, level.unsqueeze(1), size)
         noise = noise.masked_fill(~canvas.eligible, 0.0)

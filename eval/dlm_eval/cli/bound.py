@@ -20,6 +20,7 @@ SHOWN = 300  # characters of a text in the report
 def bound(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
+    *,
     data: Annotated[
         str,
         typer.Option(

@@ -21,6 +21,7 @@ SHOWN = ("tokens that differ", "equal texts", "NFE", "work", "KL, mean", "drawn 
 def cache(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
+    *,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the results; the same command resumes.")
     ],

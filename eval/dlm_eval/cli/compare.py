@@ -24,6 +24,7 @@ def compare(
     model: Annotated[
         str | None, typer.Argument(help="Embedded model, folder, or name on the hub.")
     ] = None,
+    *,
     samplers: Annotated[str | None, typer.Option(help="Names, separated by commas.")] = None,
     out: Annotated[
         Path | None,

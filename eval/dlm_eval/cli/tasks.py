@@ -18,6 +18,7 @@ EXTRA = "pip install 'dlm-sampling[lm-eval]'"
 def tasks(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Embedded model, folder, or name on the hub.")],
+    *,
     tasks: Annotated[
         str,
         typer.Option(

@@ -27,6 +27,7 @@ def text(
     model: Annotated[
         str | None, typer.Argument(help="Embedded model, folder, or name on the hub.")
     ] = None,
+    *,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Folder of the results; the same command resumes it."),
