@@ -29,7 +29,7 @@ def check_config(patient: Patient) -> Finding:
     """List the keys of the checkpoint's config that nothing reads."""
     unread = patient.denoiser.unread_keys
     if unread:
-        return Finding("pass", f"not read, as they look harmless: {', '.join(unread)}")
+        return Finding("pass", f"not read, of training or null: {', '.join(unread)}")
     return Finding("pass", "no unread key")
 
 

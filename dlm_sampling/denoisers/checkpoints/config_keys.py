@@ -5,14 +5,13 @@ an error.  A family declares what it knows; the rule is the same for all of them
 
     read       its value must be of the declared kind; null is the same as absent
     fixed      its value must be the one that the loader implements
-    harmless   ignored: training, generation, and other things that change no logits
-    otherwise  refused, unless it is switched off (null, false, 0, empty) or has the name of a
-               setting of training; such keys are reported by `doctor`
+    harmless   ignored: generation, labels, and other things that change no logits
+    training   ignored, and reported by `doctor`; so is every key that is null
+    otherwise  refused, whatever its value: false changes a network that has the thing switched on
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,7 +46,6 @@ EVERYWHERE: Mapping[str, Kind] = {
 
 HARMLESS = frozenset(
     {
-        "add_cross_attention",
         "bad_words_ids",
         "begin_suppress_tokens",
         "chunk_size_feed_forward",
@@ -65,7 +63,6 @@ HARMLESS = frozenset(
         "gradient_checkpointing",
         "id2label",
         "initializer_range",
-        "is_encoder_decoder",
         "label2id",
         "language",
         "length_penalty",
@@ -81,7 +78,6 @@ HARMLESS = frozenset(
         "output_scores",
         "prefix",
         "problem_type",
-        "pruned_heads",
         "remove_invalid_values",
         "repetition_penalty",
         "return_dict",
@@ -90,7 +86,6 @@ HARMLESS = frozenset(
         "suppress_tokens",
         "task_specific_params",
         "temperature",
-        "tie_encoder_decoder",
         "tokenizer_class",
         "top_k",
         "top_p",
@@ -107,8 +102,35 @@ HARMLESS = frozenset(
 )
 """Keys of transformers' configs that change no logits here: types, generation, labels, outputs."""
 
-LOOKS_HARMLESS = re.compile(r"^_|dropout|_coef$|_loss|^loss|^init_|initializer|_version$")
-"""Names of settings that a network reads in training only."""
+SWITCHED_OFF: Mapping[str, Any] = {
+    "add_cross_attention": False,
+    "cross_attention_hidden_size": None,
+    "is_encoder_decoder": False,
+    "mlp_bias": False,
+    "pretraining_tp": 1,
+    "pruned_heads": {},
+    "tie_encoder_decoder": False,
+    "use_mrope": False,
+}
+"""Keys of released configs that change no logits at the one value that these have."""
+
+TRAINING = frozenset(
+    {
+        *("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "classifier_dropout"),
+        *("classifier_dropout_prob", "cls_dropout", "dropout", "embd_pdrop", "embedding_dropout"),
+        *("hidden_dropout", "hidden_dropout_prob", "mlp_dropout", "output_dropout"),
+        *("pooler_dropout", "qa_dropout", "resid_pdrop", "residual_dropout", "seq_classif_dropout"),
+        *("aux_loss_alpha", "mtp_loss_scaling_factor", "router_aux_loss_coef"),
+        *("router_z_loss_coef", "seq_aux"),
+        *("init_cutoff_factor", "init_device", "init_fn", "init_std", "initializer_cutoff_factor"),
+        *("initializer_factor", "initializer_std"),
+        *("_attn_implementation", "_attn_implementation_autoset", "_commit_hash"),
+        *("_flash_attn_2_enabled", "_name_or_path", "_num_labels", "attn_implementation"),
+        *("_attn_implementation_internal", "_experts_implementation", "experts_implementation"),
+        *("name_or_path", "num_labels", "unsloth_fixed", "unsloth_version"),
+    }
+)
+"""Names that released configs give to settings of training, and to notes about the file."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +167,7 @@ def check_keys(
         ignored: further keys that the user knows to be harmless.
 
     Returns:
-        The keys that nothing reads, and which look harmless, sorted.
+        The keys that nothing reads and that are null or of training, sorted.
 
     Raises:
         CheckpointError: a key is missing, unknown, or has a value that is not allowed; all unknown
@@ -167,10 +189,9 @@ def check_keys(
                 f"{value!r}."
             )
     known = {*EVERYWHERE, *keys.read, *keys.fixed, *keys.harmless, *ignored}
-    left = {key: leaf_of(key) for key in given if key not in known}
-    left = {key: leaf for key, leaf in left.items() if leaf not in HARMLESS}
-    quiet = [k for k, leaf in left.items() if is_off(k, given[k]) or LOOKS_HARMLESS.search(leaf)]
-    if unknown := sorted(set(left) - set(quiet)):
+    left = [key for key in given if key not in known and not is_harmless(key, given[key])]
+    quiet = {key for key in left if given[key] is None or leaf_of(key) in TRAINING}
+    if unknown := sorted(set(left) - quiet):
         listed = ", ".join(f"{key}={given[key]!r}"[:60] for key in unknown[:6])
         rest = f" and {len(unknown) - 6} more" if len(unknown) > 6 else ""
         raise CheckpointError(
@@ -195,9 +216,10 @@ def leaf_of(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def is_off(key: str, value: object) -> bool:
-    """Return whether a value switches a setting off; a token id of 0 is an id."""
-    return value is None or (not value and not key.endswith("_id"))
+def is_harmless(key: str, value: object) -> bool:
+    """Return whether a key that nothing reads is known to change no logits at this value."""
+    leaf = leaf_of(key)
+    return leaf in HARMLESS or (leaf in SWITCHED_OFF and SWITCHED_OFF[leaf] == value)
 
 
 @contextmanager

@@ -28,6 +28,9 @@ from dlm_sampling.denoisers.quantised_files import READABLE
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.types import ColumnCache, DenoiserOutput, Pass
 
+FIXED: dict[str, Any] = {"is_causal": True}
+"""Keys and values of the prompt are kept, so that it may not see what comes after it."""
+
 
 class DiffusionGemmaDenoiser(TransformersDenoiser):
     """Run a DiffusionGemma network: the last `canvas_length` columns are canvas, the rest prompt.
@@ -226,7 +229,9 @@ def matches(config: Mapping[str, Any]) -> bool:
 
 def keys_of(config: Mapping[str, Any]) -> ConfigKeys:
     """Name the keys that transformers' model reads of a config; the images' tower is not run."""
-    return transformers_keys(model_class(), config, "text_config", unused=("vision_config",))
+    return transformers_keys(
+        model_class(), config, "text_config", fixed=FIXED, unused=("vision_config",)
+    )
 
 
 register(Family("diffusion_gemma", matches, load, reads_quantised=READABLE, keys=keys_of))

@@ -168,6 +168,9 @@ def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
         layers, heads = given["num_hidden_layers"], given["num_attention_heads"]
         width = given.get("head_dim") or given["hidden_size"] // heads
         dense = given.get("first_k_dense_replace", 0)
+        rotary_width = int(width * given.get("partial_rotary_factor", 1.0))
+        if given.get("rotary_dim") not in (None, rotary_width):
+            raise ValueError(f"rotary_dim={given['rotary_dim']} beside a width of {rotary_width}")
         return MoeConfig(
             vocab_size=int(given["vocab_size"]),
             hidden_size=int(given["hidden_size"]),
@@ -179,7 +182,7 @@ def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
             expert_width=int(given["moe_intermediate_size"]),
             n_experts=int(given["num_experts"]),
             shared_width=(given.get("num_shared_experts") or 0) * given["moe_intermediate_size"],
-            rotary_width=int(width * given.get("partial_rotary_factor", 1.0)),
+            rotary_width=rotary_width,
             rope_theta=float(given["rope_theta"]),
             eps=given.get("rms_norm_eps", 1e-6),
             qk_norm=bool(given.get("use_qk_norm", True)),
@@ -224,6 +227,7 @@ KEYS = ConfigKeys(
         "moe_intermediate_size": SIZE,
         "n_group": SIZE,
         "num_shared_experts": COUNT,
+        "rotary_dim": SIZE,
         "routed_scaling_factor": POSITIVE,
         "topk_group": SIZE,
         "use_qk_norm": FLAG,

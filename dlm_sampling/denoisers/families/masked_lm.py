@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
+FIXED: dict[str, Any] = {"is_causal": False, "is_decoder": False}
+"""Switches that would let a position see those to its left only."""
 FURTHER_HEADS = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.|\.position_ids$")
 """Tensors of heads for further tasks of the training, which a masked language model lacks."""
 
@@ -132,7 +134,7 @@ def keys_of(config: Mapping[str, Any]) -> ConfigKeys:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     classes: Any = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING
-    return transformers_keys(classes[CONFIG_MAPPING[config["model_type"]]], config)
+    return transformers_keys(classes[CONFIG_MAPPING[config["model_type"]]], config, fixed=FIXED)
 
 
 register(Family("masked_lm", matches, load, precedence=-1, reads_quantised=READABLE, keys=keys_of))

@@ -26,8 +26,40 @@ FOLDERS = {
 }
 UNKNOWN = {"attention_sinks": 4, "delete_token_id": 0, "expert_capacity": 2, "reversed": True}
 """Changes of a network that no family implements; LLaDA2.2 has two of them."""
-OFF = {"future_window": None, "new_switch": False, "kinds": [], "offset": 0}
-TRAINING = {"balance_loss_weight": 0.1, "head_dropout": 0.1, "router_z_coef": 3.0, "_note": "x"}
+TRAINING = {
+    **{"future_window": None, "attn_pdrop": 0.1, "init_std": 0.1, "router_z_loss_coef": 3.0},
+    **{"_name_or_path": "x", "use_mrope": None},
+}
+SWITCHED_OFF = {
+    **{"use_rope": False, "use_qk_layers": False, "norm_topk": False, "offset": 0, "kinds": []},
+    **{"pruned_heads": {"0": [1]}, "tie_encoder_decoder": True, "use_mrope": True},
+}
+"""Off is the change where the loader builds the thing; the last ones are harmless when off."""
+SOUNDING_HARMLESS = {
+    **{"logit_coef": 3.0, "residual_coef": 0.5, "attention_version": 2, "rope_version": 2},
+    **{"init_scale": 2.0, "layer_dropout_scale": 2.0, "embed_loss_scale": 2.0, "_window": 4},
+}
+"""Names like those of training, of things that a network may read."""
+RELEASED: dict[str, dict[str, Any]] = {
+    "bert": {
+        **{"directionality": "bidi", "gradient_checkpointing": False, "pooler_fc_size": 768},
+        **{"pooler_type": "first_token_transform", "position_embedding_type": "absolute"},
+        **{"torch_dtype": "float32", "use_cache": True, "_num_labels": 2, "pruned_heads": {}},
+    },
+    "distilbert": {"sinusoidal_pos_embds": False, "tie_weights_": True, "qa_dropout": 0.1},
+    "modernbert": {
+        **{"global_attn_every_n_layers": 3, "global_rope_theta": 16e4, "local_rope_theta": 1e4},
+        **{"reference_compile": None, "deterministic_flash_attn": False, "norm_eps": 1e-5},
+        **{"position_embedding_type": "absolute", "classifier_pooling": "mean"},
+    },
+    "xlm-roberta": {"output_past": True, "classifier_dropout": None},
+    "eurobert": {"rope_theta": 25e4, "rope_scaling": None, "pretraining_tp": 1, "head_dim": 64},
+    "deberta-v2": {"conv_kernel_size": 3, "share_att_key": True, "pooler_dropout": 0},
+    "electra": {"summary_type": "first"},
+    "mobilebert": {},
+    "reformer": {},
+}
+"""Keys that released masked language models of transformers have beside those it writes today."""
 
 INDEX = "model.safetensors.index.json"
 
@@ -72,8 +104,75 @@ def test_unknown_keys_are_refused_and_quiet_ones_listed(name: str) -> None:
     assert f"ignore_keys={sorted(UNKNOWN)}" in str(refused.value)
     plain, _ = opened(FOLDERS[name])
     assert family.check(checkpoint, UNKNOWN) == family.check(plain)
-    quiet, _ = opened(FOLDERS[name], **OFF, **TRAINING)
-    assert set(family.check(quiet)) - set(family.check(plain)) == {*OFF, *TRAINING}
+    quiet, _ = opened(FOLDERS[name], **TRAINING)
+    assert {*family.check(quiet), *family.check(plain)} == {*family.check(plain), *TRAINING}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("changes", [SWITCHED_OFF, SOUNDING_HARMLESS], ids=["off", "sounding"])
+def test_no_value_and_no_sound_of_a_name_makes_a_key_harmless(
+    name: str, changes: dict[str, Any]
+) -> None:
+    checkpoint, family = opened(FOLDERS[name], **changes)
+    with pytest.raises(CheckpointError) as refused:
+        family.check(checkpoint)
+    assert f"ignore_keys={sorted(changes)}" in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", RELEASED)
+def test_released_masked_lms_are_known_in_full(kind: str) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config = {**CONFIG_MAPPING[kind]().to_dict(), **RELEASED[kind]}
+    family = family_of(config)
+    assert family is FAMILIES["masked_lm"]
+    family.check(Checkpoint("tiny", FIXTURES, config))
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "change"),
+    [
+        ("sudoku4x4", "", {"bias": False, "scaling": 5.0, "sliding_window": 4}),
+        ("sudoku4x4-loopholing", "", {"causal": True, "scaling": 5.0}),
+        ("diffusion_gemma", "text_config", {"bias": True, "causal": True, "scaling": 5.0}),
+        (
+            "diffusion_gemma",
+            "",
+            {
+                **{"attention_bias": False, "final_logit_softcapping": 1.0, "layer_types": ["x"]},
+                **{"rope_scaling": {"factor": 2.0}, "rope_theta": 5.0, "sliding_window": 2},
+            },
+        ),
+    ],
+)
+def test_a_word_of_the_source_is_no_key(name: str, section: str, change: dict[str, Any]) -> None:
+    plain, family = opened(FOLDERS[name])
+    prefix = f"{section}." if section else ""
+    given = {section: {**plain.config[section], **change}} if section else change
+    checkpoint, _ = opened(FOLDERS[name], **given)
+    with pytest.raises(CheckpointError) as refused:
+        family.check(checkpoint)
+    assert f"ignore_keys={sorted(prefix + key for key in change)}" in str(refused.value)
+
+
+def test_diffusion_gemma_reads_what_its_config_class_sets() -> None:
+    plain, family = opened(FOLDERS["diffusion_gemma"])
+    text = {**plain.config["text_config"], "final_logit_softcapping": 20.0, "is_causal": True}
+    family.check(opened(FOLDERS["diffusion_gemma"], text_config=text)[0])
+    text["is_causal"] = False
+    with pytest.raises(CheckpointError, match=r"text_config\.is_causal=False; .* have True"):
+        family.check(
+            opened(FOLDERS["diffusion_gemma"], text_config={**text, "is_causal": False})[0]
+        )
+
+
+def test_two_widths_of_the_rotation_must_agree() -> None:
+    """LLaDA2 is released with both; its class reads the share."""
+    load = FAMILIES["llada2"].load
+    options = LoadOptions(mask_token_id=126)
+    load(opened(FOLDERS["llada2_moe"], rotary_dim=8)[0], options)
+    with pytest.raises(CheckpointError, match="rotary_dim=16 beside a width of 8"):
+        load(opened(FOLDERS["llada2_moe"], rotary_dim=16)[0], options)
 
 
 def test_every_family_declares_its_keys() -> None:
@@ -145,6 +244,7 @@ def test_a_value_of_another_kind_names_file_and_key(name: str) -> None:
         ({"hidden_dropout_prob": "x"}, "config.json has .*hidden_dropout_prob"),
         ({"num_attention_heads": 7}, "config.json has .*number of attention heads"),
         ({"is_decoder": True}, "config.json has is_decoder=True; .* have False"),
+        ({"is_causal": True}, "config.json has is_causal=True; .* have False"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
     ],
 )
