@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm_sampling.denoisers.checkpoints.hub import Savable
+from dlm_sampling.denoisers.checkpoints.placement import parse_dtype
 from dlm_sampling.denoisers.checkpoints.tokenizers import TokenizerSource, is_tokenizer
 from dlm_sampling.denoisers.wrappers import outermost, plain_name, runs_whole
 from dlm_sampling.processes import Absorbing, Uniform
@@ -69,7 +70,7 @@ class Denoiser(Savable, ABC):
     generation_defaults: Mapping[str, Any] = MappingProxyType({})
     """Options of `generate` that the checkpoint sets, such as its sampler."""
     unread_keys: tuple[str, ...] = ()
-    """Keys of the checkpoint's config.json that nothing reads, though they look harmless."""
+    """Keys of the checkpoint's config.json that nothing reads: of training, or null."""
     quantized: str | None = None
     """How the linear layers are quantised, such as "int8" or "torchao"; None: they are not."""
     step_conditioned: bool = False
@@ -139,7 +140,7 @@ class Denoiser(Savable, ABC):
     def to(
         self,
         device: torch.device | torch.dtype | str | int | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> Self:
         """Move the network, and cast its floating-point weights; return the denoiser itself.
 
@@ -147,13 +148,14 @@ class Denoiser(Savable, ABC):
 
         Args:
             device: such as "cuda:0"; None: not moved; a type is taken as `dtype`.
-            dtype: of the weights, such as torch.bfloat16; None: not changed.
+            dtype: of the weights, such as torch.bfloat16 or "bfloat16"; None: not changed.
 
         Raises:
-            ValueError: there is no such device.
+            ValueError: there is no such device, or it is no floating-point type.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
+        kind = parse_dtype(dtype)
         try:
             device = None if device is None else torch.device(device)
         except RuntimeError as error:
@@ -163,8 +165,8 @@ class Denoiser(Savable, ABC):
             ) from error
         if self.module is not None:
             for weight in self.module.parameters():
-                if dtype is not None and weight.is_floating_point():
-                    weight.data = weight.data.to(dtype)
+                if kind is not None and weight.is_floating_point():
+                    weight.data = weight.data.to(kind)
             self.module.to(device=device)
         if device is not None and (self._device is not None or self.module is None):
             self._device = device

@@ -86,9 +86,10 @@ def prove_on_pass(denoiser: Denoiser, inputs: Pass) -> None:
     if gap > allowed:
         denoiser.honours_padding = False
         warnings.warn(
-            f"attention_mask does not reach the network ({denoiser.family}): padding moves its "
-            f"logits by up to {gap:.1e}. Rows of different padding run separately from now on; "
-            "honours_padding=False says so at once.",
+            "attention_mask does not make a padded row equal to the row alone "
+            f"({denoiser.family}): padding moves its logits by up to {gap:.1e}, as where the mask "
+            "is not used, or positions count from the first column. Rows of different padding run "
+            "separately from now on; honours_padding=False says so at once.",
             SamplingWarning,
             stacklevel=2,
         )

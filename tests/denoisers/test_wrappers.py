@@ -250,6 +250,13 @@ def test_a_network_moved_by_others_is_followed(llada: Maker) -> None:
     assert denoiser.to(dtype=torch.bfloat16) is denoiser
     assert denoiser.dtype == torch.bfloat16
     assert denoiser.to(torch.float16).dtype == torch.float16
+    assert denoiser.to(dtype="float32").dtype is torch.float32
+    assert denoiser.to(dtype="bfloat16").dtype is torch.bfloat16
+    for wrong in (torch.int8, "int8", "float7"):
+        with pytest.raises(ValueError, match=r"dtype=.*: must be 'auto' or one of float32"):
+            denoiser.to(dtype=wrong)
+    with pytest.raises(ValueError, match=r"dtype=torch\.int8: must be"):
+        denoiser.to(torch.int8)
     with pytest.raises(ValueError, match="device='bfloat16': must be a device"):
         denoiser.to("bfloat16")
     model: Any = denoiser.module

@@ -22,6 +22,9 @@ RAGGED: dict[str, Any] = {
 }
 
 
+UNEQUAL = "attention_mask does not make a padded row equal to the row alone"
+
+
 class Mixing(nn.Module):
     """Logits from a token and the mean over the row; with or without a look at the mask."""
 
@@ -56,10 +59,25 @@ def run(network: Mixing, rows: list[int], **facts: Any) -> tuple[Any, list[list[
 
 def test_an_ignored_mask_is_found_and_rows_stand_alone() -> None:
     alone = [run(Mixing(False), [length])[1][0] for length in (9, 4, 6)]
-    with pytest.warns(UserWarning, match="attention_mask does not reach the network"):
+    with pytest.warns(UserWarning, match=UNEQUAL):
         denoiser, rows = run(Mixing(False), [9, 4, 6])
     assert rows == alone
     assert not denoiser.honours_padding
+
+
+class Placed(Mixing):
+    """A network that reads the mask, and the column as the position."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        column = torch.arange(input_ids.shape[1])[:, None]
+        return super().forward(input_ids, attention_mask) + column
+
+
+def test_positions_that_padding_moves_are_not_laid_on_the_mask() -> None:
+    with pytest.warns(UserWarning, match=UNEQUAL) as found:
+        run(Placed(True), [9, 4, 6])
+    assert "positions count from the first column" in str(found[0].message)
+    assert "reach" not in str(found[0].message)
 
 
 def test_a_network_that_reads_the_mask_is_probed_once() -> None:
@@ -97,7 +115,7 @@ def test_scores_are_protected_too() -> None:
     mask[0, :2] = False
     given: dict[str, Any] = {"editable": mask}
     denoiser = wrap(Mixing(False), vocab_size=V, mask_token_id=MASK)
-    with pytest.warns(UserWarning, match="does not reach"):
+    with pytest.warns(UserWarning, match=UNEQUAL):
         found = elbo(denoiser, tokens, seed=0, attention_mask=mask, n=2, **given)
     honest = wrap(Mixing(True), vocab_size=V, mask_token_id=MASK)
     wanted = elbo(honest, tokens, seed=0, attention_mask=mask, n=2, **given)
