@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
@@ -137,7 +137,51 @@ class AdaptiveSampler(SamplerBase[S]):
 
 
 @dataclass(frozen=True)
-class ConfidenceSampler(AdaptiveSampler[None]):
+class DelayingSampler(SamplerBase[S]):
+    """Serve as the base of samplers that choose positions by what was drawn, and can delay tokens.
+
+        late    the unknown positions of the block whose drawn token is in delayed_ids, as long as
+                another unknown position of the block has another token; none after that
+        a step writes a late position only if it writes all that are not late
+
+    A rule of quotas ranks late positions last, the leftmost first; a rule without leaves them out.
+    Once all the unknown positions have delayed tokens, the rule is the usual one.
+
+    Fields:
+        delayed_ids: token ids that are written last, for example the ends of the text, which a
+            network is sure of long before it is sure of the text.
+    """
+
+    delayed_ids: tuple[int, ...] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Refuse delayed ids below 0; see also `SamplerBase`."""
+        super().__post_init__()
+        if any(token_id < 0 for token_id in self.delayed_ids):
+            raise ValueError(f"delayed_ids={self.delayed_ids!r}: a token id is at least 0.")
+
+    def late(self, draw: Draw, eligible: Tensor) -> Tensor | None:
+        """Return the late positions, bool [B, L]; None: there are never any."""
+        if not self.delayed_ids:
+            return None
+        delayed = torch.zeros_like(eligible)
+        for token_id in self.delayed_ids:
+            delayed = delayed | (draw.token == token_id)
+        return eligible & delayed & (eligible & ~delayed).any(1, keepdim=True)
+
+    def in_time(self, draw: Draw, eligible: Tensor) -> Tensor:
+        """Return the eligible positions that are not late, bool [B, L]."""
+        late = self.late(draw, eligible)
+        return eligible if late is None else eligible & ~late
+
+    def rank(self, score: Tensor, draw: Draw, eligible: Tensor) -> Tensor:
+        """Return a score [B, L] in which late positions come last."""
+        late = self.late(draw, eligible)
+        return score if late is None else score.masked_fill(late, -torch.inf)
+
+
+@dataclass(frozen=True)
+class ConfidenceSampler(DelayingSampler[None], AdaptiveSampler[None]):
     """Serve as the base of adaptive samplers that differ only in the positions that a step writes.
 
     The rule reads the confidence: the drawn token's probability under the model's own law.
@@ -148,7 +192,8 @@ class ConfidenceSampler(AdaptiveSampler[None]):
     ) -> tuple[None, Step]:
         """Draw a token at every unknown position, and write the tokens at `positions`."""
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(canvas.eligible, rng)
-        return None, reveal(canvas, self.positions(draw.log_confidence, canvas.eligible), draw)
+        eligible = self.in_time(draw, canvas.eligible)
+        return None, reveal(canvas, self.positions(draw.log_confidence, eligible), draw)
 
     @abstractmethod
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:

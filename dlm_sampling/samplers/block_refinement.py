@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.base import DelayingSampler, reveal
 from dlm_sampling.samplers.parts.checks import above_zero, at_least, probability_threshold
 from dlm_sampling.samplers.parts.quotas import block_quota, confident_or_quota
 from dlm_sampling.samplers.registry import register
@@ -35,7 +35,7 @@ class RefinementState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BlockRefinement(SamplerBase[RefinementState]):
+class BlockRefinement(DelayingSampler[RefinementState]):
     """Write every confident token, at least a quota, and replace written tokens by confident ones.
 
     Meant for block-causal models: `align_blocks` and `causal_blocks` of the loop.  The quota is
@@ -99,7 +99,10 @@ class BlockRefinement(SamplerBase[RefinementState]):
         )
         confidence = draw.log_confidence.exp()
         write = confident_or_quota(
-            confidence, canvas.eligible, block_quota(canvas, clock), self.threshold
+            self.rank(confidence, draw, canvas.eligible),
+            canvas.eligible,
+            block_quota(canvas, clock),
+            self.threshold,
         )
         changed = write | self.edits(canvas, draw, confidence)
         had_mask = canvas.eligible.any(1)
@@ -126,16 +129,19 @@ class BlockRefinement(SamplerBase[RefinementState]):
         return settled | (state.had_mask & clock.last) | (filled & (self.max_post_steps == 0))
 
 
-def llada2(threshold: float = 0.95) -> BlockRefinement:
+def llada2(threshold: float = 0.95, delayed_ids: tuple[int, ...] = ()) -> BlockRefinement:
     """Decode as LLaDA 2.0: threshold and quota without edits, blocks of 32 with 32 steps."""
-    return BlockRefinement(threshold)
+    return BlockRefinement(threshold, delayed_ids=delayed_ids)
 
 
 def llada21(
-    threshold: float = 0.7, editing_threshold: float = 0.5, max_post_steps: int = 16
+    threshold: float = 0.7,
+    editing_threshold: float = 0.5,
+    max_post_steps: int = 16,
+    delayed_ids: tuple[int, ...] = (),
 ) -> BlockRefinement:
     """Decode as LLaDA 2.1: a low threshold, then edits, in blocks of 32 with 32 steps."""
-    return BlockRefinement(threshold, editing_threshold, max_post_steps)
+    return BlockRefinement(threshold, editing_threshold, max_post_steps, delayed_ids=delayed_ids)
 
 
 register("block-refinement", BlockRefinement)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import any_or_assume, top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, block_total, reveal
+from dlm_sampling.samplers.base import DelayingSampler, block_total, reveal
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.orders import LAW_ORDERS, OrderName, check_order
 from dlm_sampling.samplers.registry import register
@@ -44,7 +44,7 @@ class CCDState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CCD(SamplerBase[CCDState]):
+class CCD(DelayingSampler[CCDState]):
     """Write the positions whose rank and prediction last for two steps, else the u best ones.
 
     The first steps of a block, as many as `warm_up`, write the u best.  The last planned step
@@ -80,8 +80,8 @@ class CCD(SamplerBase[CCDState]):
 
     @property
     def exact(self) -> bool:
-        """Return whether the order reads the law only; confidence reads the drawn token."""
-        return self.order != "confidence"
+        """Return whether the order reads the law only, and no drawn token."""
+        return self.order != "confidence" and not self.delayed_ids
 
     def init(self, canvas: Canvas) -> CCDState:
         """Return a state in which no position waits."""
@@ -104,9 +104,10 @@ class CCD(SamplerBase[CCDState]):
         prediction = predict(canvas.tokens, canvas.unknown_fraction)
         draw = prediction.draw(eligible, rng, statistics="law")
         mode = most_likely(prediction, draw, eligible, rng)
-        score = LAW_ORDERS[self.order].score(draw)
+        among = self.in_time(draw, eligible)
+        score = self.rank(LAW_ORDERS[self.order].score(draw), draw, eligible)
         best = top_k_positions(score, eligible, share)
-        agree = top_k_positions(score, eligible, window) & state.waiting & (mode == state.mode)
+        agree = top_k_positions(score, among, window) & state.waiting & (mode == state.mode)
         looks_back = (clock.step >= self.warm_up) & (best & state.waiting).any(1)
         looks_back &= agree.sum(1) >= share
         if not self.seek_mode:

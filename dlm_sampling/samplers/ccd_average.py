@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota, reveal
+from dlm_sampling.samplers.base import DelayingSampler, block_total, even_quota, reveal
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.kept_laws import LawWindow, empty_window, recall, remember
 from dlm_sampling.samplers.parts.orders import LAW_ORDERS, OrderName, check_order
@@ -32,7 +32,7 @@ class CCDAverageState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CCDAverage(SamplerBase[CCDAverageState]):
+class CCDAverage(DelayingSampler[CCDAverageState]):
     """Write LLaDA's quota by the mean of the last `depth` laws of each position (experimental).
 
     Tokens are drawn from the mean law, and the order reads it.  The memory is depth - 1 laws per
@@ -61,8 +61,8 @@ class CCDAverage(SamplerBase[CCDAverageState]):
 
     @property
     def exact(self) -> bool:
-        """Return whether the order reads the mean law only; confidence reads the drawn token."""
-        return self.order != "confidence"
+        """Return whether the order reads the mean law only, and no drawn token."""
+        return self.order != "confidence" and not self.delayed_ids
 
     def init(self, canvas: Canvas) -> CCDAverageState:
         """Return a state without laws."""
@@ -88,7 +88,7 @@ class CCDAverage(SamplerBase[CCDAverageState]):
         seen = (clock.step + 1).clamp(max=self.depth)
         mean /= seen.unsqueeze(1).expand_as(eligible)[eligible].unsqueeze(1)
         draw = prediction.draw_from(mean.log_(), eligible, rng, statistics="law")
-        score = LAW_ORDERS[self.order].score(draw)
+        score = self.rank(LAW_ORDERS[self.order].score(draw), draw, eligible)
         where = top_k_positions(score, eligible, even_quota(total, clock))
         left = eligible & ~where
         newest = remember(canvas.start, [(left, probs[left[eligible]])])

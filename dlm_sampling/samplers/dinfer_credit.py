@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.samplers.base import AdaptiveSampler, reveal
+from dlm_sampling.samplers.base import AdaptiveSampler, DelayingSampler, reveal
 from dlm_sampling.samplers.parts.checks import at_least, probability_threshold, unit_interval
 from dlm_sampling.samplers.parts.quotas import near_best_positions
 from dlm_sampling.samplers.registry import register
@@ -31,7 +31,7 @@ class CreditState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DInferCredit(AdaptiveSampler[CreditState]):
+class DInferCredit(DelayingSampler[CreditState], AdaptiveSampler[CreditState]):
     """Write by dInfer's threshold rule, under a law that favours tokens predicted before.
 
     Tokens are drawn from the fused law, and confidence is read from it.  The number of steps is not
@@ -84,7 +84,8 @@ class DInferCredit(AdaptiveSampler[CreditState]):
         credit.scatter_add_(1, state.token[eligible], state.weight[eligible].to(logits.dtype))
         logits.add_(credit.log1p_(), alpha=self.credit_alpha)
         draw = prediction.draw_from(logits, eligible, rng)
-        where = near_best_positions(draw.log_confidence, eligible, self.threshold)
+        among = self.in_time(draw, eligible)
+        where = near_best_positions(draw.log_confidence, among, self.threshold)
         return state, reveal(canvas, where, draw)
 
     def credited(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream, stochastic_positions, top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, reveal, unmask_probs
+from dlm_sampling.samplers.base import DelayingSampler, SamplerBase, reveal, unmask_probs
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.orders import LAW_ORDERS, OrderName, check_order
 from dlm_sampling.samplers.registry import register
@@ -69,7 +69,7 @@ class DreamOrigin(SamplerBase[None]):
 
 
 @dataclass(frozen=True)
-class Dream(SamplerBase[None]):
+class Dream(DelayingSampler[None]):
     """Write floor(n (1 - s / t)) positions per step in the order of confidence, margin or entropy.
 
     Statistics are those of the filtered and tempered law, as released.  The quota is per row; the
@@ -101,8 +101,8 @@ class Dream(SamplerBase[None]):
 
     @property
     def exact(self) -> bool:
-        """Return whether the order reads the law only; confidence reads the drawn token."""
-        return self.order != "confidence"
+        """Return whether the order reads the law only, and no drawn token."""
+        return self.order != "confidence" and not self.delayed_ids
 
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
@@ -116,25 +116,32 @@ class Dream(SamplerBase[None]):
         )
         order = LAW_ORDERS[self.order]
         if self.alg_temp:
-            where = stochastic_positions(order.natural(draw) / self.alg_temp, eligible, quota, rng)
+            weight = self.rank(order.natural(draw) / self.alg_temp, draw, eligible)
+            where = stochastic_positions(weight, eligible, quota, rng)
         else:
-            where = top_k_positions(order.score(draw), eligible, quota)
+            where = top_k_positions(self.rank(order.score(draw), draw, eligible), eligible, quota)
         return None, reveal(canvas, where, draw)
 
 
-def dream_maskgit_plus(alg_temp: float | None = None, eps: float = 1e-3) -> Dream:
+def dream_maskgit_plus(
+    alg_temp: float | None = None, eps: float = 1e-3, delayed_ids: tuple[int, ...] = ()
+) -> Dream:
     """Write the most confident drawn tokens first, Dream's alg="maskgit_plus"."""
-    return Dream("confidence", alg_temp, eps)
+    return Dream("confidence", alg_temp, eps, delayed_ids=delayed_ids)
 
 
-def dream_topk_margin(alg_temp: float | None = None, eps: float = 1e-3) -> Dream:
+def dream_topk_margin(
+    alg_temp: float | None = None, eps: float = 1e-3, delayed_ids: tuple[int, ...] = ()
+) -> Dream:
     """Write positions with the largest gap between the two best tokens first, alg="topk_margin"."""
-    return Dream("margin", alg_temp, eps)
+    return Dream("margin", alg_temp, eps, delayed_ids=delayed_ids)
 
 
-def dream_entropy(alg_temp: float | None = None, eps: float = 1e-3) -> Dream:
+def dream_entropy(
+    alg_temp: float | None = None, eps: float = 1e-3, delayed_ids: tuple[int, ...] = ()
+) -> Dream:
     """Write the least uncertain positions first, Dream's alg="entropy"."""
-    return Dream("entropy", alg_temp, eps)
+    return Dream("entropy", alg_temp, eps, delayed_ids=delayed_ids)
 
 
 register("dream-origin", DreamOrigin)

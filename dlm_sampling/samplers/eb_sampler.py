@@ -16,7 +16,7 @@ from typing import Literal
 from torch import Tensor
 
 from dlm_sampling.ops import budget_positions
-from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.base import DelayingSampler, reveal
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
@@ -31,7 +31,7 @@ PROXIES: dict[str, Callable[[Draw], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class EBSampler(SamplerBase[None]):
+class EBSampler(DelayingSampler[None]):
     """Write the longest head of positions whose entropy, less its largest, is at most `gamma` nats.
 
     The number of steps is not used.  Entropy and proxy belong to the model's own law at temperature
@@ -55,6 +55,11 @@ class EBSampler(SamplerBase[None]):
         super().__post_init__()
         at_least("gamma", self.gamma, 0.0, "try 0.1; 0 is one token per step")
 
+    @property
+    def exact(self) -> bool:
+        """Return whether no ids are delayed, which reads the drawn tokens."""
+        return not self.delayed_ids
+
     def schedule_length(self, steps: int) -> None:
         """Return None: a block goes on until nothing in it is unknown."""
 
@@ -64,8 +69,9 @@ class EBSampler(SamplerBase[None]):
         """Write the head within the bound."""
         eligible = canvas.eligible
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(eligible, rng)
+        among = self.in_time(draw, eligible)
         error = PROXIES[self.proxy](draw)
-        where = budget_positions(-error, draw.entropy, eligible, self.gamma)
+        where = budget_positions(-error, draw.entropy, among, self.gamma)
         return None, reveal(canvas, where, draw)
 
 

@@ -20,6 +20,7 @@ from dlm_sampling.samplers.base import (
     AdaptiveSampler,
     BlockTotal,
     ConfidenceSampler,
+    DelayingSampler,
     block_total,
     reveal,
 )
@@ -93,7 +94,7 @@ class FastDLLMFactor(ConfidenceSampler):
 
 
 @dataclass(frozen=True)
-class FastDLLMDream(AdaptiveSampler[BlockTotal]):
+class FastDLLMDream(DelayingSampler[BlockTotal], AdaptiveSampler[BlockTotal]):
     """Write the best positions within a growing budget if their confidence is at least `threshold`.
 
         budget_i = (LLaDA's quotas of steps 0 .. i) - (positions written so far)
@@ -138,7 +139,8 @@ class FastDLLMDream(AdaptiveSampler[BlockTotal]):
         total = block_total(state.total, canvas, clock)
         budget = planned(total, clock) - (total - unknown)
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(eligible, rng, statistics="law")
-        allowed = top_k_positions(draw.log_confidence, eligible, budget.clamp_min(1))
+        among = self.in_time(draw, eligible)
+        allowed = top_k_positions(draw.log_confidence, among, budget.clamp_min(1))
         bound = log_threshold(self.threshold)
         where = threshold_positions(draw.log_confidence, allowed, bound)
         return BlockTotal(total), reveal(canvas, where, draw)

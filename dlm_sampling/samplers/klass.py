@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import Stream, divergence, top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota, reveal
+from dlm_sampling.samplers.base import DelayingSampler, block_total, even_quota, reveal
 from dlm_sampling.samplers.parts.checks import at_least, log_threshold, probability_threshold
 from dlm_sampling.samplers.parts.kept_laws import LawWindow, empty_window, recall, remember
 from dlm_sampling.samplers.registry import register
@@ -58,7 +58,7 @@ class KLASSState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class KLASS(SamplerBase[KLASSState]):
+class KLASS(DelayingSampler[KLASSState]):
     """Write the stable and confident positions; if there are too few, the quota's most confident.
 
     Confidence is the drawn token's probability under the model's own law.  The memory is one law
@@ -131,12 +131,14 @@ class KLASS(SamplerBase[KLASSState]):
         kl, normal = log_p.new_zeros(eligible.shape), log_p.new_zeros(len(log_p))
         kl[eligible] = divergence(log_p, log_q, normal, normal, tiny=1e-12)
         history = torch.cat([state.history[..., 1:], kl.unsqueeze(2)], 2)
-        ready = self.ready(draw.log_confidence, history, clock) & eligible
+        ready = self.ready(draw.log_confidence, history, clock)
+        ready &= self.in_time(draw, eligible)
         where = STRATEGIES[self.strategy](Ready(ready, draw.log_confidence, kl), rng)
         missing = even_quota(total, clock) - where.sum(1)
         if self.released:
             missing = missing.masked_fill(ready.any(1), 0)
-        where = where | top_k_positions(draw.log_confidence, eligible & ~where, missing)
+        score = self.rank(draw.log_confidence, draw, eligible)
+        where = where | top_k_positions(score, eligible & ~where, missing)
         previous = hand_on(canvas, where, prediction, log_p, hidden=predict.causal)
         return KLASSState(total, previous, history), reveal(canvas, where, draw)
 
@@ -218,9 +220,12 @@ def klass_dream(
     history: int = 2,
     strategy: Strategy = "all",
     released: bool = False,
+    delayed_ids: tuple[int, ...] = (),
 ) -> KLASS:
     """Run KLASS as released for Dream: a confidence equal to the threshold counts."""
-    return KLASS(conf_threshold, kl_threshold, history, strategy, True, released)
+    return KLASS(
+        *(conf_threshold, kl_threshold, history, strategy, True, released), delayed_ids=delayed_ids
+    )
 
 
 register("klass", KLASS)

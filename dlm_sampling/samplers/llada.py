@@ -14,14 +14,19 @@ from dataclasses import dataclass
 import torch
 
 from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, even_quota, reveal
-from dlm_sampling.samplers.parts.orders import LAW_ORDERS, POSITION_ORDERS, OrderName
+from dlm_sampling.samplers.base import BlockTotal, DelayingSampler, block_total, even_quota, reveal
+from dlm_sampling.samplers.parts.orders import (
+    LAW_ORDERS,
+    POSITION_ORDERS,
+    OrderName,
+    nothing_to_delay,
+)
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 
 @dataclass(frozen=True)
-class LLaDA(SamplerBase[BlockTotal]):
+class LLaDA(DelayingSampler[BlockTotal]):
     """Write the quota of this step at the positions that come first in `order`.
 
     The score reads the model's law at temperature 1 without noise, whatever the sampling
@@ -30,22 +35,26 @@ class LLaDA(SamplerBase[BlockTotal]):
     Fields:
         order: "confidence" (the released `low_confidence`), "random", or "margin", "entropy",
             "left_to_right".
-        delayed_ids: token ids whose positions are written last, for example the end-of-text ids
-            (the intended effect of the released `confidence_eos_eot_inf`).
+        delayed_ids: see `DelayingSampler`; the intended effect of the released
+            `confidence_eos_eot_inf`.  The orders that read no token have none.
 
     NFE: min(steps, tokens) per block.
     """
 
     order: OrderName = "confidence"
-    delayed_ids: tuple[int, ...] = ()
 
     law = TokenLaw(temperature=0.0)
     paper = "Nie et al. 2025, arXiv:2502.09992"
     nfe = "min(steps, tokens)"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delayed_ids and self.order in POSITION_ORDERS:
+            raise nothing_to_delay("order", self.order)
+
     @property
     def exact(self) -> bool:
-        """Return whether the order reads no drawn token; confidence reads it."""
+        """Return whether the order reads no drawn token; confidence and delayed ids read it."""
         return self.order != "confidence" and not self.delayed_ids
 
     def init(self, canvas: Canvas) -> BlockTotal:
@@ -64,9 +73,7 @@ class LLaDA(SamplerBase[BlockTotal]):
             where = top_k_positions(POSITION_ORDERS[self.order](canvas, rng), eligible, quota)
             return BlockTotal(total), reveal(canvas, where, prediction.draw(where, rng))
         draw = prediction.draw(eligible & (quota > 0).unsqueeze(1), rng)
-        score = LAW_ORDERS[self.order].score(draw)
-        for token_id in self.delayed_ids:
-            score = score.masked_fill(draw.token == token_id, torch.finfo(score.dtype).min)
+        score = self.rank(LAW_ORDERS[self.order].score(draw), draw, eligible)
         where = top_k_positions(score, eligible, quota)
         return BlockTotal(total), reveal(canvas, where, draw)
 
@@ -76,14 +83,14 @@ def llada_random() -> LLaDA:
     return LLaDA(order="random")
 
 
-def llada_margin() -> LLaDA:
+def llada_margin(delayed_ids: tuple[int, ...] = ()) -> LLaDA:
     """Write LLaDA's quota by the margin between the two most probable tokens, the largest first."""
-    return LLaDA(order="margin")
+    return LLaDA(order="margin", delayed_ids=delayed_ids)
 
 
-def llada_entropy() -> LLaDA:
+def llada_entropy(delayed_ids: tuple[int, ...] = ()) -> LLaDA:
     """Write LLaDA's quota in the order of entropy, the least uncertain positions first."""
-    return LLaDA(order="entropy")
+    return LLaDA(order="entropy", delayed_ids=delayed_ids)
 
 
 register("llada", LLaDA)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream, top_k_positions
-from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, reveal
+from dlm_sampling.samplers.base import BlockTotal, DelayingSampler, block_total, reveal
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.quotas import floor_share
 from dlm_sampling.samplers.registry import register
@@ -36,7 +36,7 @@ MASK_SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class MaskGIT(SamplerBase[BlockTotal]):
+class MaskGIT(DelayingSampler[BlockTotal]):
     """Draw every masked token, keep the most confident by a noisy score, and mask the rest again.
 
     Fields:
@@ -76,7 +76,8 @@ class MaskGIT(SamplerBase[BlockTotal]):
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(eligible, rng)
         noise = rng.gumbel(Stream.POSITION, canvas.tokens) * self.temperature(clock).unsqueeze(1)
         quota = eligible.sum(1) - self.left_masked(total, eligible.sum(1), clock)
-        where = top_k_positions(draw.log_confidence.double() + noise, eligible, quota)
+        score = self.rank(draw.log_confidence.double() + noise, draw, eligible)
+        where = top_k_positions(score, eligible, quota)
         return BlockTotal(total), reveal(canvas, where, draw)
 
     def temperature(self, clock: Clock) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import BlockTotal, SamplerBase, block_total, even_quota, reveal
+from dlm_sampling.samplers.base import BlockTotal, DelayingSampler, block_total, even_quota, reveal
 from dlm_sampling.samplers.frequencies.token_frequencies import (
     FrequencySource,
     TokenFrequencies,
@@ -34,7 +34,7 @@ _SMALLEST_RANGE = 1e-9
 
 
 @dataclass(frozen=True)
-class PCLinear(SamplerBase[BlockTotal]):
+class PCLinear(DelayingSampler[BlockTotal]):
     """Write the quota of this step where calibrated confidence plus nearness is largest.
 
     At written positions c reads the probability of the model's drawn token there and the frequency
@@ -89,6 +89,7 @@ class PCLinear(SamplerBase[BlockTotal]):
         score = (1.0 - self.lambd) * _unit_range(content, canvas.editable) + self.lambd * _nearness(
             canvas
         )
+        score = self.rank(score, draw, eligible)
         return BlockTotal(total), reveal(canvas, top_k_positions(score, eligible, quota), draw)
 
 
@@ -123,9 +124,10 @@ def pc_linear(
     lambd: float = 0.25,
     alpha: float = 10.0,
     frequencies: FrequencySource = None,
+    delayed_ids: tuple[int, ...] = (),
 ) -> PCLinear:
     """Run PC-Sampler's linear variant: normalised calibrated confidence plus a position bias."""
-    return PCLinear(lambd, alpha, read_frequencies(frequencies))
+    return PCLinear(lambd, alpha, read_frequencies(frequencies), delayed_ids=delayed_ids)
 
 
 def pc_linear_preset(task: str, frequencies: FrequencySource = None) -> PCLinear:

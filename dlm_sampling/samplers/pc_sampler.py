@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota, reveal
+from dlm_sampling.samplers.base import DelayingSampler, block_total, even_quota, reveal
 from dlm_sampling.samplers.frequencies.token_frequencies import (
     FrequencySource,
     TokenFrequencies,
@@ -39,7 +39,7 @@ class PCState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PCSampler(SamplerBase[PCState]):
+class PCSampler(DelayingSampler[PCState]):
     """Write the quota of this step where the discounted, calibrated confidence is largest.
 
     Scores are compared as logarithms, so that positions far from the start, whose weight underflows
@@ -91,7 +91,7 @@ class PCSampler(SamplerBase[PCState]):
         where = eligible & (quota > 0).unsqueeze(1)
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(where, rng)
         content = log_content(draw.log_confidence, draw.token, self.frequencies, self.alpha)
-        score = content - self.lambd * self.position(state, canvas)
+        score = self.rank(content - self.lambd * self.position(state, canvas), draw, eligible)
         return state, reveal(canvas, top_k_positions(score, eligible, quota), draw)
 
     def position(self, state: PCState, canvas: Canvas) -> Tensor:
@@ -128,9 +128,11 @@ def pc_sampler(
     alpha: float = 10.0,
     frequencies: FrequencySource = None,
     position_origin: PositionOrigin = "block",
+    delayed_ids: tuple[int, ...] = (),
 ) -> PCSampler:
     """Run PC-Sampler: confidence calibrated by token frequencies and discounted along the text."""
-    return PCSampler(lambd, alpha, read_frequencies(frequencies), position_origin)
+    table = read_frequencies(frequencies)
+    return PCSampler(lambd, alpha, table, position_origin, delayed_ids=delayed_ids)
 
 
 def pc_preset(task: str, frequencies: FrequencySource = None) -> PCSampler:

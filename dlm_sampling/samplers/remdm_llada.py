@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, block_total, even_quota
+from dlm_sampling.samplers.base import DelayingSampler, block_total, even_quota
 from dlm_sampling.samplers.parts.checks import at_least, unit_interval
 from dlm_sampling.samplers.parts.remasking import reveal_and_remask
 from dlm_sampling.samplers.registry import register
@@ -40,7 +40,7 @@ class _Phase(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ReMDMLLaDA(SamplerBase[ReMDMLLaDAState]):
+class ReMDMLLaDA(DelayingSampler[ReMDMLLaDAState]):
     """Decode by confidence, pause to replace the least probable tokens, then finish.
 
     The planned steps share the positions of a block by LLaDA's quota; the released code plans
@@ -102,7 +102,8 @@ class ReMDMLLaDA(SamplerBase[ReMDMLLaDAState]):
         quota = torch.where(phase.looping, state.remasked, quota).masked_fill(phase.remasks, 0)
         prediction = predict(canvas.tokens, canvas.unknown_fraction)
         draw = prediction.draw(canvas.eligible & (quota > 0).unsqueeze(1), rng)
-        where = top_k_positions(draw.log_confidence, canvas.eligible, quota)
+        score = self.rank(draw.log_confidence, draw, canvas.eligible)
+        where = top_k_positions(score, canvas.eligible, quota)
         candidates = canvas.committed & phase.remasks.unsqueeze(1)
         unlikely = -prediction.log_prob_of(canvas.tokens, candidates)
         remask = top_k_positions(unlikely, candidates, torch.full_like(quota, self.unmask_k))

@@ -18,9 +18,9 @@ from typing import Literal
 from torch import Tensor
 
 from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import SamplerBase, reveal
+from dlm_sampling.samplers.base import DelayingSampler, reveal
 from dlm_sampling.samplers.parts.checks import probability_threshold
-from dlm_sampling.samplers.parts.orders import left_to_right_score
+from dlm_sampling.samplers.parts.orders import left_to_right_score, nothing_to_delay
 from dlm_sampling.samplers.parts.quotas import block_quota, confident_or_quota
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
@@ -39,7 +39,7 @@ _BY_CONFIDENCE: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class SDAR(SamplerBase[None]):
+class SDAR(DelayingSampler[None]):
     """Write the quota of this step, or more if the model is confident of more.
 
     Meant for block-causal models: `align_blocks` and `causal_blocks` of the loop, 4 to 64 columns
@@ -64,6 +64,8 @@ class SDAR(SamplerBase[None]):
     def __post_init__(self) -> None:
         super().__post_init__()
         probability_threshold("threshold", self.threshold, "the released value is 0.85")
+        if self.delayed_ids and self.strategy == "sequential":
+            raise nothing_to_delay("strategy", self.strategy)
 
     @property
     def exact(self) -> bool:
@@ -80,15 +82,14 @@ class SDAR(SamplerBase[None]):
             where = top_k_positions(left_to_right_score(canvas, rng), eligible, quota)
             return None, reveal(canvas, where, prediction.draw(where, rng))
         draw = prediction.draw(eligible, rng, statistics="law")
-        where = _BY_CONFIDENCE[self.strategy](
-            draw.log_confidence.exp(), eligible, quota, self.threshold
-        )
+        confidence = self.rank(draw.log_confidence.exp(), draw, eligible)
+        where = _BY_CONFIDENCE[self.strategy](confidence, eligible, quota, self.threshold)
         return None, reveal(canvas, where, draw)
 
 
-def sdar_static() -> SDAR:
+def sdar_static(delayed_ids: tuple[int, ...] = ()) -> SDAR:
     """Write the quota's most confident positions, SDAR's low_confidence_static."""
-    return SDAR("static")
+    return SDAR("static", delayed_ids=delayed_ids)
 
 
 def sdar_sequential() -> SDAR:

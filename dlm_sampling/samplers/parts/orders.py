@@ -73,6 +73,14 @@ POSITION_ORDERS: dict[str, Callable[[Canvas, RandomSource], Tensor]] = {
 }
 
 
+def nothing_to_delay(field: str, name: str) -> ValueError:
+    """Make the error of delayed ids beside an order of positions that reads no drawn token."""
+    return ValueError(
+        f"delayed_ids beside {field}={name!r}: must be empty, as that order reads no drawn token; "
+        "try another order."
+    )
+
+
 def check_order(
     field: str, name: str, allowed: tuple[str, ...] = (*LAW_ORDERS, *POSITION_ORDERS)
 ) -> None:
