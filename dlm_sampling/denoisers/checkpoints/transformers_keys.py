@@ -112,11 +112,9 @@ def keys_taken(config_class: type) -> frozenset[str]:
     owner: Any = config_class
     base: Any = PretrainedConfig
     own: list[Any] = [each for each in owner.__mro__ if issubclass(each, base) and each is not base]
-    attributes: dict[str, Any] = {}
-    for each in own:
-        attributes |= vars(each)
-    plain = {key for key, value in attributes.items() if isinstance(value, PLAIN)}
-    found: set[str] = {key for key in plain if not key.startswith("__")}
+    spaces: list[Mapping[str, Any]] = [vars(each) for each in own]
+    plain = {key for space in spaces for key in space if isinstance(space[key], PLAIN)}
+    found = {key for key in plain if not key.startswith("__")}
     found.update(owner.attribute_map, *(inspect.get_annotations(each) for each in own))
     arguments = (inspect.signature(each.__init__).parameters for each in own)  # transformers 4
     found |= set(chain.from_iterable(arguments)) - {*inspect.signature(base.__init__).parameters}
