@@ -87,7 +87,10 @@ def test_a_sampler_of_ones_own_runs_by_name() -> None:
     assert out.token_ids == generate(model(), [[1, 2]], sampler=Best(3), **options).token_ids
     assert list(samplers.available())[-1] == "best"
     entry = samplers.find("best")
-    assert (entry.summary, entry.parameters) == ("Write the n most confident positions.", {"n": 2})
+    assert (entry.summary, entry.parameters) == (
+        "Write the n most confident positions.",
+        {"n": 2, "delayed_ids": ()},
+    )
     assert samplers.create("best", n=5) == Best(5)
     with pytest.raises(TypeError, match="Unknown argument 'm'"):
         samplers.create("best", m=5)
