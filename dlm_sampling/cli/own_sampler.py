@@ -44,16 +44,22 @@ def register_own(text: str) -> None:
     Its registered name is `text`, so that it can be used like any sampler's name.
 
     Raises:
-        UsageError: the module or file does not exist, or has no such name.
-        TypeError: the class or function builds no sampler, or needs arguments; see
-            `samplers.register`.
+        UsageError: the module or file does not exist or has no such name, or what it names builds
+            no sampler or needs arguments; see `samplers.register`.
+        Exception: the module or file fails; a note names it.
     """
     from dlm_sampling.samplers import register
 
     place, _, name = text.rpartition(":")
     if not place or not name:
         raise UsageError(f"--sampler {text}: write it as module:Name or file.py:Name.")
-    module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place)
+    try:
+        module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place)
+    except UsageError:
+        raise
+    except Exception as error:
+        error.add_note(f"Raised while {place} was run, for --sampler {text}.")
+        raise
     found = vars(module)
     if name not in found:
         own = [
@@ -66,7 +72,13 @@ def register_own(text: str) -> None:
             f"--sampler {text}: {place} has no {name!r}. It defines {', '.join(own) or 'nothing'}."
             f" {hint}".rstrip()
         )
-    register(text, found[name])
+    try:
+        register(text, found[name])
+    except TypeError as error:
+        raise UsageError(f"--sampler {text}: {error}") from error
+    except Exception as error:
+        error.add_note(f"Raised by {name} of {place}, for --sampler {text}.")
+        raise
 
 
 def _from_path(name: str) -> ModuleType:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 from dlm_sampling.samplers.base import SamplerBase
@@ -43,8 +44,13 @@ class Entry:
 
     @property
     def summary(self) -> str:
-        """Return the first paragraph of the docstring, on one line."""
-        return (inspect.getdoc(called(self.build)) or "").split("\n\n")[0].replace("\n", " ")
+        """Return the first paragraph of the docstring, on one line; "" without one."""
+        build = called(self.build)
+        text = inspect.cleandoc(build.__doc__ or "")
+        generated = isinstance(build, type) and text.startswith(f"{build.__name__}(")
+        if generated and is_dataclass(build):
+            return ""  # a dataclass without a docstring gets its signature for one
+        return text.split("\n\n")[0].replace("\n", " ")
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -83,6 +89,11 @@ def called(build: Callable[..., Any]) -> Callable[..., Any]:
     return called(build.func) if isinstance(build, partial) else build
 
 
+def _shown(build: object) -> str:
+    """Return the name of a class or function as it is written in the code; else its repr."""
+    return build.__qualname__ if isinstance(build, type | FunctionType) else repr(build)
+
+
 _ENTRIES: dict[str, Entry] = {}
 _BUILT_IN: set[str] = set()
 
@@ -117,15 +128,15 @@ def register(name: str, build: Callable[..., SamplerBase[Any]]) -> None:
         sampler = build()
     except TypeError as error:
         raise TypeError(
-            f"build={build!r}: must be a class or function whose parameters all have defaults "
-            f"({error})."
+            f"build={_shown(build)}: must be a class or function whose parameters all have "
+            f"defaults ({error})."
         ) from error
     check_described(sampler)
     for parameter in inspect.signature(build).parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise TypeError(
-                f"build={build!r}: takes {parameter}, so that its parameters are not known; name "
-                "each one, with a default."
+                f"build={_shown(build)}: takes {parameter}, so that its parameters are not known; "
+                "name each one, with a default."
             )
     _ENTRIES[name] = Entry(name, build)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from dlm_sampling import samplers
 from dlm_sampling.cli.app import find_sampler
+from dlm_sampling.cli.exits import verdict
 from dlm_sampling.cli.io import parse_settings
 from dlm_sampling.errors import UsageError
 from dlm_sampling.samplers import registry
@@ -32,6 +34,14 @@ class Best(ConfidenceSampler):
 
     def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
         return top_k_positions(log_confidence, eligible, eligible.sum(1).clamp(max=self.n))
+
+
+@dataclass(frozen=True)
+class Greedy(ConfidenceSampler):
+    n: int
+
+    def positions(self, log_confidence: Tensor, eligible: Tensor) -> Tensor:
+        return eligible
 
 
 class Other:
@@ -83,11 +93,34 @@ def test_what_is_not_there_is_wrong_usage(name: str, match: str, place: Path) ->
 
 
 def test_what_is_no_sampler_is_refused(place: Path) -> None:
-    with pytest.raises(TypeError, match="sampler is an Other, which has no `step`"):
+    words = "--sampler one_of_mine.py:Other: sampler is an Other, which has no `step`"
+    with pytest.raises(UsageError, match=words) as raised:
         find_sampler("one_of_mine.py:Other")
-    (place / "needs.py").write_text("import no_such_thing_at_all\n", encoding="utf-8")
-    with pytest.raises(ModuleNotFoundError, match="no_such_thing_at_all"):
-        find_sampler("needs.py:X")
+    assert verdict(raised.value)[0] == 2
+    with pytest.raises(UsageError, match=r"py:Greedy: build=Greedy: must be a class or function"):
+        find_sampler("one_of_mine.py:Greedy")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("import no_such_thing_at_all", ModuleNotFoundError),
+        ("X = 1 / 0", ZeroDivisionError),
+        ("def X(): raise KeyError('x')", KeyError),
+        ("class X(:", SyntaxError),
+    ],
+)
+@pytest.mark.parametrize("name", ["faulty.py:X", "faulty:X"])
+def test_a_fault_inside_of_the_file_is_reported_with_the_file(
+    name: str, code: str, error: type[Exception], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.delitem(sys.modules, "faulty", raising=False)
+    (place / "faulty.py").write_text(f"{code}\n", encoding="utf-8")
+    with pytest.raises(error) as raised:
+        find_sampler(name)
+    assert f"for --sampler {name}." in verdict(raised.value)[1]
+    sys.modules.pop("faulty", None)
 
 
 def test_a_partial_takes_settings(place: Path) -> None:

@@ -15,7 +15,14 @@ import dlm_sampling
 from dlm_sampling import AutoDenoiser, generate, samplers
 
 PACKAGE = str(Path(dlm_sampling.__file__).parent)
-MOST_FRAMES = 6
+MOST_FRAMES: dict[str, tuple[int, str, dict[str, Any]]] = {
+    "plain": (6, "tiny-books", {"sampler": "llada"}),
+    "guidance": (7, "tiny-books", {"sampler": "llada", "guidance_scale": 1.0}),
+    "cache": (8, "tiny-books", {"sampler": "llada", "block_length": 3, "cache": "prefix"}),
+    "table": (14, "tiny-books-uniform", {"sampler": "ancestral"}),  # ones of the network included
+}
+"""Frames from a step to the network's innermost module: the most, the model and the options."""
+
 MOST_CALLS = 120  # it was 202 before
 
 
@@ -57,24 +64,27 @@ def test_a_steady_step_of_llada_makes_few_python_calls() -> None:
     assert max(steady) <= MOST_CALLS + 1, steady  # one call is that of the mark itself
 
 
-def test_few_frames_lie_between_a_sampler_and_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    denoiser = AutoDenoiser.from_pretrained("tiny-books")
+@pytest.mark.parametrize("path", MOST_FRAMES)
+def test_few_frames_lie_between_a_sampler_and_its_network(path: str) -> None:
+    most, name, options = MOST_FRAMES[path]
+    denoiser = AutoDenoiser.from_pretrained(name)
     chains: list[list[str]] = []
 
     def look(*_: Any) -> None:
-        chain: list[str] = []
+        chain: list[str] = []  # from the network outwards
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_code.co_name != "step":
             if frame.f_code.co_filename.startswith(PACKAGE):
                 chain.append(frame.f_code.co_qualname)
             frame = frame.f_back
-        chains.append(chain[::-1])
+        if frame is not None:  # called by a step, not by a fill or a check
+            chains.append(chain[::-1])
 
     assert denoiser.module is not None
     for module in denoiser.module.modules():
         if not any(True for _ in module.children()):
             module.register_forward_pre_hook(look)
-    generate(denoiser, "Once", sampler="llada", max_new_tokens=4, steps=2, seed=0)
+    generate(denoiser, "Once", max_new_tokens=6, steps=3, seed=0, **options)
     longest = max(chains, key=len)
-    assert longest[0] == "LazyPrediction.draw"
-    assert len(longest) <= MOST_FRAMES, longest
+    assert longest[0] == ("Ancestral.move" if path == "table" else "LazyPrediction.draw")
+    assert len(longest) <= most, longest

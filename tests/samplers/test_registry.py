@@ -79,6 +79,22 @@ def test_what_the_list_shows_of_a_sampler_must_be_there() -> None:
         samplers.register("bare", Bare)  # pyright: ignore[reportArgumentType]
 
 
+def test_a_sampler_without_a_docstring_has_no_summary() -> None:
+    """Neither its signature, which a dataclass gets for one, nor the text of its base."""
+
+    @dataclass(frozen=True)
+    class Quiet(Best):
+        m: int = 3
+
+    class Plain(Best):
+        pass
+
+    for build in (Quiet, Plain):
+        samplers.register("quiet", build)
+        assert samplers.find("quiet").summary == ""
+    assert all(entry.summary for name, entry in samplers.available().items() if name != "quiet")
+
+
 def test_a_sampler_of_ones_own_runs_by_name() -> None:
     samplers.register("best", Best)
     options: dict[str, Any] = {"max_new_tokens": 6, "seed": 0}
