@@ -53,7 +53,12 @@ def check_names(items: Sequence[PromptItem], place: str) -> None:
 
 
 def to_item(value: Any, place: str, column: str | None) -> PromptItem:
-    """Read an object with "prompt" (text) or "messages" (chat), or a bare string."""
+    """Read an object with "prompt" (text) or "messages" (chat), or a bare string.
+
+    A `UsageError` stands for a row that cannot be read.
+    """
+    if isinstance(value, UsageError):
+        return PromptItem("", error=str(value))
     is_record = isinstance(value, dict)
     record = cast("Record", value) if is_record else {column or "prompt": value}
     if column is not None and column not in record:

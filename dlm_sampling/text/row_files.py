@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,12 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 from dlm_sampling.errors import UsageError
 
+TAB = "\t"
 LINE_LIMIT = 16 * 2**20
 EXTRA = "pip install 'dlm-sampling[jobs]'"
 _BOM = b"\xef\xbb\xbf"
+# "[Verse 1]" and "[[Link]]" begin a text; '["a"', "[{" and "[[1, 2]" begin an array.
+_BEGINS_JSON = re.compile(rb'\{|\[\s*(["{]|$|\[\s*\d)')
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
@@ -42,7 +46,10 @@ class PromptSource:
 
 
 class Row(NamedTuple):
-    """Hold one row of a file: a mapping of columns to values, a line of text, or a JSON value."""
+    """Hold one row of a file: a mapping of columns to values, a line of text, or a JSON value.
+
+    Where a row alone has another form than its file, the value is the `UsageError` that says so.
+    """
 
     place: str  # for messages, such as "prompts.jsonl, line 3"
     value: Any
@@ -54,9 +61,10 @@ def read_rows(source: PromptSource | str) -> Iterator[Row]:
     The suffix says what a file holds: .txt lines of text, .jsonl and .ndjson JSON lines, .json an
     array or JSON lines, .csv, .tsv and .parquet tables.  Other files are JSON if their first line
     begins as JSON does, and else lines of text.  A path that exists wins over a name on the hub.
+    No cell is dropped: a row of more cells than columns is bad, see `Row`.
 
     Raises:
-        UsageError: the file has another form; the message names the line.
+        UsageError: the file has another form, or a name stands twice; the message names the line.
         OSError: the file cannot be read.
     """
     source = PromptSource(source) if isinstance(source, str) else source
@@ -117,7 +125,7 @@ def _json_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
     """Read a JSON value per line."""
     for place, text in _lines(file, name):
         try:
-            value: Any = json.loads(text)
+            value: Any = _json(text)
         except (ValueError, RecursionError) as error:
             array = " An array over several lines belongs in a .json file."
             hint = array if text.lstrip().startswith("[") else ""
@@ -129,26 +137,45 @@ def _json_file(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
     """Read one JSON array or object over any number of lines, or else JSON lines."""
     raw = file.read().removeprefix(_BOM)
     try:
-        value: Any = json.loads(_decode(raw, name))
-    except RecursionError as error:
-        raise UsageError(f"{name} is not JSON ({error}).") from error
+        value: Any = _json(_decode(raw, name))
     except json.JSONDecodeError as error:
         if raw.lstrip().startswith(b"["):
             place = f"{name}, line {error.lineno}"
             raise UsageError(f"{place} is not JSON ({error.msg}).") from error
         yield from _json_lines(io.BytesIO(raw), name, column)
         return
+    except UsageError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name} is not JSON ({error}).") from error
     values = cast("list[Any]", value) if isinstance(value, list) else [value]
     for number, entry in enumerate(values, start=1):
         yield Row(f"{name}, entry {number}", entry)
+
+
+def _json(text: str) -> Any:
+    """Read JSON, and refuse an object with a key twice, of which only the last value would stay."""
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError(f"{_twice(key for key, _ in pairs)!r} stands twice in an object")
+        return found
+
+    return json.loads(text, object_pairs_hook=made)
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    """Return the first name that stands twice."""
+    counts = Counter(names)
+    return next((name for name, count in counts.items() if count > 1), None)
 
 
 def _any_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
     """Read JSON if the first line begins as JSON does, else a line of text per row."""
     raw = file.read()
     first = raw.removeprefix(_BOM).lstrip().split(b"\n", 1)[0].strip()
-    # "[Verse 1]" begins a text; '["a"' and "[{" begin an array.
-    if first.startswith((b"{", b'["', b"[{")) or first == b"[":
+    if _BEGINS_JSON.match(first):
         try:
             yield from _json_file(io.BytesIO(raw), name, column)
         except UsageError as error:
@@ -158,13 +185,28 @@ def _any_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
 
 
 def _delimited(file: BinaryIO, name: str, column: str | None, separator: str) -> Iterator[Row]:
-    """Read a table in text, with a header line; an empty cell is no value."""
+    """Read a table in text, with a header line; an empty cell is no value.
+
+    A mark of quotation that does not close would take all that follows for its cell: it is refused.
+    """
     limit = csv.field_size_limit(LINE_LIMIT)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
-        table = csv.DictReader(text, delimiter=separator)
-        rows = ({key: cell or None for key, cell in row.items()} for row in table)
-        yield from _table(rows, name)
+        table = csv.DictReader(text, delimiter=separator, strict=True)
+        _check_columns(table.fieldnames or (), name)
+        for row in _table(table, name):
+            cells = cast("dict[str | None, Any]", row.value)
+            if None in cells:  # what is beyond the columns
+                columns = len(cells) - 1
+                yield row._replace(
+                    value=UsageError(
+                        f"{row.place} has {columns + len(cells[None])} cells for {columns} "
+                        f"column{'s'[: columns != 1]}; quote cells that hold "
+                        f"{'tabs' if separator == TAB else 'commas'}."
+                    )
+                )
+                continue
+            yield row._replace(value={key: cell or None for key, cell in cells.items()})
     except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{name} is no table in UTF-8 ({error}).") from error
     finally:
@@ -172,12 +214,19 @@ def _delimited(file: BinaryIO, name: str, column: str | None, separator: str) ->
         text.detach()  # the caller closes the file
 
 
+def _check_columns(names: Iterable[str], place: str) -> None:
+    """Refuse columns of one name, of which a row would keep the last; none asks for a blank one."""
+    name = _twice(name for name in names if name)
+    if name is not None:
+        raise UsageError(f"{place} has two columns '{name}'; rename one.")
+
+
 def _csv(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
     return _delimited(file, name, column, ",")
 
 
 def _tsv(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
-    return _delimited(file, name, column, "\t")
+    return _delimited(file, name, column, TAB)
 
 
 def _parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
@@ -189,7 +238,9 @@ def _parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
         raise UsageError(f"{name}: parquet needs pyarrow: {EXTRA}") from error
     arrow, reader = cast(tuple[Any, Any], (pyarrow, parquet))
     try:
-        batches = reader.ParquetFile(file).iter_batches()
+        table = reader.ParquetFile(file)
+        _check_columns(table.schema_arrow.names, name)
+        batches = table.iter_batches()
         yield from _table((row for batch in batches for row in batch.to_pylist()), name)
     except arrow.ArrowException as error:
         raise UsageError(f"{name} is no parquet file ({error}).") from error

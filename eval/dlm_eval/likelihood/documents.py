@@ -62,6 +62,8 @@ def _documents(source: PromptSource, columns: Columns) -> Iterator[Document]:
         if isinstance(row.value, str):
             yield Document(str(number), row.value)
             continue
+        if isinstance(row.value, UsageError):
+            raise row.value
         if not isinstance(row.value, Mapping):
             raise UsageError(f"{row.place}: must be a text or an object with columns.")
         name = str(row.value.get("id", number))

@@ -130,3 +130,7 @@ def test_documents_of_files(tmp_path: Path) -> None:
     lines.write_text('{"text": 3}\n', encoding="utf-8")
     with pytest.raises(UsageError, match="column 'text' is an int, not a text"):
         read_documents(PromptSource(str(lines)), Columns())
+    table = tmp_path / "c.csv"
+    table.write_text("text\na, b\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"c\.csv, row 1 has 2 cells for 1 column"):
+        read_documents(PromptSource(str(table)), Columns())
