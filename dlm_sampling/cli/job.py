@@ -10,7 +10,7 @@ from types import FrameType
 
 from dlm_sampling.cli.generate import machine_of
 from dlm_sampling.denoisers import Denoiser
-from dlm_sampling.errors import FailedRowsError, UsageError
+from dlm_sampling.errors import FailedRowsError, NoLawError, UsageError
 from dlm_sampling.jobs import Job, Rank, run_job
 from dlm_sampling.text.prompt_rows import Prepared
 
@@ -36,11 +36,12 @@ def run_folder(job: Job, denoiser: Denoiser, rank: Rank) -> tuple[str, str]:
         with one_interrupt_asks() as stop:
             report = run_job(job, denoiser, rank=rank, stop=stop, begun=begun)
     except BaseException as error:
-        if job.folder.is_dir():
-            error.add_note(
-                f"{job.rows_done()} of {len(job.prompts) * job.samples} rows are in {job.folder}; "
-                "the same command goes on."
-            )
+        # A value that cannot be stops the same command again, and so do failed rows.
+        wrong = isinstance(error, ValueError) and not isinstance(error, NoLawError)
+        if job.folder.is_dir() and not wrong:
+            rows = f"{job.rows_done()} of {len(job.prompts) * job.samples} rows are in {job.folder}"
+            more = "" if isinstance(error, FailedRowsError) else "; the same command goes on"
+            error.add_note(f"{rows}{more}.")
         raise
     if not report.done:
         done = f"{job.rows_done()} of {report.rows} rows; other processes are still at work"

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from dlm_sampling.errors import UsageError
@@ -16,6 +16,7 @@ from dlm_sampling.viewers.safe_text import json_line
 Record = dict[str, Any]
 PARTIAL = "partial"
 SUCCESS = "_SUCCESS"
+REMEDY = "restore this file, or choose another --output."
 COLUMNS = {
     "id": "string", "index": "int64", "sample": "int64", "prompt": "string", "text": "string",
     "token_ids": "list", "finish_reason": "string", "logprob": "float64", "nfe": "int64",
@@ -50,16 +51,43 @@ def publish(folder: Path, name: str, data: bytes) -> None:
 def append_line(path: Path, value: Record) -> None:
     """Append a line of JSON in one write, so that lines of several processes stay whole."""
     with path.open("ab", buffering=0) as file:
-        file.write(f"{json_line(value)}\n".encode())
+        try:
+            file.write(f"{json_line(value)}\n".encode())
+        except OSError as error:
+            error.filename = str(path)
+            raise
 
 
 def read_lines(path: Path) -> list[Record]:
-    """Read lines of JSON; a last line that was cut off does not count."""
+    """Read lines of JSON; a last line that was cut off does not count.
+
+    Raises:
+        UsageError: another line is damaged.
+    """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return [
+        read_object(line, f"{path}, line {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.endswith(b"\n")
+    ]
+
+
+def read_object(data: bytes, place: str) -> Record:
+    """Read an object of JSON that a job has written; `place` says where, for the message.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    try:
+        value: Any = json.loads(data)
+    except ValueError as error:
+        raise UsageError(f"{place} is damaged ({error}); {REMEDY}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{place} is damaged (no object); {REMEDY}")
+    return cast("Record", value)
 
 
 def encode(records: Sequence[Record], file_format: str) -> bytes:
@@ -84,7 +112,11 @@ def count_errors(path: Path) -> int:
     """Count the records of a part that have an error."""
     if path.suffix == ".jsonl":
         return sum(record["error"] is not None for record in read_lines(path))
-    errors = pyarrow_modules()[1].read_table(path, columns=["error"])["error"]
+    arrow, parquet = pyarrow_modules()
+    try:
+        errors = parquet.read_table(path, columns=["error"])["error"]
+    except arrow.ArrowException as error:
+        raise UsageError(f"{path} is damaged ({error}); {REMEDY}") from error
     return len(errors) - errors.null_count
 
 

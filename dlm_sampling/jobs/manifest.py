@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dlm_sampling.errors import JobMismatchError, UsageError
-from dlm_sampling.jobs.files import PARTIAL, publish
+from dlm_sampling.jobs.files import PARTIAL, publish, read_object
 from dlm_sampling.jobs.job import Job
 from dlm_sampling.text.fingerprint import digest, encoding_of, settings
 from dlm_sampling.text.prompt_rows import Prepared
@@ -81,7 +81,7 @@ def open_folder(job: Job, prepared: Prepared) -> None:
     if not path.exists():
         publish(folder, draft, text.encode())
         _first_wins(folder / draft, path)
-    compare(json.loads(path.read_text(encoding="utf-8")), json.loads(text), folder)
+    compare(read_object(path.read_bytes(), str(path)), json.loads(text), folder)
 
 
 def _first_wins(draft: Path, path: Path) -> None:

@@ -55,6 +55,7 @@ def test_a_job_and_its_exit_codes(
     ):
         other = command(*words(prompts, tiny, "-o", f"{folder}/", *more))
         assert_one_line(other, 4, said, "choose another --output")
+        assert "goes on" not in other.err, "the same command would be refused again"
     live = command(*words(prompts, tiny, "-o", f"{folder}/", "--live"))
     assert_one_line(live, 2, "--live")
     formats = command(*words(prompts, tiny, "-o", f"{folder}/", "--format", "parqet"))
@@ -67,12 +68,26 @@ def test_rows_that_cannot_run(command: Command, prompts: str, tiny: str, tmp_pat
     folder = tmp_path / "out"
     stopped = command(*words(prompts, tiny, "-o", f"{folder}/"))
     assert_one_line(stopped, 3, "2 of 11 rows failed, and max_errors allows 1", "line 10")
+    assert stopped.err.endswith(f" 0 of 11 rows are in {folder}.\n")
     assert not list((folder / "data").iterdir())
     done = command(*words(prompts, tiny, "-o", f"{folder}/", "--max-errors", "20%"))
     assert_one_line(done, 3, f"2 of 11 rows in {folder} have an error, the others are done")
     errors = {row["id"]: row["error"] for row in data(folder) if row["error"] is not None}
     assert set(errors) == {"half", "none"}
     assert (folder / "_SUCCESS").exists()
+
+
+def test_a_damaged_manifest_is_named(
+    command: Command, prompts: str, tiny: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    assert command(*words(prompts, tiny, "-o", f"{folder}/")).code == 0
+    manifest = folder / "manifest.json"
+    for text in (manifest.read_text()[:40], "", "[]"):
+        manifest.write_text(text)
+        torn = command(*words(prompts, tiny, "-o", f"{folder}/"))
+        assert_one_line(torn, 2, f"{manifest} is damaged", "restore this file")
+        assert manifest.read_text() == text
 
 
 def test_processes_by_the_environment(

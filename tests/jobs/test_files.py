@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from dlm_sampling import AutoDenoiser, Denoiser
+from dlm_sampling.errors import UsageError
 from dlm_sampling.jobs import Job, Rank, run_job
-from dlm_sampling.jobs.files import SUCCESS, append_line, publish, read_lines
+from dlm_sampling.jobs.files import SUCCESS, append_line, count_errors, publish, read_lines
 from tests.forks import Forks
 from tests.jobs.conftest import contents, load_and_run
 
@@ -108,3 +109,25 @@ def test_lines_that_were_cut_off_do_not_count(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"a"')
     assert read_lines(path) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("line", ["{", "3", ""])
+def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "log"
+    path.write_text(f'{{"a": 1}}\n{line}\n')
+    with pytest.raises(UsageError, match=f"{path}, line 2 is damaged .*restore"):
+        read_lines(path)
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "part.parquet"
+    path.write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match=f"{path} is damaged"):
+        count_errors(path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_named_by_the_log_too() -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        append_line(Path("/dev/full"), {"a": 1})
+    assert caught.value.filename == "/dev/full"
