@@ -237,11 +237,33 @@ def close_stdout() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+AGAIN = 0.01  # seconds
+
+
 @contextmanager
 def terminate_as_interrupt() -> Generator[None]:
-    """Treat SIGTERM like Ctrl-C, so that open files and progress bars are closed."""
+    """Treat SIGTERM like Ctrl-C, so that open files and progress bars are closed.
+
+    Python drops an exception that comes up in a finaliser (`__del__`, a callback of a weak
+    reference): an interrupt that fell into one comes again a moment later.
+    """
+    report, timed = sys.unraisablehook, hasattr(signal, "SIGALRM")  # not on Windows
+
+    def dropped(found: sys.UnraisableHookArgs) -> None:
+        if timed and issubclass(found.exc_type, KeyboardInterrupt):
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        else:
+            report(found)
+
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    alarm = signal.getsignal(signal.SIGALRM) if timed else None
+    sys.unraisablehook = dropped
     try:
         yield
     finally:
+        sys.unraisablehook = report
         signal.signal(signal.SIGTERM, before)
+        if timed and signal.getsignal(signal.SIGALRM) is not alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
+import time
 import warnings
 from pathlib import Path
 
 import pytest
 
-from dlm_sampling.cli.exits import quieten, verdict
+from dlm_sampling.cli.exits import end, quieten, terminate_as_interrupt, verdict
 from dlm_sampling.errors import JobMismatchError, NoLawError, SamplingWarning, UsageError
 from tests.cli.process import SHORT
 from tests.forks import CLOSED, Forks
@@ -43,6 +45,53 @@ def test_our_warnings_are_shown_and_no_others(capsys: pytest.CaptureFixture[str]
 )
 def test_a_value_is_wrong_usage_and_the_rest_is_a_failure(error: Exception, code: int) -> None:
     assert verdict(error) == (code, f"Error: {error}")
+
+
+class Finaliser:
+    """An object that is interrupted while it is freed."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+        time.sleep(0)
+
+
+def free_and_wait(number: int, *times: int) -> None:
+    def run(_: list[str]) -> None:
+        for _ in times:
+            Finaliser(number)
+        time.sleep(60)
+
+    end(run, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_that_falls_into_a_finaliser_is_not_lost(forks: Forks, number: int) -> None:
+    begun = time.monotonic()
+    for times in ((1,), (1, 2, 3)):
+        process = forks.call(free_and_wait, int(number), *times)
+        code, _, err = process.ended()
+        assert (code, err) == (130, b"Interrupted.\n")
+    assert time.monotonic() - begun < 60
+
+
+def test_other_errors_of_finalisers_are_reported_as_before() -> None:
+    class Broken:
+        def __del__(self) -> None:
+            raise OSError("disk")
+
+    hook, alarm, seen = sys.unraisablehook, signal.getsignal(signal.SIGALRM), list[str]()
+    try:
+        sys.unraisablehook = mine = lambda found: seen.append(str(found.exc_value))
+        with terminate_as_interrupt():
+            Broken()
+        assert sys.unraisablehook is mine
+    finally:
+        sys.unraisablehook = hook
+    assert seen == ["disk"]
+    assert signal.getsignal(signal.SIGALRM) is alarm
 
 
 def test_interrupt(forks: Forks, tiny: str, many_prompts: str) -> None:
