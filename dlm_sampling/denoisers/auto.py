@@ -163,6 +163,7 @@ class AutoDenoiser:
             denoiser = remote_code.load(checkpoint, wishes, revision=revision, **opening)
         else:
             raise CheckpointError(unknown_family(checkpoint))
+        denoiser.checkpoint_config = checkpoint.config
         if adapter is not None:
             assert denoiser.module is not None
             naming = denoiser.authors_name if isinstance(denoiser, PublishedDenoiser) else str

@@ -69,6 +69,8 @@ class Denoiser(Savable, ABC):
     """Ids beside `eos_token_id` that end a text, such as the end of a turn."""
     generation_defaults: Mapping[str, Any] = MappingProxyType({})
     """Options of `generate` that the checkpoint sets, such as its sampler."""
+    checkpoint_config: Mapping[str, Any] = MappingProxyType({})
+    """The checkpoint's config.json as it was read; empty for a network that came from none."""
     unread_keys: tuple[str, ...] = ()
     """Keys of the checkpoint's config.json that nothing reads: of training, or null."""
     quantized: str | None = None

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from dlm_sampling.caches import policy_of
 from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.denoisers.quantisation import plain_parts
@@ -13,10 +16,17 @@ from dlm_sampling.text.options import GenerateOptions, Job
 from dlm_sampling.viewers.safe_text import json_line
 
 SAMPLED_VALUES = 64  # of each weight
+WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+RUN = 2**18  # words that are summed at once, which a CPU keeps near
+MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64  # odd, with bits everywhere
 
 
 def settings(job: Job) -> dict[str, Any]:
-    """Return the options of a call and a digest of its model, as values for JSON."""
+    """Return the options of a call and digests of its model, as values for JSON.
+
+    Files may be moved and copied: all weights count, and config.json, which has constants that are
+    no weights, but no name, size or time of a file.
+    """
     request, denoiser = job.request, job.denoiser
     cache = request.cache
     exact = cache in ("auto", "none") or policy_of(cache).exact
@@ -30,7 +40,8 @@ def settings(job: Job) -> dict[str, Any]:
         "stop_token_ids": list(request.stop_token_ids),
         "stop": sorted({text for texts in job.stop for text in texts}),
         "every_step": request.every_step,
-        "weights": weights_digest(denoiser),
+        "weights": contents_digest(denoiser),
+        "config": digest(dict(denoiser.checkpoint_config)),
         "dtype": str(denoiser.dtype),
         "random_stream": RANDOM_STREAM,
     }
@@ -64,3 +75,34 @@ def weights_digest(denoiser: Denoiser) -> str:
                 values = part.reshape(-1)[:: -(-part.numel() // SAMPLED_VALUES)]
                 found.update(values.double().cpu().numpy().tobytes())
     return found.hexdigest()
+
+
+def contents_digest(denoiser: Denoiser) -> str:
+    """Hash the names, shapes and types of all weights, and every bit of them, on their device."""
+    found = hashlib.blake2b(digest_size=8)
+    weights = {} if denoiser.module is None else denoiser.module.state_dict()
+    for name, weight in weights.items():
+        sums = [checksum(part) for part in plain_parts(weight)]
+        found.update(f"{name} {tuple(weight.shape)} {weight.dtype} {sums}".encode())
+    return found.hexdigest()
+
+
+def checksum(values: Tensor) -> int:
+    """Return a number of 64 bits that any change of one value changes, and of order as well.
+
+        c = sum over runs r of m^(R - r) * sum over places i of w_{r,i} k_i   mod 2^64
+
+    with the words w of the values, which are whole numbers, and odd m and k_i; so the sum is exact
+    in any order and on any device, at the speed of the memory.
+    """
+    words = values.detach().reshape(-1)
+    if words.is_complex():
+        words = torch.view_as_real(words).reshape(-1)
+    words = words.view(WORDS[words.element_size()])
+    run = min(RUN, max(words.numel(), 1))
+    odd = torch.arange(1, run + 1, device=words.device) * MULTIPLIER | 1
+    total = torch.zeros((), dtype=torch.int64, device=words.device)
+    for start in range(0, words.numel(), run):
+        part = words[start : start + run].to(torch.int64)
+        total = total * MULTIPLIER + (part * odd[: len(part)]).sum()
+    return int(total.item())

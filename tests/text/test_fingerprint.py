@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import torch
 from dlm_sampling import AutoDenoiser, Denoiser
 from dlm_sampling.engine.request import BlockRequest
 from dlm_sampling.samplers import available
-from dlm_sampling.text.fingerprint import encoding_of, settings, weights_digest
+from dlm_sampling.text import fingerprint
+from dlm_sampling.text.fingerprint import checksum, encoding_of, settings, weights_digest
 from dlm_sampling.text.options import GenerateOptions, LawOptions, prepare
 
 
@@ -59,6 +62,71 @@ def test_other_weights_are_noticed(denoiser: Denoiser) -> None:
     with torch.no_grad():
         next(module.parameters()).mul_(1.001)
     assert weights_digest(denoiser) != before
+
+
+def test_one_bit_of_one_weight_is_noticed(denoiser: Denoiser) -> None:
+    """Also one that the digest of a rollout passes over, which reads some values of each weight."""
+    job = prepare(denoiser, ["a"], OPTIONS)
+    before, sampled, module = settings(job), weights_digest(denoiser), denoiser.module
+    assert module is not None
+    weight = max(module.parameters(), key=lambda weight: weight.numel())
+    bits = weight.detach().view(torch.int32).view(-1)
+    for place in (1, len(bits) - 1):
+        bits[place] ^= 1
+        after = settings(job)
+        assert {key for key in before if before[key] != after[key]} == {"weights"}
+        bits[place] ^= 1
+    assert settings(job) == before
+    bits[1] ^= 1
+    assert weights_digest(denoiser) == sampled, "or this test means nothing"
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float64,
+        torch.float32,
+        torch.bfloat16,
+        torch.float8_e4m3fn,
+        torch.bool,
+        torch.complex64,
+    ],
+)
+def test_checksum_knows_values_and_their_order(dtype: torch.dtype) -> None:
+    values = torch.arange(12).remainder(5).to(dtype)
+    assert checksum(values) == checksum(values.clone()) == checksum(values.reshape(3, 4))
+    for i, j in ((0, 1), (3, 6), (4, 10)):
+        order = list(range(12))
+        order[i], order[j] = j, i
+        moved = torch.stack([values[k] for k in order])
+        assert (checksum(moved) == checksum(values)) == bool(values[i] == values[j])
+    assert checksum(values[:0]) == 0
+
+
+def test_checksum_is_the_sum_of_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "RUN", 4)
+    words = [7, -3, 2**62, 5, -1, 11]
+    m, total = fingerprint.MULTIPLIER, 0
+    for run in (words[:4], words[4:]):
+        total = total * m + sum(w * ((i * m) | 1) for i, w in enumerate(run, start=1))
+    assert (checksum(torch.tensor(words)) - total) % 2**64 == 0
+
+
+def test_a_constant_of_the_config_is_noticed_and_a_copy_is_not(
+    tiny_llada: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_llada, copy)
+
+    def found() -> dict[str, Any]:
+        return settings(prepare(AutoDenoiser.from_pretrained(str(copy)), ["a"], OPTIONS))
+
+    before = settings(prepare(AutoDenoiser.from_pretrained(str(tiny_llada)), ["a"], OPTIONS))
+    assert found() == before
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"rope_theta": 20000.0}))
+    after = found()
+    assert {key for key in before if before[key] != after[key]} == {"config"}
 
 
 def test_how_prompts_are_encoded_is_written_as_plain_values() -> None:
