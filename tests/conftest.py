@@ -89,7 +89,8 @@ class Silence:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The fast subset has the first and the middle case of each test that is not in `slow.txt`.
+    """The fast subset has the first and the middle case of each test that is not in `slow.txt`;
+    tests that fork a process are left out, because the first waits for what is forked.
 
     The longest tests begin first, so that no worker is left with one at the end.  Those that fork a
     process begin the second half, which xdist gives to another worker: one process that imports
@@ -105,7 +106,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         cases[item.nodeid.partition("[")[0]].append(item)
     slow = slow_tests()
     for test, same in cases.items():
-        kept = set[int]() if test in slow else {0, len(same) // 2}
+        left_out = test in slow or "forks" in fixtures_of(same[0])
+        kept = set[int]() if left_out else {0, len(same) // 2}
         for index, item in enumerate(same):
             if index not in kept:
                 item.add_marker(pytest.mark.slow)
