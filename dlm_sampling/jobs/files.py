@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
 from dlm_sampling.errors import UsageError
 from dlm_sampling.viewers.safe_text import json_line
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 Record = dict[str, Any]
 PARTIAL = "partial"
@@ -49,11 +56,29 @@ def publish(folder: Path, name: str, data: bytes) -> None:
 
 
 def append_line(path: Path, value: Record) -> None:
-    """Append a line of JSON in one write, so that lines of several processes stay whole."""
-    with path.open("ab", buffering=0) as file:
+    """Append a line of JSON, whole or not at all, in the place of a line that was cut off.
+
+    Lines of several processes stay whole.
+
+    Raises:
+        OSError: the disk is full or the file read-only; what was there before stays.
+    """
+    data = f"{json_line(value)}\n".encode()
+    with path.open("a+b", buffering=0) as file:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+        before = file.seek(0, os.SEEK_END)
+        if before:
+            file.seek(0)
+            before = file.readall().rfind(b"\n") + 1
+            file.truncate(before)
         try:
-            file.write(f"{json_line(value)}\n".encode())
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
+            with suppress(OSError):  # a device
+                file.truncate(before)
             error.filename = str(path)
             raise
 

@@ -109,6 +109,8 @@ def test_lines_that_were_cut_off_do_not_count(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"a"')
     assert read_lines(path) == [{"a": 1}]
+    append_line(path, {"a": 2})
+    assert read_lines(path) == [{"a": 1}, {"a": 2}]
 
 
 @pytest.mark.parametrize("line", ["{", "3", ""])
@@ -131,3 +133,20 @@ def test_a_full_disk_is_named_by_the_log_too() -> None:
     with pytest.raises(OSError, match="No space left") as caught:
         append_line(Path("/dev/full"), {"a": 1})
     assert caught.value.filename == "/dev/full"
+
+
+def with_a_log_up_to(path: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5,) * 2)
+    with pytest.raises(OSError, match=f"(No space|too large).*{path.name}"):
+        append_line(path, {"event": "row failed", "row": 3})
+
+
+def test_a_full_disk_leaves_no_half_line_in_the_log(tmp_path: Path, forks: Forks) -> None:
+    """The next line would join it, and the job be refused as damaged for good."""
+    path = tmp_path / "events.jsonl"
+    append_line(path, {"a": 1})
+    code, _, err = forks.call(with_a_log_up_to, path).ended()
+    assert code == 0, err.decode()
+    append_line(path, {"a": 2})
+    assert read_lines(path) == [{"a": 1}, {"a": 2}]
