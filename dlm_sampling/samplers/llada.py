@@ -73,7 +73,9 @@ class LLaDA(DelayingSampler[BlockTotal]):
             where = top_k_positions(POSITION_ORDERS[self.order](canvas, rng), eligible, quota)
             return BlockTotal(total), reveal(canvas, where, prediction.draw(where, rng))
         draw = prediction.draw(eligible & (quota > 0).unsqueeze(1), rng)
-        score = self.rank(LAW_ORDERS[self.order].score(draw), draw, eligible)
+        score = LAW_ORDERS[self.order].score(draw)
+        if self.delayed_ids:
+            score = self.rank(score, draw, eligible)
         where = top_k_positions(score, eligible, quota)
         return BlockTotal(total), reveal(canvas, where, draw)
 

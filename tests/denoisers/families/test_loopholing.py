@@ -316,12 +316,13 @@ def test_rows_do_not_depend_on_the_batch_nor_on_padding(
 ) -> None:
     """Ragged rows that end at different times equal single rows, though chains amplify rounding."""
     plan: dict[str, Any] = {"steps": 3, "block_length": 4}
-    wider = run(looped, name, RAGGED[::-1], [4, 3, 2, 1], width=16, **plan)
-    pair = run(looped, name, RAGGED[:2], [1, 2], **plan)
-    for b, row in enumerate(RAGGED):
+    rows = RAGGED[:3]
+    wider = run(looped, name, rows[::-1], [3, 2, 1], width=16, **plan)
+    pair = run(looped, name, rows[:2], [1, 2], **plan)
+    for b, row in enumerate(rows):
         length = len(row[0]) + row[1]
         alone = run(looped, name, [row], [b + 1], **plan)
-        places = [(wider, len(RAGGED) - 1 - b), *([(pair, b)] if b < 2 else [])]
+        places = [(wider, len(rows) - 1 - b), *([(pair, b)] if b < 2 else [])]
         for out, index in places:
             assert int(out.nfe[index]) == int(alone.nfe[0])
             assert int(out.steps[index]) == int(alone.steps[0])
