@@ -107,14 +107,25 @@ def test_the_printed_form_shrinks_where_nothing_is_wrong() -> None:
     assert ours.phi == pytest.approx((1.0,) * 4, abs=0.05)
 
 
-def test_adam_arrives_where_the_closed_form_is() -> None:
+def test_adam_arrives_where_the_closed_form_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rounds have one and the same ratio here, so one round of rows is enough."""
+    collect = learning_run.LearningRun.collect
     base = LearnedTauLeaping(HalfCosine(0.2))
     for divergence in ("squared", "score-entropy"):
         options = {"steps": 2, "teacher_steps": 4, "divergence": divergence, "rows": 4}
         closed = learn(apart(), base, **options)
-        adam = learn(apart(), base, fit="gradient", rounds=80, learning_rate=0.1, **options)
+        collected: list[Any] = []
+
+        def first(self: Any, fit: Any, collected: list[Any] = collected) -> Any:
+            if not collected:
+                collected.append(collect(self, fit))
+            return collected[0]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(learning_run.LearningRun, "collect", first)
+            adam = learn(apart(), base, fit="gradient", rounds=300, learning_rate=0.1, **options)
         assert max(closed.phi) > 1.2
-        assert adam.phi == pytest.approx(closed.phi, rel=0.03)
+        assert adam.phi == pytest.approx(closed.phi, rel=0.001)
 
 
 # What it is good for

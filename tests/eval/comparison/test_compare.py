@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dlm_eval.comparison import figures
 from dlm_eval.comparison.figures import figures_of
 from dlm_eval.comparison.run import Comparison, Measured, run, samples_of
 from dlm_eval.comparison.settings import Law, Setting, check_names, settings_of, sweeps_of
@@ -19,6 +20,7 @@ from dlm_eval.judges.diversity import entropies
 from dlm_eval.judges.mauve import mauve
 from dlm_eval.judges.ngram_texts import NGramTexts
 from dlm_eval.judges.scores import TextScores
+from dlm_eval.report import Plot
 from dlm_eval.report.results import Json
 from dlm_eval.text.score import Protocol
 
@@ -132,6 +134,16 @@ def test_figures_are_those_of_the_samples(whole: tuple[Path, list[Measured]]) ->
     assert len(found.plots) == 3
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots without their pictures, which take seconds; other tests here draw them."""
+
+    def empty(title: str, caption: str, paint: object, **_: object) -> Plot:
+        return Plot(title=title, caption=caption, light="", dark="")
+
+    monkeypatch.setattr(figures, "draw", empty)
+
+
 class CountsKinds:
     """A judge of texts of numbers: one nat for each different token."""
 
@@ -146,6 +158,7 @@ class CountsKinds:
         return TextScores(nll, np.array([len(row) for row in ids]), ids)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_collapsed_entropy_stands_in_the_warnings() -> None:
     """The text that repeats itself has the lower perplexity, and is warned of."""
 
@@ -239,6 +252,7 @@ def test_the_command_writes_the_folder(tmp_path: Path) -> None:
         CliRunner().invoke(app, [*words, "--nfe", "x"], catch_exceptions=False)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_texts_are_judged_beside_references(tmp_path: Path) -> None:
     """Perplexity, entropy and MAUVE are those of the judge called directly on samples.jsonl."""
     from dlm_eval.cli.app import app
