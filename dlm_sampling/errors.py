@@ -98,7 +98,7 @@ SAMPLER_ALIASES: Mapping[str, tuple[str, str]] = {
     "mdlm": ("ancestral", "MDLM's sampler"),
     "origin": ("dream-origin", "Dream's origin"),
     "random": ("llada-random", "LLaDA's random"),
-    "remdm": ("remdm-cap", "ReMDM's remdm-cap"),
+    "remdm": ("remdm-cap", "The paper's ReMDM with its cap"),
     "topk_margin": ("dream-topk-margin", "Dream's topk_margin"),
 }
 """What other libraries call a sampler: foreign name -> (the name here, whose name it is)."""
