@@ -6,6 +6,7 @@ from dlm_sampling.jobs.job import Job, Shard
 from dlm_sampling.jobs.rank import Rank, rank_of
 from dlm_sampling.jobs.runner import JobReport, finish, run_job
 from dlm_sampling.jobs.shard import ShardRunner
+from dlm_sampling.text.fingerprint import contents_digest
 from dlm_sampling.text.generate import generate_parts
 from dlm_sampling.text.options import GenerateOptions, LawOptions, fitting_caches, prepare
 from dlm_sampling.text.prompt_files import PromptSource, read_prompts
@@ -25,6 +26,7 @@ __all__ = [
     "Row",
     "Shard",
     "ShardRunner",
+    "contents_digest",
     "finish",
     "fitting_caches",
     "generate_parts",

@@ -82,7 +82,7 @@ def bound(
     from dlm_eval.likelihood.windows import cut
     from dlm_eval.report import Results, write_folder
     from dlm_sampling import AutoDenoiser
-    from dlm_sampling.jobs import PromptSource, rank_of
+    from dlm_sampling.jobs import PromptSource, contents_digest, rank_of
 
     for option, value, known in (
         ("--protocol", protocol, PROTOCOLS),
@@ -125,7 +125,14 @@ def bound(
     if not windows:
         raise UsageError(f"--data {data}: no window of {chosen.length} tokens; try --length.")
     uniform = denoiser.process.name == "uniform"
-    subject = {"model": model, "revision": revision, "noise": denoiser.process.name, "seed": seed}
+    subject = {
+        "model": model,
+        "revision": revision,
+        "weights": contents_digest(denoiser),
+        "dtype": str(denoiser.dtype),
+        "noise": denoiser.process.name,
+        "seed": seed,
+    }
     try:
         scored = score(
             denoiser, windows, chosen, seed=seed, batch=batch_size, folder=out / JOURNALS,
@@ -165,6 +172,12 @@ def bound(
         warnings.append(f"--scheme {chosen.scheme} is no bound of the likelihood.")
     if uniform and scheme is not None:
         warnings.append("--scheme has no effect on a model of uniform noise.")
+    if cut_short := sum(window.left_out > 0 for window in windows):
+        warnings.append(
+            f"{cut_short} of {len(windows)} pairs are longer than --length {chosen.length}: their "
+            "first tokens are left out, of the context and, where more is too long, of what is "
+            "scored."
+        )
     results = Results(
         command=command_line(context),
         subject={**subject, "nfe": sum(value.nfe for value in scored)},
@@ -179,6 +192,8 @@ def bound(
         warnings=tuple(warnings),
     )
     write_folder(out, results, samples)
+    for warning in warnings:
+        typer.echo(f"Warning: {warning}", err=True)
     for metric in figures[:3]:
         error = "" if metric.error is None else f" ± {metric.error:.4f}"
         typer.echo(f"{metric.name}: at most {metric.value:.4f}{error} {metric.unit}".rstrip())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,6 +71,7 @@ def tasks(
     from dlm_eval.report.intervals import wilson_note
     from dlm_eval.tasks.harness import DiffusionLM
     from dlm_eval.tasks.local.rules import DATA
+    from dlm_eval.text.read import digest
 
     given: dict[str, Any] = {}
     for text in settings or []:
@@ -144,9 +146,19 @@ def tasks(
         for name, rows in found["samples"].items()
         for sample in rows
     ]
+    documents = [
+        json.dumps(sample["doc"], sort_keys=True, default=str)
+        for rows in found["samples"].values()
+        for sample in rows
+    ]
     results = Results(
         command=command_line(context),
-        subject={"model": model, "seed": seed, **language_model.settings},
+        subject={
+            "model": model,
+            **language_model.weights,
+            "seed": seed,
+            **language_model.settings,
+        },
         protocol={
             "harness": lm_eval.__version__,
             "tasks": names,
@@ -154,6 +166,9 @@ def tasks(
             "limit": limit,
             "versions": {name: str(v) for name, v in found["versions"].items()},
             "max_new_tokens": language_model.max_new_tokens,
+            "bound": asdict(language_model.protocol),
+            "greedy": language_model.greedy,
+            "documents": digest(documents),
         },
         metrics=tuple(figures),
     )

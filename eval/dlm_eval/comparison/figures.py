@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from dlm_eval.report import Metric, Plot, draw
 from dlm_eval.report.intervals import mean_and_error, variance, wilson_note
 from dlm_eval.text.score import (
     Protocol,
+    collapse_warning,
     few_for_mauve,
     figures,
     mauve_metric,
@@ -99,7 +100,8 @@ def figures_of(task: Task, measured: Sequence[Measured], protocol: Protocol | No
     accurate = any(metric.name == "accuracy" for metric in metrics)
     if accurate:
         metrics += _aup(points, len(measured[0].rows))
-    warnings = [*_refused(measured), *_unbound(points), *_collapsed(metrics)]
+    of_people = None if references is None else references.scores
+    warnings = [*_refused(measured), *_unbound(points), *_collapsed(metrics, scores, of_people)]
     warnings += few_for_mauve(min([m.n for m in metrics if m.name == "MAUVE"], default=5000))
     if protocol is None and not accurate:
         warnings.append("No judge read the texts: entropy alone says nothing of their quality.")
@@ -229,11 +231,21 @@ def _unbound(points: Sequence[Point]) -> list[str]:
     return found
 
 
-def _collapsed(metrics: Sequence[Metric]) -> list[str]:
+def _collapsed(
+    metrics: Sequence[Metric], scores: Mapping[str, TextScores], references: TextScores | None
+) -> list[str]:
+    """Return a warning for every setting whose entropy has collapsed.
+
+    Against references, over as many tokens of both, as `eval text` does; without them against the
+    most varied setting.
+    """
+    if references is not None:
+        found = {name: collapse_warning(one.ids, references.ids) for name, one in scores.items()}
+        return [f"{name}: {text}" for name, text in found.items() if text is not None]
     entropies = {m.group: m.value for m in metrics if m.name == "unigram entropy"}
     if not entropies:
         return []
-    most = REFERENCES if REFERENCES in entropies else max(entropies, key=entropies.__getitem__)
+    most = max(entropies, key=entropies.__getitem__)
     return [
         f"{group}: the entropy has collapsed to {value:.2f} nats, where {most} has "
         f"{entropies[most]:.2f}. The texts repeat themselves; their perplexity says nothing."

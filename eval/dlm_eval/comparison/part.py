@@ -16,7 +16,7 @@ from dlm_eval.report.results import Json
 from dlm_eval.text.judging import JudgeOptions, load_judgement
 from dlm_sampling import AutoDenoiser, Denoiser
 from dlm_sampling.errors import UsageError
-from dlm_sampling.jobs import Rank
+from dlm_sampling.jobs import Rank, contents_digest
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class Part:
         )
         facts: Mapping[str, Json] = {
             "subject": self.subject(denoiser),
+            "weights": contents_digest(denoiser),
             "task": task.facts(),
             "batch": self.batch_rows,
         }

@@ -25,7 +25,7 @@ from dlm_eval.judges.scores import TextScores
 from dlm_eval.report.results import Json
 from dlm_eval.text.score import columns_of
 from dlm_sampling import Denoiser, StepEvent, generate
-from dlm_sampling.jobs import Rank
+from dlm_sampling.jobs import Rank, out_of_memory
 
 JOURNALS = "journal"
 
@@ -177,8 +177,8 @@ def _rows(comparison: Comparison, setting: Setting, first: int, last: int) -> li
             **setting.law.arguments(), callback=hear, progress=False,
             seed=list(range(comparison.seed + first, comparison.seed + last)),
         )  # fmt: skip
-    except (torch.OutOfMemoryError, MemoryError):
-        if last - first == 1:
+    except (RuntimeError, MemoryError) as error:
+        if last - first == 1 or not out_of_memory(error):
             raise
         middle = (first + last) // 2
         halves = ((first, middle), (middle, last))

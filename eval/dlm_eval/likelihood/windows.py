@@ -19,12 +19,14 @@ class Window:
         ids: the tokens.
         scored: [begin, end) of the tokens whose likelihood is bounded.
         characters: length of their text; of a part of a document its share of it.
+        left_out: first tokens of a pair that did not fit.
     """
 
     document: int
     ids: tuple[int, ...]
     scored: tuple[int, int]
     characters: float
+    left_out: int = 0
 
     @property
     def tokens(self) -> int:
@@ -79,13 +81,17 @@ def _closed(tokenizer: Any, document: Document, protocol: Protocol) -> list[int]
 def _pair(index: int, document: Document, tokenizer: Any, protocol: Protocol) -> Window:
     assert document.prompt is not None
     prompt, answer = encode_pair(tokenizer, document.prompt, document.text)
-    ids = [*prompt, *answer][-protocol.length :]
+    whole = [*prompt, *answer]
+    ids = whole[-protocol.length :]
     border = max(len(ids) - len(answer), 0)
     scored = {"answer": (border, len(ids)), "prompt": (0, border), "both": (0, len(ids))}
     characters = {"answer": len(document.text), "prompt": len(document.prompt)}
     characters["both"] = sum(characters.values())
+    tokens = {"answer": len(answer), "prompt": len(prompt), "both": len(whole)}
     part = protocol.score
-    return Window(index, tuple(ids), scored[part], characters[part])
+    begin, end = scored[part]
+    share = characters[part] * (end - begin) / max(tokens[part], 1)
+    return Window(index, tuple(ids), (begin, end), share, len(whole) - len(ids))
 
 
 def _packed(documents: Sequence[Document], tokenizer: Any, protocol: Protocol) -> list[Window]:

@@ -37,6 +37,7 @@ from dlm_eval.likelihood.windows import cut, encode, encode_pair
 from dlm_eval.tasks.answers import Answers
 from dlm_sampling import AutoDenoiser, Denoiser, generate
 from dlm_sampling.cli import end
+from dlm_sampling.jobs import contents_digest
 from dlm_sampling.ops import row_seeds
 
 NEW_TOKENS = 256
@@ -132,7 +133,12 @@ class DiffusionLM(TemplateLM):
             "temperature": temperature,
             "top_p": top_p,
         }
-        facts = {**self.get_model_info(), "revision": revision, "greedy": greedy}
+        self.weights: dict[str, Any] = {
+            "revision": revision,
+            "weights": contents_digest(self.denoiser),
+            "dtype": str(self.denoiser.dtype),
+        }
+        facts = {**self.get_model_info(), **self.weights, "greedy": greedy}
         facts["model"] = pretrained if isinstance(pretrained, str) else "a denoiser"
         self._answers = Answers(None if journal is None else Journal(Path(journal), facts))
 

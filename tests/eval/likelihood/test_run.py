@@ -49,6 +49,20 @@ def test_windows_cover_every_token_once() -> None:
     assert encode_pair(Letters(), "ab ", "cd") == ([0, 1], [2, 3])
 
 
+def test_a_pair_that_does_not_fit_counts_the_characters_that_are_scored() -> None:
+    """Else its bits per character would be too few, and no bound."""
+    pair = [Document("1", "abcdabcd", prompt="cd")]
+    short = cut(pair, Letters(), Protocol(length=4))[0]
+    assert (short.ids, short.scored, short.characters) == ((0, 1, 2, 3), (0, 4), 4.0)
+    assert short.left_out == 6
+    both = cut(pair, Letters(), Protocol(length=5, score="both"))[0]
+    assert (both.scored, both.characters, both.left_out) == ((0, 5), 5.0, 5)
+    prompt = cut(pair, Letters(), Protocol(length=9, score="prompt"))[0]
+    assert (prompt.scored, prompt.characters, prompt.left_out) == ((0, 1), 1.0, 1)
+    whole = cut(pair, Letters(), Protocol(length=10))[0]
+    assert (whole.characters, whole.left_out) == (8.0, 0)
+
+
 def test_the_scores_are_those_of_elbo_and_a_killed_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,18 @@ def test_programs_that_never_end_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not rules.passes("while True: pass")
 
 
+def test_a_program_that_leaves_before_its_tests_does_not_pass() -> None:
+    doc: dict[str, Any] = rules.load("humaneval.jsonl.gz")["test"][0]
+    assert rules.humaneval(doc, ["    exit()\n"]) == {"pass@1": 0.0}
+    assert rules.humaneval(doc, ["    import os; os._exit(0)\n"]) == {"pass@1": 0.0}
+    asked: dict[str, Any] = {"test_imports": [], "test_list": ["assert f(1) == 2"]}
+    for end in ("sys.exit(0)", "os._exit(0)", "raise SystemExit"):
+        code = f"import os, sys\ndef f(x):\n    return 0\n{end}\n"
+        assert rules.mbpp(asked, [code]) == {"pass@1": 0.0}
+    assert rules.mbpp(asked, ["def f(x):\n    return 2"]) == {"pass@1": 1.0}
+    assert rules.passes("print('done')") and not rules.passes("1 / 0")
+
+
 def test_the_data_is_whole() -> None:
     found = {path.name: len(rules._rows(path)) for path in rules.DATA.glob("*.gz")}
     assert found == {

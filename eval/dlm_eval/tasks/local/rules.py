@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -100,7 +101,13 @@ def mbpp(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
 
 
 def passes(program: str) -> bool:
-    """Run a program of untrusted origin in a process of its own; it passes if it ends well."""
+    """Run a program of untrusted origin in a process of its own; it passes if its end is reached.
+
+    A program that leaves before its tests ends well too, so that its last line says a word that it
+    cannot know.
+    """
+    word = secrets.token_hex(16)
+    program = f"{program}\nprint({word!r})\n"
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(
@@ -113,4 +120,4 @@ def passes(program: str) -> bool:
             )
         except (subprocess.TimeoutExpired, ValueError):
             return False
-    return done.returncode == 0
+    return done.returncode == 0 and done.stdout.rstrip().endswith(word.encode())
