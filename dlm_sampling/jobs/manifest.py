@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -109,8 +109,21 @@ def compare(old: dict[str, Any], new: dict[str, Any], place: Path) -> None:
             place, json_line(old.get(MADE_WITH)), json_line(new.get(MADE_WITH)),
         )  # fmt: skip
     if differing:
-        changes = "; ".join(f"{k}={old.get(k)}, now {new.get(k)}" for k in differing)
+        pairs = [pair for k in differing for pair in _flat(k, old.get(k), new.get(k))]
+        changes = "; ".join(f"{k}={before}, now {now}" for k, before, now in pairs)
         raise JobMismatchError(
             f"{place} holds a job with {changes}. Give the same options to go on, or choose "
             "another --output."
         )
+
+
+def _flat(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """Return what differs of two values, by the names of their parts: blocks.steps."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [(name, old, new)]
+    before, now = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
+    return [
+        (f"{name}.{key}", before.get(key), now.get(key))
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def settings(job: Job) -> dict[str, Any]:
         **({} if exact else {"cache": repr(policy_of(cache))}),
         "sampler": repr(request.sampler),
         "law": repr(request.law),
-        "blocks": repr(request.blocks),
+        "blocks": asdict(request.blocks),
         "guidance_scale": request.guidance_scale,
         "eos": job.eos,
         "stop_token_ids": list(request.stop_token_ids),

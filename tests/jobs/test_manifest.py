@@ -58,6 +58,13 @@ def test_options_that_come_or_go_are_told(old: dict[str, int], new: dict[str, in
         compare(old, new, Path("out"))
 
 
+def test_of_options_with_parts_the_part_is_told() -> None:
+    old = {"blocks": {"length": 4, "steps": None}}
+    new = {"blocks": {"length": 4, "steps": 9}}
+    with pytest.raises(JobMismatchError, match=r"with blocks\.steps=None, now 9\. Give"):
+        compare(old, new, Path("out"))
+
+
 def manifest(job: Job, denoiser: Denoiser) -> dict[str, object]:
     return manifest_of(job, prepare_items(denoiser, job.items, job.options))
 
