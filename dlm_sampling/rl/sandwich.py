@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dlm_sampling.errors import check_real
+
 
 def spg_loss(lower: Tensor, upper: Tensor, advantages: Tensor, *, mix: float = 0.5) -> Tensor:
     """Return the loss, a scalar.
@@ -22,6 +24,7 @@ def spg_loss(lower: Tensor, upper: Tensor, advantages: Tensor, *, mix: float = 0
         mix: w, in [0, 1]; 1 takes the upper bound alone, whose gradient is noisier.
 
     Raises:
+        TypeError: mix is no number.
         ValueError: shapes differ, or mix is out of range.
     """
     if not lower.shape == upper.shape == advantages.shape or lower.ndim != 1:
@@ -29,6 +32,7 @@ def spg_loss(lower: Tensor, upper: Tensor, advantages: Tensor, *, mix: float = 0
             f"lower, upper and advantages have shapes {tuple(lower.shape)}, {tuple(upper.shape)} "
             f"and {tuple(advantages.shape)}: must be [B]."
         )
+    check_real("mix", mix)
     if not 0.0 <= mix <= 1.0:
         raise ValueError(f"mix={mix}: must be in [0, 1].")
     bad = mix * upper + (1.0 - mix) * lower

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dlm_sampling.errors import check_whole
+
 
 def wd1_loss(logprob: Tensor, advantages: Tensor, group: int) -> Tensor:
     """Return the loss, a scalar: the mean over groups.
@@ -23,12 +25,14 @@ def wd1_loss(logprob: Tensor, advantages: Tensor, group: int) -> Tensor:
         group: G, rows per prompt.
 
     Raises:
+        TypeError: group is no whole number.
         ValueError: shapes differ, B is no multiple of G, or G < 2.
     """
     if logprob.ndim != 1 or logprob.shape != advantages.shape:
         raise ValueError(
             f"logprob {tuple(logprob.shape)} and advantages {tuple(advantages.shape)}: must be [B]."
         )
+    check_whole("group", group)
     if group < 2 or len(advantages) % group:
         raise ValueError(
             f"group={group}: must be at least 2 and divide the {len(advantages)} rows."

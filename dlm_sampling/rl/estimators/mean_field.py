@@ -43,6 +43,7 @@ def mean_field_logprob(
         batch_size: canvases per forward pass; default B.
 
     Raises:
+        TypeError: prompt_masking is no number.
         ValueError: see `elbo`; prompt_masking outside of [0, 1].
     """
     check_real("prompt_masking", prompt_masking)

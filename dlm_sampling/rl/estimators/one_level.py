@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.errors import check_real, check_whole
 from dlm_sampling.rl.estimators.answers import Answers
 
 
@@ -28,8 +29,12 @@ def level_of_iteration(iteration: int, iterations: int, start: float) -> float:
         start: the level of iteration 0, uniform on [0, 1), drawn anew for each batch.
 
     Raises:
+        TypeError: an argument is no number, or no whole one.
         ValueError: an argument is out of range.
     """
+    check_whole("iteration", iteration)
+    check_whole("iterations", iterations)
+    check_real("start", start)
     if not 0 <= iteration < iterations:
         raise ValueError(f"iteration={iteration}: must be 0 to {iterations - 1} (iterations - 1).")
     if not 0.0 <= start < 1.0:
@@ -60,8 +65,10 @@ def one_level_logprob(
         batch_size: canvases per forward pass; default B.
 
     Raises:
+        TypeError: level is no number.
         ValueError: see `elbo`; level outside of [0, 1].
     """
+    check_real("level", level)
     if not 0.0 <= level <= 1.0:
         raise ValueError(f"level={level}: must be in [0, 1].")
     answers = Answers.of(denoiser, tokens, editable, attention_mask, seed, batch_size)

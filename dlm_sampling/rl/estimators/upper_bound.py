@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.errors import check_real
+from dlm_sampling.errors import check_real, check_whole
 from dlm_sampling.likelihood.elbo import DEFAULT_MASKS
 from dlm_sampling.likelihood.mask_plans import MaskPlan, count
 from dlm_sampling.rl.estimators.answers import Answers
@@ -60,11 +60,13 @@ def upper_bound(
         batch_size: canvases per forward pass; default B.
 
     Raises:
+        TypeError: beta is no number, or n no whole one.
         ValueError: see `elbo`; beta < 1, or n < 1.
     """
     check_real("beta", beta)
     if not beta >= 1.0:
         raise ValueError(f"beta={beta}: must be at least 1; the paper takes {BETA}.")
+    check_whole("n", n)
     if n < 1:
         raise ValueError(f"n={n}: must be at least 1.")
     answers = Answers.of(denoiser, tokens, editable, attention_mask, seed, batch_size)

@@ -19,7 +19,9 @@ from dlm_sampling.rl import (
     level_of_iteration,
     mean_field_logprob,
     one_level_logprob,
+    spg_loss,
     upper_bound,
+    wd1_loss,
 )
 from dlm_sampling.testing import all_states
 from tests.samplers.small import LENGTH, SYMBOLS, small_toy
@@ -103,6 +105,21 @@ def test_levels_are_spread_over_the_iterations() -> None:
     for bad in ((4, 4, 0.5), (-1, 4, 0.5), (0, 4, 1.0)):
         with pytest.raises(ValueError, match="must be"):
             level_of_iteration(*bad)
+
+
+def test_types_are_checked_before_ranges() -> None:
+    with pytest.raises(TypeError, match="level"):
+        one_level_logprob(small_toy(), TEXTS, editable=ALL, level="x", seed=0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"n is a float|n="):
+        upper_bound(small_toy(), TEXTS, editable=ALL, n=2.0, seed=0)  # type: ignore[arg-type]
+    for bad in ((0.5, 4, 0.5), (0, "4", 0.5), (0, 4, "0.5")):
+        with pytest.raises(TypeError, match=r"iteration|start"):
+            level_of_iteration(*bad)  # type: ignore[arg-type]
+    one = torch.zeros(2)
+    with pytest.raises(TypeError, match="mix"):
+        spg_loss(one, one, one, mix="x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="group"):
+        wd1_loss(one, one, 2.0)  # type: ignore[arg-type]
 
 
 def likelihood(toy: Denoiser, text: Tensor) -> float:
@@ -225,7 +242,9 @@ def test_gradients_are_those_of_finite_differences(name: str) -> None:
         ("mean_field", {"prompt_masking": 1.5}, "prompt_masking=1.5"),
         ("mean_field", {"prompt_masking": "x"}, "prompt_masking"),
         ("coupled", {"levels": (0.0, 0.5)}, r"levels=\(0.0, 0.5\)"),
+        ("coupled", {"levels": ("a", 0.5)}, r"levels\[0\]"),
         ("upper_bound", {"beta": 0.5}, "beta=0.5"),
+        ("upper_bound", {"beta": "x"}, "beta"),
         ("upper_bound", {"masks": None, "batch_size": 0}, "batch_size=0"),
     ],
 )
