@@ -311,7 +311,7 @@ def test_a_finished_block_is_stored_once_for_all_copies_of_its_row(guidance: flo
 def test_columns_that_predict_the_query_are_computed_and_kept() -> None:
     """With a shift of 1 column i needs the state of the real column before it."""
     query = torch.tensor([[0, 0, 0, 1, 1, 0], [0, 0, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0]]).bool()
-    write = query & torch.tensor([1, 1, 1, 1, 0, 1]).bool()
+    write = query & torch.tensor([1, 1, 1, 0, 1, 1]).bool()  # column 3 is a source, and not kept
     real = torch.tensor([[1] * 6, [0, 0, 1, 1, 0, 1], [1] * 6]).bool()
     plan = Plan(query, real, write, torch.zeros(3, dtype=torch.bool))
     for attention in (None, real):

@@ -224,3 +224,16 @@ def test_errors_name_the_field_and_what_is_allowed() -> None:
         DiffusionGemma(gamma=-1.0)
     with pytest.raises(ValueError, match="max_steps=0"):
         DiffusionGemma(max_steps=0)
+
+
+def test_a_position_stays_unknown_until_its_row_is_over() -> None:
+    tokens = torch.tensor([[0, 1], [2, 2]])
+    net = wrap(toy, vocab_size=VOCAB, mask_token_id=None)
+    canvas, rule = canvas_of(tokens, torch.tensor([[True, True], [True, False]])), DiffusionGemma()
+    predict = Predictor.alone(net, TokenLaw(), torch.ones(2, LENGTH).bool())
+    rng = ops.Rng.from_seeds([1, 2])
+    for last in ([False, False], [True, False], [False, True]):
+        clock = Clock(torch.tensor(last).long() * 4, torch.tensor([5, 5]))
+        _, done = rule.step(rule.init(canvas), canvas, clock, predict, rng)
+        open_ = ~torch.tensor(last).unsqueeze(1) & canvas.unknown
+        assert torch.equal(done.unknown, open_)

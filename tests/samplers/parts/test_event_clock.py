@@ -44,6 +44,17 @@ def test_masks_are_sampled_exactly_with_one_pass_per_token(sampler: Any) -> None
     assert int(out.nfe.max()) == 3
 
 
+@pytest.mark.parametrize("sampler", [Uniformization(), Gillespie(schedule=HalfCosine(0.01))])
+@pytest.mark.parametrize("block", [None, 2])
+def test_a_block_on_masks_ends_with_its_last_token(sampler: Any, block: int | None) -> None:
+    """No step is taken for events that could change nothing more."""
+    tokens = torch.zeros(20, 4, dtype=torch.int64)
+    seeds = ops.row_seeds(4, 20)
+    toy = EnumerableDenoiser(joint(4))
+    out = sample(toy, sampler, tokens, tokens == 0, seeds=seeds, block_length=block)
+    assert out.steps.tolist() == out.nfe.tolist() == [4] * 20
+
+
 @pytest.mark.parametrize("kind", ["posterior", "leave_one_out", "log_score"])
 def test_uniform_noise_is_reversed_exactly(kind: PredictionKind) -> None:
     """From a law of x_1 that is uniform up to alpha(1) = 1e-3, to the data law."""

@@ -27,6 +27,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "LLaDA.init: torch.zeros_like(canvas.start) -> torch.ones_like(canvas.start)": "positions "
         "are counted in the first step of a block, before the number is read",
     },
+    "dlm_sampling/samplers/pc_linear.py": {
+        "_nearness: 1 -> 0 (number 3)": "a row without an editable column writes nothing, whatever "
+        "its score",
+    },
     "dlm_sampling/samplers/parts/grid.py": {
         "GridSampler.move: canvas.editable & ~ending -> canvas.editable": "draws of rows that end "
         "are replaced by those that remove the noise",
