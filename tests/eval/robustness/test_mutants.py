@@ -79,7 +79,10 @@ def test_a_mutant_changes_one_expression() -> None:
 
 TESTS = """
 import functools
+import gc
 import toy
+
+gc.freeze()  # as the suite's conftest does
 
 @functools.cache
 def spun():

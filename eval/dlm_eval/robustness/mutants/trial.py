@@ -139,6 +139,7 @@ class Loop:
         if not items or first_failed(items) is not None:
             self.problem = f"its {len(items)} tests fail without a fault"
             return True
+        gc.unfreeze()  # the suite freezes what it collected, and frozen objects are not listed
         forget()
         limit = self.floor + math.ceil(4 * (time.process_time() - used))
         items.sort(key=lambda item: self.durations[item.nodeid])
@@ -170,6 +171,9 @@ class Loop:
         for mutant in self.mutants:
             with tempfile.NamedTemporaryFile("r") as killer:
                 verdicts.append(trial(mutant, killer))
+        if self.mutants and set(verdicts) == {"invalid"}:
+            self.problem = "none of its functions was found in memory"
+            return True
         # the tests that killed must pass in a fork without a fault, or the fork killed
         control = [items[number] for number in sorted(killers)]
         if in_child(lambda: first_failed(control) is None, limit) != "survived":
