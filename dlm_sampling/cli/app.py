@@ -113,6 +113,21 @@ def generate(
     min_p: Annotated[
         float | None, typer.Option(help="Keep tokens above this fraction of the largest.")
     ] = None,
+    typical_p: Annotated[
+        float | None, typer.Option(help="Keep the most typical tokens of this mass.")
+    ] = None,
+    eta_cutoff: Annotated[
+        float | None, typer.Option(help="Keep tokens above a bound that falls with the entropy.")
+    ] = None,
+    top_n_sigma: Annotated[
+        float | None, typer.Option(help="Keep logits within n deviations of the largest.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Divide the logits of tokens of the row; 1 is none.")
+    ] = None,
+    presence_penalty: Annotated[
+        float | None, typer.Option(help="Subtract from the logits of written tokens; 0 is none.")
+    ] = None,
     guidance_scale: Annotated[
         float, typer.Option(help="Classifier-free guidance; 0 is none.")
     ] = 0.0,
@@ -263,7 +278,17 @@ def generate(
             max_new_tokens=max_new_tokens,
             blocks=BlockRequest(block_length, steps),
             seed=seed,
-            law=LawOptions(temperature, top_k, top_p, min_p),
+            law=LawOptions(
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+                typical_p=typical_p,
+                eta_cutoff=eta_cutoff,
+                top_n_sigma=top_n_sigma,
+                repetition_penalty=repetition_penalty,
+                presence_penalty=presence_penalty,
+            ),
             guidance_scale=guidance_scale,
             num_return_sequences=samples,
             eos=cast("Eos", eos),  # `prepare` checks it

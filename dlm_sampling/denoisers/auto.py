@@ -54,13 +54,18 @@ REMOTE_OPTIONS = frozenset({"shifted", "honours_padding", "max_length"})
 DEFAULTS: dict[str, Kind] = {
     "block_length": SIZE,
     "crossing": TEXT,
+    "eta_cutoff": NUMBER,
     "min_p": NUMBER,
     "notes": TEXT,
+    "presence_penalty": NUMBER,
+    "repetition_penalty": NUMBER,
     "sampler": TEXT,
     "sampler_options": SECTION,
     "temperature": NUMBER,
     "top_k": COUNT,
+    "top_n_sigma": NUMBER,
     "top_p": NUMBER,
+    "typical_p": NUMBER,
 }
 """Kinds of the values of sampler_config.json."""
 ALIASES = {

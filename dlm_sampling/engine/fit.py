@@ -7,7 +7,7 @@ from typing import Any
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.samplers.contract import check_answer
 from dlm_sampling.samplers.registry import available
-from dlm_sampling.types import Process, Sampler
+from dlm_sampling.types import Process, Sampler, TokenLaw
 
 
 def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) -> Process:
@@ -35,3 +35,27 @@ def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) 
             "prompt, and this denoiser has no mask id; use 0."
         )
     return process
+
+
+def check_law(denoiser: Denoiser, law: TokenLaw) -> None:
+    """Check that a token law can be applied to the predictions of a denoiser.
+
+    Raises:
+        ValueError: it penalises tokens of a canvas of noise, or changes the logits of a network of
+            scores.
+    """
+    penalties = {
+        "repetition_penalty": (law.repetition_penalty, 1.0),
+        "presence_penalty": (law.presence_penalty, 0.0),
+    }
+    for name, (value, none) in penalties.items():
+        if value != none and denoiser.process.mask_token_id is None:
+            raise ValueError(
+                f"{name}={value}: under {denoiser.process.name} noise the canvas holds noise, "
+                f"which would be penalised like text; use {none:g}, or a denoiser of masks."
+            )
+    if law.logits_processor is not None and denoiser.kind == "log_score":
+        raise ValueError(
+            f"logits_processor: this denoiser ({denoiser.family}) predicts ratios of probabilities "
+            "and no logits of tokens; leave it out, or use a denoiser that predicts tokens."
+        )

@@ -115,7 +115,7 @@ def check_device(device: torch.device, law: TokenLaw) -> None:
     """Check that the device can record a step.
 
     Raises:
-        ValueError: the device is not a GPU.
+        ValueError: the device is not a GPU, or the law has rules without a kernel.
         RuntimeError: the law has filters and the Triton kernels cannot run; the torch filters
             synchronise with the host.
     """
@@ -123,6 +123,11 @@ def check_device(device: torch.device, law: TokenLaw) -> None:
         raise ValueError(
             f"cuda_graph=True: the denoiser is on {device.type}; move it to a GPU "
             "(device_map='cuda', or --device cuda), or leave cuda_graph out."
+        )
+    if law.reshapes or law.reads_canvas:
+        raise ValueError(
+            "cuda_graph=True: typical_p, eta_cutoff, top_n_sigma, penalties and logits_processor "
+            "have no kernel, and torch's way of them waits for the device; leave one out."
         )
     problem = ops.why_no_kernels(device) if law.filters else None
     if problem is not None:

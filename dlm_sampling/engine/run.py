@@ -19,7 +19,7 @@ from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan
 from dlm_sampling.engine.caching import cached_passes, choose_cache, meter_of, with_cache
-from dlm_sampling.engine.fit import check_fit
+from dlm_sampling.engine.fit import check_fit, check_law
 from dlm_sampling.engine.request import Canvases, IsComplete, Request
 from dlm_sampling.engine.state import BlockWindow, RunState
 from dlm_sampling.prediction.audit import Meter
@@ -104,6 +104,7 @@ class Run:
         sampler, device = request.sampler, canvases.tokens.device
         process = check_fit(denoiser, sampler, request.guidance_scale)
         law = sampler.law if request.law is None else request.law
+        check_law(denoiser, law)
         model = RunModel(
             denoiser,
             full_law(law, denoiser, suppress_mask=request.suppress_mask),
@@ -133,6 +134,11 @@ class Run:
             cache=cache,
             meter=meter_of(cache, request.cache_audit),
         )
+
+    @property
+    def splits_rows(self) -> bool:
+        """Return whether passes are told which tokens the run does not write."""
+        return self.request.guidance_scale != 0.0 or self.model.law.presence_penalty != 0.0
 
     def begin(self, canvases: Canvases) -> RunState:
         """Return the state of all batch rows before the first step, noise at editable positions."""
@@ -204,7 +210,7 @@ class Run:
         rows = PassRows(
             index=state.rows,
             attention=state.attention if padded else None,
-            given=~state.editable if self.request.guidance_scale != 0.0 else None,
+            given=~state.editable if self.splits_rows else None,
             horizon=state.window.stop if self.request.blocks.causal else None,
             columns=self.columns(state),
             beside=self.beside(state),

@@ -138,7 +138,7 @@ def replay(
                 )
             rollout = run if isinstance(run, Rollout) else Rollout.of_trajectory(header)
             return _retaken(denoiser, rollout, chosen, guidance, shrink, batch_size)
-        scorer = Scorer(denoiser, chosen, guidance, None if guidance == 0.0 else ~header.editable)
+        scorer = Scorer(denoiser, chosen, guidance, ~header.editable)
         views = _views(denoiser, header, events, shrink, window)
         return _gather(scorer, views, header.initial.shape, batch_size)
 

@@ -46,7 +46,8 @@ class Scorer:
         denoiser: predicts the clean tokens.
         law: None for the model's own law, else a law with temperature and filters.
         guidance_scale: w of classifier-free guidance; 0 is none.
-        given: bool [B, L], tokens of the batch that its unconditional pass does not see.
+        given: bool [B, L], tokens of the batch that the run did not write, for guidance and for the
+            presence penalty.
 
     Raises:
         ValueError: the denoiser carries a state from pass to pass, or is step-conditioned.

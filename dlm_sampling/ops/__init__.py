@@ -14,12 +14,14 @@ from dlm_sampling.ops.positions import (
     threshold_positions,
     top_k_positions,
 )
+from dlm_sampling.ops.reshape import Adjust
 from dlm_sampling.ops.sources import LogitRows, Source, head_rows
 from dlm_sampling.ops.vocabulary import TILE
 
 __all__ = [
     "RANDOM_STREAM",
     "TILE",
+    "Adjust",
     "Guided",
     "LogitRows",
     "Pair",

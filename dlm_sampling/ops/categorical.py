@@ -22,6 +22,7 @@ from dlm_sampling.ops.combined import Pair
 from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.laws import Reading, refuse_lawless, run_at
 from dlm_sampling.ops.philox import Stream, lane_exponentials
+from dlm_sampling.ops.reshape import Adjust, reshaped_logits
 from dlm_sampling.ops.scratch import Scratch, scratch_for
 from dlm_sampling.ops.sources import Block, LogitRows, Source, blocks, shape_of
 from dlm_sampling.ops.temperature import (
@@ -51,6 +52,7 @@ def draw(
     rows: Tensor | None = None,
     check: bool = True,
     temperatures: Tensor | None = None,
+    adjust: Adjust | None = None,
 ) -> DrawRecord:
     """Draw one token per row and return it with the statistics of its law.
 
@@ -59,7 +61,7 @@ def draw(
         keys: int64 [R], the seed of the row that each draw belongs to.
         positions: int64 [R], relative to the row's own position 0.
         steps: int64 [R].
-        law: temperature, filters and suppressed ids.
+        law: temperature, filters and suppressed ids; its penalties read a canvas: see `adjust`.
         sub: index of the draw within the step; an int64 tensor [] stays on the device.
         statistics: "model": of softmax(logits) without the suppressed ids; "law": of the law that
             is sampled (at temperature 0, of the filtered law at temperature 1).
@@ -67,6 +69,8 @@ def draw(
             an entry may be -1: the place is passed over, and its record means nothing.
         check: refuse rows that define no law.
         temperatures: float [R], one per row drawn, instead of the law's; 0 is argmax.
+        adjust: changes the logits that tokens are drawn from, and not those of the statistics of
+            the model; None for no change.
 
     Returns:
         A `DrawRecord` of tensors [R]; float64 for float64 logits, else float32.
@@ -83,7 +87,8 @@ def draw(
     if temperatures is not None and temperatures.shape != wanted:
         _refuse_shape(wanted, temperatures=temperatures)
     check = check and sync_allowed()
-    fused = kernel("draw", keys, dtype=plain.dtype, vocab=vocab)
+    tabled = adjust is not None or law.reshapes
+    fused = None if tabled else kernel("draw", keys, dtype=plain.dtype, vocab=vocab)
     with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
         if fused is not None:
             record = fused(
@@ -94,6 +99,8 @@ def draw(
         plan = _Plan(
             allowed=allowed_ids(vocab, tuple(law.suppressed), keys.device),
             filters=law if law.filters else None,
+            law=law,
+            adjust=adjust,
             temperature=law.temperature if temperatures is None else temperatures,
             statistics=statistics,
             keys=keys,
@@ -105,7 +112,8 @@ def draw(
         )
         table = source if isinstance(source, Tensor | LogitRows) else source.rows()
         index = rows if rows is None or check else rows.clamp_min(0)
-        parts = [_draw_block(block, plan) for block in blocks(table, index)]
+        drawn = _draw_reshaped if tabled else _draw_block
+        parts = [drawn(block, plan) for block in blocks(table, index)]
     if not parts:
         return _empty(plain)
     token, numbers = parts[0]
@@ -119,6 +127,8 @@ class _Plan(NamedTuple):
 
     allowed: AllowedIds
     filters: TokenLaw | None
+    law: TokenLaw
+    adjust: Adjust | None
     temperature: Temperature
     statistics: Statistics
     keys: Tensor  # int64 [R]; with the next three: which random numbers are used
@@ -156,34 +166,55 @@ def _draw_block(block: Block, plan: _Plan) -> tuple[Tensor, Tensor]:
     found = read_tiles(block, plan.allowed, shown, shown if argmax is True else drawn, plan.scratch)
     if plan.check:
         refuse_lawless(found.peak, block.span.start)
-    peak, log_total = found.peak.double(), found.shown.total.log()
+    peak = found.peak.double()
     token, logit = found.best, peak
     if argmax is not True:
         token, logit = race(block, plan.allowed, found, drawn.temperature, plan.clocks(block))
     if isinstance(argmax, Tensor):
         token, logit = torch.where(argmax, found.best, token), torch.where(argmax, peak, logit)
-    confidence = (logit - peak) / shown.temperature - log_total
     if argmax is True:
         logprob = torch.zeros_like(peak)
-    elif drawn is shown:
-        logprob = confidence
     else:
         logprob = (logit - peak) / drawn.temperature - found.drawn.total.log()
     if isinstance(argmax, Tensor):
         logprob = logprob.masked_fill(argmax, 0.0)
-    runner_up = (found.second.double() - peak) / shown.temperature
+    numbers = (logprob.clamp(max=0.0), *_statistics(found, shown.temperature, logit))
+    return token, torch.stack(numbers).to(block.dtype)
+
+
+def _statistics(found: Reading, temperature: Temperature, logit: Tensor) -> tuple[Tensor, ...]:
+    """Return the last five fields of `DrawRecord` of a reading; logit [b] is that of the token."""
+    peak, log_total = found.peak.double(), found.shown.total.log()
+    runner_up = (found.second.double() - peak) / temperature
     if found.shown.boundary is not None:
         runner_up = runner_up.masked_fill(found.shown.boundary.size < 2, -math.inf)
     assert found.shown.entropy is not None
-    numbers = (
-        logprob.clamp(max=0.0),
-        confidence.clamp(max=0.0),
+    return (
+        ((logit - peak) / temperature - log_total).clamp(max=0.0),
         -log_total,
         -torch.expm1(runner_up) / found.shown.total,
         found.shown.entropy,
-        peak / shown.temperature + log_total,
+        peak / temperature + log_total,
     )
-    return token, torch.stack(numbers).to(block.dtype)
+
+
+def _draw_reshaped(block: Block, plan: _Plan) -> tuple[Tensor, Tensor]:
+    """Draw from a table of what passes; the model's own statistics are read off the logits."""
+    every = block.logits if block.rows is None else block.logits[block.rows]
+    logits, temperature = every.to(block.dtype), plan.temperature
+    if isinstance(temperature, Tensor):
+        temperature = temperature[block.span]
+    table = reshaped_logits(
+        logits, plan.law, positive(temperature, plan.check), plan.adjust, block.span.start,
+        plan.check,
+    )  # fmt: skip
+    law = plan._replace(filters=None, statistics="law")
+    token, numbers = _draw_block(Block.of(table, None, block.span.start), law)
+    if plan.statistics == "model":
+        found = read_tiles(block, plan.allowed, MODEL_LAW, MODEL_LAW, plan.scratch)
+        own = block.at(token).double()
+        numbers[1:] = torch.stack(_statistics(found, 1.0, own)).to(block.dtype)
+    return token, numbers
 
 
 def race(

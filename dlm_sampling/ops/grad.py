@@ -19,6 +19,7 @@ from torch.utils import checkpoint
 
 from dlm_sampling.ops.laws import refuse_lawless
 from dlm_sampling.ops.log_probs import log_probs
+from dlm_sampling.ops.reshape import Adjust
 from dlm_sampling.ops.sources import LogitRows
 from dlm_sampling.ops.temperature import positive
 from dlm_sampling.ops.vocabulary import allowed_ids
@@ -28,7 +29,12 @@ _MODEL = TokenLaw()
 
 
 def differentiable_log_prob_of(
-    source: LogitRows, tokens: Tensor, *, law: TokenLaw = _MODEL, check: bool = True
+    source: LogitRows,
+    tokens: Tensor,
+    *,
+    law: TokenLaw = _MODEL,
+    check: bool = True,
+    adjust: Adjust | None = None,
 ) -> Tensor:
     """Return `log_prob_of` with a graph for first derivatives, [R].
 
@@ -38,6 +44,7 @@ def differentiable_log_prob_of(
         law: temperature, filters and suppressed ids; the gradient is 0 at temperature 0, and for
             tokens that do not pass.
         check: refuse rows that define no law.
+        adjust: changes the logits first, with a graph; see `draw`.
 
     Returns:
         float64 for float64 logits, else float32.
@@ -49,7 +56,7 @@ def differentiable_log_prob_of(
     remade: Any = checkpoint
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     parts: list[Tensor] = [
-        remade.checkpoint(_block, source, here, tokens[here], law, check, **options)
+        remade.checkpoint(_block, source, here, tokens[here], law, check, adjust, **options)
         for here in cast("tuple[Tensor, ...]", every.split(source.block))
     ]
     return torch.cat(parts)  # a source without rows has one block, which is empty
@@ -63,10 +70,19 @@ def remade(call: Callable[[Tensor], Tensor], argument: Tensor) -> Tensor:
     return module.checkpoint(call, argument, use_reentrant=False, preserve_rng_state=False)
 
 
-def _block(source: LogitRows, here: Tensor, tokens: Tensor, law: TokenLaw, check: bool) -> Tensor:
+def _block(
+    source: LogitRows,
+    here: Tensor,
+    tokens: Tensor,
+    law: TokenLaw,
+    check: bool,
+    adjust: Adjust | None,
+) -> Tensor:
     """Return the log-probabilities of the rows `here` (int64 [r]) of a source."""
     logits = source.fetch(here)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if adjust is not None:
+        logits = adjust(logits, here)
     function: Any = _LogProbOf
     return function.apply(logits, tokens, law, int(here[0]) if check and len(here) else None)
 
@@ -98,7 +114,7 @@ class _LogProbOf(torch.autograd.Function):
 
 def _passing(logits: Tensor, law: TokenLaw, check: bool) -> Tensor:
     """Return a copy with -inf at the tokens that do not pass."""
-    if law.filters or law.temperature == 0.0:
+    if law.filters or law.reshapes or law.temperature == 0.0:
         return logits.masked_fill(log_probs(logits, law=law, check=check) == -math.inf, -math.inf)
     allowed = allowed_ids(logits.shape[1], tuple(law.suppressed), logits.device)
     return logits.index_fill(1, allowed.suppressed.ids, -math.inf)

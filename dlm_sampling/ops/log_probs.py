@@ -16,6 +16,7 @@ from dlm_sampling.ops.combined import Pair
 from dlm_sampling.ops.filters import truncate
 from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.laws import refuse_lawless
+from dlm_sampling.ops.reshape import Adjust, reshaped_logits
 from dlm_sampling.ops.scratch import Scratch, scratch_for
 from dlm_sampling.ops.sources import Block, LogitRows, Source, blocks, shape_of
 from dlm_sampling.ops.temperature import Temperature, inverse_temperature, positive
@@ -33,6 +34,7 @@ def log_probs(
     rows: Tensor | None = None,
     check: bool = True,
     temperatures: Tensor | None = None,
+    adjust: Adjust | None = None,
 ) -> Tensor:
     """Return the logarithm of the sampled law, [R, V].
 
@@ -42,6 +44,7 @@ def log_probs(
         rows: int64 [R], or None for all rows in order.
         check: refuse rows that define no law.
         temperatures: float [R] instead of the law's.
+        adjust: changes the logits first; see `draw`.
 
     Returns:
         float64 for float64 logits, else float32.
@@ -52,15 +55,16 @@ def log_probs(
     check = check and sync_allowed()
     plain = source if isinstance(source, Tensor | LogitRows) else source.first
     vocab, like = _checked(plain, rows, temperatures)
-    fused = kernel("log_probs", like, dtype=plain.dtype, vocab=vocab)
+    tabled = law.reshapes or adjust is not None
+    fused = None if tabled else kernel("log_probs", like, dtype=plain.dtype, vocab=vocab)
     if fused is not None:
         return fused(source, law=law, rows=rows, check=check, temperatures=temperatures)
-    plan = _plan(like, vocab, law, check, temperatures)
+    plan = _plan(like, vocab, law, check, temperatures, adjust)
     table = source if isinstance(source, Tensor | LogitRows) else source.rows()
     parts: list[Tensor] = []
     for block in blocks(table, rows):
         out = torch.empty(block.size, vocab, dtype=block.dtype, device=block.logits.device)
-        for here in chunks(block, filters=law.filters):
+        for here in chunks(block, filters=law.filters or tabled):
             out[here] = _log_law(block, here, plan)
         parts.append(out)
     return torch.cat(parts) if parts else like.new_empty(0, vocab)
@@ -74,6 +78,7 @@ def log_prob_of(
     rows: Tensor | None = None,
     check: bool = True,
     temperatures: Tensor | None = None,
+    adjust: Adjust | None = None,
 ) -> Tensor:
     """Return the log-probability of given tokens under the sampled law, [R], without an [R, V].
 
@@ -84,6 +89,7 @@ def log_prob_of(
         rows: int64 [R], or None for all rows in order.
         check: refuse rows that define no law, and tokens that are no ids.
         temperatures: float [R] instead of the law's.
+        adjust: changes the logits first; see `draw`.
 
     Returns:
         float64 for float64 logits, else float32.
@@ -97,17 +103,18 @@ def log_prob_of(
     if check and bool(((tokens < 0) | (tokens >= vocab)).any()):
         low, high = int(tokens.min()), int(tokens.max())
         raise ValueError(f"tokens span {low}..{high}: must be ids in [0, {vocab}).")
-    fused = kernel("log_prob_of", like, dtype=plain.dtype, vocab=vocab)
+    tabled = law.reshapes or adjust is not None
+    fused = None if tabled else kernel("log_prob_of", like, dtype=plain.dtype, vocab=vocab)
     if fused is not None:
         return fused(source, tokens, law=law, rows=rows, check=check, temperatures=temperatures)
-    plan = _plan(like, vocab, law, check, temperatures)
+    plan = _plan(like, vocab, law, check, temperatures, adjust)
     table = source if isinstance(source, Tensor | LogitRows) else source.rows()
     if rows is not None and not check:
         rows = rows.clamp_min(0)
     parts: list[Tensor] = []
     for block in blocks(table, rows):
         ids = tokens[block.span, None]
-        for here in chunks(block, filters=law.filters):
+        for here in chunks(block, filters=law.filters or tabled):
             parts.append(_log_law(block, here, plan).gather(1, ids[here])[:, 0])
     return torch.cat(parts) if parts else like
 
@@ -133,6 +140,7 @@ class _Plan(NamedTuple):
     scratch: Scratch
     check: bool
     temperature: Temperature  # one number, or [R]
+    adjust: Adjust | None
 
 
 def _checked(
@@ -149,31 +157,41 @@ def _checked(
 
 
 def _plan(
-    like: Tensor, vocab: int, law: TokenLaw, check: bool, temperatures: Tensor | None
+    like: Tensor,
+    vocab: int,
+    law: TokenLaw,
+    check: bool,
+    temperatures: Tensor | None,
+    adjust: Adjust | None,
 ) -> _Plan:
     suppressed = allowed_ids(vocab, tuple(law.suppressed), like.device).suppressed.ids
     temperature = law.temperature if temperatures is None else temperatures
-    return _Plan(law, suppressed, scratch_for(vocab, like.device), check, temperature)
+    return _Plan(law, suppressed, scratch_for(vocab, like.device), check, temperature, adjust)
 
 
 def _log_law(block: Block, here: slice, plan: _Plan) -> Tensor:
     """Return the log of the sampled law for some rows of a block, [r, V]."""
-    logits = block.chunk(here, plan.scratch).index_fill(1, plan.suppressed, -math.inf)
-    peak = logits.amax(-1, keepdim=True)
-    first = block.span.start + here.start
-    if plan.check:
-        refuse_lawless(peak[:, 0], first)
+    first, law = block.span.start + here.start, plan.law
     temperature = plan.temperature
     if isinstance(temperature, Tensor):
-        temperature = temperature[first : first + logits.shape[0]]
-    argmax = temperature == 0
+        temperature = temperature[first : first + here.stop - here.start]
+    argmax, divisor = temperature == 0, positive(temperature, plan.check)
+    tabled = law.reshapes or plan.adjust is not None
+    if tabled:
+        raw = block.chunk(here, plan.scratch)
+        logits = reshaped_logits(raw, law, divisor, plan.adjust, first, plan.check)
+    else:
+        logits = block.chunk(here, plan.scratch).index_fill(1, plan.suppressed, -math.inf)
+    peak = logits.amax(-1, keepdim=True)
+    if plan.check:
+        refuse_lawless(peak[:, 0], first)
     if argmax is True:
         return _one_hot(logits)
-    inverse = inverse_temperature(positive(temperature, plan.check), logits.dtype)
+    inverse = inverse_temperature(divisor, logits.dtype)
     result = (logits - peak).mul_(inverse)
-    if plan.law.filters:
+    if law.filters and not tabled:
         weight = result.exp()
-        truncate(weight, logits, peak[:, 0], plan.law, inverse)
+        truncate(weight, logits, peak[:, 0], law, inverse)
         result.masked_fill_(weight == 0.0, -math.inf)
     result.sub_(result.logsumexp(-1, keepdim=True))
     if argmax is not False:

@@ -20,6 +20,7 @@ from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.logits import on_demand
+from dlm_sampling.prediction.positions import Sites
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.types import (
     DenoiserOutput,
@@ -142,8 +143,9 @@ class ForcedPrediction:
 
         law = self._inner.law
         ids = self._record.tokens[at]
+        adjust = self._inner.adjust(Sites.of(at), law)
         found = ops.differentiable_log_prob_of(
-            replace(rows, fetch=fetch, count=len(chosen)), ids, law=law, check=False
+            replace(rows, fetch=fetch, count=len(chosen)), ids, law=law, check=False, adjust=adjust
         )
         return self._spread(drawn, at, found, None)
 

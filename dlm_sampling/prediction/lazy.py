@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
+from dlm_sampling.prediction.adjusting import adjust_of
+from dlm_sampling.prediction.law_rows import law_rows
 from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.logits import PassLogits, on_demand
 from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.positions import Sites
+from dlm_sampling.prediction.rows import PassRows
 from dlm_sampling.prediction.shapes import Shapes
 from dlm_sampling.prediction.spread import SpreadDraw, empty_draw
-from dlm_sampling.processes.tables import clean_table
 from dlm_sampling.types import (
     DenoiserOutput,
     Draw,
@@ -42,6 +44,11 @@ class Passes(Protocol):
     @property
     def shapes(self) -> Shapes:
         """Return the layout of positions and passes."""
+        ...
+
+    @property
+    def rows(self) -> PassRows:
+        """Return the row tensors of the pass."""
         ...
 
     @property
@@ -143,6 +150,10 @@ class LazyPrediction:
         """Return the law that tokens are drawn with."""
         return self._law
 
+    def adjust(self, sites: Sites, law: TokenLaw) -> ops.Adjust | None:
+        """Return how penalties and a processor change the logits of the positions, or None."""
+        return adjust_of(law, self._x, self._passes.rows, sites)
+
     def _temperatures(self, greedy: Tensor, sites: Sites, temperature: float) -> Tensor | None:
         """Return a temperature per position, float64 [R]: 0 in rows of `greedy` (bool [A])."""
         if temperature == 0.0:
@@ -154,7 +165,7 @@ class LazyPrediction:
     def direct(self) -> bool:
         """Return whether draws follow the logits directly; see `types.Prediction.direct`."""
         law = self._law
-        return self.kind != "log_score" and not law.filters and law.temperature > 0.0
+        return self.kind != "log_score" and law.plain and law.temperature > 0.0
 
     def draw_from(
         self,
@@ -187,16 +198,18 @@ class LazyPrediction:
         law: TokenLaw | None = None,
     ) -> Draw:
         keys, positions, steps = rng.at(sites.row, sites.column)
+        law = self._law if law is None else law
         record = ops.draw(
             source,
             keys=keys,
             positions=positions,
             steps=steps,
-            law=self._law if law is None else law,
+            law=law,
             statistics=statistics,
             sub=sub,
             rows=index,
             temperatures=temperatures,
+            adjust=self.adjust(sites, law),
         )
         self._passes.shapes.note(record.log_normalizer, sites)
         return SpreadDraw(record, sites)
@@ -289,16 +302,8 @@ class LazyPrediction:
     ) -> ops.LogitRows:
         """Return the rule's law at the positions, on demand."""
         logits, model = self._on_demand(self.evaluate(where), sites), self._passes.model
-        row, column, x = sites.row, sites.column, sites.read(self._x)
-
-        def fetch(i: Tensor) -> Tensor:
-            p = clean_table(
-                logits.fetch(i), x[i], alpha[row[i]], law=model.law,
-                process=model.denoiser.process, source=self.kind, target=reads,
-            )  # fmt: skip
-            return rule(Site(x[i], row[i], p, column[i]))
-
-        return replace(logits, fetch=fetch, dtype=torch.float64)
+        adjust = self.adjust(sites, self._law)
+        return law_rows(logits, model, sites, self._x, alpha, reads, rule, adjust)
 
     def log_law_of(
         self,
@@ -350,12 +355,13 @@ class LazyPrediction:
         if not sites.row.numel():
             return torch.zeros(where.shape, dtype=torch.float32, device=where.device)
         law, ids = self._law if tempered else self._own_law, sites.read(tokens)
-        logits = self.evaluate(where)
+        logits, adjust = self.evaluate(where), self.adjust(sites, law)
         if torch.is_grad_enabled():
             rows = self._on_demand(logits, sites)
-            return sites.spread(ops.differentiable_log_prob_of(rows, ids, law=law))
+            found = ops.differentiable_log_prob_of(rows, ids, law=law, adjust=adjust)
+            return sites.spread(found)
         source, index = self._read(logits, sites)
-        return sites.spread(ops.log_prob_of(source, ids, law=law, rows=index))
+        return sites.spread(ops.log_prob_of(source, ids, law=law, rows=index, adjust=adjust))
 
     @property
     def _vocab_size(self) -> int:

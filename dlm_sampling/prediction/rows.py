@@ -36,8 +36,8 @@ class PassRows:
     Fields:
         index: int64 [A], index of each active row in the batch.
         attention: bool [A, L], False at padding, or None without padding.
-        given: bool [A, L], tokens hidden from the unconditional pass of guidance; None without
-            guidance.
+        given: bool [A, L], tokens that the run does not write, which the unconditional pass of
+            guidance does not see; None where neither guidance nor a presence penalty asks.
         horizon: int64 [A], first column hidden from the denoiser, or None if none is hidden.
         columns: int64 [A, W], the only columns whose values will be read, or None for all.
         beside: the tokens that a row shows of its other blocks, for the time; None where there are

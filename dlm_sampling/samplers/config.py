@@ -30,7 +30,8 @@ class SamplerConfig:
     Fields:
         sampler: public name.
         sampler_options: its parameters, JSON values.
-        temperature, top_k, top_p, min_p, crossing: token law; None leaves the sampler's own.
+        temperature, top_k, top_p, min_p, crossing, typical_p, eta_cutoff, top_n_sigma,
+            repetition_penalty, presence_penalty: token law; None leaves the sampler's own.
         block_length: block length; None leaves a single block.
         notes: source of the values.
     """
@@ -42,6 +43,11 @@ class SamplerConfig:
     top_p: float | None = None
     min_p: float | None = None
     crossing: Crossing | None = None
+    typical_p: float | None = None
+    eta_cutoff: float | None = None
+    top_n_sigma: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
     block_length: int | None = None
     notes: str | None = None
 

@@ -34,12 +34,16 @@ from dlm_sampling.types import Sampler
 
 FOLDER = "custom_generate"
 DRAWN = frozenset(
-    {"MinPLogitsWarper", "TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"}
+    {
+        *("EtaLogitsWarper", "MinPLogitsWarper", "RepetitionPenaltyLogitsProcessor"),
+        *("TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"),
+        "TypicalLogitsWarper",
+    }
 )
 """Processors of transformers that our token law replaces."""
 ENDED = frozenset({"EosTokenCriteria", "MaxLengthCriteria"})
 """Stopping criteria of transformers that our own ends of rows replace."""
-LAW = ("temperature", "top_k", "top_p", "min_p")
+LAW = ("temperature", "top_k", "top_p", "min_p", "typical_p", "eta_cutoff")
 SCRIPT = '''"""Write with a sampler for diffusion language models; made by dlm_sampling."""
 
 from dlm_sampling.text.custom_generate import run_with
@@ -73,8 +77,9 @@ def diffusion_generate(
 
     The lengths, special ids and `num_return_sequences` (which transformers takes with
     `do_sample=True` only) are those of the generation config.  With
-    `do_sample=True` its temperature, top_k (50 unless told otherwise), top_p and min_p make the
-    token law; without, the sampler's own law holds.
+    `do_sample=True` its temperature, top_k (50 unless told otherwise), top_p, min_p, typical_p and
+    eta_cutoff make the token law; without, the sampler's own law holds.  Its repetition_penalty
+    counts in both cases.
 
     Args:
         model: bidirectional; see `denoisers.transformers_model.denoiser_of`.
@@ -100,10 +105,12 @@ def diffusion_generate(
             beams, penalties, scores; or the model attends causally; or see `generate`.
     """
     refuse(generation_config, logits_processor, stopping_criteria)
-    law: dict[str, Any] = {}
+    law: dict[str, Any] = {
+        "repetition_penalty": setting(generation_config, "repetition_penalty", object)
+    }
     if generation_config.do_sample:
-        law = {name: setting(generation_config, name, object) for name in LAW}
-        law["top_k"] = law["top_k"] or None  # 0 keeps all tokens there
+        law |= {name: setting(generation_config, name, object) for name in LAW}
+        law |= {name: law[name] or None for name in ("top_k", "eta_cutoff")}  # 0 keeps all there
     mask = model_kwargs.get("attention_mask")
     with evaluating(model):
         denoiser = denoiser_of(

@@ -23,7 +23,7 @@ from dlm_sampling.text.fingerprint import weights_digest
 from dlm_sampling.text.options import GenerateOptions, Job, LawOptions, prepare
 from dlm_sampling.text.prompts import Infill, Mask, Prompts
 from dlm_sampling.text.rows import Eos, TextRows, padding_id
-from dlm_sampling.types import Crossing, Sampler
+from dlm_sampling.types import Crossing, LogitsProcessor, Sampler
 from dlm_sampling.viewers.streaming import ProgressFeed, Streamer, StreamerFeed
 
 logger = logging.getLogger("dlm_sampling")
@@ -47,6 +47,12 @@ def generate(
     top_p: float | None = None,
     min_p: float | None = None,
     crossing: Crossing | None = None,
+    typical_p: float | None = None,
+    eta_cutoff: float | None = None,
+    top_n_sigma: float | None = None,
+    repetition_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    logits_processor: LogitsProcessor | None = None,
     suppress_tokens: Ids = (),
     guidance_scale: float = 0.0,
     num_return_sequences: int = 1,
@@ -95,12 +101,22 @@ def generate(
         causal_blocks: hide everything right of the current block from the model.
         seed: a whole number from which the seed of each row is made, or a list of row seeds;
             default a random number.  `seed=out.seeds` repeats a run, `seed=[out.seeds[i]]` row i.
-        temperature: 1 samples the model's law, 0 takes the argmax; this argument and the next four
+        temperature: 1 samples the model's law, 0 takes the argmax; this argument and the next ten
             replace the sampler's own default (see `TokenLaw`).
         top_k: keep this many tokens.
         top_p: keep the nucleus of this mass.
         min_p: keep tokens with at least this fraction of the largest probability.
         crossing: whether the token that crosses top_p is kept ("include") or dropped ("exclude").
+        typical_p: keep the most typical tokens that reach this mass.
+        eta_cutoff: keep tokens above this probability, or above a bound that falls with the
+            entropy.
+        top_n_sigma: keep tokens whose logit is within so many standard deviations of the largest.
+        repetition_penalty: divides the logits of tokens that stand elsewhere in the row (multiplies
+            negative ones); 1 is none.
+        presence_penalty: subtracted from the logits of tokens that stand elsewhere in what the run
+            has written; 0 is none.
+        logits_processor: called like those of transformers (a `LogitsProcessorList` is one), with
+            the ids left of a position and its logits, for the positions that are drawn.
         suppress_tokens: ids that are never written.
         guidance_scale: w of classifier-free guidance, u + (w + 1) (c - u), with conditional and
             unconditional logits c and u; a guided pass counts 2 NFE.
@@ -159,7 +175,19 @@ def generate(
         max_new_tokens=max_new_tokens,
         blocks=BlockRequest(block_length, steps, steps_per_block, align_blocks, causal_blocks),
         seed=seed,
-        law=LawOptions(temperature, top_k, top_p, min_p, crossing),
+        law=LawOptions(
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            crossing,
+            typical_p=typical_p,
+            eta_cutoff=eta_cutoff,
+            top_n_sigma=top_n_sigma,
+            repetition_penalty=repetition_penalty,
+            presence_penalty=presence_penalty,
+            logits_processor=logits_processor,
+        ),
         suppress_tokens=suppress_tokens,
         guidance_scale=guidance_scale,
         num_return_sequences=num_return_sequences,

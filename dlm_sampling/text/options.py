@@ -27,7 +27,7 @@ from dlm_sampling.text.encoding import Encoder, check_template
 from dlm_sampling.text.endings import Ends
 from dlm_sampling.text.prompts import Infill, Mask, Prompts, read_prompts
 from dlm_sampling.text.rows import Eos, PromptRow, TextRows, build_rows, check_length
-from dlm_sampling.types import Crossing, NoiseKind, Sampler, TokenLaw
+from dlm_sampling.types import Crossing, LogitsProcessor, NoiseKind, Sampler, TokenLaw
 
 T = TypeVar("T")
 
@@ -39,6 +39,13 @@ FALLBACK_SAMPLERS: Mapping[NoiseKind, str] = {
 }
 
 
+LAW_REALS = (
+    *("temperature", "top_p", "min_p", "typical_p", "eta_cutoff", "top_n_sigma"),
+    *("repetition_penalty", "presence_penalty"),
+)
+"""The numbers of a token law that a caller or a checkpoint may give."""
+
+
 @dataclass(frozen=True)
 class LawOptions:
     """Hold changes to the sampler's token law, from a caller or a checkpoint; None is no change."""
@@ -48,12 +55,17 @@ class LawOptions:
     top_p: float | None = None
     min_p: float | None = None
     crossing: Crossing | None = None
+    typical_p: float | None = None
+    eta_cutoff: float | None = None
+    top_n_sigma: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    logits_processor: LogitsProcessor | None = None
 
     def __post_init__(self) -> None:
-        check_real("temperature", self.temperature, optional=True)
         check_whole("top_k", self.top_k, optional=True)
-        check_real("top_p", self.top_p, optional=True)
-        check_real("min_p", self.min_p, optional=True)
+        for name in LAW_REALS:
+            check_real(name, vars(self)[name], optional=True)
         if self.crossing not in (None, "include", "exclude"):
             raise unknown_choice("crossing", self.crossing, ("include", "exclude"))
 
@@ -244,13 +256,8 @@ def _choose_sampler(
 
 def _law_defaults(defaults: Mapping[str, Any]) -> LawOptions:
     """Return the changes to the token law in a checkpoint's defaults."""
-    return LawOptions(
-        defaults.get("temperature"),
-        defaults.get("top_k"),
-        defaults.get("top_p"),
-        defaults.get("min_p"),
-        cast("Crossing | None", defaults.get("crossing")),
-    )
+    numbers = {name: defaults.get(name) for name in (*LAW_REALS, "top_k")}
+    return LawOptions(**numbers, crossing=cast("Crossing | None", defaults.get("crossing")))
 
 
 def _times(items: list[T], count: int) -> list[T]:

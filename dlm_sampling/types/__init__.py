@@ -2,7 +2,15 @@
 
 from dlm_sampling.types.cache import ColumnCache, LayerKeys
 from dlm_sampling.types.canvas import Canvas, Clock, Step
-from dlm_sampling.types.law import Crossing, Draw, Drawn, DrawRecord, Statistics, TokenLaw
+from dlm_sampling.types.law import (
+    Crossing,
+    Draw,
+    Drawn,
+    DrawRecord,
+    LogitsProcessor,
+    Statistics,
+    TokenLaw,
+)
 from dlm_sampling.types.prediction import (
     DenoiserOutput,
     Pass,
@@ -26,6 +34,7 @@ __all__ = [
     "DrawRecord",
     "Drawn",
     "LayerKeys",
+    "LogitsProcessor",
     "NoiseKind",
     "Pass",
     "Planner",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from dlm_sampling.errors import check_fields
+from dlm_sampling.errors import check_fields, named
 from dlm_sampling.types.process import NoiseKind as NoiseKind
 
 Statistics = Literal["model", "law"]
@@ -16,15 +18,25 @@ Statistics = Literal["model", "law"]
 
 Crossing = Literal["include", "exclude"]
 
+LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
+"""Takes the ids left of a position, int64 [r, n], and its logits [r, V], as those of transformers
+do, and returns logits [r, V]."""
+
 
 @dataclass(frozen=True)
 class TokenLaw:
     """Describe how a token is drawn at a position once the position is to be written.
 
     law(v) is proportional to exp(logits[v] / temperature) over the tokens that pass, in this order:
-    `suppressed` ids removed; divided by the temperature; `top_k` largest; `top_p` nucleus; `min_p`
-    times the largest probability.  temperature 0 is argmax (lowest id wins ties).  The law never
-    touches the probability that a position stays masked.
+    penalties and `logits_processor` change the logits; `suppressed` ids removed; `top_n_sigma`;
+    divided by the temperature; `top_k` largest; `top_p` nucleus; `min_p` times the largest
+    probability; `typical_p`; `eta_cutoff`.  temperature 0 is argmax (lowest id wins ties) of the
+    tokens that pass at temperature 1.  The law never touches the probability that a position stays
+    masked: tokens are left out and the rest is normalised before a step of noise is made of it.
+
+    The penalties are defined on a canvas: a token v is present at a position if it stands at
+    another position of the row, padding apart, that is no mask.  So each row is penalised for its
+    own tokens, left and right, and no position for the token that it holds itself.
 
     Args:
         temperature: >= 0; 1 is the model's own law.
@@ -37,6 +49,22 @@ class TokenLaw:
             not exceed it, ReMDM's released rule; the first token always stays).  The two agree
             where a head holds exactly the mass.
         suppressed: ids that are never drawn (the mask id is added by the loop).
+        typical_p: keep the tokens whose -ln p is nearest to the entropy, the fewest that reach this
+            mass, in (0, 1], or None.  The most probable token may be left out.  Meister et al.
+            2022, arXiv:2202.00666.
+        eta_cutoff: e in (0, 1), or None: keep tokens with p > min(e, sqrt(e) exp(-entropy)), and
+            always the largest.  Hewitt et al. 2022, arXiv:2210.15191.
+        top_n_sigma: n >= 0, or None: keep tokens whose logit is within n standard deviations of the
+            finite logits from the largest.  Tang et al. 2024, arXiv:2411.07641.
+        repetition_penalty: r > 0; the logit x of a token that is present, in the prompt too,
+            becomes x / r where x > 0 and x r else, transformers' rule; 1 is none.  It depends on
+            the offset of the logits, as theirs does.  Keskar et al. 2019, arXiv:1909.05858.
+        presence_penalty: subtracted from the logit of a token that is present at a position that
+            the run writes; 0 is none.
+        logits_processor: called as those of transformers are, with the ids left of a position,
+            int64 [r, n] (masks where unknown, no padding), and its logits [r, V], for the positions
+            that are drawn only; those at one place of their rows come together.  It must treat
+            every row by itself.  None is none.
     """
 
     temperature: float = 1.0
@@ -45,8 +73,19 @@ class TokenLaw:
     min_p: float | None = None
     crossing: Crossing = "include"
     suppressed: tuple[int, ...] = ()
+    typical_p: float | None = None
+    eta_cutoff: float | None = None
+    top_n_sigma: float | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    logits_processor: LogitsProcessor | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
+        if self.logits_processor is not None and not callable(self.logits_processor):
+            raise TypeError(
+                f"logits_processor is {named(self.logits_processor)}: must be a function of ids "
+                "and logits, or None; try transformers' LogitsProcessorList([...])."
+            )
         check_fields(self)
         if not 0.0 <= self.temperature < float("inf"):
             raise ValueError(
@@ -59,22 +98,70 @@ class TokenLaw:
             raise ValueError(f"top_p={self.top_p}: must be in (0, 1], or None; try 0.9.")
         if self.min_p is not None and not 0.0 <= self.min_p < 1.0:
             raise ValueError(f"min_p={self.min_p}: must be in [0, 1), or None; try 0.05.")
+        self._check_reshaping()
         self._become_plain()
+
+    def _check_reshaping(self) -> None:
+        """Check the filters that keep no head of the law, and what changes the logits."""
+        typical, eta, sigma = self.typical_p, self.eta_cutoff, self.top_n_sigma
+        if typical is not None and not 0.0 < typical <= 1.0:
+            raise ValueError(f"typical_p={typical}: must be in (0, 1], or None; try 0.9.")
+        if eta is not None and not 0.0 < eta < 1.0:
+            raise ValueError(f"eta_cutoff={eta}: must be in (0, 1), or None; try 3e-4.")
+        if sigma is not None and not 0.0 <= sigma < math.inf:
+            raise ValueError(f"top_n_sigma={sigma}: must be finite and >= 0, or None; try 1.0.")
+        if not 0.0 < self.repetition_penalty < math.inf:
+            raise ValueError(
+                f"repetition_penalty={self.repetition_penalty}: must be finite and above 0; 1 is "
+                "none, try 1.1."
+            )
+        if not math.isfinite(self.presence_penalty):
+            raise ValueError(
+                f"presence_penalty={self.presence_penalty}: must be finite; 0 is none, try 0.5."
+            )
 
     def _become_plain(self) -> None:
         """Turn numbers of numpy and torch into numbers of Python."""
-        object.__setattr__(self, "temperature", float(self.temperature))
+        for name in _REALS:
+            value = vars(self)[name]
+            if value is not None:
+                object.__setattr__(self, name, float(value))
         if self.top_k is not None:
             object.__setattr__(self, "top_k", int(self.top_k))
-        if self.top_p is not None:
-            object.__setattr__(self, "top_p", float(self.top_p))
-        if self.min_p is not None:
-            object.__setattr__(self, "min_p", float(self.min_p))
 
     @property
     def filters(self) -> bool:
         """Return whether any of top_k, top_p, min_p is set."""
         return self.top_k is not None or self.top_p is not None or self.min_p is not None
+
+    @property
+    def reshapes(self) -> bool:
+        """Return whether any of typical_p, eta_cutoff, top_n_sigma is set."""
+        own = self.typical_p, self.eta_cutoff, self.top_n_sigma
+        return own != (None, None, None)
+
+    @property
+    def reads_canvas(self) -> bool:
+        """Return whether a penalty or a processor changes the logits."""
+        penalties = self.repetition_penalty != 1.0 or self.presence_penalty != 0.0
+        return penalties or self.logits_processor is not None
+
+    @property
+    def plain(self) -> bool:
+        """Return whether it is a temperature and suppressed ids, and nothing else."""
+        return not (self.filters or self.reshapes or self.reads_canvas)
+
+
+_REALS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "eta_cutoff",
+    "top_n_sigma",
+    "repetition_penalty",
+    "presence_penalty",
+)
 
 
 class Drawn(IntEnum):

@@ -83,7 +83,10 @@ def test_gives_the_tokens_of_generate(model: Any) -> None:
 
 def test_do_sample_brings_the_law_of_the_generation_config(model: Any) -> None:
     options: dict[str, Any] = {"sampler": "ancestral", "max_new_tokens": 6, "seed": 4}
-    for law in ({"temperature": 0.3, "top_k": 3}, {"top_p": 0.5}, {"min_p": 0.4, "top_k": 0}):
+    for law in (
+        *({"temperature": 0.3, "top_k": 3}, {"top_p": 0.5}, {"min_p": 0.4, "top_k": 0}),
+        {"typical_p": 0.5, "eta_cutoff": 0.1, "repetition_penalty": 1.5},
+    ):
         own = {"top_k": 50, **law}
         expected = ours(model, **options, **{k: v or None for k, v in own.items()})
         assert torch.equal(theirs(model, do_sample=True, **law, **options), expected)
@@ -141,7 +144,7 @@ def test_a_checkpoint_in_the_folder_writes_so_by_itself(model: Any, tmp_path: Pa
     ("options", "words"),
     [
         ({"num_beams": 3}, "num_beams=3"),
-        ({"repetition_penalty": 1.5}, "RepetitionPenaltyLogitsProcessor"),
+        ({"no_repeat_ngram_size": 2}, "NoRepeatNGramLogitsProcessor"),
         ({"max_time": 3.0}, "MaxTimeCriteria"),
         ({"output_scores": True, "return_dict_in_generate": True}, "return_dict_in_generate"),
         ({"sampler": "lada"}, "Did you mean 'llada'"),

@@ -20,8 +20,37 @@ def test_numbers_of_numpy_and_torch_become_numbers_of_python() -> None:
     ]
 
 
-@pytest.mark.parametrize("field", ["temperature", "top_k", "top_p", "min_p"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("temperature", "top_k", "top_p", "min_p", "typical_p", "eta_cutoff", "top_n_sigma"),
+        "repetition_penalty",
+    ],
+)
 def test_other_types_and_values_out_of_range_name_the_field(field: str) -> None:
     for value in ("1", [1], torch.ones(2), -1, float("nan")):
         with pytest.raises((TypeError, ValueError), match=field):
             TokenLaw(**{field: value})
+
+
+def test_what_a_law_needs_is_told() -> None:
+    """Head filters have kernels, the others do not, and what reads the canvas needs one."""
+    plain = TokenLaw(0.5, suppressed=(1,))
+    assert plain.plain
+    assert not (plain.filters or plain.reshapes or plain.reads_canvas)
+    for field in ("typical_p", "eta_cutoff", "top_n_sigma"):
+        law = TokenLaw(**{field: 0.5})
+        assert law.reshapes
+        assert not (law.plain or law.filters or law.reads_canvas)
+    for given in ({"repetition_penalty": 1.1}, {"presence_penalty": -1}, {"logits_processor": max}):
+        law = TokenLaw(**given)
+        assert law.reads_canvas
+        assert not (law.plain or law.reshapes)
+    assert not TokenLaw(top_k=3).plain
+
+
+def test_penalties_and_processors_that_are_none_are_named() -> None:
+    with pytest.raises(ValueError, match="presence_penalty=inf: must be finite"):
+        TokenLaw(presence_penalty=float("inf"))
+    with pytest.raises(TypeError, match=r"logits_processor is a list: .* LogitsProcessorList"):
+        TokenLaw(logits_processor=[max])  # pyright: ignore[reportArgumentType]

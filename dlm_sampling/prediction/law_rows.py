@@ -1,0 +1,52 @@
+"""Make the law of a rule over tables, at the positions asked for, a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dlm_sampling import ops
+from dlm_sampling.prediction.model import RunModel
+from dlm_sampling.prediction.positions import Sites
+from dlm_sampling.processes.tables import clean_table
+from dlm_sampling.types import PredictionKind, Site
+
+Rule = Callable[[Site], Tensor]
+
+
+def law_rows(
+    logits: ops.LogitRows,
+    model: RunModel,
+    sites: Sites,
+    x: Tensor,
+    alpha: Tensor,
+    reads: PredictionKind,
+    rule: Rule,
+    adjust: ops.Adjust | None,
+) -> ops.LogitRows:
+    """Return the rule's law at the positions, on demand, float64 [R, V].
+
+    Args:
+        logits: of the positions, in their order.
+        model: the denoiser and the token law.
+        sites: the positions.
+        x: int64 [A, L], the canvases.
+        alpha: float64 [A], their levels.
+        reads: the kind of table that the rule takes.
+        rule: makes laws of the next token.
+        adjust: changes the logits first, or None.
+    """
+    row, column, here = sites.row, sites.column, sites.read(x)
+
+    def fetch(i: Tensor) -> Tensor:
+        found = logits.fetch(i)
+        p = clean_table(
+            found if adjust is None else adjust(found, i), here[i], alpha[row[i]], law=model.law,
+            process=model.denoiser.process, source=model.denoiser.kind, target=reads,
+        )  # fmt: skip
+        return rule(Site(here[i], row[i], p, column[i]))
+
+    return replace(logits, fetch=fetch, dtype=torch.float64)
