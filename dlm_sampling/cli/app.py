@@ -231,7 +231,6 @@ def generate(
     if print_config:
         print(write_config(context))
         return
-    begun = time.monotonic()
     given = None if source is None else PromptSource(source, column, split, subset)
     items = collect_prompts(prompt or [], given)
     as_json = as_json or (output or "").endswith(JSON_SUFFIXES)
@@ -298,6 +297,7 @@ def generate(
             cuda_graph=cuda_graph,
             cache=cache,
         )
+        begun = time.monotonic()
         if as_job:
             from dlm_sampling.cli.job import error_limit, run_folder
             from dlm_sampling.jobs import Job

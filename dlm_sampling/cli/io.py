@@ -28,7 +28,10 @@ def collect_prompts(arguments: Sequence[str], source: PromptSource | None) -> li
     if arguments:
         return [PromptItem(text) for text in arguments]
     if source is not None and source.path != "-":
-        return read_prompts(source)
+        try:
+            return read_prompts(source)
+        except FileNotFoundError as error:
+            raise UsageError(f"--input {source.path}: no such file or folder.") from error
     if source is None and (sys.stdin is None or sys.stdin.isatty()):  # pyright: ignore[reportUnnecessaryComparison]
         raise UsageError(
             'No prompt. Give one ("" for text without a prompt), --input FILE, or pipe lines in.'

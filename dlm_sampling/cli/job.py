@@ -27,6 +27,7 @@ def run_folder(job: Job, denoiser: Denoiser, rank: Rank) -> tuple[str, str]:
         KeyboardInterrupt: the job was interrupted.
     """
     machine = ""
+    before = job.rows_done() if job.folder.is_dir() else 0
 
     def begun(prepared: Prepared) -> None:
         nonlocal machine
@@ -51,7 +52,8 @@ def run_folder(job: Job, denoiser: Denoiser, rank: Rank) -> tuple[str, str]:
             f"{report.errors} of {report.rows} rows in {job.folder} have an error, the others are "
             "done; column 'error' says why."
         )
-    return f"{report.rows} rows in {job.folder}", machine
+    idle = "nothing was left to do, " if before == report.rows else ""
+    return f"{idle}{report.rows} rows in {job.folder}", machine
 
 
 @contextmanager

@@ -85,8 +85,7 @@ class Output:
         for number, (record, head, more) in enumerate(rows, start=1):
             for key, value in {**head, **more}.items():
                 if record.get(key) != value:
-                    old = f"{key}={record.get(key)!r}"
-                    raise self._mismatch(f", line {number} has {old}, now {value!r}")
+                    raise self._mismatch(f", line {number} {difference(key, record, value)}")
         if begun > len(heads):
             raise self._mismatch(f" has {begun} rows, now {len(heads)} are asked for")
         if self.torn:
@@ -102,6 +101,16 @@ class Output:
             f"{self.path}{found}. Give the same prompts and options to go on, or choose another "
             "--output."
         )
+
+
+def difference(key: str, record: Mapping[str, Any], value: object) -> str:
+    """Return what a row has instead of `value`; the digest of all options says what it covers."""
+    if key == "options" and key in record:
+        return (
+            "was made with other options (steps, lengths, temperature, filters, guidance, eos, "
+            "stop, parameters of the sampler, dtype) or other weights"
+        )
+    return f"has {key}={record.get(key)!r}, now {value!r}"
 
 
 def is_folder(output: str | None) -> bool:

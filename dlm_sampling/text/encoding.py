@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 from dlm_sampling.errors import check_mapping
 
@@ -19,6 +19,15 @@ OUR_TEMPLATE_ARGUMENTS = (
 """Arguments of `apply_chat_template` that decide its result, and are not passed on."""
 
 _ENDS = {"add_generation_prompt", "continue_final_message"}
+
+
+@runtime_checkable
+class WithUnknown(Protocol):
+    """Name the mask and the unknown token, as tokenizers of transformers do."""
+
+    mask_token: str | None
+    mask_token_id: int | None
+    unk_token_id: int | None
 
 
 class Encoded(NamedTuple):
@@ -51,12 +60,14 @@ class Encoder:
             index: number of the prompt, for messages.
 
         Raises:
-            ValueError: there is no tokenizer, or the text holds half of a surrogate pair.
+            ValueError: there is no tokenizer, the text holds half of a surrogate pair, or
+                characters that the tokenizer would read as positions to fill.
         """
         if not text:
             return Encoded([])
         tokenizer = self._needed(index)
         check_encodable(text, f"Prompt {index}")
+        check_no_blanks(tokenizer, text, f"Prompt {index}")
         if self.add_special_tokens is not None:
             return Encoded(_ids(tokenizer, text, self.add_special_tokens))
         whole, bare = _ids(tokenizer, text, True), _ids(tokenizer, text, False)
@@ -129,6 +140,35 @@ def check_encodable(text: str, name: str) -> None:
             'character. Mend the text: text.encode("utf-16", "surrogatepass").decode("utf-16", '
             '"replace").'
         ) from None
+
+
+def check_no_blanks(tokenizer: Any, text: str, name: str) -> None:
+    """Check that a tokenizer whose unknown token is its mask has a token for every character.
+
+    It would read other characters as positions to fill, and they would be overwritten.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        text: the text.
+        name: names the text in the message, such as "Prompt 3".
+
+    Raises:
+        ValueError: a character has no token; the message has up to five of them.
+    """
+    if not isinstance(tokenizer, WithUnknown):
+        return
+    mask, blank = tokenizer.mask_token_id, tokenizer.mask_token
+    if mask is None or blank is None or tokenizer.unk_token_id != mask:
+        return
+    if _ids(tokenizer, text, False).count(mask) == text.count(blank):
+        return
+    rest = dict.fromkeys(text.replace(blank, ""))
+    lost = [letter for letter in rest if mask in _ids(tokenizer, letter, False)]
+    shown = ", ".join(map(repr, lost[:5])) + (" and others" if len(lost) > 5 else "")
+    raise ValueError(
+        f"{name}: the tokenizer has no token for {shown or 'a part of the text'}, and would fill "
+        f"its place. Leave it out; write {blank!r} where a token is to be filled in."
+    )
 
 
 def check_template(template: object) -> None:

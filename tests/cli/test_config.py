@@ -63,4 +63,4 @@ def test_wrong_config_file(command: Command, tmp_path: Path) -> None:
     assert_one_line(command("generate", "x", "--config", str(file)), 2, "not TOML")
     file.write_text("steps = 'many'")
     assert_one_line(command("generate", "x", "--config", str(file)), 2, "steps")
-    assert_one_line(command("generate", "x", "--config", "none.toml"), 1, "No such file")
+    assert_one_line(command("generate", "x", "--config", "none.toml"), 2, "--config none.toml: no")

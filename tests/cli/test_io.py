@@ -44,7 +44,7 @@ def test_wrong_input(
 
 def test_missing_input(command: Command, tmp_path: Path) -> None:
     result = command("generate", "--input", str(tmp_path / "none.txt"))
-    assert_one_line(result, 1, "none.txt", "No such file")
+    assert_one_line(result, 2, "--input", "none.txt: no such file")
     assert_one_line(command("generate"), 2, "No prompt")
     assert_one_line(command("generate", "x", "-i", "y"), 2, "twice")
 

@@ -47,6 +47,8 @@ def test_a_job_and_its_exit_codes(
     assert [json.loads(line)["token_ids"] for line in lines] == [row["token_ids"] for row in rows]
     again = command(*words(prompts, tiny, "-o", str(folder)))
     assert again.code == 0, "a folder that exists needs no slash"
+    assert "nothing was left to do, 9 rows" in again.err
+    assert "nothing" not in done.err
     other = command(*words(prompts, tiny, "-o", f"{folder}/", "--seed", "1"))
     assert_one_line(other, 4, "seed=0, now 1", "choose another --output")
     for more, said in (

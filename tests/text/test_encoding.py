@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dlm_sampling import generate
+from dlm_sampling import AutoDenoiser, generate
 from dlm_sampling.text.encoding import Encoder, check_encodable, check_template
 from tests.text.tokenizers_of_all_kinds import KINDS, ids_of, script, tokenizer
 
@@ -133,3 +133,16 @@ def test_arguments_of_the_template_are_checked() -> None:
             check_template(wrong)
     with pytest.raises(ValueError, match="'tokenize' cannot be set"):
         check_template({"tokenize": True})
+
+
+def test_a_character_without_a_token_is_no_position_to_fill() -> None:
+    """The tokenizer of the sudoku model reads everything that is no digit as its mask."""
+    own = AutoDenoiser.from_pretrained("sudoku4x4").tokenizer
+    for text in ("1..4", "1 . 2\n3", "."):
+        assert Encoder(own).text(text, 0).ids == ids_of(own, text)
+    with pytest.raises(ValueError, match=r"Prompt 2: the tokenizer has no token for 'a', 'b', and"):
+        Encoder(own).text("ab1.2a", 2)
+    with pytest.raises(ValueError, match=r"'a', 'b', 'c', 'd', 'e' and others, .* write '\.'"):
+        Encoder(own).text("abcdefg", 0)
+    for kind in KINDS:  # their unknown token is not their mask
+        assert Encoder(tokenizer(kind)).text("\u2603 far", 0).ids

@@ -165,6 +165,7 @@ def download(name: str, patterns: tuple[str, ...], **options: Any) -> Path:
         raise
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason.removeprefix("Got: ")  # of huggingface_hub, where it quotes the network
         raise CheckpointError(
             f"{name!r} is no local folder, and could not be downloaded: {reason.rstrip('.')}. "
             "Check the name, the network, or give a folder."

@@ -51,8 +51,8 @@ def single_device(device_map: DeviceMap) -> torch.device | None:
         ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device_map={device_map!r}: this machine shows {torch.cuda.device_count()} GPUs. "
-            "Use device_map='cpu'."
+            f"Device {device_map!r}: torch sees {torch.cuda.device_count()} GPUs on this machine. "
+            "Use 'cpu', or leave device_map (--device) out."
         )
     return device
 
