@@ -25,6 +25,8 @@ EXTRA = "pip install 'dlm-sampling[jobs]'"
 _BOM = b"\xef\xbb\xbf"
 # "[Verse 1]" and "[[Link]]" begin a text; '["a"', "[{" and "[[1, 2]" begin an array.
 _BEGINS_JSON = re.compile(rb'\{|\[\s*(["{]|$|\[\s*\d)')
+_EXTRA_CELLS = "__index_level_0__"
+"""The column that `datasets` makes where every row of a CSV file has a cell without a column."""
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 
@@ -259,11 +261,18 @@ def _data_set(source: PromptSource, *, on_hub: bool) -> Iterable[Mapping[str, An
         if any(path.exists() for path in saved):
             found: Any = library.load_from_disk(name)
             return found[source.split] if saved[1].exists() else found
-        return library.load_dataset(
+        found = library.load_dataset(
             name, source.subset, split=source.split, revision=revision or None
         )
-    except (ValueError, OSError, KeyError) as error:
-        raise UsageError(f"{source.path}: {error}") from error
+    except (ValueError, OSError, KeyError, library.exceptions.DatasetsError) as error:
+        raise UsageError(f"{source.path}: {error.__cause__ or error}") from error
+    has_csv = not on_hub and any(Path(name).rglob("*.[ct]sv"))
+    if has_csv and _EXTRA_CELLS in found.column_names:
+        raise UsageError(
+            f"{source.path}: the rows of a CSV file have more cells than its header has columns. "
+            "Give every column a name, or the file itself, whose rows are then checked one by one."
+        )
+    return found
 
 
 def _table(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[Row]:

@@ -132,6 +132,24 @@ def test_data_sets_in_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         read_prompts(str(tmp_path / "parts"))
 
 
+def test_cells_without_a_column_in_a_folder_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every row has one, `datasets` would shift all columns and read 1 as the prompt."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    for text, said in (
+        ("prompt,x\na,1,9\nb,2,3\n", "more cells than its header has columns"),
+        ("prompt,x\na,1\nb,2,3\n", "Expected 2 fields in line 3, saw 3"),
+    ):
+        (folder / "a.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match=said):
+            read_prompts(str(folder))
+    (folder / "a.csv").write_text("prompt,x\na,1\nb,2\n", encoding="utf-8")
+    assert [item.prompt for item in read_prompts(str(folder))] == ["a", "b"]
+
+
 def test_a_missing_file_is_no_name_on_the_hub(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_prompts("org/prompts.jsonl")
