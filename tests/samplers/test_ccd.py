@@ -137,6 +137,13 @@ def test_a_law_that_never_moves_is_its_own_average():
         assert torch.equal(ours.tokens, run(constant(probs), CCDAverage(1), 4, **options).tokens)
 
 
+def test_an_order_by_drawn_tokens_is_not_exact():
+    assert CCDAverage().exact
+    assert CCDAverage(order="margin").exact
+    assert not CCDAverage(order="confidence").exact
+    assert not CCDAverage(delayed_ids=(1,)).exact
+
+
 @pytest.mark.parametrize("depth", [2, 3])
 def test_the_averaged_law_is_exact(depth):
     """Every chain of draws, by hand: p_bar is the mean over this step's law and those before."""
