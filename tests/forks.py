@@ -156,7 +156,8 @@ class Forks:
         """Start it; it calls the function of the name `prepare` before the first fork."""
         self._socket, theirs = socket.socketpair()
         self._environment = environment
-        path = os.pathsep.join(str(ROOT / folder) for folder in ("", "kernels", "eval"))
+        folders = [str(ROOT / folder) for folder in ("", "kernels", "eval")]
+        path = os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
         single = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-c", START, str(theirs.fileno()), prepare],

@@ -1,6 +1,6 @@
 """Run a file of prompts as a job: in shards, on any number of processes, resumed after any end."""
 
-from dlm_sampling.engine.batches import out_of_memory
+from dlm_sampling.engine.batches import in_parts, out_of_memory
 from dlm_sampling.engine.request import BlockRequest
 from dlm_sampling.jobs.job import Job, Shard
 from dlm_sampling.jobs.rank import Rank, rank_of
@@ -30,6 +30,7 @@ __all__ = [
     "finish",
     "fitting_caches",
     "generate_parts",
+    "in_parts",
     "item_seeds",
     "out_of_memory",
     "prepare",

@@ -23,7 +23,7 @@ except ImportError:  # not on Windows
 Record = dict[str, Any]
 PARTIAL = "partial"
 SUCCESS = "_SUCCESS"
-REMEDY = "restore this file, or choose another --output."
+REMEDY = "restore this file, or choose another folder."
 COLUMNS = {
     "id": "string", "index": "int64", "sample": "int64", "prompt": "string", "text": "string",
     "token_ids": "list", "finish_reason": "string", "logprob": "float64", "nfe": "int64",

@@ -58,9 +58,7 @@ def make_folder(folder: Path) -> None:
     ours = {PARTIAL, "data", "logs"}
     others = [p.name for p in folder.iterdir() if p.name not in ours] if folder.is_dir() else []
     if others and not path.exists():
-        raise UsageError(
-            f"--output {folder}: holds {others[0]} and no job; choose a new or empty folder."
-        )
+        raise UsageError(f"{folder}: holds {others[0]} and no job; choose a new or empty folder.")
     for name in sorted(ours):
         (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -113,7 +111,7 @@ def compare(old: dict[str, Any], new: dict[str, Any], place: Path) -> None:
         changes = "; ".join(f"{k}={before}, now {now}" for k, before, now in pairs)
         raise JobMismatchError(
             f"{place} holds a job with {changes}. Give the same options to go on, or choose "
-            "another --output."
+            "another folder."
         )
 
 

@@ -50,13 +50,13 @@ def test_a_job_and_its_exit_codes(
     assert "nothing was left to do, 9 rows" in again.err
     assert "nothing" not in done.err
     other = command(*words(prompts, tiny, "-o", f"{folder}/", "--seed", "1"))
-    assert_one_line(other, 4, "seed=0, now 1", "choose another --output")
+    assert_one_line(other, 4, "seed=0, now 1", "choose another folder")
     for more, said in (
         (("--stop", "x"), "stop=[], now ['x']"),
         (("--no-add-special-tokens",), "add_special_tokens=None, now False"),
     ):
         other = command(*words(prompts, tiny, "-o", f"{folder}/", *more))
-        assert_one_line(other, 4, said, "choose another --output")
+        assert_one_line(other, 4, said, "choose another folder")
         assert "goes on" not in other.err, "the same command would be refused again"
     live = command(*words(prompts, tiny, "-o", f"{folder}/", "--live"))
     assert_one_line(live, 2, "--live")

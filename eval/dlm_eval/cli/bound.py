@@ -194,6 +194,9 @@ def bound(
     write_folder(out, results, samples)
     for warning in warnings:
         typer.echo(f"Warning: {warning}", err=True)
+    told = "" if chosen.scheme in NOT_BOUNDS and not uniform else "at most "
     for metric in figures[:3]:
         error = "" if metric.error is None else f" ± {metric.error:.4f}"
-        typer.echo(f"{metric.name}: at most {metric.value:.4f}{error} {metric.unit}".rstrip())
+        value = f"{told}{metric.value:.4f}{error} {metric.unit}".rstrip()
+        typer.echo(f"{metric.name}: {value}, n = {metric.n}")
+    typer.echo(f"{out}: results.json, samples.jsonl, report.html", err=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ import typer
 from dlm_eval.cli.words import check_out, command_line
 from dlm_sampling.errors import UsageError
 
-JOURNAL = "answers.jsonl"
+JOURNALS = "answers"
 EXTRA = "pip install 'dlm-sampling[lm-eval]'"
 
 
@@ -58,7 +59,8 @@ def tasks(
 ) -> None:
     """Run tasks of lm-evaluation-harness with any sampler.
 
-    A killed run goes on when the same command is given again.
+    A killed run goes on when the same command is given again. Several processes share the requests
+    with DLM_SHARD=i/n and give the answers of one; the last to finish writes the results.
     """
     check_out(out)
     try:
@@ -72,6 +74,7 @@ def tasks(
     from dlm_eval.tasks.harness import DiffusionLM
     from dlm_eval.tasks.local.rules import DATA
     from dlm_eval.text.read import digest
+    from dlm_sampling.jobs import rank_of
 
     given: dict[str, Any] = {}
     for text in settings or []:
@@ -97,23 +100,36 @@ def tasks(
     try:
         language_model = DiffusionLM(
             model, batch_size=batch_size, seed=seed, device=device,
-            trust_remote_code=trust_remote_code, journal=out / JOURNAL, **given,
+            trust_remote_code=trust_remote_code, journal=out / JOURNALS, blanks=True, **given,
         )  # fmt: skip
     except SettingsChanged as error:
         raise UsageError(str(error)) from error
     except TypeError as error:
         raise UsageError(f"--set: {error}") from error
-    try:
-        found = lm_eval.simple_evaluate(
-            model=language_model, tasks=names, num_fewshot=fewshot, limit=limit,
-            task_manager=manager, confirm_run_unsafe_code=confirm_run_unsafe_code,
-            bootstrap_iters=0,
-        )  # fmt: skip
-    except ValueError as error:
-        if "unsafe" in str(error):
-            raise UsageError(f"{error} Here: --confirm_run_unsafe_code.") from error
-        raise
-    assert found is not None
+    rank = rank_of(os.environ)
+    # The harness gives results to the first process of a machine alone; any may be the last here.
+    os.environ.pop("LOCAL_RANK", None)
+
+    def evaluated(*, answers_only: bool) -> dict[str, Any]:
+        try:
+            found = lm_eval.simple_evaluate(
+                model=language_model, tasks=names, num_fewshot=fewshot, limit=limit,
+                task_manager=manager, confirm_run_unsafe_code=confirm_run_unsafe_code,
+                bootstrap_iters=0, predict_only=answers_only,
+            )  # fmt: skip
+        except ValueError as error:
+            if "unsafe" in str(error):
+                raise UsageError(f"{error} Here: --confirm_run_unsafe_code.") from error
+            raise
+        assert found is not None
+        return found
+
+    if rank.world > 1:
+        evaluated(answers_only=True)
+        if language_model.missing:
+            typer.echo(f"{out}: the share of process {rank.index} is done; others are not.")
+            return
+    found = evaluated(answers_only=False)
     figures = []
     for name, row in found["results"].items():
         count = found["n-samples"][name]["effective"]
@@ -176,3 +192,4 @@ def tasks(
     for metric in figures:
         error = "" if metric.error is None else f" ± {metric.error:.3f}"
         typer.echo(f"{metric.group} {metric.name}: {metric.value:.3f}{error} (n = {metric.n})")
+    typer.echo(f"{out}: results.json, samples.jsonl, report.html", err=True)

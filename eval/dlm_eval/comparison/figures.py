@@ -26,6 +26,7 @@ from dlm_eval.text.score import (
     mauve_metric,
     read,
     read_references,
+    repeated,
 )
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def figures_of(task: Task, measured: Sequence[Measured], protocol: Protocol | No
         metrics += _aup(points, len(measured[0].rows))
     of_people = None if references is None else references.scores
     warnings = [*_refused(measured), *_unbound(points), *_collapsed(metrics, scores, of_people)]
+    warnings += _copied(task, measured)
     warnings += few_for_mauve(min([m.n for m in metrics if m.name == "MAUVE"], default=5000))
     if protocol is None and not accurate:
         warnings.append("No judge read the texts: entropy alone says nothing of their quality.")
@@ -205,6 +207,24 @@ def _aup(points: Sequence[Point], n: int) -> list[Metric]:
 
 def _refused(measured: Sequence[Measured]) -> list[str]:
     return [f"{m.setting.label} did not run: {m.refused}" for m in measured if m.refused]
+
+
+def _copied(task: Task, measured: Sequence[Measured]) -> list[str]:
+    """Say where copies count as samples.
+
+    A text that stands twice behind one prompt is a copy.  Answers that are right or wrong are few,
+    and chance repeats them: there only a sampler that gives every prompt the same answer each time
+    copies.
+    """
+    found: list[str] = []
+    for cell in measured:
+        prompts = [task.words(row["row"]).get("prompt") for row in cell.rows]
+        texts = [tuple(row["ids"]) for row in cell.rows]
+        pairs = list(zip(prompts, texts, strict=True))
+        right = [task.right(row["row"], row["text"], row["ids"]) for row in cell.rows[:1]]
+        if right == [None] or len(set(pairs)) == len(set(prompts)):
+            found += [f"{cell.setting.label}: {told}" for told in repeated(pairs)]
+    return found
 
 
 def _unbound(points: Sequence[Point]) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dlm_eval.comparison.code import code_digest
 from dlm_eval.comparison.settings import Setting
 from dlm_eval.comparison.tasks import Task
 from dlm_eval.journal import Journal, records_of_all
@@ -25,7 +26,7 @@ from dlm_eval.judges.scores import TextScores
 from dlm_eval.report.results import Json
 from dlm_eval.text.score import columns_of
 from dlm_sampling import Denoiser, StepEvent, generate
-from dlm_sampling.jobs import Rank, out_of_memory
+from dlm_sampling.jobs import Rank, in_parts
 
 JOURNALS = "journal"
 
@@ -104,8 +105,9 @@ def run(
     """
     folder = folder / JOURNALS
     journal = Journal(folder / f"{rank.index}.jsonl", facts)
+    code = code_digest([setting.build() for setting in comparison.settings])
     plan = {_key(*batch): batch for batch in comparison.batches()}
-    known = _known(journal)
+    known = _known(journal, code)
     mine = [key for i, key in enumerate(plan) if i % rank.world == rank.index and key not in known]
     if mine:
         warm_up(comparison)
@@ -119,9 +121,11 @@ def run(
         for key in mine:
             setting, first, last = plan[key]
             bar.set_postfix_str(setting.label, refresh=False)
-            journal.append({"batch": key, **run_batch(comparison, setting, first, last)})
+            found = run_batch(comparison, setting, first, last)
+            by = {"code": code} if "refused" in found else {}
+            journal.append({"batch": key, **found, **by})
             bar.update()
-    known = _known(journal)
+    known = _known(journal, code)
     if not known.keys() >= plan.keys():
         return None
     return [_collect(setting, plan, known) for setting in comparison.settings]
@@ -168,21 +172,22 @@ def written_at(rows_of_batch: int) -> tuple[Callable[[StepEvent], None], Callabl
 
 
 def _rows(comparison: Comparison, setting: Setting, first: int, last: int) -> list[dict[str, Any]]:
+    def some(begin: int, end: int) -> list[dict[str, Any]]:
+        return _run(comparison, setting, first + begin, first + end)
+
+    halved = in_parts(last - first, None, some, lambda _: None)
+    return [row for _, rows in halved for row in rows]
+
+
+def _run(comparison: Comparison, setting: Setting, first: int, last: int) -> list[dict[str, Any]]:
     prompts, arguments = comparison.task.prompts(first, last)
     hear, times = written_at(last - first)
-    try:
-        out = generate(
-            comparison.denoiser, prompts, **{**comparison.arguments, **arguments},
-            sampler=setting.build(), steps=setting.steps,
-            **setting.law.arguments(), callback=hear, progress=False,
-            seed=list(range(comparison.seed + first, comparison.seed + last)),
-        )  # fmt: skip
-    except (RuntimeError, MemoryError) as error:
-        if last - first == 1 or not out_of_memory(error):
-            raise
-        middle = (first + last) // 2
-        halves = ((first, middle), (middle, last))
-        return [row for half in halves for row in _rows(comparison, setting, *half)]
+    out = generate(
+        comparison.denoiser, prompts, **{**comparison.arguments, **arguments},
+        sampler=setting.build(), steps=setting.steps,
+        **setting.law.arguments(), callback=hear, progress=False,
+        seed=list(range(comparison.seed + first, comparison.seed + last)),
+    )  # fmt: skip
     new = arguments.get("max_new_tokens")
     when = times() if new is None else times()[:, -new:]
     texts = out.texts or [" ".join(map(str, ids)) for ids in out.token_ids]
@@ -203,9 +208,16 @@ def _key(setting: Setting, first: int, last: int) -> str:
     return json.dumps([setting.label, first, last])
 
 
-def _known(own: Journal) -> dict[str, dict[str, Any]]:
-    """Return the finished batches of all processes; journals of other facts are refused."""
-    return {record["batch"]: record for record in records_of_all(own)}
+def _known(own: Journal, code: str) -> dict[str, dict[str, Any]]:
+    """Return the finished batches of all processes; journals of other facts are refused.
+
+    A batch that other code refused is not finished: the present code may accept it.
+    """
+    return {
+        record["batch"]: record
+        for record in records_of_all(own)
+        if "refused" not in record or record["code"] == code
+    }
 
 
 def _collect(

@@ -6,8 +6,9 @@ swept by its own parameter, with the values of `sweeps.SWEEPS` or those of the c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dlm_eval.comparison.sweeps import SWEEPS, Sweep
@@ -108,13 +109,23 @@ def settings_of(
         laws: how tokens are drawn.
         sweeps: parameters that replace the budgets, by sampler; see `sweeps_of`.
         world: key of the sweeps' values.
+
+    Raises:
+        UsageError: two settings have one name.
     """
-    return [
+    found = [
         setting
         for name in names
         for law in laws
         for setting in _budgets(name, law, budgets, sweeps.get(name), world)
     ]
+    for label, count in Counter(setting.label for setting in found).items():
+        if count > 1:
+            raise UsageError(
+                f"{label!r} is asked for {count} times; name every number of --nfe, --temperature "
+                "and --sweep once."
+            )
+    return found
 
 
 def sweeps_of(given: Sequence[str], world: str) -> dict[str, Sweep]:
@@ -143,7 +154,8 @@ def sweeps_of(given: Sequence[str], world: str) -> dict[str, Sweep]:
                 samplers.create(name, **{option: value})
         except (ValueError, TypeError) as error:
             raise UsageError(f"--sweep {text}: {error}") from error
-        found[name] = Sweep(option, {world: values}, found[name].steps if name in found else None)
+        known = found.get(name, Sweep(option, {}))
+        found[name] = replace(known, option=option, values={world: values})
     return found
 
 

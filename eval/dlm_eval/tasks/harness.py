@@ -14,8 +14,9 @@ continuation's tokens given the context's.  Needs `pip install "dlm-sampling[lm-
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,17 +28,15 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from torch import Tensor
-from tqdm import tqdm
 
-from dlm_eval.journal import Journal
 from dlm_eval.likelihood.documents import Document
 from dlm_eval.likelihood.protocols import Protocol
 from dlm_eval.likelihood.run import nats_of
 from dlm_eval.likelihood.windows import cut, encode, encode_pair
-from dlm_eval.tasks.answers import Answers
+from dlm_eval.tasks.answers import Answers, Question
 from dlm_sampling import AutoDenoiser, Denoiser, generate
 from dlm_sampling.cli import end
-from dlm_sampling.jobs import contents_digest
+from dlm_sampling.jobs import contents_digest, in_parts, rank_of
 from dlm_sampling.ops import row_seeds
 
 NEW_TOKENS = 256
@@ -62,13 +61,16 @@ class DiffusionLM(TemplateLM):
         temperature: default the sampler's own; tasks do not change it.
         top_p: keep the head with this mass.
         seed: from which the seed of each request is made.
-        batch_size: rows per forward pass.
+        batch_size: rows per forward pass, halved where they do not fit into memory.
         max_batch_size: passed by the harness; not used.
         device: cpu, cuda, cuda:1, auto.
         dtype: float32, bfloat16, auto.
         trust_remote_code: whether the checkpoint's own Python code may run.
         revision: commit on the hub.
-        journal: file that keeps finished answers, from which a killed run goes on; default none.
+        journal: folder that keeps finished answers, from which a killed run goes on; several
+            processes (DLM_SHARD=i/n, torchrun, accelerate) need one to share the requests.
+        blanks: answer requests of other processes that are still at work with nothing, and count
+            their batches in `missing`; else `OthersAtWork` is raised.
         parameters: `set_NAME=value` is the sampler's parameter NAME.
 
     Raises:
@@ -97,9 +99,11 @@ class DiffusionLM(TemplateLM):
         trust_remote_code: bool = False,
         revision: str | None = None,
         journal: str | Path | None = None,
+        blanks: bool = False,
         **parameters: Any,
     ) -> None:
         super().__init__()
+        rank = rank_of(os.environ)
         unknown = [name for name in parameters if not name.startswith(SET)]
         if unknown:
             raise TypeError(
@@ -110,10 +114,13 @@ class DiffusionLM(TemplateLM):
             pretrained
             if isinstance(pretrained, Denoiser)
             else AutoDenoiser.from_pretrained(
-                pretrained, dtype=dtype, device_map=device, trust_remote_code=trust_remote_code,
+                pretrained,
+                dtype=dtype,
+                device_map=rank.device(device),
+                trust_remote_code=trust_remote_code,
                 revision=revision,
             )
-        )  # fmt: skip
+        )
         if self.denoiser.tokenizer is None:
             raise TypeError(f"pretrained={pretrained!r}: the model has no tokenizer.")
         self.tokenizer = self.denoiser.tokenizer
@@ -140,7 +147,9 @@ class DiffusionLM(TemplateLM):
         }
         facts = {**self.get_model_info(), **self.weights, "greedy": greedy}
         facts["model"] = pretrained if isinstance(pretrained, str) else "a denoiser"
-        self._answers = Answers(None if journal is None else Journal(Path(journal), facts))
+        folder = None if journal is None else Path(journal)
+        self._answers = Answers(folder, facts, rank, blanks=blanks)
+        self._fitting: int | None = None  # rows that fit into memory, once a batch did not
 
     @property
     def eot_token_id(self) -> int:
@@ -198,25 +207,42 @@ class DiffusionLM(TemplateLM):
         lengths: dict[int, list[int]] = {}
         for i, (context, rest) in enumerate(pairs):
             lengths.setdefault(min(len(context) + len(rest), size), []).append(i)
+        batches = [
+            same[first : first + self.batch_size]
+            for same in lengths.values()
+            for first in range(0, len(same), self.batch_size)
+        ]
+        questions: list[Question] = []
+        for some in batches:
+            tokens = torch.tensor([[*pairs[i][0], *pairs[i][1]][-size:] for i in some])
+            scored = torch.zeros_like(tokens, dtype=torch.bool)
+            for row, i in enumerate(some):
+                scored[row, max(tokens.shape[1] - len(pairs[i][1]), 0) :] = True
+            own, rows = [seeds[i] for i in some], [pairs[i] for i in some]
+            read = partial(self._read, rows, tokens, scored, own)
+            asked = [tokens.tolist(), scored.sum(1).tolist(), own]
+            questions.append((asked, partial(self._in_parts, len(some), read)))
         found = [(0.0, False)] * len(pairs)
-        with tqdm(total=len(pairs), desc="bounds", disable=quiet or None) as bar:
-            for same in lengths.values():
-                for first in range(0, len(same), self.batch_size):
-                    some = same[first : first + self.batch_size]
-                    tokens = torch.tensor([[*pairs[i][0], *pairs[i][1]][-size:] for i in some])
-                    scored = torch.zeros_like(tokens, dtype=torch.bool)
-                    for row, i in enumerate(some):
-                        scored[row, max(tokens.shape[1] - len(pairs[i][1]), 0) :] = True
-                    own = [seeds[i] for i in some]
-
-                    rows = [pairs[i] for i in some]
-                    read = partial(self._read, rows, tokens, scored, own)
-                    question = [tokens.tolist(), scored.sum(1).tolist(), own]
-                    answers = self._answers.ask(question, read)
-                    for i, (value, greedy) in zip(some, answers, strict=True):
-                        found[i] = (value, greedy)
-                    bar.update(len(some))
+        for some, answers in zip(
+            batches, self._answers.ask(questions, title="bounds", quiet=quiet), strict=True
+        ):
+            for i, (value, greedy) in zip(some, answers or [], strict=answers is not None):
+                found[i] = (value, greedy)
         return found
+
+    @property
+    def missing(self) -> int:
+        """Return how many batches other processes have not answered; see `blanks`."""
+        return self._answers.missing
+
+    def _in_parts(self, rows: int, run: Callable[[int, int], list[Any]]) -> list[Any]:
+        """Run the rows of a batch together, or fewer at a time where they do not fit."""
+
+        def remember(fitting: int) -> None:
+            self._fitting = fitting
+
+        parts = in_parts(rows, self._fitting, run, remember)
+        return [answer for _, part in parts for answer in part]
 
     def _read(
         self,
@@ -224,12 +250,15 @@ class DiffusionLM(TemplateLM):
         tokens: Tensor,
         scored: Tensor,
         seeds: list[int],
+        first: int,
+        last: int,
     ) -> list[tuple[float, bool]]:
-        """Score the continuations of a batch."""
-        values = nats_of(self.denoiser, tokens, scored, self.protocol, seeds)
+        """Score the continuations of rows `first` to `last` - 1 of a batch."""
+        rows = slice(first, last)
+        values = nats_of(self.denoiser, tokens[rows], scored[rows], self.protocol, seeds[rows])
         return [
             (-value.nats, self.greedy and self._is_greedy(*pair))
-            for pair, value in zip(pairs, values, strict=True)
+            for pair, value in zip(pairs[rows], values, strict=True)
         ]
 
     def _is_greedy(self, context: list[int], rest: list[int]) -> bool:
@@ -255,25 +284,36 @@ class DiffusionLM(TemplateLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return the text that follows each context, up to the first of its stop strings."""
         seeds = row_seeds(self.seed, len(requests))
-        texts: list[str] = []
+        questions: list[Question] = []
         parts = range(0, len(requests), self.batch_size)
-        for first in tqdm(parts, desc="texts", disable=disable_tqdm or None):
+        for first in parts:
             some = requests[first : first + self.batch_size]
             asked = max(self._asked(request) for request in some)
             prompts = [self._prompt(request.args[0], asked) for request in some]
             stops = [_stops(request) for request in some]
             own = seeds[first : first + len(some)]
             write = partial(self._write, prompts, asked, stops, own)
-            texts += self._answers.ask([prompts, asked, stops, own], write)
-        return texts
+            question = [prompts, asked, stops, own]
+            questions.append((question, partial(self._in_parts, len(some), write)))
+        answers = self._answers.ask(questions, title="texts", quiet=disable_tqdm)
+        sizes = [min(self.batch_size, len(requests) - first) for first in parts]
+        texts = [answer or [""] * size for answer, size in zip(answers, sizes, strict=True)]
+        return [text for batch in texts for text in batch]
 
     def _write(
-        self, prompts: list[Any], asked: int, stops: list[list[str]], seeds: list[int]
+        self,
+        prompts: list[Any],
+        asked: int,
+        stops: list[list[str]],
+        seeds: list[int],
+        first: int,
+        last: int,
     ) -> list[str]:
-        """Generate the texts of a batch."""
+        """Generate the texts of rows `first` to `last` - 1 of a batch."""
+        rows = slice(first, last)
         out = generate(
-            self.denoiser, prompts, max_new_tokens=asked, stop=stops, seed=seeds, eos="stop",
-            progress=False, **self.settings,
+            self.denoiser, prompts[rows], max_new_tokens=asked, stop=stops[rows],
+            seed=seeds[rows], eos="stop", progress=False, **self.settings,
         )  # fmt: skip
         assert out.texts is not None
         return out.texts

@@ -11,7 +11,7 @@ with H the unigram entropy of the first m tokens of a text, m the smaller of the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +112,7 @@ def score_samples(samples: Sequence[Sample], protocol: Protocol) -> Scored:
         same_count(len(texts), len(protocol.references))
     scores = read(texts, protocol)
     metrics = figures(scores, protocol)
-    warnings = [*_silent(scores), *_repeated(texts)]
+    warnings = [*_silent(scores), *repeated(texts)]
     if all(sample.nfe is not None for sample in samples):
         nfe = np.array([sample.nfe for sample in samples], np.float64)
         metrics.append(Metric(name="NFE", value=float(nfe.mean()), unit="passes", n=len(nfe),
@@ -237,8 +237,12 @@ def _silent(scores: TextScores) -> list[str]:
     ]
 
 
-def _repeated(texts: Sequence[str]) -> list[str]:
-    """Say how many texts are copies, as those of a sampler without randomness and prompt are."""
+def repeated(texts: Sequence[Hashable]) -> list[str]:
+    """Say how many texts are copies, as those of a sampler without randomness and prompt are.
+
+    Args:
+        texts: by themselves, or with what they continue.
+    """
     copies = len(texts) - len(set(texts))
     if not copies:
         return []

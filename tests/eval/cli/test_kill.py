@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 from pathlib import Path
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 def work(out: Path) -> int:
     """Bytes of all that a run keeps before its results."""
-    rooms = (out / "journal", out / "samples")
+    rooms = (out / "journal", out / "samples", out / "answers")
     return sum(p.stat().st_size for r in rooms for p in r.rglob("*") if p.is_file())
 
 
@@ -26,9 +27,27 @@ TEXT = ["eval", "text", "sudoku4x4", "-n", "130", "--max-new-tokens", "15", "--b
 DATA = str(ROOT / "constraints.txt")
 BOUND = ["eval", "bound", "tiny-books", "--data", DATA, "--length", "16",
          "--masks", "1", "--batch-size", "8", "--out"]  # fmt: skip
+TASKS = ["eval", "tasks", "tiny-books", "--tasks", "sudoku4x4,countdown", "--limit", "6",
+         "--set=sampler=ancestral", "--set=steps=2", "--set=max_new_tokens=8", "--batch-size", "2",
+         "--out"]  # fmt: skip
+NEEDS_HARNESS = (
+    pytest.mark.external,
+    pytest.mark.skipif(
+        importlib.util.find_spec("lm_eval") is None,
+        reason="needs: pip install 'dlm-sampling[lm-eval]'",
+    ),
+)
 
 
-@pytest.mark.parametrize("words", [COMPARE, TEXT, BOUND], ids=["compare", "text", "bound"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(COMPARE, id="compare"),
+        pytest.param(TEXT, id="text"),
+        pytest.param(BOUND, id="bound"),
+        pytest.param(TASKS, id="tasks", marks=NEEDS_HARNESS),
+    ],
+)
 def test_a_killed_run_goes_on(forks: Forks, tmp_path: Path, words: list[str]) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 

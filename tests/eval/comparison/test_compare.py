@@ -15,7 +15,13 @@ from dlm_eval.comparison.figures import figures_of
 from dlm_eval.comparison.part import Part, Weights
 from dlm_eval.comparison.run import Comparison, Measured, run, samples_of
 from dlm_eval.comparison.settings import Law, Setting, check_names, settings_of, sweeps_of
-from dlm_eval.comparison.tasks import FileTask, SudokuTask, TextTask, read_file_task
+from dlm_eval.comparison.tasks import (
+    FileTask,
+    SudokuTask,
+    Task,
+    TextTask,
+    read_file_task,
+)
 from dlm_eval.journal import SettingsChanged
 from dlm_eval.judges.causal import CausalJudge
 from dlm_eval.judges.diversity import entropies
@@ -96,6 +102,30 @@ def test_a_killed_run_goes_on_and_repeats_nothing(
     assert len(ran) == len(lines) - 3  # of 1 + 6 lines, the facts and two batches were whole
     with pytest.raises(SettingsChanged, match="subject: model"):
         run(comparison(), tmp_path, {"subject": {"model": "other"}}, Rank(1, 2), progress=False)
+
+
+def test_a_refusal_is_forgotten_with_the_code_that_refused(
+    tmp_path: Path, whole: tuple[Path, list[Measured]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlm_eval.comparison import run as module
+
+    plain, ran = module.generate, 0
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        nonlocal ran
+        ran += 1
+        raise ValueError("not on this model")
+
+    monkeypatch.setattr(module, "warm_up", lambda _: None)
+    monkeypatch.setattr(module, "generate", refuse)
+    for _ in range(2):  # the second time the journal tells it
+        found = run(comparison(), tmp_path, FACTS, Rank(), progress=False)
+        assert found is not None and {one.refused for one in found} == {"not on this model"}
+        assert ran == 6
+    monkeypatch.setattr(module, "generate", plain)
+    assert run(comparison(), tmp_path, FACTS, Rank(), progress=False) == found
+    monkeypatch.setattr(module, "code_digest", lambda _: "another")
+    assert samples(run(comparison(), tmp_path, FACTS, Rank(), progress=False)) == samples(whole[1])
 
 
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError])
@@ -191,6 +221,36 @@ def test_collapsed_entropy_stands_in_the_warnings() -> None:
         assert sum("collapsed" in warning for warning in told) == count
 
 
+def _written(ids: list[list[int]]) -> Measured:
+    rows = [
+        {"row": i, "seed": i, "text": " ".join(map(str, one)), "ids": one, "nfe": 2,
+         "written": [1, 2]}
+        for i, one in enumerate(ids)
+    ]  # fmt: skip
+    return Measured(Setting("llada", Law(0.0), 2), tuple(rows), (1.0,))
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    ("task", "ids", "copies"),
+    [
+        (TextTask(2), [[1, 2], [1, 2], [1, 3], [1, 2]], 2),
+        (TextTask(2, ("a", "b")), [[1, 2], [1, 2], [1, 3], [1, 2]], 1),  # prompts a b a b
+        (TextTask(2, ("a", "b", "c", "d")), [[1, 2]] * 4, 0),
+        # Of right or wrong answers only those of a sampler that always gives the same.
+        (FileTask("t", (("a", "1 2"),) * 4, 2), [[1, 2], [1, 2], [1, 3], [1, 2]], 0),
+        (FileTask("t", (("a", "1 2"),) * 4, 2), [[1, 2]] * 4, 3),
+        (FileTask("t", (("a", "1 2"), ("b", "1 2")) * 2, 2), [[1, 2], [1, 3]] * 2, 2),
+    ],
+)
+def test_copies_are_no_samples(task: Task, ids: list[list[int]], copies: int) -> None:
+    warnings = figures_of(task, [_written(ids)], None).warnings
+    told = [warning for warning in warnings if "copies" in warning]
+    assert [warning.split(" texts")[0] for warning in told] == (
+        [f"llada, 2 steps, T 0: {copies} of 4"] if copies else []
+    )
+
+
 @pytest.mark.usefixtures("no_pictures")
 def test_references_longer_than_the_texts_are_no_collapse() -> None:
     """Both are read over as many tokens, as `eval text` does."""
@@ -249,6 +309,23 @@ def test_wrong_samplers_are_refused_in_one_line() -> None:
                            (("llada", "llada"), "twice")):  # fmt: skip
         with pytest.raises(UsageError, match=message):
             check_names(names, "absorbing")
+
+
+@pytest.mark.parametrize(
+    ("budgets", "laws", "sweep", "twice"),
+    [
+        ((8, 8), (Law(),), (), "'llada, 8 steps'"),
+        ((8,), (Law(1.0), Law(1.0)), (), "'llada, 8 steps, T 1'"),
+        ((8,), (Law(),), ("fast-dllm.threshold=0.5,0.50",), "'fast-dllm, threshold 0.5'"),
+        ((8,), (Law(),), ("fast-dllm.threshold=0.5,0.50000001",), "'fast-dllm, threshold 0.5'"),
+    ],
+)
+def test_settings_of_one_name_are_refused(
+    budgets: tuple[int, ...], laws: tuple[Law, ...], sweep: tuple[str, ...], twice: str
+) -> None:
+    """They would share the batches of the journal and stand in one row."""
+    with pytest.raises(UsageError, match=f"{twice} is asked for 2 times"):
+        settings_of(("llada", "fast-dllm"), budgets, laws, sweeps_of(sweep, "text"), "text")
 
 
 def test_an_answer_is_compared_without_spaces_commas_and_case() -> None:

@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dlm_eval.journal import Journal, SettingsChanged
-from dlm_eval.tasks.answers import Answers
+from dlm_eval.journal import SettingsChanged
+from dlm_eval.tasks.answers import Answers, OthersAtWork, Question
+
+from dlm_sampling.jobs import Rank
+
+FACTS = {"model": "m"}
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    path, asked = tmp_path / "answers.jsonl", []
+@pytest.fixture
+def asked() -> list[int]:
+    """Numbers of the questions that were computed."""
+    return []
 
-    def answer() -> list[str]:
-        asked.append(1)
-        return ["text", "héllo"]
 
-    first = Answers(Journal(path, {"model": "m"}))
-    assert first.ask(["prompt", 1], answer) == ["text", "héllo"]
-    with path.open("ab") as file:  # what a kill leaves of the next answer
+def questions(count: int, asked: list[int]) -> list[Question]:
+    def answer(i: int) -> Callable[[], list[str]]:
+        def compute() -> list[str]:
+            asked.append(i)
+            return [f"text {i}", "héllo"]
+
+        return compute
+
+    return [(["prompt", i], answer(i)) for i in range(count)]
+
+
+WHOLE = [[f"text {i}", "héllo"] for i in range(5)]
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, asked: list[int]) -> None:
+    assert Answers(tmp_path, FACTS).ask(questions(2, asked)) == WHOLE[:2]
+    with (tmp_path / "0.jsonl").open("ab") as file:  # what a kill leaves of the next answer
         file.write(b'{"question": "half')
-    again = Answers(Journal(path, {"model": "m"}))
-    assert again.ask(["prompt", 1], answer) == ["text", "héllo"] and len(asked) == 1
-    assert again.ask(["prompt", 2], answer) and len(asked) == 2
+    assert Answers(tmp_path, FACTS).ask(questions(5, asked)) == WHOLE
+    assert asked == [0, 1, 2, 3, 4]
     with pytest.raises(SettingsChanged, match="model was"):
-        Journal(path, {"model": "other"})
-    assert Answers(None).ask(["prompt", 1], answer) and len(asked) == 3
+        Answers(tmp_path, {"model": "other"}, Rank(1, 2))
+    Answers(None, FACTS).ask(questions(1, asked))
+    assert asked[5:] == [0]
+
+
+def test_processes_share_the_questions(tmp_path: Path, asked: list[int]) -> None:
+    second = Answers(tmp_path, FACTS, Rank(1, 2), blanks=True)
+    assert second.ask(questions(5, asked)) == [None, WHOLE[1], None, WHOLE[3], None]
+    assert asked == [1, 3] and second.missing == 3
+    first = Answers(tmp_path, FACTS, Rank(0, 2), blanks=True)
+    assert first.ask(questions(5, asked)) == WHOLE
+    assert asked == [1, 3, 0, 2, 4] and first.missing == 0
+    # Fewer or more processes go on with what those two have left.
+    assert Answers(tmp_path, FACTS, Rank(2, 3)).ask(questions(5, asked)) == WHOLE
+    assert len(asked) == 5
+
+
+def test_what_others_have_not_answered_is_no_answer(tmp_path: Path, asked: list[int]) -> None:
+    with pytest.raises(OthersAtWork, match="process 1 is done; 2 batches"):
+        Answers(tmp_path, FACTS, Rank(1, 2)).ask(questions(3, asked))
+    with pytest.raises(ValueError, match="journal=FOLDER"):
+        Answers(None, FACTS, Rank(1, 2))

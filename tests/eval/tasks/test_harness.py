@@ -22,6 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from dlm_eval.cli.app import app  # noqa: E402
 from dlm_eval.journal import SettingsChanged  # noqa: E402
+from dlm_eval.tasks.answers import OthersAtWork  # noqa: E402
 from dlm_eval.tasks.harness import DiffusionLM  # noqa: E402
 from dlm_eval.tasks.local.rules import DATA  # noqa: E402
 from lm_eval.api.instance import Instance  # noqa: E402
@@ -152,3 +153,57 @@ def test_a_killed_run_goes_on(
     assert (again.generate_until(text), again.loglikelihood(pair)) == found
     with pytest.raises(SettingsChanged, match="masks"):
         DiffusionLM(str(tiny_llada), **{**options, "masks": 3})
+
+
+def test_processes_give_the_answers_of_one(
+    model: DiffusionLM, tiny_llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [asked("generate_until", f"{i}", {"until": ["."], "max_gen_toks": 4}) for i in range(5)]
+    pairs = [asked("loglikelihood", "Once", " upon" * (1 + i % 2)) for i in range(5)]
+    whole = model.generate_until(texts), model.loglikelihood(pairs)
+    options: dict[str, Any] = {"masks": 6, "batch_size": 2, "seed": 5, "sampler": "llada"}
+
+    def share(index: int, **more: Any) -> DiffusionLM:
+        monkeypatch.setenv("DLM_SHARD", f"{index}/2")
+        return DiffusionLM(str(tiny_llada), journal=tmp_path, **options, **more)
+
+    second = share(1, blanks=True)
+    found = second.generate_until(texts), second.loglikelihood(pairs)
+    assert found[0] == ["", "", *whole[0][2:4], ""] and second.missing > 1
+    with pytest.raises(OthersAtWork):
+        share(1).generate_until(texts)
+    first = share(0)
+    assert (first.generate_until(texts), first.loglikelihood(pairs)) == whole
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError])
+def test_a_batch_that_does_not_fit_is_halved(
+    error: type[Exception],
+    model: DiffusionLM,
+    tiny_llada: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The halves are remembered, and the questions stay those of whole batches."""
+    from dlm_eval.tasks import harness
+
+    texts = [asked("generate_until", f"{i}", {"until": ["."], "max_gen_toks": 4}) for i in range(5)]
+    pairs = [asked("loglikelihood", "Once", " upon") for _ in range(5)]
+    whole = model.generate_until(texts), model.loglikelihood(pairs)
+    sizes: list[int] = []
+
+    def small(run: Any) -> Any:
+        def limited(denoiser: Any, rows: Any, *rest: Any, **given: Any) -> Any:
+            sizes.append(len(rows))
+            if len(rows) > 1:
+                raise error("DefaultCPUAllocator: not enough memory")
+            return run(denoiser, rows, *rest, **given)
+
+        return limited
+
+    for name in ("generate", "nats_of"):
+        monkeypatch.setattr(harness, name, small(getattr(harness, name)))
+    little = DiffusionLM(str(tiny_llada), masks=6, batch_size=2, seed=5, sampler="llada")
+    assert little.generate_until(texts) == whole[0]
+    assert sizes == [2, 1, 1, 1, 1, 1]
+    for (value, _), (wanted, _) in zip(little.loglikelihood(pairs), whole[1], strict=True):
+        assert value == pytest.approx(wanted, rel=1e-5)
