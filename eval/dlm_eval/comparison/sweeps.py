@@ -22,16 +22,26 @@ class Sweep:
     Fields:
         option: name of the sampler's parameter.
         values: what it is set to, by world.
-        steps: planned steps of all runs, for samplers that also read them.
+        steps: planned steps of all runs, for samplers that also read them; None is one per token.
+        bound: whether the planned steps bound the passes from above, so that one per token leaves
+            the sampler its own pace.
     """
 
     option: str
     values: dict[str, tuple[float, ...]]
     steps: int | None = None
+    bound: bool = False
 
 
 _THRESHOLDS = {"text": (0.9, 0.5, 0.3, 0.15, 0.05), "sudoku": (0.9, 0.7, 0.5, 0.3)}
+_REFINED = {"text": (0.95, 0.7, 0.5, 0.3, 0.15), "sudoku": (0.95, 0.7, 0.5, 0.3)}
+_STABLE = {"text": (0.9, 0.6, 0.3, 0.1, 0.03), "sudoku": (0.9, 0.7, 0.5, 0.3)}
 SWEEPS = {
+    "klass": Sweep("conf_threshold", _STABLE, bound=True),
+    "klass-dream": Sweep("conf_threshold", _STABLE, bound=True),
+    "ccd": Sweep(
+        "expand_ratio", {"text": (1.0, 4.0, 16.0), "sudoku": (0.0, 1.0, 4.0, 16.0)}, bound=True
+    ),
     "eb-sampler": Sweep(
         "gamma", {"text": (0.1, 3.0, 10.0, 30.0, 60.0), "sudoku": (0.1, 0.5, 1.0, 2.0)}
     ),
@@ -45,9 +55,18 @@ SWEEPS = {
         "low_threshold", {"text": (0.6, 0.3, 0.1, 0.03, 0.0), "sudoku": (0.6, 0.3, 0.1, 0.0)}
     ),
     "dinfer-credit": Sweep("threshold", _THRESHOLDS),
+    "sdar": Sweep("threshold", _REFINED, bound=True),
+    "block-refinement": Sweep("threshold", _REFINED, bound=True),
+    "llada2": Sweep("threshold", _REFINED, bound=True),
+    "llada2.1": Sweep("threshold", _REFINED, bound=True),
+    "diffusion-gemma": Sweep("gamma", {"text": (0.1, 3.0, 10.0, 30.0), "sudoku": (0.1, 1.0, 3.0)}),
+    "planned-adaptive": Sweep(
+        "tol", {"text": (0.1, 3.0, 10.0, 30.0), "sudoku": (0.1, 1.0, 3.0)}, bound=True
+    ),
     "gillespie": Sweep("events_per_step", {"text": (1, 2, 4, 8, 16), "sudoku": (1, 2, 4)}),
     # Nothing sets its pace: events come as the process has them.
     "uniformization": Sweep("t_end", {"text": (1e-5,), "sudoku": (1e-5,)}),
+    "planned-gillespie": Sweep("t_end", {"text": (1e-3,), "sudoku": (1e-3,)}),
     "bd3lm": Sweep("tokens_per_step", {"text": (1, 2, 4, 8, 16), "sudoku": (1, 2, 4)}),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from dlm_eval.comparison.presets import maps
 from dlm_eval.comparison.presets.map_page import render_samplers
 from dlm_eval.comparison.presets.maps import (
@@ -14,7 +15,8 @@ from dlm_eval.comparison.presets.maps import (
 from dlm_eval.comparison.presets.summary import Figure, PartFigures, Summary
 from dlm_eval.comparison.sweeps import SWEEPS, own_law
 
-from dlm_sampling import generate, samplers
+from dlm_sampling import generate, sample, samplers, wrap
+from dlm_sampling.processes import Uniform
 from dlm_sampling.testing.sudoku import CELLS, MASK, SudokuOracle
 
 
@@ -49,10 +51,32 @@ def test_the_planned_steps_are_swept_where_and_only_where_they_are_read(name: st
         ).nfe.double().mean()
         for steps in (2, 16)
     )  # fmt: skip
-    if sweep is None:
+    if sweep is None or sweep.bound:
         assert few < many
     elif sweep.steps is None:
         assert few == many
+
+
+def passes(name: str, scale: float) -> int:
+    """Passes of a sampler for 12 tokens by a network of fixed logits, unsure or sure."""
+    noise = "absorbing" if "absorbing" in samplers.find(name).runs_on else "uniform"
+    logits = scale * torch.randn(12, 7, generator=torch.Generator().manual_seed(0))
+    if noise == "absorbing":
+        logits[:, 6] = -1e4
+    process = Uniform() if noise == "uniform" else None
+    denoiser = wrap(lambda ids: logits.expand(len(ids), -1, -1), vocab_size=7, process=process,
+                    mask_token_id=None if noise == "uniform" else 6)  # fmt: skip
+    canvas = torch.full((1, 12), 0 if noise == "uniform" else 6)
+    editable = torch.ones(1, 12, dtype=torch.bool)
+    return int(sample(denoiser, samplers.create(name), canvas, editable, seeds=[0], steps=12).nfe)
+
+
+@pytest.mark.parametrize("name", samplers.available())
+def test_a_sampler_that_sets_its_own_pace_is_swept(name: str) -> None:
+    """It says so, or it takes half the passes of a sure network at the same planned steps."""
+    says = samplers.create(name).nfe.startswith("adaptive")
+    if says or passes(name, 40.0) <= passes(name, 0.1) // 2:
+        assert name in SWEEPS
 
 
 def test_the_page_counts_the_outcomes_of_each_part() -> None:
