@@ -59,14 +59,15 @@ SWEEPS = {
     "block-refinement": Sweep("threshold", _REFINED, bound=True),
     "llada2": Sweep("threshold", _REFINED, bound=True),
     "llada2.1": Sweep("threshold", _REFINED, bound=True),
-    "diffusion-gemma": Sweep("gamma", {"text": (0.1, 3.0, 10.0, 30.0), "sudoku": (0.1, 1.0, 3.0)}),
+    "diffusion-gemma": Sweep(
+        "gamma", {"text": (0.1, 3.0, 10.0, 30.0), "sudoku": (0.1, 1.0, 3.0)}, bound=True
+    ),
     "planned-adaptive": Sweep(
         "tol", {"text": (0.1, 3.0, 10.0, 30.0), "sudoku": (0.1, 1.0, 3.0)}, bound=True
     ),
     "gillespie": Sweep("events_per_step", {"text": (1, 2, 4, 8, 16), "sudoku": (1, 2, 4)}),
     # Nothing sets its pace: events come as the process has them.
     "uniformization": Sweep("t_end", {"text": (1e-5,), "sudoku": (1e-5,)}),
-    "planned-gillespie": Sweep("t_end", {"text": (1e-3,), "sudoku": (1e-3,)}),
     "bd3lm": Sweep("tokens_per_step", {"text": (1, 2, 4, 8, 16), "sudoku": (1, 2, 4)}),
 }
 

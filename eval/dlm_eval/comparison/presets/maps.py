@@ -74,12 +74,15 @@ def _texts(name: str, weights: Weights, names: Sequence[str], law: str) -> Part:
 def _settings(
     names: Sequence[str], law: str, budgets: Sequence[int], more: Sequence[int], world: str
 ) -> Iterator[Setting]:
-    """Yield the budgets or the swept parameter of every sampler; more budgets of baselines."""
+    """Yield the budgets or the swept parameter of every sampler; more budgets of baselines.
+
+    A sampler whose passes the planned steps bound runs at the budgets, as the others do.
+    """
     drawn = PRESET_LAWS[law]
     frequencies = book_frequencies() if world == "text" else None
     for name in names:
         sweep = SWEEPS.get(name)
-        if sweep is not None:
+        if sweep is not None and not sweep.bound:
             for value in sweep.values[world]:
                 yield Setting(name, drawn, sweep.steps, (sweep.option, value))
             continue
