@@ -26,6 +26,7 @@ from dlm_sampling.cli.io import (
     collect_prompts,
     parse_settings,
     parse_template,
+    parse_times,
     refuse_bad,
 )
 from dlm_sampling.cli.learn import learn
@@ -131,6 +132,18 @@ def generate(
     guidance_scale: Annotated[
         float, typer.Option(help="Classifier-free guidance; 0 is none.")
     ] = 0.0,
+    start: Annotated[
+        str | None, typer.Option(help="A draft to refine in place of noise, for all prompts.")
+    ] = None,
+    t_start: Annotated[
+        float | None, typer.Option(help="Noise the draft to this time, and begin there.")
+    ] = None,
+    renoise: Annotated[
+        bool, typer.Option("--renoise/--no-renoise", help="Or take it as it is at --t-start.")
+    ] = True,
+    times: Annotated[
+        str | None, typer.Option(help="Times of the steps, falling: 1,0.6,0.3,0.")
+    ] = None,
     eos: Annotated[str, typer.Option(help="End-of-text: keep, cut, stop, or auto.")] = "auto",
     stop: Annotated[
         list[str] | None, typer.Option(help="End a text before this string; repeat.")
@@ -296,6 +309,10 @@ def generate(
             chat_template_kwargs=parse_template(template or []),
             cuda_graph=cuda_graph,
             cache=cache,
+            start=start,
+            t_start=t_start,
+            renoise=renoise,
+            times=parse_times(times),
         )
         begun = time.monotonic()
         if as_job:

@@ -124,6 +124,20 @@ def parse_template(pairs: Sequence[str]) -> dict[str, Any] | None:
     return found or None
 
 
+def parse_times(text: str | None) -> list[float] | None:
+    """Return the numbers of `--times 1,0.5,0`; None without any.
+
+    Raises:
+        UsageError: one is no number.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--times {text}: write falling numbers, such as 1,0.6,0.3,0.") from None
+
+
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 

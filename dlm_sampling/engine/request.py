@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.caches import AnyPolicy, check_audit, check_cache_name
+from dlm_sampling.engine.start import Start, check_times
 from dlm_sampling.errors import check_flag, check_real, check_whole
 from dlm_sampling.types import Sampler, TokenLaw
 
@@ -71,6 +72,8 @@ class Request:
         cuda_graph: record one step as a CUDA graph and replay it.
         cache: "auto", "none", the name of a cache policy, or a policy; see `engine.caching`.
         cache_audit: "refresh", a share of the passes, or None; see `generate`.
+        start: editable positions hold a draft that is refined; None overwrites them with noise.
+        times: the times of every block, falling, or None for the sampler's own.
     """
 
     sampler: Sampler[Any]
@@ -84,8 +87,13 @@ class Request:
     cuda_graph: bool = False
     cache: str | AnyPolicy = "auto"
     cache_audit: float | str | None = None
+    start: Start | None = None
+    times: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        planned = self.blocks.steps if self.blocks.steps_per_block is None else None
+        planned = planned or self.blocks.steps_per_block
+        check_times(self.times, planned, self.begin)
         check_cache_name(self.cache)
         check_audit(self.cache_audit)
         check_flag("every_step", self.every_step)
@@ -97,6 +105,11 @@ class Request:
                 f"guidance_scale={self.guidance_scale}: must be between -{MOST_GUIDANCE:.0f} and "
                 f"{MOST_GUIDANCE:.0f}; 0 is no guidance."
             )
+
+    @property
+    def begin(self) -> float:
+        """Return the time at which every block begins, 1 without a draft."""
+        return 1.0 if self.start is None or self.start.t is None else self.start.t
 
 
 IsComplete = Callable[[Tensor, int], bool]

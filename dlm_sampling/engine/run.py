@@ -19,9 +19,10 @@ from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan
 from dlm_sampling.engine.caching import cached_passes, choose_cache, meter_of, with_cache
+from dlm_sampling.engine.drafts import check_start, grid_of, started
 from dlm_sampling.engine.fit import check_fit, check_law
 from dlm_sampling.engine.request import Canvases, IsComplete, Request
-from dlm_sampling.engine.state import BlockWindow, RunState
+from dlm_sampling.engine.state import BlockWindow, RunState, apply
 from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.model import Counts, RunModel, full_law
@@ -80,6 +81,7 @@ class Run:
         complete: tells of each row whether its text is complete; () if none is asked.
         cache: which columns a pass computes, or None for all.
         meter: audits the cache, or None without one.
+        times: float64 [N + 1], the times of every block, or None for the sampler's own.
     """
 
     request: Request
@@ -97,6 +99,7 @@ class Run:
     complete: tuple[IsComplete | None, ...]
     cache: AnyPolicy | None = None
     meter: Meter | None = None
+    times: Tensor | None = None
 
     @classmethod
     def of(cls, denoiser: Denoiser, request: Request, canvases: Canvases, plan: BlockPlan) -> Run:
@@ -105,6 +108,7 @@ class Run:
         process = check_fit(denoiser, sampler, request.guidance_scale)
         law = sampler.law if request.law is None else request.law
         check_law(denoiser, law)
+        check_start(sampler, request.start, request.times)
         model = RunModel(
             denoiser,
             full_law(law, denoiser, suppress_mask=request.suppress_mask),
@@ -133,6 +137,7 @@ class Run:
             complete=canvases.complete,
             cache=cache,
             meter=meter_of(cache, request.cache_audit),
+            times=grid_of(request.times, device),
         )
 
     @property
@@ -148,10 +153,16 @@ class Run:
         origin = canvases.attention.long().argmax(1)
         rng = replace(ops.Rng.from_seeds(canvases.seeds, device=device), origin=origin)
         noise = self.process.prior(canvases.tokens, rng, self.model.denoiser.vocab_size)
+        tokens, unknown = torch.where(editable, noise, canvases.tokens), editable.clone()
+        if self.request.start is not None:
+            tokens, unknown = started(
+                self.process, self.sampler, self.request.start, canvases.tokens, editable, noise,
+                rng, self.model.denoiser,
+            )  # fmt: skip
         state = RunState(
             rows=rows,
-            tokens=torch.where(editable, noise, canvases.tokens),
-            unknown=editable.clone(),
+            tokens=tokens,
+            unknown=unknown,
             logprob=torch.zeros(editable.shape, dtype=torch.float32, device=device),
             editable=editable,
             attention=canvases.attention,
@@ -182,6 +193,10 @@ class Run:
         return Canvas(
             state.tokens, state.unknown, window.editable, window.start, self.process.mask_token_id
         )
+
+    def clock(self, state: RunState) -> Clock:
+        """Return the clock of the next step."""
+        return Clock(state.step, state.window.steps, self.request.begin, self.times)
 
     def columns(self, state: RunState) -> Tensor | None:
         """Return the W columns from the start of each row's block, int64 [A, W].
@@ -242,7 +257,7 @@ class Run:
         looked through too, once per run.
         """
         canvas = self.canvas(state)
-        clock = Clock(state.step, state.window.steps)
+        clock = self.clock(state)
         try:
             taken = self.sampler.step(state.sampler, canvas, clock, predictor, state.rng)
         except IndexError as error:
@@ -368,17 +383,6 @@ class Run:
     def advance_step(self, state: RunState) -> RunState:
         """Advance the step counters of rows that stay in their block."""
         return replace(state, step=state.step + 1, rng=state.rng.with_step(state.rng.step + 1))
-
-
-def apply(state: RunState, canvas: Canvas, step: Step) -> RunState:
-    """Return the state with the step's changes inside the block; changes elsewhere are dropped."""
-    changed = ((step.tokens != state.tokens) | (canvas.unknown & ~step.unknown)) & canvas.editable
-    return replace(
-        state,
-        tokens=torch.where(canvas.editable, step.tokens, state.tokens),
-        unknown=torch.where(canvas.editable, step.unknown, state.unknown),
-        logprob=torch.where(changed, step.logprob.to(state.logprob.dtype), state.logprob),
-    )
 
 
 def _step_limits(sampler: Sampler[Any], steps: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan, check_canvas, check_whole, plan_blocks
 from dlm_sampling.engine.checks import check_canvases
+from dlm_sampling.engine.drafts import start_of, with_draft
 from dlm_sampling.engine.graph import check_device, check_recordable, record
 from dlm_sampling.engine.output import Listeners, SampleOutput
 from dlm_sampling.engine.recorded import run_recorded
@@ -54,6 +55,10 @@ def sample(
     cuda_graph: bool = False,
     cache: str | AnyPolicy = "auto",
     cache_audit: float | str | None = None,
+    start: Tensor | None = None,
+    t_start: float | None = None,
+    renoise: bool = True,
+    times: Sequence[float] | None = None,
 ) -> SampleOutput:
     """Run a sampler over a batch of canvases until every editable position is written.
 
@@ -93,6 +98,11 @@ def sample(
             all columns in every pass; "block" insists on the first; "prefix", "dual", "vicinity"
             and "dkv", or a policy of `dlm_sampling.caches`, are approximate.
         cache_audit: compare the cache's laws with the exact ones, see `generate`.
+        start: int64 [B, L], a draft, of which the editable positions are read; the mask or -1
+            stands for noise.  None begins with noise everywhere.
+        t_start: time at which the clock begins, see `generate`.
+        renoise: whether the draft is noised to that level first.
+        times: times of every block, falling, in place of the sampler's grid.
 
     Returns:
         The finished canvases; no mask is left and fixed positions are unchanged.
@@ -118,9 +128,13 @@ def sample(
         cuda_graph=cuda_graph,
         cache=cache,
         cache_audit=cache_audit,
+        start=start_of(start is not None, t_start, renoise, times),
+        times=None if times is None else tuple(times),
     )
     check_sampler(sampler)
     canvases = check_canvases(denoiser, tokens, editable, attention_mask, seeds)
+    if start is not None:
+        canvases = with_draft(denoiser, canvases, start)
     return run_request(denoiser, request, canvases, () if callback is None else (callback,))
 
 
@@ -173,6 +187,8 @@ def plan_request(
 ) -> tuple[Request, BlockPlan]:
     """Return the request as sampler and denoiser adjust it, and the blocks of every row."""
     blocks = request.blocks
+    if request.times is not None:
+        blocks = replace(blocks, steps=None, steps_per_block=len(request.times) - 1)
     if blocks.steps is None and blocks.steps_per_block is None:
         blocks = replace(blocks, steps_per_block=request.sampler.own_steps)
     canvas_length = denoiser.canvas_length

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.prediction.carry import Carry
 from dlm_sampling.prediction.run_cache import RunCache
+from dlm_sampling.types import Canvas, Step
 
 
 class BlockWindow(NamedTuple):
@@ -66,3 +68,14 @@ class RunState:
     def __len__(self) -> int:
         """Return the number of active rows, A."""
         return len(self.rows)
+
+
+def apply(state: RunState, canvas: Canvas, step: Step) -> RunState:
+    """Return the state with the step's changes inside the block; changes elsewhere are dropped."""
+    changed = ((step.tokens != state.tokens) | (canvas.unknown & ~step.unknown)) & canvas.editable
+    return replace(
+        state,
+        tokens=torch.where(canvas.editable, step.tokens, state.tokens),
+        unknown=torch.where(canvas.editable, step.unknown, state.unknown),
+        logprob=torch.where(changed, step.logprob.to(state.logprob.dtype), state.logprob),
+    )

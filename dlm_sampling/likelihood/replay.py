@@ -25,6 +25,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import check_batch_size
 from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.request import Request
+from dlm_sampling.engine.start import taken_as_it_is
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
 from dlm_sampling.errors import SamplingWarning, check_whole
 from dlm_sampling.likelihood.records import argmax_of, attention_of, trajectory_of
@@ -197,6 +198,7 @@ def _retaken(
         guidance_scale=guidance,
         cuda_graph=False,
         cache="none",
+        start=taken_as_it_is(rollout.request.start),
         cache_audit=None,
     )
     check_retakable(denoiser, rollout.header, request)

@@ -23,7 +23,7 @@ from dlm_sampling.engine.sample import plan_request
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
 from dlm_sampling.prediction.forced import ForcedPredictor, Record
-from dlm_sampling.types import Clock, Drawn, Sampler
+from dlm_sampling.types import Drawn, Sampler
 from dlm_sampling.types.rows import select_rows
 
 
@@ -114,7 +114,7 @@ def retake(
         driver = Run.of(denoiser, request, canvases, plan)
         state = driver.begin(canvases)
     drawn_when_known = denoiser.process.name in request.sampler.scored_on
-    unknown = run.editable.to(device).clone()
+    unknown = state.unknown.clone()
     for event in events:
         rows = event.rows.to(device)
         state = _enter(driver, state, event, rows, unknown[rows])
@@ -132,7 +132,7 @@ def retake(
             scored=known & (how == Drawn.ARGMAX) & run.masked,
         )
         predictor = driver.predictor(state, not bool(state.attention.all()))
-        clock = Clock(state.step, state.window.steps)
+        clock = driver.clock(state)
         following, _ = driver.sampler.step(
             state.sampler, driver.canvas(state), clock, ForcedPredictor(predictor, record),
             state.rng,

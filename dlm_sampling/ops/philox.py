@@ -47,6 +47,7 @@ class Stream(IntEnum):
     RESAMPLE = 6  # choice between particles or candidates
     INITIAL = 7  # the first canvas of uniform noise
     MASK = 8  # which positions the likelihood bound masks
+    START = 9  # which tokens of a draft are kept
     USER = 15  # never used by the library
 
 

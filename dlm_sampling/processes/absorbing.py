@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dlm_sampling.ops import Stream
 from dlm_sampling.processes.conversions import carried_over, convert_absorbing
 from dlm_sampling.processes.tables import one_hot, per_position
 from dlm_sampling.types import NoiseKind, PredictionKind, RandomSource
@@ -40,6 +41,11 @@ class Absorbing:
     def prior(self, like: Tensor, rng: RandomSource, vocab_size: int) -> Tensor:
         """Return masks everywhere, int64 like `like`."""
         return torch.full_like(like, self.mask_token_id)
+
+    def noised(self, x: Tensor, alpha: float, rng: RandomSource, vocab_size: int) -> Tensor:
+        """Draw x_t given x0 = x: each token stays with probability alpha, else `prior`."""
+        kept = rng.uniform(Stream.START, x) < alpha
+        return torch.where(kept, x, self.prior(x, rng, vocab_size))
 
     def convert(
         self,

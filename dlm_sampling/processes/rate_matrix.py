@@ -80,6 +80,13 @@ class Transitions(ABC):
         bounds = self.prior_law.to(u.device).cumsum(0)
         return torch.searchsorted(bounds, u).clamp_(max=vocab_size - 1)
 
+    def noised(self, x: Tensor, alpha: float, rng: RandomSource, vocab_size: int) -> Tensor:
+        """Draw x_t given x0 = x from `forward`; a table of [B, L, V] is made."""
+        clean = torch.nn.functional.one_hot(x, vocab_size).double()
+        bounds = self.forward(clean, torch.full(x.shape, alpha).to(clean)).cumsum(-1)
+        u = rng.uniform(Stream.START, x).unsqueeze(-1)
+        return torch.searchsorted(bounds, u).squeeze(-1).clamp_(max=vocab_size - 1)
+
     def convert(
         self,
         values: Tensor,

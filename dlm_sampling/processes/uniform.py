@@ -47,6 +47,11 @@ class Uniform:
         u = rng.uniform(Stream.INITIAL, like)
         return (u * vocab_size).long().clamp_(max=vocab_size - 1)
 
+    def noised(self, x: Tensor, alpha: float, rng: RandomSource, vocab_size: int) -> Tensor:
+        """Draw x_t given x0 = x: each token stays with probability alpha, else `prior`."""
+        kept = rng.uniform(Stream.START, x) < alpha
+        return torch.where(kept, x, self.prior(x, rng, vocab_size))
+
     def convert(
         self,
         values: Tensor,

@@ -30,7 +30,8 @@ class SamplerBase(ABC, Generic[S]):
     """Give every member of `types.Sampler` but `step` its default.
 
     A subclass is a frozen dataclass: its fields are the parameters of the sampler.  It sets `law`,
-    `runs_on`, `recorded_on`, `scored_on`, `paper` and `nfe` as class attributes without annotation,
+    `runs_on`, `recorded_on`, `scored_on`, `clock_use`, `paper` and `nfe` as class attributes
+    without annotation,
     declares `schedule` as a field if it has one, and overrides a property or method whose default
     does not hold.
     """
@@ -39,6 +40,7 @@ class SamplerBase(ABC, Generic[S]):
     runs_on: tuple[NoiseKind, ...] = ("absorbing",)
     recorded_on: tuple[NoiseKind, ...] = ("absorbing", "uniform")
     scored_on: tuple[NoiseKind, ...] = ()
+    clock_use: Any = "none"  # a ClockUse
     schedule: Any = LINEAR  # a Schedule; Any, so that a subclass may make it a field
     paper: ClassVar[str] = ""  # authors, year and number, for the list of samplers
     nfe: ClassVar[str] = "at most steps"  # forward passes of a row in words, for the same list

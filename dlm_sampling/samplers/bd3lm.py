@@ -46,6 +46,7 @@ class BD3LM(HittingSampler):
     law = TokenLaw(top_p=0.9, crossing="exclude")
     paper = "Arriola et al. 2025, arXiv:2503.09573"
     nfe = "ceil(tokens / tokens_per_step)"
+    clock_use = "begin"
 
     @property
     def hits(self) -> Hits:

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.errors import named
-from dlm_sampling.types import Canvas, NoiseKind, Process, Sampler, Schedule, Step, TokenLaw
+from dlm_sampling.types import (
+    Canvas,
+    ClockUse,
+    NoiseKind,
+    Process,
+    Sampler,
+    Schedule,
+    Step,
+    TokenLaw,
+)
 from dlm_sampling.types.rows import row_tensors
 
 S = TypeVar("S")
@@ -42,6 +51,7 @@ def _is_count_or_none(value: object) -> bool:
 
 
 _SOME_KINDS = (_is_kinds, f"a tuple of kinds of noise, of {', '.join(map(repr, KINDS))}")
+_CHOICES = f"one of {', '.join(map(repr, get_args(ClockUse)))}"
 _FLAG = (_is_flag, "True or False")
 _COUNT = (_is_count, "a whole number of at least 1")
 _COUNT_OR_NONE = (_is_count_or_none, f"{_COUNT[1]}, or None")
@@ -58,6 +68,7 @@ TRAITS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     ),
     "own_steps": _COUNT_OR_NONE,
     "passes_per_step": _COUNT,
+    "clock_use": (lambda value: value in get_args(ClockUse), _CHOICES),
     "revises": _FLAG,
     "exact": _FLAG,
 }

@@ -63,6 +63,7 @@ class DFMCorrector(SamplerBase[DFMState]):
     law = TokenLaw(top_p=0.9, crossing="exclude")
     paper = "Gat et al. 2024, arXiv:2407.15595"
     nfe = "steps that reveal something; the adaptive grid has more points than steps"
+    clock_use = "begin"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,7 +125,7 @@ class DFMCorrector(SamplerBase[DFMState]):
         self, state: DFMState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[DFMState, Step]:
         """Move every row from x_t to x_s."""
-        t = torch.where(clock.step == 0, 1.0, state.t)
+        t = torch.where(clock.step == 0, clock.begin, state.t)
         s, last = self.following(t, clock.steps), self.over(t, clock.steps)
         rates = self.rates(t.unsqueeze(1), s.unsqueeze(1))
         u = rng.uniform(Stream.COMMIT, canvas.tokens)

@@ -25,7 +25,7 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, Token
 
 def unmask_fraction(clock: Clock, eps: float) -> Tensor:
     """Return 1 - s / t on the grid from 1 to eps, and 1 in the last step; float64 [B]."""
-    t, s = grid_time(clock.step, clock.steps, eps), grid_time(clock.step + 1, clock.steps, eps)
+    t, s = (clock.at(grid_time(clock.step + k, clock.steps, eps), eps) for k in (0, 1))
     return torch.where(clock.last, 1.0, 1.0 - s / t)
 
 
@@ -49,6 +49,7 @@ class DreamOrigin(SamplerBase[None]):
     law = TokenLaw(temperature=0.0)
     paper = "Ye et al. 2025, arXiv:2508.15487"
     nfe = "steps that reveal something; at most min(steps, tokens)"
+    clock_use = "times"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,6 +92,7 @@ class Dream(DelayingSampler[None]):
     law = TokenLaw(temperature=0.0)
     paper = "Ye et al. 2025, arXiv:2508.15487"
     nfe = "steps with a positive quota; at most min(steps, tokens)"
+    clock_use = "times"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,6 +41,7 @@ class FirstHitting(HittingSampler):
 
     paper = "Zheng et al. 2024, arXiv:2409.02908"
     nfe = "ceil(tokens / tokens_per_step); with grid: intervals with a hit"
+    clock_use = "begin"
 
     @property
     def hits(self) -> Hits:

@@ -74,6 +74,7 @@ class FirstHittingExtrapolation(SamplerBase[ExtrapolationState]):
     recorded_on = ()
     scored_on = ("absorbing",)
     nfe = "ceil(tokens / tokens_per_step)"
+    clock_use = "begin"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,6 +155,7 @@ class FirstHittingCorrection(SamplerBase[CorrectionState]):
     recorded_on = ()
     scored_on = ("absorbing",)
     nfe = "2 per group of more than one token, 1 per group of one"
+    clock_use = "begin"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -74,7 +74,7 @@ class FSDFM(RevisingGrid):
     def interval(self, clock: Clock) -> Interval:
         """Return the step that each row takes."""
         planned = self.planned(clock)
-        t, s = (self.time(clock.step + k, planned) for k in (0, 1))
+        t, s = (clock.at(self.time(clock.step + k, planned), 0.0) for k in (0, 1))
         return Interval(t, s, clock.step.double() / planned.double())
 
     def time(self, step: Tensor, planned: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ class Gillespie(EventSampler):
 
     paper = "Zhao et al. 2024, arXiv:2407.21243"
     nfe = "one per k events or longest wait, and one for the last step; on masks about L / k"
+    clock_use = "begin"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,7 +85,7 @@ class Gillespie(EventSampler):
     ) -> tuple[EventState, Step]:
         """Take the next k events of every row, or its last step."""
         process = cast(Clocked, predict.process)
-        t = torch.where(clock.step == 0, 1.0, state.t)
+        t = torch.where(clock.step == 0, clock.begin, state.t)
         ending = t <= self.t_end
         prediction, alpha = predict(canvas.tokens, t), self.schedule.alpha(t)
         open_ = canvas.eligible & ~ending.unsqueeze(1)

@@ -111,7 +111,8 @@ class Glauber(SamplerBase[None]):
         left = (clock.steps - 1 - clock.step).clamp_min(0) // width
         most = (clock.steps - 1).clamp_min(0) // width
         share = left.double() / most.clamp_min(1).double()
-        return self.t_end + (self.t_start - self.t_end) * share
+        first = self.t_start if clock.begin == 1.0 else clock.begin
+        return self.t_end + (first - self.t_end) * share
 
     def chosen(self, canvas: Canvas, clock: Clock, rng: RandomSource) -> Tensor:
         """Return the position of this step, bool [B, L], one per row that has any."""

@@ -141,6 +141,7 @@ class P2(SamplerBase[None]):
     law = TokenLaw()
     paper = "Peng et al. 2025, arXiv:2502.03540"
     nfe = "steps; with a planner at most 2 steps - 1"
+    clock_use = "times"
 
     def __post_init__(self) -> None:
         if self.planner is not None and not callable(self.planner):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -165,8 +166,8 @@ class P2(SamplerBase[None]):
 
     def masked_after(self, canvas: Canvas, clock: Clock) -> Tensor:
         """Return the positions that this step leaves masked, floor(n (1 - kappa)), int64 [B]."""
-        t = ((clock.step + 1).double() / clock.steps.double()).clamp(max=1.0)
-        return floor_share(canvas.editable.sum(1), 1.0 - KAPPAS[self.kappa](t))
+        kappa = KAPPAS[self.kappa](clock.progress(1))
+        return floor_share(canvas.editable.sum(1), 1.0 - kappa)
 
     def step(
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource

@@ -74,6 +74,7 @@ class Picard(SamplerBase[PicardState]):
                 f"samplers.Euler(), not its name ({error})."
             ) from None
         super().__post_init__()
+        object.__setattr__(self, "clock_use", self.base.clock_use)
         at_least("window", self.window, 1, "8 steps at a time fill a small batch")
         if self.base.schedule_length(1) is None or self.base.passes_per_step != 1:
             raise ValueError(
@@ -142,7 +143,7 @@ class Picard(SamplerBase[PicardState]):
         total = self.lengths(clock.steps)
         j = done.unsqueeze(1) + torch.arange(self.window, device=done.device)
         window = self.spread(canvas, ahead, j < total.unsqueeze(1))
-        times = Clock(j.flatten(), clock.steps.repeat_interleave(self.window))
+        times = clock._replace(step=j.flatten(), steps=clock.steps.repeat_interleave(self.window))
         _, swept = self.base.step(
             None, window, times, predict.repeated(self.window), rng.spread(first.unsqueeze(1) + j)
         )

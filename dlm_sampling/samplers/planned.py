@@ -86,6 +86,7 @@ class Planned(PlanningSampler[None]):
     jump: Jump = "integrated"
 
     nfe = "steps; with a planner at most 2 steps"
+    clock_use = "times"
 
     def amount(self, t: Tensor, s: Tensor) -> Tensor:
         """Return the length of the step from t to s as the jump takes it: J, or h c_t; like t."""
@@ -116,7 +117,7 @@ class Planned(PlanningSampler[None]):
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[None, Step]:
         """Move every row from x_t to x_s."""
-        t, s = (grid_time(clock.step + i, clock.steps, 0.0) for i in (0, 1))
+        t, s = (clock.at(grid_time(clock.step + i, clock.steps, 0.0), 0.0) for i in (0, 1))
         plan, jump, last = self.plan(canvas, predict, t), _JUMPS[self.jump], clock.last
         amount = self.amount(t, s)
         coin = torch.where(

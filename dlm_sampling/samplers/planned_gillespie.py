@@ -71,6 +71,7 @@ class PlannedGillespie(PlanningSampler[GillespieState]):
     budget: int = 16
 
     nfe = "events + 1, about the number of tokens; with a planner at most twice that"
+    clock_use = "begin"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,7 +96,7 @@ class PlannedGillespie(PlanningSampler[GillespieState]):
         rng: RandomSource,
     ) -> tuple[GillespieState, Step]:
         """Take one event, or the final draw."""
-        now = torch.where(clock.step == 0, 1.0, state.t)
+        now = torch.where(clock.step == 0, clock.begin, state.t)
         spent = clock.step >= self.budget * clock.steps - 1
         event = _WAITS[self.wait](self, canvas, predict, rng, now, spent)
         draw = self.draw(canvas, predict, event.plan, event.where, rng)

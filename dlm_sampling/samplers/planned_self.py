@@ -62,6 +62,7 @@ class PlannedSelf(SamplerBase[SelfPlan]):
 
     paper = "Liu et al. 2024, arXiv:2410.06264"
     nfe = "at most steps, in rounds of `passes`"
+    clock_use = "begin"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,14 +128,18 @@ class PlannedSelf(SamplerBase[SelfPlan]):
         passes: Tensor,
         rng: RandomSource,
     ) -> SelfPlan:
-        """Begin a round in the rows of `fresh` (bool [B]): new groups; at step 0 all is noise."""
+        """Begin a round in the rows of `fresh` (bool [B]): new groups; at step 0 all is noise.
+
+        A draft is noise with probability 1 - alpha at the time at which it begins.
+        """
         u = rng.uniform(Stream.POSITION, canvas.tokens).masked_fill(~canvas.editable, 2.0)
         place = u.argsort(1).argsort(1)
         first = (clock.step == 0).unsqueeze(1)
+        level = float(self.schedule.alpha(torch.tensor(clock.begin).double())) * (clock.begin < 1.0)
         return state._replace(
             group=torch.where(fresh.unsqueeze(1), place % passes.unsqueeze(1), state.group),
-            noise=torch.where(first, canvas.editable.double(), state.noise),
-            level=state.level.masked_fill(clock.step == 0, 0.0),
+            noise=torch.where(first, (1.0 - level) * canvas.editable.double(), state.noise),
+            level=state.level.masked_fill(clock.step == 0, level),
         )
 
     def ask(

@@ -101,6 +101,7 @@ class PredictorCorrector(SamplerBase[None]):
 
     paper = "Campbell et al. 2022, arXiv:2205.14987"
     nfe = "steps (1 + n_correctors) + 1; on masks those that reveal something"
+    clock_use = "times"
     runs_on = ("absorbing", "uniform")
     scored_on = ("uniform",)
 
@@ -152,7 +153,7 @@ class PredictorCorrector(SamplerBase[None]):
         j = torch.where(inside < width, first + inside // group, k - (stop - first) * (group - 1))
         j = torch.where(inside < 0, k, j)
         corrects = (inside >= 0) & (inside < width) & (inside % group > 0)
-        t, s = (grid_time(j + n, steps, self.t_end) for n in (0, 1))
+        t, s = (clock.at(grid_time(j + n, steps, self.t_end), self.t_end) for n in (0, 1))
         return Stage(t, s, corrects, j >= steps)
 
     def correction(

@@ -216,6 +216,7 @@ class Psi(RevisingGrid):
         check_t_end(self.t_end)
         if self.hold is None:
             return
+        object.__setattr__(self, "clock_use", "fixed")  # the clock must pass the level held
         held = float(self.schedule.time_of(torch.tensor(self.hold.alpha, dtype=torch.float64)))
         if self.t_end > held:
             raise ValueError(
@@ -241,7 +242,8 @@ class Psi(RevisingGrid):
         now, later = (
             ((clock.step + k).double() / clock.steps.double()).clamp(max=1.0) for k in (0, 1)
         )
-        return Interval(self.time(now), self.time(later), now)
+        t, s = (clock.at(self.time(share), self.t_end) for share in (now, later))
+        return Interval(t, s, now)
 
     def time(self, progress: Tensor) -> Tensor:
         """Return the time after a share `progress` of the steps."""

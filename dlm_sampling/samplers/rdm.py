@@ -86,6 +86,7 @@ class RDM(SamplerBase[RDMState]):
     law = TokenLaw(temperature=0.0)
     paper = "Zheng et al. 2023, arXiv:2302.05737"
     nfe = "at most steps"
+    clock_use = "times"
     runs_on = ("absorbing", "uniform")
 
     def __post_init__(self) -> None:
@@ -128,9 +129,7 @@ class RDM(SamplerBase[RDMState]):
         self, state: RDMState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[RDMState, Step]:
         """Redraw, rank, write and mask again."""
-        rate = _RATES[self.mask_schedule](
-            ((clock.step + 1).double() / clock.steps.double()).clamp(max=1.0)
-        )
+        rate = _RATES[self.mask_schedule](clock.progress(1))
         seen, k = self.seen(state, canvas, clock), floor_share(canvas.editable.sum(1), rate)
         prediction = predict(canvas.tokens, seen.unknown_fraction)
         draw = prediction.draw(self.drawn(seen, k), rng)

@@ -47,6 +47,7 @@ class ReDDiT(SamplerBase[None]):
 
     paper = "Ma et al. 2025, arXiv:2505.19656"
     nfe = "steps that reveal something, at most min(steps + 1, tokens)"
+    clock_use = "times"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,7 +88,9 @@ class ReDDiT(SamplerBase[None]):
                 f"mask_ids={list(self.mask_ids)}: the denoiser has {predict.vocab_size} columns, "
                 "so ids must be below that."
             )
-        t, s = (grid_time(clock.step + k, clock.steps, self.t_end) for k in (0, 1))
+        t, s = (
+            clock.at(grid_time(clock.step + k, clock.steps, self.t_end), self.t_end) for k in (0, 1)
+        )
         now, later = self.schedule.alpha(t), self.schedule.alpha(s)
         revealed = rng.uniform(Stream.COMMIT, canvas.tokens) < (
             (later - now) / (1.0 - now)

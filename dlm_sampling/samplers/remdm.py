@@ -230,6 +230,7 @@ class ReMDM(SamplerBase[ReMDMState]):
     law = TokenLaw(top_p=0.9, crossing="exclude")
     paper = "Wang et al. 2025, arXiv:2503.00307"
     nfe = "steps that reveal something; at most steps + 1"
+    clock_use = "times"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -260,8 +261,9 @@ class ReMDM(SamplerBase[ReMDMState]):
     ) -> tuple[ReMDMState, Step]:
         """Move every row from x_t to x_s."""
         last = (clock.step >= clock.steps).unsqueeze(1)
-        t = grid_time(clock.step, clock.steps, self.t_end)
-        s = grid_time(clock.step + 1, clock.steps, self.t_end)
+        t, s = (
+            clock.at(grid_time(clock.step + k, clock.steps, self.t_end), self.t_end) for k in (0, 1)
+        )
         rates = self.rate(t.unsqueeze(1), s.unsqueeze(1), state.confidence, canvas.committed)
         u = rng.uniform(Stream.COMMIT, canvas.tokens)
         where = canvas.eligible & (last | (u < unmask_prob(rates)))

@@ -38,6 +38,7 @@ class ThetaRK2(TwoStage):
     restarts = True
     paper = "Ren et al. 2025, arXiv:2502.00234"
     nfe = "2 per interval, steps // 2 intervals, and the noise removal; less where nothing happens"
+    clock_use = "times"
 
     def rates(self, rates_t: Tensor, rates_star: Tensor) -> Tensor:
         """Return [(1 - 1/(2 theta)) R_t + 1/(2 theta) R*]_+."""

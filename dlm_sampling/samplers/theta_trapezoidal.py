@@ -45,6 +45,7 @@ class ThetaTrapezoidal(TwoStage):
     scored_on = ("absorbing", "uniform", "matrix")
     paper = "Ren et al. 2025, arXiv:2502.00234"
     nfe = "2 per interval, steps // 2 intervals, and the noise removal; less where nothing happens"
+    clock_use = "times"
 
     def rates(self, rates_t: Tensor, rates_star: Tensor) -> Tensor:
         """Return [a1 R* - a2 R_t]_+."""

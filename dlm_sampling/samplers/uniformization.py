@@ -66,6 +66,7 @@ class Uniformization(EventSampler):
 
     paper = "Chen and Ying 2024, arXiv:2402.08095"
     nfe = "one per candidate event: about one per position on masks, 18 under uniform noise"
+    clock_use = "begin"
 
     def canvas_process(self, process: Process) -> Process | None:
         """Return `process`.
@@ -85,7 +86,7 @@ class Uniformization(EventSampler):
     ) -> tuple[EventState, Step]:
         """Take the next candidate event of every row, or its last step."""
         process = cast(Bounded, predict.process)
-        t = torch.where(clock.step == 0, 1.0, state.t)
+        t = torch.where(clock.step == 0, clock.begin, state.t)
         size = predict.vocab_size
         u, ending = self.next_event(process, t, canvas.eligible.sum(1), size, rng)
         prediction, alpha = predict(canvas.tokens, u), self.schedule.alpha(u)

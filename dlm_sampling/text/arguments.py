@@ -16,6 +16,7 @@ from dlm_sampling.errors import named
 from dlm_sampling.text.encoding import check_encodable
 
 Ids = SupportsIndex | Iterable[SupportsIndex]
+Drafts = str | Ids | Sequence[str] | Sequence[Ids]
 Stop = str | Sequence[str] | Sequence[Sequence[str] | None]
 
 

@@ -45,7 +45,16 @@ def settings(job: Job) -> dict[str, Any]:
         "config": digest(dict(denoiser.checkpoint_config)),
         "dtype": str(denoiser.dtype),
         "random_stream": RANDOM_STREAM,
+        **_start(job),
     }
+
+
+def _start(job: Job) -> dict[str, Any]:
+    """Return the drafts of a call and its times, as values for JSON; nothing without them."""
+    request = job.request
+    drafts = sorted({row.draft for row in job.prompts if row.draft is not None})
+    found = {"start": request.start and asdict(request.start), "times": request.times}
+    return {name: value for name, value in {**found, "drafts": drafts}.items() if value}
 
 
 def encoding_of(options: GenerateOptions) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from dlm_sampling.engine.request import BlockRequest
 from dlm_sampling.engine.trajectory import StepCallback
 from dlm_sampling.errors import SamplingWarning, check_arguments, check_flag, check_whole, named
 from dlm_sampling.likelihood.recording import Recording
-from dlm_sampling.text.arguments import Ids, Stop
+from dlm_sampling.text.arguments import Drafts, Ids, Stop
 from dlm_sampling.text.completion import GenerateOutput, equal_rows, finish
 from dlm_sampling.text.fingerprint import weights_digest
 from dlm_sampling.text.options import GenerateOptions, Job, LawOptions, prepare
@@ -74,6 +74,10 @@ def generate(
     cuda_graph: bool = False,
     cache: str | AnyPolicy = "auto",
     cache_audit: float | str | None = None,
+    start: Drafts | None = None,
+    t_start: float | None = None,
+    renoise: bool = True,
+    times: Sequence[float] | None = None,
     **unknown: Any,
 ) -> GenerateOutput:
     """Generate text (or fill masks) with a diffusion language model.
@@ -158,6 +162,16 @@ def generate(
             same random numbers, for `out.cache`: "refresh" for the pass before each pass over all
             columns, which costs one of a block; a share such as 1/64 of the other passes too, each
             of which costs a pass over all columns.  Tokens and `out.nfe` stay what they are.
+        start: a draft to refine in place of noise: a text or token ids for all prompts, or a list
+            with one per prompt.  It takes the positions to write in their order; further ones, and
+            its mask tokens, are noise.  max_new_tokens defaults to its length.
+        t_start: the time in (0, 1) at which the sampler's clock begins.  The draft is noised to
+            that level first: a token stays with probability alpha(t_start).  None: the draft is
+            taken as it is, for samplers without a clock ("glauber", "remdm-llada", "llada2.1", or
+            any decoder, which fills its masks).
+        renoise: False takes the draft as it is at t_start too, as a canvas that is that noisy.
+        times: times of a solver's steps in every block, falling from 1 (or t_start) to 0, in place
+            of its even grid; methods of two stages take every second one.
         unknown: refused; the error names the closest valid argument.
 
     Returns:
@@ -204,6 +218,10 @@ def generate(
         cuda_graph=cuda_graph,
         cache=cache,
         cache_audit=cache_audit,
+        start=start,
+        t_start=t_start,
+        renoise=renoise,
+        times=times,
     )
     job = prepare(denoiser, prompts, options)
     rows = job.rows()

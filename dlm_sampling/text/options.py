@@ -9,12 +9,14 @@ from typing import Any, TypeVar, cast
 from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.caching import choose_cache, legal_caches
+from dlm_sampling.engine.drafts import check_start, start_of
 from dlm_sampling.engine.request import BlockRequest, Request
 from dlm_sampling.engine.sample import plan_request
 from dlm_sampling.errors import check_flag, check_mapping, check_real, check_whole, unknown_choice
 from dlm_sampling.samplers import create, from_config
 from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.text.arguments import (
+    Drafts,
     Ids,
     Stop,
     check_tokenizer,
@@ -23,6 +25,7 @@ from dlm_sampling.text.arguments import (
     read_seeds,
     read_stops,
 )
+from dlm_sampling.text.drafts import check_draft, read_drafts
 from dlm_sampling.text.encoding import Encoder, check_template
 from dlm_sampling.text.endings import Ends
 from dlm_sampling.text.prompts import Infill, Mask, Prompts, read_prompts
@@ -101,6 +104,10 @@ class GenerateOptions:
     cuda_graph: bool = False
     cache: str | AnyPolicy = "auto"
     cache_audit: float | str | None = None
+    start: Drafts | None = None
+    t_start: float | None = None
+    renoise: bool = True
+    times: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         check_whole("num_return_sequences", self.num_return_sequences)
@@ -185,10 +192,13 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
     encoder = Encoder(tokenizer, options.add_special_tokens, options.chat_template_kwargs)
     found = read_prompts(prompts, denoiser, encoder, options.infill, options.attention_mask)
     stops = read_stops(options.stop, len(found), tokenizer)
+    drafts = read_drafts(options.start, len(found), denoiser, tokenizer)
     new: list[int] = []
     for i, row in enumerate(found):
+        row = replace(row, draft=drafts[i])
         new.append(_new_tokens(options.max_new_tokens, row, denoiser))
         found[i] = row = row.open() if new[i] else row
+        check_draft(i, row, new[i], denoiser)
         check_length(i, len(row.ids), new[i], denoiser.max_length)
         if row.infill and stops[i]:
             raise ValueError(
@@ -214,7 +224,10 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         cuda_graph=options.cuda_graph,
         cache=options.cache,
         cache_audit=options.cache_audit,
+        start=start_of(options.start is not None, options.t_start, options.renoise, options.times),
+        times=None if options.times is None else tuple(options.times),
     )
+    check_start(sampler, request.start, request.times)
     return Job(
         denoiser,
         request,
@@ -270,7 +283,9 @@ def _new_tokens(asked: int | None, row: PromptRow, denoiser: Denoiser) -> int:
     context, canvas = denoiser.max_length, denoiser.canvas_length or 1
     if asked is not None and asked < 0:
         raise ValueError(f"max_new_tokens={asked}: must be at least 0.")
-    if asked is None and row.infill:
+    if asked is None and row.draft is not None:
+        asked = max(0, len(row.draft) - sum(row.fill))
+    elif asked is None and row.infill:
         return 0
     if asked is None:
         asked = DEFAULT_NEW_TOKENS

@@ -28,11 +28,14 @@ class PromptRow:
         ids: the tokens.
         fill: whether a position is to be filled, one per token.
         closing: tokens at the end that only close the text, such as BERT's [SEP].
+        draft: tokens that the run begins with, in the order of the positions to write; a row may
+            have more positions than that.  None begins with noise.
     """
 
     ids: list[int]
     fill: list[bool]
     closing: int = 0
+    draft: tuple[int, ...] | None = None
 
     @property
     def infill(self) -> bool:
@@ -42,7 +45,7 @@ class PromptRow:
     def open(self) -> PromptRow:
         """Return the prompt without its closing tokens, as it stands before new positions."""
         length = len(self.ids) - self.closing
-        return PromptRow(self.ids[:length], self.fill[:length])
+        return replace(self, ids=self.ids[:length], fill=self.fill[:length], closing=0)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def build_rows(
     lengths = [len(row.ids) + new for row, new in zip(rows, new_tokens, strict=True)]
     width, ends = max(lengths), Ends() if ends is None else ends
     pad = padding_id(denoiser)
+    noise = pad if denoiser.mask_token_id is None else denoiser.mask_token_id
     tokens = torch.full((len(rows), width), pad, dtype=torch.int64)
     editable = torch.zeros(tokens.shape, dtype=torch.bool)
     attention = torch.zeros(tokens.shape, dtype=torch.bool)
@@ -91,9 +95,13 @@ def build_rows(
     for b, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         first, end = width - length, width - length + len(row.ids)
         tokens[b, first:end] = torch.tensor(row.ids, dtype=torch.int64)
-        tokens[b, end:] = pad if denoiser.mask_token_id is None else denoiser.mask_token_id
+        tokens[b, end:] = noise
         editable[b, first:end] = torch.tensor(row.fill, dtype=torch.bool)
         editable[b, end:] = True
+        if row.draft is not None:
+            places = editable[b].nonzero()[: len(row.draft), 0]
+            tokens[b, editable[b]] = noise
+            tokens[b, places] = torch.tensor(row.draft, dtype=torch.int64)
         attention[b, first:] = True
         ending = _ending(eos, row)
         may_stop[b] = ending == "stop"

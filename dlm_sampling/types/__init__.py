@@ -1,7 +1,7 @@
 """Define the types that all packages share: denoiser output, canvas, prediction, step."""
 
 from dlm_sampling.types.cache import ColumnCache, LayerKeys
-from dlm_sampling.types.canvas import Canvas, Clock, Step
+from dlm_sampling.types.canvas import Canvas, Clock, ClockUse, Step
 from dlm_sampling.types.law import (
     Crossing,
     Draw,
@@ -27,6 +27,7 @@ from dlm_sampling.types.schedule import Schedule
 __all__ = [
     "Canvas",
     "Clock",
+    "ClockUse",
     "ColumnCache",
     "Crossing",
     "DenoiserOutput",

@@ -6,11 +6,16 @@ from 1 (noise) to 0 (data).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from dlm_sampling.types.law import Draw
+
+ClockUse = Literal["none", "begin", "times", "fixed"]
+"""What a sampler does with the time at which a block begins, and with times of the caller: it has
+no clock; it begins there; it follows both; its clock always begins with noise."""
 
 
 class Canvas(NamedTuple):
@@ -59,6 +64,35 @@ class Clock(NamedTuple):
 
     step: Tensor  # int64 [B], steps already taken in this block
     steps: Tensor  # int64 [B], steps planned for this block
+    begin: float = 1.0  # time at which the block begins: below 1 where a draft is refined
+    times: Tensor | None = None  # float64 [N + 1], falling; None: the sampler's own grid
+
+    def at(self, t: Tensor, t_end: float) -> Tensor:
+        """Return the time that stands for t of the sampler's own grid from 1 to t_end, like t.
+
+            begin       t_end + (t - t_end) (begin - t_end) / (1 - t_end)
+            times       the piecewise linear path through them, one interval per even step
+
+        Without either t itself.  A path ends at t_end, whatever its last point.
+        """
+        if self.times is None and self.begin == 1.0:
+            return t
+        share = (1.0 - t) / (1.0 - t_end)
+        if self.times is None:
+            return self.begin - (self.begin - t_end) * share
+        place = share * (len(self.times) - 1)
+        near = place.round()
+        place = torch.where((place - near).abs() < 1e-9, near, place)
+        below = place.long().clamp(0, len(self.times) - 2)
+        now, later = self.times[below], self.times[below + 1]
+        return (now - (now - later) * (place - below)).clamp_min(t_end)
+
+    def progress(self, k: int) -> Tensor:
+        """Return the share of the steps taken k steps from now, or 1 - t of a moved clock; [B]."""
+        share = ((self.step + k).double() / self.steps.double()).clamp(max=1.0)
+        if self.times is None and self.begin == 1.0:
+            return share
+        return 1.0 - self.at(1.0 - share, 0.0)
 
     @property
     def last(self) -> Tensor:

@@ -57,6 +57,10 @@ class Process(Protocol):
         """Draw the first canvas, int64 like `like` [B, L]."""
         ...
 
+    def noised(self, x: Tensor, alpha: float, rng: RandomSource, vocab_size: int, /) -> Tensor:
+        """Draw x_t given x0 = x at the level alpha, int64 like x [B, L]."""
+        ...
+
     def convert(
         self,
         values: Tensor,

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from dlm_sampling.types.canvas import Canvas, Clock, Step
+from dlm_sampling.types.canvas import Canvas, Clock, ClockUse, Step
 from dlm_sampling.types.law import TokenLaw
 from dlm_sampling.types.prediction import Predict
 from dlm_sampling.types.process import NoiseKind as NoiseKind
@@ -74,6 +74,16 @@ class Sampler(Protocol[S]):
 
         A time-conditioned model is told the time at which its own alpha has the same value.
         Default: linear, t is the share of noise, `canvas.unknown_fraction`.
+        """
+        ...
+
+    @property
+    def clock_use(self) -> ClockUse:
+        """Return what it does with `clock.begin` and `clock.times`.
+
+        "times": it takes its times from `clock.at`; "begin": its time begins at `clock.begin`;
+        "fixed": it begins with noise, so that no draft can be refined.  Default: "none", it reads
+        what is unknown and no time.
         """
         ...
 

@@ -44,3 +44,19 @@ def test_each_row_has_a_last_step_of_its_own() -> None:
 def test_a_step_of_which_nothing_is_known_names_no_draw() -> None:
     tokens = torch.zeros(1, 2, dtype=torch.int64)
     assert Step(tokens, tokens.bool(), tokens.float()).draw is None
+
+
+def test_a_clock_begins_where_it_is_told_and_follows_given_times() -> None:
+    step = torch.tensor([0, 1, 4])
+    even = torch.tensor([1.0, 0.7525, 0.01], dtype=torch.float64)  # four steps from 1 to 0.01
+    plain = Clock(step, torch.full_like(step, 4))
+    assert plain.at(even, 0.01) is even
+    assert plain.progress(1).tolist() == [0.25, 0.5, 1.0]
+    late = plain._replace(begin=0.51)
+    torch.testing.assert_close(late.at(even, 0.01), torch.tensor([0.51, 0.385, 0.01]).double())
+    torch.testing.assert_close(late.progress(1), torch.tensor([0.6175, 0.745, 1.0]).double())
+    times = torch.tensor([1.0, 0.6, 0.4, 0.1, 0.0], dtype=torch.float64)
+    own = plain._replace(times=times)
+    torch.testing.assert_close(own.at(even, 0.01), torch.tensor([1.0, 0.6, 0.01]).double())
+    between = torch.tensor([0.875, 0.625], dtype=torch.float64)  # half-way through two intervals
+    torch.testing.assert_close(own.at(between, 0.0), torch.tensor([0.8, 0.5]).double())

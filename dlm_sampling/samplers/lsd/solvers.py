@@ -52,6 +52,7 @@ class LearnedGrid(GridSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "clock_use", "fixed")  # its times are learnt
         # The instance runs on the noise that its numbers were learnt for.
         object.__setattr__(self, "runs_on", self.learned.restricted(type(self).runs_on))
 
@@ -213,6 +214,7 @@ class LearnedTrapezoidal(ThetaTrapezoidal):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "clock_use", "fixed")  # its times are learnt
         object.__setattr__(self, "runs_on", self.learned.restricted(type(self).runs_on))
         if self.learned.apply != "rate":
             raise ValueError(

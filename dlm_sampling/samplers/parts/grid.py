@@ -62,6 +62,7 @@ class GridSampler(Solver[None]):
     nfe = "steps that reveal something, at most min(steps + 1, tokens); without a mask steps + 1"
     runs_on = ("absorbing", "uniform", "matrix")
     scored_on = ("uniform", "matrix")
+    clock_use = "times"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,8 +126,7 @@ class GridSampler(Solver[None]):
         self, state: None, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[None, Step]:
         """Move every row from x_t to x_s."""
-        t = self.time_at(clock.step, clock.steps)
-        s = self.time_at(clock.step + 1, clock.steps)
+        t, s = (clock.at(self.time_at(clock.step + k, clock.steps), self.t_end) for k in (0, 1))
         removal = clock.step >= clock.steps
         if self.by_tables(canvas):
             return None, self.move(canvas, t, s, removal, predict, rng)

@@ -60,7 +60,9 @@ class Hits:
         """Draw tau for the rows that begin a block."""
         fresh = clock.step == 0
         u = rng.uniform(Stream.TIME, canvas.tokens)
-        alpha_end = self.schedule.alpha(torch.ones((), dtype=torch.float64, device=u.device))
+        alpha_end = self.schedule.alpha(
+            torch.full((), clock.begin, dtype=torch.float64, device=u.device)
+        )
         tau = self.schedule.time_of(1.0 - u * (1.0 - alpha_end))
         return HitState(
             torch.where(fresh.unsqueeze(1), tau, state.tau),
@@ -70,10 +72,13 @@ class Hits:
     def next_group(self, state: HitState, canvas: Canvas, clock: Clock) -> tuple[Tensor, Tensor]:
         """Return the positions of the next forward pass, bool [B, L], and its time, float64 [B]."""
         if self.grid:
-            s = grid_time(clock.step + 1, clock.steps, self.t_end)
+            t, s = (
+                clock.at(grid_time(clock.step + k, clock.steps, self.t_end), self.t_end)
+                for k in (0, 1)
+            )
             late = clock.step >= clock.steps
             where = canvas.eligible & ((state.tau >= s.unsqueeze(1)) | late.unsqueeze(1))
-            return where, grid_time(clock.step, clock.steps, self.t_end)
+            return where, t
         quota = even_quota(state.total, clock)
         if self.tokens_per_step is not None:
             quota = torch.full_like(quota, self.tokens_per_step)

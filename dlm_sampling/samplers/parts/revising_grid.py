@@ -49,10 +49,11 @@ class RevisingGrid(Solver[None]):
     nfe = "steps; on masks the steps that reveal something"
     runs_on = ("absorbing", "uniform")
     scored_on = ("uniform",)
+    clock_use = "times"
 
     def interval(self, clock: Clock) -> Interval:
         """Return the step that each row takes."""
-        t, s = (grid_time(clock.step + k, clock.steps, 0.0) for k in (0, 1))
+        t, s = (clock.at(grid_time(clock.step + k, clock.steps, 0.0), 0.0) for k in (0, 1))
         return Interval(t, s, clock.step.double() / clock.steps.double())
 
     def last(self, clock: Clock) -> Tensor:

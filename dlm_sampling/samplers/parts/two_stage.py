@@ -185,7 +185,7 @@ class TwoStage(Solver[StageState]):
         """Return the ends t, s of each row's interval, and whether it is in stage 2 or done."""
         number = (clock.steps // 2).clamp_min(1)
         k, removal = clock.step // 2, clock.step >= 2 * number
-        t, s = self.time_at(k, number), self.time_at(k + 1, number)
+        t, s = (clock.at(self.time_at(i, number), self.t_end) for i in (k, k + 1))
         return t, s, (clock.step % 2 == 1) & ~removal, removal
 
     def move(
