@@ -14,7 +14,7 @@ Models", arXiv:2509.06949 (TraceRL).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -26,12 +26,13 @@ from dlm_sampling.engine.batches import check_batch_size
 from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.start import taken_as_it_is
-from dlm_sampling.engine.trajectory import StepEvent, Trajectory
-from dlm_sampling.errors import SamplingWarning, check_whole
-from dlm_sampling.likelihood.records import argmax_of, attention_of, trajectory_of
+from dlm_sampling.engine.trajectory import Trajectory
+from dlm_sampling.errors import SamplingWarning, check_flag, check_whole
+from dlm_sampling.likelihood.records import trajectory_of
 from dlm_sampling.likelihood.retake import check_retakable, needs_retaking, retake
 from dlm_sampling.likelihood.rollout import Rollout
 from dlm_sampling.likelihood.scoring import Scorer, Views
+from dlm_sampling.likelihood.step_groups import views_of
 from dlm_sampling.types import TokenLaw
 
 LawName = Literal["sampled", "model"]
@@ -49,12 +50,18 @@ class Replay:
         nfe: int64 [B], forward passes of this replay.
         scored: bool [B, L], positions with a token whose log-probability is in `logprob`: those
             that were written, within the window.
+        position_logprob: [B, L], sum over all tokens that were drawn at the position, including
+            those that a later step replaced; `logprob` for samplers that write once.
+        entropy: [B, L], entropy (nats) of the law that each token of `logprob` was scored in, 0
+            elsewhere; None if it was not asked for.
     """
 
     logprob: Tensor
     step_logprob: Tensor
     nfe: Tensor
     scored: Tensor
+    position_logprob: Tensor
+    entropy: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
@@ -71,6 +78,7 @@ def replay(
     law: TokenLaw | LawName = "sampled",
     grad: bool | None = None,
     batch_size: int | None = None,
+    entropy: bool = False,
 ) -> Replay:
     """Recompute the log-probability of every token of a run.
 
@@ -100,6 +108,8 @@ def replay(
             Suppressed ids of the denoiser and its mask id are added.
         grad: whether to record gradients; None follows the caller's grad mode.
         batch_size: canvases per forward pass; None takes the k-th steps of all rows together.
+        entropy: also return entropies, differentiable as the rest; runs whose steps are taken again
+            allow False only.
 
     Returns:
         A `Replay`; float64 for float64 logits, else float32.  NFE ceil(S / s) of a row with S
@@ -109,7 +119,7 @@ def replay(
         network's gradient checkpointing.
 
     Raises:
-        TypeError: window is no pair of whole numbers.
+        TypeError: window is no pair of whole numbers, or entropy no bool.
         ValueError: shrink or batch_size < 1, window is not 0 <= a < b, another name of a law, there
             is no trajectory, the denoiser is of another noise, or a token came from a law that does
             not follow from the record.
@@ -118,6 +128,7 @@ def replay(
         raise ValueError(f"shrink={shrink}: must be at least 1; 1 scores every step on its own.")
     check_batch_size(batch_size)
     _check_window(window)
+    check_flag("entropy", entropy)
     if isinstance(run, Rollout):
         header, events = run.header, run.events()
     else:
@@ -137,11 +148,16 @@ def replay(
                     f"window={window}: the steps of this run (sampled by {header.sampler}) are "
                     "taken again one after another, so that none can be left out; use None."
                 )
+            if entropy:
+                raise ValueError(
+                    f"entropy=True: the steps of this run (sampled by {header.sampler}) are taken "
+                    "again, each in a law of its own; take -logprob, whose mean is the entropy."
+                )
             rollout = run if isinstance(run, Rollout) else Rollout.of_trajectory(header)
             return _retaken(denoiser, rollout, chosen, guidance, shrink, batch_size)
         scorer = Scorer(denoiser, chosen, guidance, ~header.editable)
-        views = _views(denoiser, header, events, shrink, window)
-        return _gather(scorer, views, header.initial.shape, batch_size)
+        views = views_of(denoiser, header, events, shrink, window)
+        return _gather(scorer, views, header.initial.shape, batch_size, entropy=entropy)
 
 
 def _check_window(window: object) -> None:
@@ -212,11 +228,13 @@ def _retaken(
         torch.nn.functional.pad(part.step_logprob, (0, width - part.step_logprob.shape[1]))
         for part in parts
     ]
-    logprob, nfe, scored = (
+    logprob, nfe, scored, drawn = (
         torch.cat(list(part))
-        for part in zip(*((p.logprob, p.nfe, p.scored) for p in parts), strict=True)
+        for part in zip(
+            *((p.logprob, p.nfe, p.scored, p.position_logprob) for p in parts), strict=True
+        )
     )
-    return Replay(logprob, torch.cat(steps), nfe, scored)
+    return Replay(logprob, torch.cat(steps), nfe, scored, drawn)
 
 
 def _retaken_rows(denoiser: Denoiser, rollout: Rollout, request: Request) -> Replay:
@@ -225,10 +243,11 @@ def _retaken_rows(denoiser: Denoiser, rollout: Rollout, request: Request) -> Rep
     logprob = torch.zeros(shape, dtype=torch.float32, device=device)
     nfe, number = (torch.zeros(shape[0], dtype=torch.int64, device=device) for _ in range(2))
     scored = torch.zeros(shape, dtype=torch.bool, device=device)
-    sums, owners = [logprob.new_zeros(0)], [number.new_zeros(2, 0)]
+    sums, owners, everywhere = [logprob.new_zeros(0)], [number.new_zeros(2, 0)], logprob
     for step in retake(denoiser, rollout.header, rollout.events(), request):
         rows, found, nfe = step.event.rows.to(device), step.logprob, step.nfe
         logprob = logprob.to(torch.promote_types(logprob.dtype, found.dtype))
+        everywhere = everywhere.to(logprob.dtype).index_add(0, rows, found.to(logprob.dtype))
         written = step.event.written.to(device)
         logprob = logprob.index_copy(0, rows, torch.where(written, found, logprob[rows]))
         scored[rows] |= written
@@ -236,7 +255,7 @@ def _retaken_rows(denoiser: Denoiser, rollout: Rollout, request: Request) -> Rep
         sums.append(found.sum(1)[step.counted])
         owners.append(torch.stack([counted, number[counted]]))
         number[counted] += 1
-    return Replay(logprob, _by_step(sums, owners, number), nfe, scored)
+    return Replay(logprob, _by_step(sums, owners, number), nfe, scored, everywhere)
 
 
 def _warn_of_cache(run: Trajectory) -> None:
@@ -253,7 +272,12 @@ def _warn_of_cache(run: Trajectory) -> None:
 
 
 def _gather(
-    scorer: Scorer, steps: Iterator[Views], shape: torch.Size, batch_size: int | None
+    scorer: Scorer,
+    steps: Iterator[Views],
+    shape: torch.Size,
+    batch_size: int | None,
+    *,
+    entropy: bool,
 ) -> Replay:
     """Score all steps, and collect the log-probabilities by token and by step."""
     device = scorer.denoiser.device
@@ -261,7 +285,8 @@ def _gather(
     place = torch.full(
         shape, -1, dtype=torch.int64, device=device
     )  # index of each token in the list
-    found, owners = [torch.zeros(0, dtype=torch.float32, device=device)], [nfe.new_zeros(2, 0)]
+    none = torch.zeros(0, dtype=torch.float32, device=device)
+    found, entropies, owners, places = [none], [none], [nfe.new_zeros(2, 0)], [nfe[:0]]
     count = 0
     for step in steps:
         for views in step.split(batch_size):
@@ -270,12 +295,27 @@ def _gather(
             place[row, column] = torch.arange(count, count + len(row), device=device)
             count += len(row)
             owners.append(torch.stack([row, number[row]]))
-            found.append(scorer(views))
+            places.append(row * shape[1] + column)
+            scores = scorer.scores(views, entropy=entropy)
+            found.append(scores.logprob)
+            entropies.append(scores.entropy)
             number[views.rows] += 1
             nfe[views.rows] += views.scored.any(1) * scorer.passes
     listed = torch.cat(found)
-    padded = torch.cat([listed, listed.new_zeros(1)])  # place -1 reads the zero
-    return Replay(padded[place], _by_step(found, owners, number), nfe, place >= 0)
+    everywhere = listed.new_zeros(shape.numel()).index_add(0, torch.cat(places), listed)
+    return Replay(
+        logprob=_read(listed, place),
+        step_logprob=_by_step(found, owners, number),
+        nfe=nfe,
+        scored=place >= 0,
+        position_logprob=everywhere.view(shape),
+        entropy=_read(torch.cat(entropies), place) if entropy else None,
+    )
+
+
+def _read(listed: Tensor, place: Tensor) -> Tensor:
+    """Return the entries of a list at `place`, 0 where it is -1."""
+    return torch.cat([listed, listed.new_zeros(1)])[place]
 
 
 def _by_step(found: list[Tensor], owners: list[Tensor], number: Tensor) -> Tensor:
@@ -290,91 +330,3 @@ def _by_step(found: list[Tensor], owners: list[Tensor], number: Tensor) -> Tenso
     width = int(number.max()) if number.numel() else 0
     sums = listed.new_zeros(len(number) * width).index_add(0, row * width + step, listed)
     return sums.view(len(number), width)
-
-
-@dataclass
-class _StepGroup:
-    """Hold the current group of steps of each row; all [B, ...]."""
-
-    canvas: Tensor  # int64 [B, L], before the group's first step
-    tokens: Tensor  # int64 [B, L], after its latest step
-    written: Tensor  # bool [B, L]
-    argmax: Tensor  # bool [B, L], those of them that were taken as the argmax
-    steps: Tensor  # int64 [B], steps that wrote something
-    before: Tensor  # int64 [B], steps of the row that wrote something, of all groups
-    horizon: Tensor  # int64 [B], first hidden column in its latest step
-    time: Tensor  # float64 [B], time argument of its first step
-
-
-def _views(
-    denoiser: Denoiser,
-    trajectory: Trajectory,
-    events: Iterable[StepEvent],
-    shrink: int,
-    window: tuple[int, int] | None,
-) -> Iterator[Views]:
-    """Yield the canvases to score; a row's canvas comes when its group of steps is full."""
-    device, masked = denoiser.device, denoiser.mask_token_id is not None
-    initial, editable = trajectory.initial.to(device), trajectory.editable.to(device)
-    attention, cropped = attention_of(trajectory).to(device), False
-    steps = torch.zeros(len(initial), dtype=torch.int64, device=device)
-    time = torch.full_like(steps, torch.nan, dtype=torch.float64)
-    group = _StepGroup(
-        initial.clone(), initial.clone(), torch.zeros_like(editable), torch.zeros_like(editable),
-        steps, steps.clone(), steps.clone(), time,
-    )  # fmt: skip
-
-    def close(full: Tensor) -> Views:
-        rows = full.nonzero().squeeze(1)
-        where, argmax = group.written[rows], group.argmax[rows]
-        group.written[rows], group.steps[rows] = False, 0
-        some = where.any(1)
-        rows, where, argmax = rows[some], where[some], argmax[some]
-        seen = group.horizon[rows] if cropped else None
-        views = Views(rows, group.canvas[rows], group.tokens[rows], where, attention[rows], seen)
-        return views._replace(time=_times(denoiser, group.time[rows]), argmax=argmax)
-
-    for event in events:
-        if window is not None:  # what later steps mask again was scored within the window
-            yield close((group.steps > 0) & (group.before >= window[1]))
-        rows, tokens = event.rows.to(device), event.tokens.to(device)
-        argmax = argmax_of(trajectory, event).to(device)
-        # On masks, positions still unknown after the step were masked again, not drawn.
-        known = ~event.unknown.to(device) if masked else torch.ones_like(tokens, dtype=torch.bool)
-        drawn = event.written.to(device) & known & editable[rows]
-        writes = drawn.any(1)
-        if window is not None:
-            number = group.before[rows]
-            group.before[rows] = number + writes
-            writes = writes & (number >= window[0]) & (number < window[1])
-            drawn = drawn & writes.unsqueeze(1)
-        first = writes & (group.steps[rows] == 0)
-        group.canvas[rows] = torch.where(
-            first.unsqueeze(1), event.before.to(device), group.canvas[rows]
-        )
-        group.written[rows] = (group.written[rows] | drawn) & known
-        group.argmax[rows] = torch.where(drawn, argmax, group.argmax[rows])
-        group.tokens[rows] = tokens
-        group.steps[rows] += writes
-        if event.horizon is not None:
-            cropped, group.horizon[rows] = True, event.horizon.to(device)
-        if event.time is not None:
-            group.time[rows] = torch.where(first, event.time.to(device), group.time[rows])
-        yield close(group.steps >= shrink)
-    yield close(group.steps > 0)
-
-
-def _times(denoiser: Denoiser, time: Tensor) -> Tensor | None:
-    """Return the time arguments for a time-conditioned model, else None.
-
-    Raises:
-        ValueError: the run did not record its times.
-    """
-    if not denoiser.time_conditioned:
-        return None
-    if bool(time.isnan().any()):
-        raise ValueError(
-            f"run does not tell the times of its steps, and this denoiser ({denoiser.family}) is "
-            "conditioned on them: was it sampled with a denoiser that is not, or by parallel steps?"
-        )
-    return time

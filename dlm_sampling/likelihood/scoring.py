@@ -38,6 +38,13 @@ class Views(NamedTuple):
         return split_rows(self, size or max(len(self.rows), 1))
 
 
+class Scores(NamedTuple):
+    """Hold what the model says of R tokens."""
+
+    logprob: Tensor  # [R]
+    entropy: Tensor  # [R], entropy in nats of the law of each token; [0] if it was not asked for
+
+
 @dataclass(frozen=True)
 class Scorer:
     """Score tokens under a denoiser.
@@ -71,6 +78,10 @@ class Scorer:
 
         NFE 1 per canvas with a token at `views.scored`, 2 with guidance.
         """
+        return self.scores(views).logprob
+
+    def scores(self, views: Views, *, entropy: bool = False) -> Scores:
+        """Return log-probabilities as the call does, and entropies (0 for an argmax) if asked."""
         law = full_law(TokenLaw() if self.law is None else self.law, self.denoiser)
         predictor = Predictor.alone(
             self.denoiser,
@@ -84,7 +95,10 @@ class Scorer:
         prediction = predictor(views.canvas, time)
         tempered = self.law is not None
         found = prediction.log_prob_of(views.tokens, views.scored, tempered=tempered)
-        return found[views.where]
+        spread = found[:0].flatten()
+        if entropy:
+            spread = prediction.entropy_of(views.scored, tempered=tempered)[views.where]
+        return Scores(found[views.where], spread)
 
 
 def check_scorable(denoiser: Denoiser) -> None:

@@ -4,7 +4,11 @@ from dlm_sampling.ops._dispatch import why_no_kernels
 from dlm_sampling.ops.categorical import draw
 from dlm_sampling.ops.combined import Guided, Pair, Remainder
 from dlm_sampling.ops.divergence import divergence
-from dlm_sampling.ops.grad import differentiable_log_prob_of, remade
+from dlm_sampling.ops.grad import (
+    differentiable_entropy,
+    differentiable_log_prob_of,
+    remade,
+)
 from dlm_sampling.ops.host_sync import any_or_assume, sync_allowed, without_sync
 from dlm_sampling.ops.log_probs import filtered_log_law, log_prob_of, log_probs
 from dlm_sampling.ops.philox import RANDOM_STREAM, Rng, Stream, fresh_seed, row_seeds
@@ -31,6 +35,7 @@ __all__ = [
     "Stream",
     "any_or_assume",
     "budget_positions",
+    "differentiable_entropy",
     "differentiable_log_prob_of",
     "divergence",
     "draw",

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import checkpoint
 
 from dlm_sampling.ops.laws import refuse_lawless
-from dlm_sampling.ops.log_probs import log_probs
+from dlm_sampling.ops.log_probs import filtered_log_law, log_probs
 from dlm_sampling.ops.reshape import Adjust
 from dlm_sampling.ops.sources import LogitRows
 from dlm_sampling.ops.temperature import positive
@@ -60,6 +60,23 @@ def differentiable_log_prob_of(
         for here in cast("tuple[Tensor, ...]", every.split(source.block))
     ]
     return torch.cat(parts)  # a source without rows has one block, which is empty
+
+
+def differentiable_entropy(source: LogitRows, *, law: TokenLaw = _MODEL) -> Tensor:
+    """Return the entropy (nats) of each row's law, [R], with a graph in grad mode.
+
+    Args:
+        source: logits of R rows; its `fetch` may run twice.
+        law: temperature, filters and suppressed ids; tokens that do not pass count as fixed.
+    """
+
+    def block(here: Tensor) -> Tensor:
+        logs = filtered_log_law(source.fetch(here), law)
+        lowest = torch.finfo(logs.dtype).min  # 0 * -inf is no number
+        return -(logs.exp() * logs.clamp_min(lowest)).sum(1)
+
+    every = torch.arange(source.count, device=source.device)
+    return torch.cat([remade(block, here) for here in every.split(source.block)])
 
 
 def remade(call: Callable[[Tensor], Tensor], argument: Tensor) -> Tensor:

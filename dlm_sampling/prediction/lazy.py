@@ -363,6 +363,15 @@ class LazyPrediction:
         source, index = self._read(logits, sites)
         return sites.spread(ops.log_prob_of(source, ids, law=law, rows=index, adjust=adjust))
 
+    def entropy_of(self, where: Tensor, *, tempered: bool = False) -> Tensor:
+        """Return the entropy of the model's law, or of the run's, at `where`, [A, L], else 0."""
+        sites = self._passes.shapes.sites(where)
+        if not sites.row.numel():
+            return torch.zeros(where.shape, dtype=torch.float32, device=where.device)
+        law = self._law if tempered else self._own_law
+        rows = self._on_demand(self.evaluate(where), sites)
+        return sites.spread(ops.differentiable_entropy(rows, law=law))
+
     @property
     def _vocab_size(self) -> int:
         return self._passes.model.denoiser.vocab_size

@@ -288,6 +288,7 @@ def test_rewritten_tokens_are_scored_at_every_write() -> None:
     assert rows.any()
     assert (found.total - expected)[rows].abs().max() <= 1e-6
     assert (found.total - found.logprob.sum(1)).abs().max() > 0.1  # the replaced tokens count
+    assert (found.position_logprob.sum(1) - found.total).abs().max() <= 1e-12
     again = replay(toy, rollout_of(out))
     assert torch.equal(again.step_logprob, found.step_logprob)
     assert torch.equal(again.logprob, found.logprob)
@@ -407,6 +408,27 @@ def test_text_that_was_cut_is_kept_as_the_model_saw_it() -> None:
         assert rollout.seeds == tuple(out.seeds)
 
 
+@pytest.mark.parametrize("law", [TokenLaw(), TokenLaw(temperature=0.7, top_k=3)], ids=str)
+def test_entropies_are_those_of_the_laws_that_scored(law: TokenLaw) -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    out = recorded(toy, "random", law)
+    found = replay(toy, out, entropy=True)
+    assert torch.equal(found.position_logprob, found.logprob)
+    for b in range(ROWS):
+        for event, i in out.trajectory.steps(b) if out.trajectory else ():
+            logits = toy.logits(event.before[i : i + 1])[0].index_fill(
+                1, torch.tensor(toy.mask_column), -math.inf
+            )
+            p = ops.log_probs(logits, law=law).exp()
+            for j in event.written[i].nonzero().flatten().tolist():
+                assert found.entropy is not None
+                wanted = float(torch.special.entr(p[j]).sum())
+                assert float(found.entropy[b, j]) == pytest.approx(wanted, abs=1e-9)
+    assert replay(toy, out).entropy is None
+    with pytest.raises(TypeError, match="entropy"):
+        replay(toy, out, entropy=1)  # pyright: ignore[reportArgumentType]
+
+
 def test_what_cannot_be_replayed_is_refused() -> None:
     toy = small_toy(length=LENGTH, vocab_size=9)
     out = recorded(toy, "random")
@@ -428,6 +450,10 @@ def test_what_cannot_be_replayed_is_refused() -> None:
     noise = run(maskless, samplers.Ancestral(), length=LENGTH, rows=2, steps=3)
     with pytest.raises(ValueError, match="shrink=2: must be 1 here"):
         replay(maskless, noise, shrink=2)
+    with pytest.raises(ValueError, match="entropy=True: the steps of this run"):
+        replay(maskless, noise, entropy=True)
+    everywhere = replay(maskless, noise).position_logprob
+    assert (everywhere.sum(1) - replay(maskless, noise).total).abs().max() <= 1e-6
     assert noise.trajectory is not None
     with pytest.raises(ValueError, match="does not tell the settings"):
         replay(maskless, replace(noise.trajectory, request=None))

@@ -55,6 +55,27 @@ def test_values_are_those_of_log_prob_of_and_slopes_those_of_differences(law: To
         assert float(slope[row, token]) == pytest.approx(float(change), abs=1e-7)
 
 
+@pytest.mark.parametrize(
+    "law", [TokenLaw(), TokenLaw(0.6, suppressed=(2,)), TokenLaw(1.3, top_k=4)], ids=str
+)
+def test_entropies_are_sums_over_the_law_and_their_slopes_those_of_differences(
+    law: TokenLaw,
+) -> None:
+    def wanted(x: torch.Tensor) -> torch.Tensor:
+        return torch.special.entr(ops.log_probs(x, law=law).exp()).sum(1)
+
+    logits = leaf()
+    found = ops.differentiable_entropy(source(logits), law=law)
+    torch.testing.assert_close(found.detach(), wanted(logits.detach()))
+    (slope,) = torch.autograd.grad(found.sum(), logits)
+    h = 1e-6
+    for row, token in ((0, 0), (2, 1), (4, 5)):
+        step = torch.zeros_like(slope)
+        step[row, token] = h
+        up, down = (wanted(logits.detach() + sign * step).sum() for sign in (1, -1))
+        assert float(slope[row, token]) == pytest.approx(float(up - down) / (2 * h), abs=1e-7)
+
+
 def test_no_slope_at_temperature_zero_nor_of_a_token_that_does_not_pass() -> None:
     logits, tokens = leaf(2, 4), torch.tensor([0, 0])
     found = ops.differentiable_log_prob_of(source(logits), tokens, law=TokenLaw(temperature=0.0))
