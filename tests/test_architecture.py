@@ -31,13 +31,13 @@ RANKS: list[set[str]] = [
     {"likelihood", "learn", "viewers", "testing", "checkup"},
     {"rl"},
     {"text"},
-    {"jobs"},
+    {"jobs", "trl"},
     {"cli"},
     {"__main__"},
 ]
 MAY_IMPORT_THE_ROOT = {"cli"}  # `from dlm_sampling import X`, the public names
 
-MAY_IMPORT_TRANSFORMERS = {"denoisers"}
+MAY_IMPORT_TRANSFORMERS = {"denoisers", "trl"}
 MAY_IMPORT_KERNELS = {"dlm_sampling.ops._dispatch"}
 MAY_IMPORT_EVAL = {"dlm_sampling.cli.evaluate"}
 MAY_PRINT = {"dlm_sampling.cli.app", "dlm_sampling.cli.checkup", "dlm_sampling.cli.exits"}
@@ -254,6 +254,7 @@ PUBLIC_PACKAGES = (
         "rl",
         "samplers",
         "testing",
+        "trl",
         "types",
     ),
 )

@@ -76,7 +76,8 @@ def differentiable_entropy(source: LogitRows, *, law: TokenLaw = _MODEL) -> Tens
         return -(logs.exp() * logs.clamp_min(lowest)).sum(1)
 
     every = torch.arange(source.count, device=source.device)
-    return torch.cat([remade(block, here) for here in every.split(source.block)])
+    parts = cast("tuple[Tensor, ...]", every.split(source.block))
+    return torch.cat([remade(block, here) for here in parts])
 
 
 def remade(call: Callable[[Tensor], Tensor], argument: Tensor) -> Tensor:
