@@ -62,16 +62,20 @@ def differentiable_log_prob_of(
     return torch.cat(parts)  # a source without rows has one block, which is empty
 
 
-def differentiable_entropy(source: LogitRows, *, law: TokenLaw = _MODEL) -> Tensor:
+def differentiable_entropy(
+    source: LogitRows, *, law: TokenLaw = _MODEL, adjust: Adjust | None = None
+) -> Tensor:
     """Return the entropy (nats) of each row's law, [R], with a graph in grad mode.
 
     Args:
         source: logits of R rows; its `fetch` may run twice.
         law: temperature, filters and suppressed ids; tokens that do not pass count as fixed.
+        adjust: changes the logits first, with a graph; see `draw`.
     """
 
     def block(here: Tensor) -> Tensor:
-        logs = filtered_log_law(source.fetch(here), law)
+        logits = source.fetch(here)
+        logs = filtered_log_law(logits if adjust is None else adjust(logits, here), law)
         lowest = torch.finfo(logs.dtype).min  # 0 * -inf is no number
         return -(logs.exp() * logs.clamp_min(lowest)).sum(1)
 

@@ -50,3 +50,19 @@ def law_rows(
         return rule(Site(here[i], row[i], p, column[i]))
 
     return replace(logits, fetch=fetch, dtype=torch.float64)
+
+
+def log_probs_in(rows: ops.LogitRows, ids: Tensor) -> Tensor:
+    """Return the log-probability of an id in each row's law, [R], with a graph in grad mode.
+
+    Args:
+        rows: laws of R positions, not normalised; a block of them exists at a time.
+        ids: int64 [R].
+    """
+
+    def chosen(here: Tensor) -> Tensor:
+        law = rows.fetch(here)
+        return (law.gather(1, ids[here].unsqueeze(1)).squeeze(1) / law.sum(1)).log()
+
+    every = torch.arange(rows.count, device=ids.device)
+    return torch.cat([ops.remade(chosen, here) for here in torch.split(every, rows.block)])

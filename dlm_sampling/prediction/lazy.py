@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.prediction.adjusting import adjust_of
-from dlm_sampling.prediction.law_rows import law_rows
+from dlm_sampling.prediction.law_rows import law_rows, log_probs_in
 from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.logits import PassLogits, on_demand
 from dlm_sampling.prediction.model import RunModel
@@ -320,14 +320,8 @@ class LazyPrediction:
         mode it leaves a graph, and a block of tables exists at a time.
         """
         sites = self._passes.shapes.sites(where)
-        rows, ids = self._law_rows(where, sites, alpha, reads, rule), sites.read(tokens)
-
-        def chosen(here: Tensor) -> Tensor:
-            law = rows.fetch(here)
-            return (law.gather(1, ids[here].unsqueeze(1)).squeeze(1) / law.sum(1)).log()
-
-        every = torch.arange(rows.count, device=where.device)
-        return torch.cat([ops.remade(chosen, here) for here in torch.split(every, rows.block)])
+        rows = self._law_rows(where, sites, alpha, reads, rule)
+        return log_probs_in(rows, sites.read(tokens))
 
     def differentiable_log_probs(self, where: Tensor) -> Tensor:
         """Return `log_probs`, with a graph in grad mode."""
@@ -369,8 +363,8 @@ class LazyPrediction:
         if not sites.row.numel():
             return torch.zeros(where.shape, dtype=torch.float32, device=where.device)
         law = self._law if tempered else self._own_law
-        rows = self._on_demand(self.evaluate(where), sites)
-        return sites.spread(ops.differentiable_entropy(rows, law=law))
+        rows, adjust = self._on_demand(self.evaluate(where), sites), self.adjust(sites, law)
+        return sites.spread(ops.differentiable_entropy(rows, law=law, adjust=adjust))
 
     @property
     def _vocab_size(self) -> int:

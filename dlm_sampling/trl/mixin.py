@@ -3,6 +3,20 @@
 It overrides what is causal in the trainer: the texts are those of `generate`, and the ratios those
 of the likelihood that the texts were drawn in.  Rows travel with their texts through TRL's
 shuffling and splitting, so that the loss scores each text in its own canvas.
+
+    from dlm_sampling.trl import grpo_trainer
+
+    policy = AutoDenoiser.from_pretrained("GSAI-ML/LLaDA-8B-Instruct")
+    trainer = grpo_trainer()(
+        policy,
+        reward_funcs=reward,
+        args=GRPOConfig(output_dir, max_completion_length=128, num_iterations=2, beta=0.04),
+        generation={"sampler": "llada-random", "steps": 64, "block_length": 32},
+        train_dataset=prompts,
+        peft_config=LoraConfig(target_modules="all-linear"),
+    )
+    trainer.train()
+    policy.save_pretrained(folder)  # loads with AutoDenoiser; TRL's own checkpoints only resume
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 LAW = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p")
 """Arguments of `generate` that the `GRPOConfig` holds."""
@@ -40,7 +40,7 @@ def check_settings(args: Any, generation: Mapping[str, Any], given: Mapping[str,
     for name, why in OWN.items():
         if name in generation:
             raise ValueError(f"generation[{name!r}]: {why}.")
-    settings: dict[str, Any] = vars(args)
+    settings = cast("dict[str, Any]", vars(args))
     for name, why in REFUSED.items():
         if settings.get(name):
             raise ValueError(f"{name}=True: must be False for diffusion models; {why}.")

@@ -408,6 +408,23 @@ def test_text_that_was_cut_is_kept_as_the_model_saw_it() -> None:
         assert rollout.seeds == tuple(out.seeds)
 
 
+def test_entropies_are_those_behind_a_penalty() -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    law = TokenLaw(repetition_penalty=2.5)
+    out = recorded(toy, "random", law)
+    found = replay(toy, out, entropy=True).entropy
+    plain = replay(toy, out, law="model", entropy=True).entropy
+    assert found is not None
+    assert plain is not None
+    assert (found - plain).abs().max() > 0.01
+    # Its mean is that of -log p over runs: here over one row many times.
+    many = run(toy, ORDERS["random"][0], length=LENGTH, rows=400, prompt=[1], law=law, steps=3)
+    scores = replay(toy, many, entropy=True)
+    assert scores.entropy is not None
+    gap = (-scores.logprob - scores.entropy).sum(1)
+    assert abs(float(gap.mean())) < 4 * float(gap.std()) / 20
+
+
 @pytest.mark.parametrize("law", [TokenLaw(), TokenLaw(temperature=0.7, top_k=3)], ids=str)
 def test_entropies_are_those_of_the_laws_that_scored(law: TokenLaw) -> None:
     toy = small_toy(length=LENGTH, vocab_size=9)

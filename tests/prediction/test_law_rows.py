@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops, wrap
-from dlm_sampling.prediction.law_rows import law_rows
+from dlm_sampling.prediction.law_rows import law_rows, log_probs_in
 from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.positions import Sites
 from dlm_sampling.types import Site, TokenLaw
@@ -35,3 +35,11 @@ def test_a_rule_gets_tokens_rows_columns_and_the_law_behind_what_changes_the_log
     assert seen == [([MASK, MASK], [0, 1], [0, 1])]
     wanted = 0.5 * ops.log_probs(-LOGITS[[0, 2]], law=LAW).exp()
     torch.testing.assert_close(found, wanted)
+
+
+def test_log_probabilities_of_ids_are_those_of_the_normalised_laws() -> None:
+    laws = LOGITS.exp()
+    rows = ops.LogitRows(lambda i: laws[i], 3, V, X.device, block=2)
+    ids = torch.tensor([0, 4, 2])
+    wanted = LOGITS.log_softmax(1)[torch.arange(3), ids]
+    torch.testing.assert_close(log_probs_in(rows, ids), wanted)
