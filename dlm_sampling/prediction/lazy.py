@@ -320,8 +320,7 @@ class LazyPrediction:
         mode it leaves a graph, and a block of tables exists at a time.
         """
         sites = self._passes.shapes.sites(where)
-        rows = self._law_rows(where, sites, alpha, reads, rule)
-        return log_probs_in(rows, sites.read(tokens))
+        return log_probs_in(self._law_rows(where, sites, alpha, reads, rule), sites.read(tokens))
 
     def differentiable_log_probs(self, where: Tensor) -> Tensor:
         """Return `log_probs`, with a graph in grad mode."""
