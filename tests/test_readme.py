@@ -89,7 +89,7 @@ def proof() -> str:
         f"theta-trapezoidal {mild['theta-trapezoidal'][0]:.2f}, tau-leaping "
         f"{mild['tau-leaping'][0]:.2f}, Euler {mild['euler'][0]:.2f} where nothing is clamped; "
         f"theta-trapezoidal {strong['theta-trapezoidal'][1]:.2f} where rates are | "
-        "`python -m dlm_eval.convergence.orders`, [eval/ORDERS.md](eval/ORDERS.md) |"
+        "`dlm-sampling eval compare --preset orders`, [eval/ORDERS.md](eval/ORDERS.md) |"
     )
     grids = result("loopholing.json")["summary"]
     plain, looped = grids["base, equal compute"], grids["loopholing, p = 0.5"]

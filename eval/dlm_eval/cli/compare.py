@@ -34,7 +34,8 @@ def compare(
         str | None,
         typer.Option(
             help="Run comparisons that are planned under this name, in place of --samplers: "
-            "claims, samplers, uniform, lsd (embedded models); varied, published (any MODEL)."
+            "claims, samplers, uniform, lsd (embedded models); varied, published (any MODEL); "
+            "orders, lsd-laws (exact laws in small worlds, without samples)."
         ),
     ] = None,
     page: Annotated[

@@ -31,7 +31,7 @@ def run_named(
     Raises:
         UsageError: no preset has this name, or an option does not go with it.
     """
-    from dlm_eval.comparison.presets import PRESETS, PresetOfModel
+    from dlm_eval.comparison.presets import PRESETS, PresetOfLaws, PresetOfModel
     from dlm_eval.comparison.presets.run import PAGE, run_preset
     from dlm_sampling.jobs import rank_of
 
@@ -40,9 +40,18 @@ def run_named(
     preset = PRESETS[name]
     fitting = (*OF_ALL, *(OF_MODEL if isinstance(preset, PresetOfModel) else ()))
     refuse_others(context, fitting, f"does not go with --preset {name}, which has its own.")
-    parts = preset.parts(asked) if isinstance(preset, PresetOfModel) else preset.parts()
     place = out / PAGE if page is None else page
     rank = rank_of(os.environ)
+    if isinstance(preset, PresetOfLaws):
+        if page is not None and not preset.paged:
+            raise UsageError(f"--page: --preset {name} writes none.")
+        if rank.index == 0:  # there is nothing to share
+            preset.run(out, place, command_line(context))
+        if not quiet:
+            told = f"{place if preset.paged else out}: written."
+            print(told if rank.index == 0 else f"{out}: is left to process 0.")
+        return
+    parts = preset.parts(asked) if isinstance(preset, PresetOfModel) else preset.parts()
     done = run_preset(
         parts, preset.page, out, place, rank, command_line(context),
         picture=preset.picture, quiet=quiet,

@@ -63,6 +63,7 @@ class Figures:
         plots: stand in the report.
         points: the settings as the plots have them.
         scores: what the judge says of the texts, by the label of their setting.
+        right: 1 for each right answer and 0 for each wrong one, by the label of their setting.
     """
 
     metrics: tuple[Metric, ...]
@@ -70,6 +71,7 @@ class Figures:
     plots: tuple[Plot, ...]
     points: tuple[Point, ...]
     scores: dict[str, TextScores]
+    right: dict[str, npt.NDArray[np.float64]]
 
 
 def figures_of(task: Task, measured: Sequence[Measured], protocol: Protocol | None) -> Figures:
@@ -111,7 +113,14 @@ def figures_of(task: Task, measured: Sequence[Measured], protocol: Protocol | No
     plots = _plots(points, word, log=not accurate) if points else []
     if points:
         plots.append(_heat_map(measured))
-    return Figures(tuple(metrics), tuple(warnings), tuple(plots), tuple(points), scores)
+    right = {
+        cell.setting.label: np.array(
+            [bool(task.right(row["row"], row["text"], row["ids"])) for row in cell.rows], np.float64
+        )
+        for cell in measured
+        if accurate
+    }
+    return Figures(tuple(metrics), tuple(warnings), tuple(plots), tuple(points), scores, right)
 
 
 def _figures(

@@ -1,9 +1,11 @@
 """Orders of convergence by exact law propagation: a result file, a figure and a page, in one go.
 
+    dlm-sampling eval compare --preset orders --out eval/results --page eval/ORDERS.md
     python -m dlm_eval.convergence.orders
 
-writes eval/results/orders.json, eval/results/orders.png and eval/ORDERS.md.  No number has sampling
-noise, apart from the part that repeats an experiment of a paper by sampling.
+write eval/results/orders.json, eval/results/orders.png and eval/ORDERS.md; the first goes on where
+it was ended.  No number has sampling noise, apart from the part that repeats an experiment of a
+paper by sampling.
 """
 
 from __future__ import annotations
@@ -22,14 +24,16 @@ import typer
 from tqdm import tqdm
 
 import dlm_sampling
-from dlm_eval.convergence.page import render
+from dlm_eval.convergence.page import LINKS, render
 from dlm_eval.convergence.plan import experiments, identities, record
 from dlm_eval.convergence.rules import THETA
 from dlm_eval.convergence.sampled import sample_all
 from dlm_eval.convergence.worlds import HORIZON, MASKS_END
+from dlm_eval.journal import Journal
 from dlm_eval.program import check_result, start
 
 COMMAND = "python -m dlm_eval.convergence.orders"
+SAMPLES, SEED = 200_000, 0
 LEAST_SAMPLES = 100_000  # with fewer, a state of probability 1e-4 may never be seen: KL is infinite
 
 
@@ -44,8 +48,18 @@ def environment() -> dict[str, str]:
     }
 
 
-def measure(samples: int, seed: int) -> dict[str, Any]:
-    """Everything that the result file holds."""
+def measure(
+    samples: int, seed: int, command: str, journal: Journal | None = None
+) -> dict[str, Any]:
+    """Return everything that the result file holds.
+
+    Args:
+        samples: rows of the sampled experiment.
+        seed: of the sampled experiment.
+        command: repeats it.
+        journal: keeps the solvers that are done, so that a killed run goes on.
+    """
+    known = {} if journal is None else {row["solver"]: row["record"] for row in journal.records}
     plan = experiments()
     parts: list[dict[str, Any]] = []
     bar = tqdm(total=sum(len(e.pairings()) for e in plan.values()), unit="solver", disable=None)
@@ -53,7 +67,12 @@ def measure(samples: int, seed: int) -> dict[str, Any]:
         records: list[dict[str, Any]] = []
         for method in experiment.pairings():
             bar.set_description(name)
-            records.append(record(experiment, method))
+            key = f"{name}: {method}"
+            if key not in known:
+                known[key] = record(experiment, method)
+                if journal is not None:
+                    journal.append({"solver": key, "record": known[key]})
+            records.append(known[key])
             bar.update()
         parts.append(
             {
@@ -66,7 +85,7 @@ def measure(samples: int, seed: int) -> dict[str, Any]:
         )
     bar.close()
     return {
-        "command": f"{COMMAND} --samples {samples} --seed {seed}",
+        "command": command,
         "environment": environment(),
         "settings": {"theta": THETA, "horizon": HORIZON, "masks end": MASKS_END},
         "experiments": parts,
@@ -94,6 +113,17 @@ def as_text(result: dict[str, Any]) -> str:
     return text + "\n"
 
 
+def write(result: dict[str, Any], out: Path, figure: Path, page: Path) -> None:
+    """Write the result file, the figure and the page with links to them."""
+    from dlm_eval.convergence.figure import draw
+
+    _write(out, as_text(result).encode())
+    _write(figure, draw(result))
+    near = [Path(os.path.relpath(file, page.parent)).as_posix() for file in (out, figure)]
+    links = dict(zip(LINKS, near, strict=True))
+    _write(page, render(result, links).encode())
+
+
 def _write(path: Path, data: bytes) -> None:
     """In one piece, so that a killed run leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,8 +142,8 @@ def main(
     ),
     samples: Annotated[
         int, typer.Option(min=LEAST_SAMPLES, help="Rows of the sampled experiment.")
-    ] = 200_000,
-    seed: Annotated[int, typer.Option(help="Seed of the sampled experiment.")] = 0,
+    ] = SAMPLES,
+    seed: Annotated[int, typer.Option(help="Seed of the sampled experiment.")] = SEED,
 ) -> None:
     """Measure the orders; write the result file, the figure and the page."""
     if find_spec("matplotlib") is None:
@@ -121,13 +151,9 @@ def main(
             'Error: the figure needs matplotlib; install it with pip install ".[eval]".', err=True
         )
         raise typer.Exit(1)
-    from dlm_eval.convergence.figure import draw
-
     check_result(out, figure, page)
-    result = measure(samples, seed)
-    _write(out, as_text(result).encode())
-    _write(figure, draw(result))
-    _write(page, render(result).encode())
+    result = measure(samples, seed, f"{COMMAND} --samples {samples} --seed {seed}")
+    write(result, out, figure, page)
     typer.echo(f"Wrote {out}, {figure} and {page}")
 
 

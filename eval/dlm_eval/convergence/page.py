@@ -5,23 +5,26 @@ python -m dlm_eval.convergence.orders writes it after measuring.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Record = dict[str, Any]
+
+LINKS = {"orders.json": "results/orders.json", "orders.png": "results/orders.png"}
+"""Of the committed page."""
 
 PAGE = """# Orders of convergence
 
 How fast the law that a solver samples approaches the data law p0, measured exactly: the worlds are
 so small that the law of the whole chain is a vector, and is propagated without drawing anything.
 Predictions are exact too, so all error is the solver's. No number on this page is typed by hand;
-one command makes [the result file](results/orders.json), the figure and the page:
+one command makes [the result file]({file}), the figure and the page:
 
 ```bash
 {command}
 ```
 
-![Error against NFE in six small worlds, and the 15-state experiment](results/orders.png)
+![Error against NFE in six small worlds, and the 15-state experiment]({figure})
 
 **NFE** counts forward passes: the theta methods (theta = {theta}) spend two per interval, so they
 get half the intervals. On masks every solver spends one more to draw what is still masked at
@@ -80,10 +83,15 @@ Versions: {versions}.
 """
 
 
-def render(result: dict[str, Any]) -> str:
-    """The whole page."""
+def render(result: dict[str, Any], links: Mapping[str, str] = LINKS) -> str:
+    """Return the whole page.
+
+    Args:
+        result: what `dlm_eval.convergence.orders` measured.
+        links: to the result file and the figure, by their names.
+    """
     parts = {part["name"]: part for part in result["experiments"]}
-    sections = [_overview(result, parts)]
+    sections = [_overview(result, parts, links)]
     for letter, part in zip("abcdef", parts.values(), strict=True):
         sections.append(_section(letter, part))
     sections += [_paper(result, parts), _identities(result)]
@@ -94,7 +102,7 @@ def _records(part: dict[str, Any]) -> dict[str, Record]:
     return {record["method"]: record for record in part["records"]}
 
 
-def _overview(result: dict[str, Any], parts: dict[str, Any]) -> str:
+def _overview(result: dict[str, Any], parts: dict[str, Any], links: Mapping[str, str]) -> str:
     by = {name: _records(part) for name, part in parts.items()}
 
     def slope(name: str) -> str:
@@ -106,6 +114,8 @@ def _overview(result: dict[str, Any], parts: dict[str, Any]) -> str:
     pair = by["pair"].values()
     return PAGE.format(
         command=result["command"],
+        file=links["orders.json"],
+        figure=links["orders.png"],
         theta=result["settings"]["theta"],
         masks_end=result["settings"]["masks end"],
         mild_token=slope("token-mild"),

@@ -222,6 +222,12 @@ def learn_texts(out: Path) -> dict[str, Any]:
     return {**journal.settings, "records": journal.records}
 
 
+def measure_all(out: Path) -> dict[str, Any]:
+    """Measure what the journals beside a result file lack, and write it."""
+    torch.set_num_threads(1)
+    return write_result(out, {"toy": measure_toys(out), "text": learn_texts(out)})
+
+
 def write_result(out: Path, result: dict[str, Any]) -> dict[str, Any]:
     """Replace the measured parts in the result file, in one piece, one record per line."""
     old = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}

@@ -17,8 +17,8 @@ One command writes this page and its figures of texts, and any end only interrup
 {command}
 ```
 
-The coefficients and the exact errors are those of `eval/dlm_eval/lsd/learned.json`, which
-`python -m dlm_eval.lsd.learned` writes.
+The coefficients and the exact errors are those of `eval/dlm_eval/lsd/learned.json`, which the same
+command writes with `--preset lsd-laws --out eval/dlm_eval/lsd`.
 
 LSD multiplies the rates of step k of a solver by a coefficient phi_k; LSD+ also moves the times
 of the steps ([arXiv:2509.19962](https://arxiv.org/abs/2509.19962), `dlm-sampling learn`). All

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from dlm_eval.comparison.part import Part, Weights
-from dlm_eval.comparison.presets import PRESETS, Asked, Preset, claims, published
+from dlm_eval.comparison.presets import (
+    PRESETS,
+    Asked,
+    Preset,
+    claims,
+    maps,
+    published,
+)
 from dlm_eval.comparison.presets.differences import at_equal_nfe, difference, speed, verdict_of
 from dlm_eval.comparison.presets.summary import (
+    Correlations,
     Figure,
     PartFigures,
     Summary,
-    interpolate,
     load_summary,
+    weights_at,
 )
 from dlm_eval.comparison.settings import Law, Setting
 from dlm_eval.comparison.tasks import SudokuTask, book_task
@@ -35,7 +45,8 @@ def text(sampler: str, nfe: float, quality: float, entropy: float = 3.0) -> Figu
 
 
 def grid(sampler: str, nfe: float, quality: float) -> Figure:
-    return Figure(label=sampler, sampler=sampler, steps=None, nfe=nfe, quality=quality, error=0.01)
+    label = f"{sampler}, {nfe:g}"
+    return Figure(label=label, sampler=sampler, steps=None, nfe=nfe, quality=quality, error=0.01)
 
 
 def part_of(*figures: Figure, judged: bool) -> PartFigures:
@@ -55,34 +66,46 @@ def part_of(*figures: Figure, judged: bool) -> PartFigures:
 def test_a_lower_perplexity_counts_only_at_the_same_entropy(
     quality: float, entropy: float, outcome: str
 ) -> None:
-    gap = difference(text("a", 8, 4 + quality, entropy), text("b", 8, 4.0), judged=True)
+    figures = text("a", 8, 4 + quality, entropy), text("b", 8, 4.0)
+    gap = difference(part_of(*figures, judged=True), *figures)
     assert gap.outcome == outcome
     assert gap.error == pytest.approx(0.03 * math.sqrt(2))
 
 
 def test_more_right_answers_are_better() -> None:
-    outcomes = [
-        difference(grid("a", 4, q), grid("b", 4, 0.5), judged=False).outcome
-        for q in (0.6, 0.51, 0.4)
-    ]
+    pairs = [(grid("a", 4, q), grid("b", 4, 0.5)) for q in (0.6, 0.51, 0.4)]
+    outcomes = [difference(part_of(*pair, judged=False), *pair).outcome for pair in pairs]
     assert outcomes == ["better", "same", "worse"]
 
 
+def test_settings_with_the_same_rows_have_no_difference() -> None:
+    """Their figures go together wholly; half of that halves the variance of the difference."""
+    pair = grid("a", 4, 0.5), grid("b", 4, 0.5)
+    for rho, error in ((1.0, 0.0), (0.5, 0.01), (0.0, 0.01 * math.sqrt(2))):
+        joint = Correlations(((1.0,), (rho, 1.0)))
+        gap = difference(replace(part_of(*pair, judged=False), correlations=joint), *pair)
+        assert gap.error == pytest.approx(error) and gap.outcome == "same"
+
+
 def test_a_baseline_is_linear_in_log_nfe() -> None:
-    found = interpolate([grid("b", 4, 0.2), grid("b", 16, 0.6)], 8)
-    assert found.quality == pytest.approx(0.4)
-    assert found.error == pytest.approx(0.01 * math.sqrt(0.5))
-    assert interpolate([grid("b", 4, 0.2), grid("b", 16, 0.6)], 40).quality == pytest.approx(0.6)
+    base = [grid("b", 4, 0.2), grid("b", 16, 0.6)]
+    assert weights_at(base, 8) == {"b, 4": pytest.approx(0.5), "b, 16": pytest.approx(0.5)}
+    assert weights_at(base, 40) == {"b, 16": 1.0}
     part = part_of(grid("b", 4, 0.2), grid("b", 16, 0.6), grid("a", 8, 0.5), grid("a", 64, 0.9),
                    judged=False)  # fmt: skip
     (gap,) = at_equal_nfe(part, "a", "b")  # NFE 64 is far beyond the baseline
     assert gap.quality == pytest.approx(0.1)
+    assert gap.error == pytest.approx(0.01 * math.sqrt(1.5))
 
 
 def test_verdicts() -> None:
     base = grid("b", 4, 0.5)
-    better, same, worse = (difference(grid("a", 4, q), base, judged=False) for q in (0.6, 0.5, 0.4))
-    less = difference(text("a", 8, 3.0, 2.0), text("b", 8, 4.0), judged=True)
+    better, same, worse = (
+        difference(part_of(one, base, judged=False), one, base)
+        for one in (grid("a", 4, q) for q in (0.6, 0.5, 0.4))
+    )
+    texts = text("a", 8, 3.0, 2.0), text("b", 8, 4.0)
+    less = difference(part_of(*texts, judged=True), *texts)
     assert verdict_of([better, same]) == "holds"
     assert verdict_of([better, worse]) == "holds at some NFE"
     assert verdict_of([same]) == "undecided"
@@ -106,7 +129,8 @@ def small() -> tuple[Part, ...]:
                  (Setting("llada", Law(0.0), 4),), 4)  # fmt: skip
     judge = JudgeOptions(features="none")
     texts = Part("texts", Weights("tiny-books"), lambda d: book_task(d, 20, 4),
-                 (Setting("ancestral", Law(1.0), 2),), 20, judge=judge)  # fmt: skip
+                 tuple(Setting("ancestral", Law(1.0), steps) for steps in (2, 3)), 20,
+                 judge=judge)  # fmt: skip
     return grids, texts
 
 
@@ -123,12 +147,27 @@ def test_a_preset_writes_summary_picture_and_page(
     grids, texts = summary.part("grids"), summary.part("texts")
     results = json.loads((tmp_path / "texts" / "results.json").read_text(encoding="utf-8"))
     values = {(m["group"], m["name"]): m["value"] for m in results["metrics"]}
-    (figure,) = texts.figures
+    figure, other = texts.figures
     assert math.exp(figure.quality) == pytest.approx(
         values["ancestral, 2 steps, T 1", "generative perplexity"], rel=1e-5
     )
     perplexity = next(m for m in results["metrics"] if m["name"] == "generative perplexity")
     assert figure.error == pytest.approx(perplexity["error"] / perplexity["value"], rel=1e-5)
+    lines = (tmp_path / "texts" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+
+    def terms(label: str) -> tuple[np.ndarray, np.ndarray]:
+        own = [row for row in rows if row["group"] == label]
+        nll, counts = (np.array([row[key] for row in own]) for key in ("nll", "counted tokens"))
+        nats = (nll - nll.sum() / counts.sum() * counts) / counts.mean()
+        return nats, np.array([row["entropy"] for row in own])
+
+    gap = difference(texts, figure, other)
+    pairs = zip(terms(figure.label), terms(other.label), strict=True)
+    direct = [(a - b).std(ddof=1) / math.sqrt(20) for a, b in pairs]
+    assert [gap.error, gap.entropy_error] == pytest.approx(direct, rel=1e-3)
+    apart = difference(replace(texts, correlations=None), figure, other)
+    assert apart.error == pytest.approx(math.hypot(figure.error, other.error))
     of_grids = json.loads((tmp_path / "grids" / "results.json").read_text(encoding="utf-8"))
     accuracy = next(m for m in of_grids["metrics"] if m["name"] == "accuracy")
     assert grids.figures[0].quality == pytest.approx(accuracy["value"] / 100, rel=1e-5)
@@ -184,6 +223,45 @@ def test_the_page_is_that_of_the_committed_figures(folder: str) -> None:
     preset, page = PAGES[folder]
     rendered = PRESETS[preset].page(load_summary(RESULTS / folder / "summary.json"))
     assert (RESULTS.parent / page).read_text(encoding="utf-8") == rendered
+
+
+@pytest.mark.parametrize("name", [n for n, one in PRESETS.items() if isinstance(one, Preset)])
+def test_the_committed_figures_are_those_that_the_command_measures(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = TokenFrequencies(torch.ones(4096, dtype=torch.int64), 4096)
+    for module in (claims, maps):
+        monkeypatch.setattr(module, "book_frequencies", lambda: counts)  # counting takes seconds
+    preset, summary = PRESETS[name], load_summary(RESULTS / name / "summary.json")
+    assert isinstance(preset, Preset)
+    assert f"--preset {name}" in summary.command
+    planned = {part.name: part for part in preset.parts()}
+    assert [part.name for part in summary.parts] == list(planned)
+    for part in summary.parts:
+        plan = planned[part.name]
+        labels = {figure.label for figure in part.figures}
+        refused = {label for label in (s.label for s in plan.settings) if label not in labels}
+        assert labels <= {setting.label for setting in plan.settings}
+        assert refused == {reason.partition(": ")[0] for reason in part.refused}
+        assert (part.samples, part.model) == (plan.samples, plan.weights.name)
+
+
+def test_coefficients_of_lsd_are_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlm_eval.cli.app import app
+    from dlm_eval.lsd import learned
+    from typer.testing import CliRunner
+
+    asked: list[Path] = []
+    monkeypatch.setattr(learned, "measure_all", asked.append)
+    words = ["compare", "--preset", "lsd-laws", "--out", str(tmp_path / "new")]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.output == f"{tmp_path / 'new'}: written.\n"
+    assert asked == [tmp_path / "new" / "learned.json"]
+    with pytest.raises(UsageError, match="--preset lsd-laws writes none"):
+        CliRunner().invoke(app, [*words, "--page", "p.md"], catch_exceptions=False)
+    monkeypatch.setenv("DLM_SHARD", "1/2")
+    assert "process 0" in CliRunner().invoke(app, words, catch_exceptions=False).output
+    assert len(asked) == 1
 
 
 def published_parts(model: str, **counts: int) -> Part:

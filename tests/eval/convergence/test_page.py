@@ -11,8 +11,11 @@ import pytest
 from dlm_eval.convergence import figure, orders
 from dlm_eval.convergence.figure import STYLES, fingerprint, plot
 from dlm_eval.convergence.page import render
+from dlm_eval.journal import Journal
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
+
+from dlm_sampling.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
 FILE = ROOT / "eval/results/orders.json"
@@ -61,8 +64,9 @@ def test_one_command_writes_all_three(
 ) -> None:
     asked: list[tuple[int, int]] = []
 
-    def measure(samples: int, seed: int) -> dict[str, Any]:
+    def measure(samples: int, seed: int, command: str) -> dict[str, Any]:
         asked.append((samples, seed))
+        assert command.endswith(f" --samples {samples} --seed {seed}")
         return RESULT
 
     monkeypatch.setattr(orders, "measure", measure)
@@ -73,7 +77,60 @@ def test_one_command_writes_all_three(
     assert asked == [(123456, 7)]
     assert paths["out"].read_bytes() == FILE.read_bytes()
     assert paths["figure"].read_bytes().startswith(b"\x89PNG")
-    assert paths["page"].read_text() == render(RESULT)
+    links = {"orders.json": "out", "orders.png": "figure"}
+    assert paths["page"].read_text() == render(RESULT, links)
+
+
+def test_the_preset_writes_the_committed_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlm_eval.cli.app import app
+
+    def measure(samples: int, seed: int, command: str, journal: Journal) -> dict[str, Any]:
+        assert (samples, seed) == (200_000, 0)  # those of the committed result
+        assert journal.path == tmp_path / "orders.jsonl"
+        return {**RESULT, "command": command}
+
+    monkeypatch.setattr(orders, "measure", measure)
+    words = ["compare", "--preset", "orders", "--out", str(tmp_path), "--quiet"]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    own = {**RESULT, "command": f"dlm-sampling eval compare --out {tmp_path} --preset orders "
+           "--quiet"}  # fmt: skip
+    assert (tmp_path / "orders.json").read_text() == orders.as_text(own)
+    names = {name: name for name in ("orders.json", "orders.png")}
+    assert (tmp_path / "README.md").read_text() == render(own, names)
+    for more in (["--samples", "5"], ["m"]):
+        with pytest.raises(UsageError, match="does not go with"):
+            CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
+    (tmp_path / "orders.jsonl").write_text('{"samples": 1}\n')
+    with pytest.raises(UsageError, match="samples was 1"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_a_killed_run_measures_no_solver_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = {name: one for name, one in orders.experiments().items() if name in ("token", "pair")}
+    every = [(name, solver) for name, one in plan.items() for solver in one.pairings()]
+    monkeypatch.setattr(orders, "experiments", lambda: plan)
+    monkeypatch.setattr(orders, "identities", list)
+    monkeypatch.setattr(orders, "sample_all", lambda *_: {})
+    asked: list[tuple[str, str]] = []
+
+    def record(experiment: Any, solver: str) -> dict[str, str]:
+        if len(asked) == 3:
+            asked.append(("killed", ""))
+            raise KeyboardInterrupt
+        asked.append((experiment.name, solver))
+        return {"method": solver}
+
+    monkeypatch.setattr(orders, "record", record)
+    with pytest.raises(KeyboardInterrupt):
+        orders.measure(1, 0, "c", Journal(tmp_path / "j.jsonl", {}))
+    found = orders.measure(1, 0, "c", Journal(tmp_path / "j.jsonl", {}))
+    assert [one for one in asked if one[1]] == every
+    solvers = [[row["method"] for row in part["records"]] for part in found["experiments"]]
+    assert solvers == [list(one.pairings()) for one in plan.values()]
 
 
 def test_without_matplotlib_the_command_says_so_before_it_measures(

@@ -127,7 +127,7 @@ def _remdm(summary: Summary) -> list[Finding]:
         groups = {key: {f.steps: f for f in value} for key, value in by_sampler(part).items()}
         for sampler in ("remdm-loop", "remdm-cap 0.02", "ancestral"):
             few, many = groups[sampler][length], groups[sampler][4 * length]
-            gap = difference(many, few, judged=part.judged)
+            gap = difference(part, many, few)
             mauve = "" if many.mauve is None else f"; MAUVE {few.mauve:.3f} to {many.mauve:.3f}"
             claim = f"{sampler} improves from 1x to 4x tokens steps"
             claim = "MDLM does not" if sampler == "ancestral" else claim
@@ -136,7 +136,7 @@ def _remdm(summary: Summary) -> list[Finding]:
                 verdict = "does not hold" if verdict == "holds" else UNDECIDED
             found.append(Finding(claim, "2503.00307", task, verdict, f"{gap}{mauve}"))
         gaps = [
-            difference(figure, groups["ancestral"][steps], judged=part.judged)
+            difference(part, figure, groups["ancestral"][steps])
             for steps, figure in groups["remdm-loop"].items()
         ]
         found.append(
@@ -144,7 +144,7 @@ def _remdm(summary: Summary) -> list[Finding]:
                     verdict_of(gaps), each(gaps), len(gaps))
         )  # fmt: skip
         few_steps = [
-            difference(figure, groups["ancestral"][steps], judged=part.judged)
+            difference(part, figure, groups["ancestral"][steps])
             for steps, figure in groups["remdm-cap 0.04"].items()
         ]
         found.append(
@@ -201,7 +201,7 @@ def _float32(summary: Summary) -> list[Finding]:
     for name, figures in groups.items():
         if name == "ancestral":
             continue
-        gap = difference(figures[0], exact, judged=True)
+        gap = difference(part, figures[0], exact)
         lower = gap.entropy < -ERRORS * gap.entropy_error
         found.append(
             Finding(f"float32 Gumbel noise lowers the entropy: {name}", "2409.02908", "texts",

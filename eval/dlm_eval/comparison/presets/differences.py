@@ -2,21 +2,23 @@
 
 A difference counts beyond two standard errors.  A lower perplexity counts only where the entropy
 has not fallen as well; otherwise it is called "less varied".  At equal NFE the baseline is linear
-in log NFE between its measured points.
+in log NFE between its measured points.  Row i has one prompt and one seed in every setting, so that
+the error of a difference is that of the differences of rows.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from dlm_eval.comparison.presets.picture import by_sampler
-from dlm_eval.comparison.presets.summary import Figure, PartFigures, interpolate
+from dlm_eval.comparison.presets.summary import Figure, PartFigures, weights_at
 
 ERRORS = 2.0
 UNDECIDED = "undecided"
+ROUNDING = 1e-6
+"""Of figures in a file; settings with the same samples have no error."""
 LARGEST_GAP = 1.5
 """Budgets more than this factor outside the baseline's own NFE are not compared with it."""
 
@@ -47,7 +49,7 @@ class Difference:
     def outcome(self) -> Outcome:
         """Return what the first is."""
         gain = -self.quality if self.judged else self.quality
-        if abs(gain) <= ERRORS * self.error:
+        if abs(gain) <= ERRORS * self.error + ROUNDING:
             return "same"
         if gain < 0:
             return "worse"
@@ -63,16 +65,24 @@ class Difference:
         )
 
 
-def difference(first: Figure, second: Figure, *, judged: bool) -> Difference:
-    """Return the first figure minus the second, as of independent samples."""
-    both = first.entropy is not None and second.entropy is not None
+def difference(part: PartFigures, first: Figure, second: Figure) -> Difference:
+    """Return the first figure of a comparison minus the second."""
+    return _minus(part, first, {second.label: 1.0})
+
+
+def _minus(part: PartFigures, first: Figure, weights: Mapping[str, float]) -> Difference:
+    """Return a figure minus a weighted sum of figures, weights by label."""
+    others = [(figure, weights[figure.label]) for figure in part.figures if figure.label in weights]
+    signed = {label: -weight for label, weight in weights.items()}
+    signed[first.label] = signed.get(first.label, 0.0) + 1.0
+    varied = first.entropy is not None
     return Difference(
         nfe=first.nfe,
-        quality=first.quality - second.quality,
-        error=math.hypot(first.error, second.error),
-        entropy=(first.entropy or 0.0) - (second.entropy or 0.0) if both else 0.0,
-        entropy_error=math.hypot(first.entropy_error, second.entropy_error),
-        judged=judged,
+        quality=first.quality - sum(weight * figure.quality for figure, weight in others),
+        error=part.error(signed),
+        entropy=(first.entropy or 0.0) - sum(weight * (f.entropy or 0.0) for f, weight in others),
+        entropy_error=part.entropy_error(signed) if varied else 0.0,
+        judged=part.judged,
     )
 
 
@@ -89,7 +99,7 @@ def against(part: PartFigures, figure: Figure, baseline: str) -> Difference | No
         return None
     if not base[0].nfe / LARGEST_GAP <= figure.nfe <= base[-1].nfe * LARGEST_GAP:
         return None
-    return difference(figure, interpolate(base, figure.nfe), judged=part.judged)
+    return _minus(part, figure, weights_at(base, figure.nfe))
 
 
 def verdict_of(differences: Sequence[Difference]) -> str:
@@ -121,7 +131,7 @@ def speed(part: PartFigures, sampler: str, baseline: str) -> tuple[float, float]
         good = [
             figure.nfe
             for figure in figures
-            for gap in [difference(figure, best, judged=part.judged)]
+            for gap in [difference(part, figure, best)]
             if gap.outcome in ("same", "better") and gap.entropy >= -ERRORS * gap.entropy_error
         ]
         return best.nfe / min(good) if good else None

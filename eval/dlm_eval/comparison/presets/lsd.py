@@ -81,4 +81,4 @@ def _gaps(part: PartFigures) -> Iterator[tuple[str, int, Difference]]:
         for figure in figures:
             for own in groups[f"{base}: {SOLVER}"]:
                 if method != SOLVER and own.steps == figure.steps and own.steps is not None:
-                    yield name, own.steps, difference(figure, own, judged=True)
+                    yield name, own.steps, difference(part, figure, own)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from dlm_eval.comparison.part import Part
 from dlm_eval.comparison.presets import (
     claims,
     claims_page,
+    laws,
     lsd,
     map_page,
     maps,
@@ -43,13 +45,26 @@ class PresetOfModel:
     picture: bool = True
 
 
-PRESETS: dict[str, Preset | PresetOfModel] = {
+@dataclass(frozen=True)
+class PresetOfLaws:
+    """Hold what is computed exactly in small worlds, without samples.
+
+    Fields:
+        run: measures what is left; given the folder, the file of the page and the command.
+        paged: whether it writes a page.
+    """
+
+    run: Callable[[Path, Path, str], None]
+    paged: bool = True
+
+
+PRESETS: dict[str, Preset | PresetOfModel | PresetOfLaws] = {
     "claims": Preset(claims.parts, claims_page.render),
     "published": PresetOfModel(published.parts, published.render),
     "varied": PresetOfModel(varied.parts, varied.render, picture=False),
     "samplers": Preset(maps.samplers_parts, map_page.render_samplers, picture=False),
     "uniform": Preset(maps.uniform_parts, map_page.render_uniform, picture=False),
     "lsd": Preset(lsd.parts, lsd.render, picture=False),
+    "orders": PresetOfLaws(laws.run_orders),
+    "lsd-laws": PresetOfLaws(laws.run_lsd, paged=False),
 }
-"""ORDERS.md is none of them: its solvers are measured by the exact law of their chain on enumerable
-toys (`dlm_eval.convergence.orders`), so no sample is drawn that a comparison could judge."""
