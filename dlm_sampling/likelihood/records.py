@@ -54,7 +54,21 @@ def argmax_of(trajectory: Trajectory, event: StepEvent) -> Tensor:
             f"run was sampled by {trajectory.sampler}, which drew the token of row "
             f"{int(event.rows[row])}, position {position} (step {event.iteration}) from another "
             "law than the model's at the canvas before the step: its log-probability cannot be "
-            "recomputed. Sample with 'llada', 'ancestral' or another sampler that draws from the "
-            "law of the canvas."
+            f"recomputed, since {why_not(trajectory)}. {remedy(trajectory)}"
         )
     return known & (event.drawn == Drawn.ARGMAX)
+
+
+def why_not(run: Trajectory) -> str:
+    """Return why the tokens of a run cannot be scored, in the words of its sampler."""
+    told = "" if run.request is None else run.request.sampler.unscored
+    return told or (
+        "its steps draw from laws that do not follow from the record, as they revise what they "
+        "drew, or choose positions by what the model says"
+    )
+
+
+def remedy(run: Trajectory) -> str:
+    """Return what to sample with instead."""
+    other = "'llada-random' or 'ancestral'" if run.masked else "'ancestral' or 'tau-leaping'"
+    return f"Sample with {other}, whose steps follow from their canvases."

@@ -33,6 +33,7 @@ from dlm_sampling.likelihood.retake import check_retakable, needs_retaking, reta
 from dlm_sampling.likelihood.rollout import Rollout
 from dlm_sampling.likelihood.scoring import Scorer, Views
 from dlm_sampling.likelihood.step_groups import views_of
+from dlm_sampling.likelihood.tables import steps_within
 from dlm_sampling.types import TokenLaw
 
 LawName = Literal["sampled", "model"]
@@ -101,8 +102,8 @@ def replay(
             are taken again allow 1 only.
         window: the steps to score, a pair (a, b) of numbers of a row's writing steps, a <= k < b,
             counted from 0; no other is paid for.  A training loop may move it from update to
-            update (MixGRPO, Li et al. 2025, arXiv:2507.21802).  None scores all.  Runs whose steps
-            are taken again allow None only.
+            update (MixGRPO, Li et al. 2025, arXiv:2507.21802).  None scores all.  Where steps are
+            taken again and a state goes from step to step, those before the window run too.
         law: "sampled" scores the law that the run drew from, with its temperature, filters and
             guidance; "model" the model's own law at temperature 1 without them; or a law.
             Suppressed ids of the denoiser and its mask id are added.
@@ -143,18 +144,13 @@ def replay(
         )
     with torch.set_grad_enabled(torch.is_grad_enabled() if grad is None else grad):
         if needs_retaking(denoiser, header):
-            if window is not None:
-                raise ValueError(
-                    f"window={window}: the steps of this run (sampled by {header.sampler}) are "
-                    "taken again one after another, so that none can be left out; use None."
-                )
             if entropy:
                 raise ValueError(
                     f"entropy=True: the steps of this run (sampled by {header.sampler}) are taken "
                     "again, each in a law of its own; take -logprob, whose mean is the entropy."
                 )
             rollout = run if isinstance(run, Rollout) else Rollout.of_trajectory(header)
-            return _retaken(denoiser, rollout, chosen, guidance, shrink, batch_size)
+            return _retaken(denoiser, rollout, chosen, guidance, shrink, batch_size, window)
         scorer = Scorer(denoiser, chosen, guidance, ~header.editable)
         views = views_of(denoiser, header, events, shrink, window)
         return _gather(scorer, views, header.initial.shape, batch_size, entropy=entropy)
@@ -200,6 +196,7 @@ def _retaken(
     guidance: float,
     shrink: int,
     batch_size: int | None,
+    window: tuple[int, int] | None,
 ) -> Replay:
     """Take all steps again, `batch_size` rows at a time."""
     if shrink > 1:
@@ -220,7 +217,7 @@ def _retaken(
     check_retakable(denoiser, rollout.header, request)
     rows = torch.arange(max(len(rollout), 1))[: len(rollout)]
     parts = [
-        _retaken_rows(denoiser, rollout.select(part) if batch_size else rollout, request)
+        _retaken_rows(denoiser, rollout.select(part) if batch_size else rollout, request, window)
         for part in torch.split(rows, batch_size or max(len(rollout), 1))
     ]
     width = max(part.step_logprob.shape[1] for part in parts)
@@ -237,18 +234,21 @@ def _retaken(
     return Replay(logprob, torch.cat(steps), nfe, scored, drawn)
 
 
-def _retaken_rows(denoiser: Denoiser, rollout: Rollout, request: Request) -> Replay:
+def _retaken_rows(
+    denoiser: Denoiser, rollout: Rollout, request: Request, window: tuple[int, int] | None
+) -> Replay:
     """Take the steps of a few rows again, and collect by token and by step."""
     device, shape = denoiser.device, rollout.tokens.shape
     logprob = torch.zeros(shape, dtype=torch.float32, device=device)
     nfe, number = (torch.zeros(shape[0], dtype=torch.int64, device=device) for _ in range(2))
     scored = torch.zeros(shape, dtype=torch.bool, device=device)
     sums, owners, everywhere = [logprob.new_zeros(0)], [number.new_zeros(2, 0)], logprob
-    for step in retake(denoiser, rollout.header, rollout.events(), request):
+    within = None if window is None else steps_within(rollout.steps, window, len(rollout))
+    for step in retake(denoiser, rollout.header, rollout.events(), request, within):
         rows, found, nfe = step.event.rows.to(device), step.logprob, step.nfe
         logprob = logprob.to(torch.promote_types(logprob.dtype, found.dtype))
         everywhere = everywhere.to(logprob.dtype).index_add(0, rows, found.to(logprob.dtype))
-        written = step.event.written.to(device)
+        written = step.written
         logprob = logprob.index_copy(0, rows, torch.where(written, found, logprob[rows]))
         scored[rows] |= written
         counted = rows[step.counted]

@@ -233,6 +233,18 @@ def rank_in_row(row: Tensor, rows: int) -> Tensor:
     return torch.empty_like(rank).scatter(0, order, rank)
 
 
+def steps_within(steps: Steps, window: tuple[int, int], rows: int) -> dict[int, Tensor]:
+    """Return, for each iteration, which of its rows take a step of the window, bool [A].
+
+    Steps of a row are counted from 0, those that drew nothing left out.
+    """
+    row, counted = steps.row.long(), steps.counted
+    number = torch.full_like(row, -1)
+    number[counted] = rank_in_row(row[counted], rows)
+    inside = (number >= window[0]) & (number < window[1])
+    return {at: inside[here] for at, here in segments(steps.iteration).items()}
+
+
 def rows_of(table: Steps | Writes, rows: Tensor, count: int) -> list[Tensor]:
     """Return the entries of some rows (int64 [n]) of a table, renumbered, in order of iteration."""
     row = table.row.long()

@@ -30,10 +30,9 @@ class SamplerBase(ABC, Generic[S]):
     """Give every member of `types.Sampler` but `step` its default.
 
     A subclass is a frozen dataclass: its fields are the parameters of the sampler.  It sets `law`,
-    `runs_on`, `recorded_on`, `scored_on`, `clock_use`, `paper` and `nfe` as class attributes
-    without annotation,
-    declares `schedule` as a field if it has one, and overrides a property or method whose default
-    does not hold.
+    `runs_on`, `recorded_on`, `scored_on`, `unscored`, `clock_use`, `paper` and `nfe` as class
+    attributes without annotation, declares `schedule` as a field if it has one, and overrides a
+    property or method whose default does not hold.
     """
 
     law: TokenLaw = TokenLaw()
@@ -41,6 +40,7 @@ class SamplerBase(ABC, Generic[S]):
     recorded_on: tuple[NoiseKind, ...] = ("absorbing", "uniform")
     scored_on: tuple[NoiseKind, ...] = ()
     clock_use: Any = "none"  # a ClockUse
+    unscored: str = ""
     schedule: Any = LINEAR  # a Schedule; Any, so that a subclass may make it a field
     paper: ClassVar[str] = ""  # authors, year and number, for the list of samplers
     nfe: ClassVar[str] = "at most steps"  # forward passes of a row in words, for the same list

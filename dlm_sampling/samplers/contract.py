@@ -61,6 +61,7 @@ TRAITS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "runs_on": _SOME_KINDS,
     "recorded_on": _SOME_KINDS,
     "scored_on": _SOME_KINDS,
+    "unscored": (lambda value: isinstance(value, str), "a string"),
     "looks_ahead": _FLAG,
     "schedule": (
         lambda value: isinstance(value, Schedule),

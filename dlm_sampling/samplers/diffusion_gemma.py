@@ -61,6 +61,7 @@ class DiffusionGemma(SamplerBase[Stability]):
     confidence: float = 0.005
     max_steps: int = 48
 
+    unscored = "its result is an argmax canvas, and the draws that it kept stand in no record"
     paper = "Ben-Hamu et al. 2025, arXiv:2505.24857"
     nfe = "adaptive; at most steps per block"
     runs_on = ("uniform",)

@@ -66,6 +66,7 @@ class Gillespie(EventSampler):
     events_per_step: int = 1
     longest_wait: float = math.inf
 
+    unscored = "the times of its jumps follow from the model's rates, and stand in no record"
     paper = "Zhao et al. 2024, arXiv:2407.21243"
     nfe = "one per k events or longest wait, and one for the last step; on masks about L / k"
     clock_use = "begin"

@@ -60,6 +60,10 @@ class Picard(SamplerBase[PicardState]):
     base: SamplerBase[None] = _ANCESTRAL
     window: int = 8
 
+    unscored = (
+        "a sweep settles several steps of its solver, whose canvases stand in no record; the "
+        "solver itself, its base, draws the same tokens"
+    )
     paper = "Shih et al. 2023, arXiv:2305.16317"
     nfe = "window x sweeps; at most as many sweeps as the solver has steps"
     runs_on = ("absorbing", "uniform", "matrix")

@@ -60,6 +60,7 @@ class PlannedSelf(SamplerBase[SelfPlan]):
     hide_noise: bool = True
     schedule: Schedule = LOG_LINEAR
 
+    unscored = "which positions are drawn again follows from what the model says"
     paper = "Liu et al. 2024, arXiv:2410.06264"
     nfe = "at most steps, in rounds of `passes`"
     clock_use = "begin"

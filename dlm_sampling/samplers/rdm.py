@@ -84,6 +84,7 @@ class RDM(SamplerBase[RDMState]):
     cutoff: Cutoff = "exact"
 
     law = TokenLaw(temperature=0.0)
+    unscored = "without a mask its record does not tell which positions hold noise"
     paper = "Zheng et al. 2023, arXiv:2302.05737"
     nfe = "at most steps"
     clock_use = "times"

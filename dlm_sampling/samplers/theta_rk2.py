@@ -36,6 +36,7 @@ class ThetaRK2(TwoStage):
     """
 
     restarts = True
+    unscored = "the canvas of its look-ahead is drawn and forgotten"
     paper = "Ren et al. 2025, arXiv:2502.00234"
     nfe = "2 per interval, steps // 2 intervals, and the noise removal; less where nothing happens"
     clock_use = "times"

@@ -64,6 +64,7 @@ class Uniformization(EventSampler):
         ln(alpha(t_end) / alpha(1))), about 18 L with the defaults.
     """
 
+    scored_on = ("uniform",)
     paper = "Chen and Ying 2024, arXiv:2402.08095"
     nfe = "one per candidate event: about one per position on masks, 18 under uniform noise"
     clock_use = "begin"

@@ -61,6 +61,14 @@ class Sampler(Protocol[S]):
         ...
 
     @property
+    def unscored(self) -> str:
+        """Return why no record of its steps gives their laws, where `replay` refuses them.
+
+        A clause without a full stop, such as "its look-ahead is drawn and forgotten".  Default: "".
+        """
+        ...
+
+    @property
     def looks_ahead(self) -> bool:
         """Return whether a step reads predictions of positions outside of the current block.
 

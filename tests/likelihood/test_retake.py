@@ -174,7 +174,7 @@ def test_positions_of_another_model_do_not_matter() -> None:
 @pytest.mark.parametrize(
     ("sampler", "facts", "fault"),
     [
-        (samplers.LLaDA(), {}, "does not follow from"),
+        (samplers.LLaDA(), {}, "do not follow from"),
         (samplers.LLaDA(), {"carries": True}, None),
         (samplers.LLaDA(), {"step_conditioned": True}, None),
         (samplers.Picard(), {"carries": True}, "several passes per step"),
@@ -194,7 +194,7 @@ def test_runs_whose_steps_do_not_follow_from_the_record_are_refused(
     canvas = torch.zeros(1, 2, dtype=torch.int64)
     made = Trajectory(canvas, canvas == 0, sampler="it", masked=masked)
     if fault is None and not masked and "absorbing" not in sampler.scored_on:
-        fault = "does not follow from"
+        fault = "do not follow from"
     if fault is None:
         check_retakable(denoiser, made, Request(sampler))
     else:
@@ -202,13 +202,80 @@ def test_runs_whose_steps_do_not_follow_from_the_record_are_refused(
             check_retakable(denoiser, made, Request(sampler))
 
 
-def test_a_window_of_steps_that_are_taken_again_is_refused() -> None:
-    net = Noisy(table())
-    tokens = torch.zeros(1, LENGTH, dtype=torch.int64)
-    out = sample(
-        net, SOLVERS["ancestral"], tokens, tokens == 0, seeds=[3], steps=2, return_trajectory=True
-    )
-    with pytest.raises(ValueError, match=r"window=\(0, 1\): .*Ancestral.* taken again"):
-        replay(net, out, window=(0, 1))
-    again = replay(net, out)
-    assert torch.equal(again.scored, torch.ones_like(tokens).bool())
+def runs_of(sampler: Any, seeds: list[int], steps: int = 4) -> Any:
+    tokens = torch.zeros(len(seeds), 3, dtype=torch.int64)
+    return sample(
+        Noisy(table()), sampler, tokens, tokens == 0, seeds=seeds, steps=steps, law=TokenLaw(),
+        return_trajectory=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ancestral", "theta-trapezoidal", "predictor-corrector"])
+def test_windows_score_their_steps_alone(name: str) -> None:
+    """Without a state no other step is paid for; with one, those before the window are."""
+    out = runs_of(SOLVERS[name], [5, 6])
+    weights = table().requires_grad_()
+    net = Noisy(weights)
+    full = replay(net, out)
+    number = full.step_logprob.shape[1]
+    assert number >= 4
+    for first, last in ((0, 1), (1, 3), (3, number + 5)):
+        part = replay(net, out, window=(first, last))
+        wanted = full.step_logprob[:, first:last]
+        assert torch.equal(part.step_logprob, wanted)
+        assert (part.position_logprob.sum(1) - wanted.sum(1)).abs().max() <= 1e-12
+        (found,) = torch.autograd.grad(part.total.sum(), weights)
+        (slope,) = torch.autograd.grad(wanted.sum(), weights, retain_graph=True)
+        torch.testing.assert_close(found, slope)
+        if name == "ancestral":
+            assert part.nfe.tolist() == [min(last, number) - first] * 2
+        assert bool((part.nfe <= full.nfe).all())
+    end = replay(net, out, window=(number - 1, number))
+    assert torch.equal(end.logprob, full.logprob)
+    assert not replay(net, out, window=(number, number + 1)).scored.any()
+
+
+def test_windows_of_a_network_that_carries_a_state() -> None:
+    model = AutoDenoiser.from_pretrained("sudoku4x4-loopholing")
+    out = generate(model, sampler="llada-random", max_new_tokens=8, steps=4, temperature=1.0,
+                   seed=1, num_return_sequences=2, return_rollout=True)  # fmt: skip
+    assert out.rollout is not None
+    full = replay(model, out.rollout, grad=False)
+    part = replay(model, out.rollout, window=(1, 3))
+    assert (part.step_logprob - full.step_logprob[:, 1:3]).abs().max() <= 1e-6
+    assert part.nfe.tolist() == [3, 3]  # the step before the window moves the state
+    assert torch.equal(part.scored, (out.rollout.step_index >= 1) & (out.rollout.step_index < 3))
+    assert part.total.requires_grad
+
+
+def test_candidate_events_are_scored_in_the_law_that_may_stay() -> None:
+    """Times and positions of uniformization follow from the seed alone."""
+    out = runs_of(samplers.Uniformization(t_end=0.05), [5, 6])
+    rollout = Rollout.from_output(out)
+
+    def total(weights: Tensor) -> Tensor:
+        return replay(Noisy(weights), rollout).total
+
+    assert (total(table()) - rollout.total).abs().max() <= 1e-6
+    assert torch.autograd.gradcheck(total, (table().requires_grad_(),))
+    other = replay(Noisy(table() * 0.5), rollout)
+    assert bool(other.total.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("sampler", "reason"),
+    [
+        (samplers.ThetaRK2(), "the canvas of its look-ahead is drawn and forgotten"),
+        (samplers.Gillespie(), "the times of its jumps follow from the model's rates"),
+        (samplers.Picard(), "its base, draws the same tokens"),
+        (samplers.create("planned"), "which positions are drawn again follows from what"),
+        (samplers.create("rdm"), "does not tell which positions hold noise"),
+        (samplers.DiffusionGemma(), "its result is an argmax canvas"),
+    ],
+    ids=str,
+)
+def test_what_no_record_tells_is_refused_with_its_reason_and_a_remedy(
+    sampler: Any, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{reason}.* Sample with 'ancestral' or 'tau-leaping'"):
+        replay(Noisy(table()), runs_of(sampler, [5]))

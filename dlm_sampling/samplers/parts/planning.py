@@ -94,6 +94,7 @@ class PlanningSampler(SamplerBase[S]):
     planner: Planner | str | Path | None = None
     schedule: Schedule = LOG_LINEAR
 
+    unscored = "which positions are drawn again follows from what the model says"
     paper = "Liu et al. 2024, arXiv:2410.06264"
     runs_on = ("uniform",)
 
