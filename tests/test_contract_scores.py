@@ -34,7 +34,6 @@ REFUSED = {
     ("theta-rk2", "absorbing"),
     ("theta-rk2", "matrix"),
     ("theta-rk2", "uniform"),  # the canvas of stage 1 is no part of the record
-    ("uniformization", "uniform"),  # events by the rates of the model
 }
 
 
@@ -66,7 +65,7 @@ def test_replay_is_what_was_sampled_or_is_refused_by_name(name: str, kind: str) 
         toy, rollout = denoiser(CountingToy(), kind), Rollout.from_output(out)
         if refused:
             known = re.escape(type(samplers.create(name)).__name__)
-            with pytest.raises(ValueError, match=f"run was sampled by {known}, which drew"):
+            with pytest.raises(ValueError, match=f"run was sampled by {known}, "):
                 replay(toy, out)
             continue
         found, total = replay(toy, out), drawn_in_all_steps(out, kind)

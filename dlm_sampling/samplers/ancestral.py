@@ -25,7 +25,15 @@ from dlm_sampling.samplers.parts.kept_laws import merge_draws
 from dlm_sampling.samplers.parts.table_step import write_draws
 from dlm_sampling.samplers.parts.uniform_mixture import reverse_by_mixture
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.types import Canvas, Predict, PredictionKind, Process, RandomSource, Step
+from dlm_sampling.types import (
+    Canvas,
+    Predict,
+    Prediction,
+    PredictionKind,
+    Process,
+    RandomSource,
+    Step,
+)
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,13 @@ class Ancestral(GridSampler):
         s: Tensor,
         last: Tensor,
         predict: Predict,
+        prediction: Prediction,
         rng: RandomSource,
     ) -> Step:
         """Move to x_s without a mask; under uniform noise without the table of q where possible."""
-        prediction, process = predict(canvas.tokens, t), predict.process
+        process = predict.process
         if not (isinstance(process, Uniform) and prediction.direct):
-            return super().move(canvas, t, s, last, predict, rng)
+            return super().move(canvas, t, s, last, predict, prediction, rng)
         alpha_t, alpha_s = self.levels(t, s)
         ending = canvas.editable & last.unsqueeze(1)
         draw = reverse_by_mixture(

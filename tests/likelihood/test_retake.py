@@ -248,6 +248,26 @@ def test_windows_of_a_network_that_carries_a_state() -> None:
     assert part.total.requires_grad
 
 
+@pytest.mark.parametrize("law", [{}, {"top_k": 5}], ids=["model", "filtered"])
+def test_diffusion_gemmas_state_moves_once_per_step(law: dict[str, Any]) -> None:
+    """The network is given back its logits; a second pass in a step would move them twice."""
+    model = AutoDenoiser.from_pretrained(MODELS / "diffusion_gemma")
+    assert model.carries
+    for name in ("ancestral", "tau-leaping"):
+        out = generate(
+            model, [[5, 6, 7]], sampler=name, max_new_tokens=8, steps=4, seed=0, temperature=1.0,
+            return_rollout=True, **law,
+        )  # fmt: skip
+        assert out.rollout is not None
+        found = replay(model, out.rollout, grad=False)
+        assert out.nfe.tolist() == found.nfe.tolist() == [5]
+        assert (found.total - out.rollout.total).abs().max() <= 1e-4
+    own = generate(model, [[5, 6, 7]], max_new_tokens=8, steps=2, seed=0, return_rollout=True)
+    assert own.rollout is not None
+    with pytest.raises(ValueError, match=r"DiffusionGemma, .* Sample with 'ancestral'"):
+        replay(model, own.rollout)
+
+
 def test_candidate_events_are_scored_in_the_law_that_may_stay() -> None:
     """Times and positions of uniformization follow from the seed alone."""
     out = runs_of(samplers.Uniformization(t_end=0.05), [5, 6])

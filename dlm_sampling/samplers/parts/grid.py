@@ -129,7 +129,7 @@ class GridSampler(Solver[None]):
         t, s = (clock.at(self.time_at(clock.step + k, clock.steps), self.t_end) for k in (0, 1))
         removal = clock.step >= clock.steps
         if self.by_tables(canvas):
-            return None, self.move(canvas, t, s, removal, predict, rng)
+            return None, self.move(canvas, t, s, removal, predict, predict(canvas.tokens, t), rng)
         u = rng.uniform(Stream.COMMIT, canvas.tokens)
         revealed = u < self.reveal_prob(t, s).unsqueeze(1)
         where = canvas.eligible & (removal.unsqueeze(1) | revealed)
@@ -144,14 +144,11 @@ class GridSampler(Solver[None]):
         s: Tensor,
         last: Tensor,
         predict: Predict,
+        prediction: Prediction,
         rng: RandomSource,
     ) -> Step:
         """Draw x_s at every position from `next_law`; rows of `last` (bool [B]) remove noise."""
-        process, alpha, prediction = (
-            predict.process,
-            self.schedule.alpha(t),
-            predict(canvas.tokens, t),
-        )
+        process, alpha = predict.process, self.schedule.alpha(t)
 
         def rule(site: Site) -> Tensor:
             return self.next_law(process, site.p, site.x, t[site.row], s[site.row])
