@@ -258,9 +258,7 @@ def main(
     order: Annotated[
         list[int] | None, typer.Option(help="Orders to report; repeat the option.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Result file (JSON).")] = Path(
-        "eval/results/ngram_books.json"
-    ),
+    out: Annotated[Path, typer.Option(help="Result file (JSON).")] = Path("runs/ngram_books.json"),
 ) -> None:
     """Report the bits per character of n-gram judges on held-out books."""
     from transformers import PreTrainedTokenizerFast

@@ -17,6 +17,8 @@ from dlm_sampling.errors import UsageError, unknown_choice
 
 BOOKS, NONE = "books", "none"
 FIRST_SEED = 25
+PUBLISHED = "gpt2-large"
+"""Model of the features of published MAUVE."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +99,15 @@ def load_judgement(
         features=_featuriser(options, judge) if wanted else None,
         mauve_seeds=tuple(range(FIRST_SEED, FIRST_SEED + options.mauve_seeds)),
     )
-    silent = left_out is None or options.features == NONE
-    return Judgement(protocol, () if silent else (f"MAUVE is left out, as {left_out}.",))
+    warnings: list[str] = []
+    if left_out is not None and options.features != NONE:
+        warnings.append(f"MAUVE is left out, as {left_out}.")
+    if protocol.features is not None and protocol.features.name.split("/")[-1] != PUBLISHED:
+        warnings.append(
+            f"MAUVE's features are those of {protocol.features.name!r}, and published figures have "
+            f"GPT-2 large: they are not comparable. --features {PUBLISHED} takes it."
+        )
+    return Judgement(protocol, tuple(warnings))
 
 
 def read_reduction(name: str) -> Reduction:

@@ -219,7 +219,8 @@ def mauve_metric(
     theirs = references.features[both[heard]]
     found: Mauve = mauve_of_features(ours, theirs, seeds=protocol.mauve_seeds)
     each = ", ".join(f"{value:.3f}" for value in found.values)
-    note = f"{found.buckets} clusters; k-means seeds {list(found.seeds)}: {each}"
+    note = f"features of {protocol.features.name}; {found.buckets} clusters; "
+    note += f"k-means seeds {list(found.seeds)}: {each}"
     if len(found.values) > 1:
         note += f", standard deviation {found.spread:.3f}"
     return Metric(

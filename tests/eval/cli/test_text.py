@@ -39,6 +39,9 @@ def test_texts_of_a_model(command: Command, tmp_path: Path) -> None:
     assert greedy["protocol_hash"] == ancestral["protocol_hash"]
     assert any("19 of 20 texts are copies" in warning for warning in greedy["warnings"])
     assert not any("copies" in warning for warning in ancestral["warnings"])
+    assert any("features are those of 'own'" in warning for warning in ancestral["warnings"])
+    mauve = next(m for m in ancestral["metrics"] if m["name"] == "MAUVE")
+    assert mauve["note"].startswith("features of own; ")
 
     # The same command resumes: nothing is generated again, and the figures are the same.
     parts = sorted((tmp_path / "ancestral" / "samples" / "data").iterdir())
@@ -48,6 +51,7 @@ def test_texts_of_a_model(command: Command, tmp_path: Path) -> None:
     assert results(out) == ancestral
     other = command(*words, "--seed", "1")
     assert (other.code, len(other.err.splitlines())) == (4, 1)
+    assert "another folder" in other.err and "--output" not in other.err  # here it is --out
 
     # Another judgement of the same texts is another protocol.
     texts = str(out / "samples.jsonl")

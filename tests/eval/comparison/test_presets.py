@@ -295,16 +295,12 @@ def test_published_figures_stand_beside_those_of_the_run() -> None:
     )
     summary = Summary(command="c", versions={}, parts=(part_of(*figures, judged=True),))
     rows = [line for line in published.render(summary).splitlines() if line.startswith("| ReMDM |")]
-    assert rows[0] == (
-        "| ReMDM | 1/8 | 8 | 8.0 | 40.0 ± 1.2 | 3.000 ± 0.040 |  | 128 | 42.5 | 5.43 | 0.057 |"
-    )
-    assert rows[1] == "| ReMDM | 1/4 |  |  |  |  |  | 256 | 30.5 | 5.34 | 0.216 |"
-    assert rows[5].endswith("| 4096 | 17.6 | 5.20 | 0.656 |") and rows[5].startswith(
-        "| ReMDM | 4 |"
-    )
+    assert rows[0] == "| ReMDM | 1/8 | 8 | 8.0 | 40.0 ± 1.2 | 3.000 ± 0.040 |  | 128 | 0.057 |"
+    assert rows[1] == "| ReMDM | 1/4 |  |  |  |  |  | 256 | 0.216 |"
+    assert rows[5].endswith("| 4096 | 0.656 |") and rows[5].startswith("| ReMDM | 4 |")
     (course,) = [line for line in published.render(summary).splitlines() if "from T = L" in line]
     assert "here ln ppl -0.693" in course
-    assert f"published ln ppl {math.log(17.6 / 28.6):+.3f}, MAUVE 0.403 to 0.656" in course
+    assert "published MAUVE 0.403 to 0.656" in course
 
 
 def test_a_summary_finds_its_parts() -> None:

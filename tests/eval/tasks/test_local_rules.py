@@ -70,5 +70,6 @@ def test_the_data_is_whole() -> None:
         "gsm8k_train.jsonl.gz": 8,
         "humaneval.jsonl.gz": 164,
         "mbpp.jsonl.gz": 257,
+        "mbpp_train.jsonl.gz": 3,
         "sudoku4x4.jsonl.gz": 500,
     }

@@ -1,0 +1,41 @@
+"""What is said above the figures of a judgement."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from dlm_eval.text import judging
+from dlm_eval.text.judging import JudgeOptions, load_judgement
+
+
+class Named:
+    """A judge of which only the name is read."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+@pytest.mark.parametrize(
+    ("judge", "features", "warned"),
+    [
+        ("own", None, "'own'"),
+        ("gpt2", "gpt2-medium", "'gpt2-medium'"),
+        ("openai-community/gpt2-large", None, None),
+        ("own", "gpt2-large", None),
+        ("own", "none", None),
+    ],
+)
+def test_features_that_are_not_the_published_ones_are_told(
+    judge: str, features: str | None, warned: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def named(name: str, *_: Any, **__: Any) -> Named:
+        return Named(name)
+
+    monkeypatch.setattr(judging, "CausalJudge", Named)
+    monkeypatch.setattr(Named, "from_pretrained", staticmethod(named), raising=False)
+    options = JudgeOptions(judge=judge, features=features, reference="books")
+    warnings = load_judgement(options, 20, 40).warnings
+    assert [f"features are those of {warned}, " in warning for warning in warnings] == (
+        [] if warned is None else [True]
+    )
