@@ -70,7 +70,7 @@ def tasks(
         raise UsageError(f"eval tasks needs lm-evaluation-harness: {EXTRA}") from error
     from dlm_eval.journal import SettingsChanged
     from dlm_eval.report import Metric, Results, write_folder
-    from dlm_eval.report.intervals import wilson_note
+    from dlm_eval.report.intervals import variance, wilson_note
     from dlm_eval.tasks.harness import DiffusionLM
     from dlm_eval.tasks.local.rules import DATA
     from dlm_eval.text.read import digest
@@ -137,7 +137,7 @@ def tasks(
             metric, _, rule = key.partition(",")
             if isinstance(value, float) and rule and "_stderr" not in metric:
                 # The standard error of a mean of 0 and 1, as all of these are but "cells".
-                error = (value * (1 - value) / max(count - 1, 1)) ** 0.5
+                error = variance(round(value * count), count) ** 0.5
                 chance = 0 <= value <= 1 and metric != "cells"
                 label = metric if rule == "none" else f"{metric} ({rule})"
                 figures.append(
@@ -152,21 +152,24 @@ def tasks(
                         note=wilson_note(value * count, count) if chance else "",
                     )
                 )
-    samples = [
-        {
-            "group": name,
-            "prompt": str(sample["arguments"][0][0]),
-            "text": str(sample["resps"][0][0]),
-            "reference": str(sample["target"]),
-        }
-        for name, rows in found["samples"].items()
-        for sample in rows
-    ]
-    documents = [
-        json.dumps(sample["doc"], sort_keys=True, default=str)
-        for rows in found["samples"].values()
-        for sample in rows
-    ]
+    samples: dict[tuple[str, int], dict[str, Any]] = {}
+    documents: dict[tuple[str, int], str] = {}
+    for name, rows in found["samples"].items():
+        for sample in rows:  # once for every filter of the task
+            place = name, sample["doc_id"]
+            documents[place] = json.dumps(sample["doc"], sort_keys=True, default=str)
+            row = samples.setdefault(
+                place,
+                {
+                    "group": name,
+                    "row": sample["doc_id"],
+                    "prompt": str(sample["arguments"][0][0]),
+                    "text": str(sample["resps"][0][0]),
+                    "reference": str(sample["target"]),
+                },
+            )
+            rule = "" if sample["filter"] == "none" else f" ({sample['filter']})"
+            row |= {f"{metric}{rule}": sample[metric] for metric in sample["metrics"]}
     results = Results(
         command=command_line(context),
         subject={
@@ -184,11 +187,11 @@ def tasks(
             "max_new_tokens": language_model.max_new_tokens,
             "bound": asdict(language_model.protocol),
             "greedy": language_model.greedy,
-            "documents": digest(documents),
+            "documents": digest(list(documents.values())),
         },
         metrics=tuple(figures),
     )
-    write_folder(out, results, samples)
+    write_folder(out, results, samples.values())
     for metric in figures:
         error = "" if metric.error is None else f" ± {metric.error:.3f}"
         typer.echo(f"{metric.group} {metric.name}: {metric.value:.3f}{error} (n = {metric.n})")

@@ -20,6 +20,8 @@ from dlm_eval.report.results import Json, Metric, Results
 
 SHOWN_TEXTS = 240
 """Most texts on one page; samples.jsonl has all."""
+LONG_PROMPT, END_OF_PROMPT = 800, 400
+"""Characters from which a prompt is folded, and those at its end that are shown all the same."""
 TEXT_KEYS = ("text", "prompt", "reference", "group", "row")
 
 
@@ -89,6 +91,8 @@ def render(
         hidden=sum("text" in sample for sample in samples)
         - sum(sample is not None for row in texts for sample in row.samples),
         facts=facts,
+        long=LONG_PROMPT,
+        end=END_OF_PROMPT,
         style=(folder / "report.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
@@ -120,7 +124,8 @@ def side_by_side(
 ) -> tuple[list[str], list[TextRow]]:
     """Return the names of the columns and the rows of texts, at most `SHOWN_TEXTS` texts.
 
-    Samples of one group alone fill rows of one text.
+    Samples of one group alone fill rows of one text.  So do groups that were asked different things
+    in rows of one name: the rows then have the names of their groups too.
     """
     columns: dict[str, dict[str, Mapping[str, Json]]] = {}
     for sample in samples:
@@ -128,9 +133,23 @@ def side_by_side(
             column = columns.setdefault(str(sample.get("group", "")), {})
             column[str(sample.get("row", len(column)))] = sample
     labels = list(dict.fromkeys(label for column in columns.values() for label in column))
+    if any(_differ([c[label] for c in columns.values() if label in c]) for label in labels):
+        everyone = {
+            f"{group} {label}": column[label]
+            for label in labels
+            for group, column in columns.items()
+            if label in column
+        }
+        columns, labels = {"": everyone}, list(everyone)
     most = max(1, SHOWN_TEXTS // max(1, len(columns)))
     rows = [_text_row(label, [c.get(label) for c in columns.values()]) for label in labels[:most]]
     return list(columns), rows
+
+
+def _differ(samples: Sequence[Mapping[str, Json]]) -> bool:
+    """Return whether samples answer different prompts, or have different references."""
+    given = ({s[key] for s in samples if s.get(key)} for key in ("prompt", "reference"))
+    return any(len(texts) > 1 for texts in given)
 
 
 def facts(sample: Mapping[str, Json]) -> list[tuple[str, str]]:

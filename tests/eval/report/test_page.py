@@ -94,6 +94,33 @@ def test_texts_of_one_row_stand_side_by_side() -> None:
     assert [[s and s["text"] for s in r.samples] for r in rows] == [["a3", "b3"], [None, "b4"]]
 
 
+def test_texts_of_different_prompts_do_not_stand_side_by_side() -> None:
+    samples = [
+        {"group": "sudoku", "row": 0, "text": "s0", "prompt": "grid 0"},
+        {"group": "sudoku", "row": 1, "text": "s1", "prompt": "grid 1"},
+        {"group": "gsm8k", "row": 0, "text": "g0", "prompt": "question 0"},
+    ]
+    groups, rows = side_by_side(samples)
+    assert groups == [""]
+    assert [(row.label, row.prompt, [s and s["text"] for s in row.samples]) for row in rows] == [
+        ("sudoku 0", "grid 0", ["s0"]),
+        ("gsm8k 0", "question 0", ["g0"]),
+        ("sudoku 1", "grid 1", ["s1"]),
+    ]
+
+
+def test_a_long_prompt_is_folded_and_shows_its_end() -> None:
+    samples = [
+        {"text": "t", "prompt": "examples " * 100 + "the question", "reference": "r"},
+        {"text": "u", "prompt": "short"},
+    ]
+    empty = Results(command="c", subject={}, protocol={}, metrics=())
+    page = render(empty, samples, versions={})
+    assert parse(page).words.count("the question") == 2  # in the summary, and in the whole
+    assert page.count("<details><summary><b>prompt</b>") == 1
+    assert "… " in page and '<b>prompt</b> <span class="text">short</span>' in page
+
+
 def test_a_long_report_says_how_many_texts_it_leaves_out() -> None:
     samples = [{"text": str(i)} for i in range(SHOWN_TEXTS + 7)]
     empty = Results(command="c", subject={}, protocol={}, metrics=())

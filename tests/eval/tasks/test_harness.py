@@ -133,6 +133,10 @@ def test_programs_run_with_consent_only(tiny_llada: Path, tmp_path: Path) -> Non
     assert results["metrics"][0]["note"] == "95 % interval 0.0 to 79.3 %"
     assert results["command"].startswith("dlm-sampling eval tasks")
     lines = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [(row["group"], row["row"], row["pass@1"]) for row in map(json.loads, lines)] == [
+        ("humaneval", 0, 0.0),
+        ("mbpp", 0, 0.0),
+    ]
     (prompt,) = (row["prompt"] for row in map(json.loads, lines) if row["group"] == "mbpp")
     shots = prompt.split("[DONE]\n\n")  # as published: three, the code right behind [BEGIN]
     assert [shot.count("You are an expert Python programmer") for shot in shots] == [1, 1, 1, 1]
