@@ -139,7 +139,10 @@ class AutoDenoiser:
         adapter = Path(name_or_path).expanduser()
         if not (adapter / ADAPTER).is_file() or (adapter / CONFIG).is_file():
             adapter = None
-        given = name_or_path if adapter is None else base_of(adapter, str(name_or_path))
+        given, own = (name_or_path, None)
+        if adapter is not None:
+            given, own = base_of(adapter, str(name_or_path))
+        revision = own if revision is None else revision
         try:
             checkpoint = open_checkpoint(given, revision=revision, **opening)
         except CheckpointError as error:

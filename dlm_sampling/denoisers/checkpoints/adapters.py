@@ -18,70 +18,116 @@ from torch import Tensor, nn
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import CheckpointError, open_tensors, read_json
 from dlm_sampling.denoisers.checkpoints.value_kinds import (
+    FLAG,
     POSITIVE,
-    SECTION,
     SIZE,
     TEXT,
     check_kinds,
+    short,
 )
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 KINDS = {
-    "alpha_pattern": SECTION,
     "base_model_name_or_path": TEXT,
     "lora_alpha": POSITIVE,
     "peft_type": TEXT,
     "r": SIZE,
-    "rank_pattern": SECTION,
+    "revision": TEXT,
+    "use_rslora": FLAG,
 }
-PLAIN: Mapping[str, Any] = {
-    "alpha_pattern": {},
-    "bias": "none",
-    "fan_in_fan_out": False,
-    "modules_to_save": None,
-    "peft_type": "LORA",
-    "rank_pattern": {},
-    "trainable_token_indices": None,
-    "use_dora": False,
+"""Keys that are read, with the kind of their values."""
+ONLY: Mapping[str, tuple[Any, ...]] = {
+    "alora_invocation_tokens": (),
+    "alpha_pattern": ({},),
+    "arrow_config": (),
+    "bias": ("none",),
+    "corda_config": (),
+    "enable_lora": (),
+    "ensure_weight_tying": (False,),
+    "fan_in_fan_out": (False,),
+    "init_lora_weights": (True, False, "gaussian", "orthogonal", "eva"),
+    "kasa_config": (),
+    "layer_replication": (),
+    "loftq_config": ({},),
+    "lora_bias": (False,),
+    "lora_ga_config": (),
+    "megatron_config": (),
+    "modules_to_save": ([],),
+    "monteclora_config": (),
+    "peft_type": ("LORA",),
+    "rank_pattern": ({},),
+    "target_parameters": ([],),
+    "trainable_token_indices": (),
+    "use_bdlora": (),
+    "use_dora": (False,),
+    "use_qalora": (False,),
+    "velora_config": (),
 }
-"""What can be merged here; adapters with other values are merged with PEFT first."""
+"""Keys that change what the files mean, with the values at which they are a plain product.
+
+Null is always one of them.  The values of `init_lora_weights` that are left out begin from weights
+of the base that they also change, so that the factors do not belong to the base as it is stored.
+"""
+WITHOUT_EFFECT = frozenset(
+    {
+        *("auto_mapping", "eva_config", "exclude_modules", "inference_mode", "layers_pattern"),
+        *("layers_to_transform", "lora_dropout", "megatron_core", "merge_weights", "peft_version"),
+        *("qalora_group_size", "runtime_config", "target_modules", "task_type"),
+    }
+)
+"""Keys of training, of notes, and of the choice of layers, which the file of the factors tells."""
 
 
 def read_adapter(folder: Path, name: str) -> dict[str, Any]:
     """Read the config of an adapter.
 
     Raises:
-        CheckpointError: it is malformed, or no plain low-rank adapter.
+        CheckpointError: it is malformed, no plain low-rank adapter, or has keys that are not known.
     """
-    config = read_json(folder / CONFIG, name)
+    given = read_json(folder / CONFIG, name)
+    config = {key: value for key, value in given.items() if value is not None}
     check_kinds(name, CONFIG, config, KINDS)
-    for key, value in PLAIN.items():
-        found = config.get(key, value)
-        if found != value and (found or value):
+    remedy = "Merge it with PEFT's merge_and_unload(), and load the merged folder."
+    for key, values in ONLY.items():
+        found = config.get(key)
+        if found is not None and not is_one_of(found, values):
+            allowed = ", ".join(map(repr, (*values, None)))
             raise CheckpointError(
-                f"{name!r}: {CONFIG} has {key}={found!r}; only {value!r} can be merged here. Merge "
-                "it with PEFT's merge_and_unload(), and load the merged folder."
+                f"{name!r}: {CONFIG} has {key}={short(found)}; only {allowed} can be merged here. "
+                f"{remedy}"
             )
+    if unknown := sorted(config.keys() - {*KINDS, *ONLY, *WITHOUT_EFFECT}):
+        listed = ", ".join(f"{key}={short(config[key])}" for key in unknown)
+        raise CheckpointError(
+            f"{name!r}: {CONFIG} has {listed}, which may change what the adapter does and is not "
+            f"known here. {remedy}"
+        )
     if not config.get("r") or not config.get("lora_alpha"):
         raise CheckpointError(f"{name!r}: {CONFIG} lacks r or lora_alpha. Download it again.")
     return config
 
 
-def base_of(folder: Path, name: str) -> str:
-    """Return the folder or hub name of the model that an adapter belongs to.
+def is_one_of(value: object, allowed: tuple[Any, ...]) -> bool:
+    """Return whether a value of a JSON file is one of a few; 0 and 1 are no false and true."""
+    return any(type(value) is type(each) and value == each for each in allowed)
+
+
+def base_of(folder: Path, name: str) -> tuple[str, str | None]:
+    """Return the folder or hub name of the model that an adapter belongs to, and its revision.
 
     Raises:
         CheckpointError: the adapter does not say.
     """
-    base = read_adapter(folder, name).get("base_model_name_or_path")
+    config = read_adapter(folder, name)
+    base = config.get("base_model_name_or_path")
     if not base:
         raise CheckpointError(
             f"{name!r}: {CONFIG} names no base_model_name_or_path: write it there, as a folder or "
             "a hub name."
         )
     beside = folder / str(base)
-    return str(beside) if beside.is_dir() else str(base)
+    return str(beside) if beside.is_dir() else str(base), config.get("revision")
 
 
 @torch.no_grad()
@@ -114,6 +160,11 @@ def merge_adapter(
                 raise CheckpointError(
                     f"{name!r}: {place} has factors {tuple(b.shape)} and {tuple(a.shape)}, and the "
                     f"base has {tuple(weight.shape)}: it belongs to another model."
+                )
+            if len(a) != config["r"]:
+                raise CheckpointError(
+                    f"{name!r}: {place} has factors of rank {len(a)}, and {CONFIG} has "
+                    f"r={config['r']}, which says how they are scaled. Download it again."
                 )
             change = b.to(weight.device, torch.float32) @ a.to(weight.device, torch.float32)
             weight.add_((change * (config["lora_alpha"] / root)).to(weight.dtype))

@@ -1,5 +1,6 @@
 """Adapters: a PEFT folder loads merged, a model with adapters saves merged, others are refused."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM
 
-from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, Denoiser
+from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, Denoiser, auto
+from dlm_sampling.denoisers.checkpoints.adapters import KINDS, ONLY, WITHOUT_EFFECT, read_adapter
+from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
 
 Maker = Callable[..., Denoiser]
 IDS = torch.randint(0, 30, (2, 7), generator=torch.Generator().manual_seed(0))
@@ -114,6 +118,99 @@ def test_other_adapters_are_refused(llada: Maker, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="an adapter that cannot be merged"):
         denoiser.save_pretrained(tmp_path / "never")
     assert network is denoiser.module
+
+
+PLAIN: dict[str, Any] = {
+    **{"alpha_pattern": {}, "auto_mapping": None, "bias": "none", "inference_mode": True},
+    **{"init_lora_weights": "gaussian", "layers_to_transform": [0], "loftq_config": {}},
+    **{"later": None, "lora_bias": False, "megatron_core": "megatron.core", "peft_version": "0.21"},
+    **{"qalora_group_size": 16, "revision": None, "task_type": "CAUSAL_LM", "use_qalora": False},
+}
+"""Keys that PEFT writes for a plain adapter."""
+CHANGED: dict[str, Any] = {
+    **{"alora_invocation_tokens": [7], "alpha_pattern": {"x": 3}, "arrow_config": {"top_k": 2}},
+    **{"bias": "all", "corda_config": {}, "ensure_weight_tying": True, "fan_in_fan_out": True},
+    **{"init_lora_weights": "pissa_niter_4", "kasa_config": {}, "layer_replication": [[0, 2]]},
+    **{"lora_bias": True, "lora_ga_config": {}, "megatron_config": {}, "modules_to_save": ["h"]},
+    **{"loftq_config": {"bits": 4}, "monteclora_config": {}, "rank_pattern": {"x": 3}},
+    **{"target_parameters": ["w"], "trainable_token_indices": [0], "use_bdlora": {}},
+    **{"use_dora": 1, "use_qalora": True, "velora_config": {}},
+}
+
+
+def test_each_key_of_an_adapter_is_known_or_refused_by_name(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "plain", tmp_path, {}, **PLAIN)
+    assert read_adapter(tmp_path / "plain", "a")["r"] == RANK
+    for key, value in {**CHANGED, "use_later": False, "scaling": 2}.items():
+        folder = tmp_path / key
+        write_adapter(folder, tmp_path, {}, **PLAIN | {key: value})
+        with pytest.raises(CheckpointError, match=f"adapter_config.json has {key}=.*merge_and_unl"):
+            read_adapter(folder, "a")
+    assert {*ONLY} - {*CHANGED} == {"enable_lora", "peft_type"}
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_what_peft_loads_is_loaded_alike_or_refused(tmp_path: Path) -> None:
+    peft: Any = pytest.importorskip("peft", reason="needs: pip install 'dlm-sampling[rl]'")
+    fields = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    assert fields <= {*KINDS, *ONLY, *WITHOUT_EFFECT}
+    bert: Any = BertForMaskedLM
+    sizes: Any = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    bert(BertConfig(vocab_size=30, **sizes)).save_pretrained(tmp_path / "base")
+    plain: list[dict[str, Any]] = [
+        {},
+        {"use_rslora": True},
+        {"layers_to_transform": [1]},
+        {"lora_dropout": 0.3},
+    ]
+    plain += [{"init_lora_weights": start} for start in (False, "gaussian", "orthogonal", "eva")]
+    other: list[dict[str, Any]] = [
+        {"init_lora_weights": start} for start in ("pissa", "olora", "mica", "lora_ga")
+    ]
+    other += [{"layer_replication": [[0, 1], [0, 2]]}, {"use_dora": True}, {"lora_bias": True}]
+    for i, change in enumerate([*plain, *other]):
+        folder = tmp_path / str(i)
+        config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["query", "value"], **change)
+        model = peft.get_peft_model(bert.from_pretrained(tmp_path / "base"), config)
+        for name, weight in model.named_parameters():
+            weight += 0.3 * torch.randn(weight.shape) if "lora_" in name else 0
+        model.save_pretrained(folder)
+        base = bert.from_pretrained(tmp_path / "base")
+        wanted = peft.PeftModel.from_pretrained(base, folder).eval()(input_ids=IDS).logits
+        if change in plain:
+            found = AutoDenoiser.from_pretrained(folder, mask_token_id=3)
+            torch.testing.assert_close(found.logits(IDS), wanted, atol=1e-5, rtol=1e-5)
+        else:
+            with pytest.raises(CheckpointError, match=f"has {next(iter(change))}=.*merge_and"):
+                AutoDenoiser.from_pretrained(folder, mask_token_id=3)
+
+
+def test_factors_of_another_rank_than_the_config_are_refused(llada: Maker, tmp_path: Path) -> None:
+    """The rank of the config says how the factors are scaled."""
+    denoiser = llada()
+    denoiser.save_pretrained(tmp_path / "base")
+    write_adapter(tmp_path / "adapter", tmp_path / "base", adapted(denoiser), r=4)
+    with pytest.raises(CheckpointError, match="factors of rank 2, and adapter_config"):
+        AutoDenoiser.from_pretrained(tmp_path / "adapter")
+
+
+def test_an_adapter_names_the_revision_of_its_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def open_checkpoint(name: str, *, revision: str | None) -> Checkpoint:
+        asked.append(revision)
+        raise CheckpointError("none")
+
+    monkeypatch.setattr(auto, "open_checkpoint", open_checkpoint)
+    write_adapter(tmp_path / "a", Path("org/base"), {}, revision="v2")
+    options: list[dict[str, Any]] = [{}, {"revision": "v3"}]
+    for given in options:
+        with pytest.raises(CheckpointError):
+            AutoDenoiser.from_pretrained(tmp_path / "a", **given)
+    assert asked == ["v2", "v3"]
 
 
 def test_quantised_checkpoints_are_refused_by_name(llada: Maker, tmp_path: Path) -> None:
