@@ -25,7 +25,7 @@ RANKS: list[set[str]] = [
     {"types"},
     {"embedded", "schedules", "ops"},
     {"processes"},
-    {"samplers", "denoisers", "caches"},
+    {"samplers", "denoisers", "caches", "constraints"},
     {"prediction"},
     {"engine"},
     {"likelihood", "learn", "viewers", "testing", "checkup"},

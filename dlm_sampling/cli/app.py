@@ -27,6 +27,7 @@ from dlm_sampling.cli.io import (
     parse_settings,
     parse_template,
     parse_times,
+    read_constraint,
     refuse_bad,
 )
 from dlm_sampling.cli.learn import learn
@@ -37,9 +38,7 @@ from dlm_sampling.text.prompt_files import PromptSource
 from dlm_sampling.viewers.safe_text import json_line
 
 if TYPE_CHECKING:
-    from dlm_sampling.denoisers import Denoiser
     from dlm_sampling.text.rows import Eos
-    from dlm_sampling.viewers.terminal import LiveCanvas
 
 PROGRAM = "dlm-sampling"
 DEFAULT_MODEL = "tiny-books"
@@ -147,6 +146,18 @@ def generate(
     eos: Annotated[str, typer.Option(help="End-of-text: keep, cut, stop, or auto.")] = "auto",
     stop: Annotated[
         list[str] | None, typer.Option(help="End a text before this string; repeat.")
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="Expression that every text matches as a whole.")
+    ] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="File of a JSON schema that every text satisfies.")
+    ] = None,
+    ban: Annotated[
+        list[str] | None, typer.Option(help="Words that stand in no text; repeat.")
+    ] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(help="Words that stand in every text; repeat.")
     ] = None,
     add_special_tokens: Annotated[
         bool | None,
@@ -313,6 +324,7 @@ def generate(
             t_start=t_start,
             renoise=renoise,
             times=parse_times(times),
+            constraint=read_constraint(regex, json_schema, ban or [], require or []),
         )
         begun = time.monotonic()
         if as_job:
@@ -333,7 +345,7 @@ def generate(
             )
             closing, machine = run_folder(job, denoiser, rank)
         else:
-            from dlm_sampling.cli.generate import Run
+            from dlm_sampling.cli.generate import Run, open_live
 
             canvas = open_live(denoiser) if live else None
             run = Run(denoiser, options, as_json, model, name, canvas)
@@ -342,16 +354,6 @@ def generate(
             machine = run.machine
     if not quiet:
         note(f"{name}, seed {seed}, {closing}, {time.monotonic() - begun:.1f} s {machine}")
-
-
-def open_live(denoiser: Denoiser) -> LiveCanvas | None:
-    """Return the live canvas, or None if standard error is not a terminal."""
-    from dlm_sampling.viewers.terminal import LiveCanvas
-
-    if denoiser.tokenizer is None:
-        raise UsageError("--live needs a tokenizer, and the model has none.")
-    canvas = LiveCanvas(denoiser.tokenizer, masked=denoiser.mask_token_id is not None)
-    return canvas if canvas.console.is_terminal else None
 
 
 def span(values: list[int]) -> str:

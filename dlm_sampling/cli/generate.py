@@ -154,3 +154,11 @@ def machine_of(generation: Generation, batch_rows: int) -> str:
     kind = str(denoiser.dtype or torch.float32).removeprefix("torch.")
     packed = "" if denoiser.quantized is None else f", quantised by {denoiser.quantized}"
     return f"on {denoiser.device} in {kind}{packed}, {memory}"
+
+
+def open_live(denoiser: Denoiser) -> LiveCanvas | None:
+    """Return the live canvas, or None if standard error is not a terminal."""
+    if denoiser.tokenizer is None:
+        raise UsageError("--live needs a tokenizer, and the model has none.")
+    canvas = LiveCanvas(denoiser.tokenizer, masked=denoiser.mask_token_id is not None)
+    return canvas if canvas.console.is_terminal else None

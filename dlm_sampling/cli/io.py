@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from dlm_sampling.constraints import Constraint
 from dlm_sampling.embedded import embedded_models
 from dlm_sampling.errors import UsageError, closest, suggestion, unknown_choice
 from dlm_sampling.text.prompt_files import PromptSource, read_prompts, read_stream
@@ -38,6 +39,25 @@ def collect_prompts(arguments: Sequence[str], source: PromptSource | None) -> li
         )
     column = None if source is None else source.column
     return read_stream(sys.stdin.buffer, "standard input", column)
+
+
+def read_constraint(
+    regex: str | None, schema: Path | None, banned: Sequence[str], required: Sequence[str]
+) -> Constraint | None:
+    """Return the constraint of the options, None if none of them is given.
+
+    Raises:
+        UsageError: the schema cannot be read, or a word is empty.
+    """
+    if regex is None and schema is None and not banned and not required:
+        return None
+    try:
+        text = None if schema is None else schema.read_text(encoding="utf-8")
+        return Constraint(regex, text, banned, required)
+    except OSError as error:
+        raise UsageError(f"--json-schema {schema}: cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def refuse_bad(items: Sequence[PromptItem]) -> None:

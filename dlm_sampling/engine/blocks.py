@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from dlm_sampling.samplers.contract import check_answer
+from dlm_sampling.types import Sampler
+from dlm_sampling.types.values import distinct, ints
+
+UNLIMITED = 2**62
 
 
 class BlockPlan(NamedTuple):
@@ -136,3 +142,12 @@ def _span(editable: Tensor) -> tuple[Tensor, Tensor]:
 def _at(done: Tensor, column: Tensor) -> Tensor:
     """Return the number of editable positions left of each column, int64 [B, K]."""
     return done.gather(1, column.clamp(0, done.shape[1] - 1))
+
+
+def step_limits(sampler: Sampler[Any], steps: Tensor) -> Tensor:
+    """Return the loop steps of every block, int64 [B, K]; `UNLIMITED` if adaptive."""
+    limits = torch.empty_like(steps)
+    for planned in ints(distinct(steps.flatten())[0]):
+        length = check_answer(sampler, "schedule_length", sampler.schedule_length(planned))
+        limits[steps == planned] = UNLIMITED if length is None else length
+    return limits

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.caches import AnyPolicy, check_audit, check_cache_name
+from dlm_sampling.constraints import TokenAutomaton
 from dlm_sampling.engine.start import Start, check_times
 from dlm_sampling.errors import check_flag, check_real, check_whole
 from dlm_sampling.types import Sampler, TokenLaw
@@ -74,6 +75,7 @@ class Request:
         cache_audit: "refresh", a share of the passes, or None; see `generate`.
         start: editable positions hold a draft that is refined; None overwrites them with noise.
         times: the times of every block, falling, or None for the sampler's own.
+        constraint: the automaton that the tokens satisfy, or None.
     """
 
     sampler: Sampler[Any]
@@ -89,6 +91,7 @@ class Request:
     cache_audit: float | str | None = None
     start: Start | None = None
     times: tuple[float, ...] | None = None
+    constraint: TokenAutomaton | None = None
 
     def __post_init__(self) -> None:
         planned = self.blocks.steps if self.blocks.steps_per_block is None else None
@@ -104,6 +107,15 @@ class Request:
             raise ValueError(
                 f"guidance_scale={self.guidance_scale}: must be between -{MOST_GUIDANCE:.0f} and "
                 f"{MOST_GUIDANCE:.0f}; 0 is no guidance."
+            )
+        if self.constraint is not None and self.cuda_graph:
+            raise ValueError(
+                "cuda_graph=True: a constrained step cannot be recorded; leave out one of the two."
+            )
+        if self.constraint is not None and self.start is not None:
+            raise ValueError(
+                "start: a draft may not satisfy the constraint, and a step never mends it; leave "
+                "out one of the two, or give the words to keep as fixed words of a prompt."
             )
 
     @property
@@ -128,6 +140,7 @@ class Canvases:
         may_stop: bool [B], whether a stop token ends the row.
         complete: one function per row, asked after each block whether the row ends with it, or None
             for never; () if no row has one.
+        begin: int64 [B], first column of the text that a constraint is about; None: of the row.
     """
 
     tokens: Tensor
@@ -136,6 +149,7 @@ class Canvases:
     seeds: tuple[int, ...]
     may_stop: Tensor
     complete: tuple[IsComplete | None, ...] = ()
+    begin: Tensor | None = None
 
     def to(self, device: torch.device) -> Canvases:
         """Return the canvases on a device."""
@@ -146,4 +160,5 @@ class Canvases:
 
     def part(self, first: int, last: int) -> Canvases:
         """Return the rows `first` to `last` - 1."""
-        return Canvases(**{name: part[first:last] for name, part in vars(self).items()})
+        given = {name: part for name, part in vars(self).items() if part is not None}
+        return Canvases(**{name: part[first:last] for name, part in given.items()})

@@ -17,8 +17,9 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.engine.blocks import BlockPlan
+from dlm_sampling.engine.blocks import UNLIMITED, BlockPlan, step_limits
 from dlm_sampling.engine.caching import cached_passes, choose_cache, meter_of, with_cache
+from dlm_sampling.engine.constraint import RunConstraint
 from dlm_sampling.engine.drafts import check_start, grid_of, started
 from dlm_sampling.engine.fit import check_fit, check_law
 from dlm_sampling.engine.request import Canvases, IsComplete, Request
@@ -38,9 +39,7 @@ from dlm_sampling.samplers.contract import (
     check_step,
 )
 from dlm_sampling.types import Canvas, Clock, Process, Sampler, Step
-from dlm_sampling.types.values import distinct, ints
-
-UNLIMITED = 2**62
+from dlm_sampling.types.values import ints
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ class Run:
         cache: which columns a pass computes, or None for all.
         meter: audits the cache, or None without one.
         times: float64 [N + 1], the times of every block, or None for the sampler's own.
+        constraint: the rule that the texts satisfy, or None.
     """
 
     request: Request
@@ -100,6 +100,7 @@ class Run:
     cache: AnyPolicy | None = None
     meter: Meter | None = None
     times: Tensor | None = None
+    constraint: RunConstraint | None = None
 
     @classmethod
     def of(cls, denoiser: Denoiser, request: Request, canvases: Canvases, plan: BlockPlan) -> Run:
@@ -119,7 +120,7 @@ class Run:
         )
         stops, pad = request.stop_token_ids, denoiser.pad_token_id
         cache = choose_cache(denoiser, request, plan, canvases)
-        limits = _step_limits(sampler, plan.steps)
+        limits = step_limits(sampler, plan.steps)
         check_answer(sampler, "patience", sampler.patience(canvases.tokens.shape[1]))
         return cls(
             request=request,
@@ -138,6 +139,7 @@ class Run:
             cache=cache,
             meter=meter_of(cache, request.cache_audit),
             times=grid_of(request.times, device),
+            constraint=RunConstraint.of(request, canvases, process),
         )
 
     @property
@@ -234,7 +236,8 @@ class Run:
         cache = None
         if self.meter is not None:
             cache = cached_passes(state, self.meter, self.request.blocks.causal)
-        return Predictor(self.model, rows, state.carry, shapes, ledger, cache)
+        constraint = None if self.constraint is None else self.constraint.in_step(state)
+        return Predictor(self.model, rows, state.carry, shapes, ledger, cache, constraint)
 
     def beside(self, state: RunState) -> Beside | None:
         """Count the tokens shown of other blocks, for a denoiser that is told the time.
@@ -278,6 +281,8 @@ class Run:
                 check_step(self.sampler, taken, canvas)
             if predictor.ledger is not None:  # somebody listens
                 check_draw(self.sampler, step, canvas)
+            if predictor.constraint is not None:
+                step = predictor.constraint.settled(step, canvas)
             new = apply(state, canvas, step)
         except Exception:
             check_step(self.sampler, taken, canvas)
@@ -329,6 +334,8 @@ class Run:
         pass and advance their carried state.  Returns the new state and the fill as a `Step`.
         """
         canvas = canvas._replace(tokens=state.tokens, unknown=state.unknown)
+        if predictor.constraint is not None:
+            predictor.constraint = predictor.constraint.after(state.tokens, state.unknown)
         where = canvas.eligible & rows.unsqueeze(1)
         t = self.sampler.schedule.time_of(1.0 - canvas.unknown_fraction)
         prediction = predictor.lazily(state.tokens, t)
@@ -383,12 +390,3 @@ class Run:
     def advance_step(self, state: RunState) -> RunState:
         """Advance the step counters of rows that stay in their block."""
         return replace(state, step=state.step + 1, rng=state.rng.with_step(state.rng.step + 1))
-
-
-def _step_limits(sampler: Sampler[Any], steps: Tensor) -> Tensor:
-    """Return the loop steps of every block, int64 [B, K]; `UNLIMITED` if adaptive."""
-    limits = torch.empty_like(steps)
-    for planned in ints(distinct(steps.flatten())[0]):
-        length = check_answer(sampler, "schedule_length", sampler.schedule_length(planned))
-        limits[steps == planned] = UNLIMITED if length is None else length
-    return limits

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.caches import AnyPolicy
+from dlm_sampling.constraints import TokenAutomaton
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan, check_canvas, check_whole, plan_blocks
 from dlm_sampling.engine.checks import check_canvases
@@ -59,6 +60,7 @@ def sample(
     t_start: float | None = None,
     renoise: bool = True,
     times: Sequence[float] | None = None,
+    constraint: TokenAutomaton | None = None,
 ) -> SampleOutput:
     """Run a sampler over a batch of canvases until every editable position is written.
 
@@ -103,6 +105,8 @@ def sample(
         t_start: time at which the clock begins, see `generate`.
         renoise: whether the draft is noised to that level first.
         times: times of every block, falling, in place of the sampler's grid.
+        constraint: an automaton that every row's tokens satisfy, prompt included; see
+            `Constraint.compile`.
 
     Returns:
         The finished canvases; no mask is left and fixed positions are unchanged.
@@ -130,6 +134,7 @@ def sample(
         cache_audit=cache_audit,
         start=start_of(start is not None, t_start, renoise, times),
         times=None if times is None else tuple(times),
+        constraint=constraint,
     )
     check_sampler(sampler)
     canvases = check_canvases(denoiser, tokens, editable, attention_mask, seeds)

@@ -48,6 +48,7 @@ class Stream(IntEnum):
     INITIAL = 7  # the first canvas of uniform noise
     MASK = 8  # which positions the likelihood bound masks
     START = 9  # which tokens of a draft are kept
+    PATH = 10  # the path of a constraint through its automaton
     USER = 15  # never used by the library
 
 

@@ -20,6 +20,7 @@ from dlm_sampling.denoisers.planner import planner_network
 from dlm_sampling.errors import named
 from dlm_sampling.prediction.cached import CachedPasses, Running
 from dlm_sampling.prediction.carry import Carry, crop, widen
+from dlm_sampling.prediction.constrained import Constrained, ConstrainedPrediction
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.model import Counts, RunModel
@@ -44,6 +45,7 @@ class Predictor:
         ledger: notes every draw, or None.
         cache: runs the passes with keys and values of earlier ones; the loop reads it after the
             step.  None: every pass runs all columns.
+        constraint: the rule that the texts satisfy, or None; it remembers the step's draws.
     """
 
     model: RunModel
@@ -52,6 +54,7 @@ class Predictor:
     shapes: Shapes = FREE
     ledger: Ledger | None = None
     cache: CachedPasses | None = None
+    constraint: Constrained | None = None
 
     @classmethod
     def alone(
@@ -120,14 +123,18 @@ class Predictor:
         dt: Tensor | None = None,
     ) -> LazyPrediction:
         """Predict the clean tokens of x [A, L] at time t [A]; see `LazyPrediction`."""
-        prediction = LazyPrediction(self, x, t, temperature, dt)
+        prediction = self.lazily(x, t, temperature, dt)
         if self.model.eager or self.model.denoiser.carries:
             prediction.evaluate(torch.ones_like(x, dtype=torch.bool))
         return prediction
 
-    def lazily(self, x: Tensor, t: Tensor) -> LazyPrediction:
+    def lazily(
+        self, x: Tensor, t: Tensor, temperature: Tensor | None = None, dt: Tensor | None = None
+    ) -> LazyPrediction:
         """Predict as the call does, but always lazily, even for eager models."""
-        return LazyPrediction(self, x, t)
+        if self.constraint is not None:
+            return ConstrainedPrediction(self, self.constraint, x, t, temperature, dt)
+        return LazyPrediction(self, x, t, temperature, dt)
 
     def using(self, denoiser: Callable[..., DenoiserOutput]) -> Predictor:
         """Return a predictor of the same rows with another denoiser and the same counts.
@@ -146,7 +153,9 @@ class Predictor:
         )
         rows = replace(self.rows, beside=None)
         carries = model.first_carries()
-        return replace(self, model=model, rows=rows, carries=carries, ledger=None, cache=None)
+        return replace(
+            self, model=model, rows=rows, carries=carries, ledger=None, cache=None, constraint=None
+        )
 
     def repeated(self, n: int) -> Predictor:
         """Return a predictor with each active row repeated n times, copies of a row adjacent.
@@ -157,6 +166,8 @@ class Predictor:
             ValueError: the denoiser carries a state, so that passes must run one after another.
         """
         self.shapes.check_free("runs several steps of a row at once")
+        if self.constraint is not None:
+            raise self.constraint.refusal("runs several steps of a row at once")
         if self.model.denoiser.carries:
             raise ValueError(
                 f"denoiser ({self.model.denoiser.family}) carries a state from one pass to the "

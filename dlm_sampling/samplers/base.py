@@ -65,6 +65,11 @@ class SamplerBase(ABC, Generic[S]):
         return True
 
     @property
+    def constrainable(self) -> bool:
+        """Return True: tokens are drawn where they are unknown, and never replaced."""
+        return True
+
+    @property
     def own_steps(self) -> int | None:
         """Return None: as many planned steps as positions, unless the caller says otherwise."""
         return None

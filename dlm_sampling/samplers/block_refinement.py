@@ -73,6 +73,11 @@ class BlockRefinement(DelayingSampler[RefinementState]):
         return self.editing_threshold is not None
 
     @property
+    def constrainable(self) -> bool:
+        """Return whether written tokens stay, so that a constraint can hold."""
+        return not self.revises
+
+    @property
     def exact(self) -> bool:
         """Return False: confidence is read at the drawn token."""
         return False

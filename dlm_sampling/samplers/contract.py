@@ -63,6 +63,7 @@ TRAITS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "scored_on": _SOME_KINDS,
     "unscored": (lambda value: isinstance(value, str), "a string"),
     "looks_ahead": _FLAG,
+    "constrainable": _FLAG,
     "schedule": (
         lambda value: isinstance(value, Schedule),
         "a Schedule, with the methods alpha, rate and time_of",

@@ -172,6 +172,11 @@ class FirstHittingCorrection(SamplerBase[CorrectionState]):
         return True
 
     @property
+    def constrainable(self) -> bool:
+        """Return False: a step replaces the tokens of the last group."""
+        return False
+
+    @property
     def exact(self) -> bool:
         """Return False: the second law reads the first draw."""
         return False

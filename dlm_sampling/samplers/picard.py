@@ -97,6 +97,11 @@ class Picard(SamplerBase[PicardState]):
         return self.base.revises
 
     @property
+    def constrainable(self) -> bool:
+        """Return False: the steps of a sweep do not see each other's tokens."""
+        return False
+
+    @property
     def exact(self) -> bool:
         """Return whether the solver is exact."""
         return self.base.exact

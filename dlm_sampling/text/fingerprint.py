@@ -33,6 +33,7 @@ def settings(job: Job) -> dict[str, Any]:
     exact = cache in ("auto", "none") or policy_of(cache).exact
     return {
         **({} if exact else {"cache": repr(policy_of(cache))}),
+        **({} if request.constraint is None else {"constraint": request.constraint.name}),
         "sampler": repr(request.sampler),
         "law": repr(request.law),
         "blocks": asdict(request.blocks),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from dlm_sampling.caches import AnyPolicy
+from dlm_sampling.constraints import Constraint
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import in_parts, run_parts
 from dlm_sampling.engine.output import SampleOutput
@@ -78,6 +79,7 @@ def generate(
     t_start: float | None = None,
     renoise: bool = True,
     times: Sequence[float] | None = None,
+    constraint: str | Constraint | None = None,
     **unknown: Any,
 ) -> GenerateOutput:
     """Generate text (or fill masks) with a diffusion language model.
@@ -172,6 +174,12 @@ def generate(
         renoise: False takes the draft as it is at t_start too, as a canvas that is that noisy.
         times: times of a solver's steps in every block, falling from 1 (or t_start) to 0, in place
             of its even grid; methods of two stages take every second one.
+        constraint: a rule for every text: a regular expression that matches the whole text, or a
+            `Constraint` of banned and required words, an expression, a JSON schema.  Tokens are
+            drawn from the law of the step conditioned on it, and their log-probabilities are those
+            of that law.  For models with masks and samplers that draw unknown tokens from the
+            model's law; others are refused by name.  A text ends at an end-of-text or with the
+            last position.
         unknown: refused; the error names the closest valid argument.
 
     Returns:
@@ -222,6 +230,7 @@ def generate(
         t_start=t_start,
         renoise=renoise,
         times=times,
+        constraint=constraint,
     )
     job = prepare(denoiser, prompts, options)
     rows = job.rows()

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 from dlm_sampling.caches import AnyPolicy
+from dlm_sampling.constraints import Constraint, TokenAutomaton, as_constraint
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.caching import choose_cache, legal_caches
 from dlm_sampling.engine.drafts import check_start, start_of
 from dlm_sampling.engine.request import BlockRequest, Request
 from dlm_sampling.engine.sample import plan_request
 from dlm_sampling.errors import check_flag, check_mapping, check_real, check_whole, unknown_choice
+from dlm_sampling.prediction.model import full_law
 from dlm_sampling.samplers import create, from_config
 from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.text.arguments import (
@@ -29,7 +31,7 @@ from dlm_sampling.text.drafts import check_draft, read_drafts
 from dlm_sampling.text.encoding import Encoder, check_template
 from dlm_sampling.text.endings import Ends
 from dlm_sampling.text.prompts import Infill, Mask, Prompts, read_prompts
-from dlm_sampling.text.rows import Eos, PromptRow, TextRows, build_rows, check_length
+from dlm_sampling.text.rows import Eos, PromptRow, TextRows, build_rows, check_length, ending
 from dlm_sampling.types import Crossing, LogitsProcessor, NoiseKind, Sampler, TokenLaw
 
 T = TypeVar("T")
@@ -108,6 +110,7 @@ class GenerateOptions:
     t_start: float | None = None
     renoise: bool = True
     times: Sequence[float] | None = None
+    constraint: str | Constraint | None = None
 
     def __post_init__(self) -> None:
         check_whole("num_return_sequences", self.num_return_sequences)
@@ -193,6 +196,12 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
     found = read_prompts(prompts, denoiser, encoder, options.infill, options.attention_mask)
     stops = read_stops(options.stop, len(found), tokenizer)
     drafts = read_drafts(options.start, len(found), denoiser, tokenizer)
+    constraint = as_constraint(options.constraint)
+    if constraint is not None and any(stops):
+        raise ValueError(
+            "stop: a constraint is about the whole text, which a stop string would cut; let the "
+            "expression end where the text should."
+        )
     new: list[int] = []
     for i, row in enumerate(found):
         row = replace(row, draft=drafts[i])
@@ -204,6 +213,10 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
             raise ValueError(
                 f"stop: prompt {i} is filled in place, and a stop string ends completions only."
             )
+    automaton = None
+    if constraint is not None:
+        never = set(full_law(law, denoiser).suppressed)
+        automaton = _compiled(constraint, denoiser, tokenizer, stop_ids, never, found, options.eos)
     count = options.num_return_sequences
     seeds = read_seeds(options.seed, len(found) * count)
     blocks = options.blocks
@@ -226,6 +239,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         cache_audit=options.cache_audit,
         start=start_of(options.start is not None, options.t_start, options.renoise, options.times),
         times=None if options.times is None else tuple(options.times),
+        constraint=automaton,
     )
     check_start(sampler, request.start, request.times)
     return Job(
@@ -237,6 +251,36 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         options.eos,
         tokenizer,
         _times(stops, count),
+    )
+
+
+def _compiled(
+    constraint: Constraint,
+    denoiser: Denoiser,
+    tokenizer: Any,
+    ends: tuple[int, ...],
+    never: set[int],
+    rows: list[PromptRow],
+    eos: Eos,
+) -> TokenAutomaton:
+    """Return the automaton of a constraint; what stands behind the end of a text follows `eos`.
+
+    Raises:
+        ValueError: the rows differ in what stands there.
+    """
+    kept = {ending(eos, row) == "keep" for row in rows}
+    if len(kept) == 2:
+        raise ValueError(
+            "constraint: the text of some prompts ends at an end-of-text, and of others (empty "
+            'or filled in place) goes on behind it; give eos="cut" or eos="keep".'
+        )
+    pad = () if denoiser.pad_token_id is None else (denoiser.pad_token_id,)
+    return constraint.compile(
+        tokenizer,
+        denoiser.vocab_size,
+        ends=ends,
+        behind={*ends, *pad} if kept == {True} else None,
+        never=never,
     )
 
 

@@ -103,15 +103,16 @@ def build_rows(
             tokens[b, editable[b]] = noise
             tokens[b, places] = torch.tensor(row.draft, dtype=torch.int64)
         attention[b, first:] = True
-        ending = _ending(eos, row)
-        may_stop[b] = ending == "stop"
+        closes = ending(eos, row)
+        may_stop[b] = closes == "stop"
         begin, prompt = (first, ()) if row.infill else (end, tuple(row.ids))
         written = bools(editable[b, begin:])
-        own = ends if ending != "keep" else replace(ends, ids=frozenset[int]())
+        own = ends if closes != "keep" else replace(ends, ids=frozenset[int]())
         found.append(RowEnd(own, begin, prompt, written, () if stop is None else stop[b]))
     watched = tuple(end.complete if end.strings else None for end in found)
     complete = watched if any(end.strings for end in found) else ()
-    canvases = Canvases(tokens, editable, attention, tuple(seeds), may_stop, complete)
+    begins = torch.tensor([end.begin for end in found])
+    canvases = Canvases(tokens, editable, attention, tuple(seeds), may_stop, complete, begins)
     return TextRows(canvases, rows, found)
 
 
@@ -149,7 +150,7 @@ def check_length(index: int, prompt: int, new: int, context: int | None) -> None
         )
 
 
-def _ending(eos: Eos, row: PromptRow) -> Ending:
+def ending(eos: Eos, row: PromptRow) -> Ending:
     """Return the treatment of an end-of-text in a row."""
     if eos != "auto":
         return eos

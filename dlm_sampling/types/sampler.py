@@ -124,6 +124,15 @@ class Sampler(Protocol[S]):
         """
         ...
 
+    @property
+    def constrainable(self) -> bool:
+        """Return whether a constraint can hold: unknown positions are written by draws, others not.
+
+        Tokens that a step writes all come from one draw at unknown positions, and a written token
+        is only ever masked again.  Default: True.
+        """
+        ...
+
     def canvas_process(self, process: Process) -> Process | None:
         """Return the noise of the canvas that it edits, for a model trained on `process`.
 

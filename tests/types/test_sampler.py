@@ -48,6 +48,7 @@ def test_the_defaults_are_those_that_the_contract_names() -> None:
     assert sampler.recorded_on == ("absorbing", "uniform")
     assert sampler.schedule == schedules.LINEAR
     assert (sampler.looks_ahead, sampler.revises, sampler.exact) == (False, False, True)
+    assert sampler.constrainable
     assert (sampler.own_steps, sampler.passes_per_step) == (None, 1)
     assert sampler.schedule_length(7) == 7
     assert sampler.patience(10) == 4 * 10 + 64
