@@ -1,0 +1,99 @@
+"""Two processes: gradients are averaged over them, and random numbers belong to rows."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from dlm_sampling import AutoDenoiser, Denoiser, elbo, generate, replay
+from dlm_sampling.rl import mean_field_logprob
+from tests.forks import Forks
+
+PROMPTS = ["a", "some words", "abc", "x y"]
+SEEDS = [11, 12, 13, 14]
+ADVANTAGES = torch.tensor([1.0, -0.5, 0.25, -0.75])
+STEPS = (3, 2)  # of the two halves: processes may need different numbers of passes
+
+
+def half(policy: Denoiser, rank: int) -> dict[str, Any]:
+    """Draw two rows, and compute the loss of what was drawn; leaves its gradient."""
+    rows = slice(2 * rank, 2 * rank + 2)
+    out = generate(
+        policy, PROMPTS[rows], seed=SEEDS[rows], sampler="llada-random", steps=STEPS[rank],
+        max_new_tokens=6, temperature=1.0, eos="keep", return_rollout=True,
+    )  # fmt: skip
+    rollout = out.rollout
+    assert rollout is not None
+    (-(replay(policy, rollout).total * ADVANTAGES[rows]).mean()).backward()
+    texts = {"editable": rollout.editable, "attention_mask": rollout.attention_mask}
+    seeds = list(rollout.seeds)
+    with torch.no_grad():
+        bound = elbo(policy, rollout.tokens, n=3, seed=seeds, **texts)
+        field = mean_field_logprob(policy, rollout.tokens, seed=seeds, **texts)
+    return {
+        "tokens": out.token_ids,
+        "masks": [bound.masks.masks[:, i, -6:] for i in range(2)],
+        "bound": bound.value,
+        "field": field.sum(1),
+    }
+
+
+def gradients(policy: Denoiser) -> list[Tensor]:
+    assert policy.module is not None
+    return [p.grad for p in policy.module.parameters() if p.grad is not None]
+
+
+def process(rank: int, folder: Path, out: Path) -> None:
+    store = torch.distributed.FileStore(str(out / "store"), 2)
+    torch.distributed.init_process_group(
+        "gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    policy = AutoDenoiser.from_pretrained(folder)
+    assert policy.module is not None
+    policy.module = DistributedDataParallel(policy.module, broadcast_buffers=False)
+    found = half(policy, rank)
+    torch.save({**found, "gradients": gradients(policy)}, out / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tiny_llada: Path, tmp_path: Path, forks: Forks) -> None:
+    both = [forks.call(process, rank, tiny_llada, tmp_path) for rank in range(2)]
+    for fork in both:
+        code, _, err = fork.ended()
+        assert code == 0, err.decode()[-2000:]
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    alone = AutoDenoiser.from_pretrained(tiny_llada)
+    wanted = [half(alone, rank) for rank in range(2)]
+    for one, two, mean in zip(
+        found[0]["gradients"], found[1]["gradients"], gradients(alone), strict=True
+    ):
+        assert torch.equal(one, two)
+        torch.testing.assert_close(one, mean / 2, rtol=1e-5, atol=1e-7)
+    assert max(float(one.abs().max()) for one in found[0]["gradients"]) > 1e-3
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine["tokens"] == theirs["tokens"]
+        torch.testing.assert_close(mine["bound"], theirs["bound"])
+        torch.testing.assert_close(mine["field"], theirs["field"])
+
+    # A row in another batch, beside other rows: its tokens and masks are its own.
+    out = generate(
+        alone, PROMPTS[::-1], seed=SEEDS[::-1], sampler="llada-random", steps=3, max_new_tokens=6,
+        temperature=1.0, eos="keep", return_rollout=True,
+    )  # fmt: skip
+    assert out.rollout is not None
+    assert out.token_ids[::-1][:2] == found[0]["tokens"]
+    bound = elbo(
+        alone, out.rollout.tokens, editable=out.rollout.editable, n=3, seed=SEEDS[::-1],
+        attention_mask=out.rollout.attention_mask,
+    )  # fmt: skip
+    for rank in range(2):
+        for i in range(2):
+            row = bound.masks.masks[:, 3 - (2 * rank + i), -6:]
+            assert torch.equal(row, found[rank]["masks"][i])
