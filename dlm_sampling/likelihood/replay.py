@@ -287,7 +287,7 @@ def _gather(
     )  # index of each token in the list
     none = torch.zeros(0, dtype=torch.float32, device=device)
     found, entropies, owners, places = [none], [none], [nfe.new_zeros(2, 0)], [nfe[:0]]
-    count = 0
+    count, asked = 0, False
     for step in steps:
         for views in step.split(batch_size):
             row, column = views.where.nonzero(as_tuple=True)
@@ -300,7 +300,16 @@ def _gather(
             found.append(scores.logprob)
             entropies.append(scores.entropy)
             number[views.rows] += 1
-            nfe[views.rows] += views.scored.any(1) * scorer.passes
+            needed = views.scored.any(1)
+            asked = asked or bool(needed.any())
+            nfe[views.rows] += needed * scorer.passes
+    if torch.is_grad_enabled() and count and not asked:
+        warnings.warn(
+            "every token of this run was taken as the argmax: all log-probabilities are 0, without "
+            "a gradient. Sample with more steps, or with noise_removal='sample'.",
+            SamplingWarning,
+            stacklevel=3,
+        )
     listed = torch.cat(found)
     everywhere = listed.new_zeros(shape.numel()).index_add(0, torch.cat(places), listed)
     return Replay(

@@ -119,7 +119,7 @@ def retake(
     with torch.no_grad():
         driver = Run.of(denoiser, request, canvases, plan)
         state = driver.begin(canvases)
-    taking = _Taking(driver, run, denoiser.process.name in request.sampler.scored_on)
+    taking = Taking(driver, run, denoiser.process.name in request.sampler.scored_on)
     stateless = state.sampler is None and not denoiser.carries
     last = max((at for at, rows in (window or {}).items() if bool(rows.any())), default=-1)
     unknown = state.unknown.clone()
@@ -132,10 +132,10 @@ def retake(
         if inside is not None and stateless:
             if bool(inside.any()):
                 part = select_rows(event, inside.to(event.rows.device))
-                here = _enter(driver, state, part, rows[inside], were[inside])
+                here = enter(driver, state, part, rows[inside], were[inside])
                 yield taking.take(here, part)[1]
             continue
-        state = _enter(driver, state, event, rows, were)
+        state = enter(driver, state, event, rows, were)
         state, found = taking.take(state, event)
         if inside is not None:
             found = replace(
@@ -148,7 +148,7 @@ def retake(
 
 
 @dataclass(frozen=True)
-class _Taking:
+class Taking:
     """Take single steps again.
 
     Fields:
@@ -197,7 +197,7 @@ class _Taking:
         return replace(state, sampler=following, carry=predictor.carries), retaken
 
 
-def _enter(
+def enter(
     driver: Run, state: RunState, event: StepEvent, rows: Tensor, unknown: Tensor
 ) -> RunState:
     """Return the state before a step: rows that ended leave, and the canvas is the recorded one."""

@@ -66,11 +66,13 @@ class Recorder:
     Args:
         editable: bool [B, L], positions that the run may write.
         masked: whether the noise of the run is masks.
+        unknown: bool [B, L], positions that are still to be written; None: all that may be.
     """
 
-    def __init__(self, editable: Tensor, *, masked: bool) -> None:
+    def __init__(self, editable: Tensor, *, masked: bool, unknown: Tensor | None = None) -> None:
         self._editable, self._masked = editable, masked
-        self._unknown, self._first = editable.clone(), torch.zeros(editable.shape).long()
+        self._unknown = (editable if unknown is None else unknown).clone()
+        self._first = torch.zeros(editable.shape).long()
         self._seen = torch.zeros(len(editable), dtype=torch.bool)
         self._steps: list[Steps] = []
         self._writes: list[Writes] = []

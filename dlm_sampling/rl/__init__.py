@@ -1,5 +1,6 @@
 """Train diffusion language models with rewards: losses and likelihood estimators in plain torch."""
 
+from dlm_sampling.likelihood.branching import branch
 from dlm_sampling.rl.estimators import (
     coupled_logprob,
     level_of_iteration,
@@ -16,6 +17,7 @@ from dlm_sampling.rl.weighted import wd1_loss
 __all__ = [
     "GRPOLoss",
     "as_reference",
+    "branch",
     "coupled_logprob",
     "d3po_loss",
     "dpo_loss",

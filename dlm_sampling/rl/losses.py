@@ -9,10 +9,13 @@ divergence" (k3).
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from dlm_sampling.errors import SamplingWarning
 
 
 def group_advantages(rewards: Tensor, group: int, *, scale: bool = True) -> Tensor:
@@ -85,6 +88,9 @@ def grpo_loss(
         reference: log-probabilities under the reference, [B, N], or None for no divergence.
         beta: weight of the divergence.
 
+    A log-probability of -inf warns: behind filters (top_p, top_k, min_p) a token that was drawn can
+    leave the law as soon as the weights move.  Its ratio is 0, and the term has no gradient.
+
     Raises:
         ValueError: beta without a reference, or shapes differ.
     """
@@ -95,7 +101,16 @@ def grpo_loss(
             f"new, old, where and advantages have shapes {tuple(new.shape)}, {tuple(old.shape)}, "
             f"{tuple(where.shape)} and {tuple(advantages.shape)}: must be [B, N] and [B]."
         )
-    gap = torch.where(where, new - old.detach(), 0.0)
+    lost = where & (torch.isinf(new.detach()) | torch.isinf(old))
+    if bool(lost.any()):
+        warnings.warn(
+            f"{int(lost.sum())} of {int(where.sum())} log-probabilities that count are -inf: the "
+            "law has filters, which the token no longer passes. Sample with top_p=1.0 and no "
+            "top_k or min_p, or score with law='model'.",
+            SamplingWarning,
+            stacklevel=2,
+        )
+    gap = torch.where(where & ~lost, new - old.detach(), torch.where(lost, -torch.inf, 0.0))
     ratio, weight = gap.exp(), advantages.unsqueeze(1)
     bounded = ratio.clamp(1.0 - clip, 1.0 + (clip if clip_high is None else clip_high))
     gain = torch.minimum(ratio * weight, bounded * weight)
@@ -103,7 +118,7 @@ def grpo_loss(
     divergence = gain.new_zeros(())
     if reference is not None:
         # Outside of `where` both may be -inf, whose gradient would be NaN behind the mask.
-        kept, near_to = (x.masked_fill(~where, 0.0) for x in (new, reference.detach()))
+        kept, near_to = (x.masked_fill(~where | lost, 0.0) for x in (new, reference.detach()))
         divergence = k3_divergence(kept, near_to).sum() / count
     loss = -torch.where(where, gain, 0.0).sum() / count + beta * divergence
     clipped = ((ratio * weight > bounded * weight) & where).sum() / count

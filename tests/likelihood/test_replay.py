@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from dlm_sampling import AutoDenoiser, Rollout, Trajectory, generate, ops, repla
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine import sample as loop
 from dlm_sampling.engine.sample import SampleOutput, sample
+from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.testing import FixtureToy
 from dlm_sampling.types import DenoiserOutput, Drawn, Pass, TokenLaw
 from tests.capture import recorder
@@ -341,6 +343,18 @@ def test_an_argmax_is_certain_and_has_no_gradient() -> None:
         assert (together - expected).abs().max() <= 1e-12
         passes = (out.tokens >= 0).sum(1)  # a step whose tokens are all an argmax needs no pass
         assert bool((found.nfe < passes).all()) and bool((found.nfe <= 3).all())
+
+
+def test_a_run_without_anything_drawn_is_told() -> None:
+    toy = small_toy(length=LENGTH, vocab_size=9)
+    out = run(toy, samplers.TauLeaping(t_end=0.999), length=LENGTH, rows=2, steps=1)
+    with pytest.warns(SamplingWarning, match="every token of this run was taken as the argmax"):
+        found = replay(toy, out)
+    assert found.nfe.tolist() == [0, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replay(toy, out, grad=False)
+        replay(toy, recorded(toy, "random"))
 
 
 def test_times_and_hidden_blocks_are_remembered() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
 
 from dlm_sampling import generate, replay
+from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.rl import group_advantages, grpo_loss, k3_divergence
 from tests.samplers.small import small_toy
 
@@ -78,3 +80,18 @@ def test_terms_that_do_not_count_leave_no_nan() -> None:
     found.loss.backward()
     assert new.grad is not None and bool(new.grad.isfinite().all()) and new.grad[0, 1] == 0.0
     assert abs(float(found.divergence) - (math.exp(-0.5) - 0.5)) < 1e-6
+
+
+def test_a_token_that_left_the_law_is_told_and_has_no_gradient() -> None:
+    gone = torch.tensor([[-1.0, -torch.inf, -torch.inf]]).requires_grad_()
+    old, where = torch.tensor([[-1.0, -2.0, -torch.inf]]), torch.tensor([[True, True, True]])
+    with pytest.warns(SamplingWarning, match="2 of 3 log-probabilities that count are -inf"):
+        found = grpo_loss(gone, old, torch.tensor([1.0]), where, reference=old, beta=0.1)
+    assert found.ratio.tolist() == [[1.0, 0.0, 0.0]]
+    assert float(found.loss.detach()) == pytest.approx(-1 / 3)
+    found.loss.backward()
+    assert gone.grad is not None
+    assert gone.grad.tolist() == [[pytest.approx(-1 / 3), 0.0, 0.0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grpo_loss(gone, old, torch.tensor([1.0]), torch.tensor([[True, False, False]]))
