@@ -225,7 +225,7 @@ def generate(
         str | None,
         typer.Option(
             help="Quantise the linear layers: int8, int8-dynamic, int4 (torchao); llm-int8, nf4 "
-            "(bitsandbytes, on a GPU)."
+            "(bitsandbytes)."
         ),
     ] = None,
     cuda_graph: Annotated[

@@ -22,7 +22,7 @@ def doctor(
         str | None,
         typer.Option(
             help="Quantise the linear layers: int8, int8-dynamic, int4 (torchao); llm-int8, nf4 "
-            "(bitsandbytes, on a GPU)."
+            "(bitsandbytes)."
         ),
     ] = None,
     trust_remote_code: Annotated[

@@ -113,7 +113,7 @@ class AutoDenoiser:
             ignore_keys: keys of config.json that are known to change no logits, though the family
                 does not know them.
             quantize: "int8", "int8-dynamic" or "int4" (torchao), "llm-int8" or "nf4"
-                (bitsandbytes, on a GPU): the linear layers but the output head are quantised once
+                (bitsandbytes): the linear layers but the output head are quantised once
                 the weights are loaded; see `dlm_sampling.denoisers.quantisation`.
             options: `cache_dir`, `local_files_only`, and options of the family.
 

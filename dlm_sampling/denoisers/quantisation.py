@@ -3,12 +3,13 @@
     int8           weights round(W / s), one scale s per output row             torchao, anywhere
     int8-dynamic   the same, and activations rounded to 8 bits per token        torchao, anywhere
     int4           weights in 4 bits, a scale and a zero per 32 inputs          torchao, anywhere
-    llm-int8       weights in 8 bits, outlying inputs multiplied in 16 bits     bitsandbytes, GPU
-    nf4            weights in 4 bits, levels at quantiles of a normal law       bitsandbytes, GPU
+    llm-int8       weights in 8 bits, outlying inputs multiplied in 16 bits     bitsandbytes
+    nf4            weights in 4 bits, levels at quantiles of a normal law       bitsandbytes
 
 The output head, the embedding and all norms stay as they are, so that the logits of a position are
 made as without quantisation.  torchao keeps the 4-bit numbers in bytes but on a GPU in bfloat16,
-where they are packed; no GPU has run that yet.  Dettmers et al. 2022, LLM.int8(),
+where they are packed.  bitsandbytes runs on a CPU from version 0.50 on; its older versions need a
+GPU.  No GPU has run any of the five yet.  Dettmers et al. 2022, LLM.int8(),
 arXiv:2208.07339; Dettmers et al. 2023, QLoRA (nf4), arXiv:2305.14314.
 """
 
@@ -17,10 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -40,13 +43,13 @@ class Method:
         library: the package that does it.
         apply: replaces or converts the layers of these names in a module.
         group: inputs that share a scale; layers whose width is no multiple stay as they are.
-        on_gpu_only: whether the library needs a GPU.
+        cpu_from: the first version of the library that ran on a CPU here, or "" for any.
     """
 
     library: str
     apply: Apply
     group: int = 1
-    on_gpu_only: bool = False
+    cpu_from: str = ""
 
 
 def with_torchao(config: Callable[[Any, Tensor], Any]) -> Apply:
@@ -60,6 +63,8 @@ def with_torchao(config: Callable[[Any, Tensor], Any]) -> Apply:
             return name in chosen
 
         torchao.quantize_(module, config(torchao, weight), filter_fn=is_chosen)
+        for name in names:  # a note for printing, which cannot be pickled
+            vars(module.get_submodule(name)).pop("extra_repr", None)
 
     return apply
 
@@ -123,8 +128,8 @@ METHODS = {
     "int8": Method("torchao", with_torchao(int8)),
     "int8-dynamic": Method("torchao", with_torchao(int8_dynamic)),
     "int4": Method("torchao", with_torchao(int4), group=GROUP),
-    "llm-int8": Method("bitsandbytes", with_bitsandbytes(llm_int8), on_gpu_only=True),
-    "nf4": Method("bitsandbytes", with_bitsandbytes(nf4), group=GROUP, on_gpu_only=True),
+    "llm-int8": Method("bitsandbytes", with_bitsandbytes(llm_int8), cpu_from="0.50"),
+    "nf4": Method("bitsandbytes", with_bitsandbytes(nf4), group=GROUP, cpu_from="0.50"),
 }
 
 
@@ -136,7 +141,7 @@ def check_method(quantize: object, device: torch.device | None) -> None:
         device: the device of the network, or None if it is spread over several.
 
     Raises:
-        ValueError: no such method, or it needs a GPU.
+        ValueError: no such method, or this version of its library needs a GPU.
         CheckpointError: its library is not installed.
     """
     if quantize is None:
@@ -144,15 +149,17 @@ def check_method(quantize: object, device: torch.device | None) -> None:
     method = METHODS.get(quantize) if isinstance(quantize, str) else None
     if method is None:
         raise unknown_choice("quantize", quantize, METHODS)
-    if method.on_gpu_only and device is not None and device.type != "cuda":
-        raise ValueError(
-            f"quantize={quantize!r}: {method.library} needs a GPU, and the device is {device}; "
-            "try quantize='int8', which also runs on a CPU."
-        )
     if find_spec(method.library) is None:
         raise CheckpointError(
             f"quantize={quantize!r} needs {method.library}: pip install {method.library}."
         )
+    if method.cpu_from and device is not None and device.type == "cpu":
+        found = version(method.library)
+        if Version(found) < Version(method.cpu_from):
+            raise ValueError(
+                f"quantize={quantize!r}: {method.library} {found} needs a GPU, and the device is "
+                f"{device}; install {method.cpu_from} or later, or try quantize='int8'."
+            )
 
 
 @torch.no_grad()

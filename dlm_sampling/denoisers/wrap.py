@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 
+CALLS = {"forward", "_wrapped_call_impl"}
+"""Names of the methods that run a whole module; the second is that of `__call__`."""
+
+
 class WrappedDenoiser(Denoiser):
     """Run a function as a denoiser; `wrap` makes it."""
 
@@ -30,12 +36,16 @@ class WrappedDenoiser(Denoiser):
         accepts: frozenset[str],
         shifted: bool,
         step_conditioned: bool,
+        by_module: bool,
         **facts: Any,
     ) -> None:
-        """Keep the function; `facts` are those of `Denoiser`."""
+        """Keep the function; `facts` are those of `Denoiser`.
+
+        `by_module`: calling the function is calling the module.
+        """
         super().__init__(**facts)
         self.step_conditioned = step_conditioned
-        self.fn = fn
+        self.fn, self.by_module = fn, by_module
         self.accepts = accepts
         self.shifted = shifted
 
@@ -57,7 +67,7 @@ class WrappedDenoiser(Denoiser):
             for name, value in offered.items()
             if name in self.accepts and value is not None
         }
-        call = self.fn if self.module is None else self.call_module
+        call = self.call_module if self.by_module else self.fn
         output = read_output(call(inputs.tokens, **given), inputs.tokens, self.vocab_size)
         if not self.shifted:
             return output
@@ -101,7 +111,8 @@ def wrap(
     function takes by `honours_padding` and `time_conditioned`.
 
     Args:
-        fn: the function; a `torch.nn.Module` is put in evaluation mode.
+        fn: the function; a `torch.nn.Module` is put in evaluation mode, and so is the one that a
+            method or a `functools.partial` belongs to.
         vocab_size: number of logit columns V.
         mask_token_id: the absorbing token, or None for uniform noise.
         tokenizer: used for text prompts and outputs.
@@ -133,8 +144,10 @@ def wrap(
         raise TypeError(
             f"fn is {type(fn).__name__}: must be a function or module (input_ids, ...) -> logits."
         )
-    module = fn.eval() if isinstance(fn, nn.Module) else None
-    names, anything = arguments_of(fn)
+    module, by_module = network_behind(fn)
+    if module is not None:
+        module.eval()
+    names, anything = arguments_of(module if module is not None and by_module else fn)
     asked = {"attention_mask": honours_padding, "dt": step_conditioned, "t": time_conditioned}
     accepts = names | {name for name, wish in asked.items() if anything and wish}
     if anything and not accepts & set(asked) and None in (honours_padding, time_conditioned):
@@ -159,11 +172,28 @@ def wrap(
         schedule=schedule,
         suppressed=suppressed,
         module=module,
+        by_module=by_module,
         device=device,
         **with_special_ids(text),
     )
     denoiser.padding_proven = honours_padding is not None
     return denoiser
+
+
+def network_behind(fn: object) -> tuple[nn.Module | None, bool]:
+    """Return the module that a function runs, if it shows, and whether the module is called itself.
+
+    It shows in a method of the module, and in a `functools.partial` of either.
+    """
+    if isinstance(fn, nn.Module):
+        return fn, True
+    if isinstance(fn, partial):
+        inside: object = fn.func
+        return network_behind(inside)[0], False
+    if isinstance(fn, MethodType):
+        owner: object = fn.__self__
+        return (owner, fn.__name__ in CALLS) if isinstance(owner, nn.Module) else (None, False)
+    return None, False
 
 
 def declared(option: str, value: bool | None, argument: str, accepts: frozenset[str]) -> bool:

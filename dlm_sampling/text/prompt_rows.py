@@ -58,8 +58,9 @@ def prepare_items(
     template = options.chat_template_kwargs
     if template and not any(is_chat(item) for item in items):
         raise ValueError("chat_template_kwargs: goes with chat messages, and no prompt is a chat.")
-    # A row of one token: fails only where the options themselves are wrong.
-    generation = prepare(denoiser, [[0]], replace(options, chat_template_kwargs=None))
+    # Fails only where the options themselves are wrong; one token where nothing would be written.
+    least = "" if options.max_new_tokens else [[0]]
+    generation = prepare(denoiser, least, replace(options, chat_template_kwargs=None))
     seeds = item_seeds(items, cast("int", options.seed), samples)
     found_rows: list[tuple[int, PromptRow, int, tuple[str, ...]]] = []
     errors: dict[int, Exception] = {}

@@ -1,6 +1,7 @@
 """Whatever mode a trainer left, sampling and scoring have no dropout, and checkpointing works."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -40,6 +41,45 @@ MAKERS: dict[str, Callable[[], Denoiser]] = {"bert": bert, "llada": llada, "mdlm
 def modes(denoiser: Denoiser) -> list[bool]:
     assert denoiser.module is not None
     return [part.training for part in denoiser.module.modules()]
+
+
+class Noisy(nn.Module):
+    """A network whose dropout changes most tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.table, self.out = nn.Embedding(V, 32), nn.Linear(32, V)
+
+    def forward(self, input_ids: Tensor, scale: float = 1.0) -> Tensor:
+        around = self.table(input_ids).mean(1, keepdim=True) + self.table(input_ids)
+        return scale * 4.0 * self.out(nn.functional.dropout(around, 0.5, self.training))
+
+    def scored(self, input_ids: Tensor) -> Tensor:
+        return self.forward(input_ids)
+
+
+FUNCTIONS: dict[str, Callable[[nn.Module], Any]] = {
+    "module": lambda net: net,
+    "forward": lambda net: net.forward,
+    "call": lambda net: net.__call__,
+    "partial": lambda net: partial(net, scale=1.0),
+    "partial of forward": lambda net: partial(partial(net.forward), scale=1.0),
+    "another method": lambda net: net.scored,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_network_behind_a_function_samples_without_dropout(name: str) -> None:
+    net = Noisy()
+    denoiser = wrap(FUNCTIONS[name](net), vocab_size=V, mask_token_id=MASK)
+    given: dict[str, Any] = {"max_new_tokens": 8, "seed": 5, "sampler": "ancestral"}
+    plain = generate(wrap(Noisy(), vocab_size=V, mask_token_id=MASK), **given).tokens
+    net.train()
+    for _ in range(2):
+        assert torch.equal(generate(denoiser, **given).tokens, plain)
+    assert net.training
+    assert denoiser.module is net
 
 
 @pytest.mark.parametrize("name", MAKERS)

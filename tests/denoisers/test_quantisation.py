@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,13 @@ pytest.importorskip("torchao", reason="needs: pip install 'dlm-sampling[quantize
 Maker = Callable[..., Denoiser]
 IDS = torch.randint(0, 38, (4, 12), generator=torch.Generator().manual_seed(0))
 FARTHEST = {"int8": 0.03, "int8-dynamic": 0.06, "int4": 0.35}  # total variation, at most
+BY_BITSANDBYTES = {"llm-int8": 0.05, "nf4": 0.5}
+NO_BITSANDBYTES = pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="needs: pip install 'dlm-sampling[quantize]'"
+)
+METHOD = pytest.mark.parametrize(
+    "method", [*FARTHEST, *(pytest.param(m, marks=NO_BITSANDBYTES) for m in BY_BITSANDBYTES)]
+)
 
 
 def law(denoiser: Denoiser) -> torch.Tensor:
@@ -36,13 +45,13 @@ def folder(make: Maker, tmp_path: Path) -> Path:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", FARTHEST)
+@METHOD
 def test_token_laws_are_near_those_of_the_network(folder: Path, method: str) -> None:
     plain = AutoDenoiser.from_pretrained(folder)
     found = AutoDenoiser.from_pretrained(folder, quantize=method)
     assert found.quantized == method
     away = (law(found) - law(plain)).abs().sum(-1) / 2
-    assert 0 < float(away.mean()) < FARTHEST[method]
+    assert 0 < float(away.mean()) < {**FARTHEST, **BY_BITSANDBYTES}[method]
     assert found.module is not None
     layers = [part for part in found.module.modules() if isinstance(part, nn.Linear)]
     heads = [part for part in layers if part.out_features == found.vocab_size]
@@ -50,6 +59,16 @@ def test_token_laws_are_near_those_of_the_network(folder: Path, method: str) -> 
     assert all(type(head.weight) is nn.Parameter for head in heads), "the head stays"
     changed = [part for part in layers if type(part.weight) is not nn.Parameter]
     assert len(changed) >= len(layers) / 2
+
+
+@torch.no_grad()
+@METHOD
+def test_a_quantised_network_can_be_pickled(llada: Maker, method: str) -> None:
+    denoiser = llada()
+    quantise(denoiser, method)
+    again = pickle.loads(pickle.dumps(denoiser))
+    assert again.quantized == method
+    assert torch.equal(law(again), law(denoiser))
 
 
 def head_of(denoiser: Denoiser) -> str:
@@ -62,7 +81,7 @@ def head_of(denoiser: Denoiser) -> str:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", FARTHEST)
+@METHOD
 @pytest.mark.parametrize("sampler", ["llada", "ancestral", "klass"])
 def test_a_quantised_head_gives_lazily_what_it_gives_at_once(
     make: Maker, method: str, sampler: str, monkeypatch: pytest.MonkeyPatch
@@ -89,7 +108,9 @@ def test_a_quantised_head_gives_lazily_what_it_gives_at_once(
     monkeypatch.setattr(denoiser, "forward", at_once)
     tokens, scores = run()
     assert tokens == lazily
-    torch.testing.assert_close(scores, lazily_scores, atol=1e-5, rtol=1e-5)
+    # which inputs are outliers of llm-int8 depends on all rows that are multiplied together
+    near = 1e-2 if method == "llm-int8" else 1e-5
+    torch.testing.assert_close(scores, lazily_scores, atol=near, rtol=near)
 
 
 def test_weights_take_fewer_bytes_and_another_fingerprint(llada: Maker) -> None:
@@ -131,9 +152,12 @@ def test_what_cannot_be_done_is_said_at_once(
         load(tmp_path, quantize="int9")
     with pytest.raises(ValueError, match="quantize=True: must be one of"):
         load(tmp_path, quantize=True)
-    for method in ("nf4", "llm-int8"):
-        with pytest.raises(ValueError, match="bitsandbytes needs a GPU, and the device is cpu"):
-            load(tmp_path, quantize=method, device_map="cpu")
+    with monkeypatch.context() as old:
+        old.setattr(under_test, "find_spec", lambda name: True)
+        old.setattr(under_test, "version", lambda name: "0.49.2")
+        for method in BY_BITSANDBYTES:
+            with pytest.raises(ValueError, match=r"bitsandbytes 0\.49\.2 needs a GPU, .*='int8'"):
+                load(tmp_path, quantize=method, device_map="cpu")
     with pytest.raises(TypeError, match="load_in_8bit is quantize here"):
         load(tmp_path, load_in_8bit=True)
     denoiser = load(tmp_path, quantize="int8")

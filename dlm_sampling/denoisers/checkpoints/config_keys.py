@@ -86,6 +86,7 @@ HARMLESS = frozenset(
         "suppress_tokens",
         "task_specific_params",
         "temperature",
+        "tf_legacy_loss",
         "tokenizer_class",
         "top_k",
         "top_p",

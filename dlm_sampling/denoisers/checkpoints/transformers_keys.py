@@ -61,6 +61,7 @@ TAKEN = re.compile(
 """Keys in the source of a config class: taken from the further keys, or computed and saved."""
 ASKED = re.compile(r'getattr\(\s*(?:self\.)?config,\s*"(\w+)"')
 """Keys in the source of a model."""
+TIED = "tie_word_embeddings"
 PLAIN = (bool, int, float, str)
 """Types of class attributes that a key of their name replaces."""
 
@@ -117,7 +118,9 @@ def keys_taken(config_class: type) -> frozenset[str]:
     found = {key for key in plain if not key.startswith("__")}
     found.update(owner.attribute_map, *(inspect.get_annotations(each) for each in own))
     arguments = (inspect.signature(each.__init__).parameters for each in own)  # transformers 4
-    found |= set(chain.from_iterable(arguments)) - {*inspect.signature(base.__init__).parameters}
+    shared = {*inspect.signature(base.__init__).parameters}
+    found |= set(chain.from_iterable(arguments)) - shared
+    found |= shared & {TIED}  # which transformers 4 reads for every model
     source = "".join(map(inspect.getsource, own))
     if "rope_parameters" in found:  # older layouts are read by this method, which some replace
         source += inspect.getsource(owner.convert_rope_params_to_dict)

@@ -204,13 +204,17 @@ def _(base: MaskedLMDenoiser) -> Seam:
         if inputs.attention is not None:
             given["attention_mask"] = inputs.attention.long()
         places = positions_of(inputs.attention, embeds) + base.offset
-        out = model(
-            inputs_embeds=embeds,
-            position_ids=places.expand(embeds.shape[:2]),
-            output_hidden_states=True,
-            **given,
-        )
-        return DenoiserOutput(out.logits, carry=out.hidden_states[-1])
+        kept: list[Tensor] = []  # `hidden_states` of transformers 4 may lack the final norm
+
+        def keep(module: nn.Module, arguments: object, output: Any) -> None:
+            kept.append(output[0])
+
+        hook = model.base_model.register_forward_hook(keep)
+        try:
+            out = model(inputs_embeds=embeds, position_ids=places.expand(embeds.shape[:2]), **given)
+        finally:
+            hook.remove()
+        return DenoiserOutput(out.logits, carry=kept[0])
 
     return Seam(model.get_input_embeddings(), model.config.hidden_size, run)
 

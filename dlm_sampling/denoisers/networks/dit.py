@@ -100,7 +100,8 @@ class TimestepEmbedder(nn.Module):
         )
         angles = sigma.float()[:, None] * rates
         features = torch.cat((angles.cos(), angles.sin()), dim=-1)
-        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
+        kind = self.mlp.get_parameter("0.bias").dtype  # a quantised weight has another type
+        return self.mlp(features.to(kind))
 
 
 class DitBlock(CheckpointedLayer):
