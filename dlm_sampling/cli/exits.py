@@ -135,6 +135,15 @@ def note(text: str) -> None:
             print(one_line(text), file=sys.stderr, flush=True)
 
 
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",  # each of five tries to reach the hub is a warning there
+    "DATASETS_VERBOSITY": "critical",  # an error is logged there, and raised as well
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+"""Variables that keep other libraries from writing between our lines, unless they are set."""
+
+
 def quieten(debug: bool) -> None:
     """Show our warnings and no other library's; the environment variable DLM_LOG sets the level."""
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
@@ -154,7 +163,7 @@ def quieten(debug: bool) -> None:
         warnings.simplefilter("ignore")
         warnings.simplefilter("once", SamplingWarning)
         warnings.showwarning = _show_warning
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     if sys.stderr is None or not sys.stderr.isatty():  # pyright: ignore[reportUnnecessaryComparison]
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 

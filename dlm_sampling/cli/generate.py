@@ -133,10 +133,10 @@ class Run:
         index, sample = divmod(number, self.options.num_return_sequences)
         if self.as_json:
             return json_line(row_record(items[index], index, sample, output, row) | shared)
-        whole = self.whole_text(items[index], output.token_ids[row], output.texts[row])
+        whole = self.whole_text(items[index], output.texts[row])
         return printable(whole)
 
-    def whole_text(self, item: PromptItem, ids: list[int], text: str) -> str:
+    def whole_text(self, item: PromptItem, text: str) -> str:
         """Return prompt and completion as one text; chat answers and filled texts come alone."""
         tokenizer: Any = self.denoiser.tokenizer
         if not isinstance(item.prompt, str) or not item.prompt:
@@ -144,7 +144,7 @@ class Run:
         prompt: list[int] = tokenizer(item.prompt)["input_ids"]
         if self.denoiser.mask_token_id in prompt:
             return text
-        return tokenizer.decode([*prompt, *ids], skip_special_tokens=True)
+        return tokenizer.decode(prompt, skip_special_tokens=True) + text.rstrip("t")
 
 
 def machine_of(generation: Generation, batch_rows: int) -> str:

@@ -27,7 +27,7 @@ from dlm_sampling.engine.run import Run
 from dlm_sampling.engine.stepwise import run_stepwise
 from dlm_sampling.engine.trajectory import StepCallback, Trajectory
 from dlm_sampling.prediction.network import prove_padding
-from dlm_sampling.samplers.contract import check_sampler, check_written
+from dlm_sampling.samplers.contract import check_logprobs, check_sampler, check_written
 from dlm_sampling.types import Sampler, TokenLaw
 
 __all__ = ["SampleOutput", "sample"]
@@ -184,6 +184,7 @@ def run_request(
             output = run_stepwise(run, state, listeners)
     written = canvases.editable & (output.tokens != run.filler)
     check_written(request.sampler, output.tokens, written, denoiser.vocab_size, first)
+    check_logprobs(request.sampler, output.logprob, first)
     return output
 
 

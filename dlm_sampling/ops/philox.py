@@ -280,8 +280,8 @@ def row_seeds(seed: SupportsIndex | Iterable[SupportsIndex], n: int) -> list[int
             raise ValueError(
                 f"seed has {len(seeds)} entries for {n} rows: pass an int, or n of them."
             )
-        return [_check_seed(s) for s in seeds]
-    key = (_check_seed(index(seed)) % (1 << 64)).to_bytes(8, "little")
+        return [check_seed(s) for s in seeds]
+    key = (check_seed(index(seed)) % (1 << 64)).to_bytes(8, "little")
     names = (i.to_bytes(8, "little") for i in range(n))
     hashes = (hashlib.blake2b(name, key=key, digest_size=8).digest() for name in names)
     return [int.from_bytes(value, "little") >> 1 for value in hashes]
@@ -292,12 +292,17 @@ def fresh_seed() -> int:
     return secrets.randbits(53)
 
 
-def _check_seed(seed: int) -> int:
+def check_seed(seed: int) -> int:
+    """Return a seed after checking that it fits in 64 bits.
+
+    Raises:
+        ValueError: it does not.
+    """
     if not -(1 << 63) <= seed < 1 << 64:
         raise ValueError(f"seed={seed}: must fit in 64 bits.")
     return seed
 
 
 def _signed64(seed: int) -> int:
-    _check_seed(seed)
+    check_seed(seed)
     return seed - (1 << 64) if seed >= 1 << 63 else seed

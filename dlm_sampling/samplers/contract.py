@@ -271,6 +271,26 @@ def check_written(
         )
 
 
+def check_logprobs(sampler: Sampler[Any], logprob: Tensor, first: int = 0) -> None:
+    """Refuse log-probabilities of a finished canvas that are NaN.
+
+    Args:
+        sampler: the sampler, to be named in the message.
+        logprob: [B, L].
+        first: number of the first row in the whole batch.
+
+    Raises:
+        ValueError: one is NaN; the message names the first and its place.
+    """
+    wrong = logprob.isnan()
+    if bool(wrong.any()):
+        row, column = (int(index) for index in wrong.nonzero()[0])
+        raise ValueError(
+            f"{type(sampler).__name__}.step returned NaN in Step.logprob for batch row "
+            f"{first + row}, column {column}: must be the log-probability of what it wrote."
+        )
+
+
 def _step_of(result: object) -> Step | None:
     """Return the Step of a pair (state, Step), or None."""
     pair = cast("tuple[object, ...]", result) if isinstance(result, tuple) else ()

@@ -26,7 +26,8 @@ from torch import Tensor
 from dlm_sampling.denoisers.checkpoints.settings import listed_ids, setting
 from dlm_sampling.denoisers.modes import evaluating
 from dlm_sampling.denoisers.transformers_model import denoiser_of
-from dlm_sampling.errors import check_arguments
+from dlm_sampling.engine.request import BlockRequest
+from dlm_sampling.errors import check_arguments, check_flag, check_whole
 from dlm_sampling.samplers import create
 from dlm_sampling.text.arguments import Ids
 from dlm_sampling.text.generate import generate
@@ -43,6 +44,12 @@ DRAWN = frozenset(
 """Processors of transformers that our token law replaces."""
 ENDED = frozenset({"EosTokenCriteria", "MaxLengthCriteria"})
 """Stopping criteria of transformers that our own ends of rows replace."""
+UNREAD = (
+    *("constraints", "dola_layers", "force_words_ids", "output_attentions"),
+    *("output_hidden_states", "output_logits", "output_scores", "penalty_alpha"),
+    "prompt_lookup_num_tokens",
+)
+"""Settings of transformers that ask for another algorithm or for further outputs."""
 LAW = ("temperature", "top_k", "top_p", "min_p", "typical_p", "eta_cutoff")
 SCRIPT = '''"""Write with a sampler for diffusion language models; made by dlm_sampling."""
 
@@ -79,7 +86,7 @@ def diffusion_generate(
     `do_sample=True` only) are those of the generation config.  With
     `do_sample=True` its temperature, top_k (50 unless told otherwise), top_p, min_p, typical_p and
     eta_cutoff make the token law; without, the sampler's own law holds.  Its repetition_penalty
-    counts in both cases.
+    counts in both cases.  transformers itself hands on neither a streamer nor an assistant model.
 
     Args:
         model: bidirectional; see `denoisers.transformers_model.denoiser_of`.
@@ -150,6 +157,7 @@ def refuse(config: Any, processors: Iterable[Any], criteria: Iterable[Any]) -> N
     """
     asked = {type(part).__name__ for part in processors} - DRAWN
     asked |= {type(part).__name__ for part in criteria} - ENDED
+    asked |= {name for name in UNREAD if setting(config, name, object)}
     if config.num_beams > 1:
         asked.add(f"num_beams={config.num_beams}")
     if config.return_dict_in_generate:
@@ -205,6 +213,9 @@ def save_custom_generate(folder: str | Path, **options: Any) -> Path:
         TypeError, ValueError: an option does not exist, or is no plain value.
     """
     check_arguments(options, diffusion_generate.__kwdefaults__ or ())
+    BlockRequest(options.get("block_length"), options.get("steps"))
+    check_flag("shifted", options.get("shifted", False))
+    check_whole("mask_token_id", options.get("mask_token_id"), optional=True)
     chosen = options.get("sampler")
     if isinstance(chosen, str):
         create(chosen, **(options.get("sampler_options") or {}))

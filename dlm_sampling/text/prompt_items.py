@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from dlm_sampling.errors import UsageError, suggestion
+from dlm_sampling.ops.philox import check_seed
 
 Record = Mapping[str, Any]
 
@@ -71,7 +72,7 @@ def to_item(value: Any, place: str, column: str | None) -> PromptItem:
             _prompt(prompt, record, names),
             _value(record, "id", (str, int)),
             _whole(record, "max_new_tokens"),
-            _whole(record, "seed"),
+            _seed(record),
         )
     except ValueError as error:
         text = prompt if isinstance(prompt, str) else json.dumps(prompt, default=repr)
@@ -121,6 +122,12 @@ def _value(record: Record, key: str, kinds: tuple[type, ...]) -> Any:
         allowed = " or ".join("a string" if kind is str else "a whole number" for kind in kinds)
         raise ValueError(f"{key}={value!r}: must be {allowed}.")
     return value
+
+
+def _seed(record: Record) -> int | None:
+    """Return an optional seed."""
+    seed = _whole(record, "seed")
+    return None if seed is None else check_seed(seed)
 
 
 def _whole(record: Record, key: str) -> int | None:

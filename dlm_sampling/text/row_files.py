@@ -12,7 +12,8 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -25,6 +26,8 @@ EXTRA = "pip install 'dlm-sampling[jobs]'"
 _BOM = b"\xef\xbb\xbf"
 # "[Verse 1]" and "[[Link]]" begin a text; '["a"', "[{" and "[[1, 2]" begin an array.
 _BEGINS_JSON = re.compile(rb'\{|\[\s*(["{]|$|\[\s*\d)')
+_SAVED = ("state.json", "dataset_dict.json")
+"""Files in a folder that `save_to_disk` of a data set, and of one with parts, wrote."""
 _EXTRA_CELLS = "__index_level_0__"
 """The column that `datasets` makes where every row of a CSV file has a cell without a column."""
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -79,7 +82,13 @@ def read_rows(source: PromptSource | str) -> Iterator[Row]:
         return
     place = "data set on the hub" if on_hub else "folder of a data set"
     logging.getLogger(__name__).info("%s: %s", source.path, place)
-    yield from _table(_data_set(source, on_hub=bool(on_hub)), source.path)
+    if on_hub:
+        name, _, revision = source.path.partition("@")
+        yield from _table(_data_set(source, name, revision or None), source.path)
+    elif any((path / file).exists() for file in _SAVED):
+        yield from _table(_saved(source), source.path)
+    else:
+        yield from _folder(source)
 
 
 def rows_of(file: BinaryIO, name: str, column: str | None = None, kind: str = "") -> Iterable[Row]:
@@ -248,31 +257,64 @@ def _parquet(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
         raise UsageError(f"{name} is no parquet file ({error}).") from error
 
 
-def _data_set(source: PromptSource, *, on_hub: bool) -> Iterable[Mapping[str, Any]]:
-    """Open a data set by the package `datasets`."""
+def _library(source: PromptSource) -> Any:
+    """Import the package `datasets`."""
     try:
         import datasets
     except ImportError as error:
         raise UsageError(f"{source.path}: data sets need the package datasets: {EXTRA}") from error
-    library: Any = datasets
-    name, _, revision = source.path.partition("@") if on_hub else (source.path, "", "")
-    saved = [Path(name) / file for file in ("state.json", "dataset_dict.json")]
+    return datasets
+
+
+@contextmanager
+def _told(source: PromptSource) -> Generator[None]:
+    """Turn the errors of the package `datasets` into one line that names the source."""
     try:
-        if any(path.exists() for path in saved):
-            found: Any = library.load_from_disk(name)
-            return found[source.split] if saved[1].exists() else found
-        found = library.load_dataset(
-            name, source.subset, split=source.split, revision=revision or None
-        )
-    except (ValueError, OSError, KeyError, library.exceptions.DatasetsError) as error:
+        yield
+    except (ValueError, OSError, KeyError, _library(source).exceptions.DatasetsError) as error:
         raise UsageError(f"{source.path}: {error.__cause__ or error}") from error
-    has_csv = not on_hub and any(Path(name).rglob("*.[ct]sv"))
-    if has_csv and _EXTRA_CELLS in found.column_names:
-        raise UsageError(
-            f"{source.path}: the rows of a CSV file have more cells than its header has columns. "
-            "Give every column a name, or the file itself, whose rows are then checked one by one."
-        )
-    return found
+
+
+def _data_set(source: PromptSource, name: str, revision: str | None = None) -> Any:
+    """Open a data set on the hub, or a folder with files that are not read here."""
+    library = _library(source)
+    with _told(source):
+        return library.load_dataset(name, source.subset, split=source.split, revision=revision)
+
+
+def _saved(source: PromptSource) -> Iterable[Mapping[str, Any]]:
+    """Open a folder that `save_to_disk` wrote."""
+    library = _library(source)
+    with _told(source):
+        found: Any = library.load_from_disk(source.path)
+        return found[source.split] if (Path(source.path) / _SAVED[1]).exists() else found
+
+
+def _folder(source: PromptSource) -> Iterator[Row]:
+    """Read a folder of files: which belong to the split is said by `datasets`, rows are read here.
+
+    So a file has the same rows, cell by cell, alone and in a folder.
+    """
+    with _told(source):
+        builder: Any = _library(source).load_dataset_builder(source.path, source.subset)
+    splits: Mapping[str, Sequence[str]] = builder.config.data_files or {}
+    if source.split not in splits:
+        names = ", ".join(map(str, splits)) or "none"
+        raise UsageError(f"{source.path} has no split '{source.split}'. Its splits: {names}.")
+    files = [Path(file) for file in splits[source.split]]
+    if not all(file.suffix.lower() in _READERS for file in files):
+        found = _data_set(source, source.path)
+        if builder.name == "csv" and _EXTRA_CELLS in found.column_names:
+            raise UsageError(
+                f"{source.path}: the rows of a CSV file have more cells than its header has "
+                "columns. Give every column a name."
+            )
+        yield from _table(found, source.path)
+        return
+    for path in files:
+        place = str(Path(source.path) / path.relative_to(Path(source.path).resolve()))
+        with path.open("rb") as file:
+            yield from rows_of(file, place, source.column, path.suffix.lower())
 
 
 def _table(rows: Iterable[Mapping[str, Any]], name: str) -> Iterator[Row]:

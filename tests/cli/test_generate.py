@@ -141,6 +141,9 @@ def test_stop_strings_special_tokens_and_template_reach_generate(
     end = min(plain["text"].index(first), plain["text"].index(second))
     assert (cut["text"], cut["finish_reason"]) == (plain["text"][:end], "stop")
 
+    words = ("generate", "Once", "--max-new-tokens", "3", "--temperature", "0", "-q", "--stop")
+    assert command(*words, "ime").out == "Once upon a t\n"  # in the middle of a token
+
     folder = tmp_path / "chat"
     shutil.copytree(tiny, folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())

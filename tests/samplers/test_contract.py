@@ -16,7 +16,13 @@ from dlm_sampling.engine.sample import sample
 from dlm_sampling.processes import Uniform
 from dlm_sampling.samplers import registry
 from dlm_sampling.samplers.base import SamplerBase, reveal
-from dlm_sampling.samplers.contract import MEMBERS, check_sampler, check_step, check_written
+from dlm_sampling.samplers.contract import (
+    MEMBERS,
+    check_logprobs,
+    check_sampler,
+    check_step,
+    check_written,
+)
 from dlm_sampling.schedules import LINEAR, Cosine
 from dlm_sampling.text.generate import generate
 from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Schedule, Step, TokenLaw
@@ -308,6 +314,14 @@ def test_state_of_a_step_follows_the_rows(rows: int) -> None:
     ):
         with pytest.raises(error, match=f"Step.{next(iter(change))}"):
             check_step(LeftToRight(), (None, step._replace(**change)), shown)
+
+
+def test_a_log_probability_that_is_no_number_is_refused() -> None:
+    logprob = torch.zeros(2, 3)
+    check_logprobs(LeftToRight(), logprob.sub(torch.inf))
+    logprob[1, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"LeftToRight.step returned NaN .* row 8, column 2"):
+        check_logprobs(LeftToRight(), logprob, first=7)
 
 
 def test_ids_that_were_written_are_of_the_vocabulary() -> None:

@@ -79,6 +79,14 @@ def test_what_the_list_shows_of_a_sampler_must_be_there() -> None:
         samplers.register("bare", Bare)  # pyright: ignore[reportArgumentType]
 
 
+def test_a_docstring_that_begins_like_a_signature_is_a_summary() -> None:
+    class Written:
+        """Written(n) is no dataclass."""
+
+    build: Any = Written
+    assert registry.Entry("written", build).summary == "Written(n) is no dataclass."
+
+
 def test_a_sampler_without_a_docstring_has_no_summary() -> None:
     """Neither its signature, which a dataclass gets for one, nor the text of its base."""
 

@@ -148,6 +148,8 @@ def test_a_checkpoint_in_the_folder_writes_so_by_itself(model: Any, tmp_path: Pa
         ({"max_time": 3.0}, "MaxTimeCriteria"),
         ({"output_scores": True, "return_dict_in_generate": True}, "return_dict_in_generate"),
         ({"sampler": "lada"}, "Did you mean 'llada'"),
+        ({"penalty_alpha": 0.5}, "penalty_alpha"),
+        ({"output_scores": True}, "output_scores"),
     ],
 )
 def test_what_samplers_lack_is_refused(model: Any, options: dict[str, Any], words: str) -> None:
@@ -171,6 +173,8 @@ def test_networks_that_cannot_be_sampled_are_refused(model: Any) -> None:
         ({"stpes": 3}, "steps"),
         ({"sampler": "remdm-cap", "sampler_options": {"etta": 1}}, "eta"),
         ({"sampler": object()}, "by name"),
+        ({"steps": "x"}, "steps"),
+        ({"shifted": 1}, "shifted"),
     ],
 )
 def test_options_that_cannot_be_saved_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -132,6 +133,14 @@ def test_data_sets_in_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         read_prompts(str(tmp_path / "parts"))
 
 
+def test_a_seed_that_does_not_fit_is_an_error_of_its_row(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "seed": 2**64 - 1}, {"prompt": "b", "seed": 2**70}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    good, bad = read_prompts(str(tmp_path / "p.jsonl"))
+    assert good.seed == 2**64 - 1
+    assert "line 2: seed=1180591620717411303424: must fit in 64 bits" in str(bad.error)
+
+
 def test_cells_without_a_column_in_a_folder_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,15 +148,36 @@ def test_cells_without_a_column_in_a_folder_are_refused(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "tables"
     folder.mkdir()
-    for text, said in (
-        ("prompt,x\na,1,9\nb,2,3\n", "more cells than its header has columns"),
-        ("prompt,x\na,1\nb,2,3\n", "Expected 2 fields in line 3, saw 3"),
-    ):
-        (folder / "a.csv").write_text(text, encoding="utf-8")
-        with pytest.raises(UsageError, match=said):
-            read_prompts(str(folder))
-    (folder / "a.csv").write_text("prompt,x\na,1\nb,2\n", encoding="utf-8")
-    assert [item.prompt for item in read_prompts(str(folder))] == ["a", "b"]
+    file = folder / "a.csv"
+    file.write_text("prompt,id\na,1\nb,2,3\n", encoding="utf-8")
+    assert [item.error is None for item in read_prompts(str(folder))] == [True, False]
+    with gzip.open(folder / "a.csv.gz", "wt", encoding="utf-8") as packed:
+        packed.write("prompt,id\na,1,9\nb,2,3\n")
+    file.unlink()
+    with pytest.raises(UsageError, match="more cells than its header has columns"):
+        read_prompts(str(folder))
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "rows.jsonl"])
+def test_a_file_has_the_same_rows_alone_and_in_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The package `datasets` would read 007 as 7, NA as nothing, and a blank line as a prompt."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    (tmp_path / "in").mkdir()
+    text = {
+        "rows.csv": "id,prompt,seed\n007,1984,\n008,NA,7\n",
+        "rows.txt": "1984\n\n\nNA\n",
+        "rows.jsonl": '{"prompt": "1984", "id": "007"}\n\n{"prompt": "NA"}\n',
+    }[name]
+    path = tmp_path / "in" / name
+    path.write_text(text, encoding="utf-8")
+    (tmp_path / "in" / "README.md").write_text("About these rows.", encoding="utf-8")
+    found = read_prompts(str(tmp_path / "in"))
+    assert found == read_prompts(str(path))
+    assert [item.prompt for item in found] == ["1984", "NA"]
+    with pytest.raises(UsageError, match=r"no split 'test'\. Its splits: train"):
+        read_prompts(PromptSource(str(tmp_path / "in"), split="test"))
 
 
 def test_a_missing_file_is_no_name_on_the_hub(tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ def test_prompts_that_cannot_run_are_named_and_left_out(denoiser: Denoiser) -> N
     }  # fmt: skip
 
 
+def test_the_check_of_the_options_needs_no_room_of_its_own(denoiser: Denoiser) -> None:
+    longest = denoiser.max_length
+    options = GenerateOptions(sampler="ancestral", max_new_tokens=longest, seed=3)
+    assert prepare_items(denoiser, [PromptItem("")], options).rows == [0]
+    assert prepare_items(denoiser, [PromptItem("a")], options).errors.keys() == {0}
+
+
 def test_wrong_options_are_no_wrong_prompts(denoiser: Denoiser) -> None:
     with pytest.raises(ValueError, match="max_new_tokens=-1"):
         prepare_items(denoiser, [PromptItem("a")], GenerateOptions(seed=0, max_new_tokens=-1))

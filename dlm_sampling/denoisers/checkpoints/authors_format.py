@@ -19,6 +19,7 @@ from dlm_sampling.denoisers.checkpoints.placement import parse_dtype
 from dlm_sampling.denoisers.checkpoints.tokenizers import save_tokenizer
 from dlm_sampling.denoisers.checkpoints.weights import (
     NameOf,
+    check_shard_size,
     save_defaults,
     save_weights,
     write_json,
@@ -103,6 +104,7 @@ def save_published(
         tied: tensors that are the same object as another one; not written.
         max_shard_size: size of a file in bytes, or such as "2GB".
     """
+    check_shard_size(max_shard_size)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     save_weights(

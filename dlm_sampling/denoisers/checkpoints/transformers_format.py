@@ -17,6 +17,7 @@ from dlm_sampling.denoisers.checkpoints.config_keys import reading_config
 from dlm_sampling.denoisers.checkpoints.placement import parse_dtype, single_device
 from dlm_sampling.denoisers.checkpoints.tokenizers import save_tokenizer
 from dlm_sampling.denoisers.checkpoints.weights import (
+    check_shard_size,
     packed_error,
     remove_weights,
     save_defaults,
@@ -55,6 +56,7 @@ class TransformersDenoiser(Denoiser):
                 "denoiser.module.to(dtype)."
             )
         refuse_quantised(self)
+        check_shard_size(max_shard_size)
         remove_weights(Path(folder))  # transformers leaves an old index, or file beside new shards
         self.model.save_pretrained(folder, max_shard_size=max_shard_size)
         save_tokenizer(self.tokenizer, Path(folder))

@@ -22,6 +22,7 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import (
 )
 
 NameOf = Callable[[str], str]
+SHARD_SIZE = re.compile(r"\d*[1-9]\d*[KMGT]B", re.IGNORECASE)
 INDEX = "model.safetensors.index.json"
 WEIGHT_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 """Names of the files that hold a model's tensors, or list the files that do."""
@@ -142,6 +143,22 @@ def tie(module: nn.Module, key: str, source: str) -> None:
     """Make parameter `key` the same object as parameter `source`."""
     path, _, leaf = key.rpartition(".")
     setattr(module.get_submodule(path), leaf, module.get_parameter(source))
+
+
+def check_shard_size(size: object) -> None:
+    """Check the argument `max_shard_size`.
+
+    Raises:
+        TypeError: it is neither a whole number nor a text.
+        ValueError: it is no size of at least one byte.
+    """
+    if isinstance(size, bool) or not isinstance(size, int | str):
+        raise TypeError(f"max_shard_size={size!r}: must be bytes, or a text such as '2GB'.")
+    if size < 1 if isinstance(size, int) else SHARD_SIZE.fullmatch(size) is None:
+        raise ValueError(
+            f"max_shard_size={size!r}: must be at least 1 byte, as a whole number, or as a whole "
+            "number of KB, MB, GB or TB, such as '2GB'."
+        )
 
 
 def save_weights(

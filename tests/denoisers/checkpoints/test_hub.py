@@ -154,3 +154,15 @@ def test_a_network_without_a_format_is_refused_before_any_call(hub: type[Hub]) -
     with pytest.raises(TypeError, match="no checkpoint format"):
         plain.push_to_hub(REPOSITORY)
     assert not hub.calls
+
+
+@pytest.mark.parametrize(
+    ("size", "error"), [(0, ValueError), ("0GB", ValueError), ("1e3KB", ValueError),
+                        ("5XB", ValueError), (1.5, TypeError), (True, TypeError)],
+)  # fmt: skip
+def test_a_size_of_files_that_is_none_is_refused(
+    tiny: Denoiser, tmp_path: Path, size: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=r"max_shard_size=.*'2GB'"):
+        tiny.save_pretrained(tmp_path / "new", max_shard_size=size)  # type: ignore[call-arg]
+    assert not (tmp_path / "new").exists()
