@@ -103,7 +103,7 @@ def started(
     Args:
         process: the noise of the canvas.
         sampler: its schedule says what level a time has.
-        start: how noisy the draft is.
+        start: level of noise of the draft.
         tokens: int64 [B, L], the draft at editable positions; `NO_TOKEN` or the mask for noise.
         editable: bool [B, L].
         noise: int64 [B, L], the canvas of pure noise.
