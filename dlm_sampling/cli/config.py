@@ -43,13 +43,18 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML ({error}).") from error
     known = {fold(name): parameter for name, parameter in option_names(context).items()}
+    repeated = {parameter.name for parameter in context.command.params if parameter.multiple}
     defaults: dict[str, Any] = {}
     for key, value in table.items():
         if fold(key) not in known:
             hint = suggestion(fold(key), known, ARGUMENT_ALIASES)
             raise UsageError(f"{path}: unknown key '{key}'. {hint or 'Keys are option names.'}")
-        is_table = isinstance(value, dict)
-        defaults[known[fold(key)]] = _as_pairs(cast("dict[str, Any]", value)) if is_table else value
+        name = known[fold(key)]
+        if isinstance(value, dict):
+            defaults[name] = _as_pairs(cast("dict[str, Any]", value))
+        else:
+            single = name in repeated and not isinstance(value, list)
+            defaults[name] = [value] if single else value
     context.default_map = defaults
     return path
 

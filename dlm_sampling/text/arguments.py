@@ -68,7 +68,7 @@ def read_ids(name: str, ids: object, vocab_size: int) -> tuple[int, ...]:
         TypeError: they are something else.
         ValueError: an id lies outside the vocabulary.
     """
-    items = items_of(ids)
+    items = list(cast("Set[Any]", ids)) if isinstance(ids, Set) else items_of(ids)
     try:
         found = tuple(map(whole_number, [ids] if items is None else items))
     except TypeError:

@@ -159,6 +159,9 @@ def _read_encoding(given: Mapping[str, object], name: str) -> list[_Read]:
 def _table(values: object, name: str) -> list[list[int]]:
     """Return the rows of token ids in a tensor or array [B, L] or [L], or in lists."""
     if isinstance(values, Tensor):
+        if values.is_nested or values.layout is not torch.strided:
+            kind = "nested" if values.is_nested else "sparse"
+            raise ValueError(f"{name}: a {kind} tensor is not read; give a list of rows of ids.")
         shape = tuple(values.shape)
         kind = values.dtype
         whole = not (kind.is_floating_point or kind.is_complex or kind == torch.bool)

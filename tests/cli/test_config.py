@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def test_quantisation_is_an_option_of_every_loading_command(
     sizes = [float(run.err.split("weights ")[1].split()[0]) for run in (plain, packed)]
     assert sizes[1] < 0.6 * sizes[0]
     assert "linear layers quantised by nf4" in command("doctor", tiny, "--quantize", "nf4").out
+
+
+def test_a_single_value_stands_for_a_list_of_one(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('stop = "said"')
+    shown = command("generate", "x", "--config", str(file), "--print-config").out
+    assert tomllib.loads(shown)["stop"] == ["said"]
 
 
 def test_wrong_config_file(command: Command, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ DENOISER = wrap(lambda ids: torch.zeros(*ids.shape, V), vocab_size=V, mask_token
         ([3, 4], (3, 4)),
         ((), ()),
         (range(3, 5), (3, 4)),
+        ({3}, (3,)),
         (np.array([3, 4]), (3, 4)),
         (torch.tensor([3]), (3,)),
         ([np.int32(3), torch.tensor(4)], (3, 4)),

@@ -177,6 +177,8 @@ KINDS = "Give a string, chat messages"
         ([["a", "b"]], {}, "Prompt 0: list is not understood"),
         (3, {}, "Prompt 0: int is not understood"),
         (object(), {}, "Prompt 0: object is not understood"),
+        (torch.tensor([[1, 2]]).to_sparse(), {}, "prompts: a sparse tensor is not read"),
+        (torch.nested.nested_tensor([torch.tensor([1])]), {}, "prompts: a nested tensor is not"),
     ],
 )  # fmt: skip
 def test_errors_name_the_prompt(prompts: Any, masks: dict[str, Any], message: str) -> None:
