@@ -21,7 +21,7 @@ from dlm_sampling.denoisers.checkpoints.checkpoint import (
     open_checkpoint,
     read_json,
 )
-from dlm_sampling.denoisers.checkpoints.config_keys import CONFIG, EVERYWHERE
+from dlm_sampling.denoisers.checkpoints.config_keys import CONFIG, EVERYWHERE, check_special_ids
 from dlm_sampling.denoisers.checkpoints.placement import DeviceMap, single_device
 from dlm_sampling.denoisers.checkpoints.value_kinds import (
     COUNT,
@@ -171,7 +171,8 @@ class AutoDenoiser:
             denoiser = remote_code.load(checkpoint, wishes, revision=revision, **opening)
         else:
             raise CheckpointError(unknown_family(checkpoint))
-        denoiser.checkpoint_config = checkpoint.config
+        check_special_ids(checkpoint, denoiser.vocab_size)
+        denoiser.checkpoint_config = checkpoint.as_read
         if adapter is not None:
             assert denoiser.module is not None
             naming = denoiser.authors_name if isinstance(denoiser, PublishedDenoiser) else str

@@ -109,7 +109,7 @@ class Family:
         Raises:
             CheckpointError: see `check_keys`.
         """
-        keys = self.keys_for(checkpoint.config)
+        keys = self.keys_for(checkpoint.as_read)
         return () if keys is None else check_keys(checkpoint, self.name, keys, ignored)
 
     def keys_for(self, config: Mapping[str, Any]) -> ConfigKeys | None:

@@ -32,12 +32,20 @@ class Checkpoint:
     Args:
         name: the name that the user gave; used in messages.
         folder: the folder of the files.
-        config: the parsed config.json.
+        as_read: the parsed config.json.
     """
 
     name: str
     folder: Path
-    config: Mapping[str, Any]
+    as_read: Mapping[str, Any]
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """Return the config without its nulls: a key that is null is the same as an absent one.
+
+        Models that transformers loads are the exception: it reads the file itself.
+        """
+        return without_nulls(self.as_read)
 
     @cached_property
     def files(self) -> dict[str, Path]:
@@ -116,6 +124,17 @@ class Checkpoint:
             f"{self.name!r} has no model.safetensors: {self.folder} holds no weights. "
             "Download the checkpoint again."
         )
+
+
+def without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy a JSON object without the keys that are null, nor those of the objects in it."""
+    kept: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            kept[key] = without_nulls(cast("Mapping[str, Any]", value))
+        elif value is not None:
+            kept[key] = value
+    return kept
 
 
 def open_checkpoint(

@@ -3,7 +3,7 @@
 A key that the loader does not know may change the network, whose logits would then be wrong without
 an error.  A family declares what it knows; the rule is the same for all of them:
 
-    read       its value must be of the declared kind; null is the same as absent
+    read       its value must be of the declared kind; null is the same as absent, or refused
     fixed      its value must be the one that the loader implements
     harmless   ignored: generation, labels, and other things that change no logits
     training   ignored, and reported by `doctor`; so is every key that is null
@@ -12,7 +12,7 @@ an error.  A family declares what it knows; the rule is the same for all of them
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
-from dlm_sampling.denoisers.checkpoints.settings import is_mapping
+from dlm_sampling.denoisers.checkpoints.settings import is_mapping, token_ids
 from dlm_sampling.denoisers.checkpoints.value_kinds import (
     ID,
     IDS,
@@ -134,6 +134,15 @@ TRAINING = frozenset(
 """Names that released configs give to settings of training, and to notes about the file."""
 
 
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+"""Ids of single tokens, which must be columns of the network."""
+
+
+def vocab_size_of(config: Mapping[str, Any]) -> object:
+    """Return the number of columns that a config gives under the usual key."""
+    return config.get("vocab_size")
+
+
 @dataclass(frozen=True)
 class ConfigKeys:
     """Name the keys of config.json that a family knows; "a.b" is the key b of the object a.
@@ -143,12 +152,16 @@ class ConfigKeys:
         required: keys that must be there.
         fixed: switches that the loader implements at one value only.
         harmless: keys that change no logits, beside those in `HARMLESS`.
+        never_null: keys that may be absent, but whose null transformers does not read as that.
+        columns: number of the network's embeddings by the config; None: the tensors alone tell.
     """
 
     read: Mapping[str, Kind] = field(default_factory=dict[str, Kind])
     required: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict[str, Any])
     harmless: Collection[str] = frozenset()
+    never_null: Collection[str] = frozenset()
+    columns: Callable[[Mapping[str, Any]], object] = vocab_size_of
 
     def sections(self) -> set[str]:
         """Return the objects whose keys are named one by one."""
@@ -174,7 +187,7 @@ def check_keys(
         CheckpointError: a key is missing, unknown, or has a value that is not allowed; all unknown
             ones are named.
     """
-    name, config, sections = checkpoint.name, checkpoint.config, keys.sections()
+    name, config, sections = checkpoint.name, checkpoint.as_read, keys.sections()
     check_kinds(name, CONFIG, config, {**EVERYWHERE, **dict.fromkeys(sections, SECTION)})
     given = dict(flattened(config, sections))
     check_kinds(name, CONFIG, given, keys.read)
@@ -182,6 +195,12 @@ def check_keys(
         raise CheckpointError(
             f"{name!r}: config.json lacks {', '.join(sorted(missing))}. Download it again."
         )
+    if nulls := sorted(key for key in keys.never_null if key in given and given[key] is None):
+        raise CheckpointError(
+            f"{name!r}: config.json has {nulls[0]}=null: must be a value; delete the key to have "
+            "the default."
+        )
+    check_special_ids(checkpoint, keys.columns(checkpoint.config), sections)
     for key, value in keys.fixed.items():
         found = given.get(key)
         if found is not None and found != value and (found or value):
@@ -201,6 +220,31 @@ def check_keys(
             f"logits, pass ignore_keys={unknown}."
         )
     return tuple(sorted(quiet))
+
+
+def check_special_ids(
+    checkpoint: Checkpoint, columns: object, sections: Collection[str] = ()
+) -> None:
+    """Refuse ids of the start, end and padding of a text that are no columns of the network.
+
+    Args:
+        checkpoint: with its config.
+        columns: number of tokens that the network embeds; no whole number: not known.
+        sections: objects of the config that are looked into.
+
+    Raises:
+        CheckpointError: an id is outside.
+    """
+    if not isinstance(columns, int):
+        return
+    for key, value in flattened(checkpoint.config, sections):
+        if leaf_of(key) in SPECIAL:
+            ids = token_ids(value, f"{checkpoint.name!r}: config.json has {key}")
+            if outside := [each for each in ids if not 0 <= each < columns]:
+                raise CheckpointError(
+                    f"{checkpoint.name!r}: config.json has {key}={outside[0]}: must be from 0 to "
+                    f"{columns - 1}, as the network embeds {columns} tokens, or null."
+                )
 
 
 def flattened(config: Mapping[str, Any], sections: Collection[str]) -> Iterator[tuple[str, Any]]:

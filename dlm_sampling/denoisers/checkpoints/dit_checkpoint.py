@@ -35,6 +35,14 @@ SIZE_KEYS: Mapping[str, Kind] = {
     "model.n_heads": SIZE,
     "vocab_size": SIZE,
 }
+NAMES = {
+    "cond_dim": "cond_dim",
+    "hidden_size": "hidden_dim",
+    "length": "model_length",
+    "n_blocks": "n_blocks",
+    "n_heads": "n_heads",
+}
+"""Sizes in the object `model` of a training config, and their names in a hub config."""
 FIXED: Mapping[str, Any] = {
     "causal": False,
     "model.tie_word_embeddings": False,
@@ -52,11 +60,24 @@ TRAINING = frozenset(
 """Keys of the authors' training configs, and of their hub configs, that change no logits."""
 
 
+def gpt2_or_more(config: Mapping[str, Any]) -> object:
+    """Return the number of columns of a network with a mask, by default GPT-2's and the mask."""
+    return config.get("vocab_size", GPT2_SIZE + 1)
+
+
 def dit_keys(
-    read: Mapping[str, Kind], fixed: Mapping[str, Any], harmless: Collection[str] = ()
+    read: Mapping[str, Kind],
+    fixed: Mapping[str, Any],
+    harmless: Collection[str] = (),
+    columns: Callable[[Mapping[str, Any]], object] = gpt2_or_more,
 ) -> ConfigKeys:
     """Name the keys of a family's configs, beside the keys of all diffusion transformers."""
-    return ConfigKeys({**SIZE_KEYS, **read}, (), {**FIXED, **fixed}, {*TRAINING, *harmless})
+    return ConfigKeys(
+        {**SIZE_KEYS, **read},
+        fixed={**FIXED, **fixed},
+        harmless={*TRAINING, *harmless},
+        columns=columns,
+    )
 
 
 def is_gpt2(columns: int, mask_token_id: int | None) -> bool:
@@ -80,13 +101,15 @@ def read_sizes(
         CheckpointError: a size is missing.
     """
     given = checkpoint.config
-    nested: dict[str, Any] = given.get("model") or {}
-    flat: dict[str, Any] = {
-        **{key: given.get(key) for key in ("cond_dim", "n_blocks", "n_heads")},
-        "hidden_size": given.get("hidden_dim"),
-        "length": given.get("model_length"),
-        **nested,
-    }
+    nested: Mapping[str, Any] = given.get("model") or {}
+    flat: dict[str, Any] = {}
+    for key, name in NAMES.items():
+        flat[key] = nested.get(key, given.get(name))
+        if given.get(name, flat[key]) != flat[key]:
+            raise CheckpointError(
+                f"{checkpoint.name!r}: config.json has {name}={given[name]!r} and "
+                f"model.{key}={flat[key]!r}: they are the same size."
+            )
     try:
         sizes = DitConfig(
             vocab_size=vocab_size,

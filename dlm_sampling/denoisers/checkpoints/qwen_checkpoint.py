@@ -64,12 +64,24 @@ def stock_config(maker: Any, checkpoint: Checkpoint, further: tuple[str, ...]) -
     Raises:
         CheckpointError: the sizes do not fit each other.
     """
+    from transformers.activations import ACT2FN
+
     given = checkpoint.config
     scheme: Mapping[str, Any] = given.get("rope_parameters") or {}
+    bases = {each["rope_theta"] for each in (given, scheme) if "rope_theta" in each}
     with reading_config(checkpoint):
+        if given.get("hidden_act", "silu") not in ACT2FN:
+            raise ValueError(f"hidden_act={given['hidden_act']!r} is no function of transformers")
+        if len(bases) > 1:
+            raise ValueError(
+                f"rope_theta={given['rope_theta']} beside {scheme['rope_theta']} in rope_parameters"
+            )
+        layers, kinds = given["num_hidden_layers"], given.get("layer_types")
+        if kinds is not None and len(kinds) != layers:
+            raise ValueError(f"num_hidden_layers={layers} beside {len(kinds)} layer_types")
         return maker(
-            **{key: given[key] for key in (*SHARED, *further) if given.get(key) is not None},
-            rope_theta=given.get("rope_theta") or scheme.get("rope_theta") or 10000.0,
+            **{key: given[key] for key in (*SHARED, *further) if key in given},
+            rope_theta=min(bases, default=10000.0),
             use_sliding_window=False,
             bos_token_id=given.get("bos_token_id"),
             eos_token_id=given.get("eos_token_id"),

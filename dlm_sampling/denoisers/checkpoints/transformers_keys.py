@@ -88,9 +88,8 @@ def transformers_keys(
     network: Any = outer.sub_configs[section] if section else outer
     words = keys_taken(network) | keys_asked(model_class)
     outer_words = keys_taken(outer) if section else words
-    inner: Any = config.get(section) if section else config
     prefix = f"{section}." if section else ""
-    names: list[str] = list(inner) if is_mapping(inner) else []
+    names = list(section_of(config, section))
     return ConfigKeys(
         {
             **{key: ANY for key in config if key in outer_words and key != section},
@@ -102,7 +101,29 @@ def transformers_keys(
             **{prefix + key: value for key, value in GONE.items() if key not in words},
         },
         {*HARMLESS, *unused},
+        {
+            *keys_with_value(outer),
+            *(prefix + key for key in keys_with_value(network)),
+        },
+        lambda config: section_of(config, section).get("vocab_size"),
     )
+
+
+def section_of(config: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """Return an object of a config; "": the config itself, and empty if there is none."""
+    inner: object = config.get(section) if section else config
+    return inner if is_mapping(inner) else {}
+
+
+@cache
+def keys_with_value(config_class: type) -> frozenset[str]:
+    """List the fields of a config class whose type allows no null and whose default is none."""
+    found: dict[str, bool] = {}
+    for each in reversed(config_class.__mro__):
+        for name, kind in inspect.get_annotations(each).items():
+            nullable = "None" in str(kind) or "Optional" in str(kind) or "Any" in str(kind)
+            found[name] = not nullable and vars(each).get(name) is not None
+    return frozenset(name for name in found if found[name])
 
 
 @cache

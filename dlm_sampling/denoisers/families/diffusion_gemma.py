@@ -7,6 +7,7 @@ are.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Unpack
 
@@ -30,6 +31,11 @@ from dlm_sampling.types import ColumnCache, DenoiserOutput, Pass
 
 FIXED: dict[str, Any] = {"is_causal": True}
 """Keys and values of the prompt are kept, so that it may not see what comes after it."""
+
+EXPERTS = tuple(
+    f"text_config.{key}" for key in ("moe_intermediate_size", "num_experts", "top_k_experts")
+)
+"""Keys that the config class lets be absent, and the model does not."""
 
 
 class DiffusionGemmaDenoiser(TransformersDenoiser):
@@ -229,8 +235,13 @@ def matches(config: Mapping[str, Any]) -> bool:
 
 def keys_of(config: Mapping[str, Any]) -> ConfigKeys:
     """Name the keys that transformers' model reads of a config; the images' tower is not run."""
-    return transformers_keys(
+    keys = transformers_keys(
         model_class(), config, "text_config", fixed=FIXED, unused=("vision_config",)
+    )
+    return replace(
+        keys,
+        required=(*keys.required, *EXPERTS),
+        never_null={*keys.never_null, "canvas_length"},
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint
+from dlm_sampling.denoisers.checkpoints.config_keys import reading_config, vocab_size_of
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     dit_keys,
     gpt2_tokenizer,
@@ -28,7 +29,7 @@ from dlm_sampling.denoisers.networks.dit_denoiser import DitDenoiser
 from dlm_sampling.denoisers.registry import Family, LoadOptions, register
 from dlm_sampling.schedules import LOG_LINEAR
 
-EMBEDDING = "vocab_embed.embedding"
+EMBEDDING, TIMED = "vocab_embed.embedding", "time_conditioning"
 
 
 class DuoDenoiser(DitDenoiser):
@@ -100,13 +101,19 @@ class DuoDenoiser(DitDenoiser):
 
 def load(checkpoint: Checkpoint, options: LoadOptions) -> DuoDenoiser:
     """Build the denoiser of a Duo checkpoint; the number of columns is that of the embedding."""
-    vocab_size = rows_of(checkpoint, EMBEDDING)
+    given, vocab_size = checkpoint.config, rows_of(checkpoint, EMBEDDING)
     sizes, length = read_sizes(checkpoint, vocab_size)
-    algorithm: Mapping[str, Any] = checkpoint.config.get("algo") or checkpoint.config
+    inner: Mapping[str, Any] = given.get("algo", {})
+    timed = {bool(each[TIMED]) for each in (given, inner) if TIMED in each}
+    with reading_config(checkpoint):
+        if given.get("vocab_size", vocab_size) != vocab_size:
+            raise ValueError(f"vocab_size={given['vocab_size']} beside {vocab_size} embeddings")
+        if len(timed) > 1:
+            raise ValueError(f"{TIMED}={given[TIMED]} beside algo.{TIMED}={inner[TIMED]}")
     return DuoDenoiser(
         load_dit(sizes, checkpoint, options),
         max_length=length,
-        time_conditioned=bool(algorithm.get("time_conditioning", True)),
+        time_conditioned=min(timed, default=True),
         **options.text(checkpoint, gpt2_tokenizer(vocab_size, None)),
     )
 
@@ -136,6 +143,7 @@ KEYS = dit_keys(
         *("algo.curriculum_end", "algo.curriculum_start", "algo.gamma_max", "algo.gamma_min"),
         *("algo.gumbel_tau_log10_end", "algo.gumbel_tau_log10_start", "algo.integral_cache_path"),
     },
+    columns=vocab_size_of,
 )
 
 register(Family("duo", matches, load, keys=KEYS))

@@ -120,6 +120,11 @@ class LLaDADenoiser(StockDenoiser):
         return f"model.transformer.blocks.{layer[1]}.{NAMES[layer[2]]}.{layer[3]}"
 
 
+def columns_of(config: Mapping[str, Any]) -> int:
+    """Return the number of embeddings, of which some may be no tokens."""
+    return config.get("embedding_size", config["vocab_size"])
+
+
 def stock_config(checkpoint: Checkpoint) -> Any:
     """Make the stock Llama config of an authors' config.
 
@@ -131,16 +136,21 @@ def stock_config(checkpoint: Checkpoint) -> Any:
     maker: Any = LlamaConfig
     given = checkpoint.config
     width, heads = given["d_model"], given["n_heads"]
+    one, kv_heads = given.get("multi_query_attention"), given.get("n_kv_heads")
+    shared = {None: kv_heads or heads, True: 1, False: heads}[one]
+    columns = columns_of(given)
     with reading_config(checkpoint):
+        if kv_heads not in (None, shared):
+            raise ValueError(f"n_kv_heads={kv_heads} beside multi_query_attention={one}")
+        if columns < given["vocab_size"]:
+            raise ValueError(f"embedding_size={columns} beside vocab_size={given['vocab_size']}")
         return maker(
-            vocab_size=given.get("embedding_size") or given["vocab_size"],
+            vocab_size=columns,
             hidden_size=width,
             intermediate_size=given.get("mlp_hidden_size") or (given.get("mlp_ratio") or 4) * width,
             num_hidden_layers=given["n_layers"],
             num_attention_heads=heads,
-            num_key_value_heads=1
-            if given.get("multi_query_attention")
-            else given.get("n_kv_heads") or heads,
+            num_key_value_heads=shared,
             max_position_embeddings=given.get("max_sequence_length") or 1024,
             rms_norm_eps=given.get("rms_norm_eps") or 1e-5,
             rope_theta=given.get("rope_theta") or 10000.0,
@@ -200,6 +210,7 @@ KEYS = ConfigKeys(
     },
     required=("d_model", "n_heads", "n_layers", "vocab_size"),
     fixed=FIXED,
+    columns=columns_of,
     harmless={
         *("alibi_bias_max", "attention_layer_norm_with_affine", "block_group_size"),
         *("flash_attention", "precision", "rope_full_precision"),

@@ -65,12 +65,25 @@ class RouterConfig:
     topk_group: int = 1
     routed_scaling_factor: float = 1.0
 
+    def check(self, n_experts: int) -> None:
+        """Refuse groups that do not divide the experts, or that leave fewer than are chosen.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        groups, kept, chosen = self.n_group, self.topk_group, self.num_experts_per_tok
+        if n_experts % groups or kept > groups or chosen > n_experts // groups * kept:
+            raise ValueError(
+                f"num_experts_per_tok={chosen}, n_group={groups} and topk_group={kept} do not fit "
+                f"num_experts={n_experts}"
+            )
+
 
 class GroupedRouter(nn.Module):
     """Choose the best experts of the best groups by sigmoid scores, scaled to sum to a factor.
 
     A learned bias is added for the choice only.  A group is as good as its two best experts
-    together.
+    together.  A single expert keeps its score, times the factor, as in the released code.
     """
 
     def __init__(self, config: MoeConfig, choice: RouterConfig) -> None:
@@ -92,8 +105,9 @@ class GroupedRouter(nn.Module):
         ranked = ranked.masked_fill(~allowed[..., None], float("-inf")).flatten(-2)
         chosen = ranked.topk(choice.num_experts_per_tok, dim=-1).indices
         weights = scores.gather(-1, chosen)
-        total = weights.sum(dim=-1, keepdim=True) + 1e-20
-        return weights / total * choice.routed_scaling_factor, chosen
+        if choice.num_experts_per_tok > 1:
+            weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+        return weights * choice.routed_scaling_factor, chosen
 
 
 class LLaDA2Denoiser(MoeDenoiser):
@@ -198,6 +212,8 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDA2Denoiser:
     choice = RouterConfig(
         **{"num_experts_per_tok": 8, **{k: given[k] for k in fields if k in given}}
     )
+    with reading_config(checkpoint):
+        choice.check(sizes.n_experts)
     mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, sizes.vocab_size)
 
     def router(config: MoeConfig) -> nn.Module:

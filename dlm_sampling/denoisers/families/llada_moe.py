@@ -112,6 +112,8 @@ def read_sizes(checkpoint: Checkpoint) -> MoeConfig:
         layers, heads = given["num_hidden_layers"], given["num_attention_heads"]
         width = given["hidden_size"] // heads
         routed = given.get("moe_layer_freq") or [1] * layers
+        if len(routed) != layers:
+            raise ValueError(f"num_hidden_layers={layers} beside moe_layer_freq={routed}")
         return MoeConfig(
             vocab_size=int(given["vocab_size"]),
             hidden_size=int(given["hidden_size"]),
@@ -136,6 +138,9 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> LLaDAMoEDenoiser:
     """Build the denoiser of a LLaDA-MoE checkpoint."""
     sizes = read_sizes(checkpoint)
     top_k = int(checkpoint.config.get("num_experts_per_tok", 8))
+    with reading_config(checkpoint):
+        if top_k > sizes.n_experts:
+            raise ValueError(f"num_experts_per_tok={top_k} beside num_experts={sizes.n_experts}")
     biased = bool(checkpoint.config.get("moe_router_enable_expert_bias"))
     mask_token_id = options.mask_id(checkpoint, MASK_TOKEN_ID, sizes.vocab_size)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.config_keys import reading_config
 from dlm_sampling.denoisers.checkpoints.dit_checkpoint import (
     HEAD,
     dit_keys,
@@ -174,9 +175,11 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> SEDDDenoiser:
     Raises:
         CheckpointError: it is a planner, or its config contradicts itself.
     """
-    absorbing = checkpoint.config["graph"]["type"] == "absorb"
-    tokens = int(checkpoint.config["tokens"])
-    columns = tokens + absorbing
+    with reading_config(checkpoint):
+        absorbing, columns = is_absorbing(checkpoint.config), columns_of(checkpoint.config)
+        given = checkpoint.config.get("vocab_size")
+        if given not in (None, columns, columns - absorbing):
+            raise ValueError(f"vocab_size={given} beside tokens={checkpoint.config['tokens']}")
     if columns > 1 and rows_of(checkpoint, HEAD) == 1:
         raise CheckpointError(
             f"{checkpoint.name!r} is a DDPD planner, no denoiser: its head has one column. "
@@ -204,7 +207,23 @@ def matches(config: Mapping[str, Any]) -> bool:
     """Match the nested training config, which names a graph and counts tokens."""
     graph = config.get("graph")
     kind = graph.get("type") if is_mapping(graph) else None
-    return kind in ("absorb", "uniform") and "tokens" in config and "model" in config
+    return kind in ("absorb", "uniform") and "model" in config
+
+
+def is_absorbing(config: Mapping[str, Any]) -> bool:
+    """Return whether the noise masks tokens."""
+    return config["graph"]["type"] == "absorb"
+
+
+def columns_of(config: Mapping[str, Any]) -> int:
+    """Return the number of tokens, with the mask that absorbing noise adds."""
+    return int(config["tokens"]) + is_absorbing(config)
+
+
+def known_columns(config: Mapping[str, Any]) -> object:
+    """Return the number of columns; None if the config, perhaps of a planner, does not say."""
+    told = "tokens" in config and "type" in config.get("graph", {})
+    return columns_of(config) if told else None
 
 
 KEYS = dit_keys(
@@ -218,6 +237,7 @@ KEYS = dit_keys(
     },
     fixed={},
     harmless={"graph.file", "graph.report_all"},
+    columns=known_columns,
 )
 
 register(Family("sedd", matches, load, keys=KEYS))
