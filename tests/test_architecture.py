@@ -28,7 +28,7 @@ RANKS: list[set[str]] = [
     {"samplers", "denoisers", "caches", "constraints"},
     {"prediction"},
     {"engine"},
-    {"likelihood", "learn", "viewers", "testing", "checkup"},
+    {"likelihood", "learn", "viewers", "testing", "checkup", "smc"},
     {"rl"},
     {"text"},
     {"jobs", "trl"},

@@ -12,6 +12,7 @@ from dlm_sampling.engine.run import Moved, Run
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.trajectory import StepEvent, drawn_in, statistics_of
 from dlm_sampling.prediction.ledger import Ledger
+from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.types import Step
 from dlm_sampling.types.rows import select_rows
 
@@ -69,6 +70,7 @@ class Stepwise:
             ended, done = ended | complete, done | complete
         if passes_before is not None:
             self.publish(moved, state, filled, before, passes_before, done, predictor.ledger)
+        state = self.stepped(before, moved, state, predictor)
         self.state = (
             run.advance_clock(state, moved.over) if block_ended else run.advance_step(state)
         )
@@ -76,6 +78,12 @@ class Stepwise:
         self.steps[state.rows] += 1
         if block_ended or len(run.stops):
             self.retire(done, ended)
+
+    def stepped(
+        self, before: RunState, moved: Moved, state: RunState, predictor: Predictor
+    ) -> RunState:
+        """Return the state to go on from after a step: here as it is; particles resample."""
+        return state
 
     def publish(
         self,

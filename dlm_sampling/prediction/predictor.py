@@ -45,6 +45,7 @@ class Predictor:
         ledger: notes every draw, or None.
         cache: runs the passes with keys and values of earlier ones; the loop reads it after the
             step.  None: every pass runs all columns.
+        made: the latest prediction of the step, which shares its pass with further readers.
         constraint: the rule that the texts satisfy, or None; it remembers the step's draws.
     """
 
@@ -55,6 +56,7 @@ class Predictor:
     ledger: Ledger | None = None
     cache: CachedPasses | None = None
     constraint: Constrained | None = None
+    made: LazyPrediction | None = None
 
     @classmethod
     def alone(
@@ -123,7 +125,7 @@ class Predictor:
         dt: Tensor | None = None,
     ) -> LazyPrediction:
         """Predict the clean tokens of x [A, L] at time t [A]; see `LazyPrediction`."""
-        prediction = self.lazily(x, t, temperature, dt)
+        prediction = self.made = self.lazily(x, t, temperature, dt)
         if self.model.eager or self.model.denoiser.carries:
             prediction.evaluate(torch.ones_like(x, dtype=torch.bool))
         return prediction

@@ -1,0 +1,170 @@
+"""Weigh particles: what a step adds to the log-weight of each, and what the end adds.
+
+A target gives log G_k after step k, from the canvas before the step, the step itself, and a memory
+that follows its particle.  The product of all G and of the last factor is the density of the target
+with respect to the law of the sampler, up to a constant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.errors import check_fields
+from dlm_sampling.types import Draw, Prediction, RandomSource
+
+Reward = Callable[[Tensor], Tensor]
+"""Takes finished rows, int64 [n, L], and returns their rewards, [n]."""
+
+FIRST_SUB = 8  # sub-draws of a step from here on are those of the target
+
+
+class Weighing(NamedTuple):
+    """Hold what a target reads after a step of A particles.
+
+    before, after: int64 [A, L], the canvases.  unknown: bool [A, L], unknown positions before the
+    step.  written: bool [A, L], positions that the step wrote.  draw: of the step, or None.
+    prediction: of the model at `before`.
+    """
+
+    before: Tensor
+    after: Tensor
+    unknown: Tensor
+    written: Tensor
+    draw: Draw | None
+    prediction: Prediction
+    rng: RandomSource
+
+
+class Target(Protocol):
+    """Define a target of particles."""
+
+    def begin(self, rows: int, device: torch.device) -> Tensor:
+        """Return the memory of fresh particles, float64 [rows, m]."""
+        ...
+
+    def weigh(self, step: Weighing, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log G of the step, float64 [A], and the memory after it, float64 [A, m]."""
+        ...
+
+    def end(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        """Return the log of the last factor, float64 [A], of finished rows int64 [A, L]."""
+        ...
+
+
+Potential = Literal["difference", "max", "add", "reward"]
+
+
+class Past(NamedTuple):
+    """Name the columns of the memory of `RewardTarget`."""
+
+    last: Tensor  # estimate before the latest step
+    best: Tensor  # largest estimate
+    total: Tensor  # sum of all estimates
+    spent: Tensor  # sum of log G
+
+
+@dataclass(frozen=True)
+class RewardTarget:
+    """Steer towards p(x) exp(scale r(x)) / Z: Feynman-Kac steering.
+
+        r_k = log mean_j exp r(x0_j),  x0_j drawn at all unknown positions from the model's laws
+        log G_k = scale (r_k - r_{k-1}), scale max_{j <= k} r_j, scale sum_{j <= k} r_j, scale r_k
+        last factor  exp(scale r(x)) / prod_k G_k
+
+    for "difference", "max", "add" and "reward".  The last factor makes the target of all four the
+    same; they differ in when particles die.  r_k is of the canvas before step k, from the pass of
+    that step, so that it costs no pass (a row that needed none in a step has one for it).
+
+    Singhal et al. 2025, "A General Framework for Inference-time Scaling and Steering of Diffusion
+    Models", arXiv:2501.06848.  Unlike the released class, weights are carried where nothing is
+    resampled, and never leave log space.
+
+    Fields:
+        reward: takes finished rows int64 [n, L] and returns [n].
+        scale: of the reward; 0 is the model's own law.
+        potential: the rule by which estimates become weights; see above.
+        draws: rows drawn for an estimate.
+    """
+
+    reward: Reward
+    scale: float = 1.0
+    potential: Potential = "difference"
+    draws: int = 4
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not math.isfinite(self.scale):
+            raise ValueError(f"scale={self.scale}: must be finite; 0 is the model's own law.")
+        if self.draws < 1:
+            raise ValueError(f"draws={self.draws}: must be at least 1; the paper has 4.")
+
+    def begin(self, rows: int, device: torch.device) -> Tensor:
+        """Return the memory of fresh particles."""
+        memory = torch.zeros(rows, len(Past._fields), dtype=torch.float64, device=device)
+        memory[:, 0] = math.nan  # no estimate yet
+        memory[:, 1] = -math.inf
+        return memory
+
+    def weigh(self, step: Weighing, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log G of the step, and the memory after it."""
+        past, estimate = Past(*memory.unbind(1)), self.estimate(step)
+        last = torch.where(past.last.isnan(), 0.0, past.last)
+        best, total = torch.maximum(past.best, estimate), past.total + estimate
+        values = {"difference": estimate - last, "max": best, "add": total, "reward": estimate}
+        log_g = self.scale * values[self.potential]
+        return log_g, torch.stack(Past(estimate, best, total, past.spent + log_g), 1)
+
+    def estimate(self, step: Weighing) -> Tensor:
+        """Return r_k, float64 [A]."""
+        found: list[Tensor] = []
+        for j in range(self.draws):
+            drawn = step.prediction.draw(
+                step.unknown, step.rng, sub=FIRST_SUB + j, aside=True
+            ).token
+            guess = torch.where(step.unknown, drawn, step.before)
+            found.append(self.reward(guess).double())
+        return torch.stack(found).logsumexp(0) - math.log(self.draws)
+
+    def end(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        """Return scale r(x) less what was spent."""
+        return self.scale * self.reward(tokens).double() - Past(*memory.unbind(1)).spent
+
+
+@dataclass(frozen=True)
+class TiltedTarget:
+    """Correct a sampler that draws from laws without their normaliser: Feynman-Kac correctors.
+
+        log G_k = sum over the positions i that step k wrote of  log sum_v exp l_i(v)
+
+    where the denoiser's output l_i(v) is the log of an unnormalised law, as that of
+    `products.ProductDenoiser`:  prod_j p_j(v)^b_j.  Then the particles' law is that of the product
+    of the models, where each step writes one position from exact conditionals: classifier-free
+    guidance made exact, p^b, p1^b1 p2^b2.  Steps of several positions target the product of
+    positions that each model makes of the step.
+
+    Skreta et al. 2025, "Feynman-Kac Correctors in Diffusion", arXiv:2503.02819; here in steps.
+    """
+
+    def begin(self, rows: int, device: torch.device) -> Tensor:
+        """Return no memory."""
+        return torch.zeros(rows, 0, dtype=torch.float64, device=device)
+
+    def weigh(self, step: Weighing, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-normalisers of the written positions."""
+        if step.draw is None:
+            raise ValueError(
+                "target: the sampler's steps say nothing of their draws (`Step.draw`); use one "
+                "that writes by drawing, such as llada-random."
+            )
+        normalisers = step.draw.log_normalizer.double()
+        return (normalisers * step.written).sum(1), memory
+
+    def end(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        """Return 0."""
+        return torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
