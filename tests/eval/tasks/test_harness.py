@@ -186,6 +186,23 @@ def test_processes_give_the_answers_of_one(
     assert (first.generate_until(texts), first.loglikelihood(pairs)) == whole
 
 
+def test_the_last_process_of_a_launcher_writes_the_results(
+    tiny_llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The harness itself gives results to LOCAL_RANK 0 alone."""
+    words = ["tasks", str(tiny_llada), "--tasks", "sudoku4x4", "--limit", "3", "--out"]
+    words += [str(tmp_path), *(f"--set={one}" for one in ("steps=2", "max_new_tokens=4"))]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, told in (("0", "the share of process 0 is done"), ("1", "sudoku4x4 solved: 0.000")):
+        assert not (tmp_path / "results.json").exists()
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        done = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert done.exit_code == 0 and told in done.output
+    samples = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["row"] for line in samples] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError])
 def test_a_batch_that_does_not_fit_is_halved(
     error: type[Exception],
