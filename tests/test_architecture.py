@@ -26,6 +26,7 @@ RANKS: list[set[str]] = [
     {"embedded", "schedules", "ops"},
     {"processes"},
     {"samplers", "denoisers", "caches", "constraints"},
+    {"guidance"},
     {"prediction"},
     {"engine"},
     {"likelihood", "learn", "viewers", "testing", "checkup", "smc"},
@@ -454,6 +455,7 @@ MIRRORED = (
     "types", "ops", "processes", "prediction", "engine", "likelihood", "text", "jobs",
 )  # fmt: skip
 WITHOUT_TESTS_OF_THEIR_NAME = {
+    "prediction/passes.py": "an interface without code",
     "types/schedule.py": "an interface without code: tests/test_schedules.py",
 }
 

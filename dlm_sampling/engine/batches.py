@@ -117,10 +117,14 @@ def run_parts(
         TypeError: batch_size is not an integer.
         ValueError: batch_size < 1.
     """
+    if request.guidance is not None:  # of all rows, before it is cut
+        request.guidance.check(denoiser, request.sampler, len(canvases.tokens))
 
     def run(first: int, last: int) -> SampleOutput:
         relabelled = [_relabel(callback, first) for callback in callbacks]
-        return run_request(denoiser, request, canvases.part(first, last), relabelled, first)
+        guidance = None if request.guidance is None else request.guidance.part(first, last)
+        mine = replace(request, guidance=guidance)
+        return run_request(denoiser, mine, canvases.part(first, last), relabelled, first)
 
     return join(list(in_parts(len(canvases.tokens), batch_size, run)), canvases)
 

@@ -12,6 +12,7 @@ from dlm_sampling.types import Sampler
 from dlm_sampling.types.values import distinct, ints
 
 UNLIMITED = 2**62
+"""The loop steps of a block that ends when a sampler says so."""
 
 
 class BlockPlan(NamedTuple):

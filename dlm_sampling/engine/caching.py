@@ -83,6 +83,8 @@ def _against_any(denoiser: Denoiser, request: Request) -> str | None:
         return "cache_audit: a pass aside would move the state that the network carries; use None."
     if not denoiser.honours_padding and denoiser.canvas_length is None:
         return f"this network ({denoiser.family}) takes no mask of the columns that it may see."
+    if request.guidance is not None:
+        return "the passes of a guidance see other canvases."
     if request.cuda_graph:
         return "cuda_graph=True records passes of one shape."
     if request.sampler.looks_ahead:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.guidance.base import Guidance
 from dlm_sampling.samplers.contract import check_answer
+from dlm_sampling.samplers.parts.grid import GridSampler
+from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
 from dlm_sampling.samplers.registry import available
 from dlm_sampling.types import Process, Sampler, TokenLaw
 
@@ -35,6 +38,33 @@ def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) 
             "prompt, and this denoiser has no mask id; use 0."
         )
     return process
+
+
+def check_guidance(
+    denoiser: Denoiser, sampler: Sampler[Any], guidance: Guidance | None, rows: int
+) -> None:
+    """Check that a guidance fits denoiser, sampler and batch.
+
+    Raises:
+        ValueError: the denoiser carries a state from pass to pass, or the guidance changes a rate
+            that the sampler does not have.
+    """
+    if guidance is None:
+        return
+    name = type(guidance).__name__
+    if denoiser.carries:
+        raise ValueError(
+            f"guidance={name}: this denoiser ({denoiser.family}) carries a state from one pass to "
+            "the next, and the passes of a guidance would mix theirs; use guidance_scale=."
+        )
+    timed = isinstance(sampler, GridSampler | RevisingGrid)
+    if guidance.moves_rates and denoiser.process.mask_token_id is not None and not timed:
+        raise ValueError(
+            f"guidance={name}: rate_preserving=False changes how likely a mask is to be written, "
+            f"and {type(sampler).__name__} decides that without the law; use rate_preserving=True, "
+            "or a solver such as 'ancestral' or 'flow-matching'."
+        )
+    guidance.check(denoiser, sampler, rows)
 
 
 def check_law(denoiser: Denoiser, law: TokenLaw) -> None:

@@ -93,6 +93,11 @@ def check_recordable(denoiser: Denoiser, request: Request, canvases: Canvases) -
             f"cuda_graph=True: on {kind} noise {type(sampler).__name__} decides on the host, or "
             f"holds tensors of changing size. These can be recorded: {', '.join(fitting)}."
         )
+    if request.guidance is not None:
+        raise ValueError(
+            "cuda_graph=True: a guidance chooses the rows of its passes by values; use "
+            "guidance_scale=, or leave cuda_graph out."
+        )
     if denoiser.carries:
         raise ValueError(
             f"cuda_graph=True: this denoiser ({denoiser.family}) carries a state from pass to pass."

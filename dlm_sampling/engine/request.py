@@ -12,7 +12,8 @@ from torch import Tensor
 from dlm_sampling.caches import AnyPolicy, check_audit, check_cache_name
 from dlm_sampling.constraints import TokenAutomaton
 from dlm_sampling.engine.start import Start, check_times
-from dlm_sampling.errors import check_flag, check_real, check_whole
+from dlm_sampling.errors import check_flag, check_real, check_whole, named
+from dlm_sampling.guidance.base import Guidance
 from dlm_sampling.types import Sampler, TokenLaw
 
 MOST_STEPS = 100_000
@@ -76,6 +77,7 @@ class Request:
         start: editable positions hold a draft that is refined; None overwrites them with noise.
         times: the times of every block, falling, or None for the sampler's own.
         constraint: the automaton that the tokens satisfy, or None.
+        guidance: a guidance as an object, in place of guidance_scale.
     """
 
     sampler: Sampler[Any]
@@ -92,6 +94,7 @@ class Request:
     start: Start | None = None
     times: tuple[float, ...] | None = None
     constraint: TokenAutomaton | None = None
+    guidance: Guidance | None = None
 
     def __post_init__(self) -> None:
         planned = self.blocks.steps if self.blocks.steps_per_block is None else None
@@ -103,6 +106,20 @@ class Request:
         check_flag("return_trajectory", self.return_trajectory)
         check_flag("cuda_graph", self.cuda_graph)
         check_real("guidance_scale", self.guidance_scale)
+        if self.guidance is not None and self.guidance_scale != 0.0:
+            raise ValueError(
+                f"guidance_scale={self.guidance_scale}: is short for "
+                "guidance=ClassifierFree(scale=...), and a guidance is given too; leave one out."
+            )
+        if not isinstance(self.guidance, Guidance | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"guidance is {named(self.guidance)}: must be an object of dlm_sampling.guidance, "
+                "such as ClassifierFree(scale=1.5), or None."
+            )
+        number = None if self.guidance is None else self.guidance.shorthand
+        if number is not None:  # two tensors of logits in one pass, with caches and graphs
+            object.__setattr__(self, "guidance_scale", number)
+            object.__setattr__(self, "guidance", None)
         if not abs(self.guidance_scale) <= MOST_GUIDANCE:
             raise ValueError(
                 f"guidance_scale={self.guidance_scale}: must be between -{MOST_GUIDANCE:.0f} and "

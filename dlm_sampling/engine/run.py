@@ -8,7 +8,9 @@ rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from dlm_sampling.engine.blocks import UNLIMITED, BlockPlan, step_limits
 from dlm_sampling.engine.caching import cached_passes, choose_cache, meter_of, with_cache
 from dlm_sampling.engine.constraint import RunConstraint
 from dlm_sampling.engine.drafts import check_start, grid_of, started
-from dlm_sampling.engine.fit import check_fit, check_law
+from dlm_sampling.engine.fit import check_fit, check_guidance, check_law
 from dlm_sampling.engine.request import Canvases, IsComplete, Request
 from dlm_sampling.engine.state import BlockWindow, RunState, apply
 from dlm_sampling.prediction.audit import Meter
@@ -109,6 +111,7 @@ class Run:
         process = check_fit(denoiser, sampler, request.guidance_scale)
         law = sampler.law if request.law is None else request.law
         check_law(denoiser, law)
+        check_guidance(denoiser, sampler, request.guidance, len(canvases.tokens))
         check_start(sampler, request.start, request.times)
         model = RunModel(
             denoiser,
@@ -117,6 +120,7 @@ class Run:
             request.guidance_scale,
             request.every_step,
             sampler.schedule,
+            request.guidance,
         )
         stops, pad = request.stop_token_ids, denoiser.pad_token_id
         cache = choose_cache(denoiser, request, plan, canvases)
@@ -145,7 +149,14 @@ class Run:
     @property
     def splits_rows(self) -> bool:
         """Return whether passes are told which tokens the run does not write."""
-        return self.request.guidance_scale != 0.0 or self.model.law.presence_penalty != 0.0
+        guided = self.request.guidance or self.request.guidance_scale
+        return bool(guided or self.model.law.presence_penalty)
+
+    @property
+    def step(self) -> Callable[..., Any]:
+        """Return the function that takes a step: the sampler's own, or a guidance's choice."""
+        guide, own = self.request.guidance, self.sampler
+        return own.step if guide is None else partial(guide.step, own)
 
     def begin(self, canvases: Canvases) -> RunState:
         """Return the state of all batch rows before the first step, noise at editable positions."""
@@ -262,7 +273,7 @@ class Run:
         canvas = self.canvas(state)
         clock = self.clock(state)
         try:
-            taken = self.sampler.step(state.sampler, canvas, clock, predictor, state.rng)
+            taken = self.step(state.sampler, canvas, clock, predictor, state.rng)
         except IndexError as error:
             error.add_note(f"Raised in {type(self.sampler).__name__}.step.")
             raise

@@ -26,6 +26,7 @@ from dlm_sampling.engine.request import BlockRequest, Canvases, Request
 from dlm_sampling.engine.run import Run
 from dlm_sampling.engine.stepwise import run_stepwise
 from dlm_sampling.engine.trajectory import StepCallback, Trajectory
+from dlm_sampling.guidance.base import Guidance
 from dlm_sampling.prediction.network import prove_padding
 from dlm_sampling.samplers.contract import check_logprobs, check_sampler, check_written
 from dlm_sampling.types import Sampler, TokenLaw
@@ -61,6 +62,7 @@ def sample(
     renoise: bool = True,
     times: Sequence[float] | None = None,
     constraint: TokenAutomaton | None = None,
+    guidance: Guidance | None = None,
 ) -> SampleOutput:
     """Run a sampler over a batch of canvases until every editable position is written.
 
@@ -107,6 +109,7 @@ def sample(
         times: times of every block, falling, in place of the sampler's grid.
         constraint: an automaton that every row's tokens satisfy, prompt included; see
             `Constraint.compile`.
+        guidance: an object of `dlm_sampling.guidance`, in place of guidance_scale.
 
     Returns:
         The finished canvases; no mask is left and fixed positions are unchanged.
@@ -135,6 +138,7 @@ def sample(
         start=start_of(start is not None, t_start, renoise, times),
         times=None if times is None else tuple(times),
         constraint=constraint,
+        guidance=guidance,
     )
     check_sampler(sampler)
     canvases = check_canvases(denoiser, tokens, editable, attention_mask, seeds)

@@ -186,6 +186,12 @@ def _law_of(run: Trajectory, law: TokenLaw | LawName) -> tuple[TokenLaw | None, 
     request = run.request
     if request is None:
         return None, 0.0
+    if request.guidance is not None:
+        raise ValueError(
+            f"law='sampled': the run was guided by {type(request.guidance).__name__}, whose laws "
+            "do not follow from the record; use law='model' for the model's own law, or the log-"
+            "probabilities that the run returned."
+        )
     return request.sampler.law if request.law is None else request.law, request.guidance_scale
 
 
@@ -212,6 +218,7 @@ def _retaken(
         cuda_graph=False,
         cache="none",
         start=taken_as_it_is(rollout.request.start),
+        guidance=None,
         cache_audit=None,
     )
     check_retakable(denoiser, rollout.header, request)

@@ -36,6 +36,9 @@ _WORD = 0xFFFFFFFF
 _ROW_POSITION = -1  # position of the draws that belong to a row, not to one of its positions
 
 
+_BRANCH = 0x9E3779B97F4A7C15  # odd, with bits everywhere
+
+
 class Stream(IntEnum):
     """Name the purpose of a random number (4 bits); numbers of two streams are independent."""
 
@@ -233,6 +236,10 @@ class Rng:
     def spread(self, steps: Tensor) -> Rng:
         """Repeat each row n times, copy i at step `steps[:, i]` (int64 [B, n]); B n rows."""
         return repeat_rows(self, steps.shape[1]).with_step(steps.flatten())
+
+    def branch(self, number: int) -> Rng:
+        """Return the same rows with other numbers, those of candidate `number`; 0 keeps these."""
+        return replace(self, keys=self.keys + _signed64(number * _BRANCH % 2**64))
 
     def at(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return keys, positions and steps of places of the canvas for `draw`, int64 [R]."""

@@ -200,6 +200,10 @@ class ForcedPrediction:
         self._record.note(at, logprob)
         return self._forced(drawn, at, logprob)
 
+    def reveal_prob(self, prob: Tensor, where: Tensor) -> Tensor:
+        """Return `LazyPrediction.reveal_prob`."""
+        return self._inner.reveal_prob(prob, where)
+
     def table(self, where: Tensor, *, alpha: Tensor, reads: PredictionKind) -> Tensor:
         """Return the table that `draw_by` gives its rule, with a graph in grad mode."""
         return self._inner.table(where, alpha=alpha, reads=reads)

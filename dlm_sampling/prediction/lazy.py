@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.prediction.adjusting import adjust_of
+from dlm_sampling.prediction.guided import guided_logits, guided_rows, moved_rate
 from dlm_sampling.prediction.law_rows import law_rows, log_probs_in
-from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.logits import PassLogits, on_demand
-from dlm_sampling.prediction.model import RunModel
+from dlm_sampling.prediction.passes import Passes
 from dlm_sampling.prediction.positions import Sites
-from dlm_sampling.prediction.rows import PassRows
-from dlm_sampling.prediction.shapes import Shapes
 from dlm_sampling.prediction.spread import SpreadDraw, empty_draw
+from dlm_sampling.processes.guidance import tilted_logits
 from dlm_sampling.types import (
-    DenoiserOutput,
     Draw,
     PredictionKind,
     RandomSource,
@@ -31,41 +29,6 @@ from dlm_sampling.types import (
 )
 
 _CHANGING = "reads tables whose size changes per step"
-
-
-class Passes(Protocol):
-    """Define the interface by which a prediction runs its passes; `Predictor` implements it."""
-
-    @property
-    def model(self) -> RunModel:
-        """Return the denoiser and the settings of the run."""
-        ...
-
-    @property
-    def shapes(self) -> Shapes:
-        """Return the layout of positions and passes."""
-        ...
-
-    @property
-    def rows(self) -> PassRows:
-        """Return the row tensors of the pass."""
-        ...
-
-    @property
-    def ledger(self) -> Ledger | None:
-        """Return the ledger that draws are noted in, or None if nobody asks for it."""
-        ...
-
-    def run(
-        self,
-        x: Tensor,
-        t: Tensor,
-        active: Tensor | None,
-        temperature: Tensor | None = None,
-        dt: Tensor | None = None,
-    ) -> list[DenoiserOutput]:
-        """Run the denoiser on the rows `active`; see `Predictor.run`."""
-        ...
 
 
 class LazyPrediction:
@@ -92,6 +55,7 @@ class LazyPrediction:
         self._law = passes.model.law
         self._done: Tensor | None = None  # bool [A], rows whose pass has run; None: all rows
         self._logits: PassLogits | None = None
+        self._tilt: Tensor | None = None  # float64 [A, L, V], of a guidance
 
     @property
     def kind(self) -> PredictionKind:
@@ -106,11 +70,19 @@ class LazyPrediction:
         done = torch.zeros_like(where[:, 0]) if self._done is None else self._done
         missing = self._passes.shapes.missing(where, done)
         if missing is None or len(missing):
-            outputs = self._passes.run(self._x, self._t, missing, self._temperature, self._dt)
-            found = PassLogits.of(outputs, missing, self._x, self._passes.model, found)
+            found = self._run(missing, found)
             self._done = None if missing is None else done.index_fill(0, missing, True)
         assert found is not None
         self._logits = found
+        return found
+
+    def _run(self, missing: Tensor | None, before: PassLogits | None) -> PassLogits:
+        """Append the passes over the rows `missing` (int64 [n]; None: all), and their tilts."""
+        passes, x, model = self._passes, self._x, self._passes.model
+        if model.guidance is None:
+            outputs = passes.run(x, self._t, missing, self._temperature, self._dt)
+            return PassLogits.of(outputs, missing, x, model, before)
+        found, self._tilt = guided_logits(passes, x, self._t, missing, self._dt, before, self._tilt)
         return found
 
     def draw(
@@ -144,6 +116,21 @@ class LazyPrediction:
             temperatures = self._temperatures(greedy, sites, self._law.temperature)
         source, index = self._read(logits, sites)
         return self._drawn(source, index, sites, rng, statistics, sub, temperatures)
+
+    def reveal_prob(self, prob: Tensor, where: Tensor) -> Tensor:
+        """Return the probability that a mask is written; see `types.Prediction.reveal_prob`."""
+        guidance = self._passes.model.guidance
+        if guidance is None or not guidance.moves_rates:
+            return prob.unsqueeze(1)
+        sites = self._passes.shapes.sites(where)
+        out = prob.unsqueeze(1).expand(where.shape)
+        if not len(sites):
+            return out
+        found = self.evaluate(where)
+        assert self._tilt is not None
+        index, source = found.index(sites), on_demand(found.source())
+        plain = ops.log_probs(replace(source, count=len(index)), law=self._own_law, rows=index)
+        return out.masked_scatter(where, moved_rate(plain, self._tilt[where], out[where]))
 
     @property
     def law(self) -> TokenLaw:
@@ -301,9 +288,16 @@ class LazyPrediction:
         rule: Callable[[Site], Tensor],
     ) -> ops.LogitRows:
         """Return the rule's law at the positions, on demand."""
-        logits, model = self._on_demand(self.evaluate(where), sites), self._passes.model
+        found, model = self.evaluate(where), self._passes.model
         adjust = self.adjust(sites, self._law)
-        return law_rows(logits, model, sites, self._x, alpha, reads, rule, adjust)
+
+        def rows(logits: ops.LogitRows, rule: Callable[[Site], Tensor]) -> ops.LogitRows:
+            return law_rows(logits, model, sites, self._x, alpha, reads, rule, adjust)
+
+        if model.guidance is None or model.denoiser.mask_token_id is not None:
+            return rows(self._on_demand(found, sites), rule)
+        ratios = reads == "log_score"
+        return guided_rows(found, sites, self._x, self._tilt, rows, rule, ratios=ratios)
 
     def log_law_of(
         self,
@@ -377,17 +371,20 @@ class LazyPrediction:
         self, logits: PassLogits, sites: Sites
     ) -> tuple[ops.Source | ops.Pair, Tensor | None]:
         """Return the logits of the positions, and their row index; without a copy if possible."""
-        if self._temperature is not None:
+        if self._temperature is not None or self._tilt is not None:
             return self._on_demand(logits, sites), None
         return logits.source(), sites.present(logits.index(sites))
 
     def _on_demand(self, logits: PassLogits, sites: Sites) -> ops.LogitRows:
         """Return the logits of the positions, in their order, computed a few rows at a time."""
-        index, every = logits.index(sites), on_demand(logits.source())
+        every = on_demand(logits.source())
+        index, tilt = logits.index(sites), self._tilt
         each = None if self._temperature is None else self._temperature[sites.row].unsqueeze(1)
 
         def fetch(i: Tensor) -> Tensor:
             values = every.fetch(index[i])
+            if tilt is not None:
+                values = tilted_logits(values, tilt[sites.row[i], sites.column[i]])
             if each is None:
                 return values
             exact = torch.promote_types(values.dtype, torch.float32)

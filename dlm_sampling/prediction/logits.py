@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dlm_sampling import ops
 from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.positions import Sites
+from dlm_sampling.processes.guidance import blended_logits
 from dlm_sampling.types import DenoiserOutput
 
 _BLOCK_ELEMENTS = 2**22  # most logits in memory at a time when they are computed on demand
@@ -35,12 +36,14 @@ class PassLogits:
             None if row i has slot i.
         place: int64 [n, L], index into the W values of each column, -1 if the column has none;
             None if column i has value i.
+        weights: float64 [K, n], of the passes of a guidance, else None.
     """
 
     parts: tuple[DenoiserOutput, ...]
     model: RunModel
     slot: Tensor | None
     place: Tensor | None
+    weights: Tensor | None = None
 
     @classmethod
     def of(
@@ -50,27 +53,35 @@ class PassLogits:
         x: Tensor,
         model: RunModel,
         before: PassLogits | None,
+        weights: Tensor | None = None,
     ) -> PassLogits:
         """Append a pass over the rows `active` (int64 [n]; None: all) to `before`."""
-        place = _places(outputs[0], x.shape[1])
+        place = _places(max(outputs, key=_width), x.shape[1])
         if active is None:
-            return cls(tuple(outputs), model, None, place)
+            return cls(tuple(outputs), model, None, place, weights)
+        if before is not None and before.weights is not None and weights is not None:
+            weights = torch.cat((before.weights, weights), 1)
         offset = 0 if before is None else len(before.parts[0].values)
         slot = x.new_full((len(x),), -1) if before is None else before.slot
         assert slot is not None
         index = torch.arange(offset, offset + len(active), device=x.device)
         slot = slot.index_copy(0, active, index)
         if before is None:
-            return cls(tuple(outputs), model, slot, place)
+            return cls(tuple(outputs), model, slot, place, weights)
         parts = tuple(_joined(a, b) for a, b in zip(before.parts, outputs, strict=True))
         if before.place is None and place is None:
-            return cls(parts, model, slot, None)
+            return cls(parts, model, slot, None, weights)
         every = torch.arange(x.shape[1], device=x.device)
         both = [
             every.expand(count, -1) if known is None else known
             for known, count in ((before.place, offset), (place, len(active)))
         ]
-        return cls(parts, model, slot, torch.cat(both))
+        return cls(parts, model, slot, torch.cat(both), weights)
+
+    @property
+    def width(self) -> int:
+        """Return the values of each row, W."""
+        return max(map(_width, self.parts))
 
     def index(self, sites: Sites) -> Tensor:
         """Return the rows of the flattened values that hold the positions' logits, int64 [R].
@@ -88,10 +99,41 @@ class PassLogits:
                     "may ask for positions of canvas.editable only, with some caches for unknown "
                     "ones of them only."
                 )
-        return slot * self.parts[0].values.shape[1] + column
+        return slot * self.width + column
+
+    def weights_at(self, index: Tensor) -> Tensor:
+        """Return the weights of the passes at rows of the flattened values, [K, r]."""
+        assert self.weights is not None
+        return self.weights[:, index.div(self.width, rounding_mode="floor")]
+
+    def view(self, number: int) -> ops.LogitRows | None:
+        """Return the logits of one pass on demand, [n W, V]; None if no row asked it."""
+        part = self.parts[number]
+        if not _width(part):
+            return None
+        size = self.model.denoiser.vocab_size
+        return on_demand(_headed(part.values.flatten(0, 1), part.head, size))
+
+    def _blended(self) -> ops.LogitRows:
+        """Return the logits of all passes of a guidance in one, on demand, [n W, V]."""
+        guidance, views = self.model.guidance, [self.view(k) for k in range(len(self.parts))]
+        assert guidance is not None
+        lead = next(view for view in views if view is not None)
+
+        def fetch(i: Tensor) -> Tensor:
+            found = [None if view is None else _exact(view.fetch(i)) for view in views]
+            first = next(logits for logits in found if logits is not None)
+            logits = [first.new_zeros(first.shape) if x is None else x for x in found]
+            mixed = blended_logits(logits, self.weights_at(i))
+            kept = guidance.keeps(logits[0])
+            return mixed if kept is None else mixed.masked_fill(~kept, -torch.inf)
+
+        return replace(lead, fetch=fetch, dtype=None)
 
     def source(self) -> ops.Source | ops.Pair:
         """Return the logits of all values, [n W, V]; conditional and unconditional if guided."""
+        if self.weights is not None:
+            return self._blended()
         vocab_size = self.model.denoiser.vocab_size
         parts = [_headed(part.values.flatten(0, 1), part.head, vocab_size) for part in self.parts]
         if len(parts) == 1:
@@ -105,6 +147,33 @@ class PassLogits:
             return ops.Guided(first.fetch(i), second.fetch(i), weight).logits()
 
         return replace(first, fetch=guided)
+
+
+def _width(output: DenoiserOutput) -> int:
+    """Return the values of each row, W; 0 if no row asked for the pass."""
+    return output.values.shape[1]
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """Return logits in a type that blends do not round."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def unasked(rows: int, like: Tensor) -> DenoiserOutput:
+    """Return the output of a pass that no row asked."""
+    return DenoiserOutput(torch.zeros(rows, 0, 1, device=like.device))
+
+
+def gathered(output: DenoiserOutput, columns: Tensor) -> Tensor:
+    """Return the values of `columns` (int64 [n, W]), 0 at columns that the network left out."""
+    values, place = output.values, columns
+    if output.columns is not None:
+        width = max(int(columns.max()), int(output.columns.max())) + 1
+        none = torch.full((len(values), width), -1, dtype=torch.int64, device=values.device)
+        order = torch.arange(values.shape[1], device=values.device)
+        place = none.scatter(1, output.columns, order.expand_as(output.columns)).gather(1, columns)
+    found = torch.take_along_dim(values, place.clamp_min(0).unsqueeze(-1), dim=1)
+    return found.masked_fill((place < 0).unsqueeze(-1), 0.0)
 
 
 def _places(output: DenoiserOutput, length: int) -> Tensor | None:
@@ -125,6 +194,13 @@ def _places(output: DenoiserOutput, length: int) -> Tensor | None:
 def _joined(first: DenoiserOutput, second: DenoiserOutput) -> DenoiserOutput:
     """Concatenate the rows of two outputs; the narrower one is padded with zeros."""
     a, b = first.values, second.values
+    if not (_width(first) and _width(second)):
+        filled = first if _width(first) else second
+        a, b = (
+            v if v.shape[1] else filled.values.new_zeros(len(v), *filled.values.shape[1:])
+            for v in (a, b)
+        )
+        return DenoiserOutput(torch.cat((a, b)), filled.head)
     width = max(a.shape[1], b.shape[1])
     a, b = (torch.nn.functional.pad(v, (0, 0, 0, width - v.shape[1])) for v in (a, b))
     return DenoiserOutput(torch.cat((a, b)), second.head)

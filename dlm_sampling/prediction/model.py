@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.guidance.base import Guidance
 from dlm_sampling.prediction.carry import NO_CARRY, Carry
 from dlm_sampling.prediction.rows import Beside
 from dlm_sampling.schedules import LINEAR, Schedule
@@ -60,6 +61,7 @@ class RunModel:
         schedule: alpha(t) of the sampler's times; a time-conditioned denoiser with another schedule
             gets the time at which its own alpha has the same value.  None: the times are the
             denoiser's own.
+        guidance: further passes, tilts and choices; guidance_scale is 0 then.
     """
 
     denoiser: Denoiser
@@ -68,6 +70,7 @@ class RunModel:
     guidance_scale: float = 0.0
     eager: bool = False
     schedule: Schedule | None = None
+    guidance: Guidance | None = None
 
     @property
     def passes(self) -> int:

@@ -18,11 +18,14 @@ from torch import Tensor
 from dlm_sampling.denoisers.base import Denoiser, no_step_length
 from dlm_sampling.denoisers.planner import planner_network
 from dlm_sampling.errors import named
+from dlm_sampling.guidance.base import Moment, View
 from dlm_sampling.prediction.cached import CachedPasses, Running
 from dlm_sampling.prediction.carry import Carry, crop, widen
 from dlm_sampling.prediction.constrained import Constrained, ConstrainedPrediction
+from dlm_sampling.prediction.guided import moment_of
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.ledger import Ledger
+from dlm_sampling.prediction.logits import gathered, unasked
 from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.network import runner
 from dlm_sampling.prediction.rows import PassRows
@@ -151,8 +154,9 @@ class Predictor:
         self.shapes.check_free("asks a second network")
         counts = self.model.counts.without_time()
         model = replace(
-            self.model, denoiser=denoiser, counts=counts, guidance_scale=0.0, eager=False
-        )
+            self.model, denoiser=denoiser, counts=counts, guidance_scale=0.0, eager=False,
+            guidance=None,
+        )  # fmt: skip
         rows = replace(self.rows, beside=None)
         carries = model.first_carries()
         return replace(
@@ -242,6 +246,51 @@ class Predictor:
             else:
                 outputs.append(self._pass(inputs, rows.horizon))
         return outputs
+
+    def guided(
+        self, x: Tensor, t: Tensor, active: Tensor | None, dt: Tensor | None = None
+    ) -> tuple[list[DenoiserOutput], Tensor]:
+        """Run the passes of the guidance, each on the rows of `active` whose weight is not 0.
+
+        Returns one output per pass, over all columns, and the weights, float64 [K, n].
+        """
+        guidance, rows = self.model.guidance, self.rows
+        assert guidance is not None
+        if active is not None:
+            rows, x, t, dt = select_rows((rows, x, t, dt), active)
+        moment = moment_of(rows, x, t, self.model.denoiser.mask_token_id)
+        weights = guidance.weights(moment)
+        outputs = [
+            self._view(view, (weight != 0.0).nonzero().squeeze(1), moment, rows, dt)
+            for view, weight in zip(guidance.views, weights, strict=True)
+        ]
+        return outputs, weights
+
+    def _view(
+        self, view: View, which: Tensor, moment: Moment, rows: PassRows, dt: Tensor | None
+    ) -> DenoiserOutput:
+        """Run one pass of a guidance on the rows `which`, int64 [m] of n."""
+        count, length = moment.x.shape
+        if not len(which):
+            return unasked(count, moment.x)
+        moment, rows, dt = select_rows((moment, rows, dt), which)
+        model = self.model
+        if view.denoiser is not None:
+            model = replace(model, denoiser=view.denoiser)
+        time, lasts = model.time_of(moment.t, rows.beside), None
+        if dt is not None:
+            lasts = time - model.time_of(moment.t - dt, rows.beside)
+        inputs = Pass(moment.x, time, rows.attention, lasts, rows=rows.index)
+        if view.shown is not None:
+            inputs = view.shown(inputs, moment)
+        asking = replace(self, model=model, carries=())
+        hidden = None if rows.horizon is None else _unseen(inputs, rows.horizon, 1)
+        asking._charge(inputs, 1, hidden)
+        out = asking._pass(inputs, rows.horizon)
+        wide = torch.nn.functional.pad(out.values, (0, 0, 0, length - out.values.shape[1]))
+        return DenoiserOutput(
+            wide.new_zeros(count, *wide.shape[1:]).index_copy(0, which, wide), out.head
+        )
 
     def _cached(
         self, inputs: Pass, part: int, which: Tensor, temperature: Tensor | None
@@ -334,7 +383,7 @@ class Predictor:
             )
             if values is None:
                 values = out.values.new_zeros(*columns.shape, *out.values.shape[2:])
-            found = _gathered(out, (asked - start).clamp(0, stop - start - 1))
+            found = gathered(out, (asked - start).clamp(0, stop - start - 1))
             values[group] = found.masked_fill(~inside.unsqueeze(-1), 0.0)
             if carry is not None:
                 after = widen(out.carry, start, stop, length) if along else out.carry
@@ -357,15 +406,3 @@ def _unseen(inputs: Pass, horizon: Tensor, passes: int) -> Tensor:
     columns = torch.arange(real.shape[1], device=real.device)
     unseen = (real & (columns >= horizon.unsqueeze(1))).sum(1)
     return unseen.double() * passes / real.sum(1).clamp_min(1)
-
-
-def _gathered(output: DenoiserOutput, columns: Tensor) -> Tensor:
-    """Return the values of `columns` (int64 [n, W]), 0 at columns that the network left out."""
-    values, place = output.values, columns
-    if output.columns is not None:
-        width = max(int(columns.max()), int(output.columns.max())) + 1
-        none = torch.full((len(values), width), -1, dtype=torch.int64, device=values.device)
-        order = torch.arange(values.shape[1], device=values.device)
-        place = none.scatter(1, output.columns, order.expand_as(output.columns)).gather(1, columns)
-    found = torch.take_along_dim(values, place.clamp_min(0).unsqueeze(-1), dim=1)
-    return found.masked_fill((place < 0).unsqueeze(-1), 0.0)

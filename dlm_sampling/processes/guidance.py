@@ -10,13 +10,14 @@ canvases, so its rule always acts on the law of the step.  Once rows have more t
 no choice of g but 0 and 1 gives the product law of whole rows.  Schiff et al. 2024,
 arXiv:2412.10193 (D-CFG and D-CBG), and its released code; LLaDA's scale is w = g - 1.
 
-Public toolbox: for samplers and experiments of one's own.  `generate` combines the logits of two
-passes instead, see `RunModel.guidance_scale`.
+Public toolbox: the pair of laws, as the paper writes it, made of `blended_logits`, which runs
+like all other laws here, on logits and on laws of steps (`dlm_sampling.guidance`); `ops.Guided` is
+the same law of two tensors of logits in the pass that draws from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,13 +41,36 @@ def classifier_free_law(conditional: Tensor, unconditional: Tensor, gamma: float
     """
     if gamma in (0.0, 1.0):
         return conditional if gamma == 1.0 else unconditional
-    mixed = gamma * conditional.log() + (1.0 - gamma) * unconditional.log()
-    possible = (conditional > 0) & (unconditional > 0)
-    return mixed.masked_fill(~possible, -torch.inf).softmax(-1)
+    weights = torch.tensor((gamma, 1.0 - gamma), dtype=torch.float64, device=conditional.device)
+    parts = (conditional.log(), unconditional.log())
+    return blended_logits(parts, weights).softmax(-1)
+
+
+def blended_logits(parts: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Return sum_k w_k x_k of logits x_k, [..., V]: log p~ = sum_k w_k log p_k up to a constant.
+
+    A part of weight 0 does not count, a single part of weight 1 is returned as it is, and a token
+    to which a part that counts gives probability 0 gets 0, whatever the sign of its weight.
+
+    Args:
+        parts: K tensors of logits, [..., V].
+        weights: w_k, [K], or [K, ...] for each position.
+    """
+    out = torch.zeros_like(parts[0])
+    possible = torch.ones_like(out, dtype=torch.bool)
+    for part, weight in zip(parts, weights, strict=True):
+        w = weight.to(out.dtype).expand(out.shape[:-1]).unsqueeze(-1)
+        finite = part > -torch.inf
+        out = out + torch.where(finite & (w != 0.0), w * part, 0.0)
+        possible = possible & (finite | (w == 0.0))
+    return out.masked_fill(~possible, -torch.inf)
 
 
 def candidate_log_ratios(
-    log_classifier: Callable[[Tensor], Tensor], x: Tensor, vocab_size: int
+    log_classifier: Callable[[Tensor], Tensor],
+    x: Tensor,
+    vocab_size: int,
+    where: Tensor | None = None,
 ) -> Tensor:
     """Ask the classifier for log p(c | z, y at i) - log p(c | z), [B, L, V], of all i and y.
 
@@ -56,10 +80,14 @@ def candidate_log_ratios(
         log_classifier: canvases int64 [N, L] -> log p(c | z), [N].
         x: canvases z, int64 [B, L].
         vocab_size: symbols V, the mask included if there is one.
+        where: bool [B, L], the only positions that are asked for; the rest is 0.  None: all.
     """
     here = log_classifier(x).view(-1, 1, 1)
     symbols = torch.arange(vocab_size, device=x.device)
-    row, column, symbol = (x.unsqueeze(-1) != symbols).nonzero(as_tuple=True)
+    asked = x.unsqueeze(-1) != symbols
+    if where is not None:
+        asked = asked & where.unsqueeze(-1)
+    row, column, symbol = asked.nonzero(as_tuple=True)
     ratios = here.new_zeros(*x.shape, vocab_size)
     for part in torch.split(torch.arange(len(row), device=x.device), CANDIDATES):
         b, i, y = row[part], column[part], symbol[part]
@@ -91,7 +119,12 @@ def classifier_based_law(law: Tensor, log_ratios: Tensor, gamma: float) -> Tenso
         log_ratios: from `candidate_log_ratios` or `first_order_log_ratios`, [..., V].
         gamma: weight of the classifier; 0 is the law itself.
     """
-    return law if gamma == 0.0 else (law.log() + gamma * log_ratios).softmax(-1)
+    return law if gamma == 0.0 else tilted_logits(law.log(), gamma * log_ratios).softmax(-1)
+
+
+def tilted_logits(logits: Tensor, tilt: Tensor) -> Tensor:
+    """Return the logits of p(y) exp(tilt(y)) / Z, [..., V]."""
+    return logits + tilt.to(logits.dtype)
 
 
 def rate_preserving_law(law: Tensor, log_ratios: Tensor, x: Tensor, gamma: float) -> Tensor:

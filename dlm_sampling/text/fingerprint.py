@@ -54,7 +54,12 @@ def _start(job: Job) -> dict[str, Any]:
     """Return the drafts of a call and its times, as values for JSON; nothing without them."""
     request = job.request
     drafts = sorted({row.draft for row in job.prompts if row.draft is not None})
-    found = {"start": request.start and asdict(request.start), "times": request.times}
+    guidance = None if request.guidance is None else repr(request.guidance)
+    found = {
+        "start": request.start and asdict(request.start),
+        "times": request.times,
+        "guidance": guidance,
+    }
     return {name: value for name, value in {**found, "drafts": drafts}.items() if value}
 
 

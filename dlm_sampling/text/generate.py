@@ -17,6 +17,7 @@ from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.engine.request import BlockRequest
 from dlm_sampling.engine.trajectory import StepCallback
 from dlm_sampling.errors import SamplingWarning, check_arguments, check_flag, check_whole, named
+from dlm_sampling.guidance.base import Guidance
 from dlm_sampling.likelihood.recording import Recording
 from dlm_sampling.text.arguments import Drafts, Ids, Stop
 from dlm_sampling.text.completion import GenerateOutput, equal_rows, finish
@@ -80,6 +81,7 @@ def generate(
     renoise: bool = True,
     times: Sequence[float] | None = None,
     constraint: str | Constraint | None = None,
+    guidance: Guidance | None = None,
     **unknown: Any,
 ) -> GenerateOutput:
     """Generate text (or fill masks) with a diffusion language model.
@@ -180,6 +182,9 @@ def generate(
             of that law.  For models with masks and samplers that draw unknown tokens from the
             model's law; others are refused by name.  A text ends at an end-of-text or with the
             last position.
+        guidance: an object of `dlm_sampling.guidance`, in place of guidance_scale, which is short
+            for `ClassifierFree(scale)`: classifier-free with other scales and conditions, by a
+            classifier or a reward, products and pairs of models.
         unknown: refused; the error names the closest valid argument.
 
     Returns:
@@ -231,6 +236,7 @@ def generate(
         renoise=renoise,
         times=times,
         constraint=constraint,
+        guidance=guidance,
     )
     job = prepare(denoiser, prompts, options)
     rows = job.rows()

@@ -15,6 +15,7 @@ from dlm_sampling.engine.request import BlockRequest, Request
 from dlm_sampling.engine.sample import plan_request
 from dlm_sampling.errors import check_flag, check_mapping, check_real, check_whole, unknown_choice
 from dlm_sampling.prediction.model import full_law
+from dlm_sampling.guidance.base import Guidance
 from dlm_sampling.samplers import create, from_config
 from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.text.arguments import (
@@ -111,6 +112,7 @@ class GenerateOptions:
     renoise: bool = True
     times: Sequence[float] | None = None
     constraint: str | Constraint | None = None
+    guidance: Guidance | None = None
 
     def __post_init__(self) -> None:
         check_whole("num_return_sequences", self.num_return_sequences)
@@ -240,6 +242,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         start=start_of(options.start is not None, options.t_start, options.renoise, options.times),
         times=None if options.times is None else tuple(options.times),
         constraint=automaton,
+        guidance=options.guidance,
     )
     check_start(sampler, request.start, request.times)
     return Job(

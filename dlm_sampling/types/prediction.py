@@ -168,6 +168,14 @@ class Prediction(Protocol):
         """Draw from given laws [R, V] of the positions of `where`, row-major; no filters."""
         ...
 
+    def reveal_prob(self, prob: Tensor, where: Tensor) -> Tensor:
+        """Return the probability that each mask at `where` (bool [B, L]) is written in a step.
+
+        prob float64 [B] is that of the noise, which comes back as [B, 1]; only a guidance that
+        changes rates runs the pass, and tells positions apart, [B, L].
+        """
+        ...
+
     def table(self, where: Tensor, *, alpha: Tensor, reads: PredictionKind) -> Tensor:
         """Return the table that `draw_by` gives its rule, for all of `where`: float64 [R, V]."""
         ...

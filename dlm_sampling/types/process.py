@@ -28,6 +28,10 @@ class RandomSource(Protocol):
         """Repeat each row n times, copy i at step `steps[:, i]` (int64 [B, n]): B n rows."""
         ...
 
+    def branch(self, number: int) -> RandomSource:
+        """Return the same rows with the numbers of candidate `number`; 0 keeps its own."""
+        ...
+
     def at(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return keys, row-relative positions and steps of places of the canvas, all int64 [R]."""
         ...

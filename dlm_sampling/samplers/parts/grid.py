@@ -131,10 +131,11 @@ class GridSampler(Solver[None]):
         if self.by_tables(canvas):
             return None, self.move(canvas, t, s, removal, predict, predict(canvas.tokens, t), rng)
         u = rng.uniform(Stream.COMMIT, canvas.tokens)
-        revealed = u < self.reveal_prob(t, s).unsqueeze(1)
+        prediction = predict(canvas.tokens, t)
+        revealed = u < prediction.reveal_prob(self.reveal_prob(t, s), canvas.eligible)
         where = canvas.eligible & (removal.unsqueeze(1) | revealed)
         greedy = removal if self.noise_removal == "argmax" else None
-        draw = predict(canvas.tokens, t).draw(where, rng, greedy=greedy)
+        draw = prediction.draw(where, rng, greedy=greedy)
         return None, reveal(canvas, where, draw)
 
     def move(

@@ -50,7 +50,8 @@ def move_masks(
     """Reveal masks and mask tokens again, independently; rows of `last` (bool [B]) reveal all."""
     u = rng.uniform(Stream.COMMIT, canvas.tokens)
     over = last.unsqueeze(1)
-    where = canvas.eligible & (over | (u < move.reveal.unsqueeze(1)))
+    revealed = u < prediction.reveal_prob(move.reveal, canvas.eligible)
+    where = canvas.eligible & (over | revealed)
     remask = canvas.committed & ~over & (u < move.remask.unsqueeze(1))
     greedy = last if noise_removal == "argmax" else None
     return reveal_and_remask(canvas, where, remask, prediction.draw(where, rng, greedy=greedy))

@@ -1,0 +1,189 @@
+"""Combine the passes of a guidance, and tilt what comes out of them.
+
+masks           logits of the clean token: blended, then tilted
+other noise     laws of a step that a rule makes of each pass: blended, then tilted
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dlm_sampling import ops
+from dlm_sampling.guidance.base import Guidance, Moment
+from dlm_sampling.guidance.reward_gradient import standing
+from dlm_sampling.prediction.law_rows import Rule
+from dlm_sampling.prediction.logits import PassLogits
+from dlm_sampling.prediction.passes import Passes
+from dlm_sampling.prediction.positions import Sites
+from dlm_sampling.prediction.rows import PassRows
+from dlm_sampling.processes.guidance import (
+    blended_logits,
+    classifier_based_law,
+    rate_preserving_law,
+    tilted_logits,
+)
+from dlm_sampling.types import Site, TokenLaw
+from dlm_sampling.types.rows import select_rows
+
+
+def moment_of(rows: PassRows, x: Tensor, t: Tensor, mask: int | None) -> Moment:
+    """Return what a guidance reads of canvases x, int64 [n, L], at times t [n]."""
+    assert rows.given is not None
+    fixed = rows.given if rows.attention is None else rows.given | ~rows.attention
+    return Moment(x, t, rows.index, fixed, mask)
+
+
+def guided_logits(
+    passes: Passes,
+    x: Tensor,
+    t: Tensor,
+    missing: Tensor | None,
+    dt: Tensor | None,
+    before: PassLogits | None,
+    tilt: Tensor | None,
+) -> tuple[PassLogits, Tensor | None]:
+    """Run the passes of the rows `missing` (int64 [n]; None: all), with their tilts.
+
+    Returns:
+        The logits of these rows and of those before, and what is added to the laws of all rows,
+        float64 [A, L, V], or None where the guidance tilts nothing.
+    """
+    model = passes.model
+    guidance, denoiser = model.guidance, model.denoiser
+    assert guidance is not None
+    outputs, weights = passes.guided(x, t, missing, dt)
+    rows = (passes.rows, x, t) if missing is None else select_rows((passes.rows, x, t), missing)
+    moment = moment_of(*rows, denoiser.mask_token_id)
+    own = PassLogits.of(outputs, None, moment.x, model, None, weights)
+    mask = denoiser.mask_token_id
+    where = ~moment.fixed if mask is None else ~moment.fixed & (moment.x == mask)
+    law = TokenLaw(suppressed=model.law.suppressed)
+
+    def laws(view: int) -> Tensor:
+        source = own.view(view)
+        assert source is not None
+        every = ops.log_probs(source, law=law).exp()
+        return every.view(*moment.x.shape, -1)
+
+    def log_p() -> Tensor:
+        sites = Sites.of(where)
+        found = ops.log_probs(own.source(), law=law, rows=own.index(sites))
+        table = standing(moment.x, denoiser.vocab_size)
+        return table.index_put((sites.row, sites.column), found.to(table.dtype).clamp_min(-1e9))
+
+    weights = guidance.settle(weights, laws, where)
+    found = PassLogits.of(outputs, missing, x, model, before, weights)
+    if not guidance.tilts:
+        return found, None
+    own = replace(own, weights=weights)
+    here = guidance.tilt(moment, where, log_p).double()
+    if missing is None:
+        return found, here
+    whole = here.new_zeros(len(x), *here.shape[1:]) if tilt is None else tilt
+    return found, whole.index_copy(0, missing, here)
+
+
+def guided_rows(
+    logits: PassLogits,
+    sites: Sites,
+    x: Tensor,
+    tilt: Tensor | None,
+    rows: Callable[[ops.LogitRows, Rule], ops.LogitRows],
+    rule: Rule,
+    *,
+    ratios: bool,
+) -> ops.LogitRows:
+    """Return laws of the step at the positions, of all passes, blended and tilted.
+
+    A rule that reads ratios of probabilities makes rates of them: there the ratios are blended and
+    tilted, R~ = prod_k R_k^w_k exp(tilt), and the rule is asked once.
+
+    Args:
+        logits: of the passes.
+        sites: the positions.
+        x: int64 [A, L], the canvases.
+        tilt: float64 [A, L, V], or None.
+        rows: makes a rule's laws of the logits of one pass at the positions.
+        rule: makes laws of the next token.
+        ratios: whether the rule reads ratios.
+    """
+    index, here = logits.index(sites), sites.read(x)
+    inner = _table if ratios else rule
+    parts = [
+        None if view is None else rows(_chosen(view, index), inner)
+        for view in map(logits.view, range(len(logits.parts)))
+    ]
+    first = next(part for part in parts if part is not None)
+    guidance = logits.model.guidance
+    assert guidance is not None
+
+    def fetch(i: Tensor) -> Tensor:
+        weights = logits.weights_at(index[i])
+        there = None if tilt is None else tilt[sites.row[i], sites.column[i]]
+        if not ratios:
+            law = _blended(parts, i, weights, normalised=True)
+            return law if there is None else _tilted(guidance, law, there, here[i])
+        table = _blended(parts, i, weights, normalised=False)
+        table = table if there is None else tilted_logits(table.log(), there).exp()
+        return rule(Site(here[i], sites.row[i], table, sites.column[i]))
+
+    return replace(first, fetch=fetch)
+
+
+def _table(site: Site) -> Tensor:
+    """Return the table of a prediction as it is."""
+    return site.p
+
+
+def _chosen(rows: ops.LogitRows, index: Tensor) -> ops.LogitRows:
+    """Return some rows, int64 [R], in that order."""
+    every = rows.fetch
+
+    def fetch(i: Tensor) -> Tensor:
+        return every(index[i])
+
+    return replace(rows, fetch=fetch, count=len(index))
+
+
+def _blended(
+    parts: list[ops.LogitRows | None], i: Tensor, weights: Tensor, *, normalised: bool
+) -> Tensor:
+    """Return the blend of the tables of all passes, [r, V]; weights [K, r].
+
+    A table whose weight is 1, where all others are 0, comes back as it is.
+    """
+    found = [None if part is None else part.fetch(i) for part in parts]
+    first = next(law for law in found if law is not None)
+    laws = [torch.ones_like(first) if law is None else law for law in found]
+    mixed = blended_logits([law.log() for law in laws], weights)
+    mixed = mixed.softmax(-1) if normalised else mixed.exp()
+    alone = ((weights == 0.0) | (weights == 1.0)).all(0) & (weights.sum(0) == 1.0)
+    same = torch.zeros_like(first)
+    for law, weight in zip(laws, weights, strict=True):
+        same = same + torch.where((weight == 1.0).unsqueeze(-1), law, 0.0)
+    return torch.where(alone.unsqueeze(-1), same, mixed)
+
+
+def _tilted(guidance: Guidance, law: Tensor, tilt: Tensor, x: Tensor) -> Tensor:
+    """Return the tilted law of a step, [r, V]."""
+    if guidance.keeps_rates:
+        return rate_preserving_law(law, tilt, x, 1.0)
+    return classifier_based_law(law, tilt, 1.0)
+
+
+def moved_rate(log_p: Tensor, tilt: Tensor, prob: Tensor) -> Tensor:
+    """Return r Z / (r Z + 1 - r), Z = sum_v p(v) exp(tilt(v)): the rate of a tilted law, [R].
+
+    The mask keeps its weight 1 in the law r p(v) + (1 - r) 1[v = mask].
+
+    Args:
+        log_p: log-laws of the clean token, [R, V].
+        tilt: float64 [R, V].
+        prob: r, [R].
+    """
+    leaving = prob * (log_p.double() + tilt).logsumexp(-1).exp()
+    return (leaving / (leaving + 1.0 - prob)).where(prob < 1.0, 1.0)
