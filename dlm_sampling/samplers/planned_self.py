@@ -136,11 +136,13 @@ class PlannedSelf(SamplerBase[SelfPlan]):
         u = rng.uniform(Stream.POSITION, canvas.tokens).masked_fill(~canvas.editable, 2.0)
         place = u.argsort(1).argsort(1)
         first = (clock.step == 0).unsqueeze(1)
-        level = float(self.schedule.alpha(torch.tensor(clock.begin).double())) * (clock.begin < 1.0)
+        level = self.schedule.alpha(torch.full_like(state.level, clock.begin))
+        level = level if clock.begin < 1.0 else torch.zeros_like(level)
+        noise = (1.0 - level).unsqueeze(1) * canvas.editable.double()
         return state._replace(
             group=torch.where(fresh.unsqueeze(1), place % passes.unsqueeze(1), state.group),
-            noise=torch.where(first, (1.0 - level) * canvas.editable.double(), state.noise),
-            level=state.level.masked_fill(clock.step == 0, level),
+            noise=torch.where(first, noise, state.noise),
+            level=torch.where(clock.step == 0, level, state.level),
         )
 
     def ask(
