@@ -120,6 +120,11 @@ class Request:
         if number is not None:  # two tensors of logits in one pass, with caches and graphs
             object.__setattr__(self, "guidance_scale", number)
             object.__setattr__(self, "guidance", None)
+        if self.guidance is not None and self.constraint is not None:
+            raise ValueError(
+                f"guidance={type(self.guidance).__name__}: its choices would not see the "
+                "constraint; use guidance_scale= with it, or leave one of the two out."
+            )
         if not abs(self.guidance_scale) <= MOST_GUIDANCE:
             raise ValueError(
                 f"guidance_scale={self.guidance_scale}: must be between -{MOST_GUIDANCE:.0f} and "

@@ -25,7 +25,7 @@ from dlm_sampling.engine.constraint import RunConstraint
 from dlm_sampling.engine.drafts import check_start, grid_of, started
 from dlm_sampling.engine.fit import check_fit, check_guidance, check_law
 from dlm_sampling.engine.request import Canvases, IsComplete, Request
-from dlm_sampling.engine.state import BlockWindow, RunState, apply
+from dlm_sampling.engine.state import BlockWindow, Moved, RunState, apply
 from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.model import Counts, RunModel, full_law
@@ -42,23 +42,6 @@ from dlm_sampling.samplers.contract import (
 )
 from dlm_sampling.types import Canvas, Clock, Process, Sampler, Step
 from dlm_sampling.types.values import ints
-
-
-@dataclass(frozen=True)
-class Moved:
-    """Hold the result of one sampler step.
-
-    Fields:
-        state: the state after the step; its block and step counters are not advanced yet.
-        canvas: the canvas that the sampler received.
-        step: the `Step` that the sampler returned.
-        over: bool [A], rows whose block this step ended.
-    """
-
-    state: RunState
-    canvas: Canvas
-    step: Step
-    over: Tensor
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,23 @@ class RunState:
         return len(self.rows)
 
 
+@dataclass(frozen=True)
+class Moved:
+    """Hold the result of one sampler step.
+
+    Fields:
+        state: the state after the step; its block and step counters are not advanced yet.
+        canvas: the canvas that the sampler received.
+        step: the `Step` that the sampler returned.
+        over: bool [A], rows whose block this step ended.
+    """
+
+    state: RunState
+    canvas: Canvas
+    step: Step
+    over: Tensor
+
+
 def apply(state: RunState, canvas: Canvas, step: Step) -> RunState:
     """Return the state with the step's changes inside the block; changes elsewhere are dropped."""
     changed = ((step.tokens != state.tokens) | (canvas.unknown & ~step.unknown)) & canvas.editable

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.engine.output import Listeners, SampleOutput
-from dlm_sampling.engine.run import Moved, Run
-from dlm_sampling.engine.state import RunState
+from dlm_sampling.engine.run import Run
+from dlm_sampling.engine.state import Moved, RunState
 from dlm_sampling.engine.trajectory import StepEvent, drawn_in, statistics_of
 from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.predictor import Predictor

@@ -29,7 +29,7 @@ from dlm_sampling.prediction.logits import gathered, unasked
 from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.network import runner
 from dlm_sampling.prediction.rows import PassRows
-from dlm_sampling.prediction.shapes import FREE, Shapes
+from dlm_sampling.prediction.shapes import FREE, Shapes, real_columns, unseen_share
 from dlm_sampling.types import DenoiserOutput, Pass, Planner, Process, TokenLaw
 from dlm_sampling.types.rows import repeat_rows, select_rows, store_rows
 from dlm_sampling.types.values import distinct, int_rows
@@ -230,7 +230,7 @@ class Predictor:
             copies = len(self.rows) // len(self.cache.shown.tokens)
             running = Running(model, self._cached, self._charge_columns)
             return self.cache.run(running, inputs, rows.given, active, copies, temperature)
-        hidden = None if rows.horizon is None else _unseen(inputs, rows.horizon, passes)
+        hidden = None if rows.horizon is None else unseen_share(inputs, rows.horizon, passes)
         self._charge(inputs, passes, hidden)
         outputs: list[DenoiserOutput] = []
         for part in range(passes):
@@ -284,7 +284,7 @@ class Predictor:
         if view.shown is not None:
             inputs = view.shown(inputs, moment)
         asking = replace(self, model=model, carries=())
-        hidden = None if rows.horizon is None else _unseen(inputs, rows.horizon, 1)
+        hidden = None if rows.horizon is None else unseen_share(inputs, rows.horizon, 1)
         asking._charge(inputs, 1, hidden)
         out = asking._pass(inputs, rows.horizon)
         wide = torch.nn.functional.pad(out.values, (0, 0, 0, length - out.values.shape[1]))
@@ -302,7 +302,7 @@ class Predictor:
 
     def _charge_columns(self, inputs: Pass, columns: Tensor) -> None:
         """Count the passes over some columns, int64 [n] of them in each row."""
-        passes, whole = self.model.passes, _real(inputs).sum(1).clamp_min(1)
+        passes, whole = self.model.passes, real_columns(inputs).sum(1).clamp_min(1)
         self._charge(inputs, passes, passes * (1.0 - columns.double() / whole))
 
     def _charge(self, inputs: Pass, passes: int, hidden: Tensor | None) -> None:
@@ -359,7 +359,7 @@ class Predictor:
         Rows with the same span run together, cut to the span.  Returns the values of the requested
         columns, or of all columns if none were requested.
         """
-        real = _real(inputs)
+        real = real_columns(inputs)
         first = real.long().argmax(1)
         spans = torch.stack([first, first + real.sum(1)], 1)
         carry, head, values = inputs.carry, None, None
@@ -391,18 +391,3 @@ class Predictor:
             head = out.head
         assert values is not None
         return DenoiserOutput(values, head, carry, inputs.columns)
-
-
-def _real(inputs: Pass) -> Tensor:
-    """Return a mask that is False at padding, bool [n, L]."""
-    if inputs.attention is None:
-        return torch.ones_like(inputs.tokens, dtype=torch.bool)
-    return inputs.attention
-
-
-def _unseen(inputs: Pass, horizon: Tensor, passes: int) -> Tensor:
-    """Return the columns hidden by a horizon (int64 [n]), in whole canvases, float64 [n]."""
-    real = _real(inputs)
-    columns = torch.arange(real.shape[1], device=real.device)
-    unseen = (real & (columns >= horizon.unsqueeze(1))).sum(1)
-    return unseen.double() * passes / real.sum(1).clamp_min(1)

@@ -154,3 +154,18 @@ class FixedShapes:
             ValueError: always.
         """
         raise ValueError(f"cuda_graph=True: this sampler {reason}.")
+
+
+def real_columns(inputs: Pass) -> Tensor:
+    """Return a mask that is False at padding, bool [n, L]."""
+    if inputs.attention is None:
+        return torch.ones_like(inputs.tokens, dtype=torch.bool)
+    return inputs.attention
+
+
+def unseen_share(inputs: Pass, horizon: Tensor, passes: int) -> Tensor:
+    """Return the columns hidden by a horizon (int64 [n]), in whole canvases, float64 [n]."""
+    real = real_columns(inputs)
+    columns = torch.arange(real.shape[1], device=real.device)
+    unseen = (real & (columns >= horizon.unsqueeze(1))).sum(1)
+    return unseen.double() * passes / real.sum(1).clamp_min(1)

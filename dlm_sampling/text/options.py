@@ -14,8 +14,8 @@ from dlm_sampling.engine.drafts import check_start, start_of
 from dlm_sampling.engine.request import BlockRequest, Request
 from dlm_sampling.engine.sample import plan_request
 from dlm_sampling.errors import check_flag, check_mapping, check_real, check_whole, unknown_choice
-from dlm_sampling.prediction.model import full_law
 from dlm_sampling.guidance.base import Guidance
+from dlm_sampling.prediction.model import full_law
 from dlm_sampling.samplers import create, from_config
 from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.text.arguments import (
