@@ -152,6 +152,7 @@ def test_what_a_draft_leaves_unknown() -> None:
 NEEDS = {"lsd": "always begins with noise", "psi-loop": "always begins with noise"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EVERY))
 def test_every_sampler_refines_a_draft_or_says_why_not(name: str) -> None:
     """Rows stand alone, no mask is left, and a run with the same seed is the same run."""
@@ -195,6 +196,7 @@ def test_a_planner_of_itself_takes_a_draft_for_as_noisy_as_it_is_told() -> None:
         assert plan.level.tolist() == pytest.approx([1.0 - noise] * 2)
 
 
+@pytest.mark.slow
 def test_own_times_equal_to_the_grid_change_nothing() -> None:
     """And other times take the steps that they say."""
     for name in ("ancestral", "remdm-cap", "flow-matching", "theta-trapezoidal", "psi"):

@@ -39,6 +39,7 @@ def run(guide: BestOf | None, count: int, name: str = "llada-random", **options:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_exact_soft_value_leads_to_the_tilted_law_as_m_grows() -> None:
     """At M 1 it is the base law, and the distance to P e^r / Z falls with M, down to the noise."""
     distances = []
@@ -66,6 +67,7 @@ def test_one_step_has_the_law_of_the_best_candidate() -> None:
     assert chi_square(torch.bincount(out.tokens[:, 2], minlength=S), law).p > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "denoiser"),
     [("ancestral", EXACT_P), ("remdm-cap", EXACT_P), ("glauber", EXACT_P), ("euler", NOISY_P)],

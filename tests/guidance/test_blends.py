@@ -57,6 +57,7 @@ def test_a_stitched_run_asks_one_model_at_a_time() -> None:
     assert torch.equal(found[1], log_probs(None, EXACT_P, ONE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noisy", [False, True])
 def test_weights_of_one_model_are_its_plain_run(noisy: bool) -> None:
     mine, other = (NOISY_P, NOISY_Q) if noisy else (EXACT_P, EXACT_Q)

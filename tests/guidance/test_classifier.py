@@ -56,6 +56,7 @@ GUIDE = Classifier(exact, S + 1)
 POSTERIOR = P.flatten() * LIKELY / (P.flatten() * LIKELY).sum()
 
 
+@pytest.mark.slow
 def test_an_exact_classifier_gives_the_posterior_by_bayes() -> None:
     """Guided conditionals are those of P(x | c), so the run has that law."""
     bayes = EnumerableDenoiser(POSTERIOR.view(S, S, S))
@@ -167,6 +168,7 @@ def test_strength_0_is_the_plain_run_and_asks_nobody() -> None:
         assert torch.equal(plain.nfe, guided.nfe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ancestral", "psi", "llada", "glauber", "planned-self"])
 def test_rows_stand_alone(name: str) -> None:
     empty = torch.zeros(3, LENGTH, dtype=torch.int64)

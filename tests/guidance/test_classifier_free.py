@@ -61,6 +61,7 @@ def guided(x: Tensor, gamma: float) -> Tensor:
     return classifier_free_law(c, u, gamma)
 
 
+@pytest.mark.slow
 def test_it_is_not_the_product_law_once_there_are_several_positions() -> None:
     """The law of the run by enumeration, the run itself by chi-square, and the distance."""
     found, product = chain_law(lambda x: guided(x, 2.0)), (P**2 / Q).flatten()
@@ -140,6 +141,7 @@ def test_ratio_aware_scales_fall_with_the_ratio() -> None:
         start += int(masks.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["ancestral", "euler", "flow-matching", "glauber", "psi"])
 def test_under_uniform_noise_laws_of_steps_are_combined(sampler: str) -> None:
     """The posterior of UDLM's rule to 1e-12; whole runs end, and scale 0 is the plain run."""
@@ -184,6 +186,7 @@ def test_under_uniform_noise_laws_of_steps_are_combined(sampler: str) -> None:
     assert torch.equal(2 * runs[0].nfe, runs[2].nfe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(samplers.available()))
 def test_every_sampler_can_be_guided_and_rows_stand_alone(name: str) -> None:
     entry = samplers.available()[name]
