@@ -24,6 +24,8 @@ def test_results_and_resumption(
     words += ["--protocol", "llada", "--masks", "4"]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert "negative log-likelihood: at most" in done.stdout
+    assert [line.endswith(", n = 2") for line in done.stdout.splitlines()] == [True] * 3
+    assert done.stderr.splitlines()[-1] == f"{out}: results.json, samples.jsonl, report.html"
     first = json.loads((out / "results.json").read_text(encoding="utf-8"))
     names = [(metric["name"], metric["group"]) for metric in first["metrics"]]
     assert names[:3] == [
