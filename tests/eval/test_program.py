@@ -52,6 +52,7 @@ WRONG: dict[str, list[list[str]]] = {
     ],
     "dlm_eval.kill_storm": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
     "dlm_eval.likelihood.estimators": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
+    "dlm_eval.likelihood.updates": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
     "dlm_eval.lsd.learned": [["--out", "EMPTY"], ["--parts", "none", "--out", "NEW/x.json"]],
     "dlm_eval.robustness.fuzz": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
     "dlm_eval.robustness.mutants": [["--out", "EMPTY"], ["MISSING", "--out", "NEW/x.json"]],
