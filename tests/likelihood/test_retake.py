@@ -104,7 +104,9 @@ def test_gradients_under_uniform_noise_are_those_of_finite_differences(
         return replay(Noisy(weights), rollout).total
 
     assert torch.autograd.gradcheck(total, (table().requires_grad_(),))
-    assert (total(table()) - rollout.total).abs().max() <= 1e-6
+    # The corrector's record is a float32; the others are float64 as their model.
+    error = 1e-6 if name == "predictor-corrector" else 1e-12
+    assert (total(table()) - rollout.total).abs().max() <= error
 
 
 def test_the_gradient_of_a_reward_is_that_of_the_law_of_the_last_canvas() -> None:
@@ -276,7 +278,7 @@ def test_candidate_events_are_scored_in_the_law_that_may_stay() -> None:
     def total(weights: Tensor) -> Tensor:
         return replay(Noisy(weights), rollout).total
 
-    assert (total(table()) - rollout.total).abs().max() <= 1e-6
+    assert (total(table()) - rollout.total).abs().max() <= 1e-12
     assert torch.autograd.gradcheck(total, (table().requires_grad_(),))
     other = replay(Noisy(table() * 0.5), rollout)
     assert bool(other.total.isfinite().all())
