@@ -104,6 +104,7 @@ def test_a_killed_run_goes_on_and_repeats_nothing(
         run(comparison(), tmp_path, {"subject": {"model": "other"}}, Rank(1, 2), progress=False)
 
 
+@pytest.mark.slow
 def test_a_refusal_is_forgotten_with_the_code_that_refused(
     tmp_path: Path, whole: tuple[Path, list[Measured]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ def passes(name: str, scale: float) -> int:
     return int(sample(denoiser, samplers.create(name), canvas, editable, seeds=[0], steps=12).nfe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", samplers.available())
 def test_a_sampler_that_sets_its_own_pace_is_swept(name: str) -> None:
     """It says so, or it takes half the passes of a sure network at the same planned steps."""

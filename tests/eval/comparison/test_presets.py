@@ -225,6 +225,7 @@ def test_the_page_is_that_of_the_committed_figures(folder: str) -> None:
     assert (RESULTS.parent / page).read_text(encoding="utf-8") == rendered
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n, one in PRESETS.items() if isinstance(one, Preset)])
 def test_the_committed_figures_are_those_that_the_command_measures(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -92,6 +92,7 @@ def test_the_preset_writes_the_committed_files(
         return {**RESULT, "command": command}
 
     monkeypatch.setattr(orders, "measure", measure)
+    monkeypatch.setattr(figure, "plot", lambda _: Figure())  # drawing all of it takes seconds
     words = ["compare", "--preset", "orders", "--out", str(tmp_path), "--quiet"]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     own = {**RESULT, "command": f"dlm-sampling eval compare --out {tmp_path} --preset orders "
