@@ -1,18 +1,26 @@
 """Sample targets with particles: rewards, products of models and powers, by resampling rows."""
 
+from dlm_sampling.smc.choices import best_of, least_risk, pass_at, soft_best_of
 from dlm_sampling.smc.particles import Particles, sample_particles
+from dlm_sampling.smc.power import PowerOutput, sample_power
 from dlm_sampling.smc.products import ProductDenoiser
 from dlm_sampling.smc.resampling import effective_size, systematic
 from dlm_sampling.smc.targets import RewardTarget, Target, TiltedTarget, Weighing
 
 __all__ = [
     "Particles",
+    "PowerOutput",
     "ProductDenoiser",
     "RewardTarget",
     "Target",
     "TiltedTarget",
     "Weighing",
+    "best_of",
     "effective_size",
+    "least_risk",
+    "pass_at",
     "sample_particles",
+    "sample_power",
+    "soft_best_of",
     "systematic",
 ]

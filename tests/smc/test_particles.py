@@ -79,6 +79,18 @@ def test_correctors_sample_the_product(case: str) -> None:
     assert distance(many, target) < 0.25 * distance(alone, target) or distance(many, target) < 0.04
 
 
+def test_guidance_without_weights_is_not_the_product_law() -> None:
+    """Plain classifier-free guidance misses the product by far, particles approach it with K."""
+    table = P**2 / Q
+    target, denoiser = (table / table.sum()).flatten(), ProductDenoiser([ONE, OTHER], [2.0, -1.0])
+    tokens, editable = torch.full((4096, 3), 3), torch.ones(4096, 3, dtype=torch.bool)
+    plain = sample(denoiser, SAMPLER, tokens, editable, seeds=range(4096), law=TokenLaw())
+    counts = torch.bincount(place(plain.tokens), minlength=27).double()
+    found = [float(0.5 * (counts / 4096 - target).abs().sum())]
+    found += [distance(run(denoiser, TiltedTarget(), 4096 // k, k), target) for k in (4, 16, 128)]
+    assert found[0] > 0.6 and found[0] > found[1] > found[2] > found[3] < 0.04, found
+
+
 @pytest.mark.parametrize("potential", ["difference", "max", "add", "reward"])
 def test_steering_tilts_by_the_reward(potential: Any) -> None:
     table = P.flatten() * REWARD.exp()
