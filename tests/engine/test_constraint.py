@@ -79,6 +79,7 @@ def test_ten_thousand_texts_and_no_violation(sampler: str, options: dict[str, An
     assert len(set(texts)) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"block_length": 2}, {"law": TokenLaw(temperature=0.0)}])
 def test_a_row_does_not_depend_on_its_batch(options: dict[str, Any]) -> None:
     together = run(ROWS, [1, 2, 3, 4], width=9, **options)

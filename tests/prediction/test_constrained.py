@@ -135,6 +135,7 @@ def masked() -> list[str]:
     return [n for n, e in samplers.available().items() if "absorbing" in e.runs_on]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", masked())
 def test_every_sampler_keeps_it_or_refuses_by_name(name: str) -> None:
     law = TokenLaw(temperature=0.8)

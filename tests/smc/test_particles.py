@@ -22,6 +22,8 @@ from dlm_sampling.smc.resampling import multinomial
 from dlm_sampling.testing import EnumerableDenoiser
 from dlm_sampling.types import TokenLaw
 
+pytestmark = pytest.mark.slow
+
 GENERATOR = torch.Generator().manual_seed(1)
 P, Q = (torch.rand(3, 3, 3, generator=GENERATOR).double() ** 2 for _ in range(2))
 P, Q = P / P.sum(), Q / Q.sum()

@@ -12,6 +12,8 @@ from dlm_sampling.smc.power import sample_power
 from dlm_sampling.testing import EnumerableDenoiser, chi_square, count_states
 from dlm_sampling.types import TokenLaw
 
+pytestmark = pytest.mark.slow
+
 JOINT = torch.rand(3, 3, 3, generator=torch.Generator().manual_seed(2)).double()
 DENOISER = EnumerableDenoiser(JOINT)
 TOKENS, EDITABLE = torch.full((3000, 3), 3), torch.ones(3000, 3, dtype=torch.bool)

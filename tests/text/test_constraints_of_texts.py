@@ -13,6 +13,9 @@ from dlm_sampling import AutoDenoiser, generate, wrap
 from dlm_sampling.constraints import Constraint
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def books() -> Any:
     return AutoDenoiser.from_pretrained("tiny-books")
