@@ -12,7 +12,6 @@ import torch
 from dlm_sampling import AutoDenoiser, generate, wrap
 from dlm_sampling.constraints import Constraint
 
-
 pytestmark = pytest.mark.slow
 
 
