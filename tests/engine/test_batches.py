@@ -100,6 +100,7 @@ def test_a_part_has_at_least_one_row(batch_size: int) -> None:
 def test_a_part_has_its_rows_of_every_field() -> None:
     """A new field of `Canvases` that `part` or `to` forgets fails here."""
     whole = replace(canvases(), complete=tuple(lambda text: bool(text) for _ in range(B)))
+    whole = replace(whole, begin=torch.arange(B))
     part, moved = whole.part(1, 4), whole.to(torch.device("cpu"))
     for field in fields(Canvases):
         value, mine = getattr(whole, field.name), getattr(part, field.name)
