@@ -112,11 +112,20 @@ def test_every_field_is_seen_by_the_helper() -> None:
 def test_a_predictor_keeps_its_row_tensors_in_one_place() -> None:
     """A field beside `rows` would have to be named wherever rows are repeated.
 
-    Cache and constraint hold rows of their own, and are refused there.
+    Cache, constraint and the latest prediction hold rows of their own, and are left out there.
     """
     kinds = {name: str(kind) for name, kind in get_type_hints(Predictor).items()}
     assert not [name for name, kind in kinds.items() if "Tensor" in kind]
-    assert set(kinds) == {"model", "rows", "carries", "shapes", "ledger", "cache", "constraint"}
+    assert set(kinds) == {
+        "model",
+        "rows",
+        "carries",
+        "shapes",
+        "ledger",
+        "cache",
+        "constraint",
+        "made",
+    }
     model = RunModel(Keeping(), TokenLaw(), Counts.zero(COUNT, torch.device("cpu")))
     whole = Predictor(model, filled(), ledger=Ledger.of(torch.zeros(COUNT, LENGTH)))
     twice = whole.repeated(2)
