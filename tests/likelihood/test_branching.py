@@ -12,6 +12,7 @@ from dlm_sampling.likelihood.branching import branch
 from dlm_sampling.types import TokenLaw
 from tests.samplers.small import run, small_toy
 
+pytestmark = pytest.mark.slow
 LENGTH = 7
 TOY = small_toy(length=LENGTH, vocab_size=9)
 NOISY = wrap(lambda input_ids: TOY.logits(input_ids), vocab_size=9, mask_token_id=None)

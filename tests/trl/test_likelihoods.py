@@ -12,6 +12,8 @@ from dlm_sampling import AutoDenoiser, Denoiser, Rollout, generate, replay
 from dlm_sampling.rl import coupled_logprob, mean_field_logprob
 from dlm_sampling.trl import CoupledLikelihood, MeanFieldLikelihood, RunLikelihood, TokenLikelihood
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def policy(tiny_llada: Path) -> Denoiser:

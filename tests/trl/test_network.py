@@ -10,6 +10,7 @@ import torch
 from dlm_sampling import AutoDenoiser, wrap
 from dlm_sampling.trl.network import NetworkShell, calling, network_for_trainer
 
+pytestmark = pytest.mark.slow
 IDS = torch.arange(6)[None]
 
 

@@ -14,6 +14,7 @@ from dlm_sampling.trl import rollout_func
 from dlm_sampling.trl.drawn_rows import DrawnBatch
 from dlm_sampling.trl.rollouts import DrawnTexts, counted_in
 
+pytestmark = pytest.mark.slow
 PROMPTS = ["abc", "a longer prompt"]
 
 
