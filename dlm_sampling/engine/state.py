@@ -89,7 +89,9 @@ class Moved:
 
 def apply(state: RunState, canvas: Canvas, step: Step) -> RunState:
     """Return the state with the step's changes inside the block; changes elsewhere are dropped."""
-    changed = ((step.tokens != state.tokens) | (canvas.unknown & ~step.unknown)) & canvas.editable
+    # Of two bool tensors, a > b is a without b.
+    written = canvas.unknown > step.unknown
+    changed = ((step.tokens != state.tokens) | written) & canvas.editable
     return replace(
         state,
         tokens=torch.where(canvas.editable, step.tokens, state.tokens),

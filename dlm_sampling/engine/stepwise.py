@@ -15,6 +15,7 @@ from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.types import Step
 from dlm_sampling.types.rows import select_rows
+from dlm_sampling.types.values import every, some
 
 
 def run_stepwise(run: Run, state: RunState, listeners: Listeners) -> SampleOutput:
@@ -44,7 +45,8 @@ class Stepwise:
     def __init__(self, run: Run, state: RunState, listeners: Listeners) -> None:
         self.run, self.state, self.listeners = run, state, listeners
         self.heard = bool(listeners)
-        self.padded = not bool(state.attention.all())
+        self.patience = run.sampler.patience(state.tokens.shape[1])
+        self.padded = not every(state.attention)
         self.tokens, self.logprob = state.tokens.clone(), state.logprob.clone()
         self.steps = torch.zeros_like(state.rows)
         self.ended = torch.zeros_like(state.rows, dtype=torch.bool)
@@ -57,14 +59,16 @@ class Stepwise:
         passes_before = run.model.counts.nfe[before.rows] if self.heard else None
         moved = run.move(before, predictor, check=self.iteration == 0)
         state, filled = moved.state, None
-        block_ended = bool(moved.over.any())
+        block_ended = some(moved.over)
         if block_ended:
             left = (state.unknown & moved.canvas.editable).any(1) & moved.over
-            if bool(left.any()):
+            if some(left):
                 state, filled = run.fill(state, moved.canvas, left, predictor)
-        if run.adaptive and bool(run.stuck(moved).any()):
+        if run.adaptive and self.iteration > self.patience and some(run.stuck(moved)):
             raise run.endless(state.tokens.shape[1])
-        ended, done = run.endings(state, moved.over)
+        ended = done = moved.over
+        if block_ended or len(run.stops) or self.heard:
+            ended, done = run.endings(state, moved.over)
         if block_ended:
             complete = run.completed(state, moved.over)
             ended, done = ended | complete, done | complete
@@ -75,7 +79,7 @@ class Stepwise:
             run.advance_clock(state, moved.over) if block_ended else run.advance_step(state)
         )
         self.iteration += 1
-        self.steps[state.rows] += 1
+        run.model.reads.settled = True
         if block_ended or len(run.stops):
             self.retire(done, ended)
 
@@ -139,16 +143,16 @@ class Stepwise:
         Unknown positions of rows in `ended` (bool [A]), which met a stop token or whose text is
         complete, become padding.
         """
-        if not bool(done.any()):
+        if not some(done):
             return
         state, rows = self.state, self.state.rows[done]
-        if bool(ended.any()):
+        if some(ended):
             cut = ended.unsqueeze(1) & state.unknown
             state = replace(state, tokens=torch.where(cut, self.run.filler, state.tokens))
         self.tokens[rows], self.logprob[rows] = state.tokens[done], state.logprob[done]
-        self.ended[rows] = ended[done]
+        self.ended[rows], self.steps[rows] = ended[done], self.iteration
         self.state = select_rows(state, ~done)
-        self.padded = not bool(self.state.attention.all())
+        self.padded = not every(self.state.attention)
 
     def output(self) -> SampleOutput:
         """Return the results of all batch rows."""

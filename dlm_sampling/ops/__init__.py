@@ -1,7 +1,7 @@
 """Compute random numbers, exact categorical samples, log-probabilities and top positions."""
 
 from dlm_sampling.ops._dispatch import why_no_kernels
-from dlm_sampling.ops.categorical import draw
+from dlm_sampling.ops.categorical import draw, draw_lazily
 from dlm_sampling.ops.combined import Guided, Pair, Remainder
 from dlm_sampling.ops.divergence import divergence
 from dlm_sampling.ops.grad import (
@@ -18,6 +18,7 @@ from dlm_sampling.ops.positions import (
     threshold_positions,
     top_k_positions,
 )
+from dlm_sampling.ops.reads import Reads
 from dlm_sampling.ops.reshape import Adjust
 from dlm_sampling.ops.sources import LogitRows, Source, head_rows
 from dlm_sampling.ops.vocabulary import TILE
@@ -29,6 +30,7 @@ __all__ = [
     "Guided",
     "LogitRows",
     "Pair",
+    "Reads",
     "Remainder",
     "Rng",
     "Source",
@@ -39,6 +41,7 @@ __all__ = [
     "differentiable_log_prob_of",
     "divergence",
     "draw",
+    "draw_lazily",
     "filtered_log_law",
     "fresh_seed",
     "head_rows",

@@ -7,19 +7,27 @@ import logging
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 _CHOICES = ("auto", "triton", "torch")
 
 _log = logging.getLogger("dlm_sampling")
 
 
+class Placed(Protocol):
+    """Lie on a device, as a tensor does."""
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device."""
+        ...
+
+
 def kernel(
     name: str,
-    tensor: Tensor,
+    tensor: Placed,
     *,
     dtype: torch.dtype | None = None,
     vocab: int = 0,
@@ -34,7 +42,7 @@ def kernel(
 
     Args:
         name: of the operator, as in `dlm_kernels.operators`.
-        tensor: tells the device.
+        tensor: tells the device: a tensor, or anything else that has one.
         dtype: of the logits, or None where it is not known or there are none.
         vocab: columns of the logits.
         score: dtype of the scores [B, L], or None if there are none.
@@ -44,7 +52,7 @@ def kernel(
         RuntimeError: DLM_KERNELS=triton and the kernel cannot run; the message says why.
     """
     choice = os.environ.get("DLM_KERNELS", "auto")
-    if choice == "torch" or (choice == "auto" and not tensor.is_cuda):
+    if choice == "torch" or (choice == "auto" and tensor.device.type != "cuda"):
         return None
     if choice not in _CHOICES:
         raise ValueError(f"DLM_KERNELS={choice!r}: must be one of {', '.join(_CHOICES)}.")

@@ -11,8 +11,9 @@ part of the random stream.  A vocabulary of one run has one race, of its own V i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -21,9 +22,11 @@ from dlm_sampling.ops._dispatch import kernel
 from dlm_sampling.ops.combined import Pair
 from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.laws import Reading, refuse_lawless, run_at
+from dlm_sampling.ops.lazy_draw import LazyDraw, Part, Plan
 from dlm_sampling.ops.philox import Stream, lane_exponentials
+from dlm_sampling.ops.reads import EVERYTHING, Reads
 from dlm_sampling.ops.reshape import Adjust, reshaped_logits
-from dlm_sampling.ops.scratch import Scratch, scratch_for
+from dlm_sampling.ops.scratch import scratch_for
 from dlm_sampling.ops.sources import Block, LogitRows, Source, blocks, shape_of
 from dlm_sampling.ops.temperature import (
     LOG2E,
@@ -33,9 +36,9 @@ from dlm_sampling.ops.temperature import (
     inverse_temperature,
     positive,
 )
-from dlm_sampling.ops.tiles import read_tiles, take_tile
+from dlm_sampling.ops.tiles import take_tile
 from dlm_sampling.ops.vocabulary import RUN, TILE, AllowedIds, allowed_ids
-from dlm_sampling.types import DrawRecord, Statistics, TokenLaw
+from dlm_sampling.types import Draw, DrawRecord, Statistics, TokenLaw
 
 _MODEL = TokenLaw()
 
@@ -80,141 +83,162 @@ def draw(
             -inf, or a temperature is negative or not finite.
     """
     plain = source if isinstance(source, Tensor | LogitRows) else source.first
-    count, vocab = shape_of(plain)
-    wanted = (count if rows is None else rows.shape[0],)
+    wanted = (shape_of(plain)[0] if rows is None else rows.shape[0],)
     if not keys.shape == positions.shape == steps.shape == wanted:
         _refuse_shape(wanted, keys=keys, positions=positions, steps=steps)
     if temperatures is not None and temperatures.shape != wanted:
         _refuse_shape(wanted, temperatures=temperatures)
-    check = check and sync_allowed()
+    found = draw_lazily(
+        source, lambda: (keys, positions, steps), law=law, sub=sub, statistics=statistics,
+        rows=rows, check=check, temperatures=temperatures, adjust=adjust,
+    )  # fmt: skip
+    return found if isinstance(found, DrawRecord) else DrawRecord.of(found)
+
+
+def draw_lazily(
+    source: Source | Pair,
+    noise: Callable[[], tuple[Tensor, Tensor, Tensor]],
+    *,
+    law: TokenLaw = _MODEL,
+    sub: int | Tensor = 0,
+    statistics: Statistics = "model",
+    rows: Tensor | None = None,
+    check: bool = True,
+    temperatures: Tensor | None = None,
+    adjust: Adjust | None = None,
+    reads: Reads | None = None,
+) -> Draw:
+    """Draw as `draw` does, and make the statistics that nobody asked for when they are read.
+
+    Until then the logits must stay as they are.
+
+    Args:
+        source: see `draw`.
+        noise: returns keys, positions and steps; not called where every token is the argmax.
+        law: see `draw`, as all that follow but `reads`.
+        sub: index of the draw.
+        statistics: "model" or "law".
+        rows: rows of the source.
+        check: refuse rows that define no law.
+        temperatures: one per row drawn.
+        adjust: changes the logits that tokens are drawn from.
+        reads: says what is made at once, and notes what is read; None: everything.
+    """
+    plain = source if isinstance(source, Tensor | LogitRows) else source.first
+    vocab, check = shape_of(plain)[1], check and sync_allowed()
     tabled = adjust is not None or law.reshapes
-    fused = None if tabled else kernel("draw", keys, dtype=plain.dtype, vocab=vocab)
+    fused = None if tabled else kernel("draw", plain, dtype=plain.dtype, vocab=vocab)
     with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
         if fused is not None:
+            keys, positions, steps = noise()
             record = fused(
                 source, keys=keys, positions=positions, steps=steps, law=law, sub=sub,
                 statistics=statistics, rows=rows, check=check, temperatures=temperatures,
             )  # fmt: skip
             return DrawRecord(*record)
-        plan = _Plan(
-            allowed=allowed_ids(vocab, tuple(law.suppressed), keys.device),
-            filters=law if law.filters else None,
-            law=law,
-            adjust=adjust,
-            temperature=law.temperature if temperatures is None else temperatures,
-            statistics=statistics,
-            keys=keys,
-            positions=positions,
-            steps=steps,
-            sub=int(sub),
-            scratch=scratch_for(vocab, keys.device),
-            check=check,
-        )
         table = source if isinstance(source, Tensor | LogitRows) else source.rows()
         index = rows if rows is None or check else rows.clamp_min(0)
-        drawn = _draw_reshaped if tabled else _draw_block
-        parts = [drawn(block, plan) for block in blocks(table, index)]
+        found = blocks(table, index)
+        temperature = law.temperature if temperatures is None else temperatures
+        drawn = TemperedLaw(law if law.filters else None, positive(temperature, check))
+        plan = Plan(
+            allowed=allowed_ids(vocab, tuple(law.suppressed), plain.device),
+            shown=drawn if statistics == "law" or drawn.is_model else MODEL_LAW,
+            drawn=drawn,
+            argmax=temperature == 0,
+            scratch=scratch_for(vocab, plain.device),
+        )
+        again = isinstance(source, Tensor | Pair) or source.head is not None
+        if reads is None or not again or not sync_allowed():
+            reads = Reads()
+        if tabled:
+            whole = [
+                _draw_reshaped(block, plan, noise, law, adjust, statistics, sub, check)
+                for block in found
+            ]
+            return DrawRecord(*map(torch.cat, zip(*whole, strict=True))) if whole else _empty(plain)
+        places = None if plan.argmax is True else noise()
+        parts = [_draw_block(block, plan, places, int(sub), check, reads) for block in found]
     if not parts:
         return _empty(plain)
-    token, numbers = parts[0]
-    if len(parts) > 1:
-        token, numbers = (torch.cat(field, -1) for field in zip(*parts, strict=True))
-    return DrawRecord(token, *numbers.unbind(0))
+    return LazyDraw(plan, parts, lambda: blocks(table, index), reads)
 
 
-class _Plan(NamedTuple):
-    """Hold the values that all blocks of a call share."""
-
-    allowed: AllowedIds
-    filters: TokenLaw | None
-    law: TokenLaw
-    adjust: Adjust | None
-    temperature: Temperature
-    statistics: Statistics
-    keys: Tensor  # int64 [R]; with the next three: which random numbers are used
-    positions: Tensor
-    steps: Tensor
-    sub: int
-    scratch: Scratch
-    check: bool
-
-    def clocks(self, block: Block) -> Tensor:
-        """Return the unit exponentials of the races of a block, float64 [b, lanes].
-
-        Lanes 0 to 31 are for the tokens of a run, 32 to 63 for the runs of a tile, then the tiles.
-        Of a vocabulary of one run only the V lanes of its ids are made.
-        """
-        runs, tiles = self.allowed.width // RUN, self.allowed.tiles
-        return lane_exponentials(
-            self.keys[block.span],
-            self.positions[block.span],
-            self.steps[block.span],
-            stream=Stream.TOKEN,
-            lanes=block.vocab if runs == 1 else RUN + runs + (tiles if tiles > 1 else 0),
-            sub=self.sub,
-        )
-
-
-def _draw_block(block: Block, plan: _Plan) -> tuple[Tensor, Tensor]:
-    """Return the tokens of a block, int64 [b], and the other fields of `DrawRecord`, [6, b]."""
-    temperature = plan.temperature
-    if isinstance(temperature, Tensor):
-        temperature = temperature[block.span]
-    argmax = temperature == 0  # of all rows, of none, or bool [b]
-    drawn = TemperedLaw(plan.filters, positive(temperature, plan.check))
-    shown = drawn if plan.statistics == "law" or drawn.is_model else MODEL_LAW
-    found = read_tiles(block, plan.allowed, shown, shown if argmax is True else drawn, plan.scratch)
-    if plan.check:
+def _draw_block(
+    block: Block,
+    plan: Plan,
+    places: tuple[Tensor, Tensor, Tensor] | None,
+    sub: int,
+    check: bool,
+    reads: Reads,
+) -> Part:
+    """Draw the tokens of a block."""
+    found = plan.read(block, reads.wanted)
+    if check:
         refuse_lawless(found.peak, block.span.start)
-    peak = found.peak.double()
-    token, logit = found.best, peak
-    if argmax is not True:
-        token, logit = race(block, plan.allowed, found, drawn.temperature, plan.clocks(block))
-    if isinstance(argmax, Tensor):
-        token, logit = torch.where(argmax, found.best, token), torch.where(argmax, peak, logit)
-    if argmax is True:
-        logprob = torch.zeros_like(peak)
-    else:
-        logprob = (logit - peak) / drawn.temperature - found.drawn.total.log()
-    if isinstance(argmax, Tensor):
-        logprob = logprob.masked_fill(argmax, 0.0)
-    numbers = (logprob.clamp(max=0.0), *_statistics(found, shown.temperature, logit))
-    return token, torch.stack(numbers).to(block.dtype)
+    if places is None:
+        assert found.best is not None
+        return Part(found.best, None, found, block.dtype)
+    clocks = _clocks(block, plan.allowed, places, sub)
+    temperature = plan.cut(plan.drawn, block).temperature
+    token, logit = race(block, plan.allowed, found, temperature, clocks)
+    if isinstance(plan.argmax, Tensor):
+        argmax = plan.argmax[block.span]
+        assert found.best is not None
+        token = torch.where(argmax, found.best, token)
+        logit = torch.where(argmax, found.peak.double(), logit)
+    return Part(token, logit, found, block.dtype)
 
 
-def _statistics(found: Reading, temperature: Temperature, logit: Tensor) -> tuple[Tensor, ...]:
-    """Return the last five fields of `DrawRecord` of a reading; logit [b] is that of the token."""
-    peak, log_total = found.peak.double(), found.shown.total.log()
-    runner_up = (found.second.double() - peak) / temperature
-    if found.shown.boundary is not None:
-        runner_up = runner_up.masked_fill(found.shown.boundary.size < 2, -math.inf)
-    assert found.shown.entropy is not None
-    return (
-        ((logit - peak) / temperature - log_total).clamp(max=0.0),
-        -log_total,
-        -torch.expm1(runner_up) / found.shown.total,
-        found.shown.entropy,
-        peak / temperature + log_total,
-    )
-
-
-def _draw_reshaped(block: Block, plan: _Plan) -> tuple[Tensor, Tensor]:
+def _draw_reshaped(
+    block: Block,
+    plan: Plan,
+    noise: Callable[[], tuple[Tensor, Tensor, Tensor]],
+    law: TokenLaw,
+    adjust: Adjust | None,
+    statistics: Statistics,
+    sub: int | Tensor,
+    check: bool,
+) -> DrawRecord:
     """Draw from a table of what passes; the model's own statistics are read off the logits."""
     every = block.logits if block.rows is None else block.logits[block.rows]
-    logits, temperature = every.to(block.dtype), plan.temperature
-    if isinstance(temperature, Tensor):
-        temperature = temperature[block.span]
-    table = reshaped_logits(
-        logits, plan.law, positive(temperature, plan.check), plan.adjust, block.span.start,
-        plan.check,
-    )  # fmt: skip
-    law = plan._replace(filters=None, statistics="law")
-    token, numbers = _draw_block(Block.of(table, None, block.span.start), law)
-    if plan.statistics == "model":
-        found = read_tiles(block, plan.allowed, MODEL_LAW, MODEL_LAW, plan.scratch)
-        own = block.at(token).double()
-        numbers[1:] = torch.stack(_statistics(found, 1.0, own)).to(block.dtype)
-    return token, numbers
+    temperature, here = plan.cut(plan.drawn, block).temperature, block.span
+    table = reshaped_logits(every.to(block.dtype), law, temperature, adjust, here.start, check)
+    law_of_table = TemperedLaw(None, temperature)
+    argmax = plan.argmax[here] if isinstance(plan.argmax, Tensor) else plan.argmax
+    inner = plan._replace(shown=law_of_table, drawn=law_of_table, argmax=argmax)
+    keys, positions, steps = (part[here] for part in noise())
+    places = None if argmax is True else (keys, positions, steps)
+    rows = Block.of(table, None)
+    drawn = _draw_block(rows, inner, places, int(sub), check, Reads())
+    found = DrawRecord.of(LazyDraw(inner, [drawn], lambda: [rows], Reads()))
+    if statistics == "law":
+        return found
+    own = plan._replace(shown=MODEL_LAW, drawn=MODEL_LAW, argmax=False)
+    logit = block.at(found.token).double()
+    part = Part(found.token, logit, own.read(block, EVERYTHING), block.dtype)
+    model = DrawRecord.of(LazyDraw(own, [part], lambda: [block], Reads()))
+    return model._replace(logprob=found.logprob)
+
+
+def _clocks(
+    block: Block, allowed: AllowedIds, places: tuple[Tensor, Tensor, Tensor], sub: int
+) -> Tensor:
+    """Return the unit exponentials of the races of a block, float64 [b, lanes].
+
+    Lanes 0 to 31 are for the tokens of a run, 32 to 63 for the runs of a tile, then the tiles.
+    Of a vocabulary of one run only the V lanes of its ids are made.
+    """
+    runs, tiles = allowed.width // RUN, allowed.tiles
+    keys, positions, steps = places
+    return lane_exponentials(
+        keys[block.span],
+        positions[block.span],
+        steps[block.span],
+        stream=Stream.TOKEN,
+        lanes=block.vocab if runs == 1 else RUN + runs + (tiles if tiles > 1 else 0),
+        sub=sub,
+    )
 
 
 def race(
@@ -227,16 +251,17 @@ def race(
         allowed: the ids that may be drawn.
         found: the statistics of the block.
         temperature: of the draw, > 0.
-        clocks: unit exponentials, as `_Plan.clocks` makes them.
+        clocks: unit exponentials, as `_clocks` makes them.
     """
-    logits, tile = found.tile, None
+    logits, tile, law = found.tile, None, found.drawn
+    assert law is not None
     if logits is None:
-        tile = (found.drawn.tiles / clocks[:, RUN + TILE // RUN :]).argmax(-1, keepdim=True)
+        tile = (law.tiles / clocks[:, RUN + TILE // RUN :]).argmax(-1, keepdim=True)
         logits = take_tile(block, tile[:, 0], allowed)
     ids = torch.arange(allowed.width, device=logits.device)
-    if found.drawn.boundary is not None:
+    if law.boundary is not None:
         there = ids if tile is None else ids + tile * TILE
-        logits.masked_fill_(~found.drawn.boundary.keeps(logits, there), -math.inf)
+        logits.masked_fill_(~law.boundary.keeps(logits, there), -math.inf)
     # Relative to the tile's own peak no weight overflows, and the largest does not vanish.
     inverse = inverse_temperature(temperature, logits.dtype, times=LOG2E)
     weights = (logits - logits.amax(-1, keepdim=True)).mul_(inverse).exp2_()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dlm_sampling.ops import filters_cpu
 from dlm_sampling.types import Crossing, TokenLaw
 
 _BINS = 1024  # per row; a vocabulary of no more tokens than that is one bin
@@ -48,6 +49,17 @@ def truncate(
     Returns:
         The boundary of the tokens that pass; at least one does.
     """
+    if logits.device.type == "cpu":
+        edges = filters_cpu.truncate(weight, logits, peak, law, inverse, _BINS, _PER_NAT)
+        logit, last_id, size = (torch.from_numpy(part) for part in edges)
+        return Boundary(logit, last_id, size)
+    return _truncate(weight, logits, peak, law, inverse)
+
+
+def _truncate(
+    weight: Tensor, logits: Tensor, peak: Tensor, law: TokenLaw, inverse: float | Tensor
+) -> Boundary:
+    """Truncate by operators that run on every device."""
     bins = _Bins(logits, peak, inverse)
     count = (weight > 0.0).sum(-1)
     if law.top_k is not None:

@@ -11,6 +11,8 @@ from contextvars import ContextVar
 
 from torch import Tensor
 
+from dlm_sampling.types.values import some
+
 _sync_allowed: ContextVar[bool] = ContextVar("sync_allowed", default=True)
 
 
@@ -24,7 +26,7 @@ def any_or_assume(mask: Tensor) -> bool:
 
     For work that changes nothing where the mask is empty, and is skipped there to save time.
     """
-    return bool(mask.any()) if sync_allowed() else True
+    return some(mask) if sync_allowed() else True
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,29 +28,66 @@ class LawSums(NamedTuple):
 class Reading(NamedTuple):
     """Hold the numbers that one reading of the logits of a block leaves; tensors [b]."""
 
-    best: Tensor  # int64, the token of the largest logit
+    best: Tensor | None  # int64, the token of the largest logit; None where nobody asked
     peak: Tensor  # the largest logit
-    second: Tensor  # the largest logit of all other tokens
-    shown: LawSums  # the law of the statistics
-    drawn: LawSums  # the law that tokens are drawn from
+    second: Tensor | None  # the largest logit of all other tokens; None where nobody asked
+    shown: LawSums | None  # the law of the statistics; None where nobody asked
+    drawn: LawSums | None  # the law that tokens are drawn from; None where all are the argmax
     tile: Tensor | None  # [b, width], the logits of a vocabulary of one tile, else None
 
 
-def best_of(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return place [b, 1] and value [b] of the largest logit of tiles [b, width], and the second.
+def joined(readings: list[Reading]) -> Reading:
+    """Return the readings of several blocks as one; without the logits of their tiles."""
+    if len(readings) == 1:
+        return readings[0]
+    first = readings[0]
+    return Reading(
+        None if first.best is None else torch.cat([r.best for r in readings if r.best is not None]),
+        torch.cat([r.peak for r in readings]),
+        None
+        if first.second is None
+        else torch.cat([r.second for r in readings if r.second is not None]),
+        None
+        if first.shown is None
+        else _joined_sums([r.shown for r in readings if r.shown is not None]),
+        None
+        if first.drawn is None
+        else _joined_sums([r.drawn for r in readings if r.drawn is not None]),
+        None,
+    )
 
-    The first of equal logits is the largest.  A run's largest logit is found first: a search for
-    the place goes number by number, and so through 32 + width / 32 numbers only.
+
+def _joined_sums(sums: list[LawSums]) -> LawSums:
+    """Return the sums of several blocks as one."""
+    entropies = [one.entropy for one in sums if one.entropy is not None]
+    boundaries = [one.boundary for one in sums if one.boundary is not None]
+    return LawSums(
+        torch.cat([one.tiles for one in sums]),
+        torch.cat([one.total for one in sums]),
+        torch.cat(entropies) if entropies else None,
+        Boundary(*map(torch.cat, zip(*boundaries, strict=True))) if boundaries else None,
+    )
+
+
+def largest(logits: Tensor) -> Tensor:
+    """Return the place of the largest logit of each row [b, width], the first of equals, [b, 1].
+
+    torch searches number by number, NumPy by vectors; on another device a run's largest logit is
+    found first, so that the search goes through 32 + width / 32 numbers only.
     """
+    if logits.device.type == "cpu":
+        return torch.from_numpy(logits.numpy().argmax(-1)[:, None])
     runs = logits.view(logits.shape[0], -1, RUN)
-    largest = runs.amax(-1)
-    run = largest.argmax(-1, keepdim=True)
-    inside = run_at(runs, run)
-    lane = inside.argmax(-1, keepdim=True)
-    value = inside.gather(1, lane)[:, 0]
-    others = inside.scatter_(1, lane, -math.inf).amax(-1)
-    elsewhere = largest.scatter_(1, run, -math.inf).amax(-1)
-    return run * RUN + lane, value, torch.maximum(others, elsewhere)
+    run = runs.amax(-1).argmax(-1, keepdim=True)
+    return run * RUN + run_at(runs, run).argmax(-1, keepdim=True)
+
+
+def other_than(logits: Tensor, place: Tensor) -> Tensor:
+    """Return the largest logit [b] of rows [b, width] at other places than `place` [b, 1]."""
+    best = logits.gather(1, place)
+    others = logits.scatter_(1, place, -math.inf).amax(-1)
+    logits.scatter_(1, place, best)
+    return others
 
 
 def run_at(runs: Tensor, run: Tensor) -> Tensor:
@@ -60,7 +98,7 @@ def run_at(runs: Tensor, run: Tensor) -> Tensor:
 def sum_products(products: Tensor, out: Tensor) -> Tensor:
     """Write the sum of each tile of products [r, tiles, width] to `out`; 0 * (-inf) counts as 0."""
     torch.sum(products, -1, out=out)
-    if not sync_allowed() or not math.isfinite(out.sum().item()):
+    if not sync_allowed() or not all_finite(out):
         mended = products.nan_to_num(nan=0.0).sum(-1)
         out.copy_(torch.where(out.isfinite(), out, mended))
     return out
@@ -74,9 +112,16 @@ def entropy_of(total: Tensor, products: Tensor) -> Tensor:
     return (total.log() - products.sum(-1, dtype=torch.float64) / total / LOG2E).clamp_(min=0.0)
 
 
+def all_finite(values: Tensor) -> bool:
+    """Return whether all entries are finite, or nearly: a sum that overflows may say no."""
+    if values.device.type == "cpu":
+        return bool(np.isfinite(values.numpy()).all())
+    return math.isfinite(values.sum().item())
+
+
 def refuse_lawless(peak: Tensor, offset: int) -> None:
     """Raise NoLawError if the largest logit of a row is not finite; rows count from `offset`."""
-    if math.isfinite(peak.sum().item()):
+    if all_finite(peak):
         return
     good = peak.isfinite()
     if good.all():

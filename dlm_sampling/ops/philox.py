@@ -251,28 +251,34 @@ class Rng:
         Raises:
             ValueError: `like` has another number of rows or dimensions.
         """
-        return uniform_from_words(*self._words(stream, like, sub))
+        places = self._places(like)
+        if self.keys.device.type == "cpu":
+            return philox_cpu.uniform(*places, int(stream), sub)
+        return uniform_from_words(*_lane(places, stream, sub))
 
     def exponential(self, stream: int, like: Tensor, sub: int = 0) -> Tensor:
         """Return unit exponentials, float64, shaped like `like`; the noise of a race."""
-        return exponential_from_words(*self._words(stream, like, sub), torch.float64)
+        return exponential_from_words(*_lane(self._places(like), stream, sub), torch.float64)
 
     def gumbel(self, stream: int, like: Tensor, sub: int = 0) -> Tensor:
         """Return standard Gumbel numbers -log E, float64, shaped like `like`."""
         return -torch.log(self.exponential(stream, like, sub))
 
-    def _words(self, stream: int, like: Tensor, sub: int) -> tuple[Tensor, Tensor]:
+    def _places(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return keys, positions and steps that broadcast to the shape of `like`."""
         if like.ndim not in (1, 2) or like.shape[0] != self.keys.shape[0]:
             shape, rows = tuple(like.shape), self.keys.shape[0]
             raise ValueError(f"like has shape {shape}: must be [B] or [B, L] with B={rows} rows.")
         if like.ndim == 1:
-            positions, keys, steps = torch.full_like(self.keys, _ROW_POSITION), self.keys, self.step
-        else:
-            columns = torch.arange(like.shape[1], device=self.keys.device)
-            positions = columns - self.origin[:, None]
-            keys, steps = self.keys[:, None], self.step[:, None]
-        high, low = random_words(keys, positions, steps, stream=stream, sub=sub)
-        return high[..., 0], low[..., 0]
+            return self.keys, torch.full_like(self.keys, _ROW_POSITION), self.step
+        columns = torch.arange(like.shape[1], device=self.keys.device)
+        return self.keys[:, None], columns - self.origin[:, None], self.step[:, None]
+
+
+def _lane(places: tuple[Tensor, Tensor, Tensor], stream: int, sub: int) -> tuple[Tensor, Tensor]:
+    """Return the words of lane 0 of some places."""
+    high, low = random_words(*places, stream=stream, sub=sub)
+    return high[..., 0], low[..., 0]
 
 
 def row_seeds(seed: SupportsIndex | Iterable[SupportsIndex], n: int) -> list[int]:

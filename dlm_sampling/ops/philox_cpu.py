@@ -60,3 +60,11 @@ def halves(
         odd, product = product, odd
     odd &= _WORD
     return room[0], room[1]  # after an even number of rounds `odd` is where it began
+
+
+def uniform(keys: Tensor, positions: Tensor, steps: Tensor, stream: int, sub: int) -> Tensor:
+    """Return `philox.uniform_from_words` of lane 0, float64 of shape S; see `halves`."""
+    high, low = halves(keys, positions, steps, stream, 1, sub)
+    first, second = (words.numpy()[0, ..., 0] for words in (high, low))
+    whole = (first << 20) | (second >> 12)
+    return torch.from_numpy(np.asarray((whole.astype(np.float64) + 0.5) * 2.0**-52))

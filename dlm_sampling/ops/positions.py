@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dlm_sampling.errors import NoLawError
@@ -10,6 +12,9 @@ from dlm_sampling.ops._dispatch import kernel
 from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.philox import Rng, Stream
 from dlm_sampling.types import RandomSource
+from dlm_sampling.types.values import some
+
+_NUMPY = (torch.float32, torch.float64)
 
 
 def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor) -> Tensor:
@@ -30,12 +35,10 @@ def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor) -> Tensor:
     if fused is not None:
         return fused(score, eligible, k, check=sync_allowed())
     _refuse_nan(score, eligible)
-    # Two stable sorts: by score, then eligible positions first, so that an eligible score of -inf
-    # still goes before every position that is not eligible.
-    order = torch.sort(score, dim=-1, descending=True, stable=True).indices
-    late = (~eligible).gather(-1, order).to(torch.uint8)
-    order = order.gather(-1, torch.sort(late, dim=-1, stable=True).indices)
+    if score.device.type == "cpu" and score.dtype in _NUMPY:
+        return torch.from_numpy(_first(score, eligible, k))
     chosen = torch.arange(score.shape[-1], device=score.device) < k[:, None]
+    order = _ranked(score, eligible)
     return torch.zeros_like(eligible).scatter_(-1, order, chosen) & eligible
 
 
@@ -126,9 +129,7 @@ def budget_positions(
     if fused is not None:
         return fused(score, cost, eligible, budget, check=sync_allowed())
     _refuse_nan(score, eligible)
-    order = torch.sort(score, dim=-1, descending=True, stable=True).indices
-    late = (~eligible).gather(-1, order).to(torch.uint8)
-    order = order.gather(-1, torch.sort(late, dim=-1, stable=True).indices)
+    order = _ranked(score, eligible)
     h = cost.double().clamp_min(0.0).masked_fill(~eligible, 0.0).gather(-1, order)
     # Sum less maximum without cancellation: each adds the smaller of itself and all before it.
     largest = torch.nn.functional.pad(h.cummax(-1).values[:, :-1], (1, 0))
@@ -137,9 +138,41 @@ def budget_positions(
     return torch.zeros_like(eligible).scatter_(-1, order, within) & eligible
 
 
+def _ranked(score: Tensor, eligible: Tensor) -> Tensor:
+    """Return the positions of each row by score, those that are not eligible last, int64 [B, L].
+
+    Equal scores keep the order of the positions.
+    """
+    if score.device.type == "cpu" and score.dtype in _NUMPY:
+        return torch.from_numpy(_lexical(score, eligible))
+    # Two stable sorts: by score, then eligible positions first, so that an eligible score of -inf
+    # still goes before every position that is not eligible.
+    order = torch.sort(score, dim=-1, descending=True, stable=True).indices
+    late = (~eligible).gather(-1, order).to(torch.uint8)
+    return order.gather(-1, torch.sort(late, dim=-1, stable=True).indices)
+
+
+def _first(score: Tensor, eligible: Tensor, k: Tensor) -> NDArray[np.bool_]:
+    """Return the k eligible positions of largest score of each row, of scores on the CPU."""
+    among: NDArray[np.bool_] = eligible.numpy()
+    most: NDArray[np.int64] = k.numpy()
+    chosen = np.zeros_like(among)
+    rank = torch.arange(among.shape[-1]).numpy()
+    np.put_along_axis(chosen, _lexical(score, eligible), rank < most[:, None], -1)
+    return chosen & among
+
+
+def _lexical(score: Tensor, eligible: Tensor) -> NDArray[np.int64]:
+    """Return what `_ranked` does, of scores on the CPU; the last key is the first to sort by."""
+    return np.lexsort((-score.numpy(), ~eligible.numpy()), axis=-1)
+
+
 def _refuse_nan(score: Tensor, eligible: Tensor) -> None:
     if score.is_floating_point() and sync_allowed():
+        plain = score.device.type == "cpu" and score.dtype in _NUMPY
+        if plain and not (np.isnan(score.numpy()) & eligible.numpy()).any():
+            return
         bad = score.isnan() & eligible
-        if bad.any():
+        if some(bad):
             row, position = (int(i) for i in bad.nonzero()[0])
             raise NoLawError(f"score is NaN at row {row}, position {position}: check its logits.")

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.ops.filters import Boundary, truncate
-from dlm_sampling.ops.laws import LawSums, Reading, best_of, entropy_of, sum_products
+from dlm_sampling.ops.laws import (
+    LawSums,
+    Reading,
+    entropy_of,
+    largest,
+    other_than,
+    sum_products,
+)
+from dlm_sampling.ops.reads import EVERYTHING, Wanted
 from dlm_sampling.ops.scratch import Scratch
 from dlm_sampling.ops.sources import Block, tiles_of
 from dlm_sampling.ops.temperature import LOG2E, TemperedLaw, inverse_temperature
@@ -35,56 +44,106 @@ def chunks(block: Block, *, filters: bool) -> Iterator[slice]:
 
 
 def read_tiles(
-    block: Block, allowed: AllowedIds, shown: TemperedLaw, drawn: TemperedLaw, scratch: Scratch
+    block: Block,
+    allowed: AllowedIds,
+    shown: TemperedLaw | None,
+    drawn: TemperedLaw | None,
+    scratch: Scratch,
+    *,
+    wanted: Wanted = EVERYTHING,
+    best: bool = True,
 ) -> Reading:
     """Read the logits of a block once.
 
     Args:
         block: the logits.
         allowed: the ids that may be drawn.
-        shown: the law of the statistics.
-        drawn: the law of the draw; the same object if it is the same law, which costs one pass.
+        shown: the law of the statistics, or None where its sums are not asked for.
+        drawn: the law of the draw, or None where every token is the argmax; the same object as
+            `shown` if it is the same law, which costs one pass.
         scratch: buffers.
+        wanted: the numbers asked for of the law of the statistics.
+        best: whether the token of the largest logit is asked for.
     """
-    passes = (_Pass(block, allowed, shown, scratch, entropy=True),)
+    one = None if shown is None else _Sums(block, allowed, shown, entropy=wanted.entropy)
+    other = one
     if drawn is not shown:
-        passes = (*passes, _Pass(block, allowed, drawn, scratch, entropy=False))
-    if allowed.tiles == 1:
-        return _read_one(block, allowed, passes, scratch)
+        other = None if drawn is None else _Sums(block, allowed, drawn, entropy=False)
+    passes = _passes(one, other, allowed, scratch)
+    read = _read_one if allowed.tiles == 1 else _read_many
+    places = read(block, allowed, passes, scratch, best=best, second=wanted.second)
+    sums = None if one is None else one.result()
+    return Reading(
+        places.best,
+        places.peak,
+        places.second,
+        sums,
+        sums if other is one else None if other is None else other.result(),
+        places.tile,
+    )
+
+
+class _Places(NamedTuple):
+    """Hold the largest logits of a block; see `Reading`."""
+
+    best: Tensor | None
+    peak: Tensor
+    second: Tensor | None
+    tile: Tensor | None
+
+
+def _read_many(
+    block: Block,
+    allowed: AllowedIds,
+    passes: tuple[_Pass, ...],
+    scratch: Scratch,
+    *,
+    best: bool,
+    second: bool,
+) -> _Places:
+    """Read a block of a vocabulary of several tiles, a few rows at a time."""
     tile_max = block.logits.new_empty(block.size, allowed.tiles, dtype=block.dtype)
-    for here in chunks(block, filters=drawn.filters is not None):
+    filters = any(one.filters for one in passes)
+    for here in chunks(block, filters=filters):
         logits = block.chunk(here, scratch)
         write_tile_max(logits, allowed, tile_max[here])
         peak = tile_max[here].amax(-1)
         for one in passes:
             one.add(logits, peak, here)
+    peak = tile_max.amax(-1)
+    if not (best or second):
+        return _Places(None, peak, None, None)
     tile = tile_max.argmax(-1, keepdim=True)
-    place, peak, others = best_of(take_tile(block, tile[:, 0], allowed))
-    elsewhere = tile_max.scatter(1, tile, -math.inf).amax(-1)
-    best = (tile * TILE + place)[:, 0]
-    second = torch.maximum(others, elsewhere)
-    return Reading(best, peak, second, *_sums(passes), None)
+    logits = take_tile(block, tile[:, 0], allowed)
+    place = largest(logits)
+    others = None
+    if second:
+        elsewhere = tile_max.scatter_(1, tile, -math.inf).amax(-1)
+        others = torch.maximum(other_than(logits, place), elsewhere)
+    return _Places((tile * TILE + place)[:, 0], peak, others, None)
 
 
 def _read_one(
-    block: Block, allowed: AllowedIds, passes: tuple[_Pass, ...], scratch: Scratch
-) -> Reading:
+    block: Block,
+    allowed: AllowedIds,
+    passes: tuple[_Pass, ...],
+    scratch: Scratch,
+    *,
+    best: bool,
+    second: bool,
+) -> _Places:
     """Read a block of a vocabulary of one tile, whose logits all stay in hand."""
     every = slice(0, block.size)
     tile = scratch.rows("tile", block.size, allowed.width, block.dtype)
     logits = tile[:, : block.vocab]
     block.copy(every, logits)
     allowed.banned.fill(tile, -math.inf)
-    place, peak, second = best_of(tile)
+    place = largest(tile) if best or second else None
+    peak = tile.amax(-1) if place is None else tile.gather(1, place)[:, 0]
     for one in passes:
         one.add(logits, peak, every)
-    return Reading(place[:, 0], peak, second, *_sums(passes), tile)
-
-
-def _sums(passes: tuple[_Pass, ...]) -> tuple[LawSums, LawSums]:
-    """Return the sums of the law of the statistics and of the law of the draw."""
-    shown = passes[0].sums()
-    return shown, shown if len(passes) == 1 else passes[1].sums()
+    others = None if place is None or not second else other_than(tile, place)
+    return _Places(None if place is None else place[:, 0], peak, others, tile)
 
 
 def take_tile(block: Block, tile: Tensor, allowed: AllowedIds) -> Tensor:
@@ -112,52 +171,92 @@ def write_tile_max(logits: Tensor, allowed: AllowedIds, out: Tensor) -> None:
         torch.amax(tail, -1, out=out[:, full])
 
 
-class _Pass:
-    """Accumulate the sums of one law, chunk by chunk, in buffers that every chunk reuses."""
+class _Sums:
+    """Accumulate the sums of one law, chunk by chunk."""
 
     def __init__(
-        self,
-        block: Block,
-        allowed: AllowedIds,
-        law: TemperedLaw,
-        scratch: Scratch,
-        *,
-        entropy: bool,
+        self, block: Block, allowed: AllowedIds, law: TemperedLaw, *, entropy: bool
     ) -> None:
-        self._allowed, self._law, self._scratch = allowed, law, scratch
-        self._tiles = block.logits.new_empty(block.size, allowed.tiles, dtype=block.dtype)
-        self._products = torch.empty_like(self._tiles) if entropy else None
-        self._boundaries: list[Boundary] = []
+        self.law = law
+        self.tiles = block.logits.new_empty(block.size, allowed.tiles, dtype=block.dtype)
+        self.products = torch.empty_like(self.tiles) if entropy else None
+        self.boundaries: list[Boundary] = []
+
+    def result(self) -> LawSums:
+        """Return the sums of the whole block."""
+        total = self.tiles.sum(-1, dtype=torch.float64)
+        entropy = None if self.products is None else entropy_of(total, self.products)
+        boundary = None
+        if self.boundaries:
+            boundary = Boundary(*map(torch.cat, zip(*self.boundaries, strict=True)))
+        return LawSums(self.tiles, total, entropy, boundary)
+
+
+def _passes(
+    shown: _Sums | None, drawn: _Sums | None, allowed: AllowedIds, scratch: Scratch
+) -> tuple[_Pass, ...]:
+    """Return the passes that make these sums: one where the laws differ by filters only."""
+    laws = [sums for sums in (shown, drawn) if sums is not None]
+    if len(laws) < 2 or shown is drawn:
+        return tuple(_Pass(allowed, (sums,), scratch) for sums in laws[:1])
+    first, last = (sums.law for sums in laws)
+    alike = not isinstance(first.temperature, Tensor) and not isinstance(last.temperature, Tensor)
+    if alike and first.filters is None and first.temperature == last.temperature:
+        return (_Pass(allowed, tuple(laws), scratch),)
+    return tuple(_Pass(allowed, (sums,), scratch) for sums in laws)
+
+
+class _Pass:
+    """Weigh the tokens at one temperature, in buffers that every chunk reuses.
+
+    Args:
+        allowed: the ids that may be drawn.
+        laws: the sums that are made, one without filters first.
+        scratch: buffers.
+    """
+
+    def __init__(self, allowed: AllowedIds, laws: tuple[_Sums, ...], scratch: Scratch) -> None:
+        self._allowed, self._laws, self._scratch = allowed, laws, scratch
+        self.filters = any(sums.law.filters is not None for sums in laws)
+        self._entropy = any(sums.products is not None for sums in laws)
 
     def add(self, logits: Tensor, peak: Tensor, here: slice) -> None:
         """Read one chunk, [r, V]."""
-        (count, vocab), allowed, (law, temperature) = logits.shape, self._allowed, self._law
+        (count, vocab), allowed = logits.shape, self._allowed
+        temperature = self._laws[0].law.temperature
         if isinstance(temperature, Tensor):
             temperature = temperature[here]
-        columns = allowed.tiles * allowed.width
-        padded = self._scratch.rows("weights", count, columns, logits.dtype)
-        weights, tiles = padded[:, :vocab], padded.view(count, allowed.tiles, allowed.width)
-        exponents = self._scratch.rows("exponents", count, vocab, logits.dtype)
+        padded, weights, tiles = self._room("weights", count, vocab, logits.dtype)
+        exponents = weights
+        if self._entropy:
+            exponents = self._scratch.rows("exponents", count, vocab, logits.dtype)
         inverse = inverse_temperature(temperature, logits.dtype, times=LOG2E)
         # Subtracting first keeps the digits that a low temperature magnifies.
         torch.sub(logits, peak[:, None], out=exponents).mul_(inverse)
         torch.exp2(exponents, out=weights)
         allowed.banned.fill(padded, 0.0)
-        if law is not None:
-            clean = logits.index_fill(1, allowed.suppressed.ids, -math.inf)
-            natural = inverse_temperature(temperature, logits.dtype)
-            self._boundaries.append(truncate(weights, clean, peak, law, natural))
-        torch.sum(tiles, -1, out=self._tiles[here])
-        if self._products is not None:
-            allowed.suppressed.fill(exponents, 0.0)  # there 0 * (-inf) would be NaN
-            weights.mul_(exponents)
-            sum_products(tiles, self._products[here])
+        for sums in self._laws:
+            if sums.law.filters is not None:
+                clean = logits.index_fill(1, allowed.suppressed.ids, -math.inf)
+                natural = inverse_temperature(temperature, logits.dtype)
+                boundary = truncate(weights, clean, peak, sums.law.filters, natural)
+                sums.boundaries.append(boundary)
+            torch.sum(tiles, -1, out=sums.tiles[here])
+            if sums.products is not None:
+                allowed.suppressed.fill(exponents, 0.0)  # there 0 * (-inf) would be NaN
+                if sums is self._laws[-1]:
+                    weights.mul_(exponents)
+                    sum_products(tiles, sums.products[here])
+                else:  # the next law needs the weights
+                    padded, products, room = self._room("products", count, vocab, logits.dtype)
+                    torch.mul(weights, exponents, out=products)
+                    allowed.banned.fill(padded, 0.0)
+                    sum_products(room, sums.products[here])
 
-    def sums(self) -> LawSums:
-        """Return the sums of the whole block."""
-        total = self._tiles.sum(-1, dtype=torch.float64)
-        entropy = None if self._products is None else entropy_of(total, self._products)
-        boundary = None
-        if self._boundaries:
-            boundary = Boundary(*map(torch.cat, zip(*self._boundaries, strict=True)))
-        return LawSums(self._tiles, total, entropy, boundary)
+    def _room(
+        self, name: str, count: int, vocab: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a buffer of whole tiles, and views of it as [count, vocab] and by tiles."""
+        allowed = self._allowed
+        padded = self._scratch.rows(name, count, allowed.tiles * allowed.width, dtype)
+        return padded, padded[:, :vocab], padded.view(count, allowed.tiles, allowed.width)

@@ -64,13 +64,13 @@ class LazyPrediction:
 
     def evaluate(self, where: Tensor) -> PassLogits:
         """Run the missing passes of rows with a position in `where` (bool [A, L])."""
-        found = self._logits
-        if found is not None and self._done is None:
+        found, done = self._logits, self._done
+        if found is not None and done is None:
             return found
-        done = torch.zeros_like(where[:, 0]) if self._done is None else self._done
         missing = self._passes.shapes.missing(where, done)
         if missing is None or len(missing):
             found = self._run(missing, found)
+            done = torch.zeros_like(where[:, 0]) if done is None else done
             self._done = None if missing is None else done.index_fill(0, missing, True)
         assert found is not None
         self._logits = found
@@ -98,7 +98,7 @@ class LazyPrediction:
     ) -> Draw:
         """Draw a token at each position of `where`; see `types.Prediction.draw`."""
         sites = self._passes.shapes.sites(where)
-        if not sites.row.numel():
+        if not len(sites):
             return empty_draw(sites)
         if self._passes.ledger is not None and not aside:
             own_law = exclude is None and self._temperature is None
@@ -142,8 +142,8 @@ class LazyPrediction:
         return adjust_of(law, self._x, self._passes.rows, sites)
 
     def _temperatures(self, greedy: Tensor, sites: Sites, temperature: float) -> Tensor | None:
-        """Return a temperature per position, float64 [R]: 0 in rows of `greedy` (bool [A])."""
-        if temperature == 0.0:
+        """Return a temperature per position, float64 [R], 0 in rows of `greedy`; None: no such."""
+        if temperature == 0.0 or not ops.any_or_assume(greedy):
             return None
         everywhere = torch.full_like(greedy, temperature, dtype=torch.float64)
         return everywhere.masked_fill(greedy, 0.0)[sites.row]
@@ -166,7 +166,7 @@ class LazyPrediction:
         """Draw as `draw` does, but from given logits; see `types.Prediction.draw_from`."""
         self._passes.shapes.check_free(_CHANGING)
         sites = self._passes.shapes.sites(where)
-        if not sites.row.numel():
+        if not len(sites):
             return empty_draw(sites)
         if self._passes.ledger is not None:
             self._passes.ledger.note(self._x, where, None, own_law=False)
@@ -184,21 +184,19 @@ class LazyPrediction:
         temperatures: Tensor | None = None,
         law: TokenLaw | None = None,
     ) -> Draw:
-        keys, positions, steps = rng.at(sites.row, sites.column)
         law = self._law if law is None else law
-        record = ops.draw(
+        record = ops.draw_lazily(
             source,
-            keys=keys,
-            positions=positions,
-            steps=steps,
+            lambda: rng.at(sites.row, sites.column),
             law=law,
             statistics=statistics,
             sub=sub,
             rows=index,
             temperatures=temperatures,
             adjust=self.adjust(sites, law),
+            reads=self._passes.model.reads,
         )
-        self._passes.shapes.note(record.log_normalizer, sites)
+        self._passes.shapes.note(record, sites)
         return SpreadDraw(record, sites)
 
     def draw_by(
@@ -215,7 +213,7 @@ class LazyPrediction:
     ) -> Draw:
         """Draw from a rule's law of the prediction; see `types.Prediction.draw_by`."""
         sites = self._passes.shapes.sites(where)
-        if not sites.row.numel():
+        if not len(sites):
             return empty_draw(sites)
         if self._passes.ledger is not None:
             self._passes.ledger.note(self._x, where, greedy, own_law=own_law)
@@ -234,7 +232,7 @@ class LazyPrediction:
         """Draw from given tables of probabilities; see `types.Prediction.draw_table`."""
         self._passes.shapes.check_free(_CHANGING)
         sites = self._passes.shapes.sites(where)
-        if not sites.row.numel():
+        if not len(sites):
             return empty_draw(sites)
         if self._passes.ledger is not None:
             self._passes.ledger.note(self._x, where, greedy, own_law=False)
@@ -256,7 +254,7 @@ class LazyPrediction:
         """Return the prediction as a table of kind `reads`; see `types.Prediction.table`."""
         self._passes.shapes.check_free(_CHANGING)
         sites = self._passes.shapes.sites(where)
-        if not sites.row.numel():
+        if not len(sites):
             return torch.zeros(0, self._vocab_size, dtype=torch.float64, device=where.device)
         rows = self._log_law(where, sites, alpha, reads, lambda site: site.p)
         every = torch.arange(rows.count, device=where.device)
@@ -321,7 +319,7 @@ class LazyPrediction:
         if not torch.is_grad_enabled():
             return self.log_probs(where)
         sites = self._passes.shapes.sites(where)
-        if not sites.row.numel():
+        if not len(sites):
             return torch.zeros(0, self._vocab_size, dtype=torch.float32, device=where.device)
         rows = self._on_demand(self.evaluate(where), sites)
         logits = rows.fetch(torch.arange(rows.count, device=where.device))
@@ -331,7 +329,7 @@ class LazyPrediction:
         """Return the model's log-probabilities at the positions of `where`, [R, V], row-major."""
         self._passes.shapes.check_free(_CHANGING)
         sites = self._passes.shapes.sites(where)
-        if not sites.row.numel():
+        if not len(sites):
             return torch.zeros(0, self._vocab_size, dtype=torch.float32, device=where.device)
         source, index = self._read(self.evaluate(where), sites)
         return ops.log_probs(source, law=self._own_law, rows=index)
@@ -339,7 +337,7 @@ class LazyPrediction:
     def log_prob_of(self, tokens: Tensor, where: Tensor, *, tempered: bool = False) -> Tensor:
         """Return the log-probability of given tokens; see `types.Prediction.log_prob_of`."""
         sites = self._passes.shapes.sites(where)
-        if not sites.row.numel():
+        if not len(sites):
             return torch.zeros(where.shape, dtype=torch.float32, device=where.device)
         law, ids = self._law if tempered else self._own_law, sites.read(tokens)
         logits, adjust = self.evaluate(where), self.adjust(sites, law)
@@ -353,7 +351,7 @@ class LazyPrediction:
     def entropy_of(self, where: Tensor, *, tempered: bool = False) -> Tensor:
         """Return the entropy of the model's law, or of the run's, at `where`, [A, L], else 0."""
         sites = self._passes.shapes.sites(where)
-        if not sites.row.numel():
+        if not len(sites):
             return torch.zeros(where.shape, dtype=torch.float32, device=where.device)
         law = self._law if tempered else self._own_law
         rows, adjust = self._on_demand(self.evaluate(where), sites), self.adjust(sites, law)

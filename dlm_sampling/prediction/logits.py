@@ -17,6 +17,7 @@ from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.positions import Sites
 from dlm_sampling.processes.guidance import blended_logits
 from dlm_sampling.types import DenoiserOutput
+from dlm_sampling.types.values import some
 
 _BLOCK_ELEMENTS = 2**22  # most logits in memory at a time when they are computed on demand
 
@@ -89,11 +90,13 @@ class PassLogits:
         Raises:
             IndexError: the passes returned no value for one of the positions.
         """
+        if self.slot is None and self.place is None and self.width == sites.shape[1]:
+            return sites.place
         slot = sites.row if self.slot is None else self.slot[sites.row]
         column = sites.column
         if self.place is not None:
             column = self.place[slot, column]
-            if sites.asked is None and bool((column < 0).any()):
+            if sites.asked is None and some(column < 0):
                 raise IndexError(
                     "a prediction was asked for a position outside of the current block: samplers "
                     "may ask for positions of canvas.editable only, with some caches for unknown "

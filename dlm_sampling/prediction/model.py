@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.guidance.base import Guidance
+from dlm_sampling.ops import Reads
 from dlm_sampling.prediction.carry import NO_CARRY, Carry
 from dlm_sampling.prediction.rows import Beside
 from dlm_sampling.schedules import LINEAR, Schedule
@@ -62,6 +63,7 @@ class RunModel:
             gets the time at which its own alpha has the same value.  None: the times are the
             denoiser's own.
         guidance: further passes, tilts and choices; guidance_scale is 0 then.
+        reads: the statistics of draws that the steps read.
     """
 
     denoiser: Denoiser
@@ -71,6 +73,7 @@ class RunModel:
     eager: bool = False
     schedule: Schedule | None = None
     guidance: Guidance | None = None
+    reads: Reads = field(default_factory=Reads)
 
     @property
     def passes(self) -> int:
@@ -88,12 +91,12 @@ class RunModel:
         alpha(t) in the current block, and 1 or 0 in the blocks `beside` it.
         """
         schedule = self.schedule
-        if schedule is None:
+        if schedule is None or (beside is None and self.denoiser.schedule in (None, schedule)):
             return t
         alpha = schedule.alpha(t)
         mixed = alpha if beside is None else beside.alpha_of_all(alpha)
         if self.denoiser.schedule in (None, schedule):
-            return t if beside is None else torch.where(mixed == alpha, t, schedule.time_of(mixed))
+            return torch.where(mixed == alpha, t, schedule.time_of(mixed))
         return time_at(self.denoiser, mixed)
 
 

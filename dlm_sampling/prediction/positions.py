@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
 class Sites:
-    """List R distinct positions of canvases [A, L].
+    """List R distinct positions of canvases [A, L], in row-major order unless they fill a window.
 
-    Fields:
-        row: int64 [R], active row of each position.
-        column: int64 [R], column of each position.
+    Args:
+        place: int64 [R], row L + column of each position.
+        shape: (A, L).
+        where: bool [A, L], True at the positions, where the list is that of a mask.
         asked: bool [R], False at entries that only fill a list of fixed length; None if there are
             no such entries.
-        shape: (A, L).
     """
 
-    row: Tensor
-    column: Tensor
-    asked: Tensor | None
-    shape: torch.Size
+    def __init__(
+        self,
+        place: Tensor,
+        shape: torch.Size,
+        *,
+        where: Tensor | None = None,
+        asked: Tensor | None = None,
+    ) -> None:
+        self.place, self.shape, self.asked, self._where = place, shape, asked, where
 
     @classmethod
     def of(cls, where: Tensor) -> Sites:
         """List the positions of `where` (bool [A, L]) in row-major order; synchronises."""
-        row, column = where.nonzero(as_tuple=True)
-        return cls(row, column, None, where.shape)
+        return cls(where.flatten().nonzero()[:, 0], where.shape, where=where)
 
     @classmethod
     def within(cls, where: Tensor, columns: Tensor) -> Sites:
@@ -42,21 +45,34 @@ class Sites:
         row = torch.arange(columns.shape[0], device=columns.device).repeat_interleave(
             columns.shape[1], output_size=columns.numel()
         )
-        column = columns.flatten()
-        return cls(row, column, where[row, column], where.shape)
+        place = row * where.shape[1] + columns.flatten()
+        return cls(place, where.shape, asked=where.flatten()[place])
+
+    @cached_property
+    def row(self) -> Tensor:
+        """Return the active row of each position, int64 [R]."""
+        return self.place // self.shape[1]
+
+    @cached_property
+    def column(self) -> Tensor:
+        """Return the column of each position, int64 [R]."""
+        return self.place % self.shape[1]
 
     def __len__(self) -> int:
         """Return the number of positions, R."""
-        return self.row.shape[0]
+        return self.place.shape[0]
 
     def read(self, values: Tensor) -> Tensor:
         """Return the entries of a tensor [A, L, ...] at the positions, [R, ...]."""
-        return values[self.row, self.column]
+        return values.flatten(0, 1)[self.place]
 
     def spread(self, values: Tensor) -> Tensor:
         """Return a tensor [A, L] with `values` [R] at the requested positions, 0 elsewhere."""
+        table = values.new_zeros(self.shape)
+        if self._where is not None:
+            return table.masked_scatter_(self._where, values)
         kept = values if self.asked is None else torch.where(self.asked, values, 0)
-        return values.new_zeros(self.shape).index_put((self.row, self.column), kept)
+        return table.flatten().index_put((self.place,), kept).view(self.shape)
 
     def present(self, index: Tensor) -> Tensor:
         """Return an index of rows [R], with -1 at entries that were not requested."""

@@ -16,7 +16,8 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.prediction.model import Counts
 from dlm_sampling.prediction.network import prove_on_pass
 from dlm_sampling.prediction.positions import Sites
-from dlm_sampling.types import Pass
+from dlm_sampling.types import Draw, Pass
+from dlm_sampling.types.values import every
 
 
 class Shapes(Protocol):
@@ -26,7 +27,7 @@ class Shapes(Protocol):
         """Return the positions at which `where` (bool [A, L]) is True."""
         ...
 
-    def missing(self, where: Tensor, done: Tensor) -> Tensor | None:
+    def missing(self, where: Tensor, done: Tensor | None) -> Tensor | None:
         """Return the rows with a position in `where` and no pass yet, int64 [n]; None: all rows."""
         ...
 
@@ -38,8 +39,8 @@ class Shapes(Protocol):
         """Hide the columns at and right of `horizon` (int64 [n]) from the network."""
         ...
 
-    def note(self, log_normalizer: Tensor, sites: Sites) -> None:
-        """Record the rows whose logits define no law, by log_normalizer [R] at `sites`."""
+    def note(self, draw: Draw, sites: Sites) -> None:
+        """Record the rows whose logits define no law, of a draw at `sites`."""
         ...
 
     def prove_padding(self, denoiser: Denoiser, inputs: Pass) -> None:
@@ -62,14 +63,14 @@ class FreeShapes:
         """Return the positions at which `where` (bool [A, L]) is True; synchronises."""
         return Sites.of(where)
 
-    def missing(self, where: Tensor, done: Tensor) -> Tensor | None:
+    def missing(self, where: Tensor, done: Tensor | None) -> Tensor | None:
         """Return the rows with a position in `where` and no pass yet, int64 [n]; None: all rows."""
-        needed = where.any(1) & ~done
-        return None if bool(needed.all()) else needed.nonzero().squeeze(1)
+        needed = where.any(1) if done is None else where.any(1) & ~done
+        return None if every(needed) else needed.nonzero().squeeze(1)
 
     def charge(self, counts: Counts, rows: Tensor, passes: int, hidden: Tensor | None) -> None:
         """Count passes of every row in `rows`."""
-        counts.nfe.index_add_(0, rows, torch.full_like(rows, passes))
+        counts.nfe.index_add_(0, rows, torch.ones_like(rows), alpha=passes)
         if hidden is not None:
             counts.spared.index_add_(0, rows, hidden)
 
@@ -80,14 +81,14 @@ class FreeShapes:
         visible = torch.arange(width, device=horizon.device) < horizon.unsqueeze(1)
         if attention is not None:
             visible = visible & attention[:, :width]
-        seen = None if bool(visible.all()) else visible
+        seen = None if every(visible) else visible
         columns = inputs.columns
         if columns is not None:
             # The window of a short block reaches beyond it, where nothing is asked for.
             columns = columns.clamp(max=width - 1)
         return inputs._replace(tokens=tokens, attention=seen, columns=columns)
 
-    def note(self, log_normalizer: Tensor, sites: Sites) -> None:
+    def note(self, draw: Draw, sites: Sites) -> None:
         """Do nothing: the draw has already raised an error for such rows."""
 
     def prove_padding(self, denoiser: Denoiser, inputs: Pass) -> None:
@@ -119,7 +120,7 @@ class FixedShapes:
         """List the whole window, requested where `where` is True in a live row."""
         return Sites.within(where & self.live.unsqueeze(1), self.columns)
 
-    def missing(self, where: Tensor, done: Tensor) -> None:
+    def missing(self, where: Tensor, done: Tensor | None) -> None:
         """Return None, which stands for all rows."""
         return
 
@@ -136,9 +137,9 @@ class FixedShapes:
             visible = visible & inputs.attention
         return inputs._replace(attention=visible)
 
-    def note(self, log_normalizer: Tensor, sites: Sites) -> None:
+    def note(self, draw: Draw, sites: Sites) -> None:
         """Set `lawless` in live rows whose normaliser is not finite at a requested position."""
-        lawless = ~log_normalizer.isfinite()
+        lawless = ~draw.log_normalizer.isfinite()
         if sites.asked is not None:
             lawless = lawless & sites.asked
         lawless = lawless.view(len(self.live), -1).any(1)

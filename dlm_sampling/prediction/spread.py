@@ -15,52 +15,61 @@ class SpreadDraw:
     Entries at other positions are 0.
     """
 
-    def __init__(self, record: DrawRecord, sites: Sites) -> None:
+    def __init__(self, record: Draw, sites: Sites) -> None:
         self._record, self._sites = record, sites
-        self._tables: dict[int, Tensor] = {}
-
-    def _spread(self, field: int) -> Tensor:
-        """Make the table of one field of the record, given by its index."""
-        table = self._tables[field] = self._sites.spread(self._record[field])
-        return table
+        self._tables: dict[str, Tensor] = {}
 
     @property
     def token(self) -> Tensor:
         """Return the drawn tokens, int64 [A, L]."""
-        return self._tables[0] if 0 in self._tables else self._spread(0)
+        if "token" not in self._tables:
+            self._tables["token"] = self._sites.spread(self._record.token)
+        return self._tables["token"]
 
     @property
     def logprob(self) -> Tensor:
         """Return the log-probability of each token under the sampled law, [A, L]."""
-        return self._tables[1] if 1 in self._tables else self._spread(1)
+        if "logprob" not in self._tables:
+            self._tables["logprob"] = self._sites.spread(self._record.logprob)
+        return self._tables["logprob"]
 
     @property
     def log_confidence(self) -> Tensor:
         """Return the log-probability of each token under the law of the statistics, [A, L]."""
-        return self._tables[2] if 2 in self._tables else self._spread(2)
+        if "log_confidence" not in self._tables:
+            self._tables["log_confidence"] = self._sites.spread(self._record.log_confidence)
+        return self._tables["log_confidence"]
 
     @property
     def max_logprob(self) -> Tensor:
         """Return the largest log-probability, [A, L]."""
-        return self._tables[3] if 3 in self._tables else self._spread(3)
+        if "max_logprob" not in self._tables:
+            self._tables["max_logprob"] = self._sites.spread(self._record.max_logprob)
+        return self._tables["max_logprob"]
 
     @property
     def margin(self) -> Tensor:
         """Return the largest minus the second-largest probability, [A, L]."""
-        return self._tables[4] if 4 in self._tables else self._spread(4)
+        if "margin" not in self._tables:
+            self._tables["margin"] = self._sites.spread(self._record.margin)
+        return self._tables["margin"]
 
     @property
     def entropy(self) -> Tensor:
         """Return the entropy in nats, [A, L]."""
-        return self._tables[5] if 5 in self._tables else self._spread(5)
+        if "entropy" not in self._tables:
+            self._tables["entropy"] = self._sites.spread(self._record.entropy)
+        return self._tables["entropy"]
 
     @property
     def log_normalizer(self) -> Tensor:
         """Return the logsumexp of the logits that the statistics are taken over, [A, L]."""
-        return self._tables[6] if 6 in self._tables else self._spread(6)
+        if "log_normalizer" not in self._tables:
+            self._tables["log_normalizer"] = self._sites.spread(self._record.log_normalizer)
+        return self._tables["log_normalizer"]
 
 
 def empty_draw(sites: Sites) -> Draw:
     """Return the draw at no position: zeros, [A, L]."""
-    zeros = torch.zeros(sites.shape, dtype=torch.float32, device=sites.row.device)
+    zeros = torch.zeros(sites.shape, dtype=torch.float32, device=sites.place.device)
     return DrawRecord(torch.zeros_like(zeros, dtype=torch.int64), *([zeros] * 6))

@@ -213,12 +213,16 @@ class BlockTotal(NamedTuple):
     total: Tensor  # int64 [B], unknown positions when the block began
 
 
-def block_total(before: Tensor, canvas: Canvas, clock: Clock) -> Tensor:
+def block_total(
+    before: Tensor, canvas: Canvas, clock: Clock, eligible: Tensor | None = None
+) -> Tensor:
     """Return the number of unknown positions at the beginning of each row's block, int64 [B].
 
     Rows that enter a block are counted now; the others keep the number `before`, int64 [B].
+    `eligible` is `canvas.eligible`, where the caller has it.
     """
-    return torch.where(clock.step == 0, canvas.eligible.sum(1), before)
+    now = canvas.eligible if eligible is None else eligible
+    return torch.where(clock.step == 0, now.sum(1), before)
 
 
 def even_quota(total: Tensor, clock: Clock) -> Tensor:
@@ -227,7 +231,7 @@ def even_quota(total: Tensor, clock: Clock) -> Tensor:
     Args: total int64 [B], positions to write when the block began.  Returns int64 [B].  LLaDA's
         rule (`get_num_transfer_tokens`), arXiv:2502.09992.
     """
-    return total // clock.steps + (clock.step < total % clock.steps).long()
+    return total // clock.steps + (clock.step < total % clock.steps)
 
 
 def reveal(canvas: Canvas, where: Tensor, draw: Draw) -> Step:
@@ -243,8 +247,8 @@ def reveal(canvas: Canvas, where: Tensor, draw: Draw) -> Step:
         )
     return Step(
         tokens=torch.where(where, draw.token, canvas.tokens),
-        unknown=canvas.unknown & ~where,
-        logprob=draw.logprob.masked_fill(~where, 0.0),
+        unknown=canvas.unknown > where,  # of two bool tensors, a > b is a without b
+        logprob=torch.where(where, draw.logprob, 0.0),
         draw=draw,
     )
 

@@ -50,8 +50,8 @@ class Canvas(NamedTuple):
     @property
     def unknown_fraction(self) -> Tensor:
         """Return the unknown share of the block, float64 [B]: the time on a linear schedule."""
-        width = self.editable.sum(1).clamp_min(1)
-        return self.eligible.sum(1).double() / width.double()
+        width = self.editable.sum(1, dtype=torch.float64).clamp_min(1)
+        return self.eligible.sum(1, dtype=torch.float64) / width
 
     @property
     def committed(self) -> Tensor:

@@ -1,5 +1,7 @@
 """Read the values of a tensor as typed Python values, with one transfer from the device.
 
+On the CPU there is no transfer: NumPy reads the memory of the tensor, without an operator.
+
 torch's own `tolist` and `unique` have no types; here is the one place that names them.
 """
 
@@ -24,6 +26,16 @@ def floats(values: Tensor) -> list[float]:
 def bools(values: Tensor) -> list[bool]:
     """Return the entries of a bool tensor [n]."""
     return cast("list[bool]", values.tolist())
+
+
+def some(mask: Tensor) -> bool:
+    """Return whether any entry of a bool tensor is set."""
+    return bool(mask.numpy().any()) if mask.device.type == "cpu" else bool(mask.any())
+
+
+def every(mask: Tensor) -> bool:
+    """Return whether all entries of a bool tensor are set."""
+    return bool(mask.numpy().all()) if mask.device.type == "cpu" else bool(mask.all())
 
 
 def int_rows(table: Tensor) -> list[list[int]]:

@@ -103,8 +103,7 @@ def test_what_has_no_kernel_by_design_is_left_to_torch(
 class OnTheGPU:
     """As much of a CUDA tensor as the choice of the implementation reads."""
 
-    is_cuda = True
-    device = "cuda:0"
+    device = torch.device("cuda:0")
 
 
 def test_auto_takes_the_kernel_for_cuda_tensors_that_it_can_run(

@@ -9,7 +9,13 @@ import torch
 
 from dlm_sampling import ops
 from dlm_sampling.errors import NoLawError
-from dlm_sampling.ops.laws import best_of, entropy_of, refuse_lawless, sum_products
+from dlm_sampling.ops.laws import (
+    entropy_of,
+    largest,
+    other_than,
+    refuse_lawless,
+    sum_products,
+)
 
 
 def test_the_largest_the_first_of_equals_and_the_second() -> None:
@@ -18,10 +24,10 @@ def test_the_largest_the_first_of_equals_and_the_second() -> None:
     logits[1, [40, 41]] = torch.tensor([1.0, 2.0])  # the second in the same run
     logits[2, [33, 90]] = 7.0  # equal: the first is the largest, and the other the second
     logits[3, 0] = -math.inf
-    place, value, second = best_of(logits)
+    before, place = logits.clone(), largest(logits)
     assert place[:, 0].tolist() == [3, 41, 33, 1]
-    assert value.tolist() == [2.0, 2.0, 7.0, -5.0]
-    assert second.tolist() == [1.0, 1.0, 7.0, -5.0]
+    assert other_than(logits, place).tolist() == [1.0, 1.0, 7.0, -5.0]
+    assert torch.equal(logits, before)
 
 
 def test_nothing_times_minus_infinity_is_nothing() -> None:

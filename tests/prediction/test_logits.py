@@ -29,7 +29,7 @@ def model(guidance_scale: float = 0.0) -> RunModel:
 
 
 def read(found: PassLogits, row: list[int], column: list[int]) -> Tensor:
-    sites = Sites(torch.tensor(row), torch.tensor(column), None, X.shape)
+    sites = Sites(torch.tensor(row) * X.shape[1] + torch.tensor(column), X.shape)
     return on_demand(found.source()).fetch(found.index(sites))
 
 

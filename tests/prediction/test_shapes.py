@@ -7,7 +7,7 @@ import torch
 
 from dlm_sampling.prediction.model import Counts
 from dlm_sampling.prediction.shapes import FREE, FixedShapes
-from dlm_sampling.types import Pass
+from dlm_sampling.types import DrawRecord, Pass
 
 WHERE = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0]]).bool()
 COLUMNS = torch.tensor([[1, 2], [0, 1], [0, 1]])
@@ -80,13 +80,17 @@ def test_a_cut_that_leaves_nothing_hidden_needs_no_mask() -> None:
 
 def test_a_live_row_without_a_law_where_it_was_asked_is_noted_for_good() -> None:
     shapes, nan = fixed(), torch.nan
+
+    def normalizers(*values: float) -> DrawRecord:
+        return DrawRecord(*[torch.zeros(6)] * 6, log_normalizer=torch.tensor(values))
+
     sites = shapes.sites(torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]).bool())
     # Row 0 asked for its first entry, row 1 for its first, row 2 is done.
-    shapes.note(torch.tensor([0.0, nan, 1.0, nan, nan, nan]), sites)
+    shapes.note(normalizers(0.0, nan, 1.0, nan, nan, nan), sites)
     assert shapes.lawless.tolist() == [False, False, False]
-    shapes.note(torch.tensor([0.0, nan, -torch.inf, 0.0, nan, nan]), sites)
+    shapes.note(normalizers(0.0, nan, -torch.inf, 0.0, nan, nan), sites)
     assert shapes.lawless.tolist() == [False, True, False]
-    shapes.note(torch.zeros(6), sites)
+    shapes.note(normalizers(*[0.0] * 6), sites)
     assert shapes.lawless.tolist() == [False, True, False]
 
 
