@@ -107,3 +107,15 @@ def test_guidance_takes_two_passes_and_is_its_formula(scale: float, passes: int)
     law = (u + (scale + 1) * (c - u))[:, :, :MASK].double().log_softmax(-1)
     wanted = [float(law[i, j, TOKENS[i, j]]) for i, j in WHERE.nonzero().tolist()]
     assert scorer(views()).tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_entropies_are_made_where_they_are_asked_for() -> None:
+    scorer = Scorer(DENOISER, TokenLaw(temperature=0.5))
+    assert scorer.scores(views()).entropy.numel() == 0
+    logits = network(CANVAS, torch.zeros(3).double())[:, :, :MASK] / 0.5
+    law = logits.double().log_softmax(-1)[WHERE]
+    found = scorer.scores(views(), entropy=True)
+    torch.testing.assert_close(
+        found.entropy.double(), -(law.exp() * law).sum(-1), atol=1e-6, rtol=0
+    )
+    assert torch.equal(found.logprob, scorer.scores(views()).logprob)

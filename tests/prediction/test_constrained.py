@@ -74,6 +74,35 @@ def test_statistics_are_those_of_the_constrained_marginals(drawn: Any) -> None:
         assert float(event.entropy[0, i]) == pytest.approx(float(entropy), abs=1e-6)
 
 
+def test_a_tempered_draw_has_the_statistics_of_the_models_own_law() -> None:
+    """Tokens are of the law at temperature 0.5, confidences of the plain one, both constrained."""
+    out = run("llada-random", 20, law=TokenLaw(temperature=0.5), return_trajectory=True)
+    law = law_of(PROBS)
+    for i in range(3):
+        marginal = torch.zeros(3).double().index_add(0, STATES[:, i], law)
+        found = out.trajectory.events[0].log_confidence[:, i].double()
+        wanted = marginal.log()[out.tokens[:, i]]
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
+def test_the_laws_of_positions_are_the_constrained_marginals() -> None:
+    class Reads(samplers.LLaDA):
+        """Keep the laws that the step sees."""
+
+        def step(self, state: Any, canvas: Any, clock: Any, predict: Any, rng: Any) -> Any:
+            seen.append(predict(canvas.tokens, canvas.unknown_fraction).log_probs(canvas.eligible))
+            return super().step(state, canvas, clock, predict, rng)
+
+    seen: list[torch.Tensor] = []
+    tokens, editable = torch.full((1, 3), 3), torch.ones(1, 3, dtype=torch.bool)
+    options: dict[str, Any] = {"seeds": [0], "steps": 1, "constraint": automaton()}
+    sample(DENOISER, Reads(), tokens, editable, **options)
+    law = law_of(PROBS)
+    for i in range(3):
+        marginal = torch.zeros(4).double().index_add(0, STATES[:, i], law)
+        torch.testing.assert_close(seen[0][i].exp().double(), marginal, rtol=0, atol=1e-6)
+
+
 def test_steps_add_up_to_the_law_of_the_chain() -> None:
     """Two tokens, then one: each step conditions the law of its own canvas."""
     out = run("llada-random", 300, steps=2, law=TokenLaw(), return_trajectory=True)
