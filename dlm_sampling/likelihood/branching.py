@@ -58,9 +58,7 @@ def branch(denoiser: Denoiser, rollout: Rollout, step: int, *, seeds: Sequence[i
     header, device = rollout.header, denoiser.device
     if header.cache is not None:
         raise ValueError(f"the run was sampled with {header.cache}: branch runs without a cache.")
-    if rollout.request.sampler.unscored and denoiser.process.name not in (
-        rollout.request.sampler.scored_on
-    ):
+    if rollout.request.sampler.unscored:
         raise refusal(header)
     rollout = rollout.to(device)
     driver, state = _begun(denoiser, rollout, rollout.seeds)
