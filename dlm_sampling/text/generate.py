@@ -101,8 +101,9 @@ def generate(
             writes those.
         steps: planned steps over the whole row; default one per position; a sampler with its own
             number (learned samplers, DiffusionGemma's) takes that many in every block.
-        block_length: write blocks of this many positions from left to right; default one block, or
-            the aligned blocks of a model with block-causal attention.
+        block_length: write blocks of this many positions from left to right; default that
+            of the checkpoint's sampler_config.json, else one block, or the aligned blocks of a
+            model with block-causal attention.
         steps_per_block: steps of every block, of any size; replaces `steps`.
         align_blocks: put block boundaries at multiples of block_length from the row's first token,
             as block-causal models (SDAR, LLaDA2, BD3-LM) need.
@@ -177,10 +178,10 @@ def generate(
         times: times of a solver's steps in every block, falling from 1 (or t_start) to 0, in place
             of its even grid; methods of two stages take every second one.
         constraint: a rule for every text: a regular expression that matches the whole text, or a
-            `Constraint` of banned and required words, an expression, a JSON schema.  Tokens are
-            drawn from the law of the step conditioned on it, and their log-probabilities are those
-            of that law.  For models with masks and samplers that draw unknown tokens from the
-            model's law; others are refused by name.  A text ends at an end-of-text or with the
+            `constraints.Constraint` of banned and required words, an expression, a JSON schema.
+            Tokens are drawn from the law of the step conditioned on it, and their log-probabilities
+            are those of that law.  For models with masks and samplers that draw unknown tokens from
+            the model's law; others are refused by name.  A text ends at an end-of-text or with the
             last position.
         guidance: an object of `dlm_sampling.guidance`, in place of guidance_scale, which is short
             for `ClassifierFree(scale)`: classifier-free with other scales and conditions, by a

@@ -96,8 +96,13 @@ def _prompt(value: Any, record: Record, names: tuple[str, ...]) -> str | list[An
         chat = [{k: v for k, v in message.items() if v is not None} for message in messages]
         _encodable(json.dumps(chat, ensure_ascii=False))
         return list(chat)
+    if names == ("prompt", "messages") and value is not None:
+        name = next(name for name in names if record.get(name) is not None)
+        kind = type(cast(object, value)).__name__
+        raise ValueError(f"'{name}' is of type {kind}: must be a string or a list of messages.")
     if names == ("prompt", "messages"):
-        hint = next((f" Try --column {k}." for k, v in record.items() if isinstance(v, str)), "")
+        texts = (k for k, v in record.items() if isinstance(v, str) and k != "id")
+        hint = next((f" Try --column {k}." for k in texts), "")
         raise ValueError(f'needs "prompt" (a string) or "messages" (a list of messages).{hint}')
     kind = "empty" if value is None else f"of type {type(cast(object, value)).__name__}"
     raise ValueError(f"column '{names[0]}' is {kind}: must be a string or a list of messages.")

@@ -133,14 +133,18 @@ def _text_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
 
 
 def _json_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
-    """Read a JSON value per line."""
+    """Read a JSON value per line; a file whose first line is none has another form."""
+    good = False
     for place, text in _lines(file, name):
         try:
             value: Any = _json(text)
         except (ValueError, RecursionError) as error:
             array = " An array over several lines belongs in a .json file."
             hint = array if text.lstrip().startswith("[") else ""
-            raise UsageError(f"{place} is not JSON ({error}).{hint}") from error
+            value = UsageError(f"{place} is not JSON ({error}).{hint}")
+            if not good:
+                raise value from error
+        good = True
         yield Row(place, value)
 
 
@@ -295,15 +299,16 @@ def _folder(source: PromptSource) -> Iterator[Row]:
 
     So a file has the same rows, cell by cell, alone and in a folder.
     """
+    folder = Path(source.path).resolve()  # "csv" alone is a loader of all CSV files below
     with _told(source):
-        builder: Any = _library(source).load_dataset_builder(source.path, source.subset)
+        builder: Any = _library(source).load_dataset_builder(str(folder), source.subset)
     splits: Mapping[str, Sequence[str]] = builder.config.data_files or {}
     if source.split not in splits:
         names = ", ".join(map(str, splits)) or "none"
         raise UsageError(f"{source.path} has no split '{source.split}'. Its splits: {names}.")
     files = [Path(file) for file in splits[source.split]]
     if not all(file.suffix.lower() in _READERS for file in files):
-        found = _data_set(source, source.path)
+        found = _data_set(source, str(folder))
         if builder.name == "csv" and _EXTRA_CELLS in found.column_names:
             raise UsageError(
                 f"{source.path}: the rows of a CSV file have more cells than its header has "
@@ -312,7 +317,7 @@ def _folder(source: PromptSource) -> Iterator[Row]:
         yield from _table(found, source.path)
         return
     for path in files:
-        place = str(Path(source.path) / path.relative_to(Path(source.path).resolve()))
+        place = str(Path(source.path) / path.relative_to(folder))
         with path.open("rb") as file:
             yield from rows_of(file, place, source.column, path.suffix.lower())
 

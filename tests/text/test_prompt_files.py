@@ -79,7 +79,7 @@ def test_standard_input_with_a_mark() -> None:
     [
         ("p.json", b'{"prompt": "a"\n{"prompt": "b"}', "line 1 is not JSON"),
         ("p.json", b'[\n"a",\n"b"', "line 3 is not JSON"),
-        ("p.jsonl", b'{"prompt": "a"}\n{"prompt"', "line 2 is not JSON"),
+        ("p.jsonl", b'{"prompt"\n{"prompt": "a"}', "line 1 is not JSON"),
         ("p.jsonl", b'[\n"a",\n"b"]', "line 1 is not JSON .* belongs in a .json file"),
         ("prompts", b'{"prompt": "a"\n{"prompt": "b"}', "line 1 is not JSON.*need a .txt file"),
         ("prompts", b"[\n", "line 2 is not JSON"),
@@ -156,6 +156,28 @@ def test_cells_without_a_column_in_a_folder_are_refused(
     file.unlink()
     with pytest.raises(UsageError, match="more cells than its header has columns"):
         read_prompts(str(folder))
+
+
+@pytest.mark.parametrize("name", ["csv", "text", "json"])
+def test_a_folder_with_the_name_of_a_loader_is_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """To the package `datasets` these names alone mean all such files of the working directory."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.txt").write_text("not asked for", encoding="utf-8")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "p.txt").write_text("a prompt", encoding="utf-8")
+    assert [item.prompt for item in read_prompts(name)] == ["a prompt"]
+
+
+def test_a_line_that_is_not_json_is_an_error_of_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt"\n{"prompt": 5, "id": "x"}\n"b"', encoding="utf-8")
+    first, broken, number, last = read_prompts(str(path))
+    assert [first.prompt, last.prompt] == ["a", "b"]
+    assert "line 2 is not JSON" in str(broken.error)
+    assert "line 3: 'prompt' is of type int: must be a string" in str(number.error)
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "rows.jsonl"])

@@ -89,7 +89,7 @@ def test_a_row_with_more_cells_than_columns_is_bad(
         ("c.tsv", b"prompt\tprompt\na\tb\n", "has two columns 'prompt'"),
         ("c.csv", b'prompt\n"Once\ntwice\n', "is no table"),
         ("c.csv", b'prompt\n"Once" he said\n', "is no table"),
-        ("p.jsonl", b'"a"\n{"prompt": "a", "prompt": "b"}', "line 2 is not JSON .'prompt' stands"),
+        ("p.jsonl", b'{"prompt": "a", "prompt": "b"}\n"a"', "line 1 is not JSON .'prompt' stands"),
         ("p.json", b'[{"prompt": "a",\n"prompt": "b"}]', "is not JSON .'prompt' stands twice"),
         ("p", b'{"messages": [{"role": "a", "role": "b"}]}', "is not JSON .'role' stands twice"),
     ],

@@ -42,7 +42,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     from dlm_sampling.jobs import PromptSource, read_rows
 
     if path.suffix != ".gz":
-        return [row.value for row in read_rows(PromptSource(str(path)))]
+        rows = [row.value for row in read_rows(PromptSource(str(path)))]
+        for row in rows:
+            if isinstance(row, Exception):
+                raise row
+        return rows
     import gzip
     import json
 
