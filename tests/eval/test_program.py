@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import runpy
 import subprocess
 import sys
@@ -119,3 +120,20 @@ def test_the_program_of_the_harness_ends_with_one_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode != 0
     assert "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.external
+def test_the_program_of_the_harness_runs_without_a_gpu(tmp_path: Path) -> None:
+    """It passes cuda:0 where no device was asked for."""
+    pytest.importorskip("lm_eval", reason='needs pip install ".[lm-eval]"')
+    words = ["--model", "dlm", "--tasks", "sudoku4x4", "--limit", "1"]
+    words += ["--model_args", "pretrained=tiny-books,steps=2,max_new_tokens=8"]
+    words += ["--include_path", str(PACKAGE / "tasks" / "local")]
+    done = subprocess.run(
+        [sys.executable, "-m", "dlm_eval.tasks.harness", *words],
+        cwd=tmp_path, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "solved" in done.stdout
+    assert done.stderr.count("device cuda:0: there is no GPU") == 1

@@ -14,6 +14,7 @@ continuation's tokens given the context's.  Needs `pip install "dlm-sampling[lm-
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -40,7 +41,10 @@ from dlm_sampling.jobs import contents_digest, in_parts, rank_of
 from dlm_sampling.ops import row_seeds
 
 NEW_TOKENS = 256
+DEFAULT_DEVICE = "cuda:0"
+"""What the command of the harness passes where no device was asked for."""
 SET = "set_"
+_LOG = logging.getLogger(__name__)
 
 
 @register_model("dlm")
@@ -63,7 +67,8 @@ class DiffusionLM(TemplateLM):
         seed: from which the seed of each request is made.
         batch_size: rows per forward pass, halved where they do not fit into memory.
         max_batch_size: passed by the harness; not used.
-        device: cpu, cuda, cuda:1, auto.
+        device: cpu, cuda, cuda:1, auto; the harness's default, cuda:0, is the CPU with a warning
+            where there is no GPU.
         dtype: float32, bfloat16, auto.
         trust_remote_code: whether the checkpoint's own Python code may run.
         revision: commit on the hub.
@@ -116,7 +121,7 @@ class DiffusionLM(TemplateLM):
             else AutoDenoiser.from_pretrained(
                 pretrained,
                 dtype=dtype,
-                device_map=rank.device(device),
+                device_map=rank.device(_present(device)),
                 trust_remote_code=trust_remote_code,
                 revision=revision,
             )
@@ -204,14 +209,7 @@ class DiffusionLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         """Score continuations; rows of one length share a pass, so that nothing is padded."""
         seeds, size = row_seeds(self.seed, len(pairs)), self.protocol.length
-        lengths: dict[int, list[int]] = {}
-        for i, (context, rest) in enumerate(pairs):
-            lengths.setdefault(min(len(context) + len(rest), size), []).append(i)
-        batches = [
-            same[first : first + self.batch_size]
-            for same in lengths.values()
-            for first in range(0, len(same), self.batch_size)
-        ]
+        batches = self._batches([min(len(context) + len(rest), size) for context, rest in pairs])
         questions: list[Question] = []
         for some in batches:
             tokens = torch.tensor([[*pairs[i][0], *pairs[i][1]][-size:] for i in some])
@@ -229,6 +227,17 @@ class DiffusionLM(TemplateLM):
             for i, (value, greedy) in zip(some, answers or [], strict=answers is not None):
                 found[i] = (value, greedy)
         return found
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Return the indices of each batch, whose rows are of one length."""
+        groups: dict[int, list[int]] = {}
+        for i, length in enumerate(lengths):
+            groups.setdefault(length, []).append(i)
+        return [
+            same[first : first + self.batch_size]
+            for same in groups.values()
+            for first in range(0, len(same), self.batch_size)
+        ]
 
     @property
     def missing(self) -> int:
@@ -282,23 +291,28 @@ class DiffusionLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Return the text that follows each context, up to the first of its stop strings."""
+        """Return the text that follows each context, up to the first of its stop strings.
+
+        Rows of one canvas share a pass, so that a text does not depend on its batch.
+        """
         seeds = row_seeds(self.seed, len(requests))
+        batches = self._batches([self._asked(request) for request in requests])
         questions: list[Question] = []
-        parts = range(0, len(requests), self.batch_size)
-        for first in parts:
-            some = requests[first : first + self.batch_size]
-            asked = max(self._asked(request) for request in some)
-            prompts = [self._prompt(request.args[0], asked) for request in some]
-            stops = [_stops(request) for request in some]
-            own = seeds[first : first + len(some)]
+        for some in batches:
+            asked = self._asked(requests[some[0]])
+            prompts = [self._prompt(requests[i].args[0], asked) for i in some]
+            stops = [_stops(requests[i]) for i in some]
+            own = [seeds[i] for i in some]
             write = partial(self._write, prompts, asked, stops, own)
             question = [prompts, asked, stops, own]
             questions.append((question, partial(self._in_parts, len(some), write)))
-        answers = self._answers.ask(questions, title="texts", quiet=disable_tqdm)
-        sizes = [min(self.batch_size, len(requests) - first) for first in parts]
-        texts = [answer or [""] * size for answer, size in zip(answers, sizes, strict=True)]
-        return [text for batch in texts for text in batch]
+        texts = [""] * len(requests)
+        for some, answers in zip(
+            batches, self._answers.ask(questions, title="texts", quiet=disable_tqdm), strict=True
+        ):
+            for i, text in zip(some, answers or [], strict=answers is not None):
+                texts[i] = text
+        return texts
 
     def _write(
         self,
@@ -336,6 +350,14 @@ class DiffusionLM(TemplateLM):
                 f"max_new_tokens={new}: the model reads {context} tokens; leave room for a prompt."
             )
         return ids[len(ids) + new - context :]
+
+
+def _present(device: str | None) -> str | None:
+    """Return a device, the CPU for the harness's default where there is no GPU."""
+    if device != DEFAULT_DEVICE or torch.cuda.is_available():
+        return device
+    _LOG.warning("device %s: there is no GPU; the model runs on the CPU.", device)
+    return "cpu"
 
 
 def _stops(request: Instance) -> list[str]:

@@ -98,6 +98,37 @@ def test_texts_are_those_of_generate_up_to_a_stop_string(model: DiffusionLM) -> 
     assert found == cut
 
 
+def test_a_text_does_not_depend_on_its_batch(model: DiffusionLM) -> None:
+    """Requests of several lengths, in every batch size, give the texts of `generate` alone."""
+    limits = [4, 9, 4, 2]
+    texts = [
+        asked("generate_until", f"Once {i}", {"until": [], "max_gen_toks": limit})
+        for i, limit in enumerate(limits)
+    ]
+    alone = [
+        (generate(
+            model.denoiser, [f"Once {i}"], sampler="llada", max_new_tokens=limit, seed=[seed],
+            progress=False,
+        ).texts or [])[0]
+        for i, (limit, seed) in enumerate(zip(limits, row_seeds(5, len(limits)), strict=True))
+    ]  # fmt: skip
+    for size in (1, 2, 4):
+        batched = DiffusionLM(model.denoiser, batch_size=size, seed=5, sampler="llada")
+        assert batched.generate_until(texts, disable_tqdm=True) == alone
+
+
+def test_the_default_device_of_the_harness_is_the_cpu_without_a_gpu(
+    tiny_llada: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    found = DiffusionLM(str(tiny_llada), device="cuda:0")
+    assert str(found.denoiser.device) == "cpu"
+    assert [r.message for r in caplog.records if "no GPU" in r.message] == [
+        "device cuda:0: there is no GPU; the model runs on the CPU."
+    ]
+
+
 def test_the_harness_finds_it_by_name(tiny_llada: Path) -> None:
     manager = TaskManager(include_path=str(DATA.parent), include_defaults=False)
     options: dict[str, Any] = {"tasks": ["sudoku4x4", "gsm8k"], "limit": 2, "num_fewshot": 0}
