@@ -15,7 +15,7 @@ from dlm_eval.comparison.presets.differences import (
     verdict_of,
 )
 from dlm_eval.comparison.presets.picture import by_sampler
-from dlm_eval.comparison.presets.summary import Summary
+from dlm_eval.comparison.presets.summary import PartFigures, Summary
 from dlm_eval.comparison.presets.tables import table_of
 
 FEWEST_BUDGETS = 3
@@ -91,6 +91,7 @@ def render(summary: Summary) -> str:
         "  which no law of the small models settles early, and with a bound of 1 nat.",
         "- float32 Gumbel noise is not run as released: the law of its race is drawn from, in",
         "  closed form, on two time grids (`dlm_eval/comparison/float32.py`).",
+        *_passes(summary),
         *_apart(summary),
         "- Seconds were measured while other programs ran on the machine: compare NFE instead.",
         "- The texts and the report of each part are not committed (25 MB); the command above",
@@ -107,6 +108,28 @@ def render(summary: Summary) -> str:
         *tables,
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+REMDM = (("text-remdm", "texts, top-p 0.9", 32), ("sudoku-remdm", "grids, 0 clues", 16))
+"""Part, task and tokens of a sample."""
+
+
+def _passes(summary: Summary) -> list[str]:
+    """Say which NFE ReMDM's steps came to."""
+    lines = [
+        "- ReMDM's 1x to 4x tokens are steps, as in its paper. A step that changes nothing costs",
+        "  no pass, so that the NFE grow less:",
+    ]
+    for name, task, length in REMDM:
+        groups = by_sampler(summary.part(name))
+        for sampler in ("remdm-loop", "remdm-cap 0.02", "ancestral"):
+            nfe = {figure.steps: figure.nfe for figure in groups[sampler]}
+            few, many = nfe[length], nfe[4 * length]
+            lines.append(
+                f"  - {task}, `{sampler}`: {length} to {4 * length} steps are NFE {few:.0f} to "
+                f"{many:.0f}, {many / few:.1f}x"
+            )
+    return lines
 
 
 def _apart(summary: Summary) -> list[str]:
@@ -134,8 +157,7 @@ def _solvers(summary: Summary) -> list[Finding]:
 
 def _remdm(summary: Summary) -> list[Finding]:
     found: list[Finding] = []
-    for name, task, length in (("text-remdm", "texts, top-p 0.9", 32),
-                               ("sudoku-remdm", "grids, 0 clues", 16)):  # fmt: skip
+    for name, task, length in REMDM:
         part = summary.part(name)
         groups = {key: {f.steps: f for f in value} for key, value in by_sampler(part).items()}
         for sampler in ("remdm-loop", "remdm-cap 0.02", "ancestral"):
@@ -181,21 +203,19 @@ def _decoders(summary: Summary) -> list[Finding]:
     for sampler, baseline, name, paper in DECODERS:
         for part_name, task in tasks:
             part = summary.part(part_name)
-            fast = speed(part, sampler, baseline)
+            verdict, told = _speed(part, sampler, baseline)
             gaps = at_equal_nfe(part, sampler, baseline)
-            won = fast is not None and fast[0] > max(1.05, fast[1])
-            coarse = len(by_sampler(part)[baseline]) < FEWEST_BUDGETS
-            verdict = UNDECIDED if coarse else "holds" if won else "does not hold"
-            told = (
-                "no budget is as good"
-                if fast is None
-                else f"{fast[0]:.1f}x, `{baseline}` itself {fast[1]:.1f}x"
-            )
             found.append(
                 Finding(f"{name}: faster at equal quality", paper, task,
                         verdict, f"{told}; against `{baseline}` at equal NFE: {each(gaps)}",
                         len(gaps))
             )  # fmt: skip
+    for part_name, task in tasks:
+        verdict, told = _speed(summary.part(part_name), "pc-sampler", "llada")
+        found.append(
+            Finding("PC-Sampler: faster at equal quality", "2508.13021", task, verdict,
+                    f"{told}; against `llada` at equal NFE: below")
+        )  # fmt: skip
     for part_name, task in tasks:
         known = by_sampler(summary.part(part_name))
         for baseline in [name for name in ("llada", "llada-random") if name in known]:
@@ -205,6 +225,19 @@ def _decoders(summary: Summary) -> list[Finding]:
                         verdict_of(gaps), each(gaps), len(gaps))
             )  # fmt: skip
     return found
+
+
+def _speed(part: PartFigures, sampler: str, baseline: str) -> tuple[str, str]:
+    """Return the verdict on a speed-up at equal quality, and its figures."""
+    fast = speed(part, sampler, baseline)
+    if fast is None:
+        told = "no budget is as good"
+    else:
+        told = f"{fast[0]:.1f}x, `{baseline}` itself {fast[1]:.1f}x"
+    if len(by_sampler(part)[baseline]) < FEWEST_BUDGETS:
+        return UNDECIDED, told
+    won = fast is not None and fast[0] > max(1.05, fast[1])
+    return "holds" if won else "does not hold", told
 
 
 def _float32(summary: Summary) -> list[Finding]:
