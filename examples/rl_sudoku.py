@@ -18,6 +18,8 @@ A model with a tokenizer gets the puzzle as a text; its grid is read from the an
 import copy
 import json
 import re
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -213,7 +215,10 @@ def main(
             runs[seed] = train(settings, seed, print)
             if file is not None:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                content = {"settings": asdict(settings), "runs": [*runs.values()]}
+                content = {
+                    "command": shlex.join(["python", *sys.argv]),
+                    "settings": asdict(settings), "runs": [*runs.values()],
+                }  # fmt: skip
                 file.write_text(json.dumps(content) + "\n", encoding="utf-8")
     for seed, run in runs.items():
         print(f"seed {seed}: {run['before']:.3f} -> {run['after']:.3f} valid")

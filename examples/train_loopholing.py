@@ -17,6 +17,8 @@ passes.  It goes on where it was stopped, and more seeds can be added later.
 """
 
 import json
+import shlex
+import sys
 import time
 from pathlib import Path
 from statistics import mean, stdev
@@ -188,13 +190,14 @@ def compare(
     """Train all arms with several seeds and write one file."""
     sizes = {"hidden_size": hidden_size, "layers": layers, "heads": heads}
     settings = {"steps": steps, "batch_size": batch_size, "samples": samples, **sizes}
-    report: dict[str, Any] = {"settings": settings, "records": []}
+    report: dict[str, Any] = {"command": "", "settings": settings, "records": []}
     if results.exists():
         report = json.loads(results.read_text(encoding="utf-8"))
         if report["settings"] != settings:
             raise typer.BadParameter(
                 f"{results} holds other settings, {report['settings']}; take those or another file."
             )
+    report = {**report, "command": shlex.join(["python", *sys.argv])}
     report["oracle"] = report.get("oracle") or valid(SudokuOracle(), samples)
     records: list[dict[str, Any]] = report["records"]
     done = {(record["arm"], record["seed"]) for record in records}

@@ -15,6 +15,8 @@ beside the exact oracle with the same sampler, which separates the sampler's err
 """
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -177,6 +179,7 @@ def main(
         (out / "training.json").write_text(json.dumps(plan) + "\n", encoding="utf-8")
     denoiser = AutoDenoiser.from_pretrained(out)
     report = {
+        "command": shlex.join(["python", *sys.argv]),
         "parameters": denoiser.num_parameters,
         "kl_per_masked_cell": round(divergence(denoiser), 5),
         "samples": samples,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -67,7 +69,8 @@ def bench(
 
     report = run_bench(rows, vocab, dtype, temperature, threads, repeats)
     if as_json:
-        print(json_line(asdict(report)))
+        command = shlex.join(["dlm-sampling", *sys.argv[1:]])
+        print(json_line({"command": command, **asdict(report)}))
         return
     from rich.console import Console
 

@@ -24,7 +24,7 @@ from typing import Annotated
 import torch
 import typer
 
-from dlm_eval.program import check_result
+from dlm_eval.program import check_result, command_of
 from dlm_eval.program import start as start_program
 from dlm_sampling.errors import UsageError
 
@@ -108,6 +108,7 @@ def main(
         last = start(given, folder, model, 0, 1).wait(LIMIT)
         same = contents(clean) == contents(folder)
         report = {
+            "command": command_of("dlm_eval.kill_storm"),
             "rows": prompts,
             "files": len(list((clean / "data").iterdir())),
             "rounds": len(rounds),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,11 @@ from dlm_sampling.cli import end
 from dlm_sampling.errors import UsageError
 
 WRONG_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
+def command_of(module: str) -> str:
+    """Return the command that runs a module with the arguments of this process."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def start(main: Callable[..., None]) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import runpy
 import subprocess
@@ -78,6 +79,21 @@ def test_every_program_is_tried() -> None:
             parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
             found.add(".".join(parts).removesuffix(".__main__"))
     assert found == set(WRONG)
+
+
+RESULTS = PACKAGE.parent / "results"
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)
+def test_a_result_says_by_which_command(file: Path) -> None:
+    command = json.loads(file.read_text(encoding="utf-8"))["command"]
+    program = command.split()
+    if program[:2] == ["python", "-m"]:
+        assert program[2] in WRONG
+    elif program[0] == "python":
+        assert (RESULTS.parents[1] / program[1]).is_file()
+    else:
+        assert program[0] == "dlm-sampling"
 
 
 CASES = [(module, words) for module, several in WRONG.items() for words in several]

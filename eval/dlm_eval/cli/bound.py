@@ -146,7 +146,7 @@ def bound(
     note = (
         f"standard error over {len(windows)} windows, of texts and masks together"
         if len(windows) > 1
-        else "one window has no standard error"
+        else "one window: no standard error over texts, and the masks are not kept one by one"
     )
     figures = metrics(windows, scored, note=note)
     samples = []

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dlm_eval.data import held_out_books
-from dlm_eval.program import check_result, start
+from dlm_eval.program import check_result, command_of, start
 from dlm_eval.tasks.books import encode_book, read_split
 from dlm_sampling import AutoDenoiser, Denoiser, elbo, uniform_elbo
 from dlm_sampling.ops import row_seeds
@@ -106,6 +106,7 @@ def main(
     denoiser = AutoDenoiser.from_pretrained(model)
     texts = held_out_books() if books is None else read_split(split, books).held_out
     result = {
+        "command": command_of("dlm_eval.judges.bound"),
         "model": model,
         "length": length,
         "samples": samples,

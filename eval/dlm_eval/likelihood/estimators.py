@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from dlm_eval.data import passages
 from dlm_eval.journal import Journal
-from dlm_eval.program import check_result, start
+from dlm_eval.program import check_result, command_of, start
 from dlm_sampling import AutoDenoiser, Denoiser, elbo
 from dlm_sampling.rl import (
     coupled_logprob,
@@ -137,7 +137,9 @@ def main(
     bound = torch.tensor(journal.records[0]["bound"], dtype=torch.float64)
     lengths = made.lengths.double()
     rows = [_row(record, bound, lengths) for record in journal.records[1:]]
-    result = {**settings, "bound_nats_per_token": float((bound / lengths).mean()), "rows": rows}
+    command = command_of("dlm_eval.likelihood.estimators")
+    mean = float((bound / lengths).mean())
+    result = {"command": command, **settings, "bound_nats_per_token": mean, "rows": rows}
     out.write_text(json.dumps(result, indent=1) + "\n")
     journal.path.unlink()
     for row in rows:

@@ -29,7 +29,7 @@ import typer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dlm_eval.program import check_result, start
+from dlm_eval.program import check_result, command_of, start
 from dlm_sampling import Rollout, replay, sample, samplers
 from dlm_sampling.denoisers import LLaDADenoiser
 from dlm_sampling.rl import mean_field_logprob
@@ -258,7 +258,10 @@ def main(
         for name in works
     ]
     machine = {"cpu": platform.processor() or platform.machine(), "torch": torch.__version__}
-    table = {"sizes": asdict(sizes), "machine": machine, "threads": 1, "runs": rows}
+    table = {
+        "command": command_of("dlm_eval.likelihood.updates"),
+        "sizes": asdict(sizes), "machine": machine, "threads": 1, "runs": rows,
+    }  # fmt: skip
     out.write_text(json.dumps(table, indent=1) + "\n")
 
 
