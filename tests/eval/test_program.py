@@ -86,14 +86,15 @@ RESULTS = PACKAGE.parent / "results"
 
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)
 def test_a_result_says_by_which_command(file: Path) -> None:
-    command = json.loads(file.read_text(encoding="utf-8"))["command"]
-    program = command.split()
-    if program[:2] == ["python", "-m"]:
-        assert program[2] in WRONG
-    elif program[0] == "python":
-        assert (RESULTS.parents[1] / program[1]).is_file()
-    else:
-        assert program[0] == "dlm-sampling"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for part in [content] if "command" in content else content.values():
+        program = part["command"].split()
+        if program[:2] == ["python", "-m"]:
+            assert program[2] in WRONG
+        elif program[0] == "python":
+            assert (RESULTS.parents[1] / program[1]).is_file()
+        else:
+            assert program[0] == "dlm-sampling"
 
 
 CASES = [(module, words) for module, several in WRONG.items() for words in several]
