@@ -144,7 +144,7 @@ class Run:
         prompt: list[int] = tokenizer(item.prompt)["input_ids"]
         if self.denoiser.mask_token_id in prompt:
             return text
-        return tokenizer.decode(prompt, skip_special_tokens=True) + text.rstrip("t")
+        return tokenizer.decode(prompt, skip_special_tokens=True) + text
 
 
 def machine_of(generation: Generation, batch_rows: int) -> str:

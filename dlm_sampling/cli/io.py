@@ -8,13 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from dlm_sampling.constraints import Constraint
 from dlm_sampling.embedded import embedded_models
 from dlm_sampling.errors import UsageError, closest, suggestion, unknown_choice
 from dlm_sampling.text.prompt_files import PromptSource, read_prompts, read_stream
 from dlm_sampling.text.prompt_items import PromptItem
+
+if TYPE_CHECKING:
+    from dlm_sampling.constraints import Constraint
 
 
 def collect_prompts(arguments: Sequence[str], source: PromptSource | None) -> list[PromptItem]:
@@ -51,6 +53,8 @@ def read_constraint(
     """
     if regex is None and schema is None and not banned and not required:
         return None
+    from dlm_sampling.constraints import Constraint  # which imports torch
+
     try:
         text = None if schema is None else schema.read_text(encoding="utf-8")
         return Constraint(regex, text, banned, required)

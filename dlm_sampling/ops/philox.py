@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops import philox_cpu
+from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.philox_cpu import MAX_STEP, MULTIPLIERS, ROUNDS, WEYL
 from dlm_sampling.types.rows import repeat_rows, select_rows
 
@@ -252,7 +253,7 @@ class Rng:
             ValueError: `like` has another number of rows or dimensions.
         """
         places = self._places(like)
-        if self.keys.device.type == "cpu":
+        if self.keys.device.type == "cpu" and sync_allowed():
             return philox_cpu.uniform(*places, int(stream), sub)
         return uniform_from_words(*_lane(places, stream, sub))
 

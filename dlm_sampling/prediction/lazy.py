@@ -69,20 +69,18 @@ class LazyPrediction:
             return found
         missing = self._passes.shapes.missing(where, done)
         if missing is None or len(missing):
-            found = self._run(missing, found)
+            passes, x, t, model = self._passes, self._x, self._t, self._passes.model
+            if model.guidance is None:
+                outputs = passes.run(x, t, missing, self._temperature, self._dt)
+                found = PassLogits.of(outputs, missing, x, model, found)
+            else:
+                found, self._tilt = guided_logits(
+                    passes, x, t, missing, self._dt, found, self._tilt
+                )
             done = torch.zeros_like(where[:, 0]) if done is None else done
             self._done = None if missing is None else done.index_fill(0, missing, True)
         assert found is not None
         self._logits = found
-        return found
-
-    def _run(self, missing: Tensor | None, before: PassLogits | None) -> PassLogits:
-        """Append the passes over the rows `missing` (int64 [n]; None: all), and their tilts."""
-        passes, x, model = self._passes, self._x, self._passes.model
-        if model.guidance is None:
-            outputs = passes.run(x, self._t, missing, self._temperature, self._dt)
-            return PassLogits.of(outputs, missing, x, model, before)
-        found, self._tilt = guided_logits(passes, x, self._t, missing, self._dt, before, self._tilt)
         return found
 
     def draw(

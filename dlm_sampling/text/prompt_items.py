@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from dlm_sampling.errors import UsageError, suggestion
-from dlm_sampling.ops.philox import check_seed
 
 Record = Mapping[str, Any]
 
@@ -131,6 +130,8 @@ def _value(record: Record, key: str, kinds: tuple[type, ...]) -> Any:
 
 def _seed(record: Record) -> int | None:
     """Return an optional seed."""
+    from dlm_sampling.ops.philox import check_seed  # which imports torch
+
     seed = _whole(record, "seed")
     return None if seed is None else check_seed(seed)
 

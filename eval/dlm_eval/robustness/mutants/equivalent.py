@@ -4,10 +4,6 @@ An entry is the path of a file with the names of its mutants, as the result file
 """
 
 EQUIVALENT: dict[str, dict[str, str]] = {
-    "dlm_sampling/ops/categorical.py": {
-        "_draw_block: 0.0 -> 1.0 (number 3)": "a confidence is at most 0 before it is cut: the sum "
-        "of weights holds the largest, which is 1, and no token has a larger logit",
-    },
     "dlm_sampling/ops/combined.py": {
         "Guided.combined: 0 -> 1": "`mix` returns the factor w + 1 twice",
     },
