@@ -85,3 +85,30 @@ def test_only_what_is_read_is_made() -> None:
             assert lazily(logits, 4, law).logprob.shape == (4,)
         # One for the weights, one for the winning tile; logits stay where they are.
         assert ran.names["exp2"] + ran.names["exp2_"] == exponentials + 1, law
+
+
+@pytest.mark.parametrize("statistics", ["model", "law"])
+@pytest.mark.parametrize("law", [TokenLaw(0.7), TokenLaw(1.6, top_k=3), TokenLaw(0.0)])
+def test_every_table_is_its_formula_in_float64(law: TokenLaw, statistics: Statistics) -> None:
+    logits = torch.randn(40, 30, generator=torch.Generator().manual_seed(4)) * 2.0
+    draw = lazily(logits, 40, law, statistics=statistics)
+    x = logits.double()
+    kept = x if law.top_k is None else x.masked_fill(x < x.topk(law.top_k).values[:, -1:], -1e300)
+    drawn = (kept / (law.temperature or 1.0)).log_softmax(-1)
+    tempered = statistics == "law" and law.temperature > 0
+    shown_logits = kept / law.temperature if tempered else x
+    shown = shown_logits.log_softmax(-1)
+    token = draw.token.unsqueeze(-1)
+    two = shown.exp().topk(2).values
+    scored = drawn.gather(-1, token) if law.temperature else torch.zeros(40, 1)
+    wanted = {
+        "logprob": scored.squeeze(-1),
+        "log_confidence": shown.gather(-1, token).squeeze(-1),
+        "max_logprob": shown.amax(-1),
+        "margin": two[:, 0] - two[:, 1],
+        "entropy": -(shown.exp() * shown.clamp(min=-1e9)).sum(-1),
+        "log_normalizer": shown_logits.logsumexp(-1),
+    }
+    for name, values in wanted.items():
+        found = FIELDS[name](draw).double()
+        torch.testing.assert_close(found, values.double(), atol=2e-6, rtol=2e-6, msg=name)
