@@ -97,8 +97,10 @@ def _prompt(value: Any, record: Record, names: tuple[str, ...]) -> str | list[An
         return list(chat)
     if names == ("prompt", "messages") and value is not None:
         name = next(name for name in names if record.get(name) is not None)
-        kind = type(cast(object, value)).__name__
-        raise ValueError(f"'{name}' is of type {kind}: must be a string or a list of messages.")
+        kind = f"of type {type(cast(object, value)).__name__}"
+        if isinstance(value, list):
+            kind = "a list, but neither of token ids nor of messages with a role"
+        raise ValueError(f"'{name}' is {kind}: must be a string or a list of messages.")
     if names == ("prompt", "messages"):
         texts = (k for k, v in record.items() if isinstance(v, str) and k != "id")
         hint = next((f" Try --column {k}." for k in texts), "")

@@ -14,9 +14,9 @@ from dlm_sampling.text.prompt_items import PromptItem, to_item
     [
         ({"prompt": None}, 'needs "prompt"'),
         ({"text": "a"}, 'needs "prompt".*Try --column text'),
-        ({"prompt": 3}, 'needs "prompt"'),
-        ({"messages": [{"content": "a"}]}, 'needs "prompt"'),
-        (7, 'needs "prompt"'),
+        ({"prompt": 3}, "'prompt' is of type int: must be a string"),
+        ({"messages": [{"content": "a"}]}, "'messages' is a list, but neither of token ids nor"),
+        (7, "'prompt' is of type int"),
         ({"prompt": json.loads('"ab\\ud83d"')}, r"\(\\ud83d\) at character 2"),
         ({"messages": [{"role": "user", "content": "\udc00"}]}, "surrogate"),
         ({"prompt": "a", "id": [1]}, "id=.*a string or a whole number"),
