@@ -9,7 +9,8 @@
 The output head, the embedding and all norms stay as they are, so that the logits of a position are
 made as without quantisation.  torchao keeps the 4-bit numbers in bytes but on a GPU in bfloat16,
 where they are packed.  bitsandbytes runs on a CPU from version 0.50 on; its older versions need a
-GPU.  No GPU has run any of the five yet.  Dettmers et al. 2022, LLM.int8(),
+GPU.  llm-int8 looks for outlying inputs in all rows of a pass, so that the logits of a row depend a
+little on its batch.  No GPU has run any of the five yet.  Dettmers et al. 2022, LLM.int8(),
 arXiv:2208.07339; Dettmers et al. 2023, QLoRA (nf4), arXiv:2305.14314.
 """
 
