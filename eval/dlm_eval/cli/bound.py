@@ -146,7 +146,7 @@ def bound(
     note = (
         f"standard error over {len(windows)} windows, of texts and masks together"
         if len(windows) > 1
-        else "one window: no standard error over texts, and the masks are not kept one by one"
+        else "one window: its error is that of its masks alone, if they are drawn independently"
     )
     figures = metrics(windows, scored, note=note)
     samples = []

@@ -101,7 +101,10 @@ def compare(
     ] = None,
     features: Annotated[
         str | None,
-        typer.Option(help="Model of MAUVE's features, or none; default the judge."),
+        typer.Option(
+            help="Model of MAUVE's features, or none; default gpt2-large, and own with the own "
+            "judge."
+        ),
     ] = None,
     mauve_seeds: Annotated[int, typer.Option(min=1, help="Seeds of k-means, from 25.")] = 5,
     seed: Annotated[int, typer.Option(help="Row i draws from seed + i.")] = 0,

@@ -97,8 +97,8 @@ def text(
     features: Annotated[
         str | None,
         typer.Option(
-            help="Model of MAUVE's features: own, folder, name on the hub, or none; "
-            "default the judge."
+            help="Model of MAUVE's features: own, folder, name on the hub, or none; default "
+            "gpt2-large as published, and own with the own judge."
         ),
     ] = None,
     mauve_seeds: Annotated[int, typer.Option(min=1, help="Seeds of k-means, from 25.")] = 5,

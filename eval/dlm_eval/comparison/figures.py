@@ -19,6 +19,7 @@ from dlm_eval.judges.scores import TextScores
 from dlm_eval.report import Metric, Plot, draw
 from dlm_eval.report.intervals import mean_and_error, variance, wilson_note
 from dlm_eval.text.score import (
+    DISTINCT,
     Protocol,
     collapse_warning,
     few_for_mauve,
@@ -175,7 +176,7 @@ def _varied(ids: Sequence[Sequence[int]]) -> list[Metric]:
     n = len(ids)
     return [
         Metric(name="unigram entropy", value=mean, unit="nats", n=n, error=error),
-        Metric(name="distinct-2", value=distinct_n(rows, 2), unit="", n=n),
+        *(Metric(name=f"distinct-{k}", value=distinct_n(rows, k), unit="", n=n) for k in DISTINCT),
         Metric(name="repeat rate", value=repeat_rate(rows, 4), unit="", n=n),
     ]
 

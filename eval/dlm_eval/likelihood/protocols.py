@@ -32,6 +32,8 @@ SCHEMES = (
     "enumerate",
 )
 DRAWN = ("count", "stratified", "bernoulli", "coupled")
+APART = ("count", "bernoulli")
+"""Schemes whose masks are drawn independently, so that their spread is the error of their mean."""
 NOT_BOUNDS = ("mean_field", "leave_one_out")
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dlm_eval.journal import Journal, records_of_all
-from dlm_eval.likelihood.protocols import DRAWN, Protocol
+from dlm_eval.likelihood.protocols import APART, DRAWN, Protocol
 from dlm_eval.likelihood.windows import Window
 from dlm_eval.report import Metric
 from dlm_sampling import Denoiser, elbo, uniform_elbo
@@ -31,10 +31,18 @@ from dlm_sampling.ops import row_seeds
 
 @dataclass(frozen=True)
 class Scored:
-    """Hold the estimate of one window: nats (at least -log p in expectation) and forward passes."""
+    """Hold the estimate of one window.
+
+    Fields:
+        nats: at least -log p in expectation.
+        nfe: forward passes.
+        error: standard error of the nats over the window's own masks; None where they are one, or
+            drawn together.
+    """
 
     nats: float
     nfe: int
+    error: float | None = None
 
 
 def nats_of(
@@ -58,7 +66,12 @@ def nats_of(
             grad=False,
         )
     values, passes = (-found.value.double()).tolist(), found.nfe.tolist()
-    return [Scored(nats, nfe) for nats, nfe in zip(values, passes, strict=True)]
+    count = found.terms.shape[1]
+    apart = denoiser.process.name == "uniform" or protocol.scheme in APART
+    if not apart or count < 2:
+        return [Scored(nats, nfe) for nats, nfe in zip(values, passes, strict=True)]
+    errors = (found.terms.double().std(1) / math.sqrt(count)).tolist()
+    return [Scored(*one) for one in zip(values, passes, errors, strict=True)]
 
 
 def score(
@@ -102,7 +115,7 @@ def score(
     with tqdm(total=len(every), initial=len(every) - len(rest), unit="window", disable=None) as bar:
         for some in _batches(windows, rest, batch):
             for part, values in _in_halves(denoiser, windows, protocol, seeds, some):
-                lines = [[i, v.nats, v.nfe] for i, v in zip(part, values, strict=True)]
+                lines = [[i, v.nats, v.nfe, v.error] for i, v in zip(part, values, strict=True)]
                 journal.append({"windows": lines})
                 bar.update(len(part))
     known = _known(journal)
@@ -170,11 +183,17 @@ def ratio(x: Sequence[float], y: Sequence[float]) -> tuple[float, float | None]:
 def metrics(
     windows: Sequence[Window], scored: Sequence[Scored], *, group: str = "", note: str = ""
 ) -> list[Metric]:
-    """Return nats per token, bits per character and perplexity; all three are upper bounds."""
+    """Return nats per token, bits per character and perplexity; all three are upper bounds.
+
+    Errors are those of texts and masks together; of one window, those of its masks.
+    """
     nats = [value.nats for value in scored]
     tokens = [float(window.tokens) for window in windows]
+    characters = [w.characters for w in windows]
     mean, error = ratio(nats, tokens)
-    bits, bits_error = ratio([x / math.log(2) for x in nats], [w.characters for w in windows])
+    bits, bits_error = ratio([x / math.log(2) for x in nats], characters)
+    if len(windows) == 1 and (own := scored[0].error) is not None:
+        error, bits_error = own / tokens[0], own / math.log(2) / characters[0]
     perplexity = math.exp(mean)
 
     def metric(name: str, value: float, unit: str, error: float | None) -> Metric:

@@ -33,7 +33,8 @@ class JudgeOptions:
         reference: file or data set of people's texts, "books", "none"; None is books with the own
             judge, else none.
         reference_column: its column of the text.
-        features: model of MAUVE's features, "none"; None is the judge.
+        features: model of MAUVE's features, "none"; None is GPT-2 large, as published, where a
+            model of others judges, else the own judge (nothing is downloaded then).
         mauve_seeds: number of seeds of k-means.
         device: where judge and features run.
     """
@@ -102,7 +103,7 @@ def load_judgement(
     warnings: list[str] = []
     if left_out is not None and options.features != NONE:
         warnings.append(f"MAUVE is left out, as {left_out}.")
-    if protocol.features is not None and protocol.features.name.split("/")[-1] != PUBLISHED:
+    if protocol.features is not None and _short(protocol.features.name) != PUBLISHED:
         warnings.append(
             f"MAUVE's features are those of {protocol.features.name!r}, and published figures have "
             f"GPT-2 large: they are not comparable. --features {PUBLISHED} takes it."
@@ -156,8 +157,26 @@ def _judge(options: JudgeOptions, denoiser: Denoiser | None) -> Judge:
 
 
 def _featuriser(options: JudgeOptions, judge: Judge) -> CausalJudge:
-    """Return the judge, where it has features; else the model that the option names."""
-    name = options.features
-    if isinstance(judge, CausalJudge) and name in (None, options.judge):
+    """Return the model of the features: the judge itself, where it is the one that is named.
+
+    Raises:
+        UsageError: there is no such model.
+    """
+    causal = isinstance(judge, CausalJudge)
+    name = options.features or (PUBLISHED if causal and options.judge != OWN else OWN)
+    if causal and name in (options.judge, _short(options.judge)):
         return judge
-    return CausalJudge.from_pretrained(name or OWN, device=options.device)
+    try:
+        return CausalJudge.from_pretrained(name, device=options.device)
+    except UsageError as error:
+        if options.features is not None:
+            raise
+        raise UsageError(
+            f"--features {name} (the default, as in published MAUVE): {error} Name what is there, "
+            f"such as --features {options.judge} or own, or none for no MAUVE."
+        ) from error
+
+
+def _short(name: str) -> str:
+    """Return the name of a model without its owner or folders."""
+    return name.rstrip("/").split("/")[-1]

@@ -174,6 +174,10 @@ def collapse_warning(texts: Tokens, references: Tokens) -> str | None:
     )
 
 
+DISTINCT = (1, 2, 3)
+"""Lengths n of the n-grams of distinct-n."""
+
+
 def figures(scores: TextScores, protocol: Protocol, group: str = "") -> list[Metric]:
     """Return the figures that references have as well."""
     n = len(scores.counts)
@@ -190,8 +194,9 @@ def figures(scores: TextScores, protocol: Protocol, group: str = "") -> list[Met
         Metric(name="unigram entropy", value=unigram_entropy(scores.ids), unit="nats",
                n=int(np.isfinite(entropy).sum()), error=_error(entropy), better="larger",
                group=group),
-        Metric(name="distinct-2", value=distinct_n(scores.ids, 2), unit="", n=n, better="larger",
-               note="over all texts together; depends on n", group=group),
+        *(Metric(name=f"distinct-{k}", value=distinct_n(scores.ids, k), unit="", n=n,
+                 better="larger", note="over all texts together; depends on n", group=group)
+          for k in DISTINCT),
         Metric(name="repeat rate", value=_mean(repeats), unit="", n=int(np.isfinite(repeats).sum()),
                error=_error(repeats), better="smaller", note="of 4-grams within a text",
                group=group),

@@ -131,6 +131,23 @@ def test_ratio_has_the_error_of_repeated_samples() -> None:
     assert [m.error for m in (nats, bits, perplexity)] == pytest.approx(errors)
 
 
+def test_one_window_has_the_error_of_its_own_masks() -> None:
+    toy = small_toy()
+    tokens = torch.tensor([[0, 1, 2]])
+    editable = torch.ones_like(tokens, dtype=torch.bool)
+    protocol = Protocol(length=3, scheme="count", masks=2)
+    found = [run.nats_of(toy, tokens, editable, protocol, [seed])[0] for seed in range(600)]
+    values = torch.tensor([one.nats for one in found], dtype=torch.float64)
+    errors = torch.tensor([one.error or 0.0 for one in found], dtype=torch.float64)
+    assert float(errors.square().mean() / values.var()) == pytest.approx(1, abs=0.15)
+    windows = cut(TEXTS[1:2], Letters(), Protocol(length=4))
+    nats, bits, perplexity = run.metrics(windows, [run.Scored(2.0, 2, 0.5)])
+    wanted = [0.5 / 4, 0.5 / math.log(2) / 3, math.exp(2 / 4) * 0.5 / 4]
+    assert [m.error for m in (nats, bits, perplexity)] == pytest.approx(wanted)
+    drawn_together = replace(protocol, scheme="stratified")
+    assert run.nats_of(toy, tokens, editable, drawn_together, [0])[0].error is None
+
+
 def test_documents_of_files(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a\nb", encoding="utf-8")
     assert read_documents(PromptSource(str(tmp_path)), Columns()) == [Document("one", "a\nb")]

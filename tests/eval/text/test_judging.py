@@ -8,6 +8,8 @@ import pytest
 from dlm_eval.text import judging
 from dlm_eval.text.judging import JudgeOptions, load_judgement
 
+from dlm_sampling.errors import UsageError
+
 
 class Named:
     """A judge of which only the name is read."""
@@ -22,6 +24,7 @@ class Named:
         ("own", None, "'own'"),
         ("gpt2", "gpt2-medium", "'gpt2-medium'"),
         ("openai-community/gpt2-large", None, None),
+        ("gpt2", None, None),
         ("own", "gpt2-large", None),
         ("own", "none", None),
     ],
@@ -39,3 +42,17 @@ def test_features_that_are_not_the_published_ones_are_told(
     assert [f"features are those of {warned}, " in warning for warning in warnings] == (
         [] if warned is None else [True]
     )
+
+
+def test_a_model_of_the_features_that_is_not_there_is_told_with_what_to_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(name: str, *_: Any, **__: Any) -> Named:
+        if name == "gpt2-large":
+            raise UsageError("'gpt2-large' is not there.")
+        return Named(name)
+
+    monkeypatch.setattr(judging, "CausalJudge", Named)
+    monkeypatch.setattr(Named, "from_pretrained", staticmethod(missing), raising=False)
+    with pytest.raises(UsageError, match=r"--features gpt2-large \(the default.*--features small"):
+        load_judgement(JudgeOptions(judge="small", reference="books"), 20, 40)
