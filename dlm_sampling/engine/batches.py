@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
+from torch import Tensor
 
 from dlm_sampling.caches.report import joined_reports
 from dlm_sampling.denoisers.base import Denoiser
@@ -132,6 +133,7 @@ def run_parts(
 def join(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -> SampleOutput:
     """Concatenate the outputs of `run_parts` into one output on the CPU."""
     outputs = [out for _, out in parts]
+    forced = [out.forced for out in outputs]
     return SampleOutput(
         tokens=torch.cat([out.tokens for out in outputs]).cpu(),
         logprob=torch.cat([out.logprob for out in outputs]).cpu(),
@@ -142,6 +144,7 @@ def join(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -> Sampl
         ended=torch.cat([out.ended for out in outputs]).cpu(),
         trajectory=_trajectory(parts, canvases),
         cache=joined_reports([out.cache for out in outputs]),
+        forced=None if None in forced else torch.cat(cast("list[Tensor]", forced)).cpu(),
     )
 
 

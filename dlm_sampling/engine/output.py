@@ -28,6 +28,7 @@ class SampleOutput:
         ended: bool [B], whether the row ended at an end-of-text token, or at a complete text.
         trajectory: the steps, if requested.
         cache: which cache the run had, and what its audits found; None without one.
+        forced: int64 [B], tokens that `max_nfe` had written beyond the sampler's own; None without.
     """
 
     tokens: Tensor
@@ -39,6 +40,7 @@ class SampleOutput:
     ended: Tensor
     trajectory: Trajectory | None
     cache: CacheReport | None = None
+    forced: Tensor | None = None
 
 
 class RunOutput(Protocol):

@@ -78,6 +78,7 @@ class Request:
         times: the times of every block, falling, or None for the sampler's own.
         constraint: the automaton that the tokens satisfy, or None.
         guidance: a guidance as an object, in place of guidance_scale.
+        max_nfe: most forward passes of a row, or None; see `engine.budget`.
     """
 
     sampler: Sampler[Any]
@@ -95,6 +96,7 @@ class Request:
     times: tuple[float, ...] | None = None
     constraint: TokenAutomaton | None = None
     guidance: Guidance | None = None
+    max_nfe: int | None = None
 
     def __post_init__(self) -> None:
         planned = self.blocks.steps if self.blocks.steps_per_block is None else None
@@ -139,6 +141,31 @@ class Request:
                 "start: a draft may not satisfy the constraint, and a step never mends it; leave "
                 "out one of the two, or give the words to keep as fixed words of a prompt."
             )
+
+        self._check_budget()
+
+    def _check_budget(self) -> None:
+        """Refuse a budget of passes that cannot be kept.
+
+        Raises:
+            ValueError: it is below 1, or goes with what makes steps of other costs.
+        """
+        check_whole("max_nfe", self.max_nfe, optional=True)
+        if self.max_nfe is None:
+            return
+        if self.max_nfe < 1:
+            raise ValueError(f"max_nfe={self.max_nfe}: must be at least 1, or None for no bound.")
+        others = {
+            "cuda_graph=True": self.cuda_graph,
+            "guidance=": self.guidance is not None,
+            "constraint=": self.constraint is not None,
+        }
+        for name, given in others.items():
+            if given:
+                raise ValueError(
+                    f"max_nfe={self.max_nfe}: goes without {name}; leave out one of the two, or "
+                    "bound the run with steps=."
+                )
 
     @property
     def begin(self) -> float:

@@ -20,6 +20,7 @@ from dlm_sampling import ops
 from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import UNLIMITED, BlockPlan, step_limits
+from dlm_sampling.engine.budget import Budget
 from dlm_sampling.engine.caching import cached_passes, choose_cache, meter_of, with_cache
 from dlm_sampling.engine.constraint import RunConstraint
 from dlm_sampling.engine.drafts import check_start, grid_of, started
@@ -67,6 +68,7 @@ class Run:
         meter: audits the cache, or None without one.
         times: float64 [N + 1], the times of every block, or None for the sampler's own.
         constraint: the rule that the texts satisfy, or None.
+        budget: the passes that rows may take, or None.
     """
 
     request: Request
@@ -86,6 +88,7 @@ class Run:
     meter: Meter | None = None
     times: Tensor | None = None
     constraint: RunConstraint | None = None
+    budget: Budget | None = None
 
     @classmethod
     def of(cls, denoiser: Denoiser, request: Request, canvases: Canvases, plan: BlockPlan) -> Run:
@@ -127,6 +130,7 @@ class Run:
             meter=meter_of(cache, request.cache_audit),
             times=grid_of(request.times, device),
             constraint=RunConstraint.of(request, canvases, process),
+            budget=Budget.of(request, plan),
         )
 
     @property

@@ -17,6 +17,7 @@ from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.constraints import TokenAutomaton
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan, check_canvas, check_whole, plan_blocks
+from dlm_sampling.engine.budget import fitted
 from dlm_sampling.engine.checks import check_canvases
 from dlm_sampling.engine.drafts import start_of, with_draft
 from dlm_sampling.engine.graph import check_device, check_recordable, record
@@ -63,6 +64,7 @@ def sample(
     times: Sequence[float] | None = None,
     constraint: TokenAutomaton | None = None,
     guidance: Guidance | None = None,
+    max_nfe: int | None = None,
 ) -> SampleOutput:
     """Run a sampler over a batch of canvases until every editable position is written.
 
@@ -110,6 +112,7 @@ def sample(
         constraint: an automaton that every row's tokens satisfy, prompt included; see
             `Constraint.compile`.
         guidance: an object of `dlm_sampling.guidance`, in place of guidance_scale.
+        max_nfe: most forward passes of a row, see `generate`.
 
     Returns:
         The finished canvases; no mask is left and fixed positions are unchanged.
@@ -139,6 +142,7 @@ def sample(
         times=None if times is None else tuple(times),
         constraint=constraint,
         guidance=guidance,
+        max_nfe=max_nfe,
     )
     check_sampler(sampler)
     canvases = check_canvases(denoiser, tokens, editable, attention_mask, seeds)
@@ -215,4 +219,6 @@ def plan_request(
     )
     if canvas_length is not None:
         check_whole(plan, canvas_length)
+    process = request.sampler.canvas_process(denoiser.process) or denoiser.process
+    plan = fitted(request, plan, process)
     return replace(request, blocks=blocks), plan

@@ -56,8 +56,11 @@ class Stepwise:
         """Take one step of every active row."""
         run, before = self.run, self.state
         predictor = run.predictor(before, self.padded, noted=self.heard)
-        passes_before = run.model.counts.nfe[before.rows] if self.heard else None
+        counted = self.heard or run.budget is not None
+        passes_before = run.model.counts.nfe[before.rows] if counted else None
         moved = run.move(before, predictor, check=self.iteration == 0)
+        if run.budget is not None and passes_before is not None:
+            moved = run.budget.kept(before, moved, predictor, passes_before)
         state, filled = moved.state, None
         block_ended = some(moved.over)
         if block_ended:
@@ -72,7 +75,7 @@ class Stepwise:
         if block_ended:
             complete = run.completed(state, moved.over)
             ended, done = ended | complete, done | complete
-        if passes_before is not None:
+        if self.heard and passes_before is not None:
             self.publish(moved, state, filled, before, passes_before, done, predictor.ledger)
         state = self.stepped(before, moved, state, predictor)
         self.state = (
@@ -167,4 +170,5 @@ class Stepwise:
             ended=self.ended,
             trajectory=self.listeners.trajectory,
             cache=None if self.run.meter is None else self.run.meter.report(),
+            forced=None if self.run.budget is None else self.run.budget.forced,
         )

@@ -58,6 +58,11 @@ class LazyPrediction:
         self._tilt: Tensor | None = None  # float64 [A, L, V], of a guidance
 
     @property
+    def canvases(self) -> Tensor:
+        """Return the canvases that are predicted, int64 [A, L]."""
+        return self._x
+
+    @property
     def kind(self) -> PredictionKind:
         """Return the kind of table that the denoiser predicts."""
         return self._passes.model.denoiser.kind

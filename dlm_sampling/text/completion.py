@@ -39,6 +39,7 @@ class GenerateOutput:
         trajectory: every step, if requested.
         cache: which cache the run had, and what its audits found; None without one.
         rollout: the changes of every step, if requested.
+        forced: int64 [B], tokens that `max_nfe` had written beyond the sampler's own; None without.
     """
 
     sequences: Tensor
@@ -54,6 +55,7 @@ class GenerateOutput:
     trajectory: Trajectory | None
     cache: CacheReport | None = None
     rollout: Rollout | None = None
+    forced: Tensor | None = None
 
     @property
     def tokens(self) -> Tensor:
@@ -97,6 +99,7 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
         prompt_lengths=[len(prompt.ids) for prompt in rows.prompts],
         trajectory=output.trajectory,
         cache=output.cache,
+        forced=output.forced,
     )
 
 

@@ -59,6 +59,7 @@ def _start(job: Job) -> dict[str, Any]:
         "start": request.start and asdict(request.start),
         "times": request.times,
         "guidance": guidance,
+        "max_nfe": request.max_nfe,
     }
     return {name: value for name, value in {**found, "drafts": drafts}.items() if value}
 

@@ -82,6 +82,7 @@ def generate(
     times: Sequence[float] | None = None,
     constraint: str | Constraint | None = None,
     guidance: Guidance | None = None,
+    max_nfe: int | None = None,
     **unknown: Any,
 ) -> GenerateOutput:
     """Generate text (or fill masks) with a diffusion language model.
@@ -186,6 +187,11 @@ def generate(
         guidance: an object of `dlm_sampling.guidance`, in place of guidance_scale, which is short
             for `ClassifierFree(scale)`: classifier-free with other scales and conditions, by a
             classifier or a reward, products and pairs of models.
+        max_nfe: most forward passes of a row, never exceeded, with nothing left unknown.  Samplers
+            of planned steps plan fewer of them; adaptive ones write further tokens, the least
+            uncertain, drawn from the law of the same pass (`out.forced` counts them), so that
+            log-probabilities stay those of the law.  Samplers that take several passes in a step,
+            or as many as they need without masks, are refused by name.
         unknown: refused; the error names the closest valid argument.
 
     Returns:
@@ -238,6 +244,7 @@ def generate(
         times=times,
         constraint=constraint,
         guidance=guidance,
+        max_nfe=max_nfe,
     )
     job = prepare(denoiser, prompts, options)
     rows = job.rows()

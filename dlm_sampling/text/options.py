@@ -113,6 +113,7 @@ class GenerateOptions:
     times: Sequence[float] | None = None
     constraint: str | Constraint | None = None
     guidance: Guidance | None = None
+    max_nfe: int | None = None
 
     def __post_init__(self) -> None:
         check_whole("num_return_sequences", self.num_return_sequences)
@@ -243,6 +244,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         times=None if options.times is None else tuple(options.times),
         constraint=automaton,
         guidance=options.guidance,
+        max_nfe=options.max_nfe,
     )
     check_start(sampler, request.start, request.times)
     return Job(
