@@ -15,6 +15,7 @@ def refused(name: str, kind: str) -> str | None:
     return NO_BUDGET.get(name) if name == "picard" or kind != "absorbing" else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_a_budget_is_never_exceeded_and_nothing_is_left(name: str, kind: str) -> None:
     """At 4 passes for two blocks, or the least budget that is accepted."""

@@ -143,7 +143,7 @@ def generate(
     times: Annotated[
         str | None, typer.Option(help="Times of the steps, falling: 1,0.6,0.3,0.")
     ] = None,
-    eos: Annotated[str, typer.Option(help="End-of-text: keep, cut, stop, or auto.")] = "auto",
+    eos: Annotated[str, typer.Option(help="End-of-text: keep, cut, stop, fill or auto.")] = "auto",
     stop: Annotated[
         list[str] | None, typer.Option(help="End a text before this string; repeat.")
     ] = None,

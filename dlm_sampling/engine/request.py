@@ -79,6 +79,7 @@ class Request:
         constraint: the automaton that the tokens satisfy, or None.
         guidance: a guidance as an object, in place of guidance_scale.
         max_nfe: most forward passes of a row, or None; see `engine.budget`.
+        fills_behind: write what is behind a stop token at once; see `engine.early_end`.
     """
 
     sampler: Sampler[Any]
@@ -97,6 +98,7 @@ class Request:
     constraint: TokenAutomaton | None = None
     guidance: Guidance | None = None
     max_nfe: int | None = None
+    fills_behind: bool = False
 
     def __post_init__(self) -> None:
         planned = self.blocks.steps if self.blocks.steps_per_block is None else None
@@ -143,6 +145,11 @@ class Request:
             )
 
         self._check_budget()
+        check_flag("fill_behind_stop", self.fills_behind)
+        others = {"cuda_graph=True": self.cuda_graph, "constraint=": self.constraint is not None}
+        for name, given in others.items():
+            if given and self.fills_behind:
+                raise ValueError(f'eos="fill": goes without {name}; use eos="stop".')
 
     def _check_budget(self) -> None:
         """Refuse a budget of passes that cannot be kept.

@@ -65,6 +65,7 @@ def sample(
     constraint: TokenAutomaton | None = None,
     guidance: Guidance | None = None,
     max_nfe: int | None = None,
+    fill_behind_stop: bool = False,
 ) -> SampleOutput:
     """Run a sampler over a batch of canvases until every editable position is written.
 
@@ -113,6 +114,8 @@ def sample(
             `Constraint.compile`.
         guidance: an object of `dlm_sampling.guidance`, in place of guidance_scale.
         max_nfe: most forward passes of a row, see `generate`.
+        fill_behind_stop: write the stop token at all unknown positions behind one at once; see
+            `generate(eos="fill")`.
 
     Returns:
         The finished canvases; no mask is left and fixed positions are unchanged.
@@ -143,6 +146,7 @@ def sample(
         constraint=constraint,
         guidance=guidance,
         max_nfe=max_nfe,
+        fills_behind=fill_behind_stop,
     )
     check_sampler(sampler)
     canvases = check_canvases(denoiser, tokens, editable, attention_mask, seeds)

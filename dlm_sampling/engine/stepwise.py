@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from dlm_sampling.engine.early_end import filled_behind
 from dlm_sampling.engine.output import Listeners, SampleOutput
 from dlm_sampling.engine.run import Run
 from dlm_sampling.engine.state import Moved, RunState
@@ -67,6 +68,8 @@ class Stepwise:
             left = (state.unknown & moved.canvas.editable).any(1) & moved.over
             if some(left):
                 state, filled = run.fill(state, moved.canvas, left, predictor)
+        if run.request.fills_behind:
+            state, filled = filled_behind(state, moved.step, filled, run.stops)
         if run.adaptive and self.iteration > self.patience and some(run.stuck(moved)):
             raise run.endless(state.tokens.shape[1])
         ended = done = moved.over

@@ -140,7 +140,10 @@ def generate(
         chat_template_kwargs: further arguments of the chat template, such as
             {"enable_thinking": False}.
         eos: "keep" keeps the text after an end-of-text; "cut" removes it after the run; "stop" also
-            ends a row as soon as everything left of its end-of-text is known; "auto" is "stop" for
+            ends a row as soon as everything left of its end-of-text is known; "fill" also writes
+            the end at all positions behind it once it is written, without a pass or a log-
+            probability: tokens left of it that are still unknown are then drawn from the law of a
+            canvas with these ends, another law than without.  "auto" is "stop" for
             rows with a prompt, and "keep" for infilling and rows without a prompt.
         eos_token_id: end-of-text ids; default all of the denoiser's.
         stop: stop strings for all prompts, or one list of them per prompt.  Text and ids end before

@@ -126,8 +126,8 @@ class GenerateOptions:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences}: must be at least 1."
             )
-        if self.eos not in ("auto", "keep", "cut", "stop"):
-            raise unknown_choice("eos", self.eos, ("auto", "keep", "cut", "stop"))
+        if self.eos not in ("auto", "keep", "cut", "stop", "fill"):
+            raise unknown_choice("eos", self.eos, ("auto", "keep", "cut", "stop", "fill"))
 
 
 @dataclass(frozen=True)
@@ -245,6 +245,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         constraint=automaton,
         guidance=options.guidance,
         max_nfe=options.max_nfe,
+        fills_behind=options.eos == "fill",
     )
     check_start(sampler, request.start, request.times)
     return Job(

@@ -16,7 +16,7 @@ from dlm_sampling.engine.request import Canvases
 from dlm_sampling.text.endings import Ends, RowEnd
 from dlm_sampling.types.values import bools
 
-Ending = Literal["keep", "cut", "stop"]
+Ending = Literal["keep", "cut", "stop", "fill"]
 Eos = Literal["auto"] | Ending
 
 
@@ -104,7 +104,7 @@ def build_rows(
             tokens[b, places] = torch.tensor(row.draft, dtype=torch.int64)
         attention[b, first:] = True
         closes = ending(eos, row)
-        may_stop[b] = closes == "stop"
+        may_stop[b] = closes in ("stop", "fill")
         begin, prompt = (first, ()) if row.infill else (end, tuple(row.ids))
         written = bools(editable[b, begin:])
         own = ends if closes != "keep" else replace(ends, ids=frozenset[int]())

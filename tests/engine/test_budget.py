@@ -51,6 +51,7 @@ def test_an_adaptive_sampler_writes_its_tokens_or_the_share_of_a_pass() -> None:
     assert written(blocks, 0) == [3, 2, 1]  # a pass is kept for the second block
 
 
+@pytest.mark.slow
 def test_forced_tokens_are_those_of_least_entropy_with_the_log_probability_of_the_law() -> None:
     out = run("eb-sampler", 2, return_trajectory=True)
     event, i = out.trajectory.steps(0)[0]
@@ -63,6 +64,7 @@ def test_forced_tokens_are_those_of_least_entropy_with_the_log_probability_of_th
                                drawn[event.written[i]], atol=1e-5, rtol=0)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_replay_finds_the_same_log_probabilities() -> None:
     out = generate(
         DENOISER, [[0], [1]], sampler="eb-sampler", temperature=1.0, max_new_tokens=4, max_nfe=2,
@@ -76,6 +78,7 @@ def test_a_replay_finds_the_same_log_probabilities() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_schedule_is_planned_with_the_steps_that_fit() -> None:
     out = run("llada", 4, steps=6, block_length=3)
     assert torch.equal(out.tokens, run("llada", None, steps=4, block_length=3).tokens)
