@@ -38,7 +38,7 @@ def run(name: str, *, fill: bool, **options: Any) -> Any:
 
 def texts(tokens: Tensor) -> list[list[int]]:
     """The written tokens of each row up to its first end."""
-    rows = [row[1:] for row in tokens.tolist()]
+    rows = [[int(token) for token in row] for row in tokens[:, 1:]]
     return [row[: row.index(END) + 1] if END in row else row for row in rows]
 
 
@@ -80,6 +80,7 @@ def test_from_left_to_right_the_text_is_the_same() -> None:
         generate(DENOISER, [[0]] * 8, eos=eos, return_rollout=True, **options)
         for eos in ("fill", "stop")
     )
+    assert fill.rollout is not None
     assert fill.token_ids == stop.token_ids
     assert torch.equal(fill.nfe, stop.nfe)
     torch.testing.assert_close(fill.logprobs.sum(1), stop.logprobs.sum(1))
