@@ -46,7 +46,7 @@ class RunState:
         sampler: the sampler's own state, a tree of row tensors.
         carry: latent states of the network, one per kind of pass.
         cache: keys and values of earlier passes, or None.
-        lineage: int64 [A], the particle that each row descends from, or None.
+        lineage: int64 [A], the row that each one was before the latest resampling, or None.
     """
 
     rows: Tensor

@@ -78,11 +78,14 @@ class Stepwise:
         if block_ended:
             complete = run.completed(state, moved.over)
             ended, done = ended | complete, done | complete
+        after = self.stepped(before, moved, state, predictor)
         if self.heard and passes_before is not None:
-            self.publish(moved, state, filled, before, passes_before, done, predictor.ledger)
-        state = self.stepped(before, moved, state, predictor)
+            parents = after.lineage
+            self.publish(
+                moved, state, filled, before, passes_before, done, predictor.ledger, parents
+            )
         self.state = (
-            run.advance_clock(state, moved.over) if block_ended else run.advance_step(state)
+            run.advance_clock(after, moved.over) if block_ended else run.advance_step(after)
         )
         self.iteration += 1
         run.model.reads.settled = True
@@ -104,6 +107,7 @@ class Stepwise:
         passes_before: Tensor,
         done: Tensor,
         ledger: Ledger | None,
+        parents: Tensor | None,
     ) -> None:
         """Pass the event of a step to the listeners.
 
@@ -115,6 +119,7 @@ class Stepwise:
             passes_before: int64 [A], forward passes of the rows before the step.
             done: bool [A], rows that are done.
             ledger: the draws of the step.
+            parents: int64 [A], the row that each one goes on from, or None.
         """
         counts, step, editable = self.run.model.counts, moved.step, moved.canvas.editable
         logprob = step.logprob if filled is None else step.logprob + filled.logprob
@@ -139,6 +144,7 @@ class Stepwise:
             horizon=state.window.stop if self.run.request.blocks.causal else None,
             time=counts.model_time[state.rows],
             drawn=drawn_in(step, filled, ledger, written),
+            parents=parents,
         )
         for listener in self.listeners.all:
             listener(event)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class StepEvent:
             or None if the model takes no time.
         drawn: int8 [A, L], how each written token was drawn, as `types.Drawn` counts; None in an
             event made by hand, whose tokens count as drawn from the law.
+        parents: int64 [A], the batch row whose canvas each row goes on with after the step, where
+            particles are resampled; None: its own.
     """
 
     iteration: int
@@ -59,6 +61,7 @@ class StepEvent:
     horizon: Tensor | None = None
     time: Tensor | None = None
     drawn: Tensor | None = None
+    parents: Tensor | None = None
 
 
 StepCallback = Callable[[StepEvent], None]
@@ -97,13 +100,38 @@ class Trajectory:
         return None if policy.exact else repr(policy)
 
     def steps(self, row: int) -> list[tuple[StepEvent, int]]:
-        """Return the events of one row, each with the row's index inside the event."""
+        """Return the events of one row, each with the row's index inside the event.
+
+        A row of particles is followed back through the rows that it descends from.
+        """
         found: list[tuple[StepEvent, int]] = []
-        for event in self.events:
+        for event in reversed(self.events):
             where = (event.rows == row).nonzero()
+            if len(where) and event.parents is not None:
+                row = int(event.parents[where[0]])
+                where = (event.rows == row).nonzero()
             if len(where):
                 found.append((event, int(where[0])))
-        return found
+        return found[::-1]
+
+    def paths(self) -> Trajectory:
+        """Return the trajectory in which the steps of a row are those that led to its end.
+
+        Of particles each row then has the steps of the rows that it descends from, so that a step
+        that several rows share stands in it several times; without particles it is the same.
+        """
+        if all(event.parents is None for event in self.events):
+            return self
+        at = torch.arange(len(self.initial), device=self.initial.device)
+        events: list[StepEvent] = []
+        for event in reversed(self.events):
+            rows = event.rows
+            place = torch.full_like(at, -1).index_copy(0, rows, torch.arange(len(rows)).to(at))
+            if event.parents is not None:
+                at = at.index_copy(0, rows, event.parents[place[at[rows]]])
+            events.append(_selected(event, rows, place[at[rows]]))
+        initial = self.initial[at]
+        return replace(self, initial=initial, editable=self.editable[at], events=events[::-1])
 
     def canvases(self, row: int, *, forwards_only: bool = False) -> Tensor:
         """Return the canvas before each step of one row, int64 [T, L].
@@ -130,6 +158,12 @@ class Trajectory:
             return self.initial[row]
         event, index = steps[step - 1]
         return event.tokens[index]
+
+
+def _selected(event: StepEvent, rows: Tensor, index: Tensor) -> StepEvent:
+    """Return the event whose rows, named `rows` (int64 [n]), are the rows `index` of an event."""
+    of_rows = {name: part[index] for name, part in vars(event).items() if isinstance(part, Tensor)}
+    return replace(event, **{**of_rows, "rows": rows, "parents": None})
 
 
 def statistics_of(step: Step, filled: Step | None) -> tuple[Tensor | None, Tensor | None]:

@@ -134,6 +134,7 @@ def replay(
         header, events = run.header, run.events()
     else:
         header = run if isinstance(run, Trajectory) else trajectory_of(run)
+        header = header.paths()
         events = header.events
     _warn_of_cache(header)
     chosen, guidance = _law_of(header, law)

@@ -98,6 +98,7 @@ class Rollout:
         Raises:
             ValueError: the trajectory does not tell the settings of the run.
         """
+        run = run.paths()
         recorder = Recorder(run.editable, masked=run.masked)
         for event in run.events:
             recorder(event)

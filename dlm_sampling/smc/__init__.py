@@ -1,7 +1,8 @@
 """Sample targets with particles: rewards, products of models and powers, by resampling rows."""
 
 from dlm_sampling.smc.choices import best_of, least_risk, pass_at, soft_best_of
-from dlm_sampling.smc.particles import Particles, sample_particles
+from dlm_sampling.smc.driver import Particles
+from dlm_sampling.smc.particles import sample_particles
 from dlm_sampling.smc.power import PowerOutput, sample_power
 from dlm_sampling.smc.products import ProductDenoiser
 from dlm_sampling.smc.resampling import effective_size, systematic

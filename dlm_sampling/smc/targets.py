@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.errors import check_fields
-from dlm_sampling.types import Draw, Prediction, RandomSource
+from dlm_sampling.types import Prediction, RandomSource, Sampler, Step
 
 Reward = Callable[[Tensor], Tensor]
 """Takes finished rows, int64 [n, L], and returns their rewards, [n]."""
@@ -28,7 +29,7 @@ class Weighing(NamedTuple):
     """Hold what a target reads after a step of A particles.
 
     before, after: int64 [A, L], the canvases.  unknown: bool [A, L], unknown positions before the
-    step.  written: bool [A, L], positions that the step wrote.  draw: of the step, or None.
+    step.  written: bool [A, L], positions that the step wrote.  step: what the sampler returned.
     prediction: of the model at `before`.
     """
 
@@ -36,13 +37,21 @@ class Weighing(NamedTuple):
     after: Tensor
     unknown: Tensor
     written: Tensor
-    draw: Draw | None
+    step: Step
     prediction: Prediction
     rng: RandomSource
 
 
 class Target(Protocol):
     """Define a target of particles."""
+
+    def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
+        """Check that it can weigh the steps of a sampler.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        ...
 
     def begin(self, rows: int, device: torch.device) -> Tensor:
         """Return the memory of fresh particles, float64 [rows, m]."""
@@ -104,6 +113,9 @@ class RewardTarget:
         if self.draws < 1:
             raise ValueError(f"draws={self.draws}: must be at least 1; the paper has 4.")
 
+    def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
+        """Accept every sampler: its own law is the one that is tilted."""
+
     def begin(self, rows: int, device: torch.device) -> Tensor:
         """Return the memory of fresh particles."""
         memory = torch.zeros(rows, len(Past._fields), dtype=torch.float64, device=device)
@@ -151,20 +163,41 @@ class TiltedTarget:
     Skreta et al. 2025, "Feynman-Kac Correctors in Diffusion", arXiv:2503.02819; here in steps.
     """
 
+    def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
+        """Refuse samplers whose steps are more than the draws of what they write."""
+        check_weighable("TiltedTarget", denoiser, sampler)
+
     def begin(self, rows: int, device: torch.device) -> Tensor:
         """Return no memory."""
         return torch.zeros(rows, 0, dtype=torch.float64, device=device)
 
     def weigh(self, step: Weighing, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-normalisers of the written positions."""
-        if step.draw is None:
+        if step.step.draw is None:
             raise ValueError(
                 "target: the sampler's steps say nothing of their draws (`Step.draw`); use one "
                 "that writes by drawing, such as llada-random."
             )
-        normalisers = step.draw.log_normalizer.double()
+        normalisers = step.step.draw.log_normalizer.double()
         return (normalisers * step.written).sum(1), memory
 
     def end(self, tokens: Tensor, memory: Tensor) -> Tensor:
         """Return 0."""
         return torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+
+
+def check_weighable(name: str, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
+    """Check that the density of a step is that of the tokens it writes.
+
+    Raises:
+        ValueError: the noise is no masks, or the choice of positions reads what was drawn, or
+            written tokens change, or a step has several passes.
+    """
+    fits = sampler.exact and not sampler.revises and sampler.passes_per_step == 1
+    if denoiser.mask_token_id is None or not fits:
+        raise ValueError(
+            f"target={name}: weighs a step of masks by the tokens that it writes, and "
+            f"{type(sampler).__name__} on {denoiser.process.name} noise does more: use masks and a "
+            "sampler that writes positions chosen without the draws, in one pass, and keeps them, "
+            "such as llada-random."
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -50,3 +52,21 @@ def test_the_canvas_after_some_steps(trajectory: Trajectory) -> None:
     for step in (3, -1):
         with pytest.raises(IndexError, match=f"step={step}: row 1 has 2 steps; allowed are 0 to 2"):
             trajectory.canvas(1, step)
+
+
+def test_resampled_rows_are_followed_back_through_their_parents() -> None:
+    """After the first step both rows go on from row 1, so that its first token is that of both."""
+    both = torch.tensor([[9, 2], [9, 2]])
+    ends = torch.tensor([[4, 2], [5, 2]])
+    events = [
+        replace(event([0, 1], INITIAL[:2], ONE, [True, True]), parents=torch.tensor([1, 1])),
+        replace(event([0, 1], both, ends, [True, True]), parents=torch.tensor([0, 1])),
+    ]
+    run = Trajectory(INITIAL, torch.ones(3, 2, dtype=torch.bool), events)
+    assert [index for _, index in run.steps(0)] == [1, 0]
+    assert run.canvases(0).tolist() == [[9, 9], [9, 2]]
+    assert [run.canvas(0, step).tolist() for step in range(3)] == [[9, 9], [9, 2], [4, 2]]
+    paths = run.paths()
+    assert [e.tokens.tolist() for e in paths.events] == [[[9, 2], [9, 2]], ends.tolist()]
+    assert [paths.canvas(0, step).tolist() for step in range(3)] == [[9, 9], [9, 2], [4, 2]]
+    assert all(e.parents is None for e in paths.events) and paths.paths() is paths

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling import ops, sample, samplers
+from dlm_sampling import ops, replay, sample, samplers
 from dlm_sampling.smc import (
     ProductDenoiser,
     RewardTarget,
@@ -142,6 +142,26 @@ def test_a_particle_keeps_what_its_ancestor_had_written() -> None:
         for ancestor in set(lineage[row].tolist()):
             first = out.tokens[row, lineage[row] == ancestor, 0]
             assert len(set(first.tolist())) == 1  # siblings agree on the first token
+
+
+def test_the_path_of_every_particle_can_be_read_back() -> None:
+    """Each path begins with masks, adds one token a step, and has the probability of its row."""
+    target = RewardTarget(reward, 4.0)
+    out = run(ONE, target, 4, 8, threshold=1.0, return_trajectory=True)
+    plain = run(ONE, target, 4, 8, threshold=1.0)
+    assert torch.equal(out.tokens, plain.tokens) and plain.trajectory is None
+    assert bool((out.ancestors != torch.arange(8)).any())
+    first, rows = out.lineage(), out.tokens.flatten(0, 1)
+    for slot in range(32):
+        canvases = [out.trajectory.canvas(slot, step) for step in range(4)]
+        assert [int((canvas == 3).sum()) for canvas in canvases] == [3, 2, 1, 0]
+        for canvas in canvases:
+            assert bool(((canvas == rows[slot]) | (canvas == 3)).all())
+        group, k = divmod(slot, 8)
+        event = out.trajectory.events[0]
+        assert torch.equal(event.tokens[group * 8 + first[group, k]], canvases[1])
+    paths = replay(ONE, out.trajectory).logprob.sum(1).double()
+    torch.testing.assert_close(paths, P.flatten()[place(rows)].log(), rtol=0, atol=1e-5)
 
 
 def test_systematic_resampling_keeps_the_mean_and_rounds_the_counts() -> None:
