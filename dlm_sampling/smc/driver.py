@@ -22,6 +22,7 @@ from dlm_sampling.engine.sample import plan_request
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.stepwise import Stepwise
 from dlm_sampling.engine.trajectory import Trajectory
+from dlm_sampling.errors import check_real, check_whole
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.smc.resampling import effective_size, group_uniform, normalised, systematic
@@ -73,6 +74,23 @@ class Particles:
         for ancestors in reversed(self.ancestors[step:]):
             found = ancestors.gather(1, found)
         return found
+
+
+def check_groups(particles: int, threshold: float, every: int) -> None:
+    """Check the settings of groups.
+
+    Raises:
+        ValueError: one is out of range.
+    """
+    check_whole("particles", particles)
+    check_whole("every", every)
+    check_real("threshold", threshold)
+    if particles < 1:
+        raise ValueError(f"particles={particles}: must be at least 1; try 16.")
+    if every < 1:
+        raise ValueError(f"every={every}: must be at least 1.")
+    if not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"threshold={threshold}: must be in [0, 1]; try 0.5, 0 never resamples.")
 
 
 def particle_run(denoiser: Denoiser, request: Request, slots: Canvases) -> Run:
@@ -134,7 +152,7 @@ class ParticleDriver(Stepwise):
         run: of all slots, from `particle_run`.
         slots: the canvases of the slots.
         target: weighs them.
-        groups: how slots make groups.
+        groups: the slots of each row.
         kept: whether a trajectory is kept.
     """
 

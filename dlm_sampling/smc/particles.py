@@ -19,9 +19,15 @@ from torch import Tensor
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.checks import check_canvases
 from dlm_sampling.engine.request import BlockRequest, Request
-from dlm_sampling.errors import check_real, check_whole
 from dlm_sampling.guidance.base import Guidance
-from dlm_sampling.smc.driver import Groups, ParticleDriver, Particles, particle_run, repeated
+from dlm_sampling.smc.driver import (
+    Groups,
+    ParticleDriver,
+    Particles,
+    check_groups,
+    particle_run,
+    repeated,
+)
 from dlm_sampling.smc.targets import Target
 from dlm_sampling.types import Sampler, TokenLaw
 
@@ -76,15 +82,7 @@ def sample_particles(
         ValueError: an argument is out of range, or the sampler sets its own pace, so that particles
             of a row would not take their steps together.
     """
-    check_whole("particles", particles)
-    check_whole("every", every)
-    check_real("threshold", threshold)
-    if particles < 1:
-        raise ValueError(f"particles={particles}: must be at least 1; try 16.")
-    if every < 1:
-        raise ValueError(f"every={every}: must be at least 1.")
-    if not 0.0 <= threshold <= 1.0:
-        raise ValueError(f"threshold={threshold}: must be in [0, 1]; try 0.5, 0 never resamples.")
+    check_groups(particles, threshold, every)
     request = Request(
         sampler,
         TokenLaw() if law is None else law,

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.errors import check_fields
-from dlm_sampling.types import Prediction, RandomSource, Sampler, Step
+from dlm_sampling.prediction.lazy import LazyPrediction
+from dlm_sampling.types import RandomSource, Sampler, Step
 
 Reward = Callable[[Tensor], Tensor]
 """Takes finished rows, int64 [n, L], and returns their rewards, [n]."""
@@ -38,7 +39,7 @@ class Weighing(NamedTuple):
     unknown: Tensor
     written: Tensor
     step: Step
-    prediction: Prediction
+    prediction: LazyPrediction
     rng: RandomSource
 
 
