@@ -184,3 +184,29 @@ def test_rows_are_not_continued_with_another_encoding(
     for more in (("--no-add-special-tokens",), ("--stop", "x")):
         assert_one_line(command(*options, "--resume", *more), 4, "rows.jsonl")
     assert command(*options, "--resume").code == 0
+
+
+def test_a_constraint_is_kept_and_told_wrong_parts(
+    command: Command, tiny: str, tmp_path: Path
+) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps({"type": "integer"}))
+    options = ("generate", "", "--model", tiny, *SHORT, "-n", "3", "--json", "-q")
+
+    def texts(*more: str) -> list[str]:
+        result = command(*options, *more)
+        assert result.code == 0, result
+        return [json.loads(line)["text"] for line in result.out.splitlines()]
+
+    assert all(re.fullmatch("(ab|c){3,9}", text) for text in texts("--regex", "(ab|c){3,9}"))
+    assert all(re.fullmatch("0|[1-9][0-9]*", t) for t in texts("--json-schema", str(schema)))
+    words = texts("--regex", "[ab]{11,12}", "--ban", "aa", "--ban", "bbb", "--require", "abbab")
+    assert all(re.fullmatch("[ab]{11,12}", text) and "abbab" in text for text in words)
+    assert not any("aa" in text or "bbb" in text for text in words)
+
+    assert_one_line(command(*options, "--regex", "("), 2, "expression '(' cannot be compiled")
+    assert_one_line(command(*options, "--ban", ""), 2, "banned: an empty word")
+    assert_one_line(command(*options, "--require", "a" * 13), 2, "row 0 has 12 positions to write")
+    assert_one_line(command(*options, "--json-schema", str(tmp_path / "no")), 2, "No such file")
+    schema.write_text('{"type": "integer", "maximum": 3}')
+    assert_one_line(command(*options, "--json-schema", str(schema)), 2, "'maximum' cannot be kept")

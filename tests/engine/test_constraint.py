@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -88,6 +91,69 @@ def test_a_row_does_not_depend_on_its_batch(options: dict[str, Any]) -> None:
         size = alone.tokens.shape[1]
         assert together.tokens[b, -size:].tolist() == alone.tokens[0].tolist()
         torch.testing.assert_close(together.logprob[b, -size:], alone.logprob[0])
+
+
+PIECES = ["{", "}", '"a"', '"b"', ":", ", ", "1", "2", "true", "false", "-", "", ""]
+
+
+class Pieces:
+    """A tokenizer of the pieces of small JSON; 11 ends a text, 12 is the mask."""
+
+    all_special_ids = (11, 12)
+
+    def __len__(self) -> int:
+        return 13
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(PIECES[i] for i in ids)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}, "b": {"type": "boolean"}},
+    "required": ["a"],
+}
+
+
+def is_json(text: str) -> bool:
+    """Judge by Python's own reader."""
+    value = json.loads(text)
+    types = {"a": int, "b": bool}
+    return "a" in value and all(type(part) is types[key] for key, part in value.items())
+
+
+def is_worded(text: str) -> bool:
+    return "12" not in text and "21" in text and "-:" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("asked", "holds"),
+    [
+        (Constraint(json_schema=SCHEMA), is_json),
+        (Constraint(r"(12|2:)*\{?-1+"), re.compile(r"(12|2:)*\{?-1+").fullmatch),
+        (Constraint(banned=["12"], required=["21", (10, 4)]), is_worded),
+    ],
+)
+def test_texts_of_every_kind_of_constraint_by_another_judge(
+    asked: Constraint, holds: Callable[[str], object]
+) -> None:
+    table = torch.randn(8, 13, 13, generator=torch.Generator().manual_seed(4))
+
+    def network(ids: Tensor) -> Tensor:
+        return table[torch.arange(8), torch.roll(ids, 1, 1)]
+
+    denoiser = wrap(network, vocab_size=13, mask_token_id=12)
+    options: Any = {"constraint": asked.compile(Pieces(), 13, never=[12], ends=[11])}
+    seen: set[str] = set()
+    for name, steps, rows in (("ancestral", 1, 500), ("llada", 3, 150), ("remdm-cap", 3, 150)):
+        tokens, editable = torch.full((rows, 8), 12), torch.ones(rows, 8, dtype=torch.bool)
+        options |= {"seeds": list(range(rows)), "steps": steps, "law": TokenLaw()}
+        found = sample(denoiser, samplers.create(name), tokens, editable, **options).tokens
+        ended = (row[: row.index(11)] if 11 in row else row for row in found.tolist())
+        seen |= {Pieces().decode(row) for row in ended}
+    assert [text for text in seen if not holds(text)] == []
+    assert len(seen) > 10
 
 
 def test_a_row_that_no_text_fits_is_named() -> None:
