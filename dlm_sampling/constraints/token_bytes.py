@@ -4,31 +4,75 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any, Protocol, runtime_checkable
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _UNKNOWN = "\ufffd"
 
 
-def token_bytes(tokenizer: Any, vocab_size: int) -> list[bytes | None]:
+class Backend(Protocol):
+    """Hold the state of a fast tokenizer."""
+
+    def to_str(self) -> str:
+        """Return it as JSON."""
+        ...
+
+
+class Decodes(Protocol):
+    """Turn ids into text: what every tokenizer can do."""
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of ids."""
+        ...
+
+
+@runtime_checkable
+class Special(Protocol):
+    """Say which ids texts leave out; a tokenizer that does not has none."""
+
+    @property
+    def all_special_ids(self) -> Sequence[int]:
+        """Return the ids."""
+        ...
+
+
+@runtime_checkable
+class Fast(Special, Protocol):
+    """Say how names of tokens become text: a tokenizer of the package `tokenizers`."""
+
+    @property
+    def backend_tokenizer(self) -> Backend:
+        """Return its state."""
+        ...
+
+    def get_vocab(self) -> Mapping[str, int]:
+        """Return the id of each name."""
+        ...
+
+    def get_added_vocab(self) -> Mapping[str, int]:
+        """Return the id of each name that stands for itself."""
+        ...
+
+
+def token_bytes(tokenizer: Decodes, vocab_size: int) -> list[bytes | None]:
     """Return the bytes of each id in [0, vocab_size); None where an id adds no text.
 
     None are special tokens, which texts leave out, and ids that the tokenizer does not know.
 
     Args:
-        tokenizer: of transformers, or any object with `decode`.
+        tokenizer: of transformers, or any object with `decode`; see `Special` and `Fast` for what
+            it may tell besides.
         vocab_size: V.
     """
-    parts = _decoder_parts(tokenizer)
-    special = set(cast("list[int]", vars_of(tokenizer, "all_special_ids", [])))
-    if parts & {"ByteLevel", "ByteFallback"}:
-        known = cast("Mapping[str, int]", tokenizer.get_vocab())
+    special = set(tokenizer.all_special_ids) if isinstance(tokenizer, Special) else set[int]()
+    parts = _decoder_parts(tokenizer) if isinstance(tokenizer, Fast) else set[str]()
+    if isinstance(tokenizer, Fast) and parts & {"ByteLevel", "ByteFallback"}:
         names: list[str | None] = [None] * vocab_size
-        for name, token in known.items():
+        for name, token in tokenizer.get_vocab().items():
             if token < vocab_size and token not in special:
                 names[token] = name
-        added = cast("Mapping[str, int]", tokenizer.get_added_vocab())
+        added = tokenizer.get_added_vocab()
         read = _byte_level if "ByteLevel" in parts else _byte_fallback
         return [
             None if name is None else name.encode() if name in added else read(name)
@@ -37,17 +81,10 @@ def token_bytes(tokenizer: Any, vocab_size: int) -> list[bytes | None]:
     return _by_decoding(tokenizer, vocab_size, special)
 
 
-def vars_of(value: Any, name: str, missing: Any) -> Any:
-    """Return an attribute that tokenizers may lack."""
-    return getattr(value, name) if hasattr(value, name) else missing
-
-
-def _decoder_parts(tokenizer: Any) -> set[str]:
-    """Return the types of the parts of a fast tokenizer's decoder, none of a slow one."""
-    backend = vars_of(tokenizer, "backend_tokenizer", None)
-    if not hasattr(backend, "to_str"):
-        return set()
-    decoder: dict[str, Any] = json.loads(backend.to_str()).get("decoder") or {"type": ""}
+def _decoder_parts(tokenizer: Fast) -> set[str]:
+    """Return the types of the parts of a tokenizer's decoder."""
+    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    decoder: dict[str, Any] = state.get("decoder") or {"type": ""}
     parts: list[dict[str, Any]] = [decoder, *decoder.get("decoders", ())]
     return {part["type"] for part in parts}
 
@@ -76,9 +113,9 @@ def _byte_fallback(name: str) -> bytes:
     return bytes([int(found[1], 16)]) if found else name.replace("\u2581", " ").encode()
 
 
-def _by_decoding(tokenizer: Any, vocab_size: int, special: set[int]) -> list[bytes | None]:
+def _by_decoding(tokenizer: Decodes, vocab_size: int, special: set[int]) -> list[bytes | None]:
     """Return what each token adds to the text of another one; None where that is no whole text."""
-    size = min(vocab_size, len(tokenizer) if hasattr(tokenizer, "__len__") else vocab_size)
+    size = min(vocab_size, len(tokenizer)) if isinstance(tokenizer, Sized) else vocab_size
     texts = (tokenizer.decode([token]) for token in range(size))
     anchor = next((t for t, text in enumerate(texts) if text.strip() and t not in special), None)
     before = "" if anchor is None else tokenizer.decode([anchor])
