@@ -147,18 +147,14 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option(help="End a text before this string; repeat.")
     ] = None,
-    regex: Annotated[
-        str | None, typer.Option(help="Expression that every text matches as a whole.")
+    regex: Annotated[str | None, typer.Option(help="Expression that every text matches.")] = None,
+    json_schema: Annotated[Path | None, typer.Option(help="File of every text's schema.")] = None,
+    grammar: Annotated[Path | None, typer.Option(help="File of every text's grammar.")] = None,
+    grammar_depth: Annotated[
+        int | None, typer.Option(help="Parts of the grammar inside each other; default 4.")
     ] = None,
-    json_schema: Annotated[
-        Path | None, typer.Option(help="File of a JSON schema that every text satisfies.")
-    ] = None,
-    ban: Annotated[
-        list[str] | None, typer.Option(help="Words that stand in no text; repeat.")
-    ] = None,
-    require: Annotated[
-        list[str] | None, typer.Option(help="Words that stand in every text; repeat.")
-    ] = None,
+    ban: Annotated[list[str] | None, typer.Option(help="Words of no text; repeat.")] = None,
+    require: Annotated[list[str] | None, typer.Option(help="Words of every text; repeat.")] = None,
     add_special_tokens: Annotated[
         bool | None,
         typer.Option(
@@ -265,6 +261,7 @@ def generate(
         raise UsageError("--resume goes on with JSON lines: --json, or --output NAME.jsonl.")
     if not as_job:
         refuse_bad(items)
+    constraint = read_constraint(regex, json_schema, grammar, grammar_depth, ban, require)
     path = None if as_job or output is None else Path(output)
     if as_job:
         from dlm_sampling.jobs.manifest import make_folder
@@ -324,7 +321,7 @@ def generate(
             t_start=t_start,
             renoise=renoise,
             times=parse_times(times),
-            constraint=read_constraint(regex, json_schema, ban or [], require or []),
+            constraint=constraint,
         )
         begun = time.monotonic()
         if as_job:

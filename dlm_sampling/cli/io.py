@@ -44,22 +44,39 @@ def collect_prompts(arguments: Sequence[str], source: PromptSource | None) -> li
 
 
 def read_constraint(
-    regex: str | None, schema: Path | None, banned: Sequence[str], required: Sequence[str]
+    regex: str | None,
+    schema: Path | None,
+    grammar: Path | None,
+    grammar_depth: int | None,
+    banned: Sequence[str] | None,
+    required: Sequence[str] | None,
 ) -> Constraint | None:
     """Return the constraint of the options, None if none of them is given.
 
     Raises:
-        UsageError: the schema cannot be read, or a word is empty.
+        UsageError: a file cannot be read, a word is empty, or an option lacks the one it goes with.
     """
-    if regex is None and schema is None and not banned and not required:
+    if grammar_depth is not None and grammar is None:
+        raise UsageError(f"--grammar-depth {grammar_depth}: goes with --grammar FILE.")
+    if not (banned or required) and regex is schema is grammar is None:
         return None
-    from dlm_sampling.constraints import Constraint  # which imports torch
+    from dlm_sampling.constraints.constraint import DEPTH, Constraint  # which imports torch
 
+    texts: dict[str, str | None] = {"--json-schema": None, "--grammar": None}
+    for option, path in zip(texts, (schema, grammar), strict=True):
+        try:
+            texts[option] = None if path is None else path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{option} {path}: cannot be read ({error.strerror}).") from None
     try:
-        text = None if schema is None else schema.read_text(encoding="utf-8")
-        return Constraint(regex, text, banned, required)
-    except OSError as error:
-        raise UsageError(f"--json-schema {schema}: cannot be read ({error.strerror}).") from None
+        return Constraint(
+            regex=regex,
+            json_schema=texts["--json-schema"],
+            banned=banned or (),
+            required=required or (),
+            grammar=texts["--grammar"],
+            grammar_depth=DEPTH if grammar_depth is None else grammar_depth,
+        )
     except ValueError as error:
         raise UsageError(str(error)) from None
 

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from dlm_sampling.constraints.automaton import TokenAutomaton, joined, lift, with_ending
 from dlm_sampling.constraints.dfa import Dfa, product, word_present, words_absent
 from dlm_sampling.constraints.expressions import BYTES, expression_dfa
+from dlm_sampling.constraints.grammar import grammar_dfa
 from dlm_sampling.constraints.schema import schema_expression
 from dlm_sampling.constraints.token_bytes import token_bytes
-from dlm_sampling.errors import named
+from dlm_sampling.errors import check_whole, named
 
 Word = str | tuple[int, ...]
+
+DEPTH = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Constraint:
         required: words and sequences of token ids that stand in it, each at least once.
         whitespace: expression of the space between the parts of the JSON; None for one space or
             none.
+        grammar: a context-free grammar in the notation of lark, whose rule `start` derives the
+            whole text; see `constraints.grammar`.
+        grammar_depth: parts of the grammar that stand inside each other, such as brackets; texts
+            that nest more deeply are not written.
 
     Raises:
         TypeError: a part is of another type.
@@ -44,19 +51,30 @@ class Constraint:
     banned: Sequence[str | Sequence[int]] = ()
     required: Sequence[str | Sequence[int]] = ()
     whitespace: str | None = None
+    grammar: str | None = None
+    grammar_depth: int = DEPTH
 
     def __post_init__(self) -> None:
         if self.regex is not None and not isinstance(self.regex, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"regex={self.regex!r}: must be a string, such as '[0-9]+'.")
         for field in ("banned", "required"):
             object.__setattr__(self, field, _words(field, vars(self)[field]))
-        if self.regex is None and self.json_schema is None:
-            if not self.banned and not self.required:
-                raise ValueError(
-                    "constraint: asks for nothing; give regex, json_schema, banned or required."
-                )
-            if self.whitespace is not None:
-                raise ValueError(f"whitespace={self.whitespace!r}: goes with json_schema.")
+        if self.grammar is not None and not isinstance(self.grammar, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"grammar={self.grammar!r}: must be a string in the notation of lark, such as "
+                """'start: "(" start ")" | "x"'."""
+            )
+        check_whole("grammar_depth", self.grammar_depth)
+        if self.grammar_depth < 1:
+            raise ValueError(f"grammar_depth={self.grammar_depth}: must be at least 1; try {DEPTH}.")
+        texts = (self.regex, self.json_schema, self.grammar)
+        if all(part is None for part in texts) and not self.banned and not self.required:
+            raise ValueError(
+                "constraint: asks for nothing; give regex, json_schema, grammar, banned or "
+                "required."
+            )
+        if self.whitespace is not None and self.json_schema is None:
+            raise ValueError(f"whitespace={self.whitespace!r}: goes with json_schema.")
 
     def compile(
         self,
@@ -77,7 +95,7 @@ class Constraint:
             never: ids that are never written.
 
         Raises:
-            ImportError: an expression needs outlines-core, and it is not installed.
+            ImportError: outlines-core or lark is needed, and not installed.
             ValueError: a part is malformed or too large, needs a tokenizer, or no text satisfies
                 all of them.
         """
@@ -95,7 +113,10 @@ class Constraint:
 
     def __str__(self) -> str:
         """Return the parts that are asked for."""
-        parts = [f"{name}={value!r}" for name, value in vars(self).items() if value]
+        shown = {name: value for name, value in vars(self).items() if value}
+        if self.grammar is None:
+            del shown["grammar_depth"]
+        parts = [f"{name}={value!r}" for name, value in shown.items()]
         return f"Constraint({', '.join(parts)})"
 
     def bytes_dfa(self) -> Dfa | None:
@@ -105,6 +126,8 @@ class Constraint:
             parts.append(expression_dfa(self.regex))
         if self.json_schema is not None:
             parts.append(expression_dfa(schema_expression(self.json_schema, self.whitespace)))
+        if self.grammar is not None:
+            parts.append(grammar_dfa(self.grammar, self.grammar_depth))
         banned = [word.encode() for word in self.banned if isinstance(word, str)]
         if banned:
             parts.append(words_absent(banned, BYTES))

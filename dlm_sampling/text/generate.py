@@ -182,7 +182,7 @@ def generate(
         times: times of a solver's steps in every block, falling from 1 (or t_start) to 0, in place
             of its even grid; methods of two stages take every second one.
         constraint: a rule for every text: a regular expression that matches the whole text, or a
-            `constraints.Constraint` of banned and required words, an expression, a JSON schema.
+            `constraints.Constraint`: banned and required words, JSON schema, grammar.
             Tokens are drawn from the law of the step conditioned on it, and their log-probabilities
             are those of that law.  For models with masks and samplers that draw unknown tokens from
             the model's law; others are refused by name.  A text ends at an end-of-text or with the

@@ -198,13 +198,17 @@ def test_a_constraint_is_kept_and_told_wrong_parts(
         assert result.code == 0, result
         return [json.loads(line)["text"] for line in result.out.splitlines()]
 
-    assert all(re.fullmatch("(ab|c){3,9}", text) for text in texts("--regex", "(ab|c){3,9}"))
     assert all(re.fullmatch("0|[1-9][0-9]*", t) for t in texts("--json-schema", str(schema)))
     words = texts("--regex", "[ab]{11,12}", "--ban", "aa", "--ban", "bbb", "--require", "abbab")
     assert all(re.fullmatch("[ab]{11,12}", text) and "abbab" in text for text in words)
     assert not any("aa" in text or "bbb" in text for text in words)
 
-    assert_one_line(command(*options, "--regex", "("), 2, "expression '(' cannot be compiled")
+    grammar = tmp_path / "pairs.lark"
+    grammar.write_text('start: ("a" start "b" | "c" start "d")*')
+    found = texts("--grammar", str(grammar), "--grammar-depth", "2")
+    assert all(not re.sub("(ab|cd)*", "", re.sub("ab|cd", "", text)) for text in found)
+
+    assert_one_line(command(*options, "--grammar-depth", "2"), 2, "goes with --grammar FILE")
     assert_one_line(command(*options, "--ban", ""), 2, "banned: an empty word")
     assert_one_line(command(*options, "--require", "a" * 13), 2, "row 0 has 12 positions to write")
     assert_one_line(command(*options, "--json-schema", str(tmp_path / "no")), 2, "No such file")
