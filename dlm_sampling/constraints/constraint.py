@@ -66,7 +66,9 @@ class Constraint:
             )
         check_whole("grammar_depth", self.grammar_depth)
         if self.grammar_depth < 1:
-            raise ValueError(f"grammar_depth={self.grammar_depth}: must be at least 1; try {DEPTH}.")
+            raise ValueError(
+                f"grammar_depth={self.grammar_depth}: must be at least 1; try {DEPTH}."
+            )
         texts = (self.regex, self.json_schema, self.grammar)
         if all(part is None for part in texts) and not self.banned and not self.required:
             raise ValueError(
