@@ -210,7 +210,4 @@ def test_a_constraint_is_kept_and_told_wrong_parts(
 
     assert_one_line(command(*options, "--grammar-depth", "2"), 2, "goes with --grammar FILE")
     assert_one_line(command(*options, "--ban", ""), 2, "banned: an empty word")
-    assert_one_line(command(*options, "--require", "a" * 13), 2, "row 0 has 12 positions to write")
     assert_one_line(command(*options, "--json-schema", str(tmp_path / "no")), 2, "No such file")
-    schema.write_text('{"type": "integer", "maximum": 3}')
-    assert_one_line(command(*options, "--json-schema", str(schema)), 2, "'maximum' cannot be kept")
