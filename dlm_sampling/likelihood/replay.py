@@ -14,7 +14,7 @@ Models", arXiv:2509.06949 (TraceRL).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -26,8 +26,9 @@ from dlm_sampling.engine.batches import check_batch_size
 from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.start import taken_as_it_is
-from dlm_sampling.engine.trajectory import Trajectory
+from dlm_sampling.engine.trajectory import StepEvent, Trajectory
 from dlm_sampling.errors import SamplingWarning, check_flag, check_whole
+from dlm_sampling.likelihood.choices import log_choices
 from dlm_sampling.likelihood.records import trajectory_of
 from dlm_sampling.likelihood.retake import check_retakable, needs_retaking, retake
 from dlm_sampling.likelihood.rollout import Rollout
@@ -55,6 +56,8 @@ class Replay:
             those that a later step replaced; `logprob` for samplers that write once.
         entropy: [B, L], entropy (nats) of the law that each token of `logprob` was scored in, 0
             elsewhere; None if it was not asked for.
+        reveal_logprob: float64 [B, T], log-probability of the positions that the row's k-th loop
+            step chose, those without a write included; None if it was not asked for.
     """
 
     logprob: Tensor
@@ -63,6 +66,7 @@ class Replay:
     scored: Tensor
     position_logprob: Tensor
     entropy: Tensor | None = None
+    reveal_logprob: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
@@ -80,12 +84,13 @@ def replay(
     grad: bool | None = None,
     batch_size: int | None = None,
     entropy: bool = False,
+    positions: bool = False,
 ) -> Replay:
     """Recompute the log-probability of every token of a run.
 
     The denoiser that sampled the run gives the log-probabilities of `sample` up to rounding.
     Tokens that the run took as the argmax whatever the temperature, such as those of a last step,
-    have log-probability 0 and no gradient.  The choice of positions is not scored.
+    have log-probability 0 and no gradient.  The choice of positions is scored on request.
 
     A run with an approximate cache was drawn from the law of that cache: the log-probabilities here
     are those without it, and a warning says so.
@@ -111,6 +116,10 @@ def replay(
         batch_size: canvases per forward pass; None takes the k-th steps of all rows together.
         entropy: also return entropies, differentiable as the rest; runs whose steps are taken again
             allow False only.
+        positions: also return the log-probability of the choice of positions, `reveal_logprob`: of
+            Bernoulli choices, random quotas, the order of hitting times (not the times), remasking;
+            0 where the canvas decides or every position is drawn.  It has no gradient.  A choice
+            that reads tokens which were drawn and not written is refused by the sampler's name.
 
     Returns:
         A `Replay`; float64 for float64 logits, else float32.  NFE ceil(S / s) of a row with S
@@ -130,19 +139,19 @@ def replay(
     check_batch_size(batch_size)
     _check_window(window)
     check_flag("entropy", entropy)
-    if isinstance(run, Rollout):
-        header, events = run.header, run.events()
-    else:
-        header = run if isinstance(run, Trajectory) else trajectory_of(run)
-        header = header.paths()
-        events = header.events
-    _warn_of_cache(header)
-    chosen, guidance = _law_of(header, law)
-    if header.masked and denoiser.process.mask_token_id is None:
+    check_flag("positions", positions)
+    header, events = _record(run)
+    mask = denoiser.process.mask_token_id
+    if header.masked and mask is None:
         raise ValueError(
             f"run was on masks, and this denoiser ({denoiser.family}) has none: no canvas of the "
             "run means anything to it. Score with a denoiser of the same noise."
         )
+    _warn_of_cache(header)
+    chosen, guidance = _law_of(header, law)
+    reveal = None
+    if positions:
+        reveal = log_choices(*_record(run), mask if header.masked else None).to(denoiser.device)
     with torch.set_grad_enabled(torch.is_grad_enabled() if grad is None else grad):
         if needs_retaking(denoiser, header):
             if entropy:
@@ -151,10 +160,21 @@ def replay(
                     "again, each in a law of its own; take -logprob, whose mean is the entropy."
                 )
             rollout = run if isinstance(run, Rollout) else Rollout.of_trajectory(header)
-            return _retaken(denoiser, rollout, chosen, guidance, shrink, batch_size, window)
-        scorer = Scorer(denoiser, chosen, guidance, ~header.editable)
-        views = views_of(denoiser, header, events, shrink, window)
-        return _gather(scorer, views, header.initial.shape, batch_size, entropy=entropy)
+            found = _retaken(denoiser, rollout, chosen, guidance, shrink, batch_size, window)
+        else:
+            scorer = Scorer(denoiser, chosen, guidance, ~header.editable)
+            views = views_of(denoiser, header, events, shrink, window)
+            found = _gather(scorer, views, header.initial.shape, batch_size, entropy=entropy)
+        return replace(found, reveal_logprob=reveal)
+
+
+def _record(run: RunOutput | Trajectory | Rollout) -> tuple[Trajectory, Iterable[StepEvent]]:
+    """Return what all steps of a run share, and the steps."""
+    if isinstance(run, Rollout):
+        return run.header, run.events()
+    header = run if isinstance(run, Trajectory) else trajectory_of(run)
+    header = header.paths()
+    return header, header.events
 
 
 def _check_window(window: object) -> None:

@@ -13,6 +13,7 @@ from dlm_sampling.errors import check_fields
 from dlm_sampling.schedules import LINEAR
 from dlm_sampling.types import (
     Canvas,
+    Choice,
     Clock,
     Draw,
     NoiseKind,
@@ -103,6 +104,10 @@ class SamplerBase(ABC, Generic[S]):
         """Return None: the loop ends a block by its schedule, or once nothing in it is unknown."""
         return None
 
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor | None:
+        """Return None: the law of the positions that a step chooses is not known."""
+        return None
+
     def init(self, canvas: Canvas) -> S:
         """Return None: no state is carried from step to step."""
         return None  # pyright: ignore[reportReturnType]
@@ -166,6 +171,11 @@ class DelayingSampler(SamplerBase[S]):
         super().__post_init__()
         if any(token_id < 0 for token_id in self.delayed_ids):
             raise ValueError(f"delayed_ids={self.delayed_ids!r}: a token id is at least 0.")
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor | None:
+        """Return 0 where the choice reads laws only, or tokens that are an argmax."""
+        known = self.exact or choice.greedy
+        return torch.zeros_like(canvas.start, dtype=torch.float64) if known else None
 
     def late(self, draw: Draw, eligible: Tensor) -> Tensor | None:
         """Return the late positions, bool [B, L]; None: there are never any."""

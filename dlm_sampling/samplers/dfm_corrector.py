@@ -20,6 +20,7 @@ from torch import Tensor
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.checks import at_least, check_t_end
+from dlm_sampling.samplers.parts.choices import log_moves
 from dlm_sampling.samplers.parts.remasking import (
     Rates,
     remask_probs,
@@ -27,7 +28,7 @@ from dlm_sampling.samplers.parts.remasking import (
     unmask_prob,
 )
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
+from dlm_sampling.types import Canvas, Choice, Clock, Predict, RandomSource, Step, TokenLaw
 
 _STRONGEST = 1000.0  # its grid has about 3,400 points, 340 times those of the released value
 
@@ -133,6 +134,14 @@ class DFMCorrector(SamplerBase[DFMState]):
         remask = canvas.committed & ~last.unsqueeze(1) & (u < rates.sigma)
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(where, rng, greedy=last)
         return DFMState(s), reveal_and_remask(canvas, where, remask, draw)
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor:
+        """Return the law of independent choices, at the time of the adaptive grid."""
+        t = torch.full_like(canvas.start, clock.begin, dtype=torch.float64)
+        for k in range(int(clock.step.max())):
+            t = torch.where(clock.step > k, self.following(t, clock.steps), t)
+        rates = self.rates(t, self.following(t, clock.steps))
+        return log_moves(canvas, choice, unmask_prob(rates), rates.sigma, self.over(t, clock.steps))
 
     def transition_probs(self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Return the exact law of x_s given x_t, [B, L, V]; t > s float64 broadcast to [B, 1]."""

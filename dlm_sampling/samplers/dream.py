@@ -17,10 +17,11 @@ from torch import Tensor
 from dlm_sampling.ops import Stream, stochastic_positions, top_k_positions
 from dlm_sampling.samplers.base import DelayingSampler, SamplerBase, reveal, unmask_probs
 from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.choices import log_independent
 from dlm_sampling.samplers.parts.orders import LAW_ORDERS, OrderName, check_order
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import grid_time
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
+from dlm_sampling.types import Canvas, Choice, Clock, Predict, RandomSource, Step, TokenLaw
 
 
 def unmask_fraction(clock: Clock, eps: float) -> Tensor:
@@ -63,6 +64,10 @@ class DreamOrigin(SamplerBase[None]):
         where = canvas.eligible & (u < unmask_fraction(clock, self.eps).unsqueeze(1))
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(where, rng, statistics="law")
         return None, reveal(canvas, where, draw)
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor:
+        """Return the law of independent choices."""
+        return log_independent(choice.written, canvas.eligible, unmask_fraction(clock, self.eps))
 
     def transition_probs(self, canvas: Canvas, log_p0: Tensor, clock: Clock) -> Tensor:
         """Return the exact law of the next canvas, [B, L, V]."""
@@ -123,6 +128,10 @@ class Dream(DelayingSampler[None]):
         else:
             where = top_k_positions(self.rank(order.score(draw), draw, eligible), eligible, quota)
         return None, reveal(canvas, where, draw)
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor | None:
+        """Return 0 as its base does, None for random positions that follow from the model."""
+        return None if self.alg_temp else super().choice_logprob(canvas, clock, choice)
 
 
 def dream_maskgit_plus(

@@ -27,10 +27,12 @@ from dlm_sampling.ops import Stream
 from dlm_sampling.ops.vocabulary import allowed_ids
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.checks import unit_interval
+from dlm_sampling.samplers.parts.choices import certain
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LOG_LINEAR, Schedule
 from dlm_sampling.types import (
     Canvas,
+    Choice,
     Clock,
     Draw,
     Predict,
@@ -119,6 +121,16 @@ class Glauber(SamplerBase[None]):
         score = _SCANS[self.scan](canvas, clock, rng).masked_fill(~canvas.editable, -1.0)
         best = torch.zeros_like(canvas.editable).scatter(1, score.argmax(1, keepdim=True), True)
         return best & canvas.editable
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor:
+        """Return the law of the position: 0 in turn, uniform at random; see `_at_random`."""
+        if self.scan == "sweep":
+            return certain(canvas)
+        places = canvas.editable.sum(1)
+        if canvas.mask_token_id is not None:
+            unwritten = canvas.eligible.sum(1)
+            places = torch.where(unwritten > 0, unwritten, places)
+        return -places.clamp_min(1).double().log()
 
     def conditional(self, process: Process, loo: Tensor, t: Tensor) -> Tensor:
         """Return the law of a position given the others, [..., V]: `process.forward`."""

@@ -23,7 +23,16 @@ from dlm_sampling.samplers.base import DelayingSampler, block_total, even_quota,
 from dlm_sampling.samplers.parts.checks import at_least, log_threshold, probability_threshold
 from dlm_sampling.samplers.parts.kept_laws import LawWindow, empty_window, recall, remember
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.types import Canvas, Clock, Predict, Prediction, RandomSource, Step, TokenLaw
+from dlm_sampling.types import (
+    Canvas,
+    Choice,
+    Clock,
+    Predict,
+    Prediction,
+    RandomSource,
+    Step,
+    TokenLaw,
+)
 
 Strategy = Literal["all", "max_conf", "min_kl", "random"]
 Form = Literal["llada", "dream"]
@@ -106,6 +115,11 @@ class KLASS(DelayingSampler[KLASSState]):
     def exact(self) -> bool:
         """Return False: confidence is read at the drawn token."""
         return False
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor | None:
+        """Return 0 as its base does, None where one of the ready positions is drawn."""
+        drawn = self.strategy == "random"
+        return None if drawn else super().choice_logprob(canvas, clock, choice)
 
     def init(self, canvas: Canvas) -> KLASSState:
         """Return a state without laws."""

@@ -12,9 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import BlockTotal, DelayingSampler, block_total, even_quota, reveal
+from dlm_sampling.samplers.parts.choices import log_subset
 from dlm_sampling.samplers.parts.orders import (
     LAW_ORDERS,
     POSITION_ORDERS,
@@ -22,7 +24,7 @@ from dlm_sampling.samplers.parts.orders import (
     nothing_to_delay,
 )
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
+from dlm_sampling.types import Canvas, Choice, Clock, Predict, RandomSource, Step, TokenLaw
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,13 @@ class LLaDA(DelayingSampler[BlockTotal]):
             score = self.rank(score, draw, eligible)
         where = top_k_positions(score, eligible, quota)
         return BlockTotal(total), reveal(canvas, where, draw)
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor | None:
+        """Return the law of a random subset, or 0 where its base does."""
+        if self.order == "random":
+            quota = even_quota(canvas.editable.sum(1), clock)
+            return log_subset(choice.written, canvas.eligible, quota)
+        return super().choice_logprob(canvas, clock, choice)
 
 
 def llada_random() -> LLaDA:

@@ -24,7 +24,7 @@ from dlm_sampling.samplers.base import BlockTotal, DelayingSampler, block_total,
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.quotas import floor_share
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
+from dlm_sampling.types import Canvas, Choice, Clock, Predict, RandomSource, Step
 
 MaskScheduleName = Literal["cosine", "linear", "square"]
 
@@ -79,6 +79,11 @@ class MaskGIT(DelayingSampler[BlockTotal]):
         score = self.rank(draw.log_confidence.double() + noise, draw, eligible)
         where = top_k_positions(score, eligible, quota)
         return BlockTotal(total), reveal(canvas, where, draw)
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor | None:
+        """Return 0 as its base does, None where noise is added to the confidence."""
+        noisy = self.choice_temperature > 0.0
+        return None if noisy else super().choice_logprob(canvas, clock, choice)
 
     def temperature(self, clock: Clock) -> Tensor:
         """Return choice_temperature (1 - (i + 1) / S), float64 [B]."""

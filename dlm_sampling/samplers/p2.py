@@ -22,11 +22,13 @@ from dlm_sampling.errors import named
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.checks import at_least
+from dlm_sampling.samplers.parts.choices import log_subset
 from dlm_sampling.samplers.parts.quotas import below_cutoff, floor_share, lowest_positions
 from dlm_sampling.samplers.parts.remasking import reveal_and_remask
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.types import (
     Canvas,
+    Choice,
     Clock,
     DenoiserOutput,
     Draw,
@@ -220,6 +222,14 @@ class P2(SamplerBase[None]):
                 guess, torch.zeros_like(canvas.unknown_fraction)
             )
         return draw, kind.of_draw(draw), kind.of_tokens(prediction, tokens, rated, rng)
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor | None:
+        """Return the law of a random subset for random scores, with eta 0 or 1."""
+        if self.score != "random" or self.eta not in (0.0, 1.0):
+            return None
+        left = canvas.eligible & ~choice.written | choice.masked
+        among = canvas.eligible if self.eta == 0.0 else canvas.editable
+        return log_subset(left, among, self.masked_after(canvas, clock))
 
 
 def _visible(canvas: Canvas, predict: Predict) -> Tensor:

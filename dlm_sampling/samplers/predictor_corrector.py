@@ -28,6 +28,7 @@ from dlm_sampling.samplers.parts.checks import (
     check_t_end,
     unit_interval,
 )
+from dlm_sampling.samplers.parts.choices import certain, log_moves
 from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.parts.grid_move import MaskMove, finish_step, move_masks
 from dlm_sampling.samplers.parts.kept_laws import merge_draws
@@ -37,6 +38,7 @@ from dlm_sampling.samplers.tweedie import Tweedie
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time, masking_rate, reverse_rate
 from dlm_sampling.types import (
     Canvas,
+    Choice,
     Clock,
     Predict,
     Process,
@@ -212,6 +214,14 @@ class PredictorCorrector(SamplerBase[None]):
         return None, finish_step(
             canvas, moved, prediction, process, rng, alpha, stage.last, removal
         )
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor:
+        """Return the law of independent choices; without a mask every position is drawn."""
+        if canvas.mask_token_id is None:
+            return certain(canvas)
+        stage = self.stage(clock)
+        move = self.mask_move(stage)
+        return log_moves(canvas, choice, move.reveal, move.remask, stage.last)
 
 
 register("predictor-corrector", PredictorCorrector)

@@ -20,9 +20,10 @@ from torch import Tensor
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.checks import check_t_end
+from dlm_sampling.samplers.parts.choices import log_independent
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time
-from dlm_sampling.types import Canvas, Clock, Draw, Predict, Prediction, RandomSource, Step
+from dlm_sampling.types import Canvas, Choice, Clock, Draw, Predict, Prediction, RandomSource, Step
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,18 @@ class ReDDiT(SamplerBase[None]):
         choice = (rng.uniform(Stream.REMASK, canvas.tokens) * len(ids)).long()
         return torch.where(canvas.unknown, ids[choice.clamp(max=len(ids) - 1)], canvas.tokens)
 
+    def times_at(self, clock: Clock) -> tuple[Tensor, Tensor]:
+        """Return t and s of the step, float64 [B] each."""
+        t, s = (
+            clock.at(grid_time(clock.step + k, clock.steps, self.t_end), self.t_end) for k in (0, 1)
+        )
+        return t, s
+
+    def reveal_prob(self, t: Tensor, s: Tensor) -> Tensor:
+        """Return the probability that a mask is revealed between t and s < t, float64 like t."""
+        now, later = self.schedule.alpha(t), self.schedule.alpha(s)
+        return (later - now) / (1.0 - now)
+
     def draw(self, prediction: Prediction, where: Tensor, rng: RandomSource) -> Draw:
         """Draw tokens other than mask ids at the positions of `where`."""
         if not self.mask_ids:
@@ -88,16 +101,17 @@ class ReDDiT(SamplerBase[None]):
                 f"mask_ids={list(self.mask_ids)}: the denoiser has {predict.vocab_size} columns, "
                 "so ids must be below that."
             )
-        t, s = (
-            clock.at(grid_time(clock.step + k, clock.steps, self.t_end), self.t_end) for k in (0, 1)
-        )
-        now, later = self.schedule.alpha(t), self.schedule.alpha(s)
-        revealed = rng.uniform(Stream.COMMIT, canvas.tokens) < (
-            (later - now) / (1.0 - now)
-        ).unsqueeze(1)
+        t, s = self.times_at(clock)
+        revealed = rng.uniform(Stream.COMMIT, canvas.tokens) < self.reveal_prob(t, s).unsqueeze(1)
         where = canvas.eligible & (revealed | (clock.step >= clock.steps).unsqueeze(1))
         prediction = predict(self.rehashed(canvas, rng), t)
         return None, reveal(canvas, where, self.draw(prediction, where, rng))
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor:
+        """Return the law of independent choices."""
+        last = clock.step >= clock.steps
+        prob = self.reveal_prob(*self.times_at(clock)).masked_fill(last, 1.0)
+        return log_independent(choice.written, canvas.eligible, prob)
 
 
 register("reddit", ReDDiT)

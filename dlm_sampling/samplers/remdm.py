@@ -21,6 +21,7 @@ from dlm_sampling.errors import check_fields
 from dlm_sampling.ops import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.checks import check_t_end, unit_interval
+from dlm_sampling.samplers.parts.choices import log_moves
 from dlm_sampling.samplers.parts.remasking import (
     Rates,
     remask_probs,
@@ -30,7 +31,7 @@ from dlm_sampling.samplers.parts.remasking import (
 )
 from dlm_sampling.samplers.registry import register
 from dlm_sampling.schedules import grid_time
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
+from dlm_sampling.types import Canvas, Choice, Clock, Predict, RandomSource, Step, TokenLaw
 
 
 @runtime_checkable
@@ -256,15 +257,19 @@ class ReMDM(SamplerBase[ReMDMState]):
             torch.zeros(canvas.tokens.shape, dtype=torch.float64, device=canvas.tokens.device)
         )
 
+    def rates_at(self, clock: Clock, confidence: Tensor, committed: Tensor) -> Rates:
+        """Return the rates of the step at the clock; confidence and committed as in the rate."""
+        t, s = (
+            clock.at(grid_time(clock.step + k, clock.steps, self.t_end), self.t_end) for k in (0, 1)
+        )
+        return self.rate(t.unsqueeze(1), s.unsqueeze(1), confidence, committed)
+
     def step(
         self, state: ReMDMState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
     ) -> tuple[ReMDMState, Step]:
         """Move every row from x_t to x_s."""
         last = (clock.step >= clock.steps).unsqueeze(1)
-        t, s = (
-            clock.at(grid_time(clock.step + k, clock.steps, self.t_end), self.t_end) for k in (0, 1)
-        )
-        rates = self.rate(t.unsqueeze(1), s.unsqueeze(1), state.confidence, canvas.committed)
+        rates = self.rates_at(clock, state.confidence, canvas.committed)
         u = rng.uniform(Stream.COMMIT, canvas.tokens)
         where = canvas.eligible & (last | (u < unmask_prob(rates)))
         remask = canvas.committed & ~last & (u < rates.sigma)
@@ -275,6 +280,14 @@ class ReMDM(SamplerBase[ReMDMState]):
             remask, 0.0
         )
         return ReMDMState(confidence), reveal_and_remask(canvas, where, remask, draw)
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor | None:
+        """Return the law of independent choices, None for a rate that reads probabilities."""
+        if self.rate.reads_tokens:
+            return None
+        nothing = torch.zeros_like(canvas.tokens, dtype=torch.float64)
+        rates = self.rates_at(clock, nothing, canvas.committed)
+        return log_moves(canvas, choice, unmask_prob(rates), rates.sigma, clock.step >= clock.steps)
 
     def transition_probs(
         self, canvas: Canvas, log_p0: Tensor, t: Tensor, s: Tensor, confidence: Tensor | None = None

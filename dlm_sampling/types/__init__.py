@@ -1,7 +1,7 @@
 """Define the types that all packages share: denoiser output, canvas, prediction, step."""
 
 from dlm_sampling.types.cache import ColumnCache, LayerKeys
-from dlm_sampling.types.canvas import Canvas, Clock, ClockUse, Step
+from dlm_sampling.types.canvas import Canvas, Choice, Clock, ClockUse, Step
 from dlm_sampling.types.law import (
     Crossing,
     Draw,
@@ -26,6 +26,7 @@ from dlm_sampling.types.schedule import Schedule
 
 __all__ = [
     "Canvas",
+    "Choice",
     "Clock",
     "ClockUse",
     "ColumnCache",

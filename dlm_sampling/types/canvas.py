@@ -100,6 +100,14 @@ class Clock(NamedTuple):
         return self.step >= self.steps - 1
 
 
+class Choice(NamedTuple):
+    """Hold the positions that a step chose on masks; what is neither of the two stayed."""
+
+    written: Tensor  # bool [B, L], masks that it wrote
+    masked: Tensor  # bool [B, L], tokens that it masked again
+    greedy: bool  # whether every draw of the run is an argmax, which the canvas determines
+
+
 class Step(NamedTuple):
     """Hold the outcome of one step; the loop restores positions that are not editable."""
 

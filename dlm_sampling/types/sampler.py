@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from dlm_sampling.types.canvas import Canvas, Clock, ClockUse, Step
+from dlm_sampling.types.canvas import Canvas, Choice, Clock, ClockUse, Step
 from dlm_sampling.types.law import TokenLaw
 from dlm_sampling.types.prediction import Predict
 from dlm_sampling.types.process import NoiseKind as NoiseKind
@@ -160,6 +160,15 @@ class Sampler(Protocol[S]):
         state and canvas are those after the step, clock is that of the step.  A block also ends
         with its schedule, and an unmask-only one once nothing is unknown; the loop fills positions
         that are unknown at its end.  Default: None.
+        """
+        ...
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor | None:
+        """Return the log-probability of the positions that a step chose, float64 [B].
+
+        canvas and clock are those before the step.  0 where canvas and model leave no choice, or
+        every position is drawn.  None: it does not follow from them, as where the choice reads
+        tokens that were drawn and thrown away.  Default: None.
         """
         ...
 

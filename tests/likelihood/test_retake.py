@@ -83,7 +83,9 @@ def every_chain(sampler: Any, steps: int) -> Rollout:
 @pytest.mark.parametrize("name", SOLVERS)
 def test_all_chains_of_uniform_noise_add_up_to_one(name: str) -> None:
     rollout = every_chain(SOLVERS[name], steps=1 if name == "predictor-corrector" else 2)
-    chance = replay(Noisy(table()), rollout).total.exp()
+    found = replay(Noisy(table()), rollout, positions=True)
+    assert found.reveal_logprob is not None
+    chance = (found.total + found.reveal_logprob.sum(1)).exp()
     assert abs(float(chance.sum()) - 1.0) <= 1e-12
     assert len(chance) >= 9**3
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dlm_sampling.ops import Stream, any_or_assume
 from dlm_sampling.samplers.base import Solver, reveal, unmask_probs
 from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_t_end
+from dlm_sampling.samplers.parts.choices import certain, log_moves
 from dlm_sampling.samplers.parts.kept_laws import merge_draws
 from dlm_sampling.samplers.parts.table_step import (
     draw_clean,
@@ -28,6 +30,7 @@ from dlm_sampling.samplers.parts.table_step import (
 from dlm_sampling.schedules import LOG_LINEAR, Schedule, grid_time
 from dlm_sampling.types import (
     Canvas,
+    Choice,
     Clock,
     Draw,
     Predict,
@@ -137,6 +140,14 @@ class GridSampler(Solver[None]):
         greedy = removal if self.noise_removal == "argmax" else None
         draw = prediction.draw(where, rng, greedy=greedy)
         return None, reveal(canvas, where, draw)
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor:
+        """Return the law of independent choices; every position is drawn from a table."""
+        if self.by_tables(canvas):
+            return certain(canvas)
+        t, s = (clock.at(self.time_at(clock.step + k, clock.steps), self.t_end) for k in (0, 1))
+        removal = clock.step >= clock.steps
+        return log_moves(canvas, choice, self.reveal_prob(t, s), torch.zeros_like(t), removal)
 
     def move(
         self,

@@ -9,9 +9,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.samplers.parts.hitting_times import Hits, HitState
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step
+from dlm_sampling.types import Canvas, Choice, Clock, Predict, RandomSource, Step
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,7 @@ class HittingSampler(SamplerBase[HitState]):
         state = self.hits.enter_block(state, canvas, clock, rng)
         where, t = self.hits.next_group(state, canvas, clock)
         return state, reveal(canvas, where, predict(canvas.tokens, t).draw(where, rng))
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor:
+        """Return the law of the next group, with the hitting times summed out."""
+        return self.hits.log_group(canvas, clock, choice.written)

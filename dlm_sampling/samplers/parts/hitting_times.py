@@ -12,6 +12,7 @@ from dlm_sampling.errors import check_fields
 from dlm_sampling.ops import Stream, top_k_positions
 from dlm_sampling.samplers.base import block_total, even_quota
 from dlm_sampling.samplers.parts.checks import at_least, check_t_end
+from dlm_sampling.samplers.parts.choices import log_independent, log_subset
 from dlm_sampling.schedules import LINEAR, Schedule, grid_time
 from dlm_sampling.types import Canvas, Clock, RandomSource
 
@@ -79,8 +80,27 @@ class Hits:
             late = clock.step >= clock.steps
             where = canvas.eligible & ((state.tau >= s.unsqueeze(1)) | late.unsqueeze(1))
             return where, t
-        quota = even_quota(state.total, clock)
-        if self.tokens_per_step is not None:
-            quota = torch.full_like(quota, self.tokens_per_step)
+        quota = self.quota(state.total, clock)
         first = state.tau.masked_fill(~canvas.eligible, 0.0).amax(1)
         return top_k_positions(state.tau, canvas.eligible, quota), first
+
+    def quota(self, total: Tensor, clock: Clock) -> Tensor:
+        """Return the hits of the next group without a grid, of `total` in the block, int64 [B]."""
+        if self.tokens_per_step is None:
+            return even_quota(total, clock)
+        return torch.full_like(total, self.tokens_per_step)
+
+    def log_group(self, canvas: Canvas, clock: Clock, group: Tensor) -> Tensor:
+        """Return the log-probability of a group (bool [B, L]) of hits, whatever their times; [B].
+
+        Hits come in a uniformly random order.  On the grid each falls into the next interval with
+        the probability (alpha_s - alpha_t) / (1 - alpha_t).
+        """
+        if not self.grid:
+            return log_subset(group, canvas.eligible, self.quota(canvas.editable.sum(1), clock))
+        t, s = (
+            clock.at(grid_time(clock.step + k, clock.steps, self.t_end), self.t_end) for k in (0, 1)
+        )
+        now, later = self.schedule.alpha(t), self.schedule.alpha(s)
+        prob = ((later - now) / (1.0 - now)).masked_fill(clock.step >= clock.steps, 1.0)
+        return log_independent(group, canvas.eligible, prob)

@@ -16,11 +16,13 @@ from torch import Tensor
 from dlm_sampling.processes.tables import one_hot
 from dlm_sampling.samplers.base import Solver
 from dlm_sampling.samplers.parts.checks import NoiseRemoval
+from dlm_sampling.samplers.parts.choices import certain, log_moves
 from dlm_sampling.samplers.parts.grid_move import Interval, MaskMove, finish_step, move_masks
 from dlm_sampling.samplers.parts.table_step import process_of
 from dlm_sampling.schedules import LINEAR, Schedule, grid_time
 from dlm_sampling.types import (
     Canvas,
+    Choice,
     Clock,
     Predict,
     Prediction,
@@ -115,3 +117,10 @@ class RevisingGrid(Solver[None]):
         moving = canvas.editable & ~last.unsqueeze(1)
         moved = prediction.draw_by(rule, moving, rng, alpha=alpha, reads=self.reads(process))
         return None, finish_step(canvas, moved, prediction, process, rng, alpha, last, removal)
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor:
+        """Return the law of independent choices; without a mask every position is drawn."""
+        if canvas.mask_token_id is None:
+            return certain(canvas)
+        move = self.mask_move(self.interval(clock))
+        return log_moves(canvas, choice, move.reveal, move.remask, self.last(clock))

@@ -21,6 +21,7 @@ from dlm_sampling.ops import Stream
 from dlm_sampling.processes.jumps import last_event_law
 from dlm_sampling.samplers.base import Solver, reveal
 from dlm_sampling.samplers.parts.checks import NoiseRemoval, check_t_end
+from dlm_sampling.samplers.parts.choices import certain
 from dlm_sampling.samplers.parts.kept_laws import merge_draws, pack, pack_table, unpack
 from dlm_sampling.samplers.parts.table_step import draw_clean, write_draws
 from dlm_sampling.schedules import (
@@ -33,6 +34,7 @@ from dlm_sampling.schedules import (
 )
 from dlm_sampling.types import (
     Canvas,
+    Choice,
     Clock,
     Draw,
     Predict,
@@ -226,6 +228,10 @@ class TwoStage(Solver[StageState]):
         kept = moving & (rows | (not self.restarts)) | ending
         following = StageState(star, first, pack_table(rates[~at_end], first))
         return following, write_draws(canvas, draw, kept, removal)
+
+    def choice_logprob(self, canvas: Canvas, clock: Clock, choice: Choice) -> Tensor | None:
+        """Return 0 without a mask, where every position is drawn; None on masks."""
+        return certain(canvas) if canvas.mask_token_id is None else None
 
     def interval_of_noise(self, t: Tensor, s: Tensor) -> StageInterval:
         """Return the interval from t to s without a mask; its rates are in the table."""
