@@ -87,6 +87,12 @@ class Denoiser(Savable, ABC):
     """Whether `forward` takes keys and values of earlier passes (`Pass.cache`)."""
     shift: int = 0
     """1 where the state that predicts a token is that of the real token before it, else 0."""
+    rows_alike: bool = False
+    """Whether equal rows of a pass have equal logits whatever their numbers, `Pass.rows`.
+
+    In the first step of a run they then share one row's pass, as several texts of a prompt do; NFE
+    counts it for each of them, work once.
+    """
     padding_proven: bool = True
     """Whether `honours_padding` needs no check before it is relied upon."""
     recordable: bool = True

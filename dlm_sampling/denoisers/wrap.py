@@ -46,6 +46,7 @@ class WrappedDenoiser(Denoiser):
         super().__init__(**facts)
         self.step_conditioned = step_conditioned
         self.fn, self.by_module = fn, by_module
+        self.rows_alike = by_module  # any other function may hold labels, one per row
         self.accepts = accepts
         self.shifted = shifted
 

@@ -214,7 +214,13 @@ class Run:
         return (state.window.start.unsqueeze(1) + column) % length
 
     def predictor(
-        self, state: RunState, padded: bool, shapes: Shapes = FREE, *, noted: bool = False
+        self,
+        state: RunState,
+        padded: bool,
+        shapes: Shapes = FREE,
+        *,
+        noted: bool = False,
+        shares: bool = False,
     ) -> Predictor:
         """Return the predictor of this step.
 
@@ -223,6 +229,7 @@ class Run:
             padded: whether any of them has padding.
             shapes: the layout of positions and passes.
             noted: whether it is noted how every token is drawn, which the event of the step tells.
+            shares: whether rows that are alike share a pass.
         """
         rows = PassRows(
             index=state.rows,
@@ -237,7 +244,7 @@ class Run:
         if self.meter is not None:
             cache = cached_passes(state, self.meter, self.request.blocks.causal)
         constraint = None if self.constraint is None else self.constraint.in_step(state)
-        return Predictor(self.model, rows, state.carry, shapes, ledger, cache, constraint)
+        return Predictor(self.model, rows, state.carry, shapes, ledger, cache, constraint, shares)
 
     def beside(self, state: RunState) -> Beside | None:
         """Count the tokens shown of other blocks, for a denoiser that is told the time.

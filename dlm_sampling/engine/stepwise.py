@@ -56,7 +56,7 @@ class Stepwise:
     def advance(self) -> None:
         """Take one step of every active row."""
         run, before = self.run, self.state
-        predictor = run.predictor(before, self.padded, noted=self.heard)
+        predictor = run.predictor(before, self.padded, noted=self.heard, shares=self.iteration == 0)
         counted = self.heard or run.budget is not None
         passes_before = run.model.counts.nfe[before.rows] if counted else None
         moved = run.move(before, predictor, check=self.iteration == 0)

@@ -88,12 +88,12 @@ def _settings(run: Trajectory) -> Request:
         ("guidance", request.guidance),
         ("constraint", request.constraint),
         ("start", request.start),
+        ("max_nfe", request.max_nfe),
     ):
         if beside is not None:
             raise ValueError(
-                f"positions=True: the run had {name}={type(beside).__name__}, which the law of the "
-                "positions depends on and no record tells: sample without it, or leave "
-                "positions=True out."
+                f"positions=True: the run had a {name}, which the law of the positions depends on and "
+                "no record tells: sample without it, or leave positions=True out."
             )
     return request
 

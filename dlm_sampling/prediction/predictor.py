@@ -19,6 +19,7 @@ from dlm_sampling.denoisers.base import Denoiser, no_step_length
 from dlm_sampling.denoisers.planner import planner_network
 from dlm_sampling.errors import named
 from dlm_sampling.guidance.base import Moment, View
+from dlm_sampling.prediction.alike import alike
 from dlm_sampling.prediction.cached import CachedPasses, Running
 from dlm_sampling.prediction.carry import Carry, crop, widen
 from dlm_sampling.prediction.constrained import Constrained, ConstrainedPrediction
@@ -50,6 +51,7 @@ class Predictor:
             step.  None: every pass runs all columns.
         made: the latest prediction of the step, which shares its pass with further readers.
         constraint: the rule that the texts satisfy, or None; it remembers the step's draws.
+        shares: whether rows that are alike share a pass, where the network allows it.
     """
 
     model: RunModel
@@ -59,6 +61,7 @@ class Predictor:
     ledger: Ledger | None = None
     cache: CachedPasses | None = None
     constraint: Constrained | None = None
+    shares: bool = False
     made: LazyPrediction | None = None
 
     @classmethod
@@ -231,7 +234,8 @@ class Predictor:
             running = Running(model, self._cached, self._charge_columns)
             return self.cache.run(running, inputs, rows.given, active, copies, temperature)
         hidden = None if rows.horizon is None else unseen_share(inputs, rows.horizon, passes)
-        self._charge(inputs, passes, hidden)
+        same = alike(inputs, rows, model.denoiser) if self.shares else None
+        self._charge(inputs, passes, hidden if same is None else same.hidden(hidden, passes))
         outputs: list[DenoiserOutput] = []
         for part in range(passes):
             if part:
@@ -243,6 +247,8 @@ class Predictor:
             if self.carries:
                 which = torch.arange(len(x), device=x.device) if active is None else active
                 outputs.append(self._carried(inputs, rows.horizon, part, which, temperature))
+            elif same is not None:
+                outputs.append(same.spread(self._pass(*same.one_of_each(inputs, rows.horizon))))
             else:
                 outputs.append(self._pass(inputs, rows.horizon))
         return outputs

@@ -13,6 +13,7 @@ from dlm_sampling import Rollout, generate, replay, samplers, wrap
 from dlm_sampling.likelihood.tables import Steps, Writes
 from dlm_sampling.testing import chi_square
 from dlm_sampling.types import Drawn, TokenLaw
+from dlm_sampling.types.values import distinct
 from tests.likelihood.test_retake import Noisy, runs_of, table
 from tests.samplers.small import MASK, SYMBOLS, run, small_toy
 
@@ -91,7 +92,7 @@ def test_runs_choose_their_positions_by_that_law(name: str) -> None:
     for event in out.trajectory.events:
         code = (event.unknown * torch.tensor([1, 2, 4])).sum(1)
         pattern[event.rows] = pattern[event.rows] * 8 + code
-    same, place = pattern.unique(return_inverse=True)
+    same, place = distinct(pattern)
     first = torch.zeros_like(same).scatter(0, place, torch.arange(len(place)))
     chance, number = found.sum(1).exp(), torch.bincount(place)
     assert torch.allclose(chance, chance[first][place])  # it depends on the positions alone
@@ -154,10 +155,13 @@ def test_choices_that_read_what_was_drawn_are_refused_by_name(name: str) -> None
 
 
 def test_positions_that_something_else_chose_are_refused() -> None:
-    toy = wrap(lambda ids: torch.zeros(*ids.shape, 4), vocab_size=4, mask_token_id=3)
+    def flat(input_ids: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*input_ids.shape, 4)
+
+    toy = wrap(flat, vocab_size=4, mask_token_id=3)
     out = generate(
         toy, [[0, 1]], sampler="ancestral", max_new_tokens=3, start=[[2, 3, 3]],
         t_start=0.8, return_trajectory=True, seed=0,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="positions=True: the run had start=Start"):
+    with pytest.raises(ValueError, match="positions=True: the run had a start"):
         replay(toy, out, positions=True)

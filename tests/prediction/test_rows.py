@@ -124,6 +124,7 @@ def test_a_predictor_keeps_its_row_tensors_in_one_place() -> None:
         "ledger",
         "cache",
         "constraint",
+        "shares",
         "made",
     }
     model = RunModel(Keeping(), TokenLaw(), Counts.zero(COUNT, torch.device("cpu")))

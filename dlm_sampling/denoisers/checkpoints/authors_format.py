@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 class PublishedDenoiser(Denoiser):
     """Add saving to denoisers whose authors have a checkpoint format of their own."""
 
+    rows_alike = True
+
     @abstractmethod
     def authors_config(self) -> dict[str, Any]:
         """Write the config under the authors' keys."""

@@ -30,6 +30,7 @@ class TransformersDenoiser(Denoiser):
     """Add saving to denoisers whose model has a `save_pretrained` of its own."""
 
     model: Any
+    rows_alike = True
     defaults_of_model: bool = False
     """Whether `generation_defaults` come from the generation config that the model saves."""
 

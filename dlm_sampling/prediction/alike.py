@@ -1,0 +1,73 @@
+"""Run rows that show the network the same thing once: the first pass of several texts of a prompt.
+
+On masks all rows of a prompt begin with the same canvas, so one row's pass gives the logits of all.
+Without a mask they begin with noise of their own, and nothing is shared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.prediction.rows import PassRows
+from dlm_sampling.types import DenoiserOutput, Pass
+from dlm_sampling.types.rows import select_rows
+from dlm_sampling.types.values import distinct
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Hold which rows of a pass show the network the same thing.
+
+    Fields:
+        first: int64 [k], the first row of each kind.
+        kind: int64 [n], the kind of each row.
+    """
+
+    first: Tensor
+    kind: Tensor
+
+    def one_of_each(self, inputs: Pass, horizon: Tensor | None) -> tuple[Pass, Tensor | None]:
+        """Return the input of k rows in place of n."""
+        return select_rows((inputs, horizon), self.first)
+
+    def spread(self, output: DenoiserOutput) -> DenoiserOutput:
+        """Return the output of k rows as that of n."""
+        columns = None if output.columns is None else output.columns[self.kind]
+        return output._replace(values=output.values[self.kind], columns=columns)
+
+    def hidden(self, hidden: Tensor | None, passes: int) -> Tensor:
+        """Return the canvases that each row left out of its passes, all of them in a copy; [n]."""
+        copies = torch.ones_like(self.kind, dtype=torch.float64).index_fill(0, self.first, 0.0)
+        own = torch.zeros_like(copies) if hidden is None else hidden
+        return torch.where(copies > 0, float(passes), own)
+
+
+def alike(inputs: Pass, rows: PassRows, denoiser: Denoiser) -> Alike | None:
+    """Return which rows of a pass are the same, None if no two are; synchronises.
+
+    None also for a network that tells rows apart by their numbers, or by a state that it carries.
+
+    Args:
+        inputs: the pass.
+        rows: its rows, for what they hide.
+        denoiser: the network.
+    """
+    if not denoiser.rows_alike or denoiser.carries:
+        return None
+    parts = [inputs.tokens]
+    for part in (inputs.attention, rows.given, rows.horizon, inputs.columns):
+        parts += [] if part is None else [part.long().view(len(part), -1)]
+    for time in (inputs.t, inputs.dt) if denoiser.time_conditioned else ():
+        parts += [] if time is None else [time.double().view(torch.int64).unsqueeze(1)]
+    kinds, kind = distinct(torch.cat(parts, 1))
+    if len(kinds) == len(kind):
+        return None
+    order = torch.arange(len(kind), device=kind.device)
+    first = torch.zeros_like(kind[: len(kinds)]).scatter_reduce(
+        0, kind, order, "amin", include_self=False
+    )
+    return Alike(first, kind)
