@@ -92,8 +92,8 @@ def _settings(run: Trajectory) -> Request:
     ):
         if beside is not None:
             raise ValueError(
-                f"positions=True: the run had a {name}, on which the law of the positions depends and "
-                "no record tells how: sample without it, or leave positions=True out."
+                f"positions=True: the run had a {name}, on which the law of the positions depends, "
+                "and no record tells how: sample without it, or leave positions=True out."
             )
     return request
 
