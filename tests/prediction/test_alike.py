@@ -100,11 +100,12 @@ def test_rows_that_are_told_different_times_or_hold_noise_are_not_alike() -> Non
 
 def test_hidden_columns_and_further_readers_are_kept_apart() -> None:
     """Block-causal rows leave columns out; Picard shows several canvases of a row at once."""
-    for options in (
+    cases: tuple[dict[str, Any], ...] = (
         {"block_length": 2, "causal_blocks": True, "cache": "none"},
         {"sampler": samplers.Picard(window=2), "temperature": None},
         {"sampler": "p2"},
-    ):
+    )
+    for options in cases:
         shared, alone = Counting(), Counting(rows_alike=False)
         found, wanted = drawn(shared, **options), drawn(alone, **options)
         same(found, wanted)
