@@ -39,7 +39,7 @@ def log_moves(
 
     Args:
         canvas: before the step, on masks.
-        choice: what the step chose.
+        choice: the positions that the step chose.
         reveal: probability that a mask is written, float64 [B] or [B, 1].
         remask: probability that a token is masked again, float64 [B], [B, 1] or [B, L].
         last: rows that reveal all and mask nothing, bool [B].
