@@ -111,13 +111,15 @@ def _tokens(call: Call, out: GenerateOutput) -> list[str]:
 def _cost(call: Call, out: GenerateOutput) -> list[str]:
     """Check the number of passes against the schedule that the sampler declares."""
     sampler, new = samplers.create(call.sampler), call.options["max_new_tokens"]
+    most, bound = int(out.nfe.max()), call.options.get("max_nfe")
+    if bound is not None and most > bound:
+        return [f"{most} passes, at most {bound} were allowed"]
     passes = 2 if call.options.get("guidance_scale", 0.0) else 1
     blocks = -(-new // call.options.get("block_length", max(new, 1))) + 1  # one may be cut in two
     steps = call.options.get("steps", sampler.own_steps or new)
     planned = sampler.schedule_length(max(1, steps))
     if planned is None:
         return []
-    most = int(out.nfe.max())
     limit = passes * (planned + blocks * sampler.passes_per_step * max(1, planned))
     return [f"{most} passes, at most {limit} were planned"] if most > limit else []
 
