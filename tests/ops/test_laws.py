@@ -9,8 +9,13 @@ import torch
 
 from dlm_sampling import ops
 from dlm_sampling.errors import NoLawError
+from dlm_sampling.ops.filters import Boundary
 from dlm_sampling.ops.laws import (
+    LawSums,
+    Reading,
+    all_finite,
     entropy_of,
+    joined,
     largest,
     other_than,
     refuse_lawless,
@@ -26,6 +31,8 @@ def test_the_largest_the_first_of_equals_and_the_second() -> None:
     logits[3, 0] = -math.inf
     before, place = logits.clone(), largest(logits)
     assert place[:, 0].tolist() == [3, 41, 33, 1]
+    with ops.without_sync():
+        assert torch.equal(largest(logits), place)
     assert other_than(logits, place).tolist() == [1.0, 1.0, 7.0, -5.0]
     assert torch.equal(logits, before)
 
@@ -57,3 +64,25 @@ def test_a_peak_that_is_not_finite_names_its_row(value: float, word: str) -> Non
 
 def test_peaks_whose_sum_overflows_are_fine() -> None:
     refuse_lawless(torch.tensor([3e38, 3e38]), 0)
+    assert all_finite(torch.tensor([3e38, 3e38]))
+    assert not all_finite(torch.tensor([0.0, math.inf]))
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_readings_of_blocks_are_joined_row_by_row(filtered: bool) -> None:
+    def reading(first: int, last: int) -> Reading:
+        rows = torch.arange(first, last)
+        edge = Boundary(rows.float(), rows, rows) if filtered else None
+        sums = LawSums(rows[:, None].float(), rows.double(), None, edge)
+        return Reading(None, rows.float(), None, sums, None, rows[:, None].float())
+
+    one = reading(0, 2)
+    assert joined([one]) is one
+    found, wanted = joined([one, reading(2, 5)]), reading(0, 5)
+    assert torch.equal(found.peak, wanted.peak) and found.best is None and found.tile is None
+    assert found.shown is not None and wanted.shown is not None and found.drawn is None
+    assert torch.equal(found.shown.tiles, wanted.shown.tiles)
+    assert torch.equal(found.shown.total, wanted.shown.total) and found.shown.entropy is None
+    assert (found.shown.boundary is not None) == filtered
+    for part, whole in zip(found.shown.boundary or (), wanted.shown.boundary or (), strict=True):
+        assert torch.equal(part, whole)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling.guidance import ClassifierFree, RewardGradient
+from dlm_sampling.guidance import Classifier, ClassifierFree, RewardGradient
 from dlm_sampling.guidance.reward_gradient import SURE
 from dlm_sampling.prediction.guided import moment_of, moved_rate
 from dlm_sampling.prediction.rows import PassRows
+from dlm_sampling.processes.guidance import classifier_based_law, rate_preserving_law
 from dlm_sampling.types import Site
 from tests.guidance.toys import (
     CANVASES,
@@ -86,3 +88,47 @@ def test_a_reward_sees_the_law_at_masks_and_sure_tokens_elsewhere() -> None:
     assert torch.equal(here.argmax(-1), CANVASES[~masks])
     assert here.unique().tolist() == [-SURE, SURE]
     assert here.shape[1] == S + 1
+
+
+def ones(canvas: Tensor) -> Tensor:
+    """A log-probability that grows with the number of ones."""
+    return 0.5 * (canvas == 1).sum(1).double()
+
+
+@pytest.mark.parametrize("rate_preserving", [False, True])
+def test_the_law_of_a_step_is_tilted_with_or_without_the_rate_of_leaving(
+    rate_preserving: bool,
+) -> None:
+    level = torch.full((len(STATES),), 0.4, dtype=torch.float64)
+    every = torch.ones_like(STATES, dtype=torch.bool)
+
+    def read(guidance: Classifier | None) -> Tensor:
+        prediction, _ = predict(guidance, NOISY_P, STATES)
+        return torch.stack(
+            [
+                prediction.log_law_of(
+                    lambda site: site.p, torch.full_like(STATES, v), every, alpha=level,
+                    reads="leave_one_out",
+                )
+                for v in range(S)
+            ],
+            -1,
+        ).exp()  # fmt: skip
+
+    x = STATES.flatten()
+    ratios = 0.5 * ((torch.arange(S) == 1).double() - (x == 1).double()[:, None])
+    plain = read(None)
+    wanted = classifier_based_law(plain, ratios, 1.0)
+    if rate_preserving:
+        wanted = rate_preserving_law(plain, ratios, x, 1.0)
+    found = read(Classifier(ones, S, rate_preserving=rate_preserving))
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
+
+
+def test_rows_that_run_one_after_another_keep_their_tilts() -> None:
+    guide = Classifier(ones, S + 1)
+    whole = predict(guide, EXACT_P, CANVASES)[0].log_probs(CANVASES == MASK)
+    prediction, _ = predict(guide, EXACT_P, CANVASES)
+    first = (CANVASES == MASK) & (torch.arange(len(CANVASES)) % 2 == 0).unsqueeze(1)
+    prediction.log_probs(first)
+    torch.testing.assert_close(prediction.log_probs(CANVASES == MASK), whole)

@@ -152,3 +152,13 @@ def test_draws_are_direct_without_filters_above_temperature_zero(
     law: TokenLaw, direct: bool
 ) -> None:
     assert Counted(law)().direct == direct
+
+
+def test_a_rule_is_drawn_without_guidance_under_noise_without_a_mask() -> None:
+    net = wrap(lambda input_ids: LOGITS, vocab_size=V, mask_token_id=None, kind="leave_one_out")
+    predictor = Predictor.alone(net, TokenLaw(), EVERY)
+    found = predictor(torch.zeros_like(X), T).draw_by(
+        lambda site: site.p**2, EVERY, RNG, alpha=T * 0.5, reads="leave_one_out"
+    )
+    squares = (2.0 * LOGITS.double()).log_softmax(-1).gather(2, found.token.unsqueeze(2))[:, :, 0]
+    torch.testing.assert_close(found.logprob.double(), squares, atol=1e-5, rtol=0)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers import wrap
-from dlm_sampling.prediction.logits import PassLogits, on_demand
+from dlm_sampling.prediction.logits import PassLogits, gathered, on_demand
 from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.positions import Sites
 from dlm_sampling.types import DenoiserOutput, TokenLaw
@@ -91,3 +91,11 @@ def test_guidance_extrapolates_from_the_second_pass_to_the_first(head: nn.Module
     torch.testing.assert_close(
         read(found, [1, 2], [3, 0]), torch.stack([TABLE[1, 3], TABLE[2, 0]]) + 3
     )
+
+
+def test_columns_that_the_network_left_out_are_zero() -> None:
+    asked = torch.tensor([[3, 0, 1], [2, 0, 3]])
+    every = gathered(DenoiserOutput(TABLE[:2]), asked)
+    assert every[:, :, 0].tolist() == [[30.0, 0.0, 10.0], [120.0, 100.0, 130.0]]
+    some = gathered(columns(torch.tensor([[3, 1], [0, 2]]), [0, 1]), asked)
+    assert some[:, :, 1].tolist() == [[31.0, 0.0, 11.0], [121.0, 101.0, 0.0]]

@@ -182,3 +182,13 @@ def test_rows_of_a_network_that_ignores_padding_are_cut_to_their_span(
         wanted = wanted.gather(1, asked.unsqueeze(-1).expand(-1, -1, V))
     torch.testing.assert_close(out.values, wanted)
     assert predictor.nfe.tolist() == [1] * 6
+
+
+def test_a_pass_over_some_columns_is_charged_their_share_of_the_row() -> None:
+    """Also where a row is padding but for one column."""
+    attention = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 1], [0, 1, 1, 0]]).bool()
+    predictor = Predictor.alone(Spy(whole=True), TokenLaw(), attention)
+    inputs = Pass(torch.zeros(3, 4).long(), torch.ones(3), attention, rows=torch.arange(3))
+    predictor._charge_columns(inputs, torch.tensor([1, 1, 2]))
+    assert predictor.model.counts.nfe.tolist() == [1, 1, 1]
+    assert predictor.model.counts.work.tolist() == [1.0, 0.25, 1.0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dlm_sampling.prediction.model import Counts
-from dlm_sampling.prediction.shapes import FREE, FixedShapes
+from dlm_sampling.prediction.shapes import FREE, FixedShapes, real_columns, unseen_share
 from dlm_sampling.types import DrawRecord, Pass
 
 WHERE = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0]]).bool()
@@ -98,3 +98,12 @@ def test_a_sampler_of_changing_shapes_is_refused_where_shapes_are_fixed() -> Non
     FREE.check_free("reads tables")
     with pytest.raises(ValueError, match="cuda_graph=True: this sampler reads tables"):
         fixed().check_free("reads tables")
+
+
+def test_hidden_columns_are_a_share_of_those_that_are_no_padding() -> None:
+    horizon, attention = torch.tensor([2, 3, 4]), torch.tensor([[0, 1, 1, 1]] * 3).bool()
+    assert real_columns(Pass(TOKENS)).all()
+    assert real_columns(Pass(TOKENS, attention=attention)) is attention
+    assert unseen_share(Pass(TOKENS), horizon, 2).tolist() == [1.0, 0.5, 0.0]
+    padded = unseen_share(Pass(TOKENS, attention=attention), horizon, 1)
+    assert padded.tolist() == pytest.approx([2 / 3, 1 / 3, 0.0])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from dlm_sampling.processes import Absorbing, Uniform
 from dlm_sampling.samplers import Ancestral
-from dlm_sampling.schedules import Schedule
+from dlm_sampling.schedules import LogLinear, Schedule
+from dlm_sampling.types import Canvas
 from tests.processes.random_laws import same
 from tests.samplers.grid_chains import (
     SCHEDULES,
@@ -38,3 +40,18 @@ def test_draws_have_the_law_of_the_chain(removal: str) -> None:
     """A prediction of each kind: of scores the table is drawn, of laws a mixture."""
     sampler = Ancestral(noise_removal=removal)  # pyright: ignore[reportArgumentType]
     check_draws(sampler, ("posterior", "leave_one_out", "log_score"))
+
+
+def test_positions_that_are_not_written_keep_their_token_under_noise() -> None:
+    """Three of six positions are written; the noise is uniform where no process is named."""
+    g = torch.Generator().manual_seed(2)
+    tokens = torch.randint(5, (2, 3), generator=g)
+    free = torch.tensor([[True, False, True], [False, False, True]])
+    canvas = Canvas(tokens, free, torch.ones_like(free), torch.zeros(2).long(), None)
+    p = torch.rand(2, 3, 5, generator=g).double().softmax(-1)
+    t, s = (torch.tensor([[value]], dtype=torch.float64) for value in (0.7, 0.4))
+    sampler = Ancestral(LogLinear(0.0))
+    found = sampler.transition_probs(canvas, p.log(), t, s)
+    wanted = Uniform().reverse(p, tokens, (1 - t).expand(2, 3), (1 - s).expand(2, 3))
+    same(found[free], wanted[free])
+    assert torch.equal(found[~free], torch.nn.functional.one_hot(tokens[~free], 5).double())

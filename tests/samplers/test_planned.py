@@ -515,6 +515,7 @@ def test_what_does_not_fit_is_refused_by_name() -> None:
         {"jump": "euler"},
         {"wait": "never"},
         {"t_end": 0.0},
+        {"t_end": 1.0},
         {"budget": 0},
         {"tol": -1.0},
         {"selection": "hard"},

@@ -4,6 +4,15 @@ An entry is the path of a file with the names of its mutants, as the result file
 """
 
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "dlm_sampling/likelihood/branching.py": {
+        "branch: denoiser.process.name in rollout.request.sampler.scored_on -> "
+        "denoiser.process.name not in rollout.request.sampler.scored_on": "it says which draws are "
+        "scored, and a branch reads only the states: with its own seeds a step that is taken again "
+        "draws what it drew",
+    },
+    "dlm_sampling/ops/categorical.py": {
+        "_clocks: tiles > 1 -> tiles >= 1": "a lane for the only tile, which `race` does not read",
+    },
     "dlm_sampling/ops/combined.py": {
         "Guided.combined: 0 -> 1": "`mix` returns the factor w + 1 twice",
     },
