@@ -78,6 +78,9 @@ class Run:
         except BaseException as error:
             # An interrupt may come behind the write; a full disk takes part of one.
             kept = sink.lines() if self.as_json else number
+            if isinstance(error, ValueError):  # it counts the rows of its batch
+                index = prepared.generation.numbers[number]
+                error.add_note(f"In the batch that begins with {items[index].called(index)}.")
             if sink.on_disk and kept:
                 more = "; --resume goes on" if self.as_json else ""
                 error.add_note(f"{kept} of {total} rows are in {sink.path}{more}.")

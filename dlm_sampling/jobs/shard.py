@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ class ShardRunner:
         callbacks: called after every step of a batch.
         on_batch: called with the records of every batch, and with none after a shard.
         most_rows: rows that fit into memory, as far as known.
+        warned: whether a warning about the texts was given.
     """
 
     job: Job
@@ -43,6 +45,7 @@ class ShardRunner:
     callbacks: Sequence[StepCallback] = ()
     on_batch: Callable[[Sequence[Record]], None] = lambda records: None
     most_rows: int = field(init=False)
+    warned: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.items = self.job.items
@@ -140,7 +143,8 @@ class ShardRunner:
         """Generate rows together, in halves if they do not fit into memory."""
         part = self.prepared.part(places)
         try:
-            return list(generate_parts(part, self.most_rows, self.callbacks, self.halve))
+            batches = generate_parts(part, self.most_rows, self.callbacks, self.halve, self.tell)
+            return list(batches)
         except RuntimeError as error:
             if self.lost():
                 raise DeviceLostError(f"{self.denoiser.device} is lost: {error}") from error
@@ -150,6 +154,12 @@ class ShardRunner:
         """Go on with fewer rows at a time, and note it: last bits may differ."""
         self.most_rows = rows
         append_line(self.job.folder / LOG, {"event": "out of memory", "rows_from_now_on": rows})
+
+    def tell(self, warning: str) -> None:
+        """Warn about the texts of a batch, once in a process."""
+        if not self.warned:
+            logging.getLogger(__name__).warning(warning)
+        self.warned = True
 
     def lost(self) -> bool:
         """Return whether the device has stopped to answer, as after an illegal access."""
@@ -194,7 +204,10 @@ class ShardRunner:
         rows = {f["index"] * samples + f["sample"]: f["error"]["message"] for f in failures}
         count = len(refused) * samples + len(known | set(rows))
         if count > allowed:
-            why = [*rows.values(), *map(str, refused.values()), "see logs/"][0]
+            run = [
+                self.items[row // samples].told(row // samples, text) for row, text in rows.items()
+            ]
+            why = [*run, *map(str, refused.values()), "see logs/"][0]
             raise FailedRowsError(
                 f"{count} of {total} rows failed, and max_errors allows {allowed}: {why}"
             )

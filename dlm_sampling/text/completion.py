@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from dlm_sampling.caches import CacheReport
 from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.engine.trajectory import Trajectory
 from dlm_sampling.likelihood.rollout import Rollout
-from dlm_sampling.text.rows import PromptRow, TextRows
+from dlm_sampling.text.rows import TextRows
 from dlm_sampling.types.values import ints
 
 
@@ -103,24 +104,22 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
     )
 
 
-def equal_rows(
-    output: GenerateOutput, rows: TextRows, greedy: str | None, *, first_prompt: int = 0
-) -> str | None:
+def equal_rows(output: GenerateOutput, greedy: str | None, numbers: Sequence[int]) -> str | None:
     """Return a warning if the sequences of a prompt are equal because nothing is drawn at random.
 
     Args:
         output: the result.
-        rows: its rows; sequences of one prompt share one `PromptRow`.
         greedy: why the most probable token is always taken, None if tokens are drawn; texts that
             are drawn may be equal by chance.
-        first_prompt: number of the first prompt of these rows in the whole call.
+        numbers: of the prompt of each row, in the whole call.
 
     Returns:
         The warning, or None if there is nothing to tell.
     """
     if greedy is None:
         return None
-    for number, same in enumerate(_sequences(output, rows), first_prompt):
+    for number in dict.fromkeys(numbers):
+        same = [ids for ids, own in zip(output.token_ids, numbers, strict=True) if own == number]
         if len(same) > 1 and all(ids == same[0] for ids in same):
             return (
                 f"The {len(same)} sequences of prompt {number} are equal: {greedy}, so every token "
@@ -128,15 +127,3 @@ def equal_rows(
                 "value above 0, without top_k=1; else num_return_sequences=1 saves the work."
             )
     return None
-
-
-def _sequences(output: GenerateOutput, rows: TextRows) -> list[list[list[int]]]:
-    """Return the completions of each prompt."""
-    groups: list[list[list[int]]] = []
-    last: PromptRow | None = None
-    for prompt, ids in zip(rows.prompts, output.token_ids, strict=True):
-        if prompt is not last:
-            groups.append([])
-        groups[-1].append(ids)
-        last = prompt
-    return groups

@@ -74,11 +74,11 @@ def check_draft(index: int, row: PromptRow, new: int, denoiser: Denoiser) -> Non
     places, given = sum(row.fill) + new, len(row.draft)
     if given > places:
         raise ValueError(
-            f"start: the draft of prompt {index} has {given} tokens for {places} positions; ask "
+            f"Prompt {index}: its draft (start) has {given} tokens for {places} positions; ask "
             f"for max_new_tokens={new + given - places}, or shorten it."
         )
     if given < places and denoiser.mask_token_id is None:
         raise ValueError(
-            f"start: the draft of prompt {index} has {given} tokens for {places} positions, and "
+            f"Prompt {index}: its draft (start) has {given} tokens for {places} positions, and "
             "without a mask nothing marks the others; give max_new_tokens as long as the draft."
         )

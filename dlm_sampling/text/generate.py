@@ -275,7 +275,7 @@ def generate(
     if recording is not None:
         digest = weights_digest(denoiser)
         output = replace(output, rollout=recording.rollout(sampled.tokens, sampled.nfe, digest))
-    if (equal := equal_rows(output, rows, job.greedy)) is not None:
+    if (equal := equal_rows(output, job.greedy, job.numbers)) is not None:
         warnings.warn(equal, SamplingWarning, stacklevel=2)
     return output
 
@@ -285,6 +285,7 @@ def generate_parts(
     batch_size: int,
     callbacks: Sequence[StepCallback] = (),
     on_halve: Callable[[int], None] | None = None,
+    tell: Callable[[str], None] = logger.warning,
 ) -> Iterator[GenerateOutput]:
     """Generate in parts of `batch_size` rows, and yield the output of each part when it is done.
 
@@ -297,6 +298,7 @@ def generate_parts(
             part.
         on_halve: called with the new number of rows before a part that does not fit into memory
             is run again in halves; None: such an error is raised.
+        tell: called with a warning about the texts, at most once.
     """
 
     def run(first: int, last: int) -> tuple[TextRows, SampleOutput]:
@@ -306,10 +308,10 @@ def generate_parts(
     warned, padding = False, padding_id(job.denoiser)
     for first, (rows, sampled) in in_parts(len(job.prompts), batch_size, run, on_halve):
         output = finish(sampled, rows, job.tokenizer, padding)
-        before = {id(prompt) for prompt in job.prompts[:first]} - {id(rows.prompts[0])}
-        equal = equal_rows(output, rows, job.greedy, first_prompt=len(before))
-        if not warned and equal is not None:
-            logger.warning(equal)
+        numbers = job.numbers[first : first + len(output.seeds)]
+        equal = None if warned else equal_rows(output, job.greedy, numbers)
+        if equal is not None:
+            tell(equal)
             warned = True
         yield output
 

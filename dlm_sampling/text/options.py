@@ -143,6 +143,7 @@ class Job:
         eos: the treatment of an end-of-text; see `generate`.
         tokenizer: decodes the tokens, or None.
         stop: the stop strings of each row.
+        numbers: of the prompt of each row, for messages.
     """
 
     denoiser: Denoiser
@@ -153,6 +154,7 @@ class Job:
     eos: Eos
     tokenizer: Any
     stop: list[tuple[str, ...]]
+    numbers: list[int]
 
     @property
     def greedy(self) -> str | None:
@@ -214,7 +216,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         check_length(i, len(row.ids), new[i], denoiser.max_length)
         if row.infill and stops[i]:
             raise ValueError(
-                f"stop: prompt {i} is filled in place, and a stop string ends completions only."
+                f"Prompt {i} is filled in place, and a stop string (stop) ends completions only."
             )
     automaton = None
     if constraint is not None:
@@ -257,6 +259,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         options.eos,
         tokenizer,
         _times(stops, count),
+        _times(list(range(len(found))), count),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from dlm_sampling.errors import UsageError, suggestion
@@ -23,6 +23,8 @@ class PromptItem:
         max_new_tokens: positions to append to this prompt, or None for those of the run.
         seed: seed of this prompt alone, or None.
         error: why it is no prompt, or None.
+        place: where it stands, such as "prompts.jsonl, line 3", or None; two prompts may be equal
+            that stand in other places.
     """
 
     prompt: str | list[Any]
@@ -30,6 +32,18 @@ class PromptItem:
     max_new_tokens: int | None = None
     seed: int | None = None
     error: str | None = None
+    place: str | None = field(default=None, compare=False)
+
+    def called(self, index: int) -> str:
+        """Return what messages call the prompt: its number, its place and its id."""
+        more = [] if self.place is None else [self.place]
+        more += [] if self.name is None else [f"id {self.name!r}"]
+        return f"Prompt {index}" + (f" ({', '.join(more)})" if more else "")
+
+    def told(self, index: int, message: str) -> str:
+        """Return a message of a call that had this prompt alone, with the prompt's own name."""
+        own, name = "Prompt 0", self.called(index)
+        return message.replace(own, name, 1) if own in message else f"{name}: {message}"
 
 
 def check_names(items: Sequence[PromptItem], place: str) -> None:
@@ -58,7 +72,7 @@ def to_item(value: Any, place: str, column: str | None) -> PromptItem:
     A `UsageError` stands for a row that cannot be read.
     """
     if isinstance(value, UsageError):
-        return PromptItem("", error=str(value))
+        return PromptItem("", error=str(value), place=place)
     is_record = isinstance(value, dict)
     record = cast("Record", value) if is_record else {column or "prompt": value}
     if column is not None and column not in record:
@@ -72,13 +86,15 @@ def to_item(value: Any, place: str, column: str | None) -> PromptItem:
             _value(record, "id", (str, int)),
             _whole(record, "max_new_tokens"),
             _seed(record),
+            place=place,
         )
     except ValueError as error:
         text = prompt if isinstance(prompt, str) else json.dumps(prompt, default=repr)
         safe = text.encode("utf-8", "backslashreplace").decode()
         name = record.get("id")
-        name = name if isinstance(name, str | int) else None
-        return PromptItem(safe, name, error=f"{place}: {error}")
+        name = name if isinstance(name, str | int) and not isinstance(name, bool) else None
+        named = place if name is None else f"{place}, id {name!r}"
+        return PromptItem(safe, name, error=f"{named}: {error}", place=place)
 
 
 def _prompt(value: Any, record: Record, names: tuple[str, ...]) -> str | list[Any]:

@@ -43,6 +43,7 @@ class Prepared:
             new_tokens=[whole.new_tokens[i] for i in places],
             seeds=[whole.seeds[i] for i in places],
             stop=[whole.stop[i] for i in places],
+            numbers=[whole.numbers[i] for i in places],
         )
 
 
@@ -86,9 +87,7 @@ def prepare_items(
     for own, group in groups.items():
         for part, found in isolate(group, lambda g, own=own: encode(g, own)):
             if isinstance(found, Exception):
-                # The message counts prompts within its call, which had this one alone.
-                text = str(found).replace("Prompt 0", f"Prompt {part[0]}", 1)
-                errors[part[0]] = ValueError(text)
+                errors[part[0]] = ValueError(items[part[0]].told(part[0], str(found)))
                 continue
             numbers = (i * samples + s for i in part for s in range(samples))
             found_rows += zip(numbers, found.prompts, found.new_tokens, found.stop, strict=True)
@@ -100,6 +99,7 @@ def prepare_items(
         new_tokens=[row[2] for row in found_rows],
         seeds=[seeds[number] for number in rows],
         stop=[row[3] for row in found_rows],
+        numbers=[number // samples for number in rows],
     )
     return Prepared(whole, rows, errors, seeds)
 

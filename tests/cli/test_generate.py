@@ -102,7 +102,7 @@ def test_prompt_longer_than_the_context(command: Command, tiny: str, tmp_path: P
     source.write_text("\n".join(["a"] * 3 + ["b" * 200]), encoding="utf-8")
     later = command("generate", "-i", str(source), "--model", tiny, *SHORT, "--batch-size", "1")
     assert later.code == 2
-    assert "Prompt 3: 200 tokens" in later.err
+    assert f"Prompt 3 ({source}, line 4): 200 tokens" in later.err
     assert len(later.err.splitlines()) == 1
 
 

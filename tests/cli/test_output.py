@@ -203,11 +203,16 @@ def test_all_prompts_are_checked_before_the_first_pass(
     source, target = tmp_path / "p.txt", tmp_path / "out.jsonl"
     source.write_text("a\n" * 3 + "b" * 200, encoding="utf-8")
     result = command(*words(str(source), tiny, target))
-    assert_one_line(result, 2, "Prompt 3: 200 tokens")
+    assert_one_line(result, 2, f"Prompt 3 ({source}, line 4): 200 tokens")
     assert not target.exists()
     source = tmp_path / "p.jsonl"
-    source.write_text('"a"\n"b\\ud83d"', encoding="utf-8")
-    assert_one_line(command(*words(str(source), tiny, target)), 2, "line 2", "surrogate")
+    for line, said in (
+        ('"b\\ud83d"', f"{source}, line 2: half a surrogate pair"),
+        ('{"prompt": 7, "id": "x"}', f"{source}, line 2, id 'x': 'prompt' is of type int"),
+        (json.dumps({"prompt": "c" * 200, "id": "y"}), f"Prompt 1 ({source}, line 2, id 'y'): 200"),
+    ):
+        source.write_text(f'"a"\n{line}', encoding="utf-8")
+        assert_one_line(command(*words(str(source), tiny, target)), 2, said)
 
 
 def test_unwritable_output(command: Command, tiny: str, tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ def test_a_draft_of_text_reaches_the_canvas_of_its_prompt() -> None:
     for start, words in (
         ([[3], [4], [5]], "start has 3 drafts for 2 prompts"),
         ([[9], [1]], "start: 9 is no token id"),
-        ([[1, 1, 1, 1], [1]], "the draft of prompt 0 has 4 tokens for 3 positions"),
+        ([[1, 1, 1, 1], [1]], r"Prompt 0: its draft \(start\) has 4 tokens for 3 positions"),
         ("text", "a text needs a tokenizer"),
     ):
         with pytest.raises(ValueError, match=words):

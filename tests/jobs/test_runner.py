@@ -31,7 +31,7 @@ def test_rows_are_those_of_generate(job: Job, denoiser: Denoiser, clean: Path) -
         if row["id"] == "too long":
             assert row["error"] == {
                 "code": "prompt",
-                "message": "Prompt 5: 97 tokens + 4 new exceed the context of 96. "
+                "message": "Prompt 5 (id 'too long'): 97 tokens + 4 new exceed the context of 96. "
                 "Shorten the prompt by 5.",
             }
             assert row["text"] is None

@@ -166,6 +166,10 @@ def test_more_failures_than_allowed_stop_the_job_over_all_starts(
     for _ in range(2):
         with pytest.raises(FailedRowsError, match="4 of 16 rows failed, and max_errors allows 3"):
             run_job(job, denoiser)
+    runner = ShardRunner.open(replace(job, max_errors=16), denoiser)
+    runner.job = replace(job, max_errors=1)
+    with pytest.raises(FailedRowsError, match=r"allows 1: Prompt 2 \(id 'r2'\): no"):
+        runner.allow([runner.failure(2, "run", "no")])
     kept = contents(job.folder)
     assert run_job(replace(job, max_errors=16), denoiser).done
     assert kept["manifest.json"] == contents(job.folder)["manifest.json"]
@@ -246,3 +250,16 @@ def test_a_lost_device_ends_the_job(
     with pytest.raises(DeviceLostError, match="cpu is lost: CUDA error"):
         run_job(job, denoiser)
     assert job.rows_done() == 0
+
+
+def test_equal_rows_are_told_once_by_the_number_of_the_prompt(
+    job: Job, denoiser: Denoiser, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = replace(job.options, sampler="llada", num_return_sequences=2)
+    job = replace(job, prompts=PROMPTS[2:5], options=options, batch_rows=2)
+    run_job(job, denoiser)
+    (record,) = caplog.records
+    assert "2 sequences of prompt 1 are equal: the temperature is 0" in record.getMessage()
+    caplog.clear()
+    ShardRunner.open(job, denoiser).generate([4, 5])
+    assert "sequences of prompt 2 are equal" in caplog.records[0].getMessage()

@@ -265,6 +265,6 @@ def test_a_streamer_gets_the_ids_of_the_text(kind: str, block: int | None) -> No
 
 def test_a_row_that_is_filled_in_place_has_no_stop_strings() -> None:
     denoiser = script("wordpiece", "far")
-    with pytest.raises(ValueError, match="stop: prompt 1 is filled in place"):
+    with pytest.raises(ValueError, match="Prompt 1 is filled in place"):
         generate(denoiser, ["far", "far [MASK]"], max_new_tokens=2, stop="x")
     generate(denoiser, ["far", "far [MASK]"], max_new_tokens=2, stop=[["x"], []])

@@ -80,5 +80,5 @@ def test_options_of_a_sampler_need_its_name() -> None:
 
 def test_a_prompt_that_is_filled_in_place_takes_no_stop_string() -> None:
     options = GenerateOptions(stop="x", tokenizer=Letters(), infill=[[False, True, False]])
-    with pytest.raises(ValueError, match="stop: prompt 0 is filled in place"):
+    with pytest.raises(ValueError, match="Prompt 0 is filled in place"):
         prepare(model(), [[1, MASK, 2]], options)

@@ -177,7 +177,7 @@ def test_a_line_that_is_not_json_is_an_error_of_its_row(tmp_path: Path) -> None:
     first, broken, number, last = read_prompts(str(path))
     assert [first.prompt, last.prompt] == ["a", "b"]
     assert "line 2 is not JSON" in str(broken.error)
-    assert "line 3: 'prompt' is of type int: must be a string" in str(number.error)
+    assert "line 3, id 'x': 'prompt' is of type int: must be a string" in str(number.error)
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.txt", "rows.jsonl"])

@@ -56,12 +56,13 @@ def test_rows_are_those_of_generate(denoiser: Denoiser) -> None:
 def test_prompts_that_cannot_run_are_named_and_left_out(denoiser: Denoiser) -> None:
     items = [PromptItem("a" * n) for n in (3, 200, 1, 5, 91)]
     items += [PromptItem("b", max_new_tokens=2), PromptItem("c", error="line 7: no")]
+    items[4] = replace(items[4], place="p.txt, line 9", name="n")
     prepared = prepare_items(denoiser, items, OPTIONS)
     assert prepared.rows == [0, 2, 3, 5]
     assert prepared.generation.new_tokens == [6, 6, 6, 2]
     assert [len(row.ids) for row in prepared.generation.prompts] == [3, 1, 5, 1]
     assert {i: str(e).split(":")[0] for i, e in prepared.errors.items()} == {
-        1: "Prompt 1", 4: "Prompt 4", 6: "line 7",
+        1: "Prompt 1", 4: "Prompt 4 (p.txt, line 9, id 'n')", 6: "line 7",
     }  # fmt: skip
 
 
