@@ -52,11 +52,24 @@ class Memory:
         return self.weights + max(self.logits, self.activations)
 
     def __str__(self) -> str:
-        """Return one line, such as "about 16.5 GB for 16 x 160 tokens (weights 16.0 GB, ...)"."""
-        kinds = (("weights", self.weights), ("logits", self.logits))
-        parts = [*kinds, ("activations", self.activations)]
-        found = ", ".join(f"{name} {in_units(size)}" for name, size in parts)
-        return f"about {in_units(self.total)} for {self.rows} x {self.length} tokens ({found})"
+        """Return one line, in one unit and so rounded that the sum is the sum of what is written.
+
+        Such as "about 16.5 GB for 16 x 160 tokens (weights 16.0 GB, and the larger of logits
+        0.5 GB and activations 0.1 GB)".
+        """
+        unit = unit_of(self.total)
+        weights, logits, activations = (
+            round(size / 1000**unit, bool(unit))
+            for size in (self.weights, self.logits, self.activations)
+        )
+        total, w, x, a = (
+            f"{value:.{int(bool(unit))}f} {UNITS[unit]}"
+            for value in (weights + max(logits, activations), weights, logits, activations)
+        )
+        return (
+            f"about {total} for {self.rows} x {self.length} tokens (weights {w}, and the larger of "
+            f"logits {x} and activations {a})"
+        )
 
 
 def expected_memory(denoiser: Denoiser, rows: int, length: int) -> Memory:
@@ -115,7 +128,13 @@ def distinct(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
 
 def in_units(size: float) -> str:
     """Return a number of bytes with its unit, such as "16.0 GB"."""
+    unit = unit_of(size)
+    return f"{size / 1000**unit:.1f} {UNITS[unit]}" if unit else f"{size:.0f} B"
+
+
+def unit_of(size: float) -> int:
+    """Return the place in `UNITS` of the unit in which a number of bytes is below 1000."""
     unit = 0
     while size >= 1000 and unit < len(UNITS) - 1:
         size, unit = size / 1000, unit + 1
-    return f"{size:.1f} {UNITS[unit]}" if unit else f"{size:.0f} B"
+    return unit

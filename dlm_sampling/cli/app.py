@@ -18,7 +18,7 @@ import typer
 from typer.main import get_command
 
 from dlm_sampling.cli.checkup import bench, doctor
-from dlm_sampling.cli.config import read_config, write_config
+from dlm_sampling.cli.config import prompts_of, read_config, write_config
 from dlm_sampling.cli.evaluate import PASSED_ON, evaluate
 from dlm_sampling.cli.exits import end, note
 from dlm_sampling.cli.io import (
@@ -29,8 +29,10 @@ from dlm_sampling.cli.io import (
     parse_times,
     read_constraint,
     refuse_bad,
+    refuse_settings,
 )
 from dlm_sampling.cli.learn import learn
+from dlm_sampling.cli.origin import told_at_its_place
 from dlm_sampling.cli.output import JSON_SUFFIXES, is_folder, open_output
 from dlm_sampling.cli.own_sampler import find_sampler
 from dlm_sampling.errors import UsageError
@@ -153,8 +155,8 @@ def generate(
     grammar_depth: Annotated[
         int | None, typer.Option(help="Parts of the grammar inside each other; default 4.")
     ] = None,
-    ban: Annotated[list[str] | None, typer.Option(help="Words of no text; repeat.")] = None,
-    require: Annotated[list[str] | None, typer.Option(help="Words of every text; repeat.")] = None,
+    banned: Annotated[list[str] | None, typer.Option(help="Words of no text; repeat.")] = None,
+    required: Annotated[list[str] | None, typer.Option(help="Words of every text; repeat.")] = None,
     add_special_tokens: Annotated[
         bool | None,
         typer.Option(
@@ -251,8 +253,9 @@ def generate(
     if print_config:
         print(write_config(context))
         return
+    prompt, source = prompts_of(context)
     given = None if source is None else PromptSource(source, column, split, subset)
-    items = collect_prompts(prompt or [], given)
+    items = collect_prompts(prompt, given)
     as_json = as_json or (output or "").endswith(JSON_SUFFIXES)
     as_job = is_folder(output)
     if as_job and live:
@@ -261,7 +264,7 @@ def generate(
         raise UsageError("--resume goes on with JSON lines: --json, or --output NAME.jsonl.")
     if not as_job:
         refuse_bad(items)
-    constraint = read_constraint(regex, json_schema, grammar, grammar_depth, ban, require)
+    constraint = read_constraint(regex, json_schema, grammar, grammar_depth, banned, required)
     path = None if as_job or output is None else Path(output)
     if as_job:
         from dlm_sampling.jobs.manifest import make_folder
@@ -274,7 +277,7 @@ def generate(
         from dlm_sampling.text.options import GenerateOptions, LawOptions, default_sampler
 
         if sampler is not None:
-            find_sampler(sampler)
+            refuse_settings(prompt, find_sampler(sampler))
         rank = rank_of(os.environ)
         if rank.world > 1 and not as_job:
             raise UsageError(
@@ -347,16 +350,10 @@ def generate(
             canvas = open_live(denoiser) if live else None
             run = Run(denoiser, options, as_json, model, name, canvas)
             run.run(items, batch_size, sink)
-            closing = f"{span(run.nfe)} NFE" if run.nfe else "nothing was left to do"
+            closing = run.closing
             machine = run.machine
     if not quiet:
         note(f"{name}, seed {seed}, {closing}, {time.monotonic() - begun:.1f} s {machine}")
-
-
-def span(values: list[int]) -> str:
-    """Return the range of values as text, "64" if all are equal, else "60-64"."""
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low}-{high}"
 
 
 @app.command()
@@ -390,5 +387,5 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def run(words: list[str]) -> None:
     """Parse the arguments and run the subcommand, without typer's own error handling."""
     command = get_command(app)
-    with command.make_context(PROGRAM, words) as context:
+    with command.make_context(PROGRAM, words) as context, told_at_its_place(context, words):
         command.invoke(context)

@@ -1,6 +1,7 @@
 """Read options from a TOML file (`--config FILE`), and print them as TOML (`--print-config`).
 
-A flag overrides the file, and the file overrides the default.  Keys are the long option names.
+A flag overrides the file, and the file overrides the default.  Keys are the long option names, and
+`prompt` for the prompts.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from typing import Any, cast
 
 import typer
 
+from dlm_sampling.cli.origin import ConfigFile, from_file, of_samplers
 from dlm_sampling.errors import ARGUMENT_ALIASES, UsageError, fold, suggestion
 
 NOT_IN_FILE = frozenset({"config", "print_config", "help"})
 
 
 def option_names(context: typer.Context) -> dict[str, str]:
-    """Map the long name of each option, without dashes, to the parameter that it sets."""
+    """Map the long name of each option, without dashes, and of arguments to the parameter."""
     return {
         max(parameter.opts, key=len).lstrip("-"): str(parameter.name)
         for parameter in context.command.params
-        if parameter.name not in NOT_IN_FILE and parameter.opts[0].startswith("-")
+        if parameter.name not in NOT_IN_FILE
     }
 
 
@@ -43,11 +45,14 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML ({error}).") from error
     known = {fold(name): parameter for name, parameter in option_names(context).items()}
-    repeated = {parameter.name for parameter in context.command.params if parameter.multiple}
+    repeated = {p.name for p in context.command.params if p.multiple or p.nargs == -1}
     defaults: dict[str, Any] = {}
+    values: dict[str, tuple[str, Any]] = {}
     for key, value in table.items():
         if fold(key) not in known:
             hint = suggestion(fold(key), known, ARGUMENT_ALIASES)
+            if of_samplers(fold(key), known):
+                hint = f"It is a parameter of samplers: write it below [set], {key} = {value}."
             raise UsageError(f"{path}: unknown key '{key}'. {hint or 'Keys are option names.'}")
         name = known[fold(key)]
         if isinstance(value, dict):
@@ -55,7 +60,9 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         else:
             single = name in repeated and not isinstance(value, list)
             defaults[name] = [value] if single else value
+        values[key.replace("_", "-")] = name, defaults[name]
     context.default_map = defaults
+    context.find_root().obj = ConfigFile(path, context, values)
     return path
 
 
@@ -65,17 +72,35 @@ def _as_pairs(table: Mapping[str, Any]) -> list[str]:
 
 
 def write_config(context: typer.Context) -> str:
-    """Return the current values of the options as TOML."""
+    """Return the current values of the options and the prompts as TOML.
+
+    Prompts of standard input are no option; a comment says that they are missing.
+    """
     lines: list[str] = []
     for name, parameter in option_names(context).items():
         value: Any = context.params.get(parameter)
         if value not in (None, [], ()):
             lines.append(f"{name} = {_as_toml(value)}")
+    if not (context.params.get("prompt") or context.params.get("source")):
+        lines.insert(0, "# without prompts: give them as arguments, --input or standard input")
     return "\n".join(lines)
 
 
+def prompts_of(context: typer.Context) -> tuple[list[str], str | None]:
+    """Return prompts and input; what the command has of the two overrides what the file has.
+
+    With both in one place both are returned.
+    """
+    given: dict[str, Any] = {name: context.params[name] for name in ("prompt", "source")}
+    own = {name: value for name, value in given.items() if value and not from_file(context, name)}
+    chosen = own or given
+    return list(chosen.get("prompt") or ()), chosen.get("source")
+
+
 def _as_toml(value: Any) -> str:
-    """Return a value as TOML, which has the syntax of JSON for these types."""
+    """Return a value as TOML, which has the syntax of JSON for these types, but no halves."""
     if isinstance(value, list | tuple):
-        return json.dumps([str(item) for item in cast("list[Any]", value)])
-    return json.dumps(value if isinstance(value, bool | int | float) else str(value))
+        plain: Any = [str(item) for item in cast("list[Any]", value)]
+    else:
+        plain = value if isinstance(value, bool | int | float) else str(value)
+    return json.dumps(plain, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -97,6 +97,7 @@ _ALLOWED: Mapping[str, str] = {
     "int_parsing": "must be a whole number, such as 4",
     "int_parsing_size": "must be a smaller whole number, such as 4",
     "float_parsing": "must be a number, such as 0.5",
+    "bool_parsing": "must be true or false",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
 }

@@ -86,6 +86,14 @@ class Run:
                 error.add_note(f"{kept} of {total} rows are in {sink.path}{more}.")
             raise
 
+    @property
+    def closing(self) -> str:
+        """Return the range of NFE for the line to close with, "64 NFE" or "60-64 NFE"."""
+        if not self.nfe:
+            return "nothing was left to do"
+        low, high = min(self.nfe), max(self.nfe)
+        return f"{low} NFE" if low == high else f"{low}-{high} NFE"
+
     def outputs(self, job: Generation, batch_rows: int) -> Iterator[GenerateOutput]:
         """Yield the output of each batch.
 

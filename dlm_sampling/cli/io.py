@@ -17,6 +17,7 @@ from dlm_sampling.text.prompt_items import PromptItem
 
 if TYPE_CHECKING:
     from dlm_sampling.constraints import Constraint
+    from dlm_sampling.samplers import Entry
 
 
 def collect_prompts(arguments: Sequence[str], source: PromptSource | None) -> list[PromptItem]:
@@ -90,6 +91,21 @@ def refuse_bad(items: Sequence[PromptItem]) -> None:
     for item in items:
         if item.error is not None:
             raise UsageError(item.error)
+
+
+def refuse_settings(prompts: Sequence[str], entry: Entry) -> None:
+    """Refuse a prompt such as "eta=0.1" where the sampler has such a parameter.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for text in prompts:
+        name, equals, _ = text.partition("=")
+        if equals and name in entry.parameters:
+            raise UsageError(
+                f"The prompt '{text}' is a parameter of '{entry.name}': write --set {text}. Texts "
+                "that look so come from a file (--input) or standard input."
+            )
 
 
 def check_model(name: str) -> str:

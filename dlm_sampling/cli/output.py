@@ -123,9 +123,11 @@ def open_output(path: Path | None, *, resume: bool = False) -> Generator[Output]
     """Open standard output or a file, to whose end rows are added as they are done.
 
     Raises:
-        UsageError: the file holds something, and `resume` is False.
+        UsageError: the file holds something, and `resume` is False; or its folder is missing.
         OSError: the file cannot be written; this is checked before any work.
     """
+    if path is not None and str(path) != "-" and not path.parent.is_dir():
+        raise UsageError(f"--output {path}: there is no folder {path.parent}; make it first.")
     if path is None or str(path) == "-":
         yield Output(sys.stdout)
         sys.stdout.flush()

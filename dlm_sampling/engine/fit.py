@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dlm_sampling.denoisers.base import Denoiser
@@ -11,6 +12,9 @@ from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
 from dlm_sampling.samplers.registry import available
 from dlm_sampling.types import Process, Sampler, TokenLaw
+
+SHOWN = 6
+"""Samplers of a list that a message names."""
 
 
 def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) -> Process:
@@ -30,7 +34,7 @@ def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) 
         raise ValueError(
             f"sampler: {name} is for {' or '.join(sampler.runs_on)} noise, and this denoiser "
             f"({denoiser.family}) was trained on {kind} noise{missing}. Samplers that fit: "
-            f"{', '.join(fitting)}."
+            f"{shortened(fitting)}."
         )
     if guidance_scale != 0.0 and denoiser.mask_token_id is None:
         raise ValueError(
@@ -38,6 +42,16 @@ def check_fit(denoiser: Denoiser, sampler: Sampler[Any], guidance_scale: float) 
             "prompt, and this denoiser has no mask id; use 0."
         )
     return process
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Return the first names of samplers of a long list, and how to see the others."""
+    if len(names) <= SHOWN:
+        return ", ".join(names)
+    return (
+        f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} others; for all with their noise: "
+        "dlm-sampling samplers"
+    )
 
 
 def check_guidance(

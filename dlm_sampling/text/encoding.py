@@ -6,17 +6,26 @@ BERT's [SEP], are kept apart, because they must not stand before positions that 
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
-from dlm_sampling.errors import check_mapping
+from dlm_sampling.errors import check_mapping, suggestion
 
 OUR_TEMPLATE_ARGUMENTS = (
     "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask", "padding",
     "truncation", "max_length", "tokenizer_kwargs",
 )  # fmt: skip
 """Arguments of `apply_chat_template` that decide its result, and are not passed on."""
+
+_OURS = frozenset({
+    "messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now",
+    "bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token",
+})  # fmt: skip
+"""Names in templates that are no arguments of a caller."""
 
 _ENDS = {"add_generation_prompt", "continue_final_message"}
 
@@ -99,6 +108,7 @@ class Encoder:
                 f"Prompt {index} holds chat messages, and the tokenizer has no chat template. "
                 "Give a string, or set tokenizer.chat_template."
             )
+        check_names_read(tokenizer, own)
         _check_messages(messages, index)
         messages, ends = _answer(messages, index)
         if _ENDS & own.keys():
@@ -184,6 +194,47 @@ def check_template(template: object) -> None:
         raise ValueError(
             f"chat_template_kwargs: {ours[0]!r} cannot be set; the rendered chat is encoded here."
         )
+
+
+def check_names_read(tokenizer: Any, template: Mapping[str, Any]) -> None:
+    """Check that a chat template reads every argument that it is given.
+
+    A template that cannot be parsed here is left to the tokenizer.
+
+    Raises:
+        ValueError: it has no such name.
+    """
+    given: object = template.get("chat_template") or tokenizer.chat_template
+    taken = inspect.signature(tokenizer.apply_chat_template).parameters
+    rest = [name for name in template if name not in taken]
+    if not rest:
+        return
+    names: set[str] = set()
+    texts = cast("Mapping[str, object]", given).values() if isinstance(given, Mapping) else [given]
+    for text in texts:
+        found = _names_read(str(text))
+        if found is None:
+            return
+        names |= found
+    for name in rest:
+        if name not in names:
+            mine = sorted(names - _OURS)
+            hint = suggestion(name, mine) or f"It reads {', '.join(mine) or 'no arguments'}."
+            raise ValueError(f"chat_template_kwargs: the chat template reads no {name!r}. {hint}")
+
+
+@cache
+def _names_read(template: str) -> frozenset[str] | None:
+    """Return the names that a template reads from outside, None where it cannot be parsed."""
+    from jinja2 import Environment, TemplateError
+    from jinja2.meta import find_undeclared_variables
+
+    environment = Environment(extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do"])
+    plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)  # marks of transformers
+    try:
+        return frozenset(find_undeclared_variables(environment.parse(plain)))
+    except TemplateError:
+        return None
 
 
 def _ids(tokenizer: Any, text: str, special: bool) -> list[int]:

@@ -132,7 +132,8 @@ def test_a_plain_function_has_logits_only() -> None:
     memory = expected_memory(denoiser, 3, 7)
     assert (memory.weights, memory.logits, memory.activations) == (0, 21 * 50 * (4 + 12), 0)
     assert str(memory) == (
-        "about 16.8 kB for 3 x 7 tokens (weights 0 B, logits 16.8 kB, activations 0 B)"
+        "about 16.8 kB for 3 x 7 tokens (weights 0.0 kB, and the larger of logits 16.8 kB and "
+        "activations 0.0 kB)"
     )
 
 

@@ -199,7 +199,9 @@ def test_a_constraint_is_kept_and_told_wrong_parts(
         return [json.loads(line)["text"] for line in result.out.splitlines()]
 
     assert all(re.fullmatch("0|[1-9][0-9]*", t) for t in texts("--json-schema", str(schema)))
-    words = texts("--regex", "[ab]{11,12}", "--ban", "aa", "--ban", "bbb", "--require", "abbab")
+    words = texts(
+        "--regex", "[ab]{11,12}", "--banned", "aa", "--banned", "bbb", "--required", "abbab"
+    )
     assert all(re.fullmatch("[ab]{11,12}", text) and "abbab" in text for text in words)
     assert not any("aa" in text or "bbb" in text for text in words)
 
@@ -209,5 +211,5 @@ def test_a_constraint_is_kept_and_told_wrong_parts(
     assert all(not re.sub("(ab|cd)*", "", re.sub("ab|cd", "", text)) for text in found)
 
     assert_one_line(command(*options, "--grammar-depth", "2"), 2, "goes with --grammar FILE")
-    assert_one_line(command(*options, "--ban", ""), 2, "banned: an empty word")
+    assert_one_line(command(*options, "--banned", ""), 2, "banned: an empty word")
     assert_one_line(command(*options, "--json-schema", str(tmp_path / "no")), 2, "No such file")

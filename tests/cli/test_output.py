@@ -218,7 +218,7 @@ def test_all_prompts_are_checked_before_the_first_pass(
 def test_unwritable_output(command: Command, tiny: str, tmp_path: Path) -> None:
     started = time.process_time()
     result = command("generate", "x", "--model", tiny, "-o", str(tmp_path / "no" / "out.txt"))
-    assert_one_line(result, 1, "out.txt", "No such file or directory")
+    assert_one_line(result, 2, "--output", "out.txt: there is no folder", str(tmp_path / "no"))
     (tmp_path / "mine.txt").write_text("x", encoding="utf-8")
     mine = command("generate", "x", "-o", str(tmp_path))
     assert_one_line(mine, 2, str(tmp_path), "holds mine.txt and no job")

@@ -131,6 +131,19 @@ def test_arguments_of_the_template_are_checked() -> None:
     for wrong in ("enable_thinking", [1], {1: 2}):
         with pytest.raises(TypeError, match="chat_template_kwargs="):
             check_template(wrong)
+    own = tokenizer("byte-level")
+    own.chat_template = (
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+        "{% if enable_thinking is defined and not enable_thinking %}{{ eos_token }}{% endif %}"
+    )
+    assert Encoder(own, template={"enable_thinking": True}).chat(ASK, 0).ids == ids_of(own, "why?")
+    with pytest.raises(ValueError, match=r"reads no 'enable_thinkin'. Did you mean 'enable_thinki"):
+        Encoder(own, template={"enable_thinkin": False}).chat(ASK, 0)
+    with pytest.raises(ValueError, match=r"reads no 'xyz'. It reads enable_thinking\."):
+        Encoder(own, template={"add_generation_prompt": False, "xyz": 1}).chat(ASK, 0)
+    own.chat_template = "{% own_tag %}"
+    with pytest.raises(ValueError, match="Prompt 0: the chat template refuses the messages"):
+        Encoder(own, template={"xyz": 1}).chat(ASK, 0)
     with pytest.raises(ValueError, match="'tokenize' cannot be set"):
         check_template({"tokenize": True})
 

@@ -19,7 +19,12 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
+from dlm_sampling.denoisers.checkpoints.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    read_json,
+    without_nulls,
+)
 from dlm_sampling.denoisers.checkpoints.settings import is_mapping, token_ids
 from dlm_sampling.denoisers.checkpoints.value_kinds import (
     ID,
@@ -134,6 +139,8 @@ TRAINING = frozenset(
 """Names that released configs give to settings of training, and to notes about the file."""
 
 
+GENERATION = "generation_config.json"
+
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 """Ids of single tokens, which must be columns of the network."""
 
@@ -244,6 +251,40 @@ def check_special_ids(
                 raise CheckpointError(
                     f"{checkpoint.name!r}: config.json has {key}={outside[0]}: must be from 0 to "
                     f"{columns - 1}, as the network embeds {columns} tokens, or null."
+                )
+
+
+def check_generation_ids(checkpoint: Checkpoint, columns: object, section: str = "") -> None:
+    """Refuse special ids of generation_config.json outside the network, or unlike config.json's.
+
+    Args:
+        checkpoint: with its config; nothing is checked where its folder has no such file.
+        columns: number of tokens that the network embeds; no whole number: not known.
+        section: the object of config.json that has the ids of the text, "" for none.
+
+    Raises:
+        CheckpointError: an id is outside, or the two files have no id of a key in common.
+    """
+    path = checkpoint.folder / GENERATION
+    if not path.is_file() or not isinstance(columns, int):
+        return
+    text = checkpoint.config.get(section)
+    inner = text if is_mapping(text) else {}
+    for key, value in without_nulls(read_json(path, checkpoint.name)).items():
+        if key not in (*SPECIAL, "mask_token_id"):
+            continue
+        ids = token_ids(value, f"{checkpoint.name!r}: {GENERATION} has {key}")
+        if outside := [each for each in ids if not 0 <= each < columns]:
+            raise CheckpointError(
+                f"{checkpoint.name!r}: {GENERATION} has {key}={outside[0]}: must be from 0 to "
+                f"{columns - 1}, as the network embeds {columns} tokens, or null."
+            )
+        for name, own in ((key, checkpoint.config), (f"{section}.{key}", inner)):
+            other = token_ids(own.get(key), f"{checkpoint.name!r}: config.json has {name}")
+            if ids and other and not set(ids) & set(other):
+                raise CheckpointError(
+                    f"{checkpoint.name!r}: {GENERATION} has {key}={value!r}, and config.json has "
+                    f"{name}={own[key]!r}: one of them is of another model; correct or delete it."
                 )
 
 

@@ -6,6 +6,9 @@ They keep the format of the library, so that nothing is renamed or cast on the w
 from __future__ import annotations
 
 import re
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,25 @@ class TransformersDenoiser(Denoiser):
             save_defaults(self.generation_defaults, Path(folder))
 
 
+@contextmanager
+def without_bars() -> Generator[None]:
+    """Hide the bars of transformers while it loads weights: the library never prints."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    shown, downloads = logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            with warnings.catch_warnings():  # it would show those of downloads too, and says so
+                warnings.simplefilter("ignore")
+                logging.enable_progress_bar()
+            if not downloads:
+                disable_progress_bars()
+
+
 def load_model(
     loader: Any,
     checkpoint: Checkpoint,
@@ -89,7 +111,7 @@ def load_model(
     placing: dict[str, Any] = {} if device is not None else {"device_map": options.device_map}
     dtype = options.dtype_for(checkpoint)
     try:
-        with reading_config(checkpoint):
+        with reading_config(checkpoint), without_bars():
             model, report = loader.from_pretrained(
                 checkpoint.folder,
                 dtype=dtype,

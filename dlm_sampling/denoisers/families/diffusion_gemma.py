@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
-from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys
+from dlm_sampling.denoisers.checkpoints.config_keys import ConfigKeys, check_generation_ids
 from dlm_sampling.denoisers.checkpoints.settings import listed_ids, number, setting
 from dlm_sampling.denoisers.checkpoints.tokenizers import (
     TextFacts,
@@ -220,8 +220,11 @@ def load(checkpoint: Checkpoint, options: LoadOptions) -> DiffusionGemmaDenoiser
     """Build the denoiser of a DiffusionGemma checkpoint.
 
     Raises:
-        CheckpointError: the installed transformers lacks the model, or tensors do not fit.
+        CheckpointError: the installed transformers lacks the model, tensors do not fit, or ids of
+            the generation config are no tokens, or others than the config's.
     """
+    columns = checkpoint.config["text_config"].get("vocab_size")
+    check_generation_ids(checkpoint, columns, "text_config")
     return DiffusionGemmaDenoiser(
         load_model(model_class(), checkpoint, options),
         tokenizer=tokenizer_source(checkpoint.folder, options.tokenizer),

@@ -99,6 +99,33 @@ def test_special_ids_outside_the_vocabulary_are_refused_by_key(name: str, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ({"eos_token_id": [1, 10**6]}, "has eos_token_id=1000000: must be from 0 to "),
+        ({"pad_token_id": -1}, "has pad_token_id=-1: must be from 0 to "),
+        ({"mask_token_id": 10**6}, "has mask_token_id=1000000: must be from 0 to "),
+        ({"bos_token_id": "one"}, "has bos_token_id='one': must be a token id"),
+        ({"eos_token_id": [5, 6]}, "has eos_token_id=[5, 6], and config.json has text_config"),
+        ({"pad_token_id": 7}, "has pad_token_id=7, and config.json has text_config.pad_token_id=0"),
+    ],
+)
+def test_ids_of_the_generation_config_are_checked_as_those_of_the_config(
+    ids: Config, message: str, tmp_path: Path
+) -> None:
+    config = config_of("diffusion_gemma")
+    for key, value in (("eos_token_id", 1), ("pad_token_id", 0)):
+        config = changed(config, f"text_config.{key}", value)
+    folder = copied(NAMES["diffusion_gemma"], tmp_path / "model", config)
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({"eos_token_id": [1, 5], "pad_token_id": 0, "bos_token_id": None}))
+    assert AutoDenoiser.from_pretrained(folder).further_eos_ids == (5,)
+    file.write_text(json.dumps(ids))
+    with pytest.raises(CheckpointError) as caught:
+        AutoDenoiser.from_pretrained(folder)
+    assert f"generation_config.json {message}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("name", "change", "last"),
     [
         ("llada", {"vocab_size": 127}, 127),  # padded columns are legal: embedding_size is 128
