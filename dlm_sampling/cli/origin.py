@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import typer
 
@@ -60,8 +60,14 @@ def from_file(context: typer.Context, parameter: str) -> bool:
     return source is not None and source.name == "DEFAULT_MAP"
 
 
+class Program(Protocol):
+    """Define what is read of a program's context, in the copy of click that typer brings."""
+
+    obj: Any
+
+
 @contextmanager
-def told_at_its_place(context: typer.Context, words: Sequence[str]) -> Generator[None]:
+def told_at_its_place(context: Program, words: Sequence[str]) -> Generator[None]:
     """Turn an error about a wrong option into one that says where the value stands, if need be.
 
     Args:

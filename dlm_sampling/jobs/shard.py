@@ -201,13 +201,15 @@ class ShardRunner:
         total, refused = len(self.items) * samples, self.prepared.errors
         allowed = max(1, total // 100) if self.job.max_errors is None else self.job.max_errors
         known = {e["row"] for e in read_lines(log) if e["event"] == "row failed"}
-        rows = {f["index"] * samples + f["sample"]: f["error"]["message"] for f in failures}
+        rows: dict[int, str] = {
+            f["index"] * samples + f["sample"]: f["error"]["message"] for f in failures
+        }
         count = len(refused) * samples + len(known | set(rows))
         if count > allowed:
-            run = [
-                self.items[row // samples].told(row // samples, text) for row, text in rows.items()
-            ]
-            why = [*run, *map(str, refused.values()), "see logs/"][0]
+            why = next(iter([*map(str, refused.values()), "see logs/"]))
+            if rows:
+                row, message = next(iter(rows.items()))
+                why = self.items[row // samples].told(row // samples, message)
             raise FailedRowsError(
                 f"{count} of {total} rows failed, and max_errors allows {allowed}: {why}"
             )

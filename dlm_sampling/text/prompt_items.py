@@ -23,8 +23,8 @@ class PromptItem:
         max_new_tokens: positions to append to this prompt, or None for those of the run.
         seed: seed of this prompt alone, or None.
         error: why it is no prompt, or None.
-        place: where it stands, such as "prompts.jsonl, line 3", or None; two prompts may be equal
-            that stand in other places.
+        place: line or row of its file, such as "prompts.jsonl, line 3", or None; prompts of other
+            places may be equal.
     """
 
     prompt: str | list[Any]

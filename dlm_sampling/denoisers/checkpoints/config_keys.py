@@ -269,7 +269,7 @@ def check_generation_ids(checkpoint: Checkpoint, columns: object, section: str =
     if not path.is_file() or not isinstance(columns, int):
         return
     text = checkpoint.config.get(section)
-    inner = text if is_mapping(text) else {}
+    inner = text if is_mapping(text) else dict[str, Any]()
     for key, value in without_nulls(read_json(path, checkpoint.name)).items():
         if key not in (*SPECIAL, "mask_token_id"):
             continue
