@@ -121,6 +121,8 @@ def _against_block(
 def _against_approximate(denoiser: Denoiser, request: Request, policy: AnyPolicy) -> str | None:
     """Return why an approximate policy does not fit, as a sentence, or None."""
     name = type(request.sampler).__name__
+    if request.speculate > 1:
+        return "speculate= predicts canvases whose keys and values are never stored."
     if denoiser.canvas_length is not None:
         return "the prompt is encoded apart from the canvas, which is exact with 'block'."
     if policy.freezes and request.sampler.revises:

@@ -18,6 +18,7 @@ from dlm_sampling.types import Sampler, TokenLaw
 
 MOST_STEPS = 100_000
 MOST_COLUMNS = 2**31 - 1
+MOST_DRAFTS = 64
 MOST_GUIDANCE = 1e4  # a larger weight sends 16-bit logits beyond their range
 
 
@@ -79,6 +80,7 @@ class Request:
         constraint: the automaton that the tokens satisfy, or None.
         guidance: a guidance as an object, in place of guidance_scale.
         max_nfe: most forward passes of a row, or None; see `engine.budget`.
+        speculate: canvases of a row in one pass; 1 is none beforehand; see `engine.speculation`.
         fills_behind: write what is behind a stop token at once; see `engine.early_end`.
     """
 
@@ -99,6 +101,7 @@ class Request:
     guidance: Guidance | None = None
     max_nfe: int | None = None
     fills_behind: bool = False
+    speculate: int = 1
 
     def __post_init__(self) -> None:
         planned = self.blocks.steps if self.blocks.steps_per_block is None else None
@@ -145,6 +148,7 @@ class Request:
             )
 
         self._check_budget()
+        self._check_speculation()
         check_flag("fill_behind_stop", self.fills_behind)
         others = {"cuda_graph=True": self.cuda_graph, "constraint=": self.constraint is not None}
         for name, given in others.items():
@@ -172,6 +176,28 @@ class Request:
                 raise ValueError(
                     f"max_nfe={self.max_nfe}: goes without {name}; leave out one of the two, or "
                     "bound the run with steps=."
+                )
+
+    def _check_speculation(self) -> None:
+        """Refuse drafts where steps do not follow from a canvas and its logits alone.
+
+        Raises:
+            ValueError: the number is out of range, or goes with what reads more.
+        """
+        check_whole("speculate", self.speculate)
+        if not 1 <= self.speculate <= MOST_DRAFTS:
+            raise ValueError(
+                f"speculate={self.speculate}: must be from 1, no drafts, to {MOST_DRAFTS}; try 4."
+            )
+        others = {
+            "cuda_graph=True": self.cuda_graph,
+            "guidance=": self.guidance is not None,
+            "constraint=": self.constraint is not None,
+        }
+        for name, given in others.items():
+            if given and self.speculate > 1:
+                raise ValueError(
+                    f"speculate={self.speculate}: goes without {name}; leave out one of the two."
                 )
 
     @property

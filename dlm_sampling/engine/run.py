@@ -101,6 +101,11 @@ class Run:
         check_guidance(denoiser, sampler, request.guidance, len(canvases.tokens))
         check_start(sampler, request.start, request.times)
         check_early_end(request, process)
+        if denoiser.carries and request.speculate > 1:
+            raise ValueError(
+                f"speculate={request.speculate}: this denoiser ({denoiser.family}) carries a state "
+                "from one pass to the next, so that no pass can be made beforehand; use 1."
+            )
         model = RunModel(
             denoiser,
             full_law(law, denoiser, suppress_mask=request.suppress_mask),

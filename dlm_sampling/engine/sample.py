@@ -66,6 +66,7 @@ def sample(
     guidance: Guidance | None = None,
     max_nfe: int | None = None,
     fill_behind_stop: bool = False,
+    speculate: int = 1,
 ) -> SampleOutput:
     """Run a sampler over a batch of canvases until every editable position is written.
 
@@ -116,6 +117,7 @@ def sample(
         max_nfe: most forward passes of a row, see `generate`.
         fill_behind_stop: write the stop token at all unknown positions behind one at once; see
             `generate(eos="fill")`.
+        speculate: canvases of a row in one pass, see `generate`.
 
     Returns:
         The finished canvases; no mask is left and fixed positions are unchanged.
@@ -147,6 +149,7 @@ def sample(
         guidance=guidance,
         max_nfe=max_nfe,
         fills_behind=fill_behind_stop,
+        speculate=speculate,
     )
     check_sampler(sampler)
     canvases = check_canvases(denoiser, tokens, editable, attention_mask, seeds)

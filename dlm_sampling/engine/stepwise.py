@@ -10,6 +10,7 @@ from torch import Tensor
 from dlm_sampling.engine.early_end import filled_behind
 from dlm_sampling.engine.output import Listeners, SampleOutput
 from dlm_sampling.engine.run import Run
+from dlm_sampling.engine.speculation import Speculation
 from dlm_sampling.engine.state import Moved, RunState
 from dlm_sampling.engine.trajectory import StepEvent, drawn_in, statistics_of
 from dlm_sampling.prediction.ledger import Ledger
@@ -51,12 +52,15 @@ class Stepwise:
         self.tokens, self.logprob = state.tokens.clone(), state.logprob.clone()
         self.steps = torch.zeros_like(state.rows)
         self.ended = torch.zeros_like(state.rows, dtype=torch.bool)
-        self.iteration = 0
+        self.iteration: int = 0
+        self.speculation = Speculation.of(run)
 
     def advance(self) -> None:
         """Take one step of every active row."""
         run, before = self.run, self.state
         predictor = run.predictor(before, self.padded, noted=self.heard, shares=self.iteration == 0)
+        if self.speculation is not None:
+            predictor = self.speculation.before(before, predictor, self.padded)
         counted = self.heard or run.budget is not None
         passes_before = run.model.counts.nfe[before.rows] if counted else None
         moved = run.move(before, predictor, check=self.iteration == 0)
@@ -67,6 +71,7 @@ class Stepwise:
         if block_ended:
             left = (state.unknown & moved.canvas.editable).any(1) & moved.over
             if some(left):
+                predictor.speculation = None
                 state, filled = run.fill(state, moved.canvas, left, predictor)
         if run.request.fills_behind:
             state, filled = filled_behind(state, moved.step, filled, run.stops)
@@ -84,6 +89,8 @@ class Stepwise:
             self.publish(
                 moved, state, filled, before, passes_before, done, predictor.ledger, parents
             )
+        if self.speculation is not None and block_ended:
+            self.speculation.guesses.forget(before.rows[moved.over])
         self.state = (
             run.advance_clock(after, moved.over) if block_ended else run.advance_step(after)
         )

@@ -31,6 +31,7 @@ from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.network import runner
 from dlm_sampling.prediction.rows import PassRows
 from dlm_sampling.prediction.shapes import FREE, Shapes, real_columns, unseen_share
+from dlm_sampling.prediction.speculation import Ask, Served
 from dlm_sampling.types import DenoiserOutput, Pass, Planner, Process, TokenLaw
 from dlm_sampling.types.rows import repeat_rows, select_rows, store_rows
 from dlm_sampling.types.values import distinct, int_rows
@@ -52,6 +53,7 @@ class Predictor:
         made: the latest prediction of the step, which shares its pass with further readers.
         constraint: the rule that the texts satisfy, or None; it remembers the step's draws.
         shares: whether rows that are alike share a pass, where the network allows it.
+        speculation: answers from predictions made beforehand, or None.
     """
 
     model: RunModel
@@ -63,6 +65,7 @@ class Predictor:
     constraint: Constrained | None = None
     shares: bool = False
     made: LazyPrediction | None = None
+    speculation: Served | None = None
 
     @classmethod
     def alone(
@@ -162,9 +165,12 @@ class Predictor:
         )  # fmt: skip
         rows = replace(self.rows, beside=None)
         carries = model.first_carries()
+        if self.speculation is not None:
+            self.speculation.elsewhere()
         return replace(
-            self, model=model, rows=rows, carries=carries, ledger=None, cache=None, constraint=None
-        )
+            self, model=model, rows=rows, carries=carries, ledger=None, cache=None, constraint=None,
+            speculation=None,
+        )  # fmt: skip
 
     def repeated(self, n: int) -> Predictor:
         """Return a predictor with each active row repeated n times, copies of a row adjacent.
@@ -183,7 +189,10 @@ class Predictor:
                 "next: steps cannot run at the same time. Use a sequential sampler."
             )
         model = replace(self.model, counts=self.model.counts.without_time())
-        return replace(self, model=model, rows=repeat_rows(self.rows, n), ledger=None)
+        if self.speculation is not None:
+            self.speculation.elsewhere()
+        rows = repeat_rows(self.rows, n)
+        return replace(self, model=model, rows=rows, ledger=None, speculation=None)
 
     def plan(self, planner: Planner | str | Path, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         """Return the logits of a planner at x, float64 [A, L]; it runs on `rows` (bool [A]) only.
@@ -223,6 +232,8 @@ class Predictor:
         model, rows = self.model, self.rows
         if dt is None and model.denoiser.step_conditioned:
             raise no_step_length(dt, len(x))
+        if self.speculation is not None:
+            return self.speculation.run(self, Ask(x, t, temperature, dt), active)
         if active is not None:
             rows, x, t, temperature, dt = select_rows((rows, x, t, temperature, dt), active)
         time = model.time_of(t, rows.beside)

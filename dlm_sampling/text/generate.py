@@ -83,6 +83,7 @@ def generate(
     constraint: str | Constraint | None = None,
     guidance: Guidance | None = None,
     max_nfe: int | None = None,
+    speculate: int = 1,
     **unknown: Any,
 ) -> GenerateOutput:
     """Generate text (or fill masks) with a diffusion language model.
@@ -198,6 +199,11 @@ def generate(
             uncertain, drawn from the law of the same pass (`out.forced` counts them), so that
             log-probabilities stay those of the law.  Samplers that take several passes in a step,
             or as many as they need without masks, are refused by name.
+        speculate: K canvases of a row in one pass: that of the step, and K - 1 that further steps
+            would ask for if the logits stayed as they were.  The tokens are those of K = 1 with any
+            sampler at any temperature, up to rounding in batches of another shape.  `out.nfe`
+            counts a pass once, `out.work` all its canvases: worth it where further columns of a
+            pass cost little, as a block does with cache="block" in a small batch.
         unknown: refused; the error names the closest valid argument.
 
     Returns:
@@ -251,6 +257,7 @@ def generate(
         constraint=constraint,
         guidance=guidance,
         max_nfe=max_nfe,
+        speculate=speculate,
     )
     job = prepare(denoiser, prompts, options)
     rows = job.rows()

@@ -114,6 +114,7 @@ class GenerateOptions:
     constraint: str | Constraint | None = None
     guidance: Guidance | None = None
     max_nfe: int | None = None
+    speculate: int = 1
 
     def __post_init__(self) -> None:
         check_whole("num_return_sequences", self.num_return_sequences)
@@ -247,6 +248,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         constraint=automaton,
         guidance=options.guidance,
         max_nfe=options.max_nfe,
+        speculate=options.speculate,
         fills_behind=options.eos == "fill",
     )
     check_start(sampler, request.start, request.times)

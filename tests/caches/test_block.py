@@ -90,6 +90,18 @@ def test_every_legal_sampler_writes_the_same_with_the_cache(name: str) -> None:
         assert torch.equal(without.nfe, cached.nfe)
 
 
+@pytest.mark.parametrize("guidance", [0.0, 0.7])
+def test_drafts_of_a_block_beside_it_change_no_token(guidance: float) -> None:
+    denoiser = sdar()
+    options: dict[str, Any] = {"guidance_scale": guidance, "steps": None, "prompts": (6, 2)}
+    plain = run(denoiser, "llada", "block", **options)
+    out = run(denoiser, "llada", "block", speculate=3, **options)
+    same(plain, out)
+    assert bool((out.nfe < plain.nfe).all())
+    with pytest.raises(ValueError, match="never stored"):
+        run(denoiser, "llada", "dual", speculate=3)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("guidance", [0.0, 0.7])
 def test_none_separate_and_fused_are_the_same(family: str, guidance: float) -> None:

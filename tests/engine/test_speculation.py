@@ -1,0 +1,82 @@
+"""Drafts: how many rounds they save, with the block cache, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dlm_sampling import sample, samplers, wrap
+from dlm_sampling.types import TokenLaw
+
+MASK, LENGTH = 4, 12
+TABLE = torch.randn(LENGTH, 4, generator=torch.Generator().manual_seed(2))
+MIX = torch.randn(5, 4, generator=torch.Generator().manual_seed(3))
+
+
+def network(ids: Tensor) -> Tensor:
+    """A law that depends a little on the token before."""
+    rows = TABLE[: ids.shape[1]] + 0.3 * MIX[ids.roll(1, 1)]
+    return torch.nn.functional.pad(rows, (0, 1), value=-20.0)
+
+
+def constant(ids: Tensor) -> Tensor:
+    rows = torch.nn.functional.pad(TABLE[: ids.shape[1]], (0, 1), value=-20.0)
+    return rows.expand(len(ids), -1, -1)
+
+
+def run(name: str, width: int, temperature: float, **options: Any) -> Any:
+    tokens = torch.zeros(3, LENGTH, dtype=torch.int64)
+    editable = torch.ones(3, LENGTH, dtype=torch.bool)
+    editable[:, 0] = False
+    denoiser = wrap(network, vocab_size=5, mask_token_id=MASK)
+    law = TokenLaw(temperature=temperature)
+    return sample(
+        denoiser, samplers.create(name), tokens, editable, law=law, seeds=[1, 2, 3],
+        speculate=width, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["llada", "remdm-cap"])
+def test_any_number_of_drafts_gives_the_same_tokens(name: str, temperature: float) -> None:
+    plain = run(name, 1, temperature)
+    rounds = [plain.nfe]
+    for width in (2, 4, 8):
+        out = run(name, width, temperature)
+        assert torch.equal(out.tokens, plain.tokens)
+        torch.testing.assert_close(out.logprob, plain.logprob, atol=1e-5, rtol=0)
+        rounds.append(out.nfe)
+    assert bool((torch.stack(rounds[:-1]) >= torch.stack(rounds[1:])).all())
+    assert int(rounds[-1].sum()) < int(rounds[0].sum())
+
+
+def test_without_a_change_of_the_law_every_draft_is_right() -> None:
+    """A network that reads no token: K canvases a pass, behind the first, which has no draft."""
+    fixed = wrap(constant, vocab_size=5, mask_token_id=MASK)
+    tokens, editable = torch.zeros(1, LENGTH).long(), torch.ones(1, LENGTH).bool()
+    law = TokenLaw()
+    for width, rounds in ((1, 12), (2, 7), (4, 4), (12, 2)):
+        out = sample(
+            fixed, samplers.create("llada"), tokens, editable, law=law, seeds=[1], speculate=width
+        )
+        assert out.nfe.tolist() == [rounds]
+        assert out.work.tolist() == [12.0]
+
+
+@pytest.mark.parametrize(
+    ("width", "options", "words"),
+    [
+        (0, {}, "must be from 1, no drafts"),
+        (65, {}, "to 64"),
+        (2, {"cuda_graph": True}, "goes without cuda_graph=True"),
+    ],
+)
+def test_drafts_that_cannot_be_made_are_refused(
+    width: int, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        run("llada", width, 1.0, **options)
