@@ -81,6 +81,19 @@ def check_guidance(
     guidance.check(denoiser, sampler, rows)
 
 
+def check_drafts(denoiser: Denoiser, width: int) -> None:
+    """Check that passes can be made beforehand, of `width` canvases of a row.
+
+    Raises:
+        ValueError: the network carries a state from pass to pass.
+    """
+    if denoiser.carries and width > 1:
+        raise ValueError(
+            f"speculate={width}: this denoiser ({denoiser.family}) carries a state from one pass "
+            "to the next, so that no pass can be made beforehand; use 1."
+        )
+
+
 def check_law(denoiser: Denoiser, law: TokenLaw) -> None:
     """Check that a token law can be applied to the predictions of a denoiser.
 

@@ -25,7 +25,7 @@ from dlm_sampling.engine.caching import cached_passes, choose_cache, meter_of, w
 from dlm_sampling.engine.constraint import RunConstraint
 from dlm_sampling.engine.drafts import check_start, grid_of, started
 from dlm_sampling.engine.early_end import check_early_end
-from dlm_sampling.engine.fit import check_fit, check_guidance, check_law
+from dlm_sampling.engine.fit import check_drafts, check_fit, check_guidance, check_law
 from dlm_sampling.engine.request import Canvases, IsComplete, Request
 from dlm_sampling.engine.state import BlockWindow, Moved, RunState, apply
 from dlm_sampling.prediction.audit import Meter
@@ -101,11 +101,7 @@ class Run:
         check_guidance(denoiser, sampler, request.guidance, len(canvases.tokens))
         check_start(sampler, request.start, request.times)
         check_early_end(request, process)
-        if denoiser.carries and request.speculate > 1:
-            raise ValueError(
-                f"speculate={request.speculate}: this denoiser ({denoiser.family}) carries a state "
-                "from one pass to the next, so that no pass can be made beforehand; use 1."
-            )
+        check_drafts(denoiser, request.speculate)
         model = RunModel(
             denoiser,
             full_law(law, denoiser, suppress_mask=request.suppress_mask),
