@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.drafts import check_start
+from dlm_sampling.engine.early_end import check_early_end
+from dlm_sampling.engine.request import Request
 from dlm_sampling.guidance.base import Guidance
 from dlm_sampling.samplers.contract import check_answer
 from dlm_sampling.samplers.parts.grid import GridSampler
@@ -81,16 +84,18 @@ def check_guidance(
     guidance.check(denoiser, sampler, rows)
 
 
-def check_drafts(denoiser: Denoiser, width: int) -> None:
-    """Check that passes can be made beforehand, of `width` canvases of a row.
+def check_asked(denoiser: Denoiser, request: Request, process: Process) -> None:
+    """Check that a run can begin at a draft, end early and predict beforehand as it is asked to.
 
     Raises:
-        ValueError: the network carries a state from pass to pass.
+        ValueError: the sampler or the network cannot; see `check_start` and `check_early_end`.
     """
-    if denoiser.carries and width > 1:
+    check_start(request.sampler, request.start, request.times)
+    check_early_end(request, process)
+    if denoiser.carries and request.speculate > 1:
         raise ValueError(
-            f"speculate={width}: this denoiser ({denoiser.family}) carries a state from one pass "
-            "to the next, so that no pass can be made beforehand; use 1."
+            f"speculate={request.speculate}: this denoiser ({denoiser.family}) carries a state "
+            "from one pass to the next, so that no pass can be made beforehand; use 1."
         )
 
 

@@ -23,9 +23,8 @@ from dlm_sampling.engine.blocks import UNLIMITED, BlockPlan, step_limits
 from dlm_sampling.engine.budget import Budget
 from dlm_sampling.engine.caching import cached_passes, choose_cache, meter_of, with_cache
 from dlm_sampling.engine.constraint import RunConstraint
-from dlm_sampling.engine.drafts import check_start, grid_of, started
-from dlm_sampling.engine.early_end import check_early_end
-from dlm_sampling.engine.fit import check_drafts, check_fit, check_guidance, check_law
+from dlm_sampling.engine.drafts import grid_of, started
+from dlm_sampling.engine.fit import check_asked, check_fit, check_guidance, check_law
 from dlm_sampling.engine.request import Canvases, IsComplete, Request
 from dlm_sampling.engine.state import BlockWindow, Moved, RunState, apply
 from dlm_sampling.prediction.audit import Meter
@@ -99,9 +98,7 @@ class Run:
         law = sampler.law if request.law is None else request.law
         check_law(denoiser, law)
         check_guidance(denoiser, sampler, request.guidance, len(canvases.tokens))
-        check_start(sampler, request.start, request.times)
-        check_early_end(request, process)
-        check_drafts(denoiser, request.speculate)
+        check_asked(denoiser, request, process)
         model = RunModel(
             denoiser,
             full_law(law, denoiser, suppress_mask=request.suppress_mask),
