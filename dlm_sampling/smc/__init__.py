@@ -1,5 +1,6 @@
 """Sample targets with particles: rewards, products of models and powers, by resampling rows."""
 
+from dlm_sampling.smc.arithmetic import sample_arithmetic
 from dlm_sampling.smc.choices import best_of, least_risk, pass_at, soft_best_of
 from dlm_sampling.smc.driver import Particles
 from dlm_sampling.smc.gibbs import GibbsOutput, sample_gibbs
@@ -25,6 +26,7 @@ __all__ = [
     "effective_size",
     "least_risk",
     "pass_at",
+    "sample_arithmetic",
     "sample_candidates",
     "sample_gibbs",
     "sample_particles",

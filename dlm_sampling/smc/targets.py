@@ -197,8 +197,8 @@ def check_weighable(name: str, denoiser: Denoiser, sampler: Sampler[Any]) -> Non
     fits = sampler.exact and not sampler.revises and sampler.passes_per_step == 1
     if denoiser.mask_token_id is None or not fits:
         raise ValueError(
-            f"target={name}: weighs a step of masks by the tokens that it writes, and "
-            f"{type(sampler).__name__} on {denoiser.process.name} noise does more: use masks and a "
+            f"{name}: a step must be the tokens that it writes on masks, and that of "
+            f"{type(sampler).__name__} on {denoiser.process.name} noise is more: use masks and a "
             "sampler that writes positions chosen without the draws, in one pass, and keeps them, "
             "such as llada-random."
         )

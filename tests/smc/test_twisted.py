@@ -85,7 +85,7 @@ def test_without_a_twist_it_is_the_plain_run() -> None:
      ({"sampler": "euler", "denoiser": NOISY_P}, "Euler")],
 )  # fmt: skip
 def test_steps_that_are_more_than_draws_are_refused(options: dict[str, Any], name: str) -> None:
-    with pytest.raises(ValueError, match=f"target=TwistedTarget: .* and {name}"):
+    with pytest.raises(ValueError, match=f"TwistedTarget: .* of {name}"):
         run(TwistedTarget(rough), 1, 1, steps=2, **options)
 
 
