@@ -85,9 +85,7 @@ def sample_arithmetic(
         Coded(sampler, rows),
         tokens.repeat_interleave(rows, 0),
         editable.repeat_interleave(rows, 0),
-        attention_mask=None
-        if attention_mask is None
-        else attention_mask.repeat_interleave(rows, 0),
+        attention_mask=None if given is None else given.repeat_interleave(rows, 0),
         seeds=[seed for seed in seeds for _ in range(rows)],
         steps=steps,
         block_length=block_length,
