@@ -1,5 +1,6 @@
 """Steer a run: guidance by other passes, other models, classifiers and rewards."""
 
+from dlm_sampling.guidance.anchored import AnchoredPosterior
 from dlm_sampling.guidance.base import Guidance, Moment
 from dlm_sampling.guidance.best_of import BestOf
 from dlm_sampling.guidance.blends import Contrast, Product, Stitch
@@ -10,11 +11,13 @@ from dlm_sampling.guidance.classifier_free import (
     NegativePrompt,
     NullLabel,
 )
+from dlm_sampling.guidance.projection import Projection
 from dlm_sampling.guidance.reward_gradient import RewardGradient
 from dlm_sampling.guidance.scales import Annealed, RatioAware
 from dlm_sampling.guidance.sequence_classifier import SequenceClassifier
 
 __all__ = [
+    "AnchoredPosterior",
     "Annealed",
     "BestOf",
     "Classifier",
@@ -26,6 +29,7 @@ __all__ = [
     "NegativePrompt",
     "NullLabel",
     "Product",
+    "Projection",
     "RatioAware",
     "RewardGradient",
     "SequenceClassifier",

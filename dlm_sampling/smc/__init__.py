@@ -8,6 +8,7 @@ from dlm_sampling.smc.particles import sample_particles
 from dlm_sampling.smc.power import PowerOutput, sample_power
 from dlm_sampling.smc.products import ProductDenoiser
 from dlm_sampling.smc.resampling import effective_size, systematic
+from dlm_sampling.smc.split_gibbs import SplitOutput, sample_split_gibbs
 from dlm_sampling.smc.svdd import sample_candidates
 from dlm_sampling.smc.targets import RewardTarget, Target, TiltedTarget, Weighing
 from dlm_sampling.smc.twisted import TwistedTarget
@@ -18,6 +19,7 @@ __all__ = [
     "PowerOutput",
     "ProductDenoiser",
     "RewardTarget",
+    "SplitOutput",
     "Target",
     "TiltedTarget",
     "TwistedTarget",
@@ -31,6 +33,7 @@ __all__ = [
     "sample_gibbs",
     "sample_particles",
     "sample_power",
+    "sample_split_gibbs",
     "soft_best_of",
     "systematic",
 ]
