@@ -167,8 +167,13 @@ class Coded(SamplerBase[CodeState]):
         where = canvas.eligible & ~step.unknown
         if not bool(where.any()):
             return state, step
-        (x, t, prediction), *others = shared.seen
-        assert not others and torch.equal(x, canvas.tokens)
+        asked = [(t, made) for x, t, made in shared.seen if torch.equal(x, canvas.tokens)]
+        if not asked:
+            raise ValueError(
+                f"sampler: {type(self.base).__name__} writes tokens without asking the model at the "
+                "canvas that it got, so that codes have no law to read; try llada-random."
+            )
+        t, prediction = asked[0]
         alpha = self.schedule.alpha(t.double())
         law = prediction.table(where, alpha=alpha, reads="posterior")
         state, token, logprob = read_codes(state, where, law, rng)
