@@ -170,8 +170,8 @@ class Coded(SamplerBase[CodeState]):
         asked = [(t, made) for x, t, made in shared.seen if torch.equal(x, canvas.tokens)]
         if not asked:
             raise ValueError(
-                f"sampler: {type(self.base).__name__} writes tokens without asking the model at the "
-                "canvas that it got, so that codes have no law to read; try llada-random."
+                f"sampler: {type(self.base).__name__} writes tokens without a pass over the "
+                "canvas before them, so that codes have no law to read; try llada-random."
             )
         t, prediction = asked[0]
         alpha = self.schedule.alpha(t.double())
