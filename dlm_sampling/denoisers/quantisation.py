@@ -191,10 +191,14 @@ def quantise(denoiser: Denoiser, quantize: str) -> None:
 
 
 def plain_parts(tensor: Tensor) -> Iterator[Tensor]:
-    """Yield the plain tensors that a packed weight is made of; of a plain one, itself."""
+    """Yield the plain tensors that a weight is made of; of a plain one, itself.
+
+    A packed weight has several, and one that is sharded over ranks has its shard.
+    """
     if not is_traceable_wrapper_subclass(tensor):
         yield tensor
         return
     names, _ = tensor.__tensor_flatten__()
-    for name in names:
-        yield from plain_parts(getattr(tensor, name))
+    for part in (getattr(tensor, name) for name in names):
+        if isinstance(part, Tensor):  # a sharded weight also has a mesh of devices
+            yield from plain_parts(part)

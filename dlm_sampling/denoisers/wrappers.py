@@ -24,7 +24,9 @@ def outermost(module: nn.Module) -> nn.Module:
     """Return the module to call: the outermost one, but for data parallelism without gradients.
 
     DistributedDataParallel exchanges buffers in every pass, with gradients or without; ranks that
-    sample, which need different numbers of passes, would wait for each other without end.
+    sample, which need different numbers of passes, would wait for each other without end.  Sharded
+    weights (FSDP) are gathered in every pass, so that there ranks must make equally many: sample
+    with `every_step=True` and the same number of steps, and replay with the same `batch_size`.
     """
     if torch.is_grad_enabled():
         return module

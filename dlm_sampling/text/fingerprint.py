@@ -82,7 +82,10 @@ def digest(value: Any) -> str:
 
 
 def weights_digest(denoiser: Denoiser) -> str:
-    """Hash the names, shapes and types of all weights, and up to 64 values of each."""
+    """Hash the names, shapes and types of all weights, and up to 64 values of each.
+
+    Of weights that `fully_shard` shards the values are those of the rank's own shard.
+    """
     found = hashlib.blake2b(digest_size=8)
     weights = {} if denoiser.module is None else denoiser.module.state_dict()
     for name, weight in weights.items():
