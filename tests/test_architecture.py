@@ -24,7 +24,7 @@ RANKS: list[set[str]] = [
     {"errors"},
     {"types"},
     {"embedded", "schedules", "ops"},
-    {"processes"},
+    {"processes", "watermark"},
     {"samplers", "denoisers", "caches", "constraints"},
     {"guidance"},
     {"prediction"},

@@ -157,6 +157,7 @@ def generate(
     ] = None,
     banned: Annotated[list[str] | None, typer.Option(help="Words of no text; repeat.")] = None,
     required: Annotated[list[str] | None, typer.Option(help="Words of every text; repeat.")] = None,
+    watermark: Annotated[int | None, typer.Option(help="Secret key of a watermark.")] = None,
     add_special_tokens: Annotated[
         bool | None,
         typer.Option(
@@ -325,6 +326,7 @@ def generate(
             renoise=renoise,
             times=parse_times(times),
             constraint=constraint,
+            watermark=watermark,
         )
         begun = time.monotonic()
         if as_job:

@@ -15,6 +15,7 @@ from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
 from dlm_sampling.samplers.registry import available
 from dlm_sampling.types import Process, Sampler, TokenLaw
+from dlm_sampling.watermark import Watermark
 
 SHOWN = 6
 """Samplers of a list that a message names."""
@@ -88,10 +89,13 @@ def check_asked(denoiser: Denoiser, request: Request, process: Process) -> None:
     """Check that a run can begin at a draft, end early and predict beforehand as it is asked to.
 
     Raises:
-        ValueError: the sampler or the network cannot; see `check_start` and `check_early_end`.
+        ValueError: the sampler or the network cannot; see `check_start`, `check_early_end` and
+            `check_watermark`.
     """
     check_start(request.sampler, request.start, request.times)
     check_early_end(request, process)
+    law = request.sampler.law if request.law is None else request.law
+    check_watermark(request.watermark, request.sampler, process, law)
     if denoiser.carries and request.speculate > 1:
         raise ValueError(
             f"speculate={request.speculate}: this denoiser ({denoiser.family}) carries a state "
@@ -120,4 +124,30 @@ def check_law(denoiser: Denoiser, law: TokenLaw) -> None:
         raise ValueError(
             f"logits_processor: this denoiser ({denoiser.family}) predicts ratios of probabilities "
             "and no logits of tokens; leave it out, or use a denoiser that predicts tokens."
+        )
+
+
+def check_watermark(
+    watermark: Watermark | None, sampler: Sampler[Any], process: Process, law: TokenLaw
+) -> None:
+    """Check that a sampler draws each written token once, at places chosen without regard to it.
+
+    Raises:
+        ValueError: it does not, or its draws have no chance.
+    """
+    if watermark is None:
+        return
+    name = type(sampler).__name__
+    written_once = sampler.exact and sampler.constrainable and not sampler.revises
+    if process.mask_token_id is None or not written_once:
+        raise ValueError(
+            f"watermark: {name} on {process.name} noise uses the noise of a place more than once, "
+            "so that its law would change: it changes tokens, or chooses places by what is drawn "
+            "there. Use masks and one that does neither, such as llada-entropy, llada-margin, "
+            "eb-sampler or ancestral."
+        )
+    if law.temperature == 0.0:
+        raise ValueError(
+            "watermark: at temperature 0 nothing is left to chance; set temperature=1.0, or "
+            "another value above 0."
         )

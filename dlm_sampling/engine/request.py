@@ -15,6 +15,7 @@ from dlm_sampling.engine.start import Start, check_times
 from dlm_sampling.errors import check_flag, check_real, check_whole, named
 from dlm_sampling.guidance.base import Guidance
 from dlm_sampling.types import Sampler, TokenLaw
+from dlm_sampling.watermark import Watermark
 
 MOST_STEPS = 100_000
 MOST_COLUMNS = 2**31 - 1
@@ -81,6 +82,7 @@ class Request:
         guidance: a guidance as an object, in place of guidance_scale.
         max_nfe: most forward passes of a row, or None; see `engine.budget`.
         speculate: canvases of a row in one pass; 1 is none beforehand; see `engine.speculation`.
+        watermark: the secret whose noise tokens are drawn with, or None.
         fills_behind: write what is behind a stop token at once; see `engine.early_end`.
     """
 
@@ -100,6 +102,7 @@ class Request:
     constraint: TokenAutomaton | None = None
     guidance: Guidance | None = None
     max_nfe: int | None = None
+    watermark: Watermark | None = None
     fills_behind: bool = False
     speculate: int = 1
 
@@ -149,6 +152,7 @@ class Request:
 
         self._check_budget()
         self._check_speculation()
+        self._check_watermark()
         check_flag("fill_behind_stop", self.fills_behind)
         others = {"cuda_graph=True": self.cuda_graph, "constraint=": self.constraint is not None}
         for name, given in others.items():
@@ -199,6 +203,22 @@ class Request:
                 raise ValueError(
                     f"speculate={self.speculate}: goes without {name}; leave out one of the two."
                 )
+
+    def _check_watermark(self) -> None:
+        """Refuse a watermark with what would use its noise twice.
+
+        Raises:
+            ValueError: candidates of one step are compared, or a step is recorded.
+        """
+        if self.watermark is None:
+            return
+        if self.guidance is not None and self.guidance.chooses:
+            raise ValueError(
+                f"watermark: all candidates of {type(self.guidance).__name__} would be drawn with "
+                "its one noise; leave out one of the two."
+            )
+        if self.cuda_graph:
+            raise ValueError("watermark: its steps are not recorded; leave out cuda_graph=True.")
 
     @property
     def begin(self) -> float:

@@ -152,6 +152,8 @@ class Run:
         zero = torch.zeros_like(rows)
         origin = canvases.attention.long().argmax(1)
         rng = replace(ops.Rng.from_seeds(canvases.seeds, device=device), origin=origin)
+        mark = self.request.watermark
+        rng = rng if mark is None else mark.marked(rng, editable)
         noise = self.process.prior(canvases.tokens, rng, self.model.denoiser.vocab_size)
         tokens, unknown = torch.where(editable, noise, canvases.tokens), editable.clone()
         if self.request.start is not None:

@@ -31,6 +31,7 @@ from dlm_sampling.guidance.base import Guidance
 from dlm_sampling.prediction.network import prove_padding
 from dlm_sampling.samplers.contract import check_logprobs, check_sampler, check_written
 from dlm_sampling.types import Sampler, TokenLaw
+from dlm_sampling.watermark import Watermark, as_watermark
 
 __all__ = ["SampleOutput", "sample"]
 
@@ -65,6 +66,7 @@ def sample(
     constraint: TokenAutomaton | None = None,
     guidance: Guidance | None = None,
     max_nfe: int | None = None,
+    watermark: Watermark | int | None = None,
     fill_behind_stop: bool = False,
     speculate: int = 1,
 ) -> SampleOutput:
@@ -115,6 +117,7 @@ def sample(
             `Constraint.compile`.
         guidance: an object of `dlm_sampling.guidance`, in place of guidance_scale.
         max_nfe: most forward passes of a row, see `generate`.
+        watermark: a secret key, or a `Watermark`, see `generate`.
         fill_behind_stop: write the stop token at all unknown positions behind one at once; see
             `generate(eos="fill")`.
         speculate: canvases of a row in one pass, see `generate`.
@@ -148,6 +151,7 @@ def sample(
         constraint=constraint,
         guidance=guidance,
         max_nfe=max_nfe,
+        watermark=as_watermark(watermark),
         fills_behind=fill_behind_stop,
         speculate=speculate,
     )

@@ -80,6 +80,11 @@ class Guidance:
         return False
 
     @property
+    def chooses(self) -> bool:
+        """Return whether `step` compares several candidates."""
+        return False
+
+    @property
     def moves_rates(self) -> bool:
         """Return whether a tilt on masks changes how likely a mask is to be written."""
         return False

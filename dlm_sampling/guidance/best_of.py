@@ -73,6 +73,11 @@ class BestOf(Guidance):
                 f"temperature={self.temperature}: must be finite and >= 0; 0 takes the best."
             )
 
+    @property
+    def chooses(self) -> bool:
+        """Return whether there is more than one candidate."""
+        return self.m > 1
+
     def step(
         self,
         sampler: Sampler[Any],

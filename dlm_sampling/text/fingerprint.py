@@ -60,6 +60,7 @@ def _start(job: Job) -> dict[str, Any]:
         "times": request.times,
         "guidance": guidance,
         "max_nfe": request.max_nfe,
+        "watermark": request.watermark and f"{request.watermark.name}, {request.watermark}",
     }
     return {name: value for name, value in {**found, "drafts": drafts}.items() if value}
 

@@ -27,6 +27,7 @@ from dlm_sampling.text.prompts import Infill, Mask, Prompts
 from dlm_sampling.text.rows import Eos, TextRows, padding_id
 from dlm_sampling.types import Crossing, LogitsProcessor, Sampler
 from dlm_sampling.viewers.streaming import ProgressFeed, Streamer, StreamerFeed
+from dlm_sampling.watermark import Watermark
 
 logger = logging.getLogger("dlm_sampling")
 
@@ -84,6 +85,7 @@ def generate(
     guidance: Guidance | None = None,
     max_nfe: int | None = None,
     speculate: int = 1,
+    watermark: Watermark | int | None = None,
     **unknown: Any,
 ) -> GenerateOutput:
     """Generate text (or fill masks) with a diffusion language model.
@@ -204,6 +206,10 @@ def generate(
             sampler at any temperature, up to rounding in batches of another shape.  `out.nfe`
             counts a pass once, `out.work` all its canvases: worth it where further columns of a
             pass cost little, as a block does with cache="block" in a small batch.
+        watermark: a secret whole number, or a `watermark.Watermark`: tokens are drawn with noise
+            that the key repeats, from the same law, and `dlm_sampling.watermark.detect` tells them
+            from others by an exact p-value.  For masks, samplers that choose positions without regard to
+            what is drawn there, and temperatures above 0; others are refused by name.
         unknown: refused; the error names the closest valid argument.
 
     Returns:
@@ -258,6 +264,7 @@ def generate(
         guidance=guidance,
         max_nfe=max_nfe,
         speculate=speculate,
+        watermark=watermark,
     )
     job = prepare(denoiser, prompts, options)
     rows = job.rows()

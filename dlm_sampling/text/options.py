@@ -34,6 +34,7 @@ from dlm_sampling.text.endings import Ends
 from dlm_sampling.text.prompts import Infill, Mask, Prompts, read_prompts
 from dlm_sampling.text.rows import Eos, PromptRow, TextRows, build_rows, check_length, ending
 from dlm_sampling.types import Crossing, LogitsProcessor, NoiseKind, Sampler, TokenLaw
+from dlm_sampling.watermark import Watermark, as_watermark
 
 T = TypeVar("T")
 
@@ -115,6 +116,7 @@ class GenerateOptions:
     guidance: Guidance | None = None
     max_nfe: int | None = None
     speculate: int = 1
+    watermark: Watermark | int | None = None
 
     def __post_init__(self) -> None:
         check_whole("num_return_sequences", self.num_return_sequences)
@@ -249,6 +251,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         guidance=options.guidance,
         max_nfe=options.max_nfe,
         speculate=options.speculate,
+        watermark=as_watermark(options.watermark),
         fills_behind=options.eos == "fill",
     )
     check_start(sampler, request.start, request.times)
