@@ -147,7 +147,7 @@ def detect(
             those of a text that was read again.
         watermark: the one it may carry, or its key.
         vocab_size: V of the denoiser that may have written it, `denoiser.vocab_size`.
-        shifts: how many tokens may be missing or added in front; all are tried.
+        shifts: most tokens that may be missing or added in front; all numbers are tried.
 
     Raises:
         TypeError, ValueError: no token, an id outside of the vocabulary, or no watermark.

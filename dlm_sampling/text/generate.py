@@ -208,8 +208,8 @@ def generate(
             pass cost little, as a block does with cache="block" in a small batch.
         watermark: a secret whole number, or a `watermark.Watermark`: tokens are drawn with noise
             that the key repeats, from the same law, and `dlm_sampling.watermark.detect` tells them
-            from others by an exact p-value.  For masks, samplers that choose positions without regard to
-            what is drawn there, and temperatures above 0; others are refused by name.
+            from others by an exact p-value.  For masks, samplers that choose positions without
+            regard to what is drawn there, and temperatures above 0; others are refused by name.
         unknown: refused; the error names the closest valid argument.
 
     Returns:
