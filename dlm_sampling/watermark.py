@@ -171,7 +171,7 @@ def detect(
     )
     best = scores.max()
     size = float(levels(vocab_size) * len(ids))
-    tail: Tensor = torch.special.gammaincc(torch.tensor(size, dtype=torch.float64), best)
+    tail = torch.igammac(torch.tensor(size, dtype=torch.float64), best)
     return Detection(min(1.0, float(tail) * scores.numel()), len(ids), float(best))
 
 
