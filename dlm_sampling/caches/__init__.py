@@ -2,6 +2,7 @@
 
 from dlm_sampling.caches.block import BlockCache
 from dlm_sampling.caches.dkv import DkvCache
+from dlm_sampling.caches.dpad import DPadCache
 from dlm_sampling.caches.dual import DualCache
 from dlm_sampling.caches.policy import AnyPolicy, CachePolicy, Plan, PolicyBase, RefreshPolicy, View
 from dlm_sampling.caches.prefix import PrefixCache
@@ -10,7 +11,8 @@ from dlm_sampling.caches.vicinity import VicinityCache
 from dlm_sampling.errors import check_real, named, unknown_choice
 
 POLICIES = {
-    policy.name: policy for policy in (BlockCache, PrefixCache, DualCache, VicinityCache, DkvCache)
+    policy.name: policy
+    for policy in (BlockCache, PrefixCache, DualCache, VicinityCache, DkvCache, DPadCache)
 }
 """The policies by name."""
 
@@ -64,6 +66,7 @@ __all__ = [
     "BlockCache",
     "CachePolicy",
     "CacheReport",
+    "DPadCache",
     "DkvCache",
     "DualCache",
     "Plan",

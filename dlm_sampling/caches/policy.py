@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.errors import check_fields
+from dlm_sampling.ops import Rng
 
 S = TypeVar("S")
 
@@ -26,6 +27,7 @@ class View(NamedTuple):
     real: Tensor  # bool [n, L], False at padding
     opened: Tensor  # bool [n], True in the first pass of a block
     held: Tensor  # bool [n, L], columns with stored keys and values
+    rng: Rng | None = None  # of the n rows; a policy takes numbers of its own stream
 
 
 class Plan(NamedTuple):

@@ -144,7 +144,8 @@ def meter_of(policy: AnyPolicy | None, audit: float | str | None) -> Meter | Non
 def with_cache(state: RunState, policy: AnyPolicy) -> RunState:
     """Return the state before the first pass with an empty cache."""
     shown = _shown(state)
-    return replace(state, cache=RunCache.empty(policy, shown.window, shown.unknown, shown.real))
+    empty = RunCache.empty(policy, shown.window, shown.unknown, shown.real, state.rng)
+    return replace(state, cache=empty)
 
 
 def cached_passes(state: RunState, meter: Meter, causal: bool) -> CachedPasses:
@@ -162,4 +163,4 @@ def _shown(state: RunState, causal: bool = False) -> Shown:
     visible = state.attention
     if causal:
         visible = visible & (column < state.window.stop.unsqueeze(1))
-    return Shown(state.tokens, state.unknown, window, visible)
+    return Shown(state.tokens, state.unknown, window, visible, state.rng)

@@ -53,6 +53,7 @@ class Stream(IntEnum):
     MASK = 8  # which positions the likelihood bound masks
     START = 9  # which tokens of a draft are kept
     PATH = 10  # the path of a constraint through its automaton
+    SUFFIX = 11  # which columns behind a block a cache shows
     USER = 15  # never used by the library
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.caches import AnyPolicy, View
+from dlm_sampling.ops import Rng
 from dlm_sampling.types import LayerKeys
 
 
@@ -35,11 +36,18 @@ class RunCache:
     state: Any
 
     @classmethod
-    def empty(cls, policy: AnyPolicy, window: Tensor, unknown: Tensor, real: Tensor) -> RunCache:
+    def empty(
+        cls,
+        policy: AnyPolicy,
+        window: Tensor,
+        unknown: Tensor,
+        real: Tensor,
+        rng: Rng | None = None,
+    ) -> RunCache:
         """Return the cache before the first pass; window, unknown and real are bool [A, L]."""
         held = torch.zeros_like(window)
         opened = torch.ones_like(window[:, 0])
-        state = policy.init(View(unknown, window, real, opened, held))
+        state = policy.init(View(unknown, window, real, opened, held, rng))
         return cls(policy, (), held, opened, state)
 
     def enter(self, rows: Tensor) -> RunCache:
@@ -59,7 +67,8 @@ class Shown(NamedTuple):
     unknown: Tensor  # bool [A, L]
     window: Tensor  # bool [A, L], columns of the current block
     real: Tensor  # bool [A, L], False at padding
+    rng: Rng | None = None  # random numbers of the step
 
     def view(self, cache: RunCache) -> View:
         """Return what the policy sees."""
-        return View(self.unknown, self.window, self.real, cache.opened, cache.held)
+        return View(self.unknown, self.window, self.real, cache.opened, cache.held, self.rng)

@@ -170,7 +170,7 @@ def generate(
             `sample`.
         cache: keys and values of earlier passes.  "auto" keeps those of finished blocks where that
             changes nothing (block-causal models: SDAR, LLaDA2, BD3-LM), "none" keeps none, "block"
-            insists on the first.  "prefix", "dual", "vicinity" and "dkv", or a policy of
+            insists on the first.  "prefix", "dual", "vicinity", "dkv" and "dpad", or a policy of
             `dlm_sampling.caches` with values of its own, are approximate, for models with full
             attention.
         cache_audit: compare the laws of the cache with the exact ones, on the same canvas with the

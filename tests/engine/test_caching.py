@@ -39,7 +39,7 @@ def refused(denoiser: Denoiser, cache: Any, sampler: str = "llada", **given: Any
 def test_full_attention_has_no_exact_cache() -> None:
     message = refused(load("llada"), "block")
     assert "sees the whole canvas" in message
-    assert "cache may be 'none' or 'prefix' or 'dual' or 'vicinity' or 'dkv'" in message
+    assert "cache may be 'none' or 'prefix' or 'dual' or 'vicinity' or 'dkv' or 'dpad'" in message
 
 
 @pytest.mark.parametrize("cache", sorted(POLICIES))
