@@ -38,7 +38,7 @@ class DPadCache(PolicyBase):
 
     Fields:
         window: columns behind the block that may be kept, w.
-        decay: how fast they thin out, k.
+        decay: rate at which they thin out, k.
         scale: the factor of the density, a.
         cache: "prefix" and "dual" also keep keys and values after a block's first pass.
     """

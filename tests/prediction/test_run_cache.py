@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from dlm_sampling.caches import DkvCache, DualCache
+from dlm_sampling.ops import Rng
 from dlm_sampling.prediction.run_cache import RunCache, Shown
 
 WINDOW = torch.tensor([[False, True], [True, False]])
@@ -39,6 +40,7 @@ def test_memory_is_that_of_keys_and_values_of_both_passes() -> None:
 
 def test_a_policy_sees_the_canvas_and_what_is_held() -> None:
     cache = RunCache.empty(DualCache(), WINDOW, UNKNOWN, REAL)
-    view = Shown(torch.zeros(2, 2).long(), UNKNOWN, WINDOW, REAL).view(cache)
-    wanted = (UNKNOWN, WINDOW, REAL, cache.opened, cache.held)
+    rng = Rng.from_seeds([1, 2])
+    view = Shown(torch.zeros(2, 2).long(), UNKNOWN, WINDOW, REAL, rng).view(cache)
+    wanted = (UNKNOWN, WINDOW, REAL, cache.opened, cache.held, rng)
     assert all(found is given for found, given in zip(view, wanted, strict=True))
