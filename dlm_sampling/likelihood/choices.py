@@ -89,6 +89,7 @@ def _settings(run: Trajectory) -> Request:
         ("constraint", request.constraint),
         ("start", request.start),
         ("max_nfe", request.max_nfe),
+        ("fill behind its stop, eos='fill'", request.fills_behind or None),
     ):
         if beside is not None:
             raise ValueError(

@@ -159,9 +159,15 @@ def test_positions_that_something_else_chose_are_refused() -> None:
         return torch.zeros(*input_ids.shape, 4)
 
     toy = wrap(flat, vocab_size=4, mask_token_id=3)
-    out = generate(
-        toy, [[0, 1]], sampler="ancestral", max_new_tokens=3, start=[[2, 3, 3]],
-        t_start=0.8, return_trajectory=True, seed=0,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="positions=True: the run had a start"):
-        replay(toy, out, positions=True)
+    for options, name in (
+        ({"start": [[2, 3, 3]], "t_start": 0.8}, "start"),
+        ({"max_nfe": 2}, "max_nfe"),
+        ({"eos": "fill", "eos_token_id": 0}, "fill behind its stop"),
+    ):
+        given: Any = options
+        out = generate(
+            toy, [[0, 1]], sampler="ancestral", max_new_tokens=3, return_trajectory=True, seed=0,
+            **given,
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=f"positions=True: the run had a {name}"):
+            replay(toy, out, positions=True)

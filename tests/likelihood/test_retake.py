@@ -38,6 +38,14 @@ class Noisy(Denoiser):
         return DenoiserOutput((e.sum(1, keepdim=True) * place).sin() + e)
 
 
+class Masked(Noisy):
+    """The same network on masks; the mask is the last id."""
+
+    def __init__(self, table: Tensor) -> None:
+        Denoiser.__init__(self, vocab_size=S + 1, mask_token_id=S)
+        self.table = table
+
+
 def table() -> Tensor:
     return torch.randn(S, S, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -299,6 +307,51 @@ def test_candidate_events_are_scored_in_the_law_that_may_stay() -> None:
     assert torch.autograd.gradcheck(total, (table().requires_grad_(),))
     other = replay(Noisy(table() * 0.5), rollout)
     assert bool(other.total.isfinite().all())
+
+
+def by_parity(tokens: Tensor) -> Tensor:
+    """A planner that finds equal neighbours noisy."""
+    return 2.0 * (tokens == tokens.roll(1, 1)).double() - 0.5
+
+
+PLANNED: dict[str, Any] = {
+    "planned": {"jump": "last"},
+    "planned-gillespie": {"wait": "thinned", "budget": 1},
+    "planned-adaptive": {},
+    "planned-greedy": {},
+}
+
+
+@pytest.mark.parametrize("name", PLANNED)
+@pytest.mark.parametrize("masked", [False, True], ids=["uniform", "masks"])
+def test_positions_of_a_planner_are_scored_at_its_choice(name: str, masked: bool) -> None:
+    """Its choice does not depend on the denoiser that is trained, so the steps can be retaken."""
+    sampler = samplers.create(name, planner=by_parity, **PLANNED[name])
+    weights, net = table(), Noisy
+    if masked:
+        wide = torch.randn(S + 1, S + 1, generator=torch.Generator().manual_seed(1)).double()
+        weights, net = wide, Masked
+    tokens = torch.zeros(3, 3, dtype=torch.int64)
+    out = sample(
+        net(weights), sampler, tokens, tokens == 0, seeds=[5, 6, 7], steps=4, law=TokenLaw(),
+        return_trajectory=True,
+    )  # fmt: skip
+    rollout = Rollout.from_output(out)
+    found = replay(net(weights), rollout)
+    assert (found.total - rollout.total).abs().max() <= 1e-12
+    assert rollout.total.abs().sum() > 1.0
+    assert torch.equal(found.nfe, out.nfe)
+    other = replay(net(weights * 0.5), rollout).total
+    assert bool(other.isfinite().all())
+    assert (other - rollout.total).abs().max() > 0.01
+    if name != "planned":
+        return
+    seen = weights.clone().requires_grad_()
+    step = torch.zeros_like(weights)
+    step[0, 1] = 1e-5
+    (slope,) = torch.autograd.grad(replay(net(seen), rollout).total.sum(), seen)
+    above, below = (replay(net(weights + d), rollout).total.sum() for d in (step, -step))
+    assert abs(float(slope[0, 1] - (above - below) / 2e-5)) <= 1e-8
 
 
 @pytest.mark.parametrize(

@@ -173,11 +173,6 @@ def test_rewards_see_texts_up_to_their_ends(train: Callable[..., Trained]) -> No
         told.extend(zip(completions, completion_ids, step_index, strict=True))
         return reward(completions)
 
-    def ends_early(policy: Denoiser) -> None:
-        head: Any = policy.module
-        with torch.no_grad():
-            head.lm_head.weight[0] += 3.0 * head.model.norm.weight.sign()
-
     _, seen, _ = train(
         rewarded=rewarded, max_steps=1, options={"generation": {**GENERATION, "eos": "cut"}},
     )  # fmt: skip

@@ -87,6 +87,8 @@ class PlanningSampler(SamplerBase[S]):
             each is noise, or the folder or hub name of one; None plans with a uniform denoiser
             itself.  A planner whose signature has `t` gets the time; without a clock that is the
             time of the last level, a worse guide than none: the released planners see no time.
+            With a planner `replay` scores the tokens at the positions that it chose; without one
+            the positions are the denoiser's choice, and a run is refused.
         schedule: alpha(t) of the clock, and of the times that the denoiser is given.  At alpha = 0
             scores carry no information, so the default begins a little above.
     """
@@ -94,9 +96,18 @@ class PlanningSampler(SamplerBase[S]):
     planner: Planner | str | Path | None = None
     schedule: Schedule = LOG_LINEAR
 
-    unscored = "which positions are drawn again follows from what the model says"
+    unscored = (
+        "which positions are drawn again follows from what the model says; a planner of its own "
+        "(planner=) would choose the same ones"
+    )
     paper = "Liu et al. 2024, arXiv:2410.06264"
     runs_on = ("uniform",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.planner is not None:  # positions follow from it, and from the seed
+            object.__setattr__(self, "unscored", "")
+            object.__setattr__(self, "scored_on", ("absorbing", "uniform"))
 
     @property
     def exact(self) -> bool:

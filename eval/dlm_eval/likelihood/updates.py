@@ -8,7 +8,7 @@ the answer masked; both make the logits of all columns, and are written here aft
 (arXiv:2509.06949, arXiv:2504.12216).  They give the log-probabilities of `replay` and of
 `mean_field_logprob`, which is checked.  Processor seconds of one thread, the fastest of some runs;
 memory is the growth of the peak resident set, each method in a process of its own, above that of a
-backward pass over three numbers.
+backward pass over three numbers.  Throughput is that of the answers' tokens.
 """
 
 from __future__ import annotations
@@ -216,6 +216,25 @@ def fastest(work: Callable[[], object], repeats: int) -> float:
     return best
 
 
+def rows_of(
+    seconds: dict[str, float], memory: dict[str, float], sizes: Sizes
+) -> list[dict[str, Any]]:
+    """Return the measurements of each method, and their shares of those of TraceRL and of d1."""
+    rows: list[dict[str, Any]] = []
+    for name in seconds:
+        row: dict[str, Any] = {
+            "method": name,
+            "seconds": seconds[name],
+            "tokens_per_second": sizes.rows * sizes.new / seconds[name],
+            "peak_mb": memory[name],
+        }
+        for short, base in (("tracerl", "TraceRL's recomputation"), ("d1", "d1's recomputation")):
+            row[f"seconds_of_{short}"] = seconds[name] / seconds[base]
+            row[f"memory_of_{short}"] = memory[name] / memory[base]
+        rows.append(row)
+    return rows
+
+
 def main(
     out: Annotated[Path, typer.Option(help="Result file (JSON).")],
     repeats: Annotated[int, typer.Option(min=1, help="Runs, of which the fastest counts.")] = 3,
@@ -246,17 +265,7 @@ def main(
         first, *others = (values[name] for name in sorted(names))
         for other in others:
             torch.testing.assert_close(other, first, rtol=0, atol=1e-4)
-    base = "TraceRL's recomputation"
-    rows = [
-        {
-            "method": name,
-            "seconds": seconds[name],
-            "peak_mb": memory[name],
-            "seconds_of_tracerl": seconds[name] / seconds[base],
-            "memory_of_tracerl": memory[name] / memory[base],
-        }
-        for name in works
-    ]
+    rows = rows_of(seconds, memory, sizes)
     machine = {"cpu": platform.processor() or platform.machine(), "torch": torch.__version__}
     table = {
         "command": command_of("dlm_eval.likelihood.updates"),

@@ -43,5 +43,10 @@ def test_the_result_file_is_of_this_script() -> None:
     table = json.loads(RESULTS.read_text(encoding="utf-8"))
     rows = {row["method"]: row for row in table["runs"]}
     assert list(rows) == ["rollout", *METHODS]
+    seconds, memory = ({k: row[n] for k, row in rows.items()} for n in ("seconds", "peak_mb"))
+    sizes = Sizes(**table["sizes"])
+    assert updates.rows_of(seconds, memory, sizes) == table["runs"]
+    assert rows["replay"]["tokens_per_second"] == sizes.rows * sizes.new / seconds["replay"]
+    assert rows["mean_field_logprob"]["memory_of_d1"] < 0.7
     assert rows["replay"]["seconds_of_tracerl"] < 0.7
     assert rows["replay, a window at a time"]["memory_of_tracerl"] < 0.5
