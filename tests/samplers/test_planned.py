@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,41 @@ def test_the_adaptive_sampler_stops_when_nothing_is_noise() -> None:
         if steps == 12:  # a step per token, and one more that finds nothing, if any step is left
             assert torch.equal(out.steps, (zeros + 1).clamp(max=12))
             assert torch.equal(out.nfe, out.steps + zeros)
+
+
+def test_the_adaptive_sampler_divides_the_noise_among_the_steps_that_are_left() -> None:
+    """As above, with three steps: a third, a half of the rest, and the rest."""
+    toy = wrap(
+        lambda input_ids: torch.tensor([-30.0, 0.0, 0.0]).expand(*input_ids.shape, 3),
+        vocab_size=SYMBOLS,
+        mask_token_id=None,
+        kind="leave_one_out",
+    )
+
+    def planner(input_ids: Tensor) -> Tensor:
+        return torch.where(input_ids == 0, 60.0, -60.0)
+
+    out = run(toy, PlannedAdaptive(planner=planner), 30, 3, 12, return_trajectory=True)
+    assert out.trajectory is not None
+    for row in range(30):
+        left = [int((out.trajectory.initial[row] == 0).sum())]
+        left += [int((event.tokens[r] == 0).sum()) for event, r in out.trajectory.steps(row)]
+        first = left[0] - math.ceil(left[0] / 3)
+        assert left == [left[0], first, first - math.ceil(first / 2), 0][: len(left)]
+
+
+@pytest.mark.parametrize("jump", ["integrated", "last"])
+def test_the_length_of_a_step_by_hand(jump: Jump) -> None:
+    """On the linear schedule the share of noise falls from t to s, and both are (t - s) / t."""
+    t, s = torch.tensor([0.9, 0.5]).double(), torch.tensor([0.6, 0.1]).double()
+    found = Planned(schedule=LINEAR, jump=jump).amount(t, s)
+    torch.testing.assert_close(found, (t - s) / t)
+    curved = Planned(schedule=Cosine(0.0), jump=jump).amount(t, s)
+    alpha = [torch.cos(0.5 * math.pi * u) for u in (t, s)]
+    exact = (alpha[1] - alpha[0]) / (1 - alpha[0])
+    if jump == "last":
+        exact = (t - s) * 0.5 * math.pi * torch.sin(0.5 * math.pi * t) / (1 - alpha[0])
+    torch.testing.assert_close(curved, exact)
 
 
 def test_a_network_that_agrees_with_its_canvas_does_not_end_the_row_at_once() -> None:
