@@ -8,7 +8,7 @@ from typing import Any
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.drafts import check_start
 from dlm_sampling.engine.early_end import check_early_end
-from dlm_sampling.engine.request import Request
+from dlm_sampling.engine.request import Canvases, Request
 from dlm_sampling.guidance.base import Guidance
 from dlm_sampling.samplers.contract import check_answer
 from dlm_sampling.samplers.parts.grid import GridSampler
@@ -59,13 +59,13 @@ def shortened(names: Sequence[str]) -> str:
 
 
 def check_guidance(
-    denoiser: Denoiser, sampler: Sampler[Any], guidance: Guidance | None, rows: int
+    denoiser: Denoiser, sampler: Sampler[Any], guidance: Guidance | None, canvases: Canvases
 ) -> None:
-    """Check that a guidance fits denoiser, sampler and batch.
+    """Check that a guidance fits denoiser, sampler and canvases.
 
     Raises:
-        ValueError: the denoiser carries a state from pass to pass, or the guidance changes a rate
-            that the sampler does not have.
+        ValueError: the denoiser carries a state from pass to pass, the guidance changes a rate that
+            the sampler does not have, or it does not fit the rows.
     """
     if guidance is None:
         return
@@ -82,7 +82,10 @@ def check_guidance(
             f"and {type(sampler).__name__} decides that without the law; use rate_preserving=True, "
             "or a solver such as 'ancestral' or 'flow-matching'."
         )
-    guidance.check(denoiser, sampler, rows)
+    guidance.check(denoiser, sampler, len(canvases.tokens))
+    written = canvases.editable.any(1)
+    begin, first = (part.long().argmax(1) for part in (canvases.attention, canvases.editable))
+    guidance.check_prompts((first - begin)[written])
 
 
 def check_asked(denoiser: Denoiser, request: Request, process: Process) -> None:

@@ -130,10 +130,10 @@ class Request:
         if number is not None:  # two tensors of logits in one pass, with caches and graphs
             object.__setattr__(self, "guidance_scale", number)
             object.__setattr__(self, "guidance", None)
-        if self.guidance is not None and self.constraint is not None:
+        if self.guidance is not None and self.guidance.chooses and self.constraint is not None:
             raise ValueError(
-                f"guidance={type(self.guidance).__name__}: its choices would not see the "
-                "constraint; use guidance_scale= with it, or leave one of the two out."
+                f"guidance={type(self.guidance).__name__}: its candidates are several draws, of "
+                "which a constraint follows one; use another guidance, or leave one of the two out."
             )
         if not abs(self.guidance_scale) <= MOST_GUIDANCE:
             raise ValueError(

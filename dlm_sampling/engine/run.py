@@ -97,7 +97,7 @@ class Run:
         process = check_fit(denoiser, sampler, request.guidance_scale)
         law = sampler.law if request.law is None else request.law
         check_law(denoiser, law)
-        check_guidance(denoiser, sampler, request.guidance, len(canvases.tokens))
+        check_guidance(denoiser, sampler, request.guidance, canvases)
         check_asked(denoiser, request, process)
         model = RunModel(
             denoiser,

@@ -129,6 +129,13 @@ class Guidance:
         for view in self.views[1:]:
             check_partner(type(self).__name__, denoiser, view.denoiser)
 
+    def check_prompts(self, lengths: Tensor) -> None:
+        """Check that it fits rows with so many tokens before the first one to write, int64 [n].
+
+        Raises:
+            ValueError: it does not.
+        """
+
 
 def check_partner(name: str, denoiser: Denoiser, other: Denoiser | None) -> None:
     """Check that two denoisers can be blended.

@@ -62,20 +62,10 @@ class NegativePrompt:
             raise ValueError("NegativePrompt: ids is empty; use MaskedPrompt() to hide the prompt.")
 
     def shown(self, inputs: Pass, moment: Moment) -> Pass:
-        """Return the pass with the other prompt.
-
-        Raises:
-            ValueError: a row has a shorter prompt.
-        """
+        """Return the pass with the other prompt."""
         length = len(self.ids)
         first = (~moment.fixed).long().argmax(1)
         real = torch.ones_like(moment.fixed) if inputs.attention is None else inputs.attention
-        prompt = first - real.long().argmax(1)
-        if bool((prompt < length).any()):
-            raise ValueError(
-                f"NegativePrompt: {length} tokens for a prompt of {int(prompt.min())}: it must not "
-                "be longer than the row's own; shorten it."
-            )
         column = torch.arange(inputs.tokens.shape[1], device=first.device)
         place = column - (first - length).unsqueeze(1)
         inside = (place >= 0) & (place < length)
@@ -85,6 +75,18 @@ class NegativePrompt:
             tokens=torch.where(inside, ids, inputs.tokens),
             attention=None if bool(seen.all()) else seen,
         )
+
+    def check_prompts(self, lengths: Tensor) -> None:
+        """Refuse rows with a shorter prompt.
+
+        Raises:
+            ValueError: there is one.
+        """
+        if bool((lengths < len(self.ids)).any()):
+            raise ValueError(
+                f"NegativePrompt: {len(self.ids)} tokens for a prompt of {int(lengths.min())}: it "
+                "must not be longer than the row's own; shorten it."
+            )
 
     def check(self, denoiser: Denoiser) -> None:
         """Refuse ids outside of the vocabulary."""
@@ -193,3 +195,8 @@ class ClassifierFree(Guidance):
             )
         if not isinstance(self.unconditional, Denoiser):
             self.unconditional.check(denoiser)
+
+    def check_prompts(self, lengths: Tensor) -> None:
+        """Check that another prompt fits in place of the rows' own."""
+        if isinstance(self.unconditional, NegativePrompt):
+            self.unconditional.check_prompts(lengths)

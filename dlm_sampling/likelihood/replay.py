@@ -148,6 +148,11 @@ def replay(
             "run means anything to it. Score with a denoiser of the same noise."
         )
     _warn_of_cache(header)
+    if header.request is not None and header.request.constraint is not None:
+        raise ValueError(
+            f"run was constrained by {header.request.constraint.name}: no record tells the laws "
+            "given the constraint; use the log-probabilities that the run returned, or `elbo`."
+        )
     chosen, guidance = _law_of(header, law)
     reveal = None
     if positions:
