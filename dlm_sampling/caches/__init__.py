@@ -1,5 +1,6 @@
 """Hold the cache policies: which columns each pass computes, sees and stores."""
 
+from dlm_sampling.caches.adaptive import AdaptiveCache
 from dlm_sampling.caches.block import BlockCache
 from dlm_sampling.caches.dkv import DkvCache
 from dlm_sampling.caches.dpad import DPadCache
@@ -12,7 +13,15 @@ from dlm_sampling.errors import check_real, named, unknown_choice
 
 POLICIES = {
     policy.name: policy
-    for policy in (BlockCache, PrefixCache, DualCache, VicinityCache, DkvCache, DPadCache)
+    for policy in (
+        BlockCache,
+        PrefixCache,
+        DualCache,
+        VicinityCache,
+        DkvCache,
+        DPadCache,
+        AdaptiveCache,
+    )
 }
 """The policies by name."""
 
@@ -62,6 +71,7 @@ NAMES = ("auto", "none", *POLICIES)
 
 __all__ = [
     "POLICIES",
+    "AdaptiveCache",
     "AnyPolicy",
     "BlockCache",
     "CachePolicy",

@@ -28,6 +28,7 @@ class View(NamedTuple):
     opened: Tensor  # bool [n], True in the first pass of a block
     held: Tensor  # bool [n, L], columns with stored keys and values
     rng: Rng | None = None  # of the n rows; a policy takes numbers of its own stream
+    drift: Tensor | None = None  # float64 [n], see `measures`
 
 
 class Plan(NamedTuple):
@@ -65,6 +66,15 @@ class CachePolicy(Protocol[S]):
         """Return whether refreshes are passes of their own, whose logits nobody reads."""
         ...
 
+    @property
+    def measures(self) -> bool:
+        """Return whether it reads the drift of values since the last refresh of a row.
+
+        That is the sum over passes of the mean of 1 - cos(fresh, stored) over the values that the
+        last layer has of the masks of the pass.
+        """
+        ...
+
     def init(self, view: View) -> S:
         """Return the state before the first pass."""
         ...
@@ -83,6 +93,7 @@ class PolicyBase(ABC):
     name: str = ""
     exact: bool = False
     freezes: bool = False
+    measures: bool = False
 
     def __post_init__(self) -> None:
         """Refuse fields of another type than their annotation; a subclass then checks ranges."""

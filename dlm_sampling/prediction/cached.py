@@ -17,6 +17,7 @@ from dlm_sampling import ops
 from dlm_sampling.caches import Plan, RefreshPolicy
 from dlm_sampling.denoisers.columns import shift_right
 from dlm_sampling.prediction.audit import Meter
+from dlm_sampling.prediction.drift import Values
 from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.network import runner
 from dlm_sampling.prediction.run_cache import RunCache, Shown
@@ -234,6 +235,7 @@ class CachedPasses:
         order = (~plan.query).long().argsort(dim=1, stable=True)[:, :widest]
         query = torch.where(plan.query.gather(1, order), order, size[1])
         running.charge(inputs, counted)
+        before = Values.at(cache, work.rows, query) if stores and cache.policy.measures else None
         outputs: list[DenoiserOutput] = []
         layers = list(cache.layers or ((),) * model.passes)
         for number in range(model.passes):
@@ -267,7 +269,12 @@ class CachedPasses:
                 out = out._replace(values=out.values[which])
             layers[number] = tuple(store.layers)
             outputs.append(out)
-        self.cache = replace(cache, layers=tuple(layers))
+        cache = self.cache = replace(cache, layers=tuple(layers))
+        if before is not None:
+            masks = self.shown.unknown[work.rows]
+            moved = before.moved(Values.at(cache, work.rows, query), masks)
+            drift = (cache.drift[work.rows] + moved).masked_fill(plan.refresh, 0.0)
+            self.cache = replace(cache, drift=cache.drift.index_put((work.rows,), drift))
         return outputs
 
     def _holds(self, work: _Rows) -> bool:

@@ -27,6 +27,7 @@ class RunCache:
         held: bool [A, L], columns with stored keys and values.
         opened: bool [A], rows without a pass in their current block.
         state: the policy's own state.
+        drift: float64 [A], of values since the last refresh, where the policy reads it.
     """
 
     policy: AnyPolicy
@@ -34,6 +35,7 @@ class RunCache:
     held: Tensor
     opened: Tensor
     state: Any
+    drift: Tensor
 
     @classmethod
     def empty(
@@ -47,8 +49,9 @@ class RunCache:
         """Return the cache before the first pass; window, unknown and real are bool [A, L]."""
         held = torch.zeros_like(window)
         opened = torch.ones_like(window[:, 0])
-        state = policy.init(View(unknown, window, real, opened, held, rng))
-        return cls(policy, (), held, opened, state)
+        drift = torch.zeros_like(opened, dtype=torch.float64)
+        state = policy.init(View(unknown, window, real, opened, held, rng, drift))
+        return cls(policy, (), held, opened, state, drift)
 
     def enter(self, rows: Tensor) -> RunCache:
         """Note that rows (bool [A]) enter a new block."""
@@ -71,4 +74,6 @@ class Shown(NamedTuple):
 
     def view(self, cache: RunCache) -> View:
         """Return what the policy sees."""
-        return View(self.unknown, self.window, self.real, cache.opened, cache.held, self.rng)
+        return View(
+            self.unknown, self.window, self.real, cache.opened, cache.held, self.rng, cache.drift
+        )  # fmt: skip

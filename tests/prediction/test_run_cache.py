@@ -42,5 +42,5 @@ def test_a_policy_sees_the_canvas_and_what_is_held() -> None:
     cache = RunCache.empty(DualCache(), WINDOW, UNKNOWN, REAL)
     rng = Rng.from_seeds([1, 2])
     view = Shown(torch.zeros(2, 2).long(), UNKNOWN, WINDOW, REAL, rng).view(cache)
-    wanted = (UNKNOWN, WINDOW, REAL, cache.opened, cache.held, rng)
+    wanted = (UNKNOWN, WINDOW, REAL, cache.opened, cache.held, rng, cache.drift)
     assert all(found is given for found, given in zip(view, wanted, strict=True))

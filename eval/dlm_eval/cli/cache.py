@@ -30,7 +30,7 @@ def cache(
         typer.Option(
             "--policy",
             metavar="NAME[:FIELD=VALUE,...]",
-            help="block, prefix, dual, vicinity, dkv, dpad, such as vicinity:left=8; repeat. "
+            help="block, prefix, dual, vicinity, dkv, dpad, adaptive, such as dkv:every=4; repeat. "
             "Default: all that the model and the sampler allow.",
         ),
     ] = None,
