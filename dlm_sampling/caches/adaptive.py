@@ -9,7 +9,7 @@ with what it sees: how far everything else has moved since its keys and values w
 Approximate.  `cache_audit="refresh"` shows the KL that a bound lets through.
 
 The measure is that of dLLM-Cache, Liu et al. 2025, arXiv:2506.06295, section 3.3, which compares
-the values of every column and computes the most changed ones again, layer by layer.  Here it decides
+the values of every column and computes the most changed ones again, layer by layer.  Here it says
 when all columns are computed.
 """
 

@@ -28,12 +28,13 @@ def test_the_drift_is_the_mean_over_stored_masks() -> None:
     one, other = stored(held, 1), stored(held, 2)
     rows = torch.arange(2)
     found = Values.at(one, rows, QUERY).moved(Values.at(other, rows, QUERY), masks)
-    for row, columns in enumerate(([0, 2], [1, 3])):
+    counted: list[list[int]] = [[0, 2], [1, 3]]
+    for row, columns in enumerate(counted):
         apart: list[float] = []
         for column in columns:
             u = one.layers[0][0].values[row, :, column].flatten().double()
             v = other.layers[0][0].values[row, :, column].flatten().double()
-            apart.append(1.0 - float(u @ v / (u.norm() * v.norm())))
+            apart.append(1.0 - float(torch.cosine_similarity(u, v, dim=0)))
         assert abs(float(found[row]) - sum(apart) / len(apart)) < 1e-9
     nothing = torch.zeros_like(masks)
     assert Values.at(one, rows, QUERY).moved(Values.at(other, rows, QUERY), nothing).tolist() == [
