@@ -121,7 +121,7 @@ def run_bench(
     """
     _check(rows, vocab, dtype, temperature, threads, repeats)
     methods = {k: m for k, m in METHODS.items() if temperature > 0.0 or k in GREEDY}
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    load = load_average()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -143,7 +143,7 @@ def run_bench(
     )
     version = str(torch.__version__)
     return BenchReport(
-        rows, vocab, dtype, temperature, threads, repeats, _cpu_name(), version, load, measured
+        rows, vocab, dtype, temperature, threads, repeats, cpu_name(), version, load, measured
     )
 
 
@@ -287,7 +287,13 @@ def _peak_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _cpu_name() -> str:
+def load_average() -> float | None:
+    """Return the load average of the last minute; None where the system has none."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def cpu_name() -> str:
+    """Return the name of the processor."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():

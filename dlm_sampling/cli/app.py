@@ -376,7 +376,7 @@ def samplers(
 
 
 app.command()(doctor)
-app.command()(bench)
+app.add_typer(bench, name="bench")
 app.command()(learn)
 app.command("eval", add_help_option=False, context_settings=PASSED_ON)(evaluate)
 

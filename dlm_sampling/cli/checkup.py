@@ -5,12 +5,19 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dlm_sampling.cli.io import check_model
+from dlm_sampling.cli.own_sampler import find_sampler
 from dlm_sampling.viewers.safe_text import json_line, one_line, printable
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dlm_sampling.checkup.bench import BenchReport
+    from dlm_sampling.checkup.bench_loop import LoopReport
 
 
 def doctor(
@@ -55,7 +62,12 @@ def doctor(
         raise RuntimeError(f"'{model}' failed: {', '.join(failed)}. The report has the remedies.")
 
 
-def bench(
+bench = typer.Typer(rich_markup_mode=None)
+
+
+@bench.callback(invoke_without_command=True)
+def arithmetic(
+    context: typer.Context,
     rows: Annotated[int, typer.Option(help="Positions to sample.")] = 256,
     vocab: Annotated[int, typer.Option(help="Columns of the logits.")] = 126464,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16.")] = "float32",
@@ -64,10 +76,44 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Rounds that are counted.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
 ) -> None:
-    """Measure the sampling arithmetic beside published ones."""
+    """Measure the sampling arithmetic beside published ones; `bench loop` measures the loop."""
+    if context.invoked_subcommand is not None:
+        return
     from dlm_sampling.checkup.bench import run_bench
 
     report = run_bench(rows, vocab, dtype, temperature, threads, repeats)
+    _show(report, [report.table()], as_json)
+
+
+@bench.command()
+def loop(
+    sampler: Annotated[
+        list[str] | None, typer.Option(help="Sampler to measure; repeat. Default all.")
+    ] = None,
+    rows: Annotated[list[int] | None, typer.Option(help="Rows; repeat. Default 1 and 16.")] = None,
+    length: Annotated[
+        list[int] | None, typer.Option(help="Positions of a row; repeat. Default 64 and 256.")
+    ] = None,
+    vocab: Annotated[int, typer.Option(help="Columns of the logits.")] = 1000,
+    steps: Annotated[int, typer.Option(help="Planned steps of a run.")] = 32,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    repeats: Annotated[int, typer.Option(help="Rounds that are counted.")] = 5,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say in which functions the time goes.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
+) -> None:
+    """Measure a step outside of the network, by sampler, beside loops written by hand."""
+    from dlm_sampling.checkup.bench_loop import run_bench_loop
+
+    settings = [(count, long) for count in rows or (1, 16) for long in length or (64, 256)]
+    names = [find_sampler(name).name for name in sampler or ()]
+    report = run_bench_loop(names, settings, vocab, steps, threads, repeats, profile)
+    _show(report, report.tables(), as_json)
+
+
+def _show(report: BenchReport | LoopReport, tables: list[Table], as_json: bool) -> None:
+    """Print a report as one line of JSON that names its command, or as tables."""
     if as_json:
         command = shlex.join(["dlm-sampling", *sys.argv[1:]])
         print(json_line({"command": command, **asdict(report)}))
@@ -75,4 +121,5 @@ def bench(
     from rich.console import Console
 
     console = Console()
-    console.print(report.table(), width=None if console.is_terminal else 120)
+    for table in tables:
+        console.print(table, width=None if console.is_terminal else 120)

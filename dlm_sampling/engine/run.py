@@ -290,12 +290,13 @@ class Run:
                 check_draw(self.sampler, step, canvas)
             if predictor.constraint is not None:
                 step = predictor.constraint.settled(step, canvas)
-            new = apply(state, canvas, step)
+            state = apply(
+                state, canvas, step, sampler=sampler_state, carry=predictor.carries,
+                cache=None if predictor.cache is None else predictor.cache.cache,
+            )  # fmt: skip
         except Exception:
             check_step(self.sampler, taken, canvas)
             raise
-        kept = None if predictor.cache is None else predictor.cache.cache
-        state = replace(new, sampler=sampler_state, carry=predictor.carries, cache=kept)
         return Moved(state, canvas, step, self.block_over(state, canvas, clock))
 
     def block_over(self, state: RunState, canvas: Canvas, clock: Clock) -> Tensor:
@@ -347,9 +348,9 @@ class Run:
         t = self.sampler.schedule.time_of(1.0 - canvas.unknown_fraction)
         prediction = predictor.lazily(state.tokens, t)
         filled = reveal(canvas, where, prediction.draw(where, state.rng, greedy=rows, sub=15))
-        after = apply(state, canvas, filled)
         kept = None if predictor.cache is None else predictor.cache.cache
-        return replace(after, carry=predictor.carries, cache=kept), filled
+        after = apply(state, canvas, filled, carry=predictor.carries, cache=kept)
+        return after, filled
 
     def endings(self, state: RunState, over: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows that end at a stop token, and the rows that are done, bool [A] each."""

@@ -87,8 +87,11 @@ class Moved:
     over: Tensor
 
 
-def apply(state: RunState, canvas: Canvas, step: Step) -> RunState:
-    """Return the state with the step's changes inside the block; changes elsewhere are dropped."""
+def apply(state: RunState, canvas: Canvas, step: Step, **others: Any) -> RunState:
+    """Return the state with the step's changes inside the block; changes elsewhere are dropped.
+
+    `others` are further fields that the step gives a new value.
+    """
     # Of two bool tensors, a > b is a without b.
     written = canvas.unknown > step.unknown
     changed = ((step.tokens != state.tokens) | written) & canvas.editable
@@ -97,4 +100,5 @@ def apply(state: RunState, canvas: Canvas, step: Step) -> RunState:
         tokens=torch.where(canvas.editable, step.tokens, state.tokens),
         unknown=torch.where(canvas.editable, step.unknown, state.unknown),
         logprob=torch.where(changed, step.logprob.to(state.logprob.dtype), state.logprob),
+        **others,
     )

@@ -11,6 +11,7 @@ part of the random stream.  A vocabulary of one run has one race, of its own V i
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import NoReturn
@@ -41,6 +42,7 @@ from dlm_sampling.ops.vocabulary import RUN, TILE, AllowedIds, allowed_ids
 from dlm_sampling.types import Draw, DrawRecord, Statistics, TokenLaw
 
 _MODEL = TokenLaw()
+_NOTHING = nullcontext()
 
 
 def draw(
@@ -128,7 +130,7 @@ def draw_lazily(
     vocab, check = shape_of(plain)[1], check and sync_allowed()
     tabled = adjust is not None or law.reshapes
     fused = None if tabled else kernel("draw", plain, dtype=plain.dtype, vocab=vocab)
-    with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+    with torch.no_grad() if torch.is_grad_enabled() else _NOTHING:
         if fused is not None:
             keys, positions, steps = noise()
             record = fused(
@@ -139,15 +141,7 @@ def draw_lazily(
         table = source if isinstance(source, Tensor | LogitRows) else source.rows()
         index = rows if rows is None or check else rows.clamp_min(0)
         found = blocks(table, index)
-        temperature = law.temperature if temperatures is None else temperatures
-        drawn = TemperedLaw(law if law.filters else None, positive(temperature, check))
-        plan = Plan(
-            allowed=allowed_ids(vocab, tuple(law.suppressed), plain.device),
-            shown=drawn if statistics == "law" or drawn.is_model else MODEL_LAW,
-            drawn=drawn,
-            argmax=temperature == 0,
-            scratch=scratch_for(vocab, plain.device),
-        )
+        plan = _latest.plan_of(law, vocab, plain.device, statistics, temperatures, check)
         again = isinstance(source, Tensor | Pair) or source.head is not None
         if reads is None or not again or not sync_allowed():
             reads = Reads()
@@ -162,6 +156,44 @@ def draw_lazily(
     if not parts:
         return _empty(plain)
     return LazyDraw(plan, parts, lambda: blocks(table, index), reads)
+
+
+class _Latest(threading.local):
+    """Keep the plan of a thread's latest draw on the CPU: the steps of a run share one."""
+
+    law: TokenLaw | None = None
+    where: tuple[int, torch.device, Statistics] | None = None
+    plan: Plan | None = None
+
+    def plan_of(
+        self,
+        law: TokenLaw,
+        vocab: int,
+        device: torch.device,
+        statistics: Statistics,
+        temperatures: Tensor | None,
+        check: bool,
+    ) -> Plan:
+        """Return the plan of a draw."""
+        where = (vocab, device, statistics)
+        plan = self.plan if temperatures is None else None
+        if plan is not None and law is self.law and where == self.where:
+            return plan
+        temperature = law.temperature if temperatures is None else temperatures
+        drawn = TemperedLaw(law if law.filters else None, positive(temperature, check))
+        plan = Plan(
+            allowed=allowed_ids(vocab, tuple(law.suppressed), device),
+            shown=drawn if statistics == "law" or drawn.is_model else MODEL_LAW,
+            drawn=drawn,
+            argmax=temperature == 0,
+            scratch=scratch_for(vocab, device),
+        )
+        if temperatures is None and device.type == "cpu":
+            self.law, self.where, self.plan = law, where, plan
+        return plan
+
+
+_latest = _Latest()
 
 
 def _draw_block(

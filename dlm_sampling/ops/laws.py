@@ -33,7 +33,7 @@ class Reading(NamedTuple):
     second: Tensor | None  # the largest logit of all other tokens; None where nobody asked
     shown: LawSums | None  # the law of the statistics; None where nobody asked
     drawn: LawSums | None  # the law that tokens are drawn from; None where all are the argmax
-    tile: Tensor | None  # [b, width], the logits of a vocabulary of one tile, else None
+    tile: Tensor | None  # [b, width], the logits of one tile that is all; None where none is drawn
 
 
 def joined(readings: list[Reading]) -> Reading:

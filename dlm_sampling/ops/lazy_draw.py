@@ -95,7 +95,9 @@ class LazyDraw:
     @property
     def log_confidence(self) -> Tensor:
         """Return the log-probability of the token under the law of the statistics."""
-        return self._confidence().clamp(max=0.0).to(self._dtype)
+        found = self._confidence()
+        # That of the peak is no more than 0: a sum that holds a weight of 1 is no less than 1.
+        return (found if self._logit is None else found.clamp_(max=0.0)).to(self._dtype)
 
     @property
     def max_logprob(self) -> Tensor:

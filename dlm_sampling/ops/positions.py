@@ -12,7 +12,7 @@ from dlm_sampling.ops._dispatch import kernel
 from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.philox import Rng, Stream
 from dlm_sampling.types import RandomSource
-from dlm_sampling.types.values import some
+from dlm_sampling.types.values import ints, some
 
 _NUMPY = (torch.float32, torch.float64)
 
@@ -155,10 +155,9 @@ def _ranked(score: Tensor, eligible: Tensor) -> Tensor:
 def _first(score: Tensor, eligible: Tensor, k: Tensor) -> NDArray[np.bool_]:
     """Return the k eligible positions of largest score of each row, of scores on the CPU."""
     among: NDArray[np.bool_] = eligible.numpy()
-    most: NDArray[np.int64] = k.numpy()
-    chosen = np.zeros_like(among)
-    rank = torch.arange(among.shape[-1]).numpy()
-    np.put_along_axis(chosen, _lexical(score, eligible), rank < most[:, None], -1)
+    chosen = np.zeros(among.shape, np.bool_)
+    for row, order, most in zip(chosen, _lexical(score, eligible), ints(k), strict=True):
+        row[order[: max(most, 0)]] = True
     return chosen & among
 
 
@@ -170,7 +169,7 @@ def _lexical(score: Tensor, eligible: Tensor) -> NDArray[np.int64]:
 def _refuse_nan(score: Tensor, eligible: Tensor) -> None:
     if score.is_floating_point() and sync_allowed():
         plain = score.device.type == "cpu" and score.dtype in _NUMPY
-        if plain and not (np.isnan(score.numpy()) & eligible.numpy()).any():
+        if plain and not np.isnan(score.numpy().min(initial=0.0)):  # the least is NaN if any is
             return
         bad = score.isnan() & eligible
         if some(bad):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -195,6 +196,7 @@ def blocks(source: Source, rows: Tensor | None) -> Iterable[Block]:
     return (Block.of(source, rows),) if 0 < count <= size else _cut(source, rows, count, size)
 
 
+@cache
 def rows_together(device: torch.device, vocab: int) -> int:
     """Return the rows of a tensor of logits [N, vocab] that a draw looks at together."""
     return _BLOCK.get(device.type, _BLOCK_GPU) // max(256, grid(vocab)[1])

@@ -70,8 +70,12 @@ def read_tiles(
     if drawn is not shown:
         other = None if drawn is None else _Sums(block, allowed, drawn, entropy=False)
     passes = _passes(one, other, allowed, scratch)
-    read = _read_one if allowed.tiles == 1 else _read_many
-    places = read(block, allowed, passes, scratch, best=best, second=wanted.second)
+    second = wanted.second
+    if allowed.tiles > 1:
+        places = _read_many(block, allowed, passes, scratch, best=best, second=second)
+    else:
+        drawing = drawn is not None
+        places = _read_one(block, allowed, passes, scratch, best=best, second=second, drawn=drawing)
     sums = None if one is None else one.result()
     return Reading(
         places.best,
@@ -131,8 +135,9 @@ def _read_one(
     *,
     best: bool,
     second: bool,
+    drawn: bool,
 ) -> _Places:
-    """Read a block of a vocabulary of one tile, whose logits all stay in hand."""
+    """Read a block of a vocabulary of one tile; its logits stay in hand where a race follows."""
     every = slice(0, block.size)
     tile = scratch.rows("tile", block.size, allowed.width, block.dtype)
     logits = tile[:, : block.vocab]
@@ -140,10 +145,12 @@ def _read_one(
     allowed.banned.fill(tile, -math.inf)
     place = largest(tile) if best or second else None
     peak = tile.amax(-1) if place is None else tile.gather(1, place)[:, 0]
-    for one in passes:
-        one.add(logits, peak, every)
     others = None if place is None or not second else other_than(tile, place)
-    return _Places(None if place is None else place[:, 0], peak, others, tile)
+    # The weights take the place of logits that nothing else reads: half the memory to go through.
+    last = not drawn and len(passes) == 1 and not passes[0].filters
+    for one in passes:
+        one.add(logits, peak, every, tile if last else None)
+    return _Places(None if place is None else place[:, 0], peak, others, None if last else tile)
 
 
 def take_tile(block: Block, tile: Tensor, allowed: AllowedIds) -> Tensor:
@@ -196,14 +203,14 @@ def _passes(
     shown: _Sums | None, drawn: _Sums | None, allowed: AllowedIds, scratch: Scratch
 ) -> tuple[_Pass, ...]:
     """Return the passes that make these sums: one where the laws differ by filters only."""
-    laws = [sums for sums in (shown, drawn) if sums is not None]
-    if len(laws) < 2 or shown is drawn:
-        return tuple(_Pass(allowed, (sums,), scratch) for sums in laws[:1])
-    first, last = (sums.law for sums in laws)
+    if shown is None or drawn is None or shown is drawn:
+        only = drawn if shown is None else shown
+        return () if only is None else (_Pass(allowed, (only,), scratch),)
+    first, last = shown.law, drawn.law
     alike = not isinstance(first.temperature, Tensor) and not isinstance(last.temperature, Tensor)
     if alike and first.filters is None and first.temperature == last.temperature:
-        return (_Pass(allowed, tuple(laws), scratch),)
-    return tuple(_Pass(allowed, (sums,), scratch) for sums in laws)
+        return (_Pass(allowed, (shown, drawn), scratch),)
+    return _Pass(allowed, (shown,), scratch), _Pass(allowed, (drawn,), scratch)
 
 
 class _Pass:
@@ -217,16 +224,26 @@ class _Pass:
 
     def __init__(self, allowed: AllowedIds, laws: tuple[_Sums, ...], scratch: Scratch) -> None:
         self._allowed, self._laws, self._scratch = allowed, laws, scratch
-        self.filters = any(sums.law.filters is not None for sums in laws)
-        self._entropy = any(sums.products is not None for sums in laws)
+        self.filters = laws[-1].law.filters is not None
+        self._entropy = laws[0].products is not None  # of the law of the statistics only
 
-    def add(self, logits: Tensor, peak: Tensor, here: slice) -> None:
-        """Read one chunk, [r, V]."""
+    def add(self, logits: Tensor, peak: Tensor, here: slice, room: Tensor | None = None) -> None:
+        """Read one chunk.
+
+        Args:
+            logits: [r, V].
+            peak: [r], the largest of each row.
+            here: the rows of the block that are in the chunk.
+            room: the whole tiles that `logits` is the beginning of, where they may be overwritten.
+        """
         (count, vocab), allowed = logits.shape, self._allowed
         temperature = self._laws[0].law.temperature
         if isinstance(temperature, Tensor):
             temperature = temperature[here]
-        padded, weights, tiles = self._room("weights", count, vocab, logits.dtype)
+        if room is None:
+            padded, weights, tiles = self._room("weights", count, vocab, logits.dtype)
+        else:
+            padded, weights, tiles = room, logits, room.view(count, allowed.tiles, allowed.width)
         exponents = weights
         if self._entropy:
             exponents = self._scratch.rows("exponents", count, vocab, logits.dtype)

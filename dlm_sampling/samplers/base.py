@@ -26,6 +26,8 @@ from dlm_sampling.types import (
 
 S = TypeVar("S")
 
+_ZERO = torch.zeros(())  # a number would be made a tensor in each step
+
 
 class SamplerBase(ABC, Generic[S]):
     """Give every member of `types.Sampler` but `step` its default.
@@ -258,7 +260,7 @@ def reveal(canvas: Canvas, where: Tensor, draw: Draw) -> Step:
     return Step(
         tokens=torch.where(where, draw.token, canvas.tokens),
         unknown=canvas.unknown > where,  # of two bool tensors, a > b is a without b
-        logprob=torch.where(where, draw.logprob, 0.0),
+        logprob=torch.where(where, draw.logprob, _ZERO),
         draw=draw,
     )
 

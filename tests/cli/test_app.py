@@ -93,6 +93,10 @@ def test_bench_table_and_json(command: Command, monkeypatch: pytest.MonkeyPatch)
     assert record["dtype"] == "bfloat16"
     assert [method["peak_megabytes"] for method in record["methods"]] == [1.5] * 4
     assert_one_line(command("bench", "--rows", "0"), 2, "rows=0")
+    small = ("--sampler", "llada", "--rows", "2", "--length", "4", "--vocab", "9", "--steps", "2")
+    loop = json.loads(command("bench", "loop", *small, "--repeats", "1", "--json").out)
+    assert [row["sampler"] for row in loop["loops"]][2:] == ["llada"]
+    assert_one_line(command("bench", "loop", *small, "--sampler", "lada"), 2, "llada")
 
 
 def test_help_imports_no_torch() -> None:
