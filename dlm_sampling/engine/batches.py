@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dlm_sampling.caches.report import joined_reports
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.buckets import run_buckets
 from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.engine.request import Canvases, Request
-from dlm_sampling.engine.sample import run_request
 from dlm_sampling.engine.trajectory import StepCallback, StepEvent, Trajectory
 from dlm_sampling.errors import check_whole
 
@@ -107,6 +107,8 @@ def run_parts(
 ) -> SampleOutput:
     """Run the rows of one set of canvases in parts of `batch_size`, and join the outputs.
 
+    Rows of a part that differ much in length run in `buckets`.
+
     Args:
         denoiser: the model.
         request: the settings of the run.
@@ -125,7 +127,7 @@ def run_parts(
         relabelled = [_relabel(callback, first) for callback in callbacks]
         guidance = None if request.guidance is None else request.guidance.part(first, last)
         mine = replace(request, guidance=guidance)
-        return run_request(denoiser, mine, canvases.part(first, last), relabelled, first)
+        return run_buckets(denoiser, mine, canvases.part(first, last), relabelled, first)
 
     return join(list(in_parts(len(canvases.tokens), batch_size, run)), canvases)
 

@@ -167,7 +167,7 @@ def run_request(
     request: Request,
     canvases: Canvases,
     callbacks: Sequence[StepCallback] = (),
-    first: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> SampleOutput:
     """Run a request over all rows at once; see `sample`.
 
@@ -176,7 +176,7 @@ def run_request(
         request: the settings of the run.
         canvases: the rows, checked by `check_canvases` or built by `text.prompts`.
         callbacks: called after each step.
-        first: number of the first row in the whole batch, for messages.
+        numbers: the rows' numbers in the whole batch, for messages; None counts from 0.
     """
     canvases = canvases.to(denoiser.device)
     request, plan = plan_request(denoiser, request, canvases)
@@ -202,8 +202,8 @@ def run_request(
         else:
             output = run_stepwise(run, state, listeners)
     written = canvases.editable & (output.tokens != run.filler)
-    check_written(request.sampler, output.tokens, written, denoiser.vocab_size, first)
-    check_logprobs(request.sampler, output.logprob, first)
+    check_written(request.sampler, output.tokens, written, denoiser.vocab_size, numbers)
+    check_logprobs(request.sampler, output.logprob, numbers)
     return output
 
 

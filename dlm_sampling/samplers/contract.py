@@ -6,7 +6,7 @@ the GPU; the check of a finished run waits once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, cast, get_args, runtime_checkable
 
 import torch
@@ -247,7 +247,11 @@ def check_finished(sampler: Sampler[Any], finished: object, rows: int) -> None:
 
 
 def check_written(
-    sampler: Sampler[Any], tokens: Tensor, written: Tensor, vocab_size: int, first: int = 0
+    sampler: Sampler[Any],
+    tokens: Tensor,
+    written: Tensor,
+    vocab_size: int,
+    numbers: Sequence[int] | None = None,
 ) -> None:
     """Refuse a finished canvas in which the sampler wrote an id outside of the vocabulary.
 
@@ -256,7 +260,7 @@ def check_written(
         tokens: int64 [B, L], the finished canvases.
         written: bool [B, L], the positions that the sampler wrote.
         vocab_size: V; ids are 0 to V - 1.
-        first: number of the first row in the whole batch.
+        numbers: the rows' numbers in the whole batch; None counts from 0.
 
     Raises:
         ValueError: an id is outside; the message names the first and its place.
@@ -264,20 +268,23 @@ def check_written(
     wrong = ((tokens < 0) | (tokens >= vocab_size)) & written
     if bool(wrong.any()):
         row, column = (int(index) for index in wrong.nonzero()[0])
+        number = numbers[row] if numbers else row
         raise ValueError(
             f"{type(sampler).__name__}.step wrote id {int(tokens[row, column])} in batch row "
-            f"{first + row}, column {column}: must be 0 to {vocab_size - 1}, as the vocabulary has "
+            f"{number}, column {column}: must be 0 to {vocab_size - 1}, as the vocabulary has "
             f"{vocab_size} tokens."
         )
 
 
-def check_logprobs(sampler: Sampler[Any], logprob: Tensor, first: int = 0) -> None:
+def check_logprobs(
+    sampler: Sampler[Any], logprob: Tensor, numbers: Sequence[int] | None = None
+) -> None:
     """Refuse log-probabilities of a finished canvas that are NaN.
 
     Args:
         sampler: the sampler, to be named in the message.
         logprob: [B, L].
-        first: number of the first row in the whole batch.
+        numbers: the rows' numbers in the whole batch; None counts from 0.
 
     Raises:
         ValueError: one is NaN; the message names the first and its place.
@@ -285,9 +292,10 @@ def check_logprobs(sampler: Sampler[Any], logprob: Tensor, first: int = 0) -> No
     wrong = logprob.isnan()
     if bool(wrong.any()):
         row, column = (int(index) for index in wrong.nonzero()[0])
+        number = numbers[row] if numbers else row
         raise ValueError(
             f"{type(sampler).__name__}.step returned NaN in Step.logprob for batch row "
-            f"{first + row}, column {column}: must be the log-probability of what it wrote."
+            f"{number}, column {column}: must be the log-probability of what it wrote."
         )
 
 

@@ -321,7 +321,7 @@ def test_a_log_probability_that_is_no_number_is_refused() -> None:
     check_logprobs(LeftToRight(), logprob.sub(torch.inf))
     logprob[1, 2] = torch.nan
     with pytest.raises(ValueError, match=r"LeftToRight.step returned NaN .* row 8, column 2"):
-        check_logprobs(LeftToRight(), logprob, first=7)
+        check_logprobs(LeftToRight(), logprob, numbers=[7, 8])
 
 
 def test_ids_that_were_written_are_of_the_vocabulary() -> None:
@@ -335,4 +335,4 @@ def test_ids_that_were_written_are_of_the_vocabulary() -> None:
         one[row, column] = True
         text = rf"wrote id {token} in batch row {7 + row}, column {column}: must be 0 to 4, .* 5 "
         with pytest.raises(ValueError, match=text):
-            check_written(LeftToRight(), tokens, one, 5, first=7)
+            check_written(LeftToRight(), tokens, one, 5, numbers=[7, 8])
