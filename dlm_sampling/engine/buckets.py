@@ -83,7 +83,7 @@ class Bucket:
     """Hold the rows that run together, and the columns that are padding in all of them.
 
     Fields:
-        canvases: those of the whole batch.
+        canvases: the canvases of the whole batch.
         rows: int64 [b], the rows.
         spare: number of the first columns that are left out.
     """

@@ -82,11 +82,8 @@ class LazyPrediction:
                 found, self._tilt = guided_logits(
                     passes, x, t, missing, self._dt, found, self._tilt
                 )
-            if missing is None:
-                self._done = None
-            else:
-                done = torch.zeros_like(where[:, 0]) if done is None else done
-                self._done = done.index_fill(0, missing, True)
+            done = torch.zeros_like(where[:, 0]) if done is None else done
+            self._done = None if missing is None else done.index_fill(0, missing, True)
         assert found is not None
         self._logits = found
         return found
