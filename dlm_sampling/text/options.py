@@ -282,12 +282,7 @@ def _compiled(
     Raises:
         ValueError: the rows differ in what stands there.
     """
-    kept = {ending(eos, row) == "keep" for row in rows}
-    if len(kept) == 2:
-        raise ValueError(
-            "constraint: the text of some prompts ends at an end-of-text, and of others (empty "
-            'or filled in place) goes on behind it; give eos="cut" or eos="keep".'
-        )
+    kept = check_one_ending(eos, rows)
     pad = () if denoiser.pad_token_id is None else (denoiser.pad_token_id,)
     return constraint.compile(
         tokenizer,
@@ -296,6 +291,21 @@ def _compiled(
         behind={*ends, *pad} if kept == {True} else None,
         never=never,
     )
+
+
+def check_one_ending(eos: Eos, rows: list[PromptRow]) -> set[bool]:
+    """Return whether texts go on behind an end-of-text, of rows with a constraint.
+
+    Raises:
+        ValueError: the rows differ in it.
+    """
+    kept = {ending(eos, row) == "keep" for row in rows}
+    if len(kept) == 2:
+        raise ValueError(
+            "constraint: the text of some prompts ends at an end-of-text, and of others (empty "
+            'or filled in place) goes on behind it; give eos="cut" or eos="keep".'
+        )
+    return kept
 
 
 def default_sampler(denoiser: Denoiser) -> str:

@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 from dlm_sampling import ops
 from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.errors import DeviceLostError
-from dlm_sampling.text.options import GenerateOptions, prepare
+from dlm_sampling.text.options import GenerateOptions, check_one_ending, prepare
 from dlm_sampling.text.options import Job as Generation
 from dlm_sampling.text.prompt_items import PromptItem
 from dlm_sampling.text.rows import PromptRow
@@ -89,8 +89,12 @@ def prepare_items(
             if isinstance(found, Exception):
                 errors[part[0]] = ValueError(items[part[0]].told(part[0], str(found)))
                 continue
+            # A constraint is compiled for how texts end, which the empty prompt does not tell.
+            generation = replace(generation, request=found.request)
             numbers = (i * samples + s for i in part for s in range(samples))
             found_rows += zip(numbers, found.prompts, found.new_tokens, found.stop, strict=True)
+    if options.constraint is not None:
+        check_one_ending(options.eos, [row[1] for row in found_rows])
     found_rows.sort(key=lambda row: row[0])
     rows = [row[0] for row in found_rows]
     whole = replace(

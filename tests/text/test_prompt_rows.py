@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dlm_sampling import AutoDenoiser, Denoiser, generate, ops
+from dlm_sampling.constraints import Constraint
 from dlm_sampling.text.generate import generate_parts
 from dlm_sampling.text.options import GenerateOptions
 from dlm_sampling.text.prompt_items import PromptItem
@@ -51,6 +52,21 @@ def test_rows_are_those_of_generate(denoiser: Denoiser) -> None:
     texts = [t for out in generate_parts(prepared.generation, 2) for t in out.texts or []]
     out = generate(denoiser, prompts, sampler="ancestral", max_new_tokens=6, seed=3)
     assert texts == out.texts
+
+
+def test_rows_under_a_constraint_are_those_of_generate(denoiser: Denoiser) -> None:
+    """What may stand behind the end of a text follows from the prompts."""
+    options = replace(OPTIONS, constraint=Constraint(regex="[a-c]{1,9}"), max_new_tokens=8)
+    for prompts in (["ab"], [""]):
+        prepared = prepare_items(denoiser, [PromptItem(p) for p in prompts], options)
+        ids = [row for out in generate_parts(prepared.generation, 2) for row in out.token_ids]
+        out = generate(
+            denoiser, prompts, sampler="ancestral", max_new_tokens=8, seed=3,
+            constraint=Constraint(regex="[a-c]{1,9}"),
+        )  # fmt: skip
+        assert ids == out.token_ids
+    with pytest.raises(ValueError, match="constraint: the text of some prompts ends"):
+        prepare_items(denoiser, [PromptItem("ab"), PromptItem("")], options)
 
 
 def test_prompts_that_cannot_run_are_named_and_left_out(denoiser: Denoiser) -> None:
