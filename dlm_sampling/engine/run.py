@@ -349,8 +349,7 @@ class Run:
         prediction = predictor.lazily(state.tokens, t)
         filled = reveal(canvas, where, prediction.draw(where, state.rng, greedy=rows, sub=15))
         kept = None if predictor.cache is None else predictor.cache.cache
-        after = apply(state, canvas, filled, carry=predictor.carries, cache=kept)
-        return after, filled
+        return apply(state, canvas, filled, carry=predictor.carries, cache=kept), filled
 
     def endings(self, state: RunState, over: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows that end at a stop token, and the rows that are done, bool [A] each."""
