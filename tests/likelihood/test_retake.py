@@ -229,12 +229,31 @@ def test_runs_whose_steps_do_not_follow_from_the_record_are_refused(
             check_retakable(denoiser, made, Request(sampler))
 
 
-def runs_of(sampler: Any, seeds: list[int], steps: int = 4) -> Any:
-    tokens = torch.zeros(len(seeds), 3, dtype=torch.int64)
+def runs_of(sampler: Any, seeds: list[int], steps: int = 4, length: int = 3) -> Any:
+    tokens = torch.zeros(len(seeds), length, dtype=torch.int64)
     return sample(
         Noisy(table()), sampler, tokens, tokens == 0, seeds=seeds, steps=steps, law=TokenLaw(),
         return_trajectory=True,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["ancestral", "theta-trapezoidal"])
+def test_padding_and_order_of_the_batch_change_nothing_without_a_mask(name: str) -> None:
+    net = Noisy(table())
+    net.honours_padding = False  # rows of a width run together, without their padding
+    narrow = Rollout.from_output(runs_of(SOLVERS[name], [5, 6, 7]))
+    wide = Rollout.from_output(runs_of(SOLVERS[name], [8], length=5))
+    before = replay(net, narrow, grad=False)
+    order = torch.tensor([3, 1])  # of the joined batch: rows 2 and 0 of the narrow one
+    mixed = Rollout.cat([wide, narrow]).select(order)
+    assert not mixed.attention_mask[:, :2].any() and mixed.seeds == (7, 5)
+    found = replay(net, mixed, positions=True, grad=False)
+    assert (found.total - before.total[order - 1]).abs().max() <= 1e-12
+    assert (found.logprob[:, 2:] - before.logprob[order - 1]).abs().max() <= 1e-12
+    assert (found.total - mixed.total).abs().max() <= 1e-12
+    net.honours_padding = True  # a network that is shown the padding, and sums over it
+    seen = replay(net, mixed, grad=False).total
+    assert (seen - found.total).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("name", ["ancestral", "theta-trapezoidal", "predictor-corrector"])
