@@ -68,6 +68,7 @@ def every_trajectory(name: str, length: int) -> Rollout:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["ancestral", "llada-random", "p2-random", "remdm-cap", "first-hitting", "psi"]
 )
@@ -81,6 +82,7 @@ def test_all_trajectories_on_masks_add_up_to_one(name: str) -> None:
     assert float(found.total.exp().sum()) > 1.5  # the tokens alone are no law of trajectories
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOOSING)
 def test_runs_choose_their_positions_by_that_law(name: str) -> None:
     sampler, options = CHOOSING[name]

@@ -341,6 +341,7 @@ PLANNED: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANNED)
 @pytest.mark.parametrize("masked", [False, True], ids=["uniform", "masks"])
 def test_positions_of_a_planner_are_scored_at_its_choice(name: str, masked: bool) -> None:
