@@ -141,6 +141,7 @@ def join(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -> Sampl
         logprob=torch.cat([out.logprob for out in outputs]).cpu(),
         nfe=torch.cat([out.nfe for out in outputs]).cpu(),
         work=torch.cat([out.work for out in outputs]).cpu(),
+        shared=torch.cat([out.shared for out in outputs]).cpu(),
         steps=torch.cat([out.steps for out in outputs]).cpu(),
         seeds=canvases.seeds,
         ended=torch.cat([out.ended for out in outputs]).cpu(),

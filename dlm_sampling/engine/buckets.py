@@ -181,6 +181,7 @@ def _joined(parts: list[tuple[Bucket, SampleOutput]], canvases: Canvases) -> Sam
         logprob=placed([bucket.wide(out.logprob) for bucket, out in parts]),
         nfe=placed([out.nfe for out in outputs]),
         work=placed([out.work for out in outputs]),
+        shared=placed([out.shared for out in outputs]),
         steps=placed([out.steps for out in outputs]),
         seeds=canvases.seeds,
         ended=placed([out.ended for out in outputs]),

@@ -23,6 +23,8 @@ class SampleOutput:
         nfe: int64 [B], forward passes per row.
         work: float64 [B], columns that the row showed to those passes, in units of its whole
             canvas.  A batch may compute more: every row up to the last column shown by any.
+        shared: float64 [B], of that work what another row of the batch showed in the row's place:
+            texts of a prompt have one first canvas.
         steps: int64 [B], loop steps per row.
         seeds: one seed per row.
         ended: bool [B], whether the row ended at an end-of-text token, or at a complete text.
@@ -35,6 +37,7 @@ class SampleOutput:
     logprob: Tensor
     nfe: Tensor
     work: Tensor
+    shared: Tensor
     steps: Tensor
     seeds: tuple[int, ...]
     ended: Tensor

@@ -208,6 +208,7 @@ class Recorded:
             logprob=state.logprob,
             nfe=counts.nfe,
             work=counts.work,
+            shared=counts.shared,
             steps=buffers.steps,
             seeds=self.run.seeds,
             ended=buffers.ended,

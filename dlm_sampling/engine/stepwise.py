@@ -181,6 +181,7 @@ class Stepwise:
             logprob=self.logprob,
             nfe=counts.nfe,
             work=counts.work,
+            shared=counts.shared,
             steps=self.steps,
             seeds=self.run.seeds,
             ended=self.ended,

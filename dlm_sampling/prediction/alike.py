@@ -39,11 +39,15 @@ class Alike:
         columns = None if output.columns is None else output.columns[self.kind]
         return output._replace(values=output.values[self.kind], columns=columns)
 
-    def hidden(self, hidden: Tensor | None, passes: int) -> Tensor:
-        """Return the canvases that each row left out of its passes, all of them in a copy; [n]."""
+    def spared(self, hidden: Tensor | None, passes: int) -> Tensor:
+        """Return the canvases that the first row of its kind shows in the place of each, [n].
+
+        Args:
+            hidden: float64 [n], canvases that each row leaves out of its passes, or None.
+            passes: of each row.
+        """
         copies = torch.ones_like(self.kind, dtype=torch.float64).index_fill(0, self.first, 0.0)
-        own = torch.zeros_like(copies) if hidden is None else hidden
-        return torch.where(copies > 0, float(passes), own)
+        return copies * passes if hidden is None else copies * (passes - hidden)
 
 
 def alike(inputs: Pass, rows: PassRows, denoiser: Denoiser) -> Alike | None:

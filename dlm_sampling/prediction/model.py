@@ -23,12 +23,14 @@ class Counts:
     Fields:
         nfe: int64 [B], forward passes; a guided pass counts 2.
         spared: float64 [B], columns hidden from the passes, in units of the row's whole canvas.
+        shared: float64 [B], columns of the passes that another row showed in the row's place.
         model_time: float64 [B], time argument of each row's latest pass on the denoiser's own
             schedule; NaN for denoisers that take no time.
     """
 
     nfe: Tensor
     spared: Tensor
+    shared: Tensor
     model_time: Tensor
 
     @classmethod
@@ -36,7 +38,7 @@ class Counts:
         """Return the counts before the first pass."""
         nfe = torch.zeros(rows, dtype=torch.int64, device=device)
         spared = torch.zeros(rows, dtype=torch.float64, device=device)
-        return cls(nfe, spared, torch.full_like(spared, torch.nan))
+        return cls(nfe, spared, torch.zeros_like(spared), torch.full_like(spared, torch.nan))
 
     def without_time(self) -> Counts:
         """Return the same counts with a separate `model_time`, for passes at other times."""

@@ -249,7 +249,10 @@ class Predictor:
             return self.cache.run(running, inputs, rows.given, active, copies, temperature)
         hidden = None if rows.horizon is None else unseen_share(inputs, rows.horizon, passes)
         same = alike(inputs, rows, model.denoiser) if self.shares else None
-        self._charge(inputs, passes, hidden if same is None else same.hidden(hidden, passes))
+        self._charge(inputs, passes, hidden)
+        if same is not None:
+            assert rows.index is not None
+            model.counts.shared.index_add_(0, rows.index, same.spared(hidden, passes))
         outputs: list[DenoiserOutput] = []
         for part in range(passes):
             if part:

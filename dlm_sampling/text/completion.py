@@ -30,6 +30,8 @@ class GenerateOutput:
         nfe: int64 [B], forward passes per row.
         work: float64 [B], columns that the row showed to those passes, in units of its whole
             canvas.  A batch may compute more: every row up to the last column shown by any.
+        shared: float64 [B], of that work what another row of the batch showed in the row's place:
+            texts of a prompt have one first canvas.
         steps: int64 [B], loop steps per row.
         seeds: one seed per row; `generate(..., seed=[seeds[i]])` repeats row i alone.
         logprobs: [B, L], log-probability of each written token under the law it was drawn from, 0
@@ -48,6 +50,7 @@ class GenerateOutput:
     token_ids: list[list[int]]
     nfe: Tensor
     work: Tensor
+    shared: Tensor
     steps: Tensor
     seeds: list[int]
     logprobs: Tensor
@@ -93,6 +96,7 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
         token_ids=token_ids,
         nfe=output.nfe,
         work=output.work,
+        shared=output.shared,
         steps=output.steps,
         seeds=list(rows.canvases.seeds),
         logprobs=output.logprob.clone(),

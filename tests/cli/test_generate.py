@@ -62,8 +62,6 @@ def test_results_do_not_depend_on_the_batch(command: Command, tiny: str, tmp_pat
     records, others = ([json.loads(line) for line in r.out.splitlines()] for r in (one, many))
     for record, other in zip(records, others, strict=True):
         assert record.pop("logprob") == pytest.approx(other.pop("logprob"), abs=1e-3)
-        # The second text may share the pass of the first canvas with the first one.
-        assert record.pop("work") - other.pop("work") in (0.0, record["sample"])
     assert records == others
     assert [r["id"] for r in records[::2]] == ["row 1", "row 9", "row 3", "row 20", "row 5"]
     assert [r["index"] for r in records] == [i // 2 for i in range(10)]

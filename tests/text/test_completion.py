@@ -31,7 +31,15 @@ def finished(eos: Any, tokenizer: Any = None) -> Any:
     logprob = torch.full(DONE.shape, -1.0).masked_fill(~rows.canvases.editable, 0.0)
     count = torch.tensor([1, 2, 3])
     out = SampleOutput(
-        DONE, logprob, count, count.double() / 2, count, (21, 22, 23), torch.zeros(3).bool(), None
+        DONE,
+        logprob,
+        count,
+        count.double() / 2,
+        torch.zeros(3),
+        count,
+        (21, 22, 23),
+        torch.zeros(3).bool(),
+        None,
     )
     return finish(out, rows, tokenizer, PAD)
 
