@@ -27,8 +27,9 @@ from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.start import taken_as_it_is
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
-from dlm_sampling.errors import SamplingWarning, check_flag, check_whole
+from dlm_sampling.errors import SamplingWarning, check_flag, check_whole, unknown_choice
 from dlm_sampling.likelihood.choices import log_choices
+from dlm_sampling.likelihood.clean_prefix import CleanPrefix, fits
 from dlm_sampling.likelihood.records import trajectory_of
 from dlm_sampling.likelihood.retake import check_retakable, needs_retaking, retake
 from dlm_sampling.likelihood.rollout import Rollout
@@ -58,6 +59,8 @@ class Replay:
             elsewhere; None if it was not asked for.
         reveal_logprob: float64 [B, T], log-probability of the positions that the row's k-th loop
             step chose, those without a write included; None if it was not asked for.
+        work: float64 [B], columns that the row showed to those passes, in units of its canvas; None
+            where the run's steps are taken again.
     """
 
     logprob: Tensor
@@ -67,6 +70,7 @@ class Replay:
     position_logprob: Tensor
     entropy: Tensor | None = None
     reveal_logprob: Tensor | None = None
+    work: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
@@ -85,6 +89,7 @@ def replay(
     batch_size: int | None = None,
     entropy: bool = False,
     positions: bool = False,
+    cache: Literal["auto", "none"] = "auto",
 ) -> Replay:
     """Recompute the log-probability of every token of a run.
 
@@ -120,6 +125,9 @@ def replay(
             Bernoulli choices, random quotas, the order of hitting times (not the times), remasking;
             0 where the canvas decides or every position is drawn.  It has no gradient.  A choice
             that reads tokens which were drawn and not written is refused by the sampler's name.
+        cache: "auto" scores the blocks of a block-causal model beside one pass over the finished
+            texts, whose keys and values they read: the same up to rounding, in fewer columns
+            (`work`), for one pass more.  "none" runs whole canvases.
 
     Returns:
         A `Replay`; float64 for float64 logits, else float32.  NFE ceil(S / s) of a row with S
@@ -140,6 +148,8 @@ def replay(
     _check_window(window)
     check_flag("entropy", entropy)
     check_flag("positions", positions)
+    if cache not in ("auto", "none"):
+        raise unknown_choice("cache", cache, ("auto", "none"))
     header, events = _record(run)
     mask = denoiser.process.mask_token_id
     if header.masked and mask is None:
@@ -167,7 +177,10 @@ def replay(
             rollout = run if isinstance(run, Rollout) else Rollout.of_trajectory(header)
             found = _retaken(denoiser, rollout, chosen, guidance, shrink, batch_size, window)
         else:
-            scorer = Scorer(denoiser, chosen, guidance, ~header.editable)
+            prefix = None
+            if cache == "auto" and fits(denoiser, guidance):
+                prefix = CleanPrefix.of(denoiser, *_record(run), batch_size)
+            scorer = Scorer(denoiser, chosen, guidance, ~header.editable, prefix)
             views = views_of(denoiser, header, events, shrink, window)
             found = _gather(scorer, views, header.initial.shape, batch_size, entropy=entropy)
         return replace(found, reveal_logprob=reveal)
@@ -343,6 +356,9 @@ def _gather(
             SamplingWarning,
             stacklevel=3,
         )
+    work = nfe.double()
+    if scorer.prefix is not None:
+        nfe, work = nfe + bool(scorer.prefix.layers), scorer.prefix.work
     listed = torch.cat(found)
     everywhere = listed.new_zeros(shape.numel()).index_add(0, torch.cat(places), listed)
     return Replay(
@@ -352,6 +368,7 @@ def _gather(
         scored=place >= 0,
         position_logprob=everywhere.view(shape),
         entropy=_read(torch.cat(entropies), place) if entropy else None,
+        work=work,
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.likelihood.clean_prefix import CleanPrefix
 from dlm_sampling.prediction.model import full_law
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.types import TokenLaw
@@ -55,6 +56,7 @@ class Scorer:
         guidance_scale: w of classifier-free guidance; 0 is none.
         given: bool [B, L], tokens of the batch that the run did not write, for guidance and for the
             presence penalty.
+        prefix: scores beside the clean texts, or None.
 
     Raises:
         ValueError: the denoiser carries a state from pass to pass, or is step-conditioned.
@@ -64,6 +66,7 @@ class Scorer:
     law: TokenLaw | None = None
     guidance_scale: float = 0.0
     given: Tensor | None = None
+    prefix: CleanPrefix | None = None
 
     def __post_init__(self) -> None:
         check_scorable(self.denoiser)
@@ -91,6 +94,9 @@ class Scorer:
             guidance_scale=self.guidance_scale,
             given=None if self.given is None else self.given.to(views.rows.device)[views.rows],
         )
+        if self.prefix is not None:
+            self.prefix.rows, self.prefix.where = views.rows, views.where
+            predictor = replace(predictor, speculation=self.prefix)
         time = torch.zeros_like(views.rows).double() if views.time is None else views.time
         prediction = predictor(views.canvas, time)
         tempered = self.law is not None
