@@ -39,13 +39,13 @@ def test_a_group_shares_the_law_out(name: str) -> None:
 @pytest.mark.slow
 def test_each_row_alone_has_the_law_and_rows_differ_more_than_independent_ones() -> None:
     """Also in steps of several positions, whose law is another, the same for all rows."""
-    tokens = run(1500, 3).tokens.view(1500, 3, LENGTH)
+    tokens = run(800, 3).tokens.view(800, 3, LENGTH)
     for row in range(3):
         assert chi_square(count_states(tokens[:, row], S), P.flatten()).p > 1e-3
     same = (tokens[:, 0] == tokens[:, 1]).all(1).double().mean()
     independent = float(P.flatten().square().sum())
     assert float(same) < 0.2 * independent
-    wide = run(1500, 3, steps=1).tokens
+    wide = run(800, 3, steps=1).tokens
     product = torch.einsum("a,b,c->abc", P.sum((1, 2)), P.sum((0, 2)), P.sum((0, 1)))
     assert chi_square(count_states(wide, S), product.flatten()).p > 1e-3
 

@@ -1,0 +1,1 @@
+"""Measure what steering reaches, and what it costs: guidance, particles, candidates, best of n."""
