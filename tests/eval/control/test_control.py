@@ -7,11 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from dlm_eval.control import products, steering
 from dlm_eval.control.page import render
-from dlm_eval.control.picture import draw, fingerprint
+from dlm_eval.control.picture import fingerprint
 from PIL import Image
 
 from dlm_sampling.testing import all_states, sudoku
@@ -79,8 +78,3 @@ def test_broken_units_are_counted() -> None:
     assert steering.broken_units(grid).tolist() == [2.0]
     many = all_states(4, 4).repeat(1, 4)
     assert torch.equal(steering.broken_units(many) == 0.0, sudoku.is_valid(many))
-
-
-@pytest.mark.slow
-def test_a_picture_is_drawn_of_a_result() -> None:
-    assert draw(RESULT)[:4] == b"\x89PNG"
