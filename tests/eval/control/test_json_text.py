@@ -27,5 +27,5 @@ def test_the_judge_reads_json_itself() -> None:
 def test_every_constrained_text_is_json() -> None:
     denoiser = AutoDenoiser.from_pretrained("tiny-books")
     bound = measure(denoiser, 3, 3, constrained=True)
-    assert (bound["valid"], bound["nfe"]) == (3, 3.0)
+    assert bound["valid"] == 3 and bound["nfe"] <= 3.0
     assert bound["different"] > 1
