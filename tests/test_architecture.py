@@ -248,6 +248,7 @@ PUBLIC_PACKAGES = (
     *(
         "caches",
         "cli",
+        "constraints",
         "denoisers",
         "guidance",
         "jobs",
