@@ -57,6 +57,11 @@ def choose_cache(
         if isinstance(policy, BlockCache):
             # The time of a block's last step, as the released loop stores it.
             policy = replace(policy, commit="separate")
+    if policy.separate and request.max_nfe is not None:
+        raise ValueError(
+            f"max_nfe={request.max_nfe}: {policy!r} takes a pass of its own for every finished "
+            "block, which no sampler plans; use cache='auto' or cache='none'."
+        )
     return policy
 
 

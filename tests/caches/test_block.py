@@ -90,6 +90,18 @@ def test_every_legal_sampler_writes_the_same_with_the_cache(name: str) -> None:
         assert torch.equal(without.nfe, cached.nfe)
 
 
+def test_a_bound_of_passes_holds_with_finished_blocks_fused_and_is_refused_with_separate_ones() -> (
+    None
+):
+    given: dict[str, Any] = {"max_nfe": 3, "steps": None, "prompts": (6, 2)}
+    without = run(sdar(), "fast-dllm", "none", **given)
+    cached = run(sdar(), "fast-dllm", "block", **given)
+    same(without, cached)
+    assert bool((cached.nfe <= 3).all())
+    with pytest.raises(ValueError, match="a pass of its own for every finished block"):
+        run(sdar(), "fast-dllm", SEPARATE, **given)
+
+
 @pytest.mark.parametrize("guidance", [0.0, 0.7])
 def test_drafts_of_a_block_beside_it_change_no_token(guidance: float) -> None:
     denoiser = sdar()
