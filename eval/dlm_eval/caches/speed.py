@@ -1,6 +1,6 @@
 """Time cache policies on random networks in the layouts of LLaDA and SDAR.
 
-    python -m dlm_eval.caches.speed --out eval/results/kv_cache.json
+    python -m dlm_eval.caches.speed --out eval/results/kv_cache.json --page eval/CACHES.md
 
 Width 512, 8 layers, a prompt of 512 tokens, 256 new ones in blocks of 32; every policy with the
 same weights and the same number of steps, beside the arithmetic of the released loop with the same
@@ -21,7 +21,8 @@ import typer
 from torch import Tensor
 
 from dlm_eval.caches.loops import released_loop
-from dlm_eval.program import check_result, start
+from dlm_eval.caches.page import page as page_of
+from dlm_eval.program import check_result, command_of, start
 from dlm_sampling import sample, samplers
 from dlm_sampling.denoisers import Denoiser, LLaDADenoiser, SDARDenoiser
 
@@ -77,10 +78,11 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Passes of a block.")] = 8,
     repeats: Annotated[int, typer.Option(min=1, help="Runs, of which the fastest counts.")] = 1,
     rows: Annotated[int, typer.Option(min=1, help="Rows of the batch.")] = 1,
+    page: Annotated[Path | None, typer.Option(help="Page to write (markdown).")] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="Small sizes, to try the script.")] = False,
 ) -> None:
     """Measure all policies and write the file."""
-    check_result(out)
+    check_result(out, *([] if page is None else [page]))
     torch.set_num_threads(1)
     width, layers, prompt, new = (64, 2, 64, 64) if tiny else (WIDTH, LAYERS, PROMPT, NEW)
     ids, editable = canvases(rows, prompt, new)
@@ -100,8 +102,11 @@ def main(
 
     def note(record: dict[str, Any]) -> None:
         found.append(record)
-        table = {"sizes": sizes, "machine": machine, "runs": found}
+        command = command_of("dlm_eval.caches.speed")
+        table = {"command": command, "sizes": sizes, "machine": machine, "runs": found}
         out.write_text(json.dumps(table, indent=1) + "\n")
+        if page is not None:
+            page.write_text(page_of(table), encoding="utf-8")
         print(json.dumps(record), flush=True)
 
     for layout, policies in (
