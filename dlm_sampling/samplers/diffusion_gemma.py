@@ -109,7 +109,8 @@ class DiffusionGemma(SamplerBase[Stability]):
     ) -> tuple[Stability, Step]:
         """Accept and replace; in the last step of a block, write its argmax canvas."""
         where = canvas.editable
-        prediction = predict(canvas.tokens, left(clock), self.temperature(clock))
+        time = clock.begin * left(clock)  # a draft is less noisy than the canvas of a first step
+        prediction = predict(canvas.tokens, time, self.temperature(clock))
         draw = prediction.draw(where, rng, statistics="law")
         best = prediction.draw(where, rng, greedy=torch.ones_like(clock.last)).token
         state = self.settled(state, best, draw.entropy, canvas, clock)

@@ -115,6 +115,9 @@ def test_uniform_noise_keeps_a_token_with_probability_alpha_and_starts_there() -
     assert seen[0] == pytest.approx(0.25, abs=1e-6)
     assert seen == sorted(seen, reverse=True)
     assert len(seen) == 5
+    seen.clear()
+    draws("diffusion-gemma", 2, told, t_start=0.25, steps=4)
+    assert seen[0] == pytest.approx(0.25, abs=1e-6)
 
 
 def test_a_matrix_process_noises_a_draft_by_its_own_law() -> None:
@@ -167,8 +170,15 @@ def test_every_sampler_refines_a_draft_or_says_why_not(name: str) -> None:
         return
     if "uniform" in entry.runs_on and entry.runs_on == ("uniform",):
         options = {"t_start": 0.5}
-    both = draws(name, 6, denoiser, **options)
+    both = draws(name, 3, denoiser, **options)
     assert int(both.max()) < S
+    assert torch.equal(draws(name, 1, denoiser, **options), both[:1])
+    if sampler.revises:  # the whole draft, without noise
+        kept = draws(name, 3, denoiser, renoise=False, **options)
+        assert int(kept.max()) < S
+        other = draws(name, 3, denoiser, renoise=False, **options, start=2 - DRAFT)
+        # diffusion-gemma replaces by noise what its bound of entropy does not keep: here, all.
+        assert name == "diffusion-gemma" or not torch.equal(kept, other)
     if sampler.clock_use != "times":
         with pytest.raises(ValueError, match=r"times=\[0.5, 0.0\]: .* leave times out"):
             check_start(sampler, Start(0.5), (0.5, 0.0))
