@@ -117,7 +117,7 @@ def test_uniform_noise_keeps_a_token_with_probability_alpha_and_starts_there() -
     assert len(seen) == 5
     seen.clear()
     draws("diffusion-gemma", 2, told, t_start=0.25, steps=4)
-    assert seen[0] == pytest.approx(0.25, abs=1e-6)
+    assert seen[0] == pytest.approx(0.25, abs=1e-3)
 
 
 def test_a_matrix_process_noises_a_draft_by_its_own_law() -> None:
