@@ -16,6 +16,7 @@ from dlm_sampling.errors import named
 from dlm_sampling.types import (
     Canvas,
     ClockUse,
+    HeardDraw,
     NoiseKind,
     Process,
     Sampler,
@@ -220,13 +221,13 @@ def check_draw(sampler: Sampler[Any], step: Step, canvas: Canvas) -> None:
     if step.draw is None:
         return
     what = f"{type(sampler).__name__}.step: Step.draw"
-    for table in ("log_confidence", "entropy"):
-        if not hasattr(step.draw, table):
-            raise TypeError(
-                f"{what} is {_described(step.draw)}, which has no {table}: must be a Draw, such as "
-                "predict(...).draw(...) returns, or None."
-            )
-        _check_tensor(f"{what}.{table}", getattr(step.draw, table), canvas, None)
+    if not isinstance(step.draw, HeardDraw):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"{what} is {_described(step.draw)}, without log_confidence or entropy: must be a "
+            "Draw, such as predict(...).draw(...) returns, or None."
+        )
+    _check_tensor(f"{what}.log_confidence", step.draw.log_confidence, canvas, None)
+    _check_tensor(f"{what}.entropy", step.draw.entropy, canvas, None)
 
 
 def check_finished(sampler: Sampler[Any], finished: object, rows: int) -> None:

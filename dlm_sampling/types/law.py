@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -177,7 +177,22 @@ class Drawn(IntEnum):
     """From another law, such as a mean of several predictions or the law of a step of noise."""
 
 
-class Draw(Protocol):
+@runtime_checkable
+class HeardDraw(Protocol):
+    """Hold the tables of a `Draw` that those who listen to the steps of a run read."""
+
+    @property
+    def log_confidence(self) -> Tensor:
+        """Return the log-probability of the token under the law of the statistics."""
+        ...
+
+    @property
+    def entropy(self) -> Tensor:
+        """Return the entropy in nats."""
+        ...
+
+
+class Draw(HeardDraw, Protocol):
     """Hold the record of one pass over the logits: everything that later decisions may read.
 
     All tables have the shape of the positions asked for ([R] from `ops.draw`, [B, L] from a
@@ -198,11 +213,6 @@ class Draw(Protocol):
         ...
 
     @property
-    def log_confidence(self) -> Tensor:
-        """Return the log-probability of the token under the law of the statistics."""
-        ...
-
-    @property
     def max_logprob(self) -> Tensor:
         """Return the largest log-probability."""
         ...
@@ -210,11 +220,6 @@ class Draw(Protocol):
     @property
     def margin(self) -> Tensor:
         """Return the largest minus the second-largest probability."""
-        ...
-
-    @property
-    def entropy(self) -> Tensor:
-        """Return the entropy in nats."""
         ...
 
     @property

@@ -254,7 +254,7 @@ GOOD = torch.zeros(2, 4)
 @pytest.mark.parametrize(
     ("draw", "match"),
     [
-        (3, "Step.draw is an int, which has no log_confidence: must be a Draw"),
+        (3, "Step.draw is an int, without log_confidence or entropy: must be a "),
         (Tables(GOOD[0, :3], GOOD), r"Step.draw.log_confidence has shape \[3\]: must be"),
         (Tables(GOOD[:1, :2], GOOD), r"Step.draw.log_confidence has shape \[1, 2\]: must be"),
         (Tables(GOOD, GOOD[:1]), r"Step.draw.entropy has shape \[1, 4\]: must be"),
