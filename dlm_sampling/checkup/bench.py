@@ -22,10 +22,12 @@ from rich.table import Table
 from torch import Generator, Tensor
 
 from dlm_sampling import ops
+from dlm_sampling.checkup.bench_laws import DTYPES, LawRow, measure_laws
 from dlm_sampling.types import TokenLaw
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SPREAD = 3.0  # standard deviation of the logits
+_LAW_ROWS = 64  # rows of the table of laws
 _MEGABYTE = 1e6
 
 Method = Callable[[Tensor, float, Generator], tuple[Tensor, Tensor]]
@@ -67,6 +69,8 @@ class BenchReport:
     torch: str
     load: float | None  # load average of the minute before the measurement
     methods: tuple[BenchRow, ...]
+    laws: tuple[LawRow, ...]  # of both dtypes, on `law_rows` rows
+    law_rows: int
 
     def to_json(self) -> str:
         """Return the report as JSON."""
@@ -91,6 +95,26 @@ class BenchReport:
             table.add_row(row.method, *times, *cpu_times, peak)
         return table
 
+    def law_table(self) -> Table:
+        """Return the draws under each law as a rich table."""
+        table = Table(
+            title=f"a draw by token law, [{self.law_rows}, {self.vocab}]",
+            caption="processor time; reads = over one read of the logits; plain = over "
+            "dlm_sampling at temperature 1 in the same dtype",
+        )
+        table.add_column("law")
+        table.add_column("by")
+        for dtype in DTYPES:
+            for name in (f"{dtype} ms", "reads", "plain"):
+                table.add_column(name, justify="right")
+        by_name: dict[tuple[str, str], list[str]] = {}
+        for row in self.laws:
+            shown = f"{row.cpu_milliseconds:.1f}", f"{row.reads:.1f}", f"{row.of_plain:.1f}"
+            by_name.setdefault((row.law, row.by), []).extend(shown)
+        for names, cells in by_name.items():
+            table.add_row(*names, *cells)
+        return table
+
 
 def run_bench(
     rows: int = 256,
@@ -102,6 +126,8 @@ def run_bench(
     memory: bool = True,
 ) -> BenchReport:
     """Measure `ops.draw` and three published ways to sample, in one process, in alternation.
+
+    Then draws under each token law, as the steps of a run make them, in both common dtypes.
 
     Times are medians over `repeats` rounds after a warm-up round; every round runs every method
     once.  Peak memory is the growth of the peak resident set over one call, in a fresh process per
@@ -126,6 +152,10 @@ def run_bench(
     torch.set_num_threads(threads)
     try:
         times = _time(methods, _logits(rows, vocab, dtype), temperature, repeats)
+        few = min(rows, _LAW_ROWS)
+        laws = measure_laws(
+            lambda kind: _logits(few, vocab, kind), lambda m, x: _time(m, x, 1.0, repeats)
+        )
     finally:
         torch.set_num_threads(before)
     wall, cpu = times[BASELINE]
@@ -143,8 +173,9 @@ def run_bench(
     )
     version = str(torch.__version__)
     return BenchReport(
-        rows, vocab, dtype, temperature, threads, repeats, cpu_name(), version, load, measured
-    )
+        rows, vocab, dtype, temperature, threads, repeats, cpu_name(), version, load, measured,
+        laws, few,
+    )  # fmt: skip
 
 
 def ours(logits: Tensor, temperature: float, generator: Generator) -> tuple[Tensor, Tensor]:

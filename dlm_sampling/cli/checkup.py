@@ -82,7 +82,7 @@ def arithmetic(
     from dlm_sampling.checkup.bench import run_bench
 
     report = run_bench(rows, vocab, dtype, temperature, threads, repeats)
-    _show(report, [report.table()], as_json)
+    _show(report, [report.table(), report.law_table()], as_json)
 
 
 @bench.command()

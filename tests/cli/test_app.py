@@ -86,7 +86,15 @@ def test_bench_table_and_json(command: Command, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("dlm_sampling.checkup.bench.peak_megabytes", peak)
     table = command("bench", *options)
     assert table.code == 0, table
-    for word in ("dlm_sampling", "LLaDA", "MDLM", "multinomial", "peak MB", "[4, 3000]"):
+    for word in (
+        "dlm_sampling",
+        "LLaDA",
+        "MDLM",
+        "multinomial",
+        "peak MB",
+        "[4, 3000]",
+        "top-k 50",
+    ):
         assert word in table.out
     assert [setting[:3] for setting in measured] == [(name, 4, 3000) for name in METHODS]
     record = json.loads(command("bench", *options, "--dtype", "bfloat16", "--json").out)
