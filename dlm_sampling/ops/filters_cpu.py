@@ -161,18 +161,24 @@ def _few(weight: Tensor, logits: Tensor, k: int) -> Edges | None:
     near = best.indices[:, :, None].expand(-1, -1, RUN)
     rest = torch.arange(runs * RUN, logits.shape[1]).expand(len(logits), -1)
     x = torch.cat((first.gather(1, near).flatten(1), logits[:, runs * RUN :]), 1)
-    edge = x.topk(k).values[:, -1].numpy()
-    if not (best.values[:, -1].numpy() < edge).all():
+    largest = x.topk(k)
+    edge = largest.values[:, -1:]
+    if not (best.values[:, -1].numpy() < edge[:, 0].numpy()).all():
         return None
-    ids = torch.cat(((near * RUN + lanes).flatten(1), rest), 1).numpy()
-    kept = [_first(ids[i], row, edge[i], k) for i, row in enumerate(x.numpy())]
-    places = torch.from_numpy(np.stack([found for found, _ in kept]))
+    ids = torch.cat(((near * RUN + lanes).flatten(1), rest), 1)
+    if (np.count_nonzero((x >= edge).numpy(), axis=1) == k).all():
+        places = ids.gather(1, largest.indices)
+        last = places.masked_fill(largest.values > edge, -1).amax(-1).numpy()
+    else:  # of equal logits the lowest ids come first
+        rows = zip(ids.numpy(), x.numpy(), edge.numpy(), strict=True)
+        kept = [_first(i, row, one[0], k) for i, row, one in rows]
+        places = torch.from_numpy(np.stack([found for found, _ in kept]))
+        last = np.array([place for _, place in kept], np.int64)
     values = weight.gather(1, places)
     if not (values.numpy() > 0.0).all():
         return None
     weight.zero_().scatter_(1, places, values)
-    last = np.array([last for _, last in kept], np.int64)
-    return Edges(edge, last, np.full(len(edge), k, np.int64))
+    return Edges(edge[:, 0].numpy(), last, np.full(len(edge), k, np.int64))
 
 
 def _first(ids: Ids, x: Numbers, edge: Any, k: int) -> tuple[Ids, int]:

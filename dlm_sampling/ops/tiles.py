@@ -30,7 +30,7 @@ from dlm_sampling.ops.vocabulary import TILE, AllowedIds, grid
 
 _CHUNK_BYTES = {"cpu": 1 << 21}  # one scratch buffer: what a core's cache holds
 _CHUNK_BYTES_GPU = 1 << 28  # few launches rather than small buffers; not measured yet
-_FILTER_BUFFERS = 4  # how many such buffers the filters need at once
+_FILTER_BUFFERS = 4  # how many such buffers filters that keep tables need at once
 
 
 def chunks(block: Block, *, filters: bool) -> Iterator[slice]:
@@ -107,8 +107,7 @@ def _read_many(
 ) -> _Places:
     """Read a block of a vocabulary of several tiles, a few rows at a time."""
     tile_max = block.logits.new_empty(block.size, allowed.tiles, dtype=block.dtype)
-    filters = any(one.filters for one in passes)
-    for here in chunks(block, filters=filters):
+    for here in chunks(block, filters=False):
         logits = block.chunk(here, scratch)
         write_tile_max(logits, allowed, tile_max[here])
         peak = tile_max[here].amax(-1)
@@ -254,7 +253,10 @@ class _Pass:
         allowed.banned.fill(padded, 0.0)
         for sums in self._laws:
             if sums.law.filters is not None:
-                clean = logits.index_fill(1, allowed.suppressed.ids, -math.inf)
+                clean = logits
+                if allowed.suppressed.stretches:
+                    clean = self._scratch.rows("clean", count, vocab, logits.dtype).copy_(logits)
+                    allowed.suppressed.fill(clean, -math.inf)
                 natural = inverse_temperature(temperature, logits.dtype)
                 boundary = truncate(weights, clean, peak, sums.law.filters, natural)
                 sums.boundaries.append(boundary)
