@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -22,15 +22,13 @@ from rich.table import Table
 from torch import Generator, Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.checkup.bench_laws import DTYPES, LawRow, measure_laws
+from dlm_sampling.checkup.bench_laws import DTYPES, LawRow, Method, measure_laws
 from dlm_sampling.types import TokenLaw
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SPREAD = 3.0  # standard deviation of the logits
-_LAW_ROWS = 64  # rows of the table of laws
+_LAW_ROWS = 16  # rows of the table of laws
 _MEGABYTE = 1e6
-
-Method = Callable[[Tensor, float, Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -17,8 +17,8 @@ from torch import Generator, Tensor
 from dlm_sampling import ops
 from dlm_sampling.types import TokenLaw
 
-if TYPE_CHECKING:
-    from dlm_sampling.checkup.bench import Method
+Method = Callable[[Tensor, float, Generator], tuple[Tensor, Tensor]]
+"""Takes logits, temperature and generator; returns a token and its probability per row."""
 
 READ = "one read (amax)"
 DTYPES = ("float32", "bfloat16")
