@@ -35,6 +35,8 @@ WRONG: dict[str, list[list[str]]] = {
         ["tasks", "sudoku4x4", "--tasks", "sudoku4x4", "--out", "FILE"],
     ],
     "dlm_eval.caches.speed": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
+    "dlm_eval.control.json_text": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
+    "dlm_eval.control.run": [["--out", "EMPTY"], ["--page", "FILE/x.md"]],
     "dlm_eval.convergence.orders": [["--out", "EMPTY"], ["--page", "FILE/x.md"]],
     "dlm_eval.external.antiberty": [["EMPTY"], ["FILE"]],
     "dlm_eval.external.measure": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
