@@ -28,6 +28,11 @@ PLAIN, GREEDY = Law(1.0), Law(0.0)
 NUCLEUS = Law(1.0, 0.9, "exclude")
 """The law of ReMDM's experiments, with its released rule for the crossing token."""
 
+REMDM_TEXTS = (8, 16, 32, 64, 128, 512), (32, 64, 128, 512)
+REMDM_GRIDS = (4, 8, 16, 32, 48, 64, 384), (16, 32, 48, 64, 384)
+"""Steps of ReMDM, and those of its second rule.  A step that changes nothing costs no pass, so that
+it takes the last of them to come to about four passes for each token."""
+
 BOOKS_MODEL, SUDOKU_MODEL = Weights("tiny-books"), Weights("sudoku4x4")
 
 
@@ -36,12 +41,12 @@ def parts() -> tuple[Part, ...]:
     frequencies = book_frequencies()
     return (
         _sudoku("sudoku-decoders", CLUES, tuple(_decoders((2, 4, 6, 8, 11), SUDOKU_SWEEPS, None))),
-        _sudoku("sudoku-remdm", 0, tuple(_remdm((4, 8, 16, 32, 48, 64), (16, 32, 48, 64), PLAIN))),
+        _sudoku("sudoku-remdm", 0, tuple(_remdm(*REMDM_GRIDS, PLAIN))),
         _sudoku("sudoku-solvers", 0, tuple(_solvers((4, 8, 16)))),
         _text("text-decoders", tuple(_decoders((4, 8, 16, 32), TEXT_SWEEPS, frequencies))),
         _text("text-float32", tuple(_float32((1024, 16384)))),
         _text("text-solvers", tuple(_solvers((8, 16, 32)))),
-        _text("text-remdm", tuple(_remdm((8, 16, 32, 64, 128), (32, 128), NUCLEUS))),
+        _text("text-remdm", tuple(_remdm(*REMDM_TEXTS, NUCLEUS))),
     )
 
 
