@@ -119,8 +119,8 @@ REMDM = (("text-remdm", "texts, top-p 0.9", 32), ("sudoku-remdm", "grids, 0 clue
 def _passes(summary: Summary) -> list[str]:
     """Say which NFE ReMDM's steps came to."""
     lines = [
-        "- ReMDM is judged twice: from 1x to 4x tokens steps, as in its paper, and from about 1x to",
-        "  4x tokens NFE. A step that changes nothing costs no pass, so that NFE grow less than",
+        "- ReMDM is judged twice: from 1x to 4x tokens steps, as in its paper, and from about 1x",
+        "  to 4x tokens NFE. A step that changes nothing costs no pass, so that NFE grow less than",
         "  steps; MDLM's are at most one for each token, so that it has the first row only:",
     ]
     for name, task, length in REMDM:
