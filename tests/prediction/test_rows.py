@@ -125,6 +125,7 @@ def test_a_predictor_keeps_its_row_tensors_in_one_place() -> None:
         "cache",
         "constraint",
         "shares",
+        "speculation",
         "made",
     }
     model = RunModel(Keeping(), TokenLaw(), Counts.zero(COUNT, torch.device("cpu")))
