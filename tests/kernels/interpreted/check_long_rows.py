@@ -30,28 +30,31 @@ def canvas(dtype: torch.dtype, length: int, rows: int = 3) -> tuple[Tensor, Tens
     return score.to(dtype), eligible
 
 
-@pytest.mark.parametrize("dtype", LONGEST_IN_REGISTERS, ids=str)
-@pytest.mark.parametrize("length", [0, 12_000])
+@pytest.mark.parametrize(("dtype", "length"), [(torch.float32, 8193), (torch.float64, 5000)])
 def test_the_k_best_and_those_above_a_threshold(dtype: torch.dtype, length: int) -> None:
-    score, eligible = canvas(dtype, length or LONGEST_IN_REGISTERS[dtype] + 1)
+    """The last piece holds one column, or many."""
+    score, eligible = canvas(dtype, length)
     there = int(eligible[0].sum())
     for k in ([1, 1500, 2000], [there - 1, 0, score.shape[1] + 5]):
         counts = torch.tensor(k)
         expected = ops.top_k_positions(score, eligible, counts)
         assert torch.equal(operators.top_k_positions(score, eligible, counts), expected)
     limit = torch.linspace(-2, 2, score.numel(), dtype=dtype).view(3, -1)
-    rule = {"threshold": limit.T.contiguous().T, "at_least": torch.tensor([9000, 3, 1])}
+    rule = {"threshold": limit.T.contiguous().T, "at_least": torch.tensor([4500, 3, 1])}
     expected = ops.threshold_positions(score, eligible, **rule)
     assert torch.equal(operators.threshold_positions(score, eligible, **rule), expected)
 
 
-def test_a_row_of_131072() -> None:
-    score, eligible = canvas(torch.float32, 131_072, 2)
-    k = torch.tensor([60_000, 99_999])
+def test_counts_above_those_of_16_bits() -> None:
+    score, eligible = canvas(torch.float32, 90_000, 2)
+    k = torch.tensor([40_000, 66_000])
     expected = ops.top_k_positions(score, eligible, k)
     assert torch.equal(operators.top_k_positions(score, eligible, k), expected)
-    score, eligible, k = score[:1, :30_000], eligible[:1, :30_000], torch.tensor([14_000])
-    one = (score, eligible, k, ops.Rng.from_seeds([3]))
+
+
+def test_draws_without_replacement() -> None:
+    score, eligible = canvas(torch.float32, 4097, 2)
+    one = (score[:1], eligible[:1], torch.tensor([2000]), ops.Rng.from_seeds([3]))
     expected = ops.stochastic_positions(*one, stream=2)
     assert torch.equal(operators.stochastic_positions(*one, stream=2), expected)
 
@@ -68,10 +71,10 @@ def test_a_budget_that_ends_inside_ties(gamma: float) -> None:
 
 
 def test_all_rules_write_in_place_and_count() -> None:
-    length = 5000
+    length = 4000
     score, eligible = canvas(torch.float32, length, 2)
     eligible[0, 5] = True  # NaN
-    window = torch.tensor([[0, 4100], [1023, 3073]])
+    window = torch.tensor([[0, 3500], [1023, 3073]])
     column = torch.arange(length)
     inside = eligible & (column >= window[:, :1]) & (column < window[:, 1:])
     known = score.nan_to_num(-math.inf)  # as the lowest of all

@@ -16,14 +16,14 @@ INF = math.inf
 
 @pytest.fixture(autouse=True, params=["registers", "pieces"])
 def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every check runs twice: with a row in registers, and with rows in pieces of a few columns."""
+    """Every check runs twice: with a row in registers, and with rows in pieces of 16 columns."""
     if request.param == "pieces":
         monkeypatch.setattr("dlm_kernels.positions.launch.HELD", 64)
-        monkeypatch.setattr("dlm_kernels.positions.launch.CHUNK", 8)
+        monkeypatch.setattr("dlm_kernels.positions.launch.CHUNK", 16)
 
 
 def canvas(dtype: torch.dtype, length: int = 37) -> tuple[Tensor, Tensor]:
-    """Scores with many ties, both zeros, infinities, and NaN where not eligible."""
+    """Scores with many ties, both zeros, infinities, and NaN where not eligible: three pieces."""
     generator = torch.Generator().manual_seed(length)
     score = torch.randn(6, length, generator=generator).mul(2).round().div(2).to(dtype)
     score[0, :9] = torch.tensor([-0.0, 0.0, -0.0, INF, -INF, 0.0, -INF, INF, -0.0])
@@ -130,12 +130,12 @@ def test_a_budget_takes_the_same_head(gamma: float | Tensor) -> None:
 
 
 def test_a_budget_that_ends_inside_a_long_tie() -> None:
-    """The largest cost comes first: it stays free for all that follow."""
+    """The largest cost comes first: it stays free for all that follow, in the next piece too."""
     score, cost = torch.zeros(1, 37), torch.full((1, 37), 0.125)
     cost[0, 0] = 2.0
-    found = operators.budget_positions(score, cost, score == 0, 1.5)
-    assert torch.equal(found, ops.budget_positions(score, cost, score == 0, 1.5))
-    assert found.nonzero()[:, 1].tolist() == list(range(13))
+    found = operators.budget_positions(score, cost, score == 0, 2.5)
+    assert torch.equal(found, ops.budget_positions(score, cost, score == 0, 2.5))
+    assert found.nonzero()[:, 1].tolist() == list(range(21))
 
 
 def source() -> ops.Rng:
