@@ -78,7 +78,7 @@ def grids(name: str, rows: int, seed: int = 5) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", UNMASK_ONLY)
 def test_every_grid_is_valid(name: str) -> None:
-    assert bool(is_valid(grids(name, 120)).all())
+    assert bool(is_valid(grids(name, 60)).all())
 
 
 def test_several_cells_at_a_time_break_grids() -> None:
@@ -101,7 +101,7 @@ def test_random_order_is_uniform_over_the_288_grids(name: str) -> None:
     table = all_grids()
     place = 4 ** torch.arange(CELLS)
     law = {int(code): i for i, code in enumerate((table * place).sum(1))}
-    drawn = (grids(name, 5760, seed=11) * place).sum(1).tolist()
+    drawn = (grids(name, 2880, seed=11) * place).sum(1).tolist()
     counts = torch.bincount(torch.tensor([law[code] for code in drawn]), minlength=len(table))
     result = chi_square(counts, torch.full((len(table),), 1 / len(table)).double())
     assert result.p > 1e-4, result
