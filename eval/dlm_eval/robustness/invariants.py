@@ -44,8 +44,12 @@ def judge(call: Call) -> Verdict:
         broken = [] if _surroundings(toy) == before else ["a refused call changed the surroundings"]
         return Verdict(str(error), (*broken, *refusal(call, error)))
     broken = [] if _surroundings(toy) == before else ["global generators, dtype or mode changed"]
-    if int(out.nfe.sum()) != toy.rows:
-        broken.append(f"nfe sums to {int(out.nfe.sum())}, the network ran {toy.rows} rows")
+    # Rows of one canvas share a pass; where blocks hide columns, a pass is less than a canvas.
+    spared, told = int(out.nfe.sum()) - toy.rows, float(out.shared.sum())
+    hidden = bool(call.options.get("causal_blocks"))
+    if abs(spared - told) > 1e-6 and not (hidden and spared > told > 0.0):
+        rows = f"the network ran {toy.rows} rows, {told:g} were shared"
+        broken.append(f"nfe sums to {int(out.nfe.sum())}, {rows}")
     if call.wrong is None:
         broken += _tokens(call, out) + _cost(call, out) + _repeats(call, denoiser, out)
     return Verdict(None, tuple(broken))
