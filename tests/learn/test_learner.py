@@ -71,8 +71,8 @@ def test_a_student_that_is_its_teacher_learns_nothing(
 
 def test_tau_leaping_learns_the_hazard_of_its_finer_grid() -> None:
     """With one and the same prediction everywhere the ratio is that of the rates, without noise."""
-    base, finer = LearnedTauLeaping(HalfCosine(0.05)), 16
-    learned = learn(apart(), base, steps=3, teacher_steps=3 * finer)
+    base, finer = LearnedTauLeaping(HalfCosine(0.05)), 8
+    learned = learn(apart(), base, steps=3, teacher_steps=3 * finer, rows=50)
     for k, (t, s) in enumerate(zip(learned.t_grid, learned.t_grid[1:], strict=False)):
         times = t + (s - t) * torch.arange(finer).double() / finer
         mean = reverse_rate(base.schedule, times).mean()
@@ -82,7 +82,7 @@ def test_tau_leaping_learns_the_hazard_of_its_finer_grid() -> None:
 
 @pytest.mark.parametrize("divergence", ["squared", "score-entropy"])
 def test_euler_learns_the_chance_of_a_reveal_of_its_finer_grid(divergence: str) -> None:
-    base, finer = LearnedEuler(HalfCosine(0.05), 0.05), 16
+    base, finer = LearnedEuler(HalfCosine(0.05), 0.05), 8
     learned = learn(
         apart(), base, steps=3, teacher_steps=3 * finer, rows=3000, divergence=divergence
     )
@@ -153,12 +153,13 @@ def test_learned_coefficients_bring_euler_steps_nearer_to_the_data(seed: int) ->
 
 
 def test_learned_times_are_a_grid() -> None:
-    learned = learn(world(), LearnedEuler(HalfCosine()), steps=4, teacher_steps=32, times=True)
+    options = {"steps": 4, "teacher_steps": 16, "rows": 100}
+    learned = learn(world(), LearnedEuler(HalfCosine()), **options, times=True)
     assert len(learned.t_grid) == 5
     assert learned.t_grid[0] == 1.0
     assert list(learned.t_grid) == sorted(learned.t_grid, reverse=True)
     assert learned.t_grid[-1] >= LearnedEuler().t_end
-    plain = learn(world(), LearnedEuler(HalfCosine()), steps=4, teacher_steps=32)
+    plain = learn(world(), LearnedEuler(HalfCosine()), **options)
     assert max(abs(a - b) for a, b in zip(learned.t_grid, plain.t_grid, strict=True)) > 0.01
 
 
@@ -176,7 +177,7 @@ def test_lengths_are_clamped_and_scaled_to_the_whole() -> None:
 def test_solvers_are_learnt_on_uniform_noise(base: Any, target: str) -> None:
     base = replace(base, schedule=LogLinear(0.05))
     learned = learn(
-        noisy(), base, steps=4, teacher_steps=16, rows=6, length=8, target=target, times=True
+        noisy(), base, steps=4, teacher_steps=8, rows=6, length=8, target=target, times=True
     )
     assert learned.process == "uniform"
     assert all(0.0 <= value < 50.0 for value in learned.phi)
@@ -235,7 +236,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     fit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {
-        "steps": 4, "teacher_steps": 8, "rows": 10, "rounds": 3, "times": True, "fit": fit,
+        "steps": 2, "teacher_steps": 4, "rows": 6, "rounds": 3, "times": True, "fit": fit,
     }  # fmt: skip
     base, state = LearnedEuler(HalfCosine()), tmp_path / "state"
     whole = learn(world(), base, **options)

@@ -19,6 +19,7 @@ from dlm_sampling.likelihood.retake import check_retakable
 from dlm_sampling.likelihood.scoring import Scorer, Views
 from dlm_sampling.likelihood.tables import Steps, Writes
 from dlm_sampling.processes import Uniform
+from dlm_sampling.schedules import LogLinear
 from dlm_sampling.types import DenoiserOutput, Drawn, Pass, TokenLaw
 
 S, LENGTH = 3, 2
@@ -107,7 +108,7 @@ def test_gradients_under_uniform_noise_are_those_of_finite_differences(
     tokens = torch.zeros(2, 3, dtype=torch.int64)
     out = sample(
         Noisy(table()), SOLVERS[name], tokens, torch.ones_like(tokens).bool(), seeds=[5, 6],
-        steps=4, law=law, return_trajectory=True,
+        steps=2, law=law, return_trajectory=True,
     )  # fmt: skip
     rollout = Rollout.from_output(out)
 
@@ -316,7 +317,7 @@ def test_diffusion_gemmas_state_moves_once_per_step(law: dict[str, Any]) -> None
 
 def test_candidate_events_are_scored_in_the_law_that_may_stay() -> None:
     """Times and positions of uniformization follow from the seed alone."""
-    out = runs_of(samplers.Uniformization(t_end=0.05), [5, 6])
+    out = runs_of(samplers.Uniformization(LogLinear(0.2), t_end=0.3), [5, 6], length=2)
     rollout = Rollout.from_output(out)
 
     def total(weights: Tensor) -> Tensor:
