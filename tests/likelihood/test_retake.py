@@ -100,8 +100,14 @@ def test_all_chains_of_uniform_noise_add_up_to_one(name: str) -> None:
     assert len(chance) >= 9**3
 
 
-@pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("law", [TokenLaw(), TokenLaw(temperature=0.7)], ids=["model", "tempered"])
+@pytest.mark.parametrize(
+    ("name", "law"),
+    [
+        *((name, TokenLaw()) for name in SOLVERS),
+        ("ancestral", TokenLaw(temperature=0.7)),
+        ("theta-trapezoidal", TokenLaw(temperature=0.7)),
+    ],
+)
 def test_gradients_under_uniform_noise_are_those_of_finite_differences(
     name: str, law: TokenLaw
 ) -> None:
