@@ -24,7 +24,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+from operator import index
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -71,9 +72,8 @@ class Watermark:
     variants: int = 1
 
     def __post_init__(self) -> None:
-        check_whole("watermark key", self.key)
         check_whole("variants", self.variants)
-        if not 0 <= self.key < 2**64:
+        if not 0 <= _whole(self.key) < 2**64:
             raise ValueError("watermark key: must be in [0, 2^64).")
         if not 1 <= self.variants <= MOST_VARIANTS:
             raise ValueError(f"variants={self.variants}: must be in [1, {MOST_VARIANTS}]; try 64.")
@@ -81,12 +81,12 @@ class Watermark:
     @property
     def name(self) -> str:
         """Return what tells two watermarks apart and does not give the key away."""
-        secret = self.key.to_bytes(8, "little")
+        secret = _whole(self.key).to_bytes(8, "little")
         return f"{hashlib.blake2b(secret, digest_size=8, person=b'name').hexdigest()}"
 
     def keys(self) -> Tensor:
         """Return the key of each variant, int64 [variants]; no row seed gives the same noise."""
-        secret = self.key.to_bytes(8, "little")
+        secret = _whole(self.key).to_bytes(8, "little")
         found = (
             hashlib.blake2b(i.to_bytes(8, "little"), key=secret, digest_size=8, person=b"watermark")
             for i in range(self.variants)
@@ -115,8 +115,17 @@ def as_watermark(value: object) -> Watermark | None:
     """
     if value is None or isinstance(value, Watermark):
         return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return Watermark(value)
+    return Watermark(_whole(value))
+
+
+def _whole(value: object) -> int:
+    """Return a key as a number; the message of the error does not show it.
+
+    Raises:
+        TypeError: it is no whole number.
+    """
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        return index(value)
     raise TypeError(
         f"watermark is {named(value)}: must be a secret whole number, a Watermark, or None."
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from dlm_sampling import generate, sample, samplers, wrap
+from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.guidance import BestOf
 from dlm_sampling.ops import RANDOM_STREAM, draw
 from dlm_sampling.testing import EnumerableDenoiser, chi_square, count_states
@@ -133,3 +135,26 @@ def test_a_text_of_this_version_is_found_by_later_ones() -> None:
     """The noise of a key is part of the random stream."""
     assert RANDOM_STREAM == 1
     assert Watermark(1).keys().tolist() == [-9039842718086349479]
+
+
+def test_a_key_is_any_whole_number_of_64_bits_and_is_never_shown() -> None:
+    large = 2**63 + 11
+    assert Watermark(np.int64(3)).name == Watermark(3).name != Watermark(large).name
+    for wrong, kind in ((2.5, TypeError), (True, TypeError), (2**64, ValueError), (-7, ValueError)):
+        with pytest.raises(kind, match="watermark") as told:
+            Watermark(wrong)  # pyright: ignore[reportArgumentType]
+        assert str(wrong) not in str(told.value).replace("2^64", "")
+
+
+def test_texts_that_share_the_noise_of_a_key_are_told(recwarn: pytest.WarningsRecorder) -> None:
+    logits = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
+    toy = wrap(
+        lambda input_ids: logits.expand(len(input_ids), -1, -1), vocab_size=9, mask_token_id=8
+    )
+    options: dict[str, Any] = {"sampler": "llada-entropy", "max_new_tokens": 6, "temperature": 1.0}
+    out = generate(toy, seed=1, num_return_sequences=3, watermark=np.int64(77), **options)
+    assert out.token_ids[0] == out.token_ids[1]
+    assert "variants=64" in str(recwarn.pop(SamplingWarning).message)
+    mark = Watermark(77, variants=64)
+    varied = generate(toy, seed=1, num_return_sequences=3, watermark=mark, **options)
+    assert len({tuple(ids) for ids in varied.token_ids}) > 1 and not recwarn.list

@@ -162,10 +162,12 @@ def _trajectory(parts: Sequence[tuple[int, SampleOutput]], canvases: Canvases) -
         for event in trajectory.events
     ]
     initial = torch.cat([trajectory.initial for _, trajectory in kept]).cpu()
+    unknown = [trajectory.unknown for _, trajectory in kept]
     return replace(
         kept[0][1],
         initial=initial,
         editable=canvases.editable,
+        unknown=None if None in unknown else torch.cat(cast("list[Tensor]", unknown)).cpu(),
         events=events,
         attention_mask=canvases.attention,
         seeds=canvases.seeds,

@@ -199,9 +199,14 @@ def _trajectory(
     if not kept:
         return None
     initial = [bucket.tokens(trajectory.initial, bucket.rows) for bucket, trajectory in kept]
+    unknown = [
+        None if trajectory.unknown is None else bucket.wide(trajectory.unknown)
+        for bucket, trajectory in kept
+    ]
     return replace(
         kept[0][1],
         initial=torch.cat(initial)[order],
+        unknown=None if None in unknown else torch.cat(cast("list[Tensor]", unknown))[order],
         editable=canvases.editable,
         events=[bucket.event(event) for bucket, found in kept for event in found.events],
         attention_mask=canvases.attention,

@@ -193,6 +193,7 @@ def run_request(
             attention_mask=canvases.attention,
             sampler=type(request.sampler).__name__,
             masked=run.process.mask_token_id is not None,
+            unknown=state.unknown.clone(),
             request=request,
             seeds=canvases.seeds,
         )

@@ -78,6 +78,8 @@ class Trajectory:
         attention_mask: bool [B, L], False at padding; None without padding.
         sampler: name of the sampler's class, for messages.
         masked: whether the noise of the run is masks, so that an unknown position holds no token.
+        unknown: bool [B, L], positions without a token before the first step; None: all editable
+            ones, as without a draft.
         request: the settings of the run; None if the trajectory was made by hand.
         seeds: one per row; () if the trajectory was made by hand.
     """
@@ -88,6 +90,7 @@ class Trajectory:
     attention_mask: Tensor | None = None
     sampler: str = "a sampler"
     masked: bool = True
+    unknown: Tensor | None = None
     request: Request | None = None
     seeds: tuple[int, ...] = ()
 
@@ -130,8 +133,11 @@ class Trajectory:
             if event.parents is not None:
                 at = at.index_copy(0, rows, event.parents[place[at[rows]]])
             events.append(_selected(event, rows, place[at[rows]]))
-        initial = self.initial[at]
-        return replace(self, initial=initial, editable=self.editable[at], events=events[::-1])
+        initial, editable = self.initial[at], self.editable[at]
+        unknown = None if self.unknown is None else self.unknown[at]
+        return replace(
+            self, initial=initial, editable=editable, unknown=unknown, events=events[::-1]
+        )
 
     def canvases(self, row: int, *, forwards_only: bool = False) -> Tensor:
         """Return the canvas before each step of one row, int64 [T, L].

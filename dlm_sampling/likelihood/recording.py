@@ -32,17 +32,18 @@ class Recording:
         """Begin the recording of a run of `canvases`."""
         planned, _ = plan_request(denoiser, request, canvases)
         process = check_fit(denoiser, request.sampler, request.guidance_scale)
-        masked = process.mask_token_id is not None
+        mask = process.mask_token_id
         run = Trajectory(
             initial=canvases.tokens,
             editable=canvases.editable,
             attention_mask=canvases.attention,
             sampler=type(request.sampler).__name__,
-            masked=masked,
+            masked=mask is not None,
             request=planned,
             seeds=canvases.seeds,
         )
-        return cls(Recorder(canvases.editable, masked=masked), run)
+        recorder = Recorder(canvases.editable, masked=mask is not None, mask_token_id=mask)
+        return cls(recorder, run)
 
     def rollout(self, tokens: Tensor, nfe: Tensor, model: str) -> Rollout:
         """Return the rollout; arguments as in `Rollout.of_recorder`."""

@@ -99,7 +99,7 @@ class Rollout:
             ValueError: the trajectory does not tell the settings of the run.
         """
         run = run.paths()
-        recorder = Recorder(run.editable, masked=run.masked)
+        recorder = Recorder(run.editable, masked=run.masked, unknown=run.unknown)
         for event in run.events:
             recorder(event)
         nfe = torch.zeros_like(run.initial[:, 0]) if nfe is None else nfe
@@ -138,7 +138,9 @@ class Rollout:
         final = torch.where(recorder.unknown.to(device), tokens, final)
         attention, editable = attention_of(run).to(device), run.editable.to(device)
         return cls(
-            rows=RolloutRows(final, initial, attention, editable, nfe.to(device)),
+            rows=RolloutRows(
+                final, initial, attention, editable, recorder.begun.to(device), nfe.to(device)
+            ),
             seeds=run.seeds,
             steps=steps,
             writes=writes,
@@ -193,7 +195,7 @@ class Rollout:
         initial = tokens.masked_fill(written, mask_token_id)
         nfe = torch.bincount(owner, minlength=len(tokens))
         return cls(
-            rows=RolloutRows(tokens, initial, attention, written, nfe),
+            rows=RolloutRows(tokens, initial, attention, written, written, nfe),
             seeds=tuple(seeds) or tuple(range(len(tokens))),
             steps=steps,
             writes=Writes(*in_order([*writes, drawn[written]])),
@@ -268,6 +270,7 @@ class Rollout:
             attention_mask=self.attention_mask,
             sampler=type(self.request.sampler).__name__,
             masked=self.masked,
+            unknown=self.rows.unknown,
             request=self.request,
             seeds=self.seeds,
         )
@@ -275,7 +278,7 @@ class Rollout:
     def events(self) -> Iterator[StepEvent]:
         """Yield the steps in order; see `tables.rebuilt_events`."""
         stops = self._block_stops() if self.request.blocks.causal else None
-        return rebuilt_events(self.initial, self.editable, self.steps, self.writes, stops)
+        return rebuilt_events(self.initial, self.rows.unknown, self.steps, self.writes, stops)
 
     def _block_stops(self) -> Tensor:
         """Return the first column behind every block, int64 [B, K]."""

@@ -21,6 +21,7 @@ class RolloutRows(NamedTuple):
     initial: Tensor  # int64 [B, L], the canvas before the first step
     attention_mask: Tensor  # bool [B, L], False at padding
     editable: Tensor  # bool [B, L], positions that the run could write
+    unknown: Tensor  # bool [B, L], those without a token before the first step; a draft has some
     nfe: Tensor  # int64 [B], forward passes of the run
 
     def padded(self, width: int) -> RolloutRows:
@@ -31,6 +32,7 @@ class RolloutRows(NamedTuple):
             initial=F.pad(self.initial, missing),
             attention_mask=F.pad(self.attention_mask, missing),
             editable=F.pad(self.editable, missing),
+            unknown=F.pad(self.unknown, missing),
         )
 
 
@@ -66,12 +68,22 @@ class Recorder:
     Args:
         editable: bool [B, L], positions that the run may write.
         masked: whether the noise of the run is masks.
-        unknown: bool [B, L], positions that are still to be written; None: all that may be.
+        unknown: bool [B, L], positions that are still to be written; None: all that may be, or
+            those that hold `mask_token_id`.
+        mask_token_id: the mask, where rows may begin with a draft and `unknown` is not known.
     """
 
-    def __init__(self, editable: Tensor, *, masked: bool, unknown: Tensor | None = None) -> None:
-        self._editable, self._masked = editable, masked
+    def __init__(
+        self,
+        editable: Tensor,
+        *,
+        masked: bool,
+        unknown: Tensor | None = None,
+        mask_token_id: int | None = None,
+    ) -> None:
+        self._editable, self._masked, self._mask = editable, masked, mask_token_id
         self._unknown = (editable if unknown is None else unknown).clone()
+        self._begun = self._unknown.clone()
         self._first = torch.zeros(editable.shape).long()
         self._seen = torch.zeros(len(editable), dtype=torch.bool)
         self._steps: list[Steps] = []
@@ -85,6 +97,10 @@ class Recorder:
         self._first[rows[fresh]] = event.before[fresh]
         self._seen[rows] = True
         editable = self._editable[rows]
+        if self._mask is not None:
+            begun = rows[fresh]
+            self._begun[begun] = editable[fresh] & (event.before[fresh] == self._mask)
+            self._unknown[begun] = self._begun[begun]
         changed = (event.written | (event.unknown != self._unknown[rows])) & editable
         self._unknown[rows] = event.unknown
         drawn, new = event.logprob.masked_fill(~editable, 0.0), editable
@@ -123,12 +139,18 @@ class Recorder:
     def _to(self, device: torch.device) -> None:
         if self._unknown.device != device:
             self._editable, self._unknown = self._editable.to(device), self._unknown.to(device)
+            self._begun = self._begun.to(device)
             self._first, self._seen = self._first.to(device), self._seen.to(device)
 
     @property
     def unknown(self) -> Tensor:
         """Return the positions that no step has written so far, bool [B, L]."""
         return self._unknown
+
+    @property
+    def begun(self) -> Tensor:
+        """Return the positions that held no token before the first step, bool [B, L]."""
+        return self._begun
 
     def initial(self, tokens: Tensor) -> Tensor:
         """Return the canvas before the first step, int64 [B, L]; rows without one: `tokens`."""
@@ -147,7 +169,7 @@ class Recorder:
 
 
 def rebuilt_events(
-    initial: Tensor, editable: Tensor, steps: Steps, writes: Writes, stops: Tensor | None
+    initial: Tensor, unknown: Tensor, steps: Steps, writes: Writes, stops: Tensor | None
 ) -> Iterator[StepEvent]:
     """Yield the steps in order; one canvas per row exists at a time.
 
@@ -155,12 +177,12 @@ def rebuilt_events(
 
     Args:
         initial: int64 [B, L], the canvas before the first step.
-        editable: bool [B, L], positions that the run could write.
+        unknown: bool [B, L], positions without a token before the first step.
         steps: the steps of all rows.
         writes: the changes of all rows.
         stops: int64 [B, K], first column hidden in every block; None if none was hidden.
     """
-    canvas, unknown = initial.clone(), editable.clone()
+    canvas, unknown = initial.clone(), unknown.clone()
     place = torch.zeros_like(initial[:, 0])
     changes = segments(writes.iteration)
     for number, here in segments(steps.iteration).items():

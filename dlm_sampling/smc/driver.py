@@ -166,6 +166,7 @@ class ParticleDriver(Stepwise):
             attention_mask=slots.attention,
             sampler=type(run.sampler).__name__,
             masked=run.process.mask_token_id is not None,
+            unknown=state.unknown.clone(),
             request=run.request,
             seeds=slots.seeds,
         )

@@ -108,26 +108,24 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
     )
 
 
-def equal_rows(output: GenerateOutput, greedy: str | None, numbers: Sequence[int]) -> str | None:
-    """Return a warning if the sequences of a prompt are equal because nothing is drawn at random.
+def equal_rows(output: GenerateOutput, alike: str | None, numbers: Sequence[int]) -> str | None:
+    """Return a warning if the sequences of a prompt are equal because no noise of theirs differs.
 
     Args:
         output: the result.
-        greedy: why the most probable token is always taken, None if tokens are drawn; texts that
-            are drawn may be equal by chance.
+        alike: why, and what to change; None where texts can be equal by chance only.
         numbers: of the prompt of each row, in the whole call.
 
     Returns:
         The warning, or None if there is nothing to tell.
     """
-    if greedy is None:
+    if alike is None:
         return None
     for number in dict.fromkeys(numbers):
         same = [ids for ids, own in zip(output.token_ids, numbers, strict=True) if own == number]
         if len(same) > 1 and all(ids == same[0] for ids in same):
             return (
-                f"The {len(same)} sequences of prompt {number} are equal: {greedy}, so every token "
-                "is the most probable one. For different texts set temperature=1.0, or another "
-                "value above 0, without top_k=1; else num_return_sequences=1 saves the work."
+                f"The {len(same)} sequences of prompt {number} are equal: {alike}; else "
+                "num_return_sequences=1 saves the work."
             )
     return None

@@ -285,11 +285,11 @@ def generate(
         sampled = run_parts(denoiser, job.request, canvases, batch_size, listeners)
     if feed is not None:
         feed.close()
-    output = finish(sampled, rows, job.tokenizer, padding_id(denoiser))
+    output = finish(sampled, rows, job.tokenizer, padding_id(denoiser, job.request.stop_token_ids))
     if recording is not None:
         digest = weights_digest(denoiser)
         output = replace(output, rollout=recording.rollout(sampled.tokens, sampled.nfe, digest))
-    if (equal := equal_rows(output, job.greedy, job.numbers)) is not None:
+    if (equal := equal_rows(output, job.alike, job.numbers)) is not None:
         warnings.warn(equal, SamplingWarning, stacklevel=2)
     return output
 
@@ -319,11 +319,11 @@ def generate_parts(
         rows = job.rows(first, last)
         return rows, run_parts(job.denoiser, job.request, rows.canvases, None, callbacks)
 
-    warned, padding = False, padding_id(job.denoiser)
+    warned, padding = False, padding_id(job.denoiser, job.request.stop_token_ids)
     for first, (rows, sampled) in in_parts(len(job.prompts), batch_size, run, on_halve):
         output = finish(sampled, rows, job.tokenizer, padding)
         numbers = job.numbers[first : first + len(output.seeds)]
-        equal = None if warned else equal_rows(output, job.greedy, numbers)
+        equal = None if warned else equal_rows(output, job.alike, numbers)
         if equal is not None:
             tell(equal)
             warned = True

@@ -160,12 +160,21 @@ class Job:
     numbers: list[int]
 
     @property
-    def greedy(self) -> str | None:
-        """Return the option by which the most probable token is always taken; None: none is."""
+    def alike(self) -> str | None:
+        """Return why the texts of a prompt may be equal, and what to change; None: by chance."""
         law = self.request.sampler.law if self.request.law is None else self.request.law
-        if law.temperature == 0:
-            return "the temperature is 0"
-        return "top_k is 1" if law.top_k == 1 else None
+        if law.temperature == 0 or law.top_k == 1:
+            option = "the temperature is 0" if law.temperature == 0 else "top_k is 1"
+            return (
+                f"{option}, so every token is the most probable one. For different texts set "
+                "temperature=1.0, or another value above 0, without top_k=1"
+            )
+        if self.request.watermark is not None:
+            return (
+                "the key of the watermark is one noise for all of them. For different texts give "
+                "watermark=Watermark(key, variants=64), or a larger number"
+            )
+        return None
 
     @property
     def lengths(self) -> list[int]:

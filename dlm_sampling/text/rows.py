@@ -5,7 +5,7 @@ The columns of a row are padding, then prompt, then new positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -85,7 +85,7 @@ def build_rows(
     """
     lengths = [len(row.ids) + new for row, new in zip(rows, new_tokens, strict=True)]
     width, ends = max(lengths), Ends() if ends is None else ends
-    pad = padding_id(denoiser)
+    pad = padding_id(denoiser, ends.ids)
     noise = pad if denoiser.mask_token_id is None else denoiser.mask_token_id
     tokens = torch.full((len(rows), width), pad, dtype=torch.int64)
     editable = torch.zeros(tokens.shape, dtype=torch.bool)
@@ -116,9 +116,10 @@ def build_rows(
     return TextRows(canvases, rows, found)
 
 
-def padding_id(denoiser: Denoiser) -> int:
-    """Return the id at positions that hold no text."""
-    return next((i for i in (denoiser.pad_token_id, denoiser.eos_token_id) if i is not None), 0)
+def padding_id(denoiser: Denoiser, ends: Iterable[int] = ()) -> int:
+    """Return the id at positions that hold no text: padding, an end-of-text, those given, or 0."""
+    own = (denoiser.pad_token_id, denoiser.eos_token_id, *ends)
+    return next((i for i in own if i is not None), 0)
 
 
 def check_length(index: int, prompt: int, new: int, context: int | None) -> None:

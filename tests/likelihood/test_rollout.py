@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
 
-from dlm_sampling import Rollout, replay, samplers
+from dlm_sampling import Rollout, generate, replay, samplers, wrap
 from dlm_sampling.types import TokenLaw
 from tests.samplers.small import run, small_toy
 
@@ -82,3 +83,42 @@ def test_steps_alone_give_the_rollout_of_an_unmask_only_run() -> None:
         assert torch.equal(getattr(made, name), getattr(rollout, name)), name
     assert (made.step_logprob - rollout.step_logprob).abs().max() <= 1e-6
     assert torch.equal(replay(toy, made).logprob, replay(toy, rollout).logprob)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        ("llada-entropy", {"start": [5, 5, 0, 0, 7, 0]}),
+        ("ancestral", {"start": [5, 4, 3, 2, 7, 1], "t_start": 0.5}),
+        ("remdm-cap", {"start": [5, 4, 3, 0, 7, 1], "t_start": 0.5, "renoise": False}),
+    ],
+)
+def test_a_draft_is_no_step(sampler: str, options: dict[str, object], tmp_path: Path) -> None:
+    """Draft tokens that stay were not drawn: beside the run, after it, and in a file."""
+    table = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+
+    def network(input_ids: torch.Tensor) -> torch.Tensor:
+        return table[: input_ids.shape[1]].expand(len(input_ids), -1, -1)
+
+    toy = wrap(network, vocab_size=8, mask_token_id=0)
+    out = generate(
+        toy, [[1], [2, 1, 1]], sampler=sampler, steps=4, temperature=1.0, top_p=1.0, seed=5,
+        return_rollout=True, return_trajectory=True, num_return_sequences=4, **options,
+    )  # fmt: skip
+    rollout = out.rollout
+    assert rollout is not None and out.trajectory is not None
+    drawn = torch.zeros_like(rollout.editable)
+    for event in out.trajectory.events:
+        drawn[event.rows] |= event.written
+    assert torch.equal(rollout.step_index >= 0, drawn & rollout.editable)
+    kept = rollout.editable & ~drawn
+    assert kept.any() and torch.equal(rollout.initial[kept], rollout.tokens[kept])
+    assert torch.equal(rollout.logprob, torch.where(drawn, out.logprobs, 0.0))
+    wanted = replay(toy, out.trajectory).logprob
+    path = tmp_path / "r.safetensors"
+    rollout.save(path)
+    for same_run in (rollout, Rollout.load(path), Rollout.from_output(out)):
+        assert torch.equal(same_run.step_index, rollout.step_index)
+        assert torch.equal(replay(toy, same_run).logprob, wanted)
+    half = Rollout.cat([rollout.select(torch.tensor([6, 1])), rollout.select(torch.tensor([0]))])
+    assert torch.equal(replay(toy, half).logprob, wanted[torch.tensor([6, 1, 0])])

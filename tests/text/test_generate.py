@@ -405,6 +405,16 @@ def test_a_cut_leaves_fixed_context_alone() -> None:
     assert other.finish_reasons == ["length"]
 
 
+def test_what_is_behind_an_end_that_the_call_names_is_that_end() -> None:
+    """A network without padding has no other id for it, and 0 may be its mask."""
+    logits = torch.zeros(4, 8).index_fill(1, torch.tensor([7]), 9.0)
+    toy = wrap(
+        lambda input_ids: logits.expand(len(input_ids), -1, -1), vocab_size=8, mask_token_id=0
+    )
+    out = generate(toy, max_new_tokens=4, eos="cut", eos_token_id=7, temperature=0.0)
+    assert out.sequences.tolist() == [[7, 7, 7, 7]] and out.token_ids == [[]]
+
+
 def equal_warnings(seen: pytest.WarningsRecorder) -> list[warnings.WarningMessage]:
     found = [warning for warning in seen.list if "are equal" in str(warning.message)]
     seen.clear()

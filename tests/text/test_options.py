@@ -50,7 +50,7 @@ def test_the_sampler_and_its_law_are_the_default() -> None:
     assert job.request.law == job.request.sampler.law
     warm = prepare(model(), [[1]], GenerateOptions(law=LawOptions(temperature=0.7)))
     assert warm.request.law == replace(job.request.sampler.law, temperature=0.7)
-    assert warm.greedy is None
+    assert warm.alike is None
 
 
 def test_rows_are_repeated_next_to_each_other_and_have_their_lengths() -> None:
