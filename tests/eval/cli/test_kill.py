@@ -20,8 +20,8 @@ def work(out: Path) -> int:
     return sum(p.stat().st_size for r in rooms for p in r.rglob("*") if p.is_file())
 
 
-COMPARE = ["eval", "compare", "sudoku4x4", "--samplers", "ancestral,llada", "--nfe", "8",
-           "--task", "sudoku", "-n", "12", "--batch-size", "2", "--quiet", "--out"]  # fmt: skip
+COMPARE = ["eval", "compare", "sudoku4x4", "--samplers", "ancestral,llada", "--nfe", "4",
+           "--task", "sudoku", "-n", "8", "--batch-size", "2", "--quiet", "--out"]  # fmt: skip
 TEXT = ["eval", "text", "sudoku4x4", "-n", "130", "--max-new-tokens", "15", "--batch-size", "8",
         "--reference", "none", "--sampler", "ancestral", "--steps", "5", "--out"]  # fmt: skip
 DATA = str(ROOT / "constraints.txt")
