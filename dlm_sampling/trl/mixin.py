@@ -34,8 +34,9 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.errors import named
 from dlm_sampling.text.generate import generate
 from dlm_sampling.trl.drawn_rows import DrawnBatch, DrawnRow
-from dlm_sampling.trl.likelihoods import RunLikelihood, TokenLikelihood
-from dlm_sampling.trl.network import calling, network_for_trainer
+from dlm_sampling.trl.likelihoods import RunLikelihood, TokenLikelihood, TokenScores
+from dlm_sampling.trl.lost_terms import without_lost
+from dlm_sampling.trl.network import calling, network_for_trainer, tokenizer_for_trainer
 from dlm_sampling.trl.rollouts import DrawnTexts, rollout_func
 from dlm_sampling.trl.settings import check_settings, law_of
 
@@ -97,6 +98,7 @@ class DiffusionGRPOMixin:
         self._texts: DrawnTexts | None = None  # of the latest generation
         self._scoring: Sequence[DrawnRow] = ()  # rows of the batch that is scored now
         self._questions: deque[str] = deque()  # what TRL asks for while it generates, in order
+        self._scored: TokenScores | None = None  # of the batch whose loss is computed now
         self._draws = 0
         network = network_for_trainer(denoiser)
         self.reference: Denoiser | None = None
@@ -106,8 +108,9 @@ class DiffusionGRPOMixin:
         try:
             trainer: Any = super()
             trainer.__init__(
-                model=network, reward_funcs=reward_funcs, args=args, processing_class=tokenizer,
-                rollout_func=rollout_func, **given,
+                model=network, reward_funcs=reward_funcs, args=args,
+                processing_class=tokenizer_for_trainer(tokenizer), rollout_func=rollout_func,
+                **given,
             )  # fmt: skip
         finally:
             args.beta = beta
@@ -177,8 +180,13 @@ class DiffusionGRPOMixin:
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """Compute TRL's loss of the rows that lie in the batch."""
         self._scoring = inputs[ROWS]
-        trainer: Any = super()
-        return trainer._compute_loss(model, inputs)
+        width = inputs["completion_ids"].shape[1]
+        self._scored, inputs = without_lost(self._scores(model, width, entropy=True), inputs)
+        try:
+            trainer: Any = super()
+            return trainer._compute_loss(model, inputs)
+        finally:
+            self._scored = None
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -195,29 +203,41 @@ class DiffusionGRPOMixin:
 
         The old policy's are those of sampling, where the record tells them: no pass is needed.
         """
+        question = self._questions.popleft() if self._questions else ""
+        if question == "old":
+            batch = DrawnBatch.of(self._scoring)
+            recorded = self.likelihood.recorded(batch.rollout)
+            if recorded is not None:
+                return batch.behind(recorded, logits_to_keep).to(input_ids.device), None, None
+        found = self._scored
+        if found is None:
+            found = self._scores(
+                model, logits_to_keep, batch_size=batch_size, entropy=compute_entropy
+            )
+        return found.logprob, found.entropy if compute_entropy else None, None
+
+    def _scores(
+        self, model: Any, width: int, *, batch_size: int | None = None, entropy: bool
+    ) -> TokenScores:
+        """Score `width` columns from the begin of each text of the batch under a network."""
         this: Any = self
         batch = DrawnBatch.of(self._scoring)
-        question = self._questions.popleft() if self._questions else ""
-        recorded = self.likelihood.recorded(batch.rollout) if question == "old" else None
-        if recorded is not None:
-            return batch.behind(recorded, logits_to_keep).to(input_ids.device), None, None
         is_reference = self.reference is not None and model is this.ref_model
         policy = self.reference if is_reference and self.reference else self.denoiser
-        exact = compute_entropy and (this._entropy_bonus_enabled or this.top_entropy_quantile < 1.0)
+        exact = entropy and (this._entropy_bonus_enabled or this.top_entropy_quantile < 1.0)
         with this.accelerator.autocast(), calling(policy, model):
             found = self.likelihood(
                 policy, batch.rollout, batch_size=batch_size, exact_entropy=exact
             )
-        logps, entropies = (
-            batch.behind(part, logits_to_keep).to(input_ids.device) for part in found
-        )
+        device = this.accelerator.device
+        logps, entropies = (batch.behind(part, width).to(device) for part in found)
         if torch.is_grad_enabled() and not logps.requires_grad:
             raise ValueError(
                 "no token of the batch was drawn at random, so that nothing can be trained: "
                 f"sampler {batch.rollout.header.sampler} took each as the argmax. Use more steps, "
                 "a temperature above 0, or 'llada-random'."
             )
-        return logps, entropies if compute_entropy else None, None
+        return TokenScores(logps, entropies)
 
 
 def _is_peft(network: Any) -> bool:

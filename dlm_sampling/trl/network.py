@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
@@ -64,7 +65,33 @@ def network_for_trainer(denoiser: Denoiser) -> Any:
         raise TypeError(f"denoiser ({denoiser.family}) has no network whose weights could train.")
     if not isinstance(unwrapped(denoiser.module), PreTrainedModel):
         denoiser.module = NetworkShell(denoiser.module, denoiser.vocab_size)
+    network: Any = unwrapped(denoiser.module)
+    if "generation_config" not in vars(
+        network
+    ):  # networks that transformers does not generate with
+        network.generation_config = GenerationConfig()
     return denoiser.module
+
+
+def tokenizer_for_trainer(tokenizer: Any) -> Any:
+    """Return a tokenizer with a token to fill up lists of ids, which TRL needs.
+
+    One without a padding token and an end-of-text (TRL then pads with that) is copied, and the copy
+    pads with the mask: the loss never reads it.
+
+    Raises:
+        ValueError: it has no mask either.
+    """
+    if tokenizer.pad_token is not None or tokenizer.eos_token is not None:
+        return tokenizer
+    if tokenizer.mask_token is None:
+        raise ValueError(
+            "processing_class has no padding token: set its pad_token, such as to a token that no "
+            "text has; TRL fills up lists of ids with it."
+        )
+    padded = copy.deepcopy(tokenizer)
+    padded.pad_token = tokenizer.mask_token
+    return padded
 
 
 @contextmanager

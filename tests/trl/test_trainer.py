@@ -23,6 +23,7 @@ from datasets import Dataset  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 
 from dlm_sampling import AutoDenoiser, Denoiser, Rollout, replay  # noqa: E402
+from dlm_sampling.errors import SamplingWarning  # noqa: E402
 from dlm_sampling.trl import (  # noqa: E402
     MeanFieldLikelihood,
     RunLikelihood,
@@ -51,6 +52,7 @@ def train(tmp_path: Path, tiny_llada: Path) -> Callable[..., Trained]:
         *,
         rewarded: Any = reward,
         dtype: torch.dtype = torch.float32,
+        prompts: list[str] = PROMPTS,
         prepare: Callable[[Denoiser], None] | None = None,
         options: dict[str, Any] | None = None,
         **settings: Any,
@@ -79,7 +81,7 @@ def train(tmp_path: Path, tiny_llada: Path) -> Callable[..., Trained]:
             **{"num_iterations": 2, "max_steps": 4, "learning_rate": 1e-2, **settings},
         )  # fmt: skip
         options = {"generation": GENERATION, **(options or {})}
-        data = Dataset.from_dict({"prompt": PROMPTS})
+        data = Dataset.from_dict({"prompt": prompts})
         trainer = Noting(policy, rewarded, args, train_dataset=data, **options)
         trainer.train()
         return trainer, seen, policy
@@ -239,6 +241,35 @@ def test_networks_of_another_kind_and_noise_without_masks(train: Callable[..., T
     found = gaps(seen)
     assert max(found[:2]) <= 1e-4
     assert max(found[2:]) > 1e-3
+
+
+def test_a_law_with_filters_gives_a_loss_that_is_a_number(train: Callable[..., Trained]) -> None:
+    """In the second iteration tokens have left the law: their terms go, and the others train."""
+    with pytest.warns(SamplingWarning, match="are -inf, and leave the loss"):
+        trainer, seen, policy = train(top_p=0.5, beta=0.1, max_steps=2, learning_rate=0.1)
+    assert all(bool(call["logps"].isfinite().all()) for call in seen)
+    assert policy.module is not None
+    assert all(bool(p.isfinite().all()) for p in policy.module.parameters())
+    logs = [h for h in trainer.state.log_history if "kl" in h]
+    assert 0.0 < float(logs[1]["kl"]) < torch.inf
+    assert float(logs[1]["loss"]) != 0.0  # TRL logs a loss that is no number as 0
+    assert float(logs[1]["grad_norm"]) > 0.0
+
+
+def test_a_network_that_transformers_does_not_generate_with(train: Callable[..., Trained]) -> None:
+    """The Sudoku model is a BERT; its tokenizer has neither a padding token nor an end-of-text."""
+
+    def count(completions: list[str], **_: Any) -> list[float]:
+        return [float(text[:6].count("1")) for text in completions]
+
+    generation = {"sampler": "llada-random", "steps": 4, "infill": True, "eos": "keep"}
+    _, seen, policy = train(
+        "sudoku4x4", rewarded=count, options={"generation": generation}, max_steps=1,
+        prompts=["." * 16, "1" + "." * 15, "." * 15 + "2", "3" + "." * 15],
+    )  # fmt: skip
+    assert max(gaps(seen)) <= 1e-5
+    assert any(bool((call["advantages"] != 0).any()) for call in seen)
+    assert policy.tokenizer.pad_token is None  # pyright: ignore
 
 
 def test_the_likelihood_can_be_another(train: Callable[..., Trained]) -> None:
