@@ -11,6 +11,27 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import Canvases
+from dlm_sampling.errors import named
+
+
+def check_denoiser(denoiser: object) -> None:
+    """Refuse a model that is no denoiser.
+
+    Raises:
+        TypeError: it is something else, such as a bare network.
+    """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"denoiser is {named(denoiser)}: must be a Denoiser, from AutoDenoiser.from_pretrained "
+            "or, around a network of your own, wrap(...)."
+        )
+
+
+def _check_tensors(**given: object) -> None:
+    """Refuse canvases that are no tensors."""
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} is {named(value)}: must be a tensor [batch, length].")
 
 
 def check_canvases(
@@ -18,7 +39,7 @@ def check_canvases(
     tokens: Tensor,
     editable: Tensor,
     attention_mask: Tensor | None,
-    seeds: Iterable[SupportsIndex],
+    seeds: Iterable[SupportsIndex] | None,
 ) -> Canvases:
     """Check shapes, dtypes and token ids, and move the canvases to the denoiser's device.
 
@@ -27,13 +48,16 @@ def check_canvases(
         tokens: integers [B, L]; values at editable positions are ignored.
         editable: bool [B, L].
         attention_mask: bool or 0 and 1 [B, L], or None for no padding.
-        seeds: one per row.
+        seeds: one per row; None for canvases that are scored and not sampled.
 
     Raises:
-        TypeError: seeds are not whole numbers.
+        TypeError: seeds are not whole numbers, or the canvases are no tensors.
         ValueError: shapes do not match, tokens are not integers, or a fixed token is outside the
             vocabulary.
     """
+    _check_tensors(tokens=tokens, editable=editable)
+    if attention_mask is not None:
+        _check_tensors(attention_mask=attention_mask)
     if tokens.ndim != 2 or editable.shape != tokens.shape:
         raise ValueError(
             f"tokens {tuple(tokens.shape)} and editable {tuple(editable.shape)}: both must "
@@ -41,7 +65,7 @@ def check_canvases(
         )
     if tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise ValueError(f"tokens are {tokens.dtype}: must be token ids, int64 [batch, length].")
-    listed = _listed(seeds)
+    listed = _listed(range(len(tokens)) if seeds is None else seeds)
     if len(listed) != len(tokens):
         raise ValueError(
             f"seeds has {len(listed)} entries for {len(tokens)} rows: give one per row."

@@ -22,9 +22,9 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import check_batch_size, in_parts
-from dlm_sampling.engine.checks import check_canvases, check_ids
+from dlm_sampling.engine.checks import check_canvases, check_denoiser, check_ids
 from dlm_sampling.engine.request import Canvases
-from dlm_sampling.errors import unknown_choice
+from dlm_sampling.errors import check_flag, check_whole, named, unknown_choice
 from dlm_sampling.likelihood.mask_plans import SCHEMES, MaskPlan, Places
 from dlm_sampling.likelihood.scoring import Scorer, Views
 from dlm_sampling.prediction.model import time_at
@@ -94,13 +94,15 @@ def elbo(
         the time at which the expected fraction of masked positions is that of the mask.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: the model has no masks or carries a state, shapes do not match, a token is
             outside the vocabulary, a token to score is the mask, n or batch_size < 1, n is odd with
             "coupled", C > 12 with "enumerate", or two arguments exclude each other.
     """
+    check_flag("grad", grad, optional=True)
     inputs = check_texts(denoiser, tokens, editable, attention_mask, batch_size)
     masks = (
-        _plan(inputs, scheme, n, seed) if masks is None else _checked_plan(masks, inputs, n, seed)
+        _plan(inputs, scheme, n, seed) if masks is None else checked_plan(masks, inputs, n, seed)
     )
     with torch.set_grad_enabled(torch.is_grad_enabled() if grad is None else grad):
         return _estimate(Scorer(denoiser), inputs, masks, batch_size)
@@ -116,12 +118,14 @@ def check_texts(
     """Check texts that are to be masked and scored; see `elbo`.
 
     Raises:
+        TypeError: the denoiser is none, or the texts are no tensors.
         ValueError: the model has no masks, shapes do not match, a token is outside the vocabulary,
             a token to score is the mask, or batch_size < 1.
     """
+    check_denoiser(denoiser)
     _check_noise(denoiser)
     check_batch_size(batch_size)
-    inputs = check_canvases(denoiser, tokens, editable, attention_mask, range(len(tokens)))
+    inputs = check_canvases(denoiser, tokens, editable, attention_mask, None)
     _check_tokens(denoiser, inputs)
     return inputs
 
@@ -198,6 +202,7 @@ def _plan(
         raise unknown_choice("scheme", scheme, SCHEMES)
     if not chosen.drawn and n is not None:
         raise ValueError(f"n={n}: scheme {scheme!r} has as many masks as it needs; leave n out.")
+    check_whole("n", n, optional=True)
     n = DEFAULT_MASKS if n is None else n
     if n < 1:
         raise ValueError(f"n={n}: must be at least 1.")
@@ -207,10 +212,17 @@ def _plan(
     return chosen.plan(Places(inputs.editable, replace(rng, origin=origin)), n)
 
 
-def _checked_plan(
-    plan: MaskPlan, inputs: Canvases, n: int | None, seed: int | Sequence[int] | None
+def checked_plan(
+    plan: object, inputs: Canvases, n: int | None, seed: int | Sequence[int] | None
 ) -> MaskPlan:
-    """Return the plan of an earlier call on the device, after checking that it fits."""
+    """Return the plan of an earlier call on the device, after checking that it fits.
+
+    Raises:
+        TypeError: it is no plan.
+        ValueError: n or seed is given too, or the plan is of other rows or positions.
+    """
+    if not isinstance(plan, MaskPlan):
+        raise TypeError(f"masks is {named(plan)}: must be a MaskPlan, the `masks` of `elbo`.")
     if n is not None or seed is not None:
         raise ValueError("masks: a plan comes with its number and seeds; leave n and seed out.")
     masks, weights = (x.to(inputs.tokens.device) for x in (plan.masks, plan.weights))

@@ -9,6 +9,7 @@ from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
 from dlm_sampling.errors import named
 from dlm_sampling.types import Drawn
+from dlm_sampling.types.values import ints
 
 
 def trajectory_of(output: RunOutput) -> Trajectory:
@@ -28,6 +29,40 @@ def trajectory_of(output: RunOutput) -> Trajectory:
     if found is None:
         raise ValueError("output has no trajectory: call with return_trajectory=True.")
     return found
+
+
+def chosen_rows(rows: object, count: int) -> Tensor:
+    """Return the numbers of chosen rows, int64 [n], 0 to count - 1.
+
+    Args:
+        rows: a bool mask [B], or whole numbers [n], as a tensor, list, tuple or range; -1 is the
+            last row.
+        count: B.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: it has another shape, or names a row that there is not.
+    """
+    wanted = "a bool mask [B] or row numbers, such as torch.tensor([0, 2]) or [0, 2]"
+    try:
+        at = torch.as_tensor(list(rows) if isinstance(rows, range) else rows)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"rows={rows!r}: must be {wanted}.") from None
+    if at.numel() == 0:
+        at = at.long()
+    if at.dtype == torch.bool:
+        if at.shape != (count,):
+            raise ValueError(f"rows is a bool mask {tuple(at.shape)}: must be [{count}], as rows.")
+        return at.nonzero().flatten()
+    if at.is_floating_point() or at.is_complex():
+        raise TypeError(f"rows is {at.dtype}: must be {wanted}.")
+    if at.ndim != 1:
+        raise ValueError(f"rows has shape {tuple(at.shape)}: must be {wanted}.")
+    at = at.long()
+    bad = (at < -count) | (at >= count)
+    if bool(bad.any()):
+        raise ValueError(f"rows has {ints(at[bad])[0]}: must be 0 to {count - 1}, the rows.")
+    return torch.where(at < 0, at + count, at)
 
 
 def attention_of(trajectory: Trajectory) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import check_batch_size
+from dlm_sampling.engine.checks import check_denoiser
 from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.start import taken_as_it_is
@@ -137,15 +138,18 @@ def replay(
         network's gradient checkpointing.
 
     Raises:
-        TypeError: window is no pair of whole numbers, or entropy no bool.
+        TypeError: an argument is of another type.
         ValueError: shrink or batch_size < 1, window is not 0 <= a < b, another name of a law, there
             is no trajectory, the denoiser is of another noise, or a token came from a law that does
             not follow from the record.
     """
+    check_denoiser(denoiser)
+    check_whole("shrink", shrink)
     if shrink < 1:
         raise ValueError(f"shrink={shrink}: must be at least 1; 1 scores every step on its own.")
     check_batch_size(batch_size)
     _check_window(window)
+    check_flag("grad", grad, optional=True)
     check_flag("entropy", entropy)
     check_flag("positions", positions)
     if cache not in ("auto", "none"):

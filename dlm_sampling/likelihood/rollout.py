@@ -22,7 +22,7 @@ from dlm_sampling.engine.blocks import plan_blocks
 from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
-from dlm_sampling.likelihood.records import attention_of, trajectory_of
+from dlm_sampling.likelihood.records import attention_of, chosen_rows, trajectory_of
 from dlm_sampling.likelihood.rollout_files import RolloutFile, read, write
 from dlm_sampling.likelihood.tables import (
     Recorder,
@@ -289,13 +289,14 @@ class Rollout:
             steps_per_block=blocks.steps_per_block,
         ).stop  # fmt: skip
 
-    def select(self, rows: Tensor) -> Rollout:
-        """Return some rows (int64 [n]) in the given order, to split, repeat or order a batch."""
-        at = rows.to(self.tokens.device)
+    def select(self, rows: Tensor | Sequence[int]) -> Rollout:
+        """Return some rows: those of a bool mask [B], or of numbers [n] in the given order."""
+        chosen = chosen_rows(rows, len(self))
+        at = chosen.to(self.tokens.device)
         return replace(
             self,
             rows=select_rows(self.rows, at),
-            seeds=tuple(self.seeds[i] for i in ints(rows)),
+            seeds=tuple(self.seeds[i] for i in ints(chosen)),
             steps=Steps(*rows_of(self.steps, at, len(self))),
             writes=Writes(*rows_of(self.writes, at, len(self))),
         )

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import check_batch_size, in_parts
-from dlm_sampling.engine.checks import check_canvases, check_ids
+from dlm_sampling.engine.checks import check_canvases, check_denoiser, check_ids
 from dlm_sampling.engine.request import Canvases
 from dlm_sampling.errors import check_whole
 from dlm_sampling.likelihood.scoring import check_scorable
@@ -88,11 +88,12 @@ def uniform_elbo(
         A `UniformElbo`, without gradients.  NFE n per row.
 
     Raises:
-        TypeError: n or steps is no whole number.
+        TypeError: n or steps is no whole number, or another argument of another type.
         ValueError: the model has other noise, no schedule, or carries a state; shapes do not match,
             a token is outside the vocabulary, or n, steps or batch_size < 1.
     """
     check_batch_size(batch_size)
+    check_denoiser(denoiser)
     check_scorable(denoiser)
     for name, number in (("n", n), ("steps", steps)):
         check_whole(name, number)
@@ -104,7 +105,7 @@ def uniform_elbo(
             f"{denoiser.schedule}: must be uniform noise with a schedule. The bound of masks is "
             "elbo."
         )
-    inputs = check_canvases(denoiser, tokens, editable, attention_mask, range(len(tokens)))
+    inputs = check_canvases(denoiser, tokens, editable, attention_mask, None)
     check_ids(denoiser, inputs.tokens, inputs.attention)
     seeds = ops.row_seeds(ops.fresh_seed() if seed is None else seed, len(inputs.tokens))
     rng = ops.Rng.from_seeds(seeds, device=inputs.tokens.device)

@@ -287,16 +287,22 @@ def row_seeds(seed: SupportsIndex | Iterable[SupportsIndex], n: int) -> list[int
     """Return seeds of n rows: blake2b of the row index keyed by `seed`, 63 bits; a sequence as is.
 
     Raises:
+        TypeError: it is no whole number, and no sequence of them.
         ValueError: a sequence of another length, or a seed outside of [-2^63, 2^64).
     """
-    if isinstance(seed, Iterable):
-        seeds = [index(s) for s in seed]
+    try:
+        seeds = [index(s) for s in seed] if isinstance(seed, Iterable) else index(seed)
+    except TypeError:
+        raise TypeError(
+            f"seed={seed!r}: must be a whole number, or a sequence of them, one per row."
+        ) from None
+    if isinstance(seeds, list):
         if len(seeds) != n:
             raise ValueError(
                 f"seed has {len(seeds)} entries for {n} rows: pass an int, or n of them."
             )
         return [check_seed(s) for s in seeds]
-    key = (check_seed(index(seed)) % (1 << 64)).to_bytes(8, "little")
+    key = (check_seed(seeds) % (1 << 64)).to_bytes(8, "little")
     names = (i.to_bytes(8, "little") for i in range(n))
     hashes = (hashlib.blake2b(name, key=key, digest_size=8).digest() for name in names)
     return [int.from_bytes(value, "little") >> 1 for value in hashes]

@@ -465,6 +465,11 @@ def test_what_cannot_be_replayed_is_refused() -> None:
     out = recorded(toy, "random")
     with pytest.raises(ValueError, match="shrink=0"):
         replay(toy, out, shrink=0)
+    for name, value in (("shrink", 2.5), ("shrink", True), ("shrink", "2"), ("grad", 1)):
+        with pytest.raises(TypeError, match=f"{name}={value!r}: must be"):
+            replay(toy, out, **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"denoiser is a Linear: must be a Denoiser.* wrap"):
+        replay(torch.nn.Linear(1, 1), out)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_size=0"):
         replay(toy, out, batch_size=0)
     with pytest.raises(ValueError, match="seeds has 1 entries for 6 rows"):

@@ -54,6 +54,24 @@ def test_selected_rows_are_those_rows_in_every_field() -> None:
     same(mixed.select(places.argsort()), rollout)
 
 
+def test_rows_are_chosen_by_a_mask_or_by_numbers_in_any_holder() -> None:
+    rollout = remasked()
+    wanted = rollout.select(torch.tensor([1, 3]))
+    mask = torch.tensor([False, True, False, True])
+    for rows in (mask, mask.tolist(), [1, 3], (1, -1), range(1, 4, 2), torch.tensor([1, 3]).int()):
+        same(rollout.select(rows), wanted)
+    assert len(rollout.select([])) == 0
+    for rows, message in (
+        (mask[:3], r"rows is a bool mask \(3,\): must be \[4\]"),
+        ([0, 4], "rows has 4: must be 0 to 3"),
+        ([[0]], r"rows has shape \(1, 1\): must be a bool mask"),
+        ([0.5], "rows is torch.float32: must be a bool mask"),
+        ("a", "rows='a': must be a bool mask"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            rollout.select(rows)  # type: ignore[arg-type]
+
+
 def test_parts_that_are_joined_are_the_whole() -> None:
     rollout = remasked()
     parts = [rollout.select(torch.tensor(rows)) for rows in ([0, 1], [2], [3])]

@@ -38,10 +38,15 @@ class Answers:
         tokens: Tensor,
         editable: Tensor,
         attention_mask: Tensor | None,
-        seed: int | Sequence[int],
+        seed: int | Sequence[int] | None,
         batch_size: int | None,
     ) -> Answers:
         """Check the texts; see `elbo` for the arguments and the errors."""
+        if seed is None:
+            raise TypeError(
+                "seed=None: must be given, one int or one per row, so that policy, old policy and "
+                "reference see the same masks."
+            )
         inputs = check_texts(denoiser, tokens, editable, attention_mask, batch_size)
         rng = ops.Rng.from_seeds(ops.row_seeds(seed, len(tokens)), device=inputs.tokens.device)
         rng = replace(rng, origin=inputs.attention.long().argmax(1))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.errors import check_real, check_whole
-from dlm_sampling.likelihood.elbo import DEFAULT_MASKS
+from dlm_sampling.likelihood.elbo import DEFAULT_MASKS, checked_plan
 from dlm_sampling.likelihood.mask_plans import MaskPlan, count
 from dlm_sampling.rl.estimators.answers import Answers
 
@@ -34,10 +34,10 @@ def upper_bound(
     tokens: Tensor,
     *,
     editable: Tensor,
-    seed: int | Sequence[int],
+    seed: int | Sequence[int] | None = None,
     attention_mask: Tensor | None = None,
     masks: MaskPlan | None = None,
-    n: int = DEFAULT_MASKS,
+    n: int | None = None,
     beta: float = BETA,
     batch_size: int | None = None,
 ) -> Tensor:
@@ -51,26 +51,30 @@ def upper_bound(
         tokens: int64 [B, L], prompts with their answers.
         editable: bool [B, L], the positions of the answers.
         seed: one int, or one per row: the same for policy, old policy and reference within one
-            iteration of the optimiser, another in the next.
+            iteration of the optimiser, another in the next.  Left out with `masks`.
         attention_mask: bool [B, L], False at padding; None when there is none.
-        masks: the plan of `elbo(...).masks`, in place of n and the masks of the seed, so that both
+        masks: the plan of `elbo(...).masks`, in place of n and seed, so that both
             bounds are seen through the same masks.
-        n: masks per row.
+        n: masks per row; default 8.
         beta: >= 1.
         batch_size: canvases per forward pass; default B.
 
     Raises:
-        TypeError: beta is no number, or n no whole one.
-        ValueError: see `elbo`; beta < 1, or n < 1.
+        TypeError: beta is no number, n or seed no whole one, or masks no plan.
+        ValueError: see `elbo`; beta < 1, n < 1, or masks beside n or seed or of other texts.
     """
     check_real("beta", beta)
     if not beta >= 1.0:
         raise ValueError(f"beta={beta}: must be at least 1; the paper takes {BETA}.")
-    check_whole("n", n)
-    if n < 1:
+    check_whole("n", n, optional=True)
+    if n is not None and n < 1:
         raise ValueError(f"n={n}: must be at least 1.")
-    answers = Answers.of(denoiser, tokens, editable, attention_mask, seed, batch_size)
-    plan = count(answers.places, n) if masks is None else masks
+    drawn = seed if seed is not None or masks is None else 0
+    answers = Answers.of(denoiser, tokens, editable, attention_mask, drawn, batch_size)
+    if masks is None:
+        plan = count(answers.places, DEFAULT_MASKS if n is None else n)
+    else:
+        plan = checked_plan(masks, answers.inputs, n, seed)
     where = plan.masks
     logs = answers.logprobs(where, where)
     # log of weight times p^beta; a mask without the token adds nothing.

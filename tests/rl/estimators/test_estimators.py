@@ -122,6 +122,37 @@ def test_types_are_checked_before_ranges() -> None:
         wd1_loss(one, one, 2.0)  # type: ignore[arg-type]
 
 
+def test_a_plan_of_other_texts_is_refused_by_both_bounds() -> None:
+    toy = small_toy()
+    plan = elbo(toy, TEXTS, editable=ALL, n=2, seed=0).masks
+    narrow = ALL.clone()
+    narrow[:, 0] = False
+    covering = MaskPlan(torch.ones_like(plan.masks), plan.weights)
+    for given, message in (
+        ({"masks": plan, "n": 3}, "masks: a plan comes with its number and seeds"),
+        ({"masks": plan, "seed": 0}, "masks: a plan comes with its number and seeds"),
+        (
+            {"masks": MaskPlan(plan.masks[:, :1], plan.weights[:, :1])},
+            "masks: the plan is for rows",
+        ),
+        ({"masks": covering, "editable": narrow}, "masks positions that are not editable"),
+        ({"masks": "x"}, "masks is a str: must be a MaskPlan"),
+        ({"seed": "a"}, "seed='a': must be a whole number"),
+        ({"n": True, "seed": 0}, "n=True: must be a whole number"),
+        ({"tokens": TEXTS.tolist(), "seed": 0}, "tokens is a list: must be a tensor"),
+        ({"editable": None, "seed": 0}, "editable is a NoneType: must be a tensor"),
+        ({"denoiser": "x", "seed": 0}, r"denoiser is a str: must be a Denoiser.* wrap"),
+    ):
+        options = {"denoiser": toy, "tokens": TEXTS, "editable": ALL, **given}
+        for bound in (elbo, upper_bound):
+            with pytest.raises((TypeError, ValueError), match=message):
+                bound(**options)
+    with pytest.raises(TypeError, match="seed=None: must be given"):
+        upper_bound(toy, TEXTS, editable=ALL)
+    with pytest.raises(TypeError, match="grad='yes': must be True or False"):
+        elbo(toy, TEXTS, editable=ALL, grad="yes")  # type: ignore[arg-type]
+
+
 def likelihood(toy: Denoiser, text: Tensor) -> float:
     """log of the mean over orders of the chance of writing the text one by one."""
     chains: list[float] = []
@@ -138,12 +169,12 @@ def test_the_likelihood_lies_between_the_bounds() -> None:
     toy = small_toy()
     lower = elbo(toy, TEXTS, editable=ALL, scheme="enumerate")
     exact = torch.tensor([likelihood(toy, text) for text in TEXTS], dtype=torch.float64)
-    upper = upper_bound(toy, TEXTS, editable=ALL, seed=0, masks=lower.masks, beta=float(LENGTH))
+    upper = upper_bound(toy, TEXTS, editable=ALL, masks=lower.masks, beta=float(LENGTH))
     assert (lower.value <= exact + 1e-12).all() and (exact <= upper + 1e-12).all()
     assert (exact - lower.value).max() > 0.01 and (upper - exact).max() > 0.01
     # beta = 1, by hand: sum over i of the log of the mean over masks that hold i.
     plan = MaskPlan(lower.masks.masks[:, 4:5], lower.masks.weights[:, 4:5])
-    one = upper_bound(toy, TEXTS[4:5], editable=ALL[:1], seed=0, masks=plan, beta=1.0)
+    one = upper_bound(toy, TEXTS[4:5], editable=ALL[:1], masks=plan, beta=1.0)
     exact_one = 0.0
     for i in range(3):
         mean = 0.0
@@ -172,9 +203,7 @@ def test_the_papers_exponent_is_no_bound_for_every_law() -> None:
     # One order has chance 0.999^2, the other 0.001^2: on average nearly 1/2.
     exact = math.log((0.999**2 + 0.001**2) / 2)
     at = {
-        beta: float(
-            upper_bound(toy, text, editable=everywhere, seed=0, masks=lower.masks, beta=beta)
-        )
+        beta: float(upper_bound(toy, text, editable=everywhere, masks=lower.masks, beta=beta))
         for beta in (1.5, 2.0)
     }
     assert float(lower.value) < at[1.5] < exact - 0.2
