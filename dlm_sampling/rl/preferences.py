@@ -13,14 +13,18 @@ Borso et al. 2025, "Preference-Based Alignment of Discrete Diffusion Models", ar
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.errors import SamplingWarning, named
 from dlm_sampling.likelihood.elbo import elbo
 from dlm_sampling.likelihood.replay import replay
 from dlm_sampling.likelihood.rollout import Rollout
+from dlm_sampling.rl.checks import check_numbers, check_shapes, check_weight
 
 
 def dpo_loss(
@@ -38,13 +42,31 @@ def dpo_loss(
         rejected: log-likelihoods of the worse texts, [B].
         reference_preferred: like preferred, under the reference.
         reference_rejected: like rejected, under the reference.
-        beta: > 0, how near the policy stays to the reference.
+        beta: > 0, how near the policy stays to the reference; the papers use 0.01 to 0.5.
+
+    A log-likelihood of -inf warns: a token of the text is outside of a law with filters.
 
     Raises:
-        ValueError: beta <= 0.
+        TypeError: an argument is of another type.
+        ValueError: beta <= 0, shapes differ, or a value is NaN.
     """
-    if not beta > 0.0:
-        raise ValueError(f"beta={beta}: must be above 0; the papers use 0.01 to 0.5.")
+    check_weight("beta", beta, zero=False)
+    given = {
+        "preferred": preferred,
+        "rejected": rejected,
+        "reference_preferred": reference_preferred,
+        "reference_rejected": reference_rejected,
+    }
+    check_shapes("[B]", **given)
+    check_numbers(infinite=True, **given)
+    lost = [name for name, value in given.items() if bool(value.detach().isinf().any())]
+    if lost:
+        warnings.warn(
+            f"{' and '.join(lost)} hold -inf: the law has filters, which a token of the text does "
+            "not pass. Sample with top_p=1.0 and no top_k or min_p, or score with law='model'.",
+            SamplingWarning,
+            stacklevel=2,
+        )
     better = preferred - reference_preferred.detach()
     worse = rejected - reference_rejected.detach()
     return -functional.logsigmoid(beta * (better - worse))
@@ -77,7 +99,13 @@ def vrpo_loss(
         seed: of the masks.
         n: mask patterns per text.
         beta: see `dpo_loss`.
+
+    Raises:
+        TypeError: see `elbo` and `dpo_loss`.
+        ValueError: see these; or the texts are not as many.
     """
+    check_weight("beta", beta, zero=False)
+    _check_pairs(preferred, rejected)
     bounds: list[Tensor] = []
     for tokens, editable in ((preferred, preferred_editable), (rejected, rejected_editable)):
         new = elbo(policy, tokens, editable=editable, n=n, seed=seed)
@@ -108,8 +136,25 @@ def d3po_loss(
         preferred: the better runs.
         rejected: the worse runs, in the same order.
         beta: see `dpo_loss`.
+
+    Raises:
+        TypeError: see `replay` and `dpo_loss`.
+        ValueError: see these; or the runs are not of as many rows.
     """
+    check_weight("beta", beta, zero=False)
+    for name, run in (("preferred", preferred), ("rejected", rejected)):
+        if not isinstance(run, Rollout):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"{name} is {named(run)}: must be a Rollout.")
+    _check_pairs(preferred.tokens, rejected.tokens)
     better, worse = replay(policy, preferred).total, replay(policy, rejected).total
     with torch.no_grad():
         known = [replay(reference, run).total for run in (preferred, rejected)]
     return dpo_loss(better, worse, *known, beta=beta)
+
+
+def _check_pairs(preferred: Tensor, rejected: Tensor) -> None:
+    """Refuse texts that are not as many, before any pass."""
+    if len(preferred) != len(rejected):
+        raise ValueError(
+            f"preferred has {len(preferred)} rows and rejected {len(rejected)}: must be pairs."
+        )

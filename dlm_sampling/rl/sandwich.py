@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.errors import check_real
+from dlm_sampling.rl.checks import check_numbers, check_shapes
 
 
 def spg_loss(lower: Tensor, upper: Tensor, advantages: Tensor, *, mix: float = 0.5) -> Tensor:
@@ -24,14 +25,12 @@ def spg_loss(lower: Tensor, upper: Tensor, advantages: Tensor, *, mix: float = 0
         mix: w, in [0, 1]; 1 takes the upper bound alone, whose gradient is noisier.
 
     Raises:
-        TypeError: mix is no number.
-        ValueError: shapes differ, or mix is out of range.
+        TypeError: mix is no number, or the others are no tensors.
+        ValueError: shapes differ, a value is NaN, or mix is out of range.
     """
-    if not lower.shape == upper.shape == advantages.shape or lower.ndim != 1:
-        raise ValueError(
-            f"lower, upper and advantages have shapes {tuple(lower.shape)}, {tuple(upper.shape)} "
-            f"and {tuple(advantages.shape)}: must be [B]."
-        )
+    check_shapes("[B]", lower=lower, upper=upper, advantages=advantages)
+    check_numbers(infinite=True, lower=lower, upper=upper)
+    check_numbers(infinite=False, advantages=advantages)
     check_real("mix", mix)
     if not 0.0 <= mix <= 1.0:
         raise ValueError(f"mix={mix}: must be in [0, 1].")

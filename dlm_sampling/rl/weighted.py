@@ -13,6 +13,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dlm_sampling.errors import check_whole
+from dlm_sampling.rl.checks import check_numbers, check_shapes
 
 
 def wd1_loss(logprob: Tensor, advantages: Tensor, group: int) -> Tensor:
@@ -25,13 +26,12 @@ def wd1_loss(logprob: Tensor, advantages: Tensor, group: int) -> Tensor:
         group: G, rows per prompt.
 
     Raises:
-        TypeError: group is no whole number.
-        ValueError: shapes differ, B is no multiple of G, or G < 2.
+        TypeError: group is no whole number, or the others are no tensors.
+        ValueError: shapes differ, a value is NaN, B is no multiple of G, or G < 2.
     """
-    if logprob.ndim != 1 or logprob.shape != advantages.shape:
-        raise ValueError(
-            f"logprob {tuple(logprob.shape)} and advantages {tuple(advantages.shape)}: must be [B]."
-        )
+    check_shapes("[B]", logprob=logprob, advantages=advantages)
+    check_numbers(infinite=True, logprob=logprob)
+    check_numbers(infinite=False, advantages=advantages)
     check_whole("group", group)
     if group < 2 or len(advantages) % group:
         raise ValueError(

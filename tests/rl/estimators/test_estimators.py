@@ -128,7 +128,7 @@ def test_a_plan_of_other_texts_is_refused_by_both_bounds() -> None:
     narrow = ALL.clone()
     narrow[:, 0] = False
     covering = MaskPlan(torch.ones_like(plan.masks), plan.weights)
-    for given, message in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"masks": plan, "n": 3}, "masks: a plan comes with its number and seeds"),
         ({"masks": plan, "seed": 0}, "masks: a plan comes with its number and seeds"),
         (
@@ -142,8 +142,9 @@ def test_a_plan_of_other_texts_is_refused_by_both_bounds() -> None:
         ({"tokens": TEXTS.tolist(), "seed": 0}, "tokens is a list: must be a tensor"),
         ({"editable": None, "seed": 0}, "editable is a NoneType: must be a tensor"),
         ({"denoiser": "x", "seed": 0}, r"denoiser is a str: must be a Denoiser.* wrap"),
-    ):
-        options = {"denoiser": toy, "tokens": TEXTS, "editable": ALL, **given}
+    ]
+    for given, message in wrong:
+        options: dict[str, Any] = {"denoiser": toy, "tokens": TEXTS, "editable": ALL, **given}
         for bound in (elbo, upper_bound):
             with pytest.raises((TypeError, ValueError), match=message):
                 bound(**options)
