@@ -184,7 +184,7 @@ def test_the_memory_of_a_batch_is_estimated(llada: Maker, monkeypatch: pytest.Mo
     report = diagnose(denoiser, text=TEXT)
     (check,) = [check for check in report.checks if check.name == "memory"]
     assert check.status == "pass"
-    assert "for 16 x 64 tokens (weights 80.5 kB," in check.detail, "the context is 64"
+    assert "for 16 x 64 tokens (weights 0.1 MB," in check.detail, "the context is 64"
     monkeypatch.setattr(Denoiser, "device", torch.device("cuda"))
     for free, status in ((100_000, "warn"), (100_000_000, "pass")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))

@@ -110,8 +110,9 @@ def test_the_peak_of_a_run_is_within_a_factor_of_the_estimate(name: str, vocab: 
         denoiser(ids, t=torch.ones(1, dtype=torch.float64)).head is not None
     )
     run = partial(
-        generate, denoiser, [[5]] * ROWS, max_new_tokens=LENGTH - 1, steps=1, seed=0, eos="keep"
-    )
+        generate, denoiser, [[5 + row] for row in range(ROWS)], max_new_tokens=LENGTH - 1,
+        steps=1, seed=0, eos="keep",
+    )  # fmt: skip
     run()  # the scratch memory of draws, a few megabytes on a CPU, stays with the thread
     with Peak() as peak:
         run()

@@ -80,7 +80,7 @@ def test_an_id_outside_of_the_vocabulary_names_the_sampler_and_the_place() -> No
             model,
             Request(TurnsWrong(wrong=beyond)),
             check_canvases(model, tokens, editable, None, [1]),
-            first=4,
+            numbers=[4],
         )
 
 
