@@ -227,7 +227,7 @@ def _task(
         if denoiser.mask_token_id != MASK or denoiser.max_length != CELLS:
             raise UsageError("--task sudoku: is the task of the embedded model sudoku4x4.")
         return SudokuTask(samples, clues)
-    return read_file_task(Path(name), samples, max_new_tokens or None, pattern)
+    return read_file_task(Path(name), samples, max_new_tokens or None, pattern, denoiser)
 
 
 def _whole(word: str) -> int:

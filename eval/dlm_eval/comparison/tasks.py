@@ -228,13 +228,24 @@ class FileTask:
 
 
 def read_file_task(
-    path: Path, samples: int, new_tokens: int | None, pattern: str | None
+    path: Path,
+    samples: int,
+    new_tokens: int | None,
+    pattern: str | None,
+    denoiser: Denoiser | None = None,
 ) -> FileTask:
     """Read a file of JSON lines with "prompt" and "answer".
 
+    Args:
+        path: the file.
+        samples: reads this many rows, the first ones.
+        new_tokens: tokens of each text; None where prompts are filled in place.
+        pattern: see `FileTask`.
+        denoiser: the model, whose masks the prompts must have where they are filled in place.
+
     Raises:
-        UsageError: no such file, a line without these words, fewer lines than `samples`, or a
-            pattern that is no regular expression.
+        UsageError: no such file, a line without these words, or without a mask to fill, fewer
+            lines than `samples`, or a pattern that is no regular expression.
     """
     try:
         re.compile(pattern or "")
@@ -246,7 +257,9 @@ def read_file_task(
             f"--task {path}: {error}; give text, sudoku, or a .jsonl file with prompt and answer."
         ) from error
     rows: list[tuple[str, str]] = []
-    for number, line in enumerate(filter(str.strip, lines), 1):
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             row: Mapping[str, Any] = json.loads(line)
             rows.append((str(row["prompt"]), str(row["answer"])))
@@ -254,9 +267,27 @@ def read_file_task(
             raise UsageError(
                 f'--task {path}: line {number} must be like {{"prompt": "...", "answer": "..."}}.'
             ) from error
+        if (
+            new_tokens is None
+            and denoiser is not None
+            and len(rows) <= samples
+            and not _has_mask(rows[-1][0], denoiser)
+        ):
+            raise UsageError(
+                f"--max-new-tokens 0: fills the masks of the prompts, and line {number} of {path} "
+                "has none."
+            )
     if len(rows) < samples:
         raise UsageError(f"--samples {samples}: {path} has {len(rows)} lines.")
     return FileTask(path.name, tuple(rows[:samples]), new_tokens, pattern)
+
+
+def _has_mask(prompt: str, denoiser: Denoiser) -> bool:
+    """Return whether the model finds a mask in a text; without a tokenizer it reads no text."""
+    tokenizer: Any = denoiser.tokenizer
+    if tokenizer is None:
+        return True
+    return denoiser.mask_token_id in tokenizer(prompt, add_special_tokens=False)["input_ids"]
 
 
 def _plain(answer: str) -> str:

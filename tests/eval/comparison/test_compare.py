@@ -350,6 +350,18 @@ def test_a_wrong_task_file_is_refused_in_one_line(tmp_path: Path) -> None:
         read_file_task(file, 1, None, "(")
 
 
+def test_a_prompt_without_a_mask_is_not_filled(tmp_path: Path) -> None:
+    """It would be continued by the default of 128 tokens."""
+    denoiser = AutoDenoiser.from_pretrained("tiny-books")
+    mask, file = denoiser.tokenizer.mask_token, tmp_path / "task.jsonl"
+    lines = [f'{{"prompt": "{p}", "answer": "a"}}' for p in (f"the {mask} door", "the door")]
+    file.write_text(lines[0] + "\n\n" + lines[1] + "\n", encoding="utf-8")
+    assert len(read_file_task(file, 1, None, None, denoiser).rows) == 1  # the other is not asked
+    assert len(read_file_task(file, 2, 8, None, denoiser).rows) == 2
+    with pytest.raises(UsageError, match=r"line 3 of .*task.jsonl has none"):
+        read_file_task(file, 2, None, None, denoiser)
+
+
 def test_the_command_writes_the_folder(tmp_path: Path) -> None:
     from dlm_eval.cli.app import app
     from typer.testing import CliRunner
