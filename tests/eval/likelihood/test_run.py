@@ -136,7 +136,8 @@ def test_one_window_has_the_error_of_its_own_masks() -> None:
     tokens = torch.tensor([[0, 1, 2]])
     editable = torch.ones_like(tokens, dtype=torch.bool)
     protocol = Protocol(length=3, scheme="count", masks=2)
-    found = [run.nats_of(toy, tokens, editable, protocol, [seed])[0] for seed in range(600)]
+    rows = (tokens.expand(600, -1), editable.expand(600, -1))
+    found = run.nats_of(toy, *rows, protocol, list(range(600)))
     values = torch.tensor([one.nats for one in found], dtype=torch.float64)
     errors = torch.tensor([one.error or 0.0 for one in found], dtype=torch.float64)
     assert float(errors.square().mean() / values.var()) == pytest.approx(1, abs=0.15)
