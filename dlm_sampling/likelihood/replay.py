@@ -14,9 +14,9 @@ Models", arXiv:2509.06949 (TraceRL).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,13 +27,13 @@ from dlm_sampling.engine.checks import check_denoiser
 from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.start import taken_as_it_is
-from dlm_sampling.engine.trajectory import StepEvent, Trajectory
+from dlm_sampling.engine.trajectory import Trajectory
 from dlm_sampling.errors import SamplingWarning, check_flag, check_whole, unknown_choice
 from dlm_sampling.likelihood.choices import log_choices
 from dlm_sampling.likelihood.clean_prefix import CleanPrefix, fits
-from dlm_sampling.likelihood.records import trajectory_of
 from dlm_sampling.likelihood.retake import check_retakable, needs_retaking, retake
 from dlm_sampling.likelihood.rollout import Rollout
+from dlm_sampling.likelihood.runs import check_noise, check_window, record_of, steps_of
 from dlm_sampling.likelihood.scoring import Scorer, Views
 from dlm_sampling.likelihood.step_groups import views_of
 from dlm_sampling.likelihood.tables import steps_within
@@ -107,14 +107,15 @@ def replay(
 
     Args:
         denoiser: the model that scores the tokens; it need not be the one that sampled them.
-        run: the output of `generate` or `sample` with return_trajectory=True, its trajectory, or a
-            `Rollout`.
+        run: the output of `generate` with return_rollout=True, of `generate` or `sample` with
+            return_trajectory=True, a trajectory, or a `Rollout`.
         shrink: s >= 1, consecutive writing steps of a row that are scored in one pass; steps that
             are taken again allow 1 only.
         window: the steps to score, a pair (a, b) of numbers of a row's writing steps, a <= k < b,
             counted from 0; no other is paid for.  A training loop may move it from update to
             update (MixGRPO, Li et al. 2025, arXiv:2507.21802).  None scores all.  Where steps are
-            taken again and a state goes from step to step, those before the window run too.
+            taken again and a state goes from step to step, those before the window run too.  A row
+            that has no such step has total 0.
         law: "sampled" scores the law that the run drew from, with its temperature, filters and
             guidance; "model" the model's own law at temperature 1 without them; or a law.
             Suppressed ids of the denoiser and its mask id are added.
@@ -148,19 +149,15 @@ def replay(
     if shrink < 1:
         raise ValueError(f"shrink={shrink}: must be at least 1; 1 scores every step on its own.")
     check_batch_size(batch_size)
-    _check_window(window)
+    check_window(window)
     check_flag("grad", grad, optional=True)
     check_flag("entropy", entropy)
     check_flag("positions", positions)
     if cache not in ("auto", "none"):
         raise unknown_choice("cache", cache, ("auto", "none"))
-    header, events = _record(run)
-    mask = denoiser.process.mask_token_id
-    if header.masked and mask is None:
-        raise ValueError(
-            f"run was on masks, and this denoiser ({denoiser.family}) has none: no canvas of the "
-            "run means anything to it. Score with a denoiser of the same noise."
-        )
+    record = record_of(run)
+    check_noise(denoiser, record)
+    header, events = steps_of(record)
     _warn_of_cache(header)
     if header.request is not None and header.request.constraint is not None:
         raise ValueError(
@@ -170,7 +167,8 @@ def replay(
     chosen, guidance = _law_of(header, law)
     reveal = None
     if positions:
-        reveal = log_choices(*_record(run), mask if header.masked else None).to(denoiser.device)
+        mask = denoiser.process.mask_token_id if header.masked else None
+        reveal = log_choices(*steps_of(record), mask).to(denoiser.device)
     with torch.set_grad_enabled(torch.is_grad_enabled() if grad is None else grad):
         if needs_retaking(denoiser, header):
             if entropy:
@@ -178,44 +176,16 @@ def replay(
                     f"entropy=True: the steps of this run (sampled by {header.sampler}) are taken "
                     "again, each in a law of its own; take -logprob, whose mean is the entropy."
                 )
-            rollout = run if isinstance(run, Rollout) else Rollout.of_trajectory(header)
+            rollout = record if isinstance(record, Rollout) else Rollout.of_trajectory(header)
             found = _retaken(denoiser, rollout, chosen, guidance, shrink, batch_size, window)
         else:
             prefix = None
             if cache == "auto" and fits(denoiser, guidance):
-                prefix = CleanPrefix.of(denoiser, *_record(run), batch_size)
+                prefix = CleanPrefix.of(denoiser, *steps_of(record), batch_size)
             scorer = Scorer(denoiser, chosen, guidance, ~header.editable, prefix)
             views = views_of(denoiser, header, events, shrink, window)
             found = _gather(scorer, views, header.initial.shape, batch_size, entropy=entropy)
         return replace(found, reveal_logprob=reveal)
-
-
-def _record(run: RunOutput | Trajectory | Rollout) -> tuple[Trajectory, Iterable[StepEvent]]:
-    """Return what all steps of a run share, and the steps."""
-    if isinstance(run, Rollout):
-        return run.header, run.events()
-    header = run if isinstance(run, Trajectory) else trajectory_of(run)
-    header = header.paths()
-    return header, header.events
-
-
-def _check_window(window: object) -> None:
-    """Check the steps to score.
-
-    Raises:
-        TypeError: it is no pair of whole numbers.
-        ValueError: it is not 0 <= a < b.
-    """
-    if window is None:
-        return
-    pair = cast("tuple[object, ...]", window)
-    if not isinstance(window, tuple) or len(pair) != 2:
-        raise TypeError(f"window={window!r}: must be a pair of whole numbers (a, b), or None.")
-    for name, value in zip(("window[0]", "window[1]"), pair, strict=True):
-        check_whole(name, value)
-    first, last = cast("tuple[int, int]", pair)
-    if not 0 <= first < last:
-        raise ValueError(f"window={window!r}: must be 0 <= a < b, steps a to b - 1 of each row.")
 
 
 def _law_of(run: Trajectory, law: TokenLaw | LawName) -> tuple[TokenLaw | None, float]:

@@ -202,7 +202,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
     Raises:
         ValueError, TypeError: an argument is out of range, or does not fit the model.
     """
-    sampler, defaults = _choose_sampler(denoiser, options.sampler, options.sampler_options)
+    sampler, defaults = choose_sampler(denoiser, options.sampler, options.sampler_options)
     law = _law_defaults(defaults).over(sampler.law)
     law = options.law.over(law)
     suppressed = read_ids("suppress_tokens", options.suppress_tokens, denoiser.vocab_size)
@@ -323,7 +323,7 @@ def default_sampler(denoiser: Denoiser) -> str:
     return FALLBACK_SAMPLERS[denoiser.process.name] if own is None else str(own)
 
 
-def _choose_sampler(
+def choose_sampler(
     denoiser: Denoiser, sampler: str | Sampler[Any] | None, options: Mapping[str, Any] | None
 ) -> tuple[Sampler[Any], Mapping[str, Any]]:
     """Return the sampler, and the checkpoint's defaults if the caller named no sampler."""

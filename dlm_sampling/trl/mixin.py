@@ -38,6 +38,7 @@ from dlm_sampling.trl.likelihoods import RunLikelihood, TokenLikelihood, TokenSc
 from dlm_sampling.trl.lost_terms import without_lost
 from dlm_sampling.trl.network import calling, network_for_trainer, tokenizer_for_trainer
 from dlm_sampling.trl.rollouts import DrawnTexts, rollout_func
+from dlm_sampling.trl.scored import check_scored
 from dlm_sampling.trl.settings import check_settings, law_of
 
 ROWS = "drawn_rows"
@@ -65,7 +66,8 @@ class DiffusionGRPOMixin:
 
     Raises:
         TypeError: the denoiser is none, or has no network or no tokenizer.
-        ValueError: a setting of TRL does not apply to diffusion models.
+        ValueError: a setting of TRL does not apply to diffusion models, or the likelihood cannot
+            score what is drawn.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class DiffusionGRPOMixin:
             )
         self.denoiser = denoiser
         self.likelihood: TokenLikelihood = RunLikelihood() if likelihood is None else likelihood
+        check_scored(self.likelihood, denoiser, self.generation)
         self.loss_behind_eos = loss_behind_eos
         self._texts: DrawnTexts | None = None  # of the latest generation
         self._scoring: Sequence[DrawnRow] = ()  # rows of the batch that is scored now
