@@ -267,6 +267,25 @@ def check_real(argument: str, value: object, *, optional: bool = False) -> None:
     raise TypeError(f"{argument}={value!r}: must be a number, such as 1.0.")
 
 
+def check_pair(argument: str, value: object) -> tuple[float, float]:
+    """Return a pair of numbers after checking that it is one.
+
+    Args:
+        argument: the argument's name.
+        value: the value that was given.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    pair = cast("Sequence[object]", value)
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(pair) != 2:
+        raise TypeError(f"{argument}={value!r}: must be a pair of numbers, such as (0.2, 0.8).")
+    for place, number in enumerate(pair):
+        check_real(f"{argument}[{place}]", number)
+    low, high = cast("Sequence[float]", pair)
+    return low, high
+
+
 def check_flag(argument: str, value: object, *, optional: bool = False) -> None:
     """Refuse a value that is neither True nor False.
 

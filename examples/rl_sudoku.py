@@ -32,6 +32,7 @@ import typer
 from torch import Tensor
 
 from dlm_sampling import AutoDenoiser, Denoiser, GenerateOutput, generate, replay
+from dlm_sampling.embedded import embedded_models, embedded_path
 from dlm_sampling.rl import as_reference, group_advantages, grpo_loss
 from dlm_sampling.testing.sudoku import CELLS, MASK, SIDE, all_grids, is_valid
 
@@ -208,6 +209,10 @@ def main(
         model=model, updates=updates, puzzles=puzzles_per_update, group=group, clues=clues,
         steps=steps, inner=inner, rate=rate, beta=beta, shrink=shrink, lora=lora, device=device,
     )  # fmt: skip
+    wrong = unfit(settings)
+    if wrong:
+        print(f"Error: {wrong}", file=sys.stderr)
+        raise typer.Exit(2)
     file = None if out is None else out.with_suffix(".json")
     runs = finished(settings, file)
     for seed in map(int, seeds.split(",")):
@@ -224,6 +229,20 @@ def main(
         print(f"seed {seed}: {run['before']:.3f} -> {run['after']:.3f} valid")
     if out is not None:
         picture([*runs.values()], out.with_suffix(".svg"))
+
+
+def unfit(settings: Settings) -> str:
+    """What keeps the settings from a run, told before a model is loaded; "" if nothing does."""
+    if settings.group < 2:
+        return f"--group {settings.group}: must be at least 2; one grid alone has no advantage."
+    if settings.model in embedded_models():
+        config = json.loads((embedded_path(settings.model) / "config.json").read_text("utf-8"))
+        if config["vocab_size"] != SIDE + 1:
+            return (
+                f"--model {settings.model}: must be sudoku4x4 or a chat model, such as "
+                "GSAI-ML/LLaDA-8B-Instruct; this one continues English texts."
+            )
+    return ""
 
 
 def finished(settings: Settings, file: Path | None) -> dict[int, dict[str, Any]]:

@@ -115,6 +115,9 @@ def test_rl_sudoku(run: Run, tmp_path: Path) -> None:
     example = runpy.run_path(str(ROOT / "examples" / "rl_sudoku.py"))
     with pytest.raises(SystemExit, match=r"curve\.json has other settings"):
         example["finished"](example["Settings"](clues=3), tmp_path / "curve.json")
+    for wrong, message in (({"group": 1}, "--group 1: must be"), ({"model": "tiny-books"}, "chat")):
+        assert message in example["unfit"](example["Settings"](**wrong))
+    assert example["unfit"](example["Settings"]()) == ""
 
 
 def test_the_committed_reward_rises_beyond_noise() -> None:

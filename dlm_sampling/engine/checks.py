@@ -65,7 +65,7 @@ def check_canvases(
         )
     if tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise ValueError(f"tokens are {tokens.dtype}: must be token ids, int64 [batch, length].")
-    listed = _listed(range(len(tokens)) if seeds is None else seeds)
+    listed = listed_seeds(range(len(tokens)) if seeds is None else seeds)
     if len(listed) != len(tokens):
         raise ValueError(
             f"seeds has {len(listed)} entries for {len(tokens)} rows: give one per row."
@@ -88,8 +88,12 @@ def check_canvases(
     return Canvases(tokens, editable, attention, listed, may_stop)
 
 
-def _listed(seeds: Iterable[SupportsIndex]) -> tuple[int, ...]:
-    """Return the seeds as Python numbers, whatever list, range, array or tensor held them."""
+def listed_seeds(seeds: Iterable[SupportsIndex]) -> tuple[int, ...]:
+    """Return the seeds as Python numbers, whatever list, range, array or tensor held them.
+
+    Raises:
+        TypeError: they are not whole numbers.
+    """
     try:
         return tuple(index(seed) for seed in seeds)
     except TypeError:

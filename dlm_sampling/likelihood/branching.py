@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.checks import check_denoiser, listed_seeds
 from dlm_sampling.engine.output import Listeners
 from dlm_sampling.engine.request import Canvases
 from dlm_sampling.engine.run import Run
@@ -19,7 +20,7 @@ from dlm_sampling.engine.sample import plan_request
 from dlm_sampling.engine.start import taken_as_it_is
 from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.stepwise import Stepwise
-from dlm_sampling.errors import check_whole
+from dlm_sampling.errors import check_whole, named
 from dlm_sampling.likelihood.retake import Taking, enter, refusal
 from dlm_sampling.likelihood.rollout import Rollout
 from dlm_sampling.likelihood.tables import Recorder, Steps, Writes, in_order
@@ -48,11 +49,18 @@ def branch(denoiser: Denoiser, rollout: Rollout, step: int, *, seeds: Sequence[i
         seeds.
 
     Raises:
-        TypeError: step is no whole number.
+        TypeError: step or a seed is no whole number, or rollout is another object.
         ValueError: `seeds` has another length, a row has no such step, no record tells the steps
             of the sampler, or the run had an approximate cache.
     """
+    check_denoiser(denoiser)
     check_whole("step", step)
+    if not isinstance(rollout, Rollout):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"rollout is {named(rollout)}: must be a Rollout, the `rollout` of "
+            "generate(..., return_rollout=True)."
+        )
+    seeds = listed_seeds(seeds)
     if len(seeds) != len(rollout):
         raise ValueError(f"seeds has {len(seeds)} entries for {len(rollout)} rows: give one each.")
     header, device = rollout.header, denoiser.device

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
+
 import torch
 from torch import Tensor
 
@@ -63,6 +65,17 @@ def chosen_rows(rows: object, count: int) -> Tensor:
     if bool(bad.any()):
         raise ValueError(f"rows has {ints(at[bad])[0]}: must be 0 to {count - 1}, the rows.")
     return torch.where(at < 0, at + count, at)
+
+
+def differences(one: object, other: object, name: str = "") -> list[str]:
+    """Return the fields in which two settings differ, such as "law.temperature (1.0 and 0.7)"."""
+    if type(one) is not type(other) or not is_dataclass(one) or isinstance(one, type):
+        return [] if one == other else [f"{name} ({one!r} and {other!r})"]
+    found: list[str] = []
+    for part in fields(one):
+        inner = f"{name}.{part.name}" if name else part.name
+        found += differences(vars(one)[part.name], vars(other)[part.name], inner)
+    return found
 
 
 def attention_of(trajectory: Trajectory) -> Tensor:

@@ -22,7 +22,13 @@ from dlm_sampling.engine.blocks import plan_blocks
 from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
-from dlm_sampling.likelihood.records import attention_of, chosen_rows, trajectory_of
+from dlm_sampling.errors import named
+from dlm_sampling.likelihood.records import (
+    attention_of,
+    chosen_rows,
+    differences,
+    trajectory_of,
+)
 from dlm_sampling.likelihood.rollout_files import RolloutFile, read, write
 from dlm_sampling.likelihood.tables import (
     Recorder,
@@ -291,12 +297,11 @@ class Rollout:
 
     def select(self, rows: Tensor | Sequence[int]) -> Rollout:
         """Return some rows: those of a bool mask [B], or of numbers [n] in the given order."""
-        chosen = chosen_rows(rows, len(self))
-        at = chosen.to(self.tokens.device)
+        at = chosen_rows(rows, len(self)).to(self.tokens.device)
         return replace(
             self,
             rows=select_rows(self.rows, at),
-            seeds=tuple(self.seeds[i] for i in ints(chosen)),
+            seeds=tuple(self.seeds[i] for i in ints(at)),
             steps=Steps(*rows_of(self.steps, at, len(self))),
             writes=Writes(*rows_of(self.writes, at, len(self))),
         )
@@ -332,19 +337,22 @@ class Rollout:
         """Join rollouts of the same settings; narrower ones are padded on the left.
 
         Raises:
+            TypeError: one is no rollout.
             ValueError: there is none, or their settings differ.
         """
         if not rollouts:
             raise ValueError("rollouts is empty: give at least one.")
+        for run in rollouts:
+            if not isinstance(run, Rollout):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"rollouts holds {named(run)}: must be Rollout objects only.")
         return reduce(Rollout.joined, rollouts)
 
     def joined(self, other: Rollout) -> Rollout:
         """Return the rows of this rollout and then those of another; see `cat`."""
-        if other.request != self.request or other.masked != self.masked:
-            raise ValueError(
-                f"rollouts were drawn with other settings: {self.request} and {other.request}. "
-                "Join runs of one sampler and law."
-            )
+        unlike = differences(self.request, other.request)
+        unlike += differences(self.masked, other.masked, "masked")
+        if unlike:
+            raise ValueError(f"rollouts differ in {'; '.join(unlike)}: join runs of one setting.")
         width = max(self.tokens.shape[1], other.tokens.shape[1])
         steps = other.steps._replace(row=other.steps.row + len(self))
         moved = other._written(width)

@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors import torch as of_torch
 from torch import Tensor
 
@@ -52,7 +52,13 @@ def read(path: str | Path) -> RolloutFile:
         ValueError: the file is no rollout, or of another version.
     """
     opened: Any = safe_open
-    with opened(str(path), "pt") as file:
+    try:
+        content = opened(str(path), "pt")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is no rollout: no safetensors file ({error}); write it with Rollout.save."
+        ) from None
+    with content as file:
         told = cast("dict[str, str]", file.metadata() or {}).get("rollout")
         facts: dict[str, Any] = {} if told is None else json.loads(told)
         if facts.pop("format", None) != FORMAT:

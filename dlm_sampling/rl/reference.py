@@ -24,17 +24,20 @@ def as_reference(denoiser: Denoiser) -> Generator[Denoiser]:
     """Run the block with the adapters of the denoiser's network off: PEFT's `disable_adapter`.
 
     `with as_reference(policy) as reference: replay(reference, rollout, grad=False)`.  It needs no
-    second network in memory.
+    second network in memory.  The adapted network may lie in a wrapper, such as that of data
+    parallelism.
 
     Raises:
-        TypeError: the network is no PEFT model with adapters.
+        TypeError: neither the network nor one that it wraps is a PEFT model with adapters.
     """
     module = denoiser.module
-    if not isinstance(module, Adapted):
+    parts = () if module is None else module.modules()  # a wrapper comes before what it holds
+    adapted = next((part for part in parts if isinstance(part, Adapted)), None)
+    if adapted is None:
         kind = "no network" if module is None else named(module)
         raise TypeError(
             f"denoiser has {kind}: must hold a PEFT model, denoiser.module = get_peft_model(...). "
             "Without adapters, keep a copy of the denoiser as the reference."
         )
-    with module.disable_adapter():
+    with adapted.disable_adapter():
         yield denoiser

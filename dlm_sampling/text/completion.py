@@ -36,7 +36,9 @@ class GenerateOutput:
         seeds: one seed per row; `generate(..., seed=[seeds[i]])` repeats row i alone.
         logprobs: [B, L], log-probability of each written token under the law it was drawn from, 0
             at fixed positions.  A token behind the end of the text keeps its own, although
-            `sequences` has padding there: the model saw it when it wrote the text.
+            `sequences` has padding there: the model saw it when it wrote the text.  On noise
+            without masks, where tokens change in many steps, all are 0: `rollout.total` has the sum
+            over all steps, and `replay(...).position_logprob` those of every position.
         finish_reasons: "eos" (an end-of-text), "stop" (a stop string) or "length" per row.
         prompt_lengths: tokens of the prompt per row, without padding.
         trajectory: every step, if requested.

@@ -82,6 +82,12 @@ def test_what_cannot_be_branched_is_refused() -> None:
         branch(TOY, rollout, 9, seeds=[1, 2])
     with pytest.raises(TypeError, match="step"):
         branch(TOY, rollout, 1.5, seeds=[1, 2])  # pyright: ignore[reportArgumentType]
+    wrong: Any = "a"
+    for seeds in (3, [wrong, wrong]):
+        with pytest.raises(TypeError, match=r"seeds=.*: must be whole numbers, one per row"):
+            branch(TOY, rollout, 1, seeds=seeds)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(TypeError, match="rollout is a str: must be a Rollout, the `rollout` of"):
+        branch(TOY, wrong, 1, seeds=[1, 2])
     two = run(TOY, samplers.ThetaRK2(), length=LENGTH, rows=1, law=TokenLaw(), steps=4)
     with pytest.raises(ValueError, match="its look-ahead is drawn and forgotten"):
         branch(TOY, Rollout.from_output(two), 1, seeds=[1])

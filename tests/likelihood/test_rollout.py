@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,18 @@ def test_selected_rows_are_those_rows_in_every_field() -> None:
     same(mixed.select(places.argsort()), rollout)
 
 
+def test_rollouts_of_other_settings_are_told_apart_by_their_fields() -> None:
+    rollout = remasked()
+    law = replace(rollout.request, law=TokenLaw(temperature=0.7))
+    other = replace(rollout, request=law)
+    with pytest.raises(ValueError, match=r"differ in law\.temperature \(1\.0 and 0\.7\): join"):
+        Rollout.cat([rollout, other])
+    with pytest.raises(ValueError, match=r"differ in masked \(True and False\): join"):
+        Rollout.cat([rollout, replace(rollout, masked=False)])
+    with pytest.raises(TypeError, match="rollouts holds an int"):
+        Rollout.cat([rollout, 3])  # type: ignore[list-item]
+
+
 def test_rows_are_chosen_by_a_mask_or_by_numbers_in_any_holder() -> None:
     rollout = remasked()
     wanted = rollout.select(torch.tensor([1, 3]))
@@ -81,7 +93,7 @@ def test_parts_that_are_joined_are_the_whole() -> None:
     other = Rollout.from_output(
         run(small_toy(length=LENGTH, vocab_size=9), samplers.LLaDA(), length=LENGTH, rows=1)
     )
-    with pytest.raises(ValueError, match="drawn with other settings"):
+    with pytest.raises(ValueError, match="rollouts differ in"):
         Rollout.cat([rollout, other])
     with pytest.raises(ValueError, match="rollouts is empty"):
         Rollout.cat([])

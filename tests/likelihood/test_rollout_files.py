@@ -68,6 +68,13 @@ def test_files_that_are_no_rollout_are_refused(tmp_path: Path) -> None:
             Rollout.load(path)
 
 
+def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.txt"
+    path.write_text("hello")
+    with pytest.raises(ValueError, match=r"run\.txt is no rollout: no safetensors file"):
+        Rollout.load(path)
+
+
 def test_a_parameter_that_is_a_network_cannot_be_saved(tmp_path: Path) -> None:
     rollout = remasked()
     planner: Any = torch.nn.Linear(1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from dlm_sampling import generate, replay, samplers, wrap
 from dlm_sampling.likelihood.runs import check_noise, record_of
@@ -25,14 +26,18 @@ def test_an_output_with_its_rollout_is_that_rollout() -> None:
 
 def test_runs_of_other_noise_and_other_vocabularies_are_refused() -> None:
     toy = small_toy(length=4, vocab_size=9)
-    free = wrap(toy.logits, vocab_size=9, mask_token_id=None)
+
+    def logits(input_ids: Tensor) -> Tensor:
+        return toy.logits(input_ids)
+
+    free = wrap(logits, vocab_size=9, mask_token_id=None)
     noisy = run(free, samplers.Ancestral(), length=4, rows=2, steps=2, law=TokenLaw())
     with pytest.raises(ValueError, match=r"noise without masks, and this denoiser .* knows masks"):
         replay(toy, noisy)
     masked = run(toy, samplers.LLaDA(), length=4, rows=2, steps=2, law=TokenLaw())
     with pytest.raises(ValueError, match="run was on masks, and this denoiser"):
         replay(free, masked)
-    small = wrap(toy.logits, vocab_size=2, mask_token_id=1)
+    small = wrap(logits, vocab_size=2, mask_token_id=1)
     for record in (record_of(masked), masked.trajectory):
         assert record is not None
         with pytest.raises(ValueError, match=r"must be an id in \[0, 2\)"):

@@ -45,6 +45,17 @@ class Adapter(nn.Module):
             self.on = True
 
 
+class Wrapper(nn.Module):
+    """A wrapper of one's own."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *args: Any, **given: Any) -> Any:
+        return self.net(*args, **given)
+
+
 def test_the_policy_without_its_adapter_is_the_reference(tiny_llada: Path) -> None:
     policy = AutoDenoiser.from_pretrained(tiny_llada)
     tokens = torch.arange(5)[None]
@@ -58,3 +69,6 @@ def test_the_policy_without_its_adapter_is_the_reference(tiny_llada: Path) -> No
         with as_reference(policy) as reference:
             assert torch.equal(reference.logits(tokens), before)
         assert torch.equal(policy.logits(tokens), adapted)
+        policy.module = Wrapper(policy.module)
+        with as_reference(policy) as reference:
+            assert torch.equal(reference.logits(tokens), before)

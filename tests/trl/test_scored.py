@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from dlm_sampling import wrap
 from dlm_sampling.trl.likelihoods import CoupledLikelihood, MeanFieldLikelihood, RunLikelihood
@@ -12,7 +13,13 @@ from dlm_sampling.trl.scored import check_scored
 from tests.samplers.small import small_toy
 
 MASKS = small_toy()
-NOISE = wrap(MASKS.logits, vocab_size=9, mask_token_id=None)
+
+
+def logits(input_ids: Tensor) -> Tensor:
+    return MASKS.logits(input_ids)
+
+
+NOISE = wrap(logits, vocab_size=9, mask_token_id=None)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.errors import check_real
+from dlm_sampling.errors import check_pair
 from dlm_sampling.rl.estimators.answers import Answers
 
 LEVELS = (0.2, 0.8)
@@ -50,12 +50,10 @@ def coupled_logprob(
         batch_size: canvases per forward pass; default B.
 
     Raises:
-        TypeError: levels are no numbers.
+        TypeError: levels is no pair of numbers.
         ValueError: see `elbo`; levels that are not 0 < a <= b < 1.
     """
-    low, high = levels
-    check_real("levels[0]", low)
-    check_real("levels[1]", high)
+    low, high = check_pair("levels", levels)
     if not 0.0 < low <= high < 1.0:
         raise ValueError(f"levels={levels}: must be 0 < a <= b < 1.")
     answers = Answers.of(denoiser, tokens, editable, attention_mask, seed, batch_size)

@@ -115,6 +115,9 @@ def test_types_are_checked_before_ranges() -> None:
     for bad in ((0.5, 4, 0.5), (0, "4", 0.5), (0, 4, "0.5")):
         with pytest.raises(TypeError, match=r"iteration|start"):
             level_of_iteration(*bad)  # type: ignore[arg-type]
+    for levels in (0.5, (0.2,), "ab", (0.2, "x")):
+        with pytest.raises(TypeError, match="levels"):
+            coupled_logprob(small_toy(), TEXTS, editable=ALL, levels=levels, seed=0)  # type: ignore[arg-type]
     one = torch.zeros(2)
     with pytest.raises(TypeError, match="mix"):
         spg_loss(one, one, one, mix="x")  # type: ignore[arg-type]
