@@ -54,7 +54,7 @@ def grpo_trainer() -> Any:
         trainer = grpo_trainer()(
             policy,
             reward_funcs=reward,
-            args=GRPOConfig("runs", max_completion_length=8, num_generations=4, top_p=1.0),
+            args=GRPOConfig("runs", max_completion_length=8, num_generations=4, use_cpu=True),
             generation={"sampler": "llada-random", "steps": 4},
             train_dataset=Dataset.from_dict({"prompt": ["Once", "The cat"]}),
         )
