@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +13,7 @@ from dlm_eval.cli.words import BOOKS, check_out, command_line
 from dlm_sampling.errors import UsageError, unknown_choice
 
 JOURNALS = "journal"
+MOST_NAMES = 20  # rows that a warning names
 MOST_GROUPS = 50  # documents with a table row of their own
 SHOWN = 300  # characters of a text in the report
 
@@ -43,8 +44,11 @@ def bound(
     masks: Annotated[int | None, typer.Option(help="Masks per window, forward passes.")] = None,
     length: Annotated[int | None, typer.Option(help="Maximum tokens per window.")] = None,
     log_type: Annotated[
-        str, typer.Option(help="Of pairs: ftb answer | prompt, btf prompt | answer, union both.")
-    ] = "ftb",
+        str | None,
+        typer.Option(
+            help="Of pairs: ftb answer | prompt (default), btf prompt | answer, union both."
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Of uniform noise: steps of the sampler; default 1000.")
     ] = None,
@@ -77,9 +81,9 @@ def bound(
     from dlm_eval.data import held_out_books
     from dlm_eval.journal import SettingsChanged
     from dlm_eval.likelihood.documents import Columns, Document, read_documents
-    from dlm_eval.likelihood.protocols import LOG_TYPES, NOT_BOUNDS, PROTOCOLS, SCHEMES
+    from dlm_eval.likelihood.protocols import DRAWN, LOG_TYPES, NOT_BOUNDS, PROTOCOLS, SCHEMES
     from dlm_eval.likelihood.run import digest, metrics, score
-    from dlm_eval.likelihood.windows import cut
+    from dlm_eval.likelihood.windows import cut, has_text
     from dlm_eval.report import Results, write_folder
     from dlm_sampling import AutoDenoiser
     from dlm_sampling.jobs import PromptSource, contents_digest, rank_of
@@ -94,6 +98,10 @@ def bound(
     for option, number in (("--masks", masks), ("--length", length), ("--steps", steps)):
         if number is not None and number < 1:
             raise UsageError(f"{option} {number}: must be at least 1.")
+    if log_type is not None and PROTOCOLS[protocol].packed:
+        raise UsageError(
+            f"--log-type {log_type}: --protocol {protocol} joins all texts and scores every token."
+        )
     columns = Columns(column, prompt_column, answer_column)
     check_out(out)
     documents = (
@@ -101,6 +109,9 @@ def bound(
         if data == BOOKS and not Path(BOOKS).exists()
         else read_documents(PromptSource(data, column, split, subset), columns)
     )[:limit]
+    pairs = all(document.prompt is not None for document in documents)
+    if log_type is not None and not pairs:
+        raise UsageError(f"--log-type {log_type}: goes with pairs of prompt and answer only.")
     rank = rank_of(os.environ)
     denoiser = AutoDenoiser.from_pretrained(
         model, dtype=dtype, device_map=rank.device(device), trust_remote_code=trust_remote_code,
@@ -108,6 +119,11 @@ def bound(
     )  # fmt: skip
     if denoiser.tokenizer is None:
         raise UsageError(f"'{model}' has no tokenizer: add its files to the folder.")
+    uniform = denoiser.process.name == "uniform"
+    if steps is not None and not uniform:
+        raise UsageError(f"--steps {steps}: goes with models of uniform noise; {model} has masks.")
+    if masks is not None and not uniform and scheme is not None and scheme not in DRAWN:
+        raise UsageError(f"--masks {masks}: --scheme {scheme} draws no masks.")
     chosen = PROTOCOLS[protocol]
     chosen = replace(
         chosen,
@@ -115,7 +131,7 @@ def bound(
         masks=masks or chosen.masks,
         length=length or min(chosen.length, denoiser.max_length or chosen.length),
         steps=steps or chosen.steps,
-        score=LOG_TYPES[log_type],
+        score=LOG_TYPES[log_type or "ftb"],
     )
     if denoiser.max_length is not None and chosen.length > denoiser.max_length:
         raise UsageError(
@@ -123,8 +139,18 @@ def bound(
         )
     windows = cut(documents, denoiser.tokenizer, chosen)
     if not windows:
-        raise UsageError(f"--data {data}: no window of {chosen.length} tokens; try --length.")
-    uniform = denoiser.process.name == "uniform"
+        raise UsageError(
+            f"--data {data}: no window of {chosen.length} tokens; try --length."
+            if chosen.packed
+            else f"--data {data}: no row has a token to score."
+        )
+    for window in windows:
+        if not uniform and denoiser.mask_token_id in window.ids[slice(*window.scored)]:
+            name = "" if chosen.packed else f", '{documents[window.document].name}'"
+            raise UsageError(
+                f"--data {data}{name}: the tokenizer of {model} has "
+                "no tokens for this text; it gives the mask, which has no likelihood."
+            )
     subject = {
         "model": model,
         "revision": revision,
@@ -146,7 +172,7 @@ def bound(
     note = (
         f"standard error over {len(windows)} windows, of texts and masks together"
         if len(windows) > 1
-        else "one window: its error is that of its masks alone, if they are drawn independently"
+        else "one window: its error is that of its masks alone, from groups drawn independently"
     )
     figures = metrics(windows, scored, note=note)
     samples = []
@@ -168,6 +194,16 @@ def bound(
             }
         )
     warnings = []
+    kept = {window.document for window in windows}
+    if lost := [
+        document.name
+        for i, document in enumerate(documents)
+        if not (has_text(document, chosen) if chosen.packed else i in kept)
+    ]:
+        names = ", ".join(lost[:MOST_NAMES]) + (", ..." if len(lost) > MOST_NAMES else "")
+        warnings.append(
+            f"{len(lost)} of {len(documents)} rows have no token to score or are blank ({names})."
+        )
     if chosen.scheme in NOT_BOUNDS and not uniform:
         warnings.append(f"--scheme {chosen.scheme} is no bound of the likelihood.")
     if uniform and scheme is not None:
@@ -180,12 +216,11 @@ def bound(
         )
     results = Results(
         command=command_line(context),
-        subject={**subject, "nfe": sum(value.nfe for value in scored)},
+        subject={**subject, "data": data, "nfe": sum(value.nfe for value in scored)},
         protocol={
             "bound": f"ancestral sampler of {chosen.steps} steps" if uniform else "any order",
             "name": protocol,
-            **asdict(chosen),
-            "data": data,
+            **chosen.facts(uniform=uniform, pairs=any(d.prompt is not None for d in documents)),
             "texts": digest(windows),
         },
         metrics=tuple(figures),
@@ -194,7 +229,11 @@ def bound(
     write_folder(out, results, samples)
     for warning in warnings:
         typer.echo(f"Warning: {warning}", err=True)
-    told = "" if chosen.scheme in NOT_BOUNDS and not uniform else "at most "
+    told = "at most "
+    if uniform or chosen.scheme in DRAWN:
+        told = "estimate of an upper bound: "
+    elif chosen.scheme in NOT_BOUNDS:
+        told = ""
     for metric in figures[:3]:
         error = "" if metric.error is None else f" ± {metric.error:.4f}"
         value = f"{told}{metric.value:.4f}{error} {metric.unit}".rstrip()

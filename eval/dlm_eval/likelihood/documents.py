@@ -39,10 +39,12 @@ def read_documents(source: PromptSource, columns: Columns) -> list[Document]:
     "prompt" and "answer", else "text", or the columns that are named.
 
     Raises:
-        UsageError: a column is missing, a value is no text, there is no document, or the file
+        UsageError: a column is missing, a value is no text, all texts are blank, or the file
             cannot be read.
     """
     path = Path(source.path)
+    if path.is_dir() and not any(path.iterdir()):
+        raise UsageError(f"--data {source.path}: the folder is empty.")
     texts = sorted(path.glob("*.txt")) if path.is_dir() else [path] if path.suffix == ".txt" else []
     try:
         plain = [Document(file.stem, file.read_text(encoding="utf-8")) for file in texts]
@@ -51,8 +53,7 @@ def read_documents(source: PromptSource, columns: Columns) -> list[Document]:
         raise UsageError(f"{source.path} is not UTF-8 text ({error.reason}).") from error
     except OSError as error:
         raise UsageError(f"--data {source.path}: {error.strerror or error}.") from error
-    found = [document for document in found if document.text]
-    if not found:
+    if not any(document.text.strip() for document in found):
         raise UsageError(f"--data {source.path}: there is no text in it.")
     return found
 

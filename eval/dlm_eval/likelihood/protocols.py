@@ -5,9 +5,9 @@ one mask per chunk at a uniform t, weight 1 / t; perplexity is exp of the mean n
 Sahoo et al. 2024, arXiv:2406.07524.  The release draws t above 0.001; here t is uniform on (0, 1),
 so that the estimate is unbiased.
 
-llada: 128 masks of l of the answer's C tokens, weight C / l, l systematic.  Nie et al. 2025,
-arXiv:2502.09992, appendix B.  The release rounds l half to even, which is not uniform on 1..C;
-here it is.
+llada: 128 masks of l of the answer's C tokens, weight C / l, l systematic in each of four groups
+of 32 masks.  Nie et al. 2025, arXiv:2502.09992, appendix B.  The release rounds l half to even,
+which is not uniform on 1..C; here it is.
 
 dream: 128 masks at a uniform t, weight 1 / t; of the answer given the prompt ("answer", their log
 type ftb), of the prompt given the answer ("prompt", btf) or of both ("both", union).  Ye et al.
@@ -17,9 +17,9 @@ type ftb), of the prompt given the answer ("prompt", btf) or of both ("both", un
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 Score = Literal["answer", "prompt", "both"]
 SCHEMES = (
@@ -50,6 +50,8 @@ class Protocol:
         packed: whether documents are joined to one stream, whose last part of a chunk is dropped.
         end: whether an end token closes each document without a prompt.
         steps: T of the bound of uniform noise.
+        groups: most groups of at least two masks that are drawn independently, so that their
+            spread is an error of one window; masks of one group are spread evenly by the scheme.
     """
 
     scheme: str = "stratified"
@@ -59,13 +61,40 @@ class Protocol:
     packed: bool = False
     end: bool = True
     steps: int = 1000
+    groups: int = 1
+
+    @property
+    def drawn_groups(self) -> int:
+        """Return the groups that the masks are drawn in; each has as many masks, or pairs."""
+        if self.scheme in APART or self.scheme not in DRAWN:
+            return 1
+        size = 2 if self.scheme == "stratified" else 4  # two pairs of coupled masks
+        even = range(2, min(self.groups, self.masks // size) + 1)
+        step = 1 if self.scheme == "stratified" else 2
+        return max((n for n in even if self.masks % (n * step) == 0), default=1)
+
+    def facts(self, *, uniform: bool, pairs: bool) -> dict[str, Any]:
+        """Return the fields that change a figure.
+
+        Args:
+            uniform: whether the model is one of uniform noise, which has no masks.
+            pairs: whether the texts are pairs of prompt and answer.
+        """
+        found = asdict(self)
+        unused = {"scheme", "groups"} if uniform else {"steps"}
+        if not uniform:
+            unused |= set() if self.scheme in DRAWN else {"masks"}
+            found["groups"] = self.drawn_groups
+            unused |= set() if self.drawn_groups > 1 else {"groups"}
+        unused |= set() if pairs and not self.packed else {"score"}
+        return {name: value for name, value in found.items() if name not in unused}
 
 
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     {
-        "default": Protocol(),
+        "default": Protocol(groups=4),
         "mdlm": Protocol(scheme="bernoulli", masks=1, length=1024, packed=True),
-        "llada": Protocol(scheme="stratified", masks=128, length=4096),
+        "llada": Protocol(scheme="stratified", masks=128, length=4096, groups=4),
         "dream": Protocol(scheme="bernoulli", masks=128, length=2048),
     }
 )

@@ -36,8 +36,8 @@ class Scored:
     Fields:
         nats: at least -log p in expectation.
         nfe: forward passes.
-        error: standard error of the nats over the window's own masks; None where they are one, or
-            drawn together.
+        error: standard error of the nats over the window's own masks, or over their groups; None
+            where there is only one.
     """
 
     nats: float
@@ -54,17 +54,23 @@ def nats_of(
             denoiser, tokens, editable=editable, n=protocol.masks, steps=protocol.steps, seed=seeds
         )
     else:
-        drawn = protocol.scheme in DRAWN
+        drawn, groups = protocol.scheme in DRAWN, protocol.drawn_groups
+        own = [one for seed in seeds for one in row_seeds(seed, groups)] if groups > 1 else seeds
         found = elbo(
             denoiser,
-            tokens,
-            editable=editable,
+            tokens.repeat_interleave(groups, 0),
+            editable=editable.repeat_interleave(groups, 0),
             scheme=protocol.scheme,
-            n=protocol.masks if drawn else None,
-            seed=seeds if drawn else None,
+            n=protocol.masks // groups if drawn else None,
+            seed=own if drawn else None,
             batch_size=len(tokens),
             grad=False,
         )
+        if groups > 1:
+            each, costs = -found.value.double().view(-1, groups), found.nfe.view(-1, groups)
+            errors = each.std(1) / math.sqrt(groups)
+            rows = (each.mean(1), costs.sum(1), errors)
+            return [Scored(*one) for one in zip(*(row.tolist() for row in rows), strict=True)]
     values, passes = (-found.value.double()).tolist(), found.nfe.tolist()
     count = found.terms.shape[1]
     apart = denoiser.process.name == "uniform" or protocol.scheme in APART
@@ -183,7 +189,7 @@ def ratio(x: Sequence[float], y: Sequence[float]) -> tuple[float, float | None]:
 def metrics(
     windows: Sequence[Window], scored: Sequence[Scored], *, group: str = "", note: str = ""
 ) -> list[Metric]:
-    """Return nats per token, bits per character and perplexity; all three are upper bounds.
+    """Return nats per token, bits per character and perplexity: estimates of upper bounds.
 
     Errors are those of texts and masks together; of one window, those of its masks.
     """

@@ -44,10 +44,14 @@ def encode_pair(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], li
     """Return the ids of prompt and answer: those of the whole text, split where the prompt ends.
 
     White space at the end of the prompt goes to the answer, as tokenizers join it with the next
-    word; lm-evaluation-harness does the same.
+    word; lm-evaluation-harness does the same.  Where a token reaches over the border, as in "ti"
+    and "me", prompt and answer are encoded by themselves: else the context had letters of the
+    answer.
     """
     bare = prompt.rstrip()
     whole, own = encode(tokenizer, prompt + answer), encode(tokenizer, bare)
+    if whole[: len(own)] != own:
+        return own, encode(tokenizer, (prompt + answer)[len(bare) :])
     return whole[: len(own)], whole[len(own) :]
 
 
@@ -55,12 +59,15 @@ def cut(documents: Sequence[Document], tokenizer: Any, protocol: Protocol) -> li
     """Return the windows of all documents, in their order.
 
     A document without a prompt is cut into parts of `length` tokens that are scored by themselves.
-    A pair is one window; if it is too long, its first tokens are dropped.
+    A pair is one window; if it is too long, its first tokens are dropped.  Blank texts, and pairs
+    whose scored part is empty, have no window.
     """
     if protocol.packed:
         return _packed(documents, tokenizer, protocol)
     windows: list[Window] = []
     for index, document in enumerate(documents):
+        if not has_text(document, protocol):
+            continue
         if document.prompt is None:
             ids = _closed(tokenizer, document, protocol)
             share = len(document.text) / max(len(ids), 1)
@@ -70,6 +77,16 @@ def cut(documents: Sequence[Document], tokenizer: Any, protocol: Protocol) -> li
         else:
             windows.append(_pair(index, document, tokenizer, protocol))
     return [window for window in windows if window.tokens]
+
+
+def has_text(document: Document, protocol: Protocol) -> bool:
+    """Return whether a document has a text to score."""
+    if document.prompt is None:
+        return bool(document.text.strip())
+    if protocol.packed:
+        return bool((document.prompt + document.text).strip())
+    parts = {"answer": document.text, "prompt": document.prompt}
+    return bool(parts.get(protocol.score, document.prompt + document.text))
 
 
 def _closed(tokenizer: Any, document: Document, protocol: Protocol) -> list[int]:
@@ -95,6 +112,7 @@ def _pair(index: int, document: Document, tokenizer: Any, protocol: Protocol) ->
 
 
 def _packed(documents: Sequence[Document], tokenizer: Any, protocol: Protocol) -> list[Window]:
+    documents = [document for document in documents if has_text(document, protocol)]
     stream = [id for document in documents for id in _closed(tokenizer, document, protocol)]
     letters = sum(len(document.text) + len(document.prompt or "") for document in documents)
     size = protocol.length

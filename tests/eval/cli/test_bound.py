@@ -23,7 +23,7 @@ def test_results_and_resumption(
     words = ["bound", str(tiny_llada), "--data", str(data), "--out", str(out)]
     words += ["--protocol", "llada", "--masks", "4"]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert "negative log-likelihood: at most" in done.stdout
+    assert "negative log-likelihood: estimate of an upper bound: " in done.stdout
     assert [line.endswith(", n = 2") for line in done.stdout.splitlines()] == [True] * 3
     assert done.stderr.splitlines()[-1] == f"{out}: results.json, samples.jsonl, report.html"
     first = json.loads((out / "results.json").read_text(encoding="utf-8"))
@@ -44,6 +44,33 @@ def test_results_and_resumption(
     CliRunner().invoke(app, words, catch_exceptions=False)
     again = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert again["metrics"] == first["metrics"]
+
+
+def test_rows_without_a_token_are_named(tiny_llada: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    rows = [
+        {"id": "gone", "prompt": "a", "answer": ""},
+        {"prompt": "Once upon a ti", "answer": "me"},
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["bound", str(tiny_llada), "--data", str(data), "--out", str(out)]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert "Warning: 1 of 2 rows have no token to score or are blank (gone)." in done.stderr
+    assert " ± " in done.stdout  # of one pair: over groups of masks
+    wrong = {
+        "--log-type btf: --protocol mdlm": ["--log-type", "btf", "--protocol", "mdlm"],
+        "--masks 3: --scheme enumerate": ["--masks", "3", "--scheme", "enumerate"],
+        "--steps 5: goes with models of uniform noise": ["--steps", "5"],
+    }
+    for why, options in wrong.items():
+        with pytest.raises(UsageError, match=why):
+            CliRunner().invoke(app, [*words, *options], catch_exceptions=False)
+    data.write_text('{"text": "[MASK]"}\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="goes with pairs"):
+        CliRunner().invoke(app, [*words, "--log-type", "ftb"], catch_exceptions=False)
+    words[1] = "sudoku4x4"
+    with pytest.raises(UsageError, match="'1': the tokenizer of sudoku4x4 has no tokens"):
+        CliRunner().invoke(app, words, catch_exceptions=False)
 
 
 def test_wrong_arguments_are_named(tmp_path: Path) -> None:

@@ -131,13 +131,17 @@ def test_ratio_has_the_error_of_repeated_samples() -> None:
     assert [m.error for m in (nats, bits, perplexity)] == pytest.approx(errors)
 
 
-def test_one_window_has_the_error_of_its_own_masks() -> None:
+@pytest.mark.parametrize(
+    ("scheme", "masks", "groups"), [("count", 2, 1), ("stratified", 8, 4), ("coupled", 8, 2)]
+)
+def test_one_window_has_the_error_of_its_own_masks(scheme: str, masks: int, groups: int) -> None:
     toy = small_toy()
-    tokens = torch.tensor([[0, 1, 2]])
+    tokens = torch.tensor([[0, 1, 2]]).expand(600, -1)
     editable = torch.ones_like(tokens, dtype=torch.bool)
-    protocol = Protocol(length=3, scheme="count", masks=2)
-    rows = (tokens.expand(600, -1), editable.expand(600, -1))
-    found = run.nats_of(toy, *rows, protocol, list(range(600)))
+    protocol = Protocol(length=3, scheme=scheme, masks=masks, groups=4)
+    assert protocol.drawn_groups == groups
+    found = run.nats_of(toy, tokens, editable, protocol, range(600))
+    assert max(one.nfe for one in found) == masks  # an empty mask costs none
     values = torch.tensor([one.nats for one in found], dtype=torch.float64)
     errors = torch.tensor([one.error or 0.0 for one in found], dtype=torch.float64)
     assert float(errors.square().mean() / values.var()) == pytest.approx(1, abs=0.15)
@@ -145,8 +149,42 @@ def test_one_window_has_the_error_of_its_own_masks() -> None:
     nats, bits, perplexity = run.metrics(windows, [run.Scored(2.0, 2, 0.5)])
     wanted = [0.5 / 4, 0.5 / math.log(2) / 3, math.exp(2 / 4) * 0.5 / 4]
     assert [m.error for m in (nats, bits, perplexity)] == pytest.approx(wanted)
-    drawn_together = replace(protocol, scheme="stratified")
-    assert run.nats_of(toy, tokens, editable, drawn_together, [0])[0].error is None
+    drawn_together = replace(protocol, scheme="stratified", groups=1)
+    assert run.nats_of(toy, tokens[:1], editable[:1], drawn_together, [0])[0].error is None
+
+
+def test_groups_of_masks_are_of_one_size() -> None:
+    groups = {n: Protocol(masks=n, groups=4).drawn_groups for n in (1, 2, 3, 4, 6, 7, 8, 128)}
+    assert groups == {1: 1, 2: 1, 3: 1, 4: 2, 6: 3, 7: 1, 8: 4, 128: 4}
+    assert Protocol(masks=6, groups=4, scheme="coupled").drawn_groups == 1
+    assert "masks" not in Protocol(scheme="enumerate").facts(uniform=False, pairs=True)
+    assert {"steps", "score"} & set(Protocol().facts(uniform=False, pairs=False)) == set()
+    uniform = Protocol().facts(uniform=True, pairs=True)
+    assert uniform == {
+        "masks": 8, "length": 1024, "score": "answer", "packed": False, "end": True, "steps": 1000,
+    }  # fmt: skip
+
+
+class Words:
+    """One token per word; "time" is a word, and so are "ti" and "me"."""
+
+    eos_token_id = None
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        known = ("a", "ti", "me", "time")
+        return {"input_ids": [known.index(word) for word in text.split()]}
+
+
+def test_a_pair_that_merges_is_split_where_the_prompt_ends() -> None:
+    assert encode_pair(Words(), "a ti", "me") == ([0, 1], [2])
+    assert encode_pair(Words(), "a ti", " me") == ([0, 1], [2])
+    texts = [
+        Document("1", "me", prompt="ti"), Document("2", "", prompt="a "), Document("3", " "),
+    ]  # fmt: skip
+    parts = cut(texts, Words(), Protocol(length=4))
+    assert [(w.document, w.ids, w.scored) for w in parts] == [(0, (1, 2), (1, 2))]
+    parts = cut(texts, Words(), Protocol(length=4, score="prompt"))
+    assert [(w.document, w.scored) for w in parts] == [(0, (0, 1)), (1, (0, 1))]
 
 
 def test_documents_of_files(tmp_path: Path) -> None:
@@ -162,6 +200,12 @@ def test_documents_of_files(tmp_path: Path) -> None:
     lines.write_text('{"text": 3}\n', encoding="utf-8")
     with pytest.raises(UsageError, match="column 'text' is an int, not a text"):
         read_documents(PromptSource(str(lines)), Columns())
+    lines.write_text('{"text": " "}\n', encoding="utf-8")
+    with pytest.raises(UsageError, match="there is no text in it"):
+        read_documents(PromptSource(str(lines)), Columns())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"--data .*empty: the folder is empty"):
+        read_documents(PromptSource(str(tmp_path / "empty")), Columns())
     table = tmp_path / "c.csv"
     table.write_text("text\na, b\n", encoding="utf-8")
     with pytest.raises(UsageError, match=r"c\.csv, row 1 has 2 cells for 1 column"):
