@@ -36,15 +36,21 @@ def aup(points: Iterable[tuple[float, float]], best: float | None = None) -> flo
         if not (math.isfinite(rho) and rho > 0 and 0 <= y <= 100):
             raise ValueError(f"points: ({rho}, {y}) must have rho > 0 and an accuracy in 0..100.")
     slowest = ordered[0][1]
-    kept = [(rho, y) for rho, y in ordered if y >= slowest - LOSS]
-    most = max(y for _, y in kept) if best is None else best
+    counted = kept(ordered)
+    most = max(y for _, y in counted) if best is None else best
     if most < slowest:
         raise ValueError(f"best={best}: is less than the accuracy {slowest} of the slowest point.")
 
     def weighted(y: float) -> float:
         return y * min(math.exp(-STEEPNESS * (1 - y / most)), 1.0) if most else 0.0
 
-    area = kept[0][0] * slowest
-    for (before, low), (rho, y) in pairwise(kept):
+    area = counted[0][0] * slowest
+    for (before, low), (rho, y) in pairwise(counted):
         area += (rho - before) * (weighted(y) + weighted(low)) / 2
     return area
+
+
+def kept(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points that count, in order: the others lose too much against the slowest."""
+    ordered = sorted(points)
+    return [(rho, y) for rho, y in ordered if y >= ordered[0][1] - LOSS]

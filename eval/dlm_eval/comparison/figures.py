@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dlm_eval.comparison.aup import aup
+from dlm_eval.comparison.aup import LOSS, aup, kept
+from dlm_eval.comparison.points import Point
 from dlm_eval.comparison.run import Measured
-from dlm_eval.comparison.settings import Setting
 from dlm_eval.comparison.tasks import Task
+from dlm_eval.comparison.warnings import badly_read, collapsed, copied, refused, unbound
 from dlm_eval.judges.diversity import distinct_n, repeat_rate, unigram_entropy
 from dlm_eval.judges.scores import TextScores
 from dlm_eval.report import Metric, Plot, draw
@@ -21,37 +22,19 @@ from dlm_eval.report.intervals import mean_and_error, variance, wilson_note
 from dlm_eval.text.score import (
     DISTINCT,
     Protocol,
-    collapse_warning,
     few_for_mauve,
     figures,
     mauve_metric,
     read,
     read_references,
-    repeated,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLLAPSE = 0.5
-"""Nats of entropy below the most varied texts, from which a setting is warned of."""
-
 REFERENCES = "references"
 MARKERS = "osD^vPX*"
-
-
-@dataclass(frozen=True)
-class Point:
-    """Hold one setting in the plots: NFE, quality and its error, tokens per forward, entropy."""
-
-    setting: Setting
-    nfe: float
-    per_forward: float
-    quality: float | None
-    error: float
-    entropy: float | None
-    entropy_error: float
 
 
 @dataclass(frozen=True)
@@ -105,8 +88,19 @@ def figures_of(task: Task, measured: Sequence[Measured], protocol: Protocol | No
     if accurate:
         metrics += _aup(points, len(measured[0].rows))
     of_people = None if references is None else references.scores
-    warnings = [*_refused(measured), *_unbound(points), *_collapsed(metrics, scores, of_people)]
-    warnings += _copied(task, measured)
+    warnings = [*refused(measured), *unbound(points)]
+    if not accurate:
+        tokens = {
+            cell.setting.label: scores[cell.setting.label].ids
+            if cell.setting.label in scores
+            else [row["ids"] for row in cell.rows]
+            for cell in measured
+            if cell.rows
+        }
+        warnings += collapsed(tokens, None if of_people is None else of_people.ids)
+    warnings += copied(task, measured)
+    if protocol is not None:
+        warnings += badly_read(measured, protocol, scores, of_people)
     warnings += few_for_mauve(min([m.n for m in metrics if m.name == "MAUVE"], default=5000))
     if protocol is None and not accurate:
         warnings.append("No judge read the texts: entropy alone says nothing of their quality.")
@@ -208,80 +202,19 @@ def _aup(points: Sequence[Point], n: int) -> list[Metric]:
             unit="",
             n=n,
             better="larger",
-            note=f"over {len(group)} budgets; y_max {best:.1f} % is the best of all settings",
+            note=f"over {_budgets(group)} budgets; y_max {best:.1f} % is the best of all settings",
             group=f"{series}, all budgets",
         )
         for series, group in _by_series(points).items()
     ]
 
 
-def _refused(measured: Sequence[Measured]) -> list[str]:
-    return [f"{m.setting.label} did not run: {m.refused}" for m in measured if m.refused]
-
-
-def _copied(task: Task, measured: Sequence[Measured]) -> list[str]:
-    """Say where copies count as samples.
-
-    A text that stands twice behind one prompt is a copy.  Answers that are right or wrong are few,
-    and chance repeats them: there only a sampler that gives every prompt the same answer each time
-    copies.
-    """
-    found: list[str] = []
-    for cell in measured:
-        prompts = [task.words(row["row"]).get("prompt") for row in cell.rows]
-        texts = [tuple(row["ids"]) for row in cell.rows]
-        pairs = list(zip(prompts, texts, strict=True))
-        right = [task.right(row["row"], row["text"], row["ids"]) for row in cell.rows[:1]]
-        if right == [None] or len(set(pairs)) == len(set(prompts)):
-            found += [f"{cell.setting.label}: {told}" for told in repeated(pairs)]
-    return found
-
-
-def _unbound(points: Sequence[Point]) -> list[str]:
-    """Say which samplers a budget does not bind, by their rule or by the passes that they took."""
-    found: list[str] = []
-    by_sampler: dict[str, list[Point]] = {}
-    for point in points:
-        by_sampler.setdefault(point.setting.sampler, []).append(point)
-    for name, group in by_sampler.items():
-        swept = [p for p in group if p.setting.option is not None]
-        if swept:
-            option = swept[0].setting.option
-            values = dict.fromkeys(f"{p.setting.options[option[0]]:g}" for p in swept if option)
-            found.append(
-                f"--nfe does not bind {name} ({group[0].setting.build().nfe}): its "
-                f"{option[0] if option else ''} was swept instead: {', '.join(values)}."
-            )
-            continue
-        pairs = [(p.setting.steps, p.nfe) for p in group if p.setting.steps is not None]
-        loose = [(steps, nfe) for steps, nfe in pairs if abs(nfe - steps) > 0.1 * steps + 1]
-        if loose:
-            told = ", ".join(dict.fromkeys(f"{steps} gave {nfe:.1f}" for steps, nfe in loose))
-            found.append(f"--nfe does not bind {name} ({group[0].setting.build().nfe}): {told}.")
-    return found
-
-
-def _collapsed(
-    metrics: Sequence[Metric], scores: Mapping[str, TextScores], references: TextScores | None
-) -> list[str]:
-    """Return a warning for every setting whose entropy has collapsed.
-
-    Against references, over as many tokens of both, as `eval text` does; without them against the
-    most varied setting.
-    """
-    if references is not None:
-        found = {name: collapse_warning(one.ids, references.ids) for name, one in scores.items()}
-        return [f"{name}: {text}" for name, text in found.items() if text is not None]
-    entropies = {m.group: m.value for m in metrics if m.name == "unigram entropy"}
-    if not entropies:
-        return []
-    most = max(entropies, key=entropies.__getitem__)
-    return [
-        f"{group}: the entropy has collapsed to {value:.2f} nats, where {most} has "
-        f"{entropies[most]:.2f}. The texts repeat themselves; their perplexity says nothing."
-        for group, value in entropies.items()
-        if value < entropies[most] - COLLAPSE
-    ]
+def _budgets(group: Sequence[Point]) -> str:
+    """Say how many budgets count for AUP."""
+    count = len(kept((point.per_forward, point.quality or 0.0) for point in group))
+    if count == len(group):
+        return str(count)
+    return f"{count} of {len(group)} (the others lose more than {LOSS:g} % of accuracy)"
 
 
 def _plots(points: Sequence[Point], quality: str, *, log: bool) -> list[Plot]:

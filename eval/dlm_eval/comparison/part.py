@@ -156,7 +156,9 @@ def write_part(
     protocol = None if judgement is None else judgement.protocol
     found = figures_of(task, measured, protocol)
     judged: dict[str, Json] = {"judge": "none"} if protocol is None else protocol.facts()
-    warnings = found.warnings if judgement is None else (*found.warnings, *judgement.warnings)
+    warnings = (
+        found.warnings if judgement is None else (*found.warnings, *judgement.told(found.metrics))
+    )
     results = Results(
         command=command,
         subject=part.subject(denoiser),

@@ -122,13 +122,7 @@ class CausalJudge:
             ValueError: `add_bos` with a tokenizer that has neither.
             TypeError: a text is no string.
         """
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"texts: number {i} is {text!r}: must be a string.")
-        first = self._begin() if add_bos else []
-        most = self.limit - len(first)
-        found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        return [first + list(ids[:most]) for ids in found]
+        return [ids[: self.limit] for ids in self._whole(texts, add_bos)]
 
     def score(
         self,
@@ -150,7 +144,9 @@ class CausalJudge:
         Raises:
             ValueError, TypeError: see `encode`.
         """
-        rows = self.encode(texts, add_bos=add_bos)
+        whole = self._whole(texts, add_bos)
+        rows = [ids[: self.limit] for ids in whole]
+        cut = sum(len(ids) > self.limit for ids in whole)
         nll = np.zeros(len(rows))
         counts = np.zeros(len(rows), np.int64)
 
@@ -161,7 +157,8 @@ class CausalJudge:
         for i, (value, count) in found.items():
             nll[i], counts[i] = value, count
         skipped = int(add_bos)
-        return TextScores(nll, counts, tuple(tuple(ids[skipped:]) for ids in rows))
+        ids = tuple(tuple(ids[skipped:]) for ids in rows)
+        return TextScores(nll, counts, ids, self.limit - skipped, cut)
 
     def features(
         self, texts: Sequence[str], *, batch_size: int = BATCH, progress: bool | None = None
@@ -191,6 +188,15 @@ class CausalJudge:
 
         found = self._in_batches(rows, read, batch_size, progress)
         return np.stack([found[i] for i in range(len(rows))])
+
+    def _whole(self, texts: Sequence[str], add_bos: bool) -> list[list[int]]:
+        """Return the tokens of texts without a limit; see `encode`."""
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts: number {i} is {text!r}: must be a string.")
+        first = self._begin() if add_bos else []
+        found = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return [first + list(ids) for ids in found]
 
     def _begin(self) -> list[int]:
         """Return the token that begins a text."""

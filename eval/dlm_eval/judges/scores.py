@@ -23,11 +23,15 @@ class TextScores:
         nll: negative log-likelihood in nats, float64 [N]; 0 where nothing counts.
         counts: tokens that count, int64 [N]; 0 for a text of less than two tokens.
         ids: the judge's tokens of each text, within the limit.
+        limit: longest text in tokens that the judge reads, None for any.
+        cut: texts that are longer, of which the head is read.
     """
 
     nll: npt.NDArray[np.float64]
     counts: npt.NDArray[np.int64]
     ids: tuple[tuple[int, ...], ...]
+    limit: int | None = None
+    cut: int = 0
 
     @property
     def silent(self) -> int:

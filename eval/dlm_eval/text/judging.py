@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from dlm_eval.judges.causal import OWN, CausalJudge
 from dlm_eval.judges.mauve import why_no_mauve
 from dlm_eval.judges.ngram_texts import NGramTexts, books_of
 from dlm_eval.judges.scores import Judge, Reduction
+from dlm_eval.report import Metric
 from dlm_eval.text.read import read_texts
 from dlm_eval.text.score import Protocol
 from dlm_sampling import Denoiser
@@ -52,10 +54,22 @@ class JudgeOptions:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Hold a protocol, and what has to be said of it above the figures."""
+    """Hold a protocol, and what has to be said of it above the figures.
+
+    Fields:
+        protocol: how texts are scored.
+        warnings: sentences for the reader.
+        of_mauve: sentences for the reader of MAUVE, where there is one.
+    """
 
     protocol: Protocol
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    of_mauve: tuple[str, ...] = ()
+
+    def told(self, metrics: Iterable[Metric]) -> tuple[str, ...]:
+        """Return the sentences that go with figures."""
+        mauve = any(metric.name == "MAUVE" for metric in metrics)
+        return (*self.warnings, *self.of_mauve) if mauve else self.warnings
 
 
 def load_judgement(
@@ -101,14 +115,15 @@ def load_judgement(
         mauve_seeds=tuple(range(FIRST_SEED, FIRST_SEED + options.mauve_seeds)),
     )
     warnings: list[str] = []
+    of_mauve: list[str] = []
     if left_out is not None and options.features != NONE:
         warnings.append(f"MAUVE is left out, as {left_out}.")
     if protocol.features is not None and _short(protocol.features.name) != PUBLISHED:
-        warnings.append(
+        of_mauve.append(
             f"MAUVE's features are those of {protocol.features.name!r}, and published figures have "
             f"GPT-2 large: they are not comparable. --features {PUBLISHED} takes it."
         )
-    return Judgement(protocol, tuple(warnings))
+    return Judgement(protocol, tuple(warnings), tuple(of_mauve))
 
 
 def read_reduction(name: str) -> Reduction:

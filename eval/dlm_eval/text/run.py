@@ -77,7 +77,7 @@ def _write(
         subject=subject,
         protocol={"task": "text", **asked, **judgement.protocol.facts()},
         metrics=scored.metrics,
-        warnings=(*scored.warnings, *judgement.warnings),
+        warnings=(*scored.warnings, *judgement.told(scored.metrics)),
     )
     write_folder(out, results, scored.rows)
     return results

@@ -4,9 +4,10 @@ Every figure counts the judge's own tokens, so that texts of models with differe
 comparable.  Entropy stands beside perplexity, because repetition lowers both:
 
     collapsed   if   mean H(texts) < mean H(references) - 0.5 nats
-                or   mean H(texts) < 5 % quantile of H(references)
+                or   mean H(texts) < 5 % quantile of H(references), of at least 20
 
-with H the unigram entropy of the first m tokens of a text, m the smaller of the two median lengths.
+with H the unigram entropy of the first m tokens of a text, m the smaller of the two median lengths;
+shorter texts and references are left out, as a short text cannot have the entropy of a long one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dlm_eval.judges.causal import CausalJudge
-from dlm_eval.judges.diversity import distinct_n, entropies, repeat_rates, unigram_entropy
+from dlm_eval.judges.diversity import (
+    distinct_n,
+    entropies,
+    repeat_rate,
+    repeat_rates,
+    unigram_entropy,
+)
 from dlm_eval.judges.mauve import FEWEST, SEEDS, Features, Mauve, mauve_of_features, same_count
 from dlm_eval.judges.scores import Judge, Reduction, TextScores
 from dlm_eval.report import Metric
@@ -28,6 +35,10 @@ from dlm_eval.text.samples import Sample
 
 COLLAPSE_NATS = 0.5
 COLLAPSE_QUANTILE = 0.05
+FEW_FOR_QUANTILE = 20
+REPEATS_MORE = 0.05
+"""Repeated 4-grams beyond those of the references from which texts repeat themselves."""
+
 FEW_FOR_MAUVE = 500
 Tokens = Sequence[Sequence[int]]
 
@@ -112,7 +123,7 @@ def score_samples(samples: Sequence[Sample], protocol: Protocol) -> Scored:
         same_count(len(texts), len(protocol.references))
     scores = read(texts, protocol)
     metrics = figures(scores, protocol)
-    warnings = [*_silent(scores), *repeated(texts)]
+    warnings = [*_silent(scores), *repeated(texts), *cut_warning(scores)]
     if all(sample.nfe is not None for sample in samples):
         nfe = np.array([sample.nfe for sample in samples], np.float64)
         metrics.append(Metric(name="NFE", value=float(nfe.mean()), unit="passes", n=len(nfe),
@@ -123,6 +134,8 @@ def score_samples(samples: Sequence[Sample], protocol: Protocol) -> Scored:
         if found is not None:
             metrics.append(found)
             warnings += few_for_mauve(found.n)
+        warnings += lost_mauve(texts, protocol)
+        warnings += [f"References: {told}" for told in cut_warning(references.scores)]
         metrics += figures(references.scores, protocol, "references")
         collapse = collapse_warning(scores.ids, references.scores.ids)
         warnings += [collapse] if collapse else []
@@ -149,29 +162,44 @@ def read_references(protocol: Protocol) -> References | None:
     return References(read(protocol.references, protocol), features)
 
 
-def collapse_warning(texts: Tokens, references: Tokens) -> str | None:
+def collapse_warning(texts: Tokens, references: Tokens, name: str = "the references") -> str | None:
     """Return a sentence if the entropy of the texts has collapsed against the references, or None.
 
-    Texts that are empty are left out; without any text left on a side there is no warning.
+    Without a text or a reference that is long enough there is no warning.
+
+    Args:
+        texts: their tokens.
+        references: tokens of the texts that they are compared with.
+        name: what the sentence calls them.
     """
     texts, references = [t for t in texts if len(t)], [r for r in references if len(r)]
     if not texts or not references:
         return None
     m = int(min(np.median([len(t) for t in texts]), np.median([len(r) for r in references])))
-    ours = entropies([t[:m] for t in texts])
-    theirs = entropies([r[:m] for r in references])
+    texts, references = _heads(texts, m), _heads(references, m)
+    ours, theirs = entropies(texts), entropies(references)
     least = float(np.quantile(theirs, COLLAPSE_QUANTILE))
     far = ours.mean() < theirs.mean() - COLLAPSE_NATS
-    if not far and ours.mean() >= least:
+    if not far and (ours.mean() >= least or len(references) < FEW_FOR_QUANTILE):
         return None
     why = (
         f"more than {COLLAPSE_NATS} nats below it" if far else f"below its 5 % quantile {least:.2f}"
     )
-    return (
-        f"Entropy has collapsed: {ours.mean():.2f} nats over the first {m} tokens, where the "
-        f"references have {theirs.mean():.2f}, {why}. The texts repeat themselves, and a low "
-        "perplexity says nothing of their quality."
+    again, usual = repeat_rate(texts), repeat_rate(references)
+    loops = (
+        f" The texts repeat themselves, {again:.0%} of their 4-grams against {usual:.0%}."
+        if again > usual + REPEATS_MORE
+        else ""
     )
+    return (
+        f"Entropy has collapsed: {ours.mean():.2f} nats over the first {m} tokens, where {name} "
+        f"have {theirs.mean():.2f}, {why}.{loops} A low perplexity says nothing of their quality."
+    )
+
+
+def _heads(rows: Tokens, m: int) -> list[Sequence[int]]:
+    """Return the first m tokens of the rows that have as many."""
+    return [row[:m] for row in rows if len(row) >= m]
 
 
 DISTINCT = (1, 2, 3)
@@ -212,12 +240,10 @@ def mauve_metric(
 
     None where the protocol has no features, or empty texts leave too few.
     """
-    if protocol.features is None or references.features is None:
+    both = _pairs(texts, protocol)
+    if protocol.features is None or references.features is None or both.sum() < FEWEST:
         return None
     heard = np.array([bool(reference) for reference in protocol.references])
-    both = heard & np.array([bool(text) for text in texts])
-    if both.sum() < FEWEST:
-        return None
     ours = protocol.features.features(
         [texts[i] for i in np.flatnonzero(both).tolist()], batch_size=protocol.batch_size
     )
@@ -231,6 +257,33 @@ def mauve_metric(
     return Metric(
         name="MAUVE", value=found.mean, unit="", n=found.n, better="larger", note=note, group=group
     )
+
+
+def lost_mauve(texts: Sequence[str], protocol: Protocol) -> list[str]:
+    """Say that empty texts leave too few for MAUVE, where the protocol has it."""
+    kept = int(_pairs(texts, protocol).sum())
+    if protocol.features is None or kept >= FEWEST:
+        return []
+    return [
+        f"MAUVE is left out, as it needs at least {FEWEST} texts, and of {len(texts)} pairs of a "
+        f"text and a reference {len(texts) - kept} have an empty one."
+    ]
+
+
+def cut_warning(scores: TextScores) -> list[str]:
+    """Say how many texts the judge cut."""
+    if not scores.cut:
+        return []
+    return [
+        f"{scores.cut} of {len(scores.counts)} texts are longer than the judge's {scores.limit} "
+        "tokens; figures are of their heads."
+    ]
+
+
+def _pairs(texts: Sequence[str], protocol: Protocol) -> npt.NDArray[np.bool_]:
+    """Return where neither a text nor its reference is empty, bool [N]."""
+    pairs = zip(texts, protocol.references, strict=False)  # there may be no reference
+    return np.array([bool(text and reference) for text, reference in pairs], np.bool_)
 
 
 def _silent(scores: TextScores) -> list[str]:

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from dlm_eval.comparison.aup import aup
+from dlm_eval.comparison.aup import aup, kept
 
 
 def test_one_point_is_a_rectangle() -> None:
@@ -22,6 +22,7 @@ def test_slower_accuracy_weighs_more() -> None:
 def test_a_point_that_loses_more_than_five_percent_is_left_out() -> None:
     assert aup([(1.0, 80.0), (8.0, 74.9)]) == 80.0
     assert aup([(1.0, 80.0), (8.0, 75.0)]) > 500
+    assert kept([(8.0, 74.9), (4.0, 75.0), (1.0, 80.0)]) == [(1.0, 80.0), (4.0, 75.0)]
 
 
 def test_no_accuracy_at_all_is_zero() -> None:

@@ -253,6 +253,19 @@ def test_copies_are_no_samples(task: Task, ids: list[list[int]], copies: int) ->
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_what_settings_share_is_one_line() -> None:
+    cells = [_written([[1, 2]] * 4), _written([[1, 2]] * 4), _written([[3, 4]] * 3 + [[1, 2]])]
+    for i, name in enumerate(("llada", "klass", "ccd")):
+        setting = Setting(name, Law(0.0), 2)
+        cells[i] = Measured(setting, cells[i].rows, (1.0,))
+    told = [w for w in figures_of(TextTask(2), cells, None).warnings if "copies" in w]
+    assert [warning.split(" texts")[0] for warning in told] == [
+        "llada, 2 steps, T 0; klass, 2 steps, T 0: 3 of 4",
+        "ccd, 2 steps, T 0: 2 of 4",
+    ]
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_references_longer_than_the_texts_are_no_collapse() -> None:
     """Both are read over as many tokens, as `eval text` does."""
     rows = tuple(

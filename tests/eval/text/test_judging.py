@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from dlm_eval.report import Metric
 from dlm_eval.text import judging
 from dlm_eval.text.judging import JudgeOptions, load_judgement
 
@@ -38,7 +39,9 @@ def test_features_that_are_not_the_published_ones_are_told(
     monkeypatch.setattr(judging, "CausalJudge", Named)
     monkeypatch.setattr(Named, "from_pretrained", staticmethod(named), raising=False)
     options = JudgeOptions(judge=judge, features=features, reference="books")
-    warnings = load_judgement(options, 20, 40).warnings
+    judgement = load_judgement(options, 20, 40)
+    assert judgement.told([]) == ()  # they are told where there is a MAUVE
+    warnings = judgement.told([Metric(name="MAUVE", value=0.5, unit="", n=20)])
     assert [f"features are those of {warned}, " in warning for warning in warnings] == (
         [] if warned is None else [True]
     )

@@ -66,9 +66,47 @@ def test_the_rule_of_collapse() -> None:
     assert collapse_warning(people, people) is None
     assert "5 % quantile" in str(collapse_warning([[0, 1, 2, 3, 4, 5, 6, 6]], people))
     assert "0.5 nats below" in str(collapse_warning([[0, 1, 2, 3, 0, 1, 2, 3]], people))
+    # The quantile of few references says nothing.
+    assert collapse_warning([[0, 1, 2, 3, 4, 5, 6, 6]], people[:9]) is None
     # A short text cannot have the entropy of a long one: as many tokens of both are compared.
     assert collapse_warning([[0, 1, 2, 3]], people) is None
+    assert collapse_warning([people[0]] * 16 + [[1]] * 9, people) is None
+    assert collapse_warning([people[0]] * 13 + [[0, 1, 2]] * 12, people) is None
     assert collapse_warning([[]], people) is None
+
+
+def test_only_repeated_words_are_called_so() -> None:
+    people = [list(range(12))] * 20
+    loop, fewer = [0, 1, 2, 3] * 3, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    again = 1 - 4 / 9  # of its nine 4-grams four are different
+    assert f"repeat themselves, {again:.0%} of their 4-grams against 0%" in str(
+        collapse_warning([loop], people)
+    )
+    told = str(collapse_warning([fewer], people))
+    assert "0.5 nats below" in told and "repeat" not in told
+
+
+def test_what_the_judge_cuts_is_told(judge: CausalJudge) -> None:
+    texts = [Sample(text) for text in ("the door " * judge.limit, FOLK[0], FOLK[1])]
+    for add_bos, limit in ((False, judge.limit), (True, judge.limit - 1)):
+        told = score_samples(texts, Protocol(judge=judge, add_bos=add_bos)).warnings
+        assert any(
+            f"1 of 3 texts are longer than the judge's {limit} tokens" in warning
+            for warning in told
+        )
+    assert not score_samples(texts[1:], Protocol(judge=judge)).warnings
+
+
+def test_too_few_texts_that_are_not_empty_have_no_mauve(judge: CausalJudge) -> None:
+    protocol = Protocol(judge=judge, references=FOLK, features=judge, mauve_seeds=(25,))
+    scored = score_samples([Sample(text) for text in (*[""] * 5, *FOLK[5:])], protocol)
+    assert "MAUVE" not in {metric.name for metric in scored.metrics}
+    assert any(
+        warning.startswith("MAUVE is left out, as ")
+        and "of 24 pairs" in warning
+        and " 5 " in warning
+        for warning in scored.warnings
+    )
 
 
 def test_texts_that_cannot_be_scored_are_counted(judge: CausalJudge) -> None:
