@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -41,7 +42,12 @@ def tasks(
     fewshot: Annotated[int | None, typer.Option(help="Examples in the prompt.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder with the files of the local tasks.")
+        Path | None,
+        typer.Option(
+            help="Folder with the files of the local tasks, as published: gsm8k_test and "
+            "gsm8k_train, HumanEval, sanitized-mbpp or mbpp, countdown_cd3_test, 4x4_test_sudoku; "
+            "each .jsonl, .json or .csv, also with .gz."
+        ),
     ] = None,
     downloads: Annotated[
         bool, typer.Option("--harness-tasks", help="Allow the harness's own tasks (they download).")
@@ -87,6 +93,10 @@ def tasks(
             given[name] = value
     if data is not None and not data.is_dir():
         raise UsageError(f"--data {data}: there is no such folder.")
+    # The harness tells whoever runs a task of one's own how to write one.
+    logging.getLogger("lm_eval.api.task").addFilter(
+        lambda record: "Custom kwargs can be passed" not in record.getMessage()
+    )
     manager = TaskManager(
         include_path=str(DATA.parent),
         include_defaults=downloads,
@@ -176,7 +186,7 @@ def tasks(
             "model": model,
             **language_model.weights,
             "seed": seed,
-            **language_model.settings,
+            **language_model.resolved(),
         },
         protocol={
             "harness": lm_eval.__version__,

@@ -37,7 +37,15 @@ from dlm_eval.likelihood.windows import cut, encode, encode_pair
 from dlm_eval.tasks.answers import Answers, Question
 from dlm_sampling import AutoDenoiser, Denoiser, generate
 from dlm_sampling.cli import end
-from dlm_sampling.jobs import contents_digest, in_parts, rank_of
+from dlm_sampling.jobs import (
+    BlockRequest,
+    GenerateOptions,
+    LawOptions,
+    contents_digest,
+    in_parts,
+    prepare,
+    rank_of,
+)
 from dlm_sampling.ops import row_seeds
 
 NEW_TOKENS = 256
@@ -239,6 +247,25 @@ class DiffusionLM(TemplateLM):
             for first in range(0, len(same), self.batch_size)
         ]
 
+    def resolved(self) -> dict[str, Any]:
+        """Return the sampler that writes texts, with all its fields, its law and its blocks."""
+        given = self.settings
+        options = GenerateOptions(
+            sampler=given["sampler"],
+            sampler_options=given["sampler_options"],
+            max_new_tokens=1,
+            blocks=BlockRequest(given["block_length"], given["steps"]),
+            law=LawOptions(temperature=given["temperature"], top_p=given["top_p"]),
+            seed=0,
+        )
+        request = prepare(self.denoiser, None, options).request
+        return {
+            "sampler": repr(request.sampler),
+            "law": repr(request.law),
+            "blocks": asdict(request.blocks),
+            "eos": "stop",
+        }
+
     @property
     def missing(self) -> int:
         """Return how many batches other processes have not answered; see `blanks`."""
@@ -347,7 +374,8 @@ class DiffusionLM(TemplateLM):
             return text
         if new >= context:
             raise ValueError(
-                f"max_new_tokens={new}: the model reads {context} tokens; leave room for a prompt."
+                f"max_new_tokens={new}: the model reads {context} positions, and the task is a text"
+                " prompt. For bare grids: dlm-sampling eval compare sudoku4x4 --task sudoku"
             )
         return ids[len(ids) + new - context :]
 

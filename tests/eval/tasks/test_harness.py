@@ -117,6 +117,13 @@ def test_a_text_does_not_depend_on_its_batch(model: DiffusionLM) -> None:
         assert batched.generate_until(texts, disable_tqdm=True) == alone
 
 
+def test_a_task_of_text_needs_more_positions_than_it_writes(model: DiffusionLM) -> None:
+    model.denoiser.max_length, before = 16, model.denoiser.max_length
+    with pytest.raises(ValueError, match=r"reads 16 positions.*eval compare sudoku4x4"):
+        model._prompt("Fill the grid", 32)
+    model.denoiser.max_length = before
+
+
 def test_the_default_device_of_the_harness_is_the_cpu_without_a_gpu(
     tiny_llada: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -163,6 +170,9 @@ def test_programs_run_with_consent_only(tiny_llada: Path, tmp_path: Path) -> Non
     ]
     assert results["metrics"][0]["note"] == "95 % interval 0.0 to 79.3 %"
     assert results["command"].startswith("dlm-sampling eval tasks")
+    subject = results["subject"]
+    assert subject["sampler"].startswith("LLaDA(") and subject["blocks"]["steps"] == 2
+    assert "temperature=" in subject["law"] and "Custom kwargs" not in done.stderr
     lines = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     assert [(row["group"], row["row"], row["pass@1"]) for row in map(json.loads, lines)] == [
         ("humaneval", 0, 0.0),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from dlm_eval.tasks.local import rules
+
+from dlm_sampling.errors import UsageError
 
 GRID = {"puzzle": "3102200002100320", "solution": "3142243142131324"}
 
@@ -37,10 +42,10 @@ def test_countdown(text: str, right: bool) -> None:
 
 
 def test_programs() -> None:
-    doc: dict[str, Any] = rules.load("humaneval.jsonl.gz")["test"][0]
+    doc: dict[str, Any] = rules.load("humaneval")["test"][0]
     assert rules.humaneval(doc, [doc["canonical_solution"]]) == {"pass@1": 1.0}
     assert rules.humaneval(doc, ["    return False\n"]) == {"pass@1": 0.0}
-    doc = rules.load("mbpp.jsonl.gz")["test"][0]
+    doc = rules.load("mbpp")["test"][0]
     assert rules.mbpp(doc, [doc["code"]]) == {"pass@1": 1.0}
     assert rules.mbpp(doc, [f"Sure:\n```python\n{doc['code']}\n```"]) == {"pass@1": 1.0}
 
@@ -51,7 +56,7 @@ def test_programs_that_never_end_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_program_that_leaves_before_its_tests_does_not_pass() -> None:
-    doc: dict[str, Any] = rules.load("humaneval.jsonl.gz")["test"][0]
+    doc: dict[str, Any] = rules.load("humaneval")["test"][0]
     assert rules.humaneval(doc, ["    exit()\n"]) == {"pass@1": 0.0}
     assert rules.humaneval(doc, ["    import os; os._exit(0)\n"]) == {"pass@1": 0.0}
     asked: dict[str, Any] = {"test_imports": [], "test_list": ["assert f(1) == 2"]}
@@ -63,13 +68,39 @@ def test_a_program_that_leaves_before_its_tests_does_not_pass() -> None:
 
 
 def test_the_data_is_whole() -> None:
-    found = {path.name: len(rules._rows(path)) for path in rules.DATA.glob("*.gz")}
+    names = [path.name.removesuffix(".jsonl.gz") for path in rules.DATA.glob("*.gz")]
+    found = {name: len(rules._rows(rules.DATA, name)) for name in names}
     assert found == {
-        "countdown.jsonl.gz": 256,
-        "gsm8k_test.jsonl.gz": 1319,
-        "gsm8k_train.jsonl.gz": 8,
-        "humaneval.jsonl.gz": 164,
-        "mbpp.jsonl.gz": 257,
-        "mbpp_train.jsonl.gz": 3,
-        "sudoku4x4.jsonl.gz": 500,
+        "countdown": 256,
+        "gsm8k_test": 1319,
+        "gsm8k_train": 8,
+        "humaneval": 164,
+        "mbpp": 257,
+        "mbpp_train": 3,
+        "sudoku4x4": 500,
     }
+
+
+def test_files_as_they_are_published(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    with pytest.raises(
+        UsageError, match=r"--data .*: has no gsm8k_test, of the endings \.jsonl\.gz"
+    ):
+        rules.load("gsm8k_test", "gsm8k_train", folder)
+    (tmp_path / "4x4_test_sudoku.csv").write_text(
+        f"Puzzle,Solution\n0{GRID['puzzle'][1:]},{GRID['solution']}\n", encoding="utf-8"
+    )
+    wanted = {"puzzle": f"0{GRID['puzzle'][1:]}", "solution": GRID["solution"]}
+    assert list(rules.load("sudoku4x4", folder=folder)["test"]) == [wanted]
+    tasks = [{"task_id": i, "prompt": str(i), "test_imports": []} for i in (2, 6, 11, 510, 511)]
+    (tmp_path / "sanitized-mbpp.json").write_text(json.dumps(tasks), encoding="utf-8")
+    found = rules.load("mbpp", "mbpp_train", folder)
+    assert [row["task_id"] for row in found["test"]] == [11, 510]
+    assert [row["task_id"] for row in found["train"]] == [2]
+    full = {"task_id": 3, "text": "Add", "test_setup_code": "import math"}
+    (tmp_path / "mbpp_train.jsonl").write_text(json.dumps(full) + "\n", encoding="utf-8")
+    (row,) = rules.load("mbpp", "mbpp_train", folder)["train"]
+    assert (row["prompt"], row["test_imports"]) == ("Add", ["import math"])
+    with gzip.open(tmp_path / "HumanEval.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write('{"prompt": "def f"}\n')
+    assert rules.load("humaneval", folder=folder)["test"][0] == {"prompt": "def f"}

@@ -7,6 +7,7 @@ sandbox: the harness runs such a task only with its own consent flag, `--confirm
 from __future__ import annotations
 
 import ast
+import gzip
 import re
 import secrets
 import subprocess
@@ -16,42 +17,84 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from dlm_sampling.errors import UsageError
+
 DATA = Path(__file__).parent / "data"
 SECONDS = 10.0
+PUBLISHED = {
+    "humaneval": ("HumanEval",),
+    "mbpp": ("sanitized-mbpp",),
+    "mbpp_train": ("sanitized-mbpp", "mbpp"),
+    "countdown": ("countdown_cd3_test", "d1_countdown_cd3_test"),
+    "sudoku4x4": ("4x4_test_sudoku", "d1_4x4_test_sudoku"),
+}
+"""Names, without their endings, under which the files of a task are published."""
+ENDINGS = (".jsonl.gz", ".jsonl", ".json", ".json.gz", ".csv", ".csv.gz")
+OF_TASK_ID = {"mbpp": range(11, 511), "mbpp_train": range(2, 5)}
+"""Tasks of MBPP that are tested, and those of the prompt (Austin et al. 2021)."""
 
 
 def load(test: str, train: str | None = None, folder: str | None = None, **_: Any) -> Any:
     """Return the data set of a task: splits "test" and perhaps "train".
 
     Args:
-        test: file of the test rows, JSON lines.
-        train: file of the rows that few-shot prompts are taken from.
-        folder: where the files are; default those of this package.
+        test: name of the file of the test rows, without its ending.
+        train: name of the file of the rows that few-shot prompts are taken from.
+        folder: where the files are, under these names or those of `PUBLISHED`; default those of
+            this package.
+
+    Raises:
+        UsageError: the folder lacks a file; the message has its names.
     """
     import datasets
 
     place = DATA if folder is None else Path(folder)
-    files = {"test": str(place / test)} | ({} if train is None else {"train": str(place / train)})
+    names = {"test": test} | ({} if train is None else {"train": train})
     # Built from rows, so that no cache of files with the same name is met.
     return datasets.DatasetDict(
-        {split: datasets.Dataset.from_list(_rows(Path(file))) for split, file in files.items()}
+        {split: datasets.Dataset.from_list(_rows(place, name)) for split, name in names.items()}
     )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
     from dlm_sampling.jobs import PromptSource, read_rows
 
-    if path.suffix != ".gz":
-        rows = [row.value for row in read_rows(PromptSource(str(path)))]
-        for row in rows:
-            if isinstance(row, Exception):
-                raise row
-        return rows
-    import gzip
-    import json
+    path = _find(folder, name)
+    with tempfile.TemporaryDirectory() as place:
+        plain = path
+        if path.suffix == ".gz":
+            plain = Path(place) / path.stem
+            plain.write_bytes(gzip.decompress(path.read_bytes()))
+        rows = list(read_rows(PromptSource(str(plain))))
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        if isinstance(row.value, Exception):
+            raise row.value
+        if not isinstance(row.value, dict):
+            raise UsageError(f"{row.place}: must be an object with columns.")
+        found.append(_as_shipped({key.lower(): cell for key, cell in row.value.items()}))
+    wanted = OF_TASK_ID.get(name)
+    return [row for row in found if wanted is None or row["task_id"] in wanted]
 
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+
+def _find(folder: Path, name: str) -> Path:
+    names = (name, *PUBLISHED.get(name, ()))
+    for known in names:
+        for ending in ENDINGS:
+            path = folder / f"{known}{ending}"
+            if path.is_file():
+                return path
+    raise UsageError(
+        f"--data {folder}: has no {' or '.join(names)}, of the endings {', '.join(ENDINGS)}."
+    )
+
+
+def _as_shipped(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of the full MBPP with the columns of the sanitized one; any other as it is."""
+    if "test_setup_code" not in row:
+        return row
+    setup = row["test_setup_code"]
+    return {**row, "prompt": row["text"], "test_imports": [setup] if setup else []}
 
 
 def sudoku(doc: dict[str, str], results: list[str]) -> dict[str, float]:
