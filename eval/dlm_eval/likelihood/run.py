@@ -28,6 +28,8 @@ from dlm_sampling import Denoiser, elbo, uniform_elbo
 from dlm_sampling.jobs import Rank, out_of_memory
 from dlm_sampling.ops import row_seeds
 
+EQUAL = 1e-6  # relative; equal masks differ by rounding
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -37,7 +39,7 @@ class Scored:
         nats: at least -log p in expectation.
         nfe: forward passes.
         error: standard error of the nats over the window's own masks, or over their groups; None
-            where there is only one.
+            where there is only one, or all of a window of several tokens were alike by chance.
     """
 
     nats: float
@@ -68,16 +70,25 @@ def nats_of(
         )
         if groups > 1:
             each, costs = -found.value.double().view(-1, groups), found.nfe.view(-1, groups)
-            errors = each.std(1) / math.sqrt(groups)
-            rows = (each.mean(1), costs.sum(1), errors)
-            return [Scored(*one) for one in zip(*(row.tolist() for row in rows), strict=True)]
+            return _with_errors(each, each.mean(1).tolist(), costs.sum(1).tolist(), editable)
     values, passes = (-found.value.double()).tolist(), found.nfe.tolist()
     count = found.terms.shape[1]
     apart = denoiser.process.name == "uniform" or protocol.scheme in APART
     if not apart or count < 2:
         return [Scored(nats, nfe) for nats, nfe in zip(values, passes, strict=True)]
-    errors = (found.terms.double().std(1) / math.sqrt(count)).tolist()
-    return [Scored(*one) for one in zip(values, passes, errors, strict=True)]
+    return _with_errors(found.terms.double(), values, passes, editable)
+
+
+def _with_errors(
+    draws: Tensor, values: list[float], passes: list[int], editable: Tensor
+) -> list[Scored]:
+    """Return estimates with the standard error of the mean of independent draws [B, n]."""
+    errors = (draws.std(1) / math.sqrt(draws.shape[1])).tolist()
+    single = (editable.sum(1) == 1).tolist()  # all masks of one token are alike
+    return [
+        Scored(value, nfe, error if one or error > EQUAL * abs(value) else None)
+        for value, nfe, error, one in zip(values, passes, errors, single, strict=True)
+    ]
 
 
 def score(

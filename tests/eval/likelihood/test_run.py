@@ -145,6 +145,11 @@ def test_one_window_has_the_error_of_its_own_masks(scheme: str, masks: int, grou
     values = torch.tensor([one.nats for one in found], dtype=torch.float64)
     errors = torch.tensor([one.error or 0.0 for one in found], dtype=torch.float64)
     assert float(errors.square().mean() / values.var()) == pytest.approx(1, abs=0.15)
+    alike = replace(protocol, scheme="stratified", masks=4)  # groups may draw the same masks
+    errors = {one.error for one in run.nats_of(toy, tokens, editable, alike, range(600))}
+    assert None in errors and 0.0 not in errors
+    alone = editable & (torch.arange(3) == 1)
+    assert {one.error for one in run.nats_of(toy, tokens[:1], alone[:1], alike, [0])} == {0.0}
     windows = cut(TEXTS[1:2], Letters(), Protocol(length=4))
     nats, bits, perplexity = run.metrics(windows, [run.Scored(2.0, 2, 0.5)])
     wanted = [0.5 / 4, 0.5 / math.log(2) / 3, math.exp(2 / 4) * 0.5 / 4]
