@@ -142,6 +142,12 @@ def text(
         read_prompts,
     )
 
+    items = [PromptItem("")] * samples
+    if prompts is not None:
+        try:
+            items = read_prompts(prompts)
+        except OSError as error:
+            raise UsageError(f"--prompts {prompts}: {error.strerror or error}.") from error
     rank = rank_of(os.environ)
     judging = JudgeOptions(
         judge=judge,
@@ -172,7 +178,7 @@ def text(
             num_return_sequences=1 if prompts is None else samples,
         )
         job = Job(
-            [PromptItem("")] * samples if prompts is None else read_prompts(prompts),
+            items,
             out / "samples",
             check_model(str(model)),
             options,

@@ -161,7 +161,7 @@ def write_part(
     )
     results = Results(
         command=command,
-        subject=part.subject(denoiser),
+        subject={**part.subject(denoiser), **({} if protocol is None else protocol.named())},
         protocol={**task.facts(), **judged, "judged": "text without its prompt"},
         metrics=found.metrics,
         warnings=warnings,

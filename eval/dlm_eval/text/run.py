@@ -74,7 +74,7 @@ def _write(
     scored = score_samples(samples, judgement.protocol)
     results = Results(
         command=command,
-        subject=subject,
+        subject={**subject, **judgement.protocol.named()},
         protocol={"task": "text", **asked, **judgement.protocol.facts()},
         metrics=scored.metrics,
         warnings=(*scored.warnings, *judgement.told(scored.metrics)),

@@ -75,13 +75,16 @@ class Protocol:
             "unit of entropy": "nats, judge's tokens of one text",
         }
         if self.references:
-            facts["references"] = self.reference_name
             facts["references_hash"] = digest(self.references)
         if self.features is not None:
             facts["mauve_features"] = self.features.name
             facts["mauve_features_revision"] = self.features.revision
             facts["mauve_seeds"] = list(self.mauve_seeds)
         return facts
+
+    def named(self) -> dict[str, Json]:
+        """Return how the references were called, which changes no figure."""
+        return {"references": self.reference_name} if self.references else {}
 
 
 @dataclass(frozen=True)

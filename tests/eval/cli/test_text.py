@@ -89,6 +89,7 @@ def test_another_process_leaves_the_scoring_to_the_first(
         (("tiny-bucks", "--out", "{tmp}/a"), "Did you mean 'tiny-books'"),
         (("--texts", "gone.jsonl", "--out", "{tmp}/a"), "--texts gone.jsonl: there is no such"),
         (("--texts", "{tmp}", "--out", "{tmp}/a"), "the folder is empty"),
+        (("tiny-books", "--prompts", "no.txt", "--out", "{tmp}/a"), "--prompts no.txt: No such"),
         (("tiny-books", "--judge", "{tmp}", "--out", "{tmp}/a"), "holds no config.json"),
         (("tiny-books", "--reduction", "mean", "--out", "{tmp}/a"), "must be one of corpus, text"),
         (("tiny-books", "--set", "a=1", "--out", "{tmp}/a"), "--set goes with --sampler"),

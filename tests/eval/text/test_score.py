@@ -44,6 +44,10 @@ def test_each_figure_is_that_of_the_judge(judge: CausalJudge) -> None:
     assert not any("collapsed" in warning for warning in scored.warnings)
     facts = protocol.facts()
     assert facts["judge_revision"] == judge.revision and facts["mauve_seeds"] == [25, 26]
+    renamed = Protocol(
+        judge=judge, references=FOLK, reference_name="./folk", features=judge, mauve_seeds=(25, 26)
+    )
+    assert renamed.facts() == facts and renamed.named() == {"references": "./folk"}
     other = Protocol(judge=judge, references=FOLK[:-1], reference_name="folk")
     assert other.facts()["references_hash"] != facts["references_hash"]
 
