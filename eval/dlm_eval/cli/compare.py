@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlm_eval.cli.words import NONE, OWN, check_out, command_line, is_given, read_lines
+from dlm_eval.cli.words import (
+    NONE,
+    OWN,
+    check_judging,
+    check_out,
+    command_line,
+    is_given,
+    read_lines,
+    refuse_these,
+    words_of,
+)
 from dlm_sampling.errors import UsageError
 
 DEFAULT_MODEL = "tiny-books"
@@ -130,8 +140,16 @@ def compare(
     check_out(out)
     if page is not None and preset is None:
         raise UsageError("--page goes with --preset.")
+    check_judging(context, reference, features)
     from dlm_eval.comparison.part import Part, Weights, write_part
-    from dlm_eval.comparison.settings import Law, check_names, read_crossing, settings_of, sweeps_of
+    from dlm_eval.comparison.settings import (
+        Law,
+        check_names,
+        has_nucleus,
+        read_crossing,
+        settings_of,
+        sweeps_of,
+    )
     from dlm_eval.text.judging import JudgeOptions
     from dlm_sampling.jobs import rank_of
 
@@ -161,18 +179,23 @@ def compare(
         return
     if model is None or samplers is None:
         raise UsageError("Give a MODEL and --samplers A,B, or --preset NAME.")
-    budgets = [_whole(word) for word in nfe.split(",")]
-    temperatures = [None if word == OWN else _temperature(word) for word in temperature.split(",")]
-    names = list(filter(None, samplers.split(",")))
+    budgets = [_whole(word) for word in words_of(nfe)]
+    temperatures = [None if word == OWN else _temperature(word) for word in words_of(temperature)]
+    names = list(filter(None, words_of(samplers)))
     if task != "text" and judge not in (None, NONE):
         raise UsageError("--judge goes with --task text; other tasks have right answers.")
+    _check_task(context, task, judge)
     rank = rank_of(os.environ)
     weights = Weights(model, revision, dtype, device, trust_remote_code)
     denoiser = weights.load(rank)
     check_names(names, denoiser.process.name)
+    if crossing is not None and top_p is None and not has_nucleus(names):
+        read_crossing(crossing)
+        raise UsageError("--crossing: goes with --top-p, which none of the samplers has by itself.")
     asked = _task(task, denoiser, samples, prompts, max_new_tokens, clues, answer_pattern)
     laws = [Law(one, top_p, read_crossing(crossing)) for one in temperatures]
-    settings = settings_of(names, budgets, laws, sweeps_of(sweep or [], asked.world), asked.world)
+    sweeps = sweeps_of(sweep or [], asked.world, names)
+    settings = settings_of(names, budgets, laws, sweeps, asked.world)
     part = Part(
         name="",
         weights=weights,
@@ -193,6 +216,35 @@ def compare(
     for warning in found.results.warnings:
         typer.echo(f"Warning: {warning}", err=True)
     typer.echo(f"{out / 'report.html'}: {len(settings)} settings, {samples} samples each")
+
+
+OF_JUDGE = (
+    "judge_revision", "reduction", "reference", "reference_column", "features", "mauve_seeds",
+)  # fmt: skip
+OF_FILE, OF_SUDOKU = ("answer_pattern",), ("clues",)
+
+
+def _check_task(context: typer.Context, task: str, judge: str | None) -> None:
+    """Refuse options on the command line that the task does not read.
+
+    Raises:
+        UsageError: names the option.
+    """
+    if task == "text":
+        refuse_these(context, OF_FILE, "goes with a task file; a judge reads the texts here.")
+        refuse_these(context, OF_SUDOKU, "goes with --task sudoku.")
+        if judge == NONE:
+            refuse_these(context, OF_JUDGE, "goes with a judge, here --judge none.")
+        return
+    refuse_these(context, OF_JUDGE, "goes with --task text; other tasks have right answers.")
+    if task == "sudoku":
+        refuse_these(
+            context,
+            (*OF_FILE, "max_new_tokens"),
+            "does not go with --task sudoku, which fills grids.",
+        )
+    else:
+        refuse_these(context, OF_SUDOKU, "goes with --task sudoku.")
 
 
 def _task(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlm_eval.cli.words import check_out, command_line, is_given, refuse_others
+from dlm_eval.cli.words import check_judging, check_out, command_line, is_given, refuse_others
 from dlm_sampling.errors import UsageError
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def text(
     check_out(out)
     if texts is not None:
         refuse_others(context, OF_TEXTS, "goes with a MODEL, not with --texts.")
+    check_judging(context, reference, features)
     if column is not None and texts is None:
         raise UsageError("--column: goes with --texts.")
     if settings and sampler is None:

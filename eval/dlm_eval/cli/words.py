@@ -66,6 +66,37 @@ def is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def refuse_these(context: typer.Context, names: Container[str], reason: str) -> None:
+    """Refuse every parameter on the command line that has one of these names.
+
+    Raises:
+        UsageError: see `refuse_others`.
+    """
+    every = {str(parameter.name) for parameter in context.command.params}
+    refuse_others(context, {name for name in every if name not in names}, reason)
+
+
+def check_judging(context: typer.Context, reference: str | None, features: str | None) -> None:
+    """Refuse options of references or features on the command line where there are none.
+
+    Raises:
+        UsageError: names the option.
+    """
+    if reference == NONE:
+        refuse_these(
+            context,
+            ("reference_column", "mauve_seeds"),
+            "goes with references, here --reference none.",
+        )
+    if features == NONE:
+        refuse_these(context, ("mauve_seeds",), "goes with MAUVE, here --features none.")
+
+
+def words_of(text: str) -> list[str]:
+    """Return what stands between commas, without spaces around it."""
+    return [word.strip() for word in text.split(",")]
+
+
 def refuse_others(context: typer.Context, fitting: Container[str], reason: str) -> None:
     """Refuse every parameter on the command line that does not fit.
 

@@ -128,32 +128,37 @@ def settings_of(
     return found
 
 
-def sweeps_of(given: Sequence[str], world: str) -> dict[str, Sweep]:
+def sweeps_of(given: Sequence[str], world: str, names: Sequence[str]) -> dict[str, Sweep]:
     """Return the known sweeps, with those of the caller in front.
 
     Args:
         given: of the form "klass.conf_threshold=0.9,0.7".
         world: key of the sweeps' values.
+        names: samplers that are compared.
 
     Raises:
-        UsageError: no such form, sampler or parameter, or a value that is no number or out of its
-            range.
+        UsageError: no such form, sampler or parameter, a sampler that is not compared, or a value
+            that is no number or out of its range.
     """
     found = {**SWEEPS}
     for text in given:
-        name, dot, rest = text.partition(".")
+        name, dot, rest = text.strip().partition(".")
         option, equal, numbers = rest.partition("=")
         if not (dot and equal and numbers):
             raise UsageError(f"--sweep {text}: must be like fast-dllm.threshold=0.9,0.5.")
         try:
             entry = samplers.find(name)
             if option not in entry.parameters:
-                raise unknown_choice(f"--sweep {name}", option, entry.parameters)
-            values = tuple(_number(word, entry.parameters[option]) for word in numbers.split(","))
+                raise unknown_choice("parameter", option, entry.parameters)
+            values = tuple(
+                _number(word.strip(), entry.parameters[option]) for word in numbers.split(",")
+            )
             for value in values:
                 samplers.create(name, **{option: value})
         except (ValueError, TypeError) as error:
             raise UsageError(f"--sweep {text}: {error}") from error
+        if name not in names:
+            raise UsageError(f"--sweep {text}: --samplers does not name {name}.")
         known = found.get(name, Sweep(option, {}))
         found[name] = replace(known, option=option, values={world: values})
     return found
@@ -180,6 +185,11 @@ def check_names(names: Sequence[str], noise: str) -> None:
                 f"--samplers {name}: is for {' and '.join(entry.runs_on)} noise, and the model has "
                 f"{noise} noise; {', '.join(fitting)} run on it."
             )
+
+
+def has_nucleus(names: Sequence[str]) -> bool:
+    """Return whether a sampler has a top-p of its own."""
+    return any(samplers.create(name).law.top_p is not None for name in names)
 
 
 def read_crossing(word: str | None) -> Crossing | None:

@@ -65,6 +65,7 @@ class CausalJudge:
         *,
         dtype: str = "float32",
         device: str | None = None,
+        option: str = "--judge",
     ) -> CausalJudge:
         """Load a judge by transformers.
 
@@ -73,6 +74,7 @@ class CausalJudge:
             revision: commit or branch on the hub.
             dtype: type of the weights.
             device: where it runs; default a GPU if there is one.
+            option: what messages call the name.
 
         Raises:
             UsageError: there is no such model, or it has no tokenizer.
@@ -81,7 +83,9 @@ class CausalJudge:
 
         path = JUDGE if name == OWN else Path(name)
         if path.is_dir() and not (path / "config.json").is_file():
-            raise UsageError(f"--judge {name}: holds no config.json; pass a causal language model.")
+            raise UsageError(
+                f"{option} {name}: holds no config.json; pass a causal language model."
+            )
         source = path if path.is_dir() else name
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
@@ -89,7 +93,7 @@ class CausalJudge:
                 model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UsageError(f"--judge {name}: no causal language model ({reason})") from error
+            raise UsageError(f"{option} {name}: no causal language model ({reason})") from error
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         commit = weights_hash(path) if path.is_dir() else str(model.config._commit_hash)
         return cls(model.to(place), tokenizer, name=str(name), revision=commit)

@@ -40,7 +40,7 @@ def compare_folders(
     if found and not mixed:
         raise ValueError(
             f"{found[0]} Figures of different protocols or sample counts do not belong into one "
-            "table; pass mixed=True (--mixed) for a table that says so."
+            "table; pass mixed=True for a table that says so."
         )
     metrics = [
         replace(metric, group=", ".join(filter(None, (name, metric.group))))

@@ -19,6 +19,9 @@ from dlm_sampling.errors import UsageError, unknown_choice
 
 BOOKS, NONE = "books", "none"
 FIRST_SEED = 25
+FEWEST_CHARACTERS = 20
+"""Of a passage of the books, however short the texts are."""
+
 PUBLISHED = "gpt2-large"
 """Model of the features of published MAUVE."""
 
@@ -95,13 +98,18 @@ def load_judgement(
     name = options.reference
     if name is None:
         name = BOOKS if options.judge == OWN or continuations else NONE
+    if options.reference_column is not None and name in (BOOKS, NONE):
+        raise UsageError(
+            "--reference-column: goes with a file or a data set of --reference, and the "
+            f"references are {name}."
+        )
     references = (
         continuations[:count]
         if continuations and name == BOOKS
         else read_references(name, options.reference_column, count, characters)
     )
     judge = _judge(options, denoiser)
-    left_out = why_no_mauve(count) if references else None
+    left_out = why_no_mauve(count) if references else "there are no references"
     if left_out is not None and options.features not in (None, NONE):
         raise UsageError(f"--features {options.features}: there is no MAUVE, as {left_out}.")
     wanted = bool(references) and options.features != NONE and left_out is None
@@ -116,7 +124,7 @@ def load_judgement(
     )
     warnings: list[str] = []
     of_mauve: list[str] = []
-    if left_out is not None and options.features != NONE:
+    if references and left_out is not None and options.features != NONE:
         warnings.append(f"MAUVE is left out, as {left_out}.")
     if protocol.features is not None and _short(protocol.features.name) != PUBLISHED:
         of_mauve.append(
@@ -147,7 +155,7 @@ def read_references(name: str, column: str | None, count: int, characters: int) 
         return ()
     if name == BOOKS:
         try:
-            return tuple(passages(count, characters))
+            return tuple(passages(count, max(FEWEST_CHARACTERS, characters)))
         except ValueError as error:
             raise UsageError(f"--reference {BOOKS}: {error}") from error
     found = read_texts(name, "--reference", column, count)
@@ -161,6 +169,11 @@ def read_references(name: str, column: str | None, count: int, characters: int) 
 
 def _judge(options: JudgeOptions, denoiser: Denoiser | None) -> Judge:
     folder = Path(options.judge)
+    if options.judge_revision is not None and (options.judge == OWN or folder.is_dir()):
+        raise UsageError(
+            f"--judge-revision {options.judge_revision}: goes with a judge on the hub, which "
+            f"--judge {options.judge} is not."
+        )
     books = folder.is_dir() and not (folder / "config.json").exists() and books_of(folder)
     if books and denoiser is not None:
         if options.add_bos:
@@ -182,7 +195,7 @@ def _featuriser(options: JudgeOptions, judge: Judge) -> CausalJudge:
     if causal and name in (options.judge, _short(options.judge)):
         return judge
     try:
-        return CausalJudge.from_pretrained(name, device=options.device)
+        return CausalJudge.from_pretrained(name, device=options.device, option="--features")
     except UsageError as error:
         if options.features is not None:
             raise

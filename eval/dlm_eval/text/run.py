@@ -11,9 +11,10 @@ from dlm_eval.text.judging import Judgement, JudgeOptions, load_judgement
 from dlm_eval.text.read import read_texts
 from dlm_eval.text.samples import Sample, describe, run_samples
 from dlm_eval.text.score import score_samples
+from dlm_sampling.errors import UsageError
 from dlm_sampling.jobs import Job, Rank
 
-CHARACTERS_PER_TOKEN, FEWEST_CHARACTERS = 4, 20
+CHARACTERS_PER_TOKEN = 4
 
 
 def judge_texts(
@@ -36,8 +37,10 @@ def judge_texts(
     if rank.index:
         return None
     found = [Sample(text) for text in read_texts(path, "--texts", column, count)]
+    if count is not None and len(found) < count:
+        raise UsageError(f"--samples {count}: --texts {path} holds {len(found)}.")
     length = sum(len(sample.text) for sample in found) // len(found)
-    judgement = load_judgement(judging, len(found), max(FEWEST_CHARACTERS, length))
+    judgement = load_judgement(judging, len(found), length)
     return _write(out, found, judgement, {"texts": path}, {}, command)
 
 

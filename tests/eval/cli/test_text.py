@@ -95,11 +95,19 @@ def test_another_process_leaves_the_scoring_to_the_first(
         (("tiny-books", "--set", "a=1", "--out", "{tmp}/a"), "--set goes with --sampler"),
         (("tiny-books", "--sampler", "lada", "--out", "{tmp}/a"), "Did you mean 'llada'"),
         (("tiny-books", "-n", "5000", "--out", "{tmp}/a"), "the held-out books hold"),
+        (("tiny-books", "--judge-revision", "a", "--out", "{tmp}/a"), "--judge own is not"),
+        (("--texts", "{tmp}/two.txt", "-n", "3", "--out", "{tmp}/a"), "--samples 3: --texts"),
+        (
+            ("tiny-books", "--reference", "none", "--mauve-seeds", "2", "--out", "{tmp}/a"),
+            "--mauve-seeds: goes with references",
+        ),
     ],
 )
 def test_wrong_usage_is_one_line(
     command: Command, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
+    if "{tmp}/two.txt" in words:
+        (tmp_path / "two.txt").write_text("the door\nthe cat\n", encoding="utf-8")
     shown = command("eval", "text", *(word.replace("{tmp}", str(tmp_path)) for word in words))
     assert (shown.code, len(shown.err.splitlines())) == (2, 1), shown.err
     assert message in shown.err

@@ -41,7 +41,7 @@ TASK = SudokuTask(samples=5, clues=6)
 
 
 def comparison(batch_rows: int = 2) -> Comparison:
-    sweeps = sweeps_of(["fast-dllm.threshold=0.9"], "sudoku")
+    sweeps = sweeps_of(["fast-dllm.threshold=0.9"], "sudoku", ["fast-dllm"])
     settings = settings_of(("ancestral", "fast-dllm"), (4,), (Law(1.0),), sweeps, "sudoku")
     return Comparison(
         denoiser=AutoDenoiser.from_pretrained("sudoku4x4"),
@@ -297,7 +297,8 @@ def test_other_weights_are_another_comparison(tmp_path: Path) -> None:
 
 
 def test_a_given_sweep_keeps_the_steps_that_its_sampler_reads() -> None:
-    found = sweeps_of(["fast-dllm-dream.threshold=0.8", "llada2.threshold=0.9,0.5"], "text")
+    names = ["fast-dllm-dream", "llada2"]
+    found = sweeps_of(["fast-dllm-dream.threshold=0.8", "llada2.threshold=0.9, 0.5"], "text", names)
     assert found["fast-dllm-dream"].values == {"text": (0.8,)}
     assert found["fast-dllm-dream"].steps == 4
     assert found["llada2"].values == {"text": (0.9, 0.5)} and found["llada2"].steps is None
@@ -308,14 +309,15 @@ def test_a_given_sweep_keeps_the_steps_that_its_sampler_reads() -> None:
     [
         ("fast-dllm", "must be like"),
         ("fast-dlm.threshold=0.9", "fast-dllm"),
-        ("fast-dllm.treshold=0.9", "threshold"),
+        ("fast-dllm.treshold=0.9", "^--sweep fast-dllm.treshold=0.9: parameter='treshold'"),
+        ("fast-dllm-dream.threshold=0.9", "--samplers does not name fast-dllm-dream"),
         ("gillespie.events_per_step=0", "events_per_step"),
         ("fast-dllm.threshold=high", "high"),
     ],
 )
 def test_a_wrong_sweep_is_refused_in_one_line(given: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        sweeps_of([given], "text")
+        sweeps_of([given], "text", ("fast-dllm", "gillespie"))
 
 
 def test_wrong_samplers_are_refused_in_one_line() -> None:
@@ -339,7 +341,9 @@ def test_settings_of_one_name_are_refused(
 ) -> None:
     """They would share the batches of the journal and stand in one row."""
     with pytest.raises(UsageError, match=f"{twice} is asked for 2 times"):
-        settings_of(("llada", "fast-dllm"), budgets, laws, sweeps_of(sweep, "text"), "text")
+        settings_of(
+            ("llada", "fast-dllm"), budgets, laws, sweeps_of(sweep, "text", ["fast-dllm"]), "text"
+        )
 
 
 def test_an_answer_is_compared_without_spaces_commas_and_case() -> None:
@@ -379,15 +383,24 @@ def test_the_command_writes_the_folder(tmp_path: Path) -> None:
     from dlm_eval.cli.app import app
     from typer.testing import CliRunner
 
-    words = ["compare", "sudoku4x4", "--samplers", "llada", "--nfe", "4", "--task", "sudoku"]
+    words = [
+        "compare",
+        "sudoku4x4",
+        "--samplers",
+        " llada, ancestral",
+        "--nfe",
+        "2, 4",
+        "--task",
+        "sudoku",
+    ]
     words += ["-n", "2", "--out", str(tmp_path / "out"), "--clues", "8"]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
-    assert results["command"].startswith("dlm-sampling eval compare sudoku4x4 --samplers llada")
+    assert results["command"].startswith("dlm-sampling eval compare sudoku4x4 --samplers ' llada, ")
     assert results["protocol"]["clues"] == 8
     lines = (tmp_path / "out" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["row"] for line in lines] == [0, 1]
+    assert [json.loads(line)["row"] for line in lines] == [0, 1] * 4
     with pytest.raises(UsageError, match="--nfe x"):
         CliRunner().invoke(app, [*words, "--nfe", "x"], catch_exceptions=False)
 
@@ -462,6 +475,22 @@ def test_an_ngram_judge_counts_every_token(tmp_path: Path) -> None:
         (("--reference", "missing.txt"), "missing.txt"),
         (("--task", "sudoku", "--judge", "own"), "right answers"),
         (("--reduction", "word"), "corpus"),
+        (("--clues", "4"), "^--clues: goes with --task sudoku"),
+        (("--answer-pattern", "x"), "^--answer-pattern: goes with a task file"),
+        (("--crossing", "include"), "^--crossing: goes with --top-p"),
+        (("--judge", "none", "--features", "own"), "^--features: goes with a judge"),
+        (("--judge", "none", "--reference", "books"), "^--reference: goes with a judge"),
+        (("--judge-revision", "abc"), "--judge own is not"),
+        (("--sweep", "fast-dllm.threshold=0.5"), "does not name fast-dllm"),
+        (("--task", "sudoku", "--max-new-tokens", "5"), "^--max-new-tokens: does not go"),
+        (("--task", "sudoku", "--answer-pattern", "3"), "^--answer-pattern: does not go"),
+        (("--task", "t.jsonl", "--reference", "books"), "^--reference: goes with --task text"),
+        (("--task", "t.jsonl", "--features", "own"), "^--features: goes with --task text"),
+        (("--task", "t.jsonl", "--clues", "3"), "^--clues: goes with --task sudoku"),
+        (("--reference", "none", "--features", "own"), "--features own: there is no MAUVE"),
+        (("--reference", "none", "--mauve-seeds", "3"), "^--mauve-seeds: goes with references"),
+        (("--features", "none", "--mauve-seeds", "3"), "^--mauve-seeds: goes with MAUVE"),
+        (("--reference", "books", "--reference-column", "a"), "^--reference-column: goes with a"),
     ],
 )
 def test_wrong_words_are_told_in_one_line(

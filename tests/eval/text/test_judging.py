@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from dlm_eval.report import Metric
 from dlm_eval.text import judging
-from dlm_eval.text.judging import JudgeOptions, load_judgement
+from dlm_eval.text.judging import JudgeOptions, load_judgement, read_references
 
 from dlm_sampling.errors import UsageError
 
@@ -59,3 +60,13 @@ def test_a_model_of_the_features_that_is_not_there_is_told_with_what_to_name(
     monkeypatch.setattr(Named, "from_pretrained", staticmethod(missing), raising=False)
     with pytest.raises(UsageError, match=r"--features gpt2-large \(the default.*--features small"):
         load_judgement(JudgeOptions(judge="small", reference="books"), 20, 40)
+
+
+def test_passages_of_books_are_never_shorter_than_the_shortest() -> None:
+    assert read_references("books", None, 2, 16) == read_references("books", None, 2, 20)
+
+
+def test_a_wrong_model_of_the_features_is_named_as_such(tmp_path: Path) -> None:
+    options = JudgeOptions(features=str(tmp_path), reference="books")
+    with pytest.raises(UsageError, match=r"^--features .*config\.json"):
+        load_judgement(options, 20, 40)
