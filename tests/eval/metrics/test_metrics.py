@@ -27,18 +27,26 @@ def test_metrics_are_the_judges_figures(tmp_path: Path) -> None:
 
     loaded = {name: evaluate.load(folder(name), cache_dir=str(tmp_path / "data")) for name in NAMES}
     scores = CausalJudge.from_pretrained("own").score(TEXTS)
-    found = loaded["gen_perplexity"].compute(predictions=TEXTS, judge="own")
+    found = loaded["gen_perplexity"].compute(predictions=TEXTS)
     assert found["perplexity"] == pytest.approx(scores.perplexity())
     assert found["entropy"] == unigram_entropy(scores.ids)
     assert found["tokens"] == scores.counts.sum()
-    found = loaded["entropy"].compute(predictions=TEXTS, tokenizer="own")
+    found = loaded["entropy"].compute(predictions=TEXTS)
     assert found == {"entropy": unigram_entropy(scores.ids), "texts": 22}
     backwards = [text[::-1] for text in TEXTS]
     found = loaded["mauve"].compute(
-        predictions=backwards, references=TEXTS, featuriser="own", seeds=(25, 26)
+        predictions=backwards, references=TEXTS, judge="own", seeds=(25, 26)
     )
     direct = mauve(backwards, TEXTS, featuriser="own", seeds=(25, 26))
     assert found["values"] == pytest.approx(list(direct.values))
+    for name, metric in loaded.items():
+        texts = {"predictions": [], "references": []} if name == "mauve" else {"predictions": []}
+        with pytest.raises(ValueError, match=r"predictions=\[\]: give at least one"):
+            metric.compute(**texts)
+        nothing = str(tmp_path)
+        texts = {key: TEXTS for key in texts}
+        with pytest.raises(ValueError, match=r"^judge .*config\.json"):
+            metric.compute(**texts, judge=nothing)
 
 
 def test_an_unknown_metric_is_named() -> None:

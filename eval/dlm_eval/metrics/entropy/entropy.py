@@ -9,13 +9,14 @@ import evaluate
 
 from dlm_eval.judges.causal import CausalJudge
 from dlm_eval.judges.diversity import unigram_entropy
+from dlm_eval.metrics import check_texts
 
 DESCRIPTION = """
-Mean over texts of -sum f ln f, with f the frequencies of a tokenizer's tokens inside one text.
+Mean over texts of -sum f ln f, with f the frequencies of a judge's tokens inside one text.
 """
 INPUTS = """
 predictions: list of texts.
-tokenizer: "own", a folder, or a name on the hub; default gpt2-large.
+judge: whose tokens count: "own", a folder, or a name on the hub; default own.
 revision: commit on the hub.
 """
 
@@ -32,7 +33,8 @@ class Entropy(evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: list[str], tokenizer: str = "gpt2-large", revision: str | None = None
+        self, predictions: list[str], judge: str = "own", revision: str | None = None
     ) -> dict[str, Any]:
-        rows = CausalJudge.from_pretrained(tokenizer, revision).encode(predictions)
+        check_texts(predictions)
+        rows = CausalJudge.from_pretrained(judge, revision, option="judge").encode(predictions)
         return {"entropy": unigram_entropy(rows), "texts": sum(1 for row in rows if row)}

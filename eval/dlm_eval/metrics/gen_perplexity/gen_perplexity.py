@@ -9,6 +9,7 @@ import evaluate
 
 from dlm_eval.judges.causal import CausalJudge
 from dlm_eval.judges.diversity import unigram_entropy
+from dlm_eval.metrics import check_texts
 
 DESCRIPTION = """
 exp(sum of negative log-likelihoods / sum of counted tokens) of texts that a judge tokenises again:
@@ -17,7 +18,7 @@ the same tokens, because repetition lowers both.
 """
 INPUTS = """
 predictions: list of texts.
-judge: "own", a folder, or a name on the hub; default gpt2-large.
+judge: "own", a folder, or a name on the hub (published figures have gpt2-large); default own.
 revision: commit on the hub.
 reduction: "corpus" or "text".
 add_bos: whether the first token counts too.
@@ -39,13 +40,14 @@ class GenPerplexity(evaluate.Metric):
     def _compute(
         self,
         predictions: list[str],
-        judge: str = "gpt2-large",
+        judge: str = "own",
         revision: str | None = None,
         reduction: Any = "corpus",
         add_bos: bool = False,
         batch_size: int = 8,
     ) -> dict[str, Any]:
-        loaded = CausalJudge.from_pretrained(judge, revision)
+        check_texts(predictions)
+        loaded = CausalJudge.from_pretrained(judge, revision, option="judge")
         scores = loaded.score(predictions, add_bos=add_bos, batch_size=batch_size)
         return {
             "perplexity": scores.perplexity(reduction),

@@ -7,7 +7,9 @@ from typing import Any
 import datasets
 import evaluate
 
-from dlm_eval.judges.mauve import SEEDS, mauve
+from dlm_eval.judges.causal import CausalJudge
+from dlm_eval.judges.mauve import SEEDS, mauve, same_count
+from dlm_eval.metrics import check_texts
 
 DESCRIPTION = """
 MAUVE by the package mauve-text, mean over seeds of k-means.  The counts of texts and references
@@ -16,7 +18,8 @@ must be equal, and figures of different counts are not comparable.
 INPUTS = """
 predictions: list of texts.
 references: list of as many texts of people.
-featuriser: "own", a folder, or a name on the hub; default gpt2-large.
+judge: model of the features: "own", a folder, or a name on the hub (published figures have
+    gpt2-large); default own.
 seeds: seeds of k-means.
 """
 
@@ -38,10 +41,13 @@ class Mauve(evaluate.Metric):
         self,
         predictions: list[str],
         references: list[str],
-        featuriser: Any = "gpt2-large",
+        judge: str = "own",
         seeds: tuple[int, ...] = SEEDS,
     ) -> dict[str, Any]:
-        found = mauve(predictions, references, featuriser=featuriser, seeds=seeds)
+        check_texts(predictions)
+        same_count(len(predictions), len(references))
+        loaded = CausalJudge.from_pretrained(judge, option="judge")
+        found = mauve(predictions, references, featuriser=loaded, seeds=seeds)
         return {
             "mauve": found.mean,
             "spread": found.spread,
