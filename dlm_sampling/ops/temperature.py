@@ -1,4 +1,4 @@
-"""Prepare temperatures for the arithmetic: positive, and with an inverse that is finite."""
+"""Prepare temperatures for the arithmetic: positive, with an inverse that is finite and not 0."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from dlm_sampling.types import TokenLaw
 LOG2E = 1.0 / math.log(2.0)
 """Exponentials are taken in base 2, which is fastest: exp(x) = 2^(x LOG2E)."""
 
-_LOWEST = 1e-30  # a temperature below this is this; its inverse stays finite in float32
+# Temperatures beyond these are these: in float32 the inverse stays finite, and no 0, which times
+# the -inf of a token that is not allowed would be NaN.
+_LOWEST, _HIGHEST = 1e-30, 1e30
 
 Temperature = float | Tensor
 """One number, or one per row, [R]."""
@@ -47,7 +49,7 @@ def positive(temperature: Temperature, check: bool = True) -> Temperature:
         ValueError: with `check`, a negative, infinite or NaN entry of a tensor.
     """
     if not isinstance(temperature, Tensor):
-        return float(max(temperature, _LOWEST)) if temperature else 1.0
+        return float(min(max(temperature, _LOWEST), _HIGHEST)) if temperature else 1.0
     if check:
         bad = ~(temperature.isfinite() & (temperature >= 0))
         if bool(bad.any()):
@@ -56,7 +58,7 @@ def positive(temperature: Temperature, check: bool = True) -> Temperature:
                 f"temperatures[{row}]={temperature[row].item()}: must be finite and >= 0; 0 is "
                 "argmax, 1 the model's law."
             )
-    return temperature.double().clamp(min=_LOWEST).masked_fill(temperature == 0, 1.0)
+    return temperature.double().clamp(_LOWEST, _HIGHEST).masked_fill(temperature == 0, 1.0)
 
 
 def inverse_temperature(

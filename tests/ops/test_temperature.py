@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -64,3 +65,17 @@ def test_a_wrong_temperature_is_refused() -> None:
             ops.draw(source, keys=ZERO, positions=ZERO, steps=ZERO, temperatures=temperatures)
     with pytest.raises(ValueError, match=r"temperatures has shape \(3,\): must be \(2,\)"):
         ops.log_probs(source, temperatures=torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"typical_p": 0.9}, {"eta_cutoff": 0.1}, {"top_n_sigma": 9.0}, {"top_p": 0.99}],
+    ids=str,
+)
+def test_a_vast_temperature_makes_all_allowed_tokens_alike(rule: dict[str, Any]) -> None:
+    """An inverse of 0 times the -inf of a suppressed token would be NaN."""
+    logits = torch.arange(10.0).expand(1, -1)
+    law = TokenLaw(1e300, suppressed=(3,), **rule)
+    found = ops.draw(logits, keys=ZERO[:1], positions=ZERO[:1], steps=ZERO[:1], law=law)
+    assert int(found.token[0]) != 3
+    assert float(found.logprob[0]) == pytest.approx(-math.log(9), abs=0.25)

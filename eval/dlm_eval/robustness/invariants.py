@@ -91,7 +91,8 @@ def _tokens(call: Call, out: GenerateOutput) -> list[str]:
     broken: list[str] = []
     copies = call.options.get("num_return_sequences", 1)
     new = call.options["max_new_tokens"]
-    suppressed = set(call.options.get("suppress_tokens", ()))
+    given = call.options.get("start", ())  # a draft keeps what it holds
+    suppressed = set(call.options.get("suppress_tokens", ())) - set(given)
     for i, row in enumerate(out.sequences.tolist()):
         prompt = call.prompts[i // copies]
         first = len(row) - len(prompt) - new
