@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from dlm_eval.data import passages
@@ -22,25 +21,16 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(config, "HF_EVALUATE_OFFLINE", True)
     monkeypatch.setattr(config, "HF_MODULES_CACHE", str(tmp_path))
-
-
-def load(name: str, cache: Path) -> Any:
-    """Load a metric; again where Python's list of a folder is older than the file in it.
-
-    evaluate writes the file and imports it without `invalidate_caches`, and times of folders are
-    coarse, so that the first import fails now and then.
-    """
-    import evaluate
-
-    try:
-        return evaluate.load(folder(name), cache_dir=str(cache))
-    except ModuleNotFoundError:
-        importlib.invalidate_caches()
-        return evaluate.load(folder(name), cache_dir=str(cache))
+    # A package of that name in another folder, found before, would hide the modules of this one.
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "evaluate_modules"]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_metrics_are_the_judges_figures(tmp_path: Path) -> None:
-    loaded = {name: load(name, tmp_path / "data") for name in NAMES}
+    import evaluate
+
+    loaded = {name: evaluate.load(folder(name), cache_dir=str(tmp_path / "data")) for name in NAMES}
     scores = CausalJudge.from_pretrained("own").score(TEXTS)
     found = loaded["gen_perplexity"].compute(predictions=TEXTS)
     assert found["perplexity"] == pytest.approx(scores.perplexity())
