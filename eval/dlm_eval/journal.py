@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from dlm_sampling.errors import JobMismatchError
 
-class SettingsChanged(ValueError):
-    """A journal was written with other settings."""
+
+class SettingsChanged(JobMismatchError):
+    """Signal that a journal was begun with other settings; exit code 4, as for any output."""
 
 
 class Journal:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from dlm_eval.journal import Journal, SettingsChanged, records_of_all
 
+from dlm_sampling.cli.exits import verdict
+
 
 def test_a_cut_line_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
@@ -19,8 +21,9 @@ def test_a_cut_line_is_dropped(tmp_path: Path) -> None:
 
 def test_other_settings_are_named(tmp_path: Path) -> None:
     Journal(tmp_path / "0.jsonl", {"model": {"name": "a", "seed": 0}})
-    with pytest.raises(SettingsChanged, match=r"model: seed was 0 and is now 1"):
+    with pytest.raises(SettingsChanged, match=r"model: seed was 0 and is now 1") as told:
         Journal(tmp_path / "0.jsonl", {"model": {"name": "a", "seed": 1}})
     other = Journal(tmp_path / "1.jsonl", {"model": {"name": "b", "seed": 0}})
     with pytest.raises(SettingsChanged, match=r"0\.jsonl: model: name was .a. and is now .b."):
         records_of_all(other)
+    assert verdict(told.value)[0] == 4  # as for any output that was begun with other options

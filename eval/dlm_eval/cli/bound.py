@@ -79,7 +79,6 @@ def bound(
     "answer" the answer is scored.  A killed run goes on when the same command is given again.
     """
     from dlm_eval.data import held_out_books
-    from dlm_eval.journal import SettingsChanged
     from dlm_eval.likelihood.documents import Columns, Document, read_documents
     from dlm_eval.likelihood.protocols import DRAWN, LOG_TYPES, NOT_BOUNDS, PROTOCOLS, SCHEMES
     from dlm_eval.likelihood.run import digest, metrics, score
@@ -159,13 +158,10 @@ def bound(
         "noise": denoiser.process.name,
         "seed": seed,
     }
-    try:
-        scored = score(
-            denoiser, windows, chosen, seed=seed, batch=batch_size, folder=out / JOURNALS,
-            subject=subject, rank=rank,
-        )  # fmt: skip
-    except SettingsChanged as error:
-        raise UsageError(str(error)) from error
+    scored = score(
+        denoiser, windows, chosen, seed=seed, batch=batch_size, folder=out / JOURNALS,
+        subject=subject, rank=rank,
+    )  # fmt: skip
     if scored is None:
         typer.echo(f"{out}: the share of process {rank.index} is done; others are not.")
         return

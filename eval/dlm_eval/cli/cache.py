@@ -84,7 +84,7 @@ def cache(
 
     from dlm_eval.caches.meter import Asked, collected, figures, measure
     from dlm_eval.data import passages
-    from dlm_eval.journal import Journal, SettingsChanged
+    from dlm_eval.journal import Journal
     from dlm_eval.report import Results, write_folder
     from dlm_eval.text.read import digest
     from dlm_sampling import AutoDenoiser
@@ -135,10 +135,7 @@ def cache(
         "audit": audit,
         "eos": "keep",
     }
-    try:
-        journal = Journal(out / JOURNAL, {"subject": subject, "protocol": protocol})
-    except SettingsChanged as error:
-        raise UsageError(str(error)) from error
+    journal = Journal(out / JOURNAL, {"subject": subject, "protocol": protocol})
     with tqdm(total=(2 + len(tried)) * samples, unit="text", disable=None) as bar:
         for done in measure(denoiser, asked, tried, journal):
             bar.update(done - bar.n)

@@ -66,7 +66,8 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="SAMPLER.PARAMETER=VALUES",
-            help="Sweep a sampler by its own parameter: fast-dllm.threshold=0.9,0.5; repeat.",
+            help="Sweep a sampler by its own parameter: fast-dllm.threshold=0.9,0.5; repeat for "
+            "other samplers or further values.",
         ),
     ] = None,
     task: Annotated[

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,7 +76,6 @@ def tasks(
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise UsageError(f"eval tasks needs lm-evaluation-harness: {EXTRA}") from error
-    from dlm_eval.journal import SettingsChanged
     from dlm_eval.report import Metric, Results, write_folder
     from dlm_eval.report.intervals import variance, wilson_note
     from dlm_eval.tasks.harness import DiffusionLM
@@ -112,8 +113,6 @@ def tasks(
             model, batch_size=batch_size, seed=seed, device=device,
             trust_remote_code=trust_remote_code, journal=out / JOURNALS, blanks=True, **given,
         )  # fmt: skip
-    except SettingsChanged as error:
-        raise UsageError(str(error)) from error
     except TypeError as error:
         raise UsageError(f"--set: {error}") from error
     rank = rank_of(os.environ)
@@ -122,11 +121,12 @@ def tasks(
 
     def evaluated(*, answers_only: bool) -> dict[str, Any]:
         try:
-            found = lm_eval.simple_evaluate(
-                model=language_model, tasks=names, num_fewshot=fewshot, limit=limit,
-                task_manager=manager, confirm_run_unsafe_code=confirm_run_unsafe_code,
-                bootstrap_iters=0, predict_only=answers_only,
-            )  # fmt: skip
+            with _no_git():
+                found = lm_eval.simple_evaluate(
+                    model=language_model, tasks=names, num_fewshot=fewshot, limit=limit,
+                    task_manager=manager, confirm_run_unsafe_code=confirm_run_unsafe_code,
+                    bootstrap_iters=0, predict_only=answers_only,
+                )  # fmt: skip
         except ValueError as error:
             if "unsafe" in str(error):
                 raise UsageError(f"{error} Here: --confirm_run_unsafe_code.") from error
@@ -206,3 +206,16 @@ def tasks(
         error = "" if metric.error is None else f" ± {metric.error:.3f}"
         typer.echo(f"{metric.group} {metric.name}: {metric.value:.3f}{error} (n = {metric.n})")
     typer.echo(f"{out}: results.json, samples.jsonl, report.html", err=True)
+
+
+@contextmanager
+def _no_git() -> Iterator[None]:
+    """Keep the harness from asking git for a commit, which complains on the terminal elsewhere."""
+    from lm_eval import evaluator
+
+    asks = evaluator.get_git_commit_hash
+    evaluator.get_git_commit_hash = lambda: None
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash = asks

@@ -10,12 +10,10 @@ from dlm_eval.comparison.figures import Figures, figures_of
 from dlm_eval.comparison.run import Comparison, Measured, run, samples_of
 from dlm_eval.comparison.settings import Setting
 from dlm_eval.comparison.tasks import Task, TextTask
-from dlm_eval.journal import SettingsChanged
 from dlm_eval.report import Results, write_folder
 from dlm_eval.report.results import Json
 from dlm_eval.text.judging import JudgeOptions, load_judgement
 from dlm_sampling import AutoDenoiser, Denoiser
-from dlm_sampling.errors import UsageError
 from dlm_sampling.jobs import Rank, contents_digest
 
 
@@ -139,7 +137,8 @@ def write_part(
         None in a process that finds others still at work.
 
     Raises:
-        UsageError: the folder belongs to another comparison, or an option of the judge is wrong.
+        SettingsChanged: the folder belongs to another comparison.
+        UsageError: an option of the judge is wrong.
     """
     task = part.task(denoiser)
     judgement = None
@@ -147,10 +146,7 @@ def write_part(
         judgement = load_judgement(
             part.judge, part.samples, task.characters, denoiser, task.continuations
         )
-    try:
-        measured = part.run(denoiser, task, folder, rank, progress=False if quiet else None)
-    except SettingsChanged as error:
-        raise UsageError(str(error)) from error
+    measured = part.run(denoiser, task, folder, rank, progress=False if quiet else None)
     if measured is None:
         return None
     protocol = None if judgement is None else judgement.protocol

@@ -132,15 +132,15 @@ def sweeps_of(given: Sequence[str], world: str, names: Sequence[str]) -> dict[st
     """Return the known sweeps, with those of the caller in front.
 
     Args:
-        given: of the form "klass.conf_threshold=0.9,0.7".
+        given: of the form "klass.conf_threshold=0.9,0.7"; values of one parameter add up.
         world: key of the sweeps' values.
         names: samplers that are compared.
 
     Raises:
-        UsageError: no such form, sampler or parameter, a sampler that is not compared, or a value
-            that is no number or out of its range.
+        UsageError: no such form, sampler or parameter, a sampler that is not compared, a value
+            that is no number or out of its range, or two parameters of one sampler.
     """
-    found = {**SWEEPS}
+    found: dict[str, Sweep] = {}
     for text in given:
         name, dot, rest = text.strip().partition(".")
         option, equal, numbers = rest.partition("=")
@@ -159,9 +159,15 @@ def sweeps_of(given: Sequence[str], world: str, names: Sequence[str]) -> dict[st
             raise UsageError(f"--sweep {text}: {error}") from error
         if name not in names:
             raise UsageError(f"--sweep {text}: --samplers does not name {name}.")
-        known = found.get(name, Sweep(option, {}))
-        found[name] = replace(known, option=option, values={world: values})
-    return found
+        before = found.get(name)
+        if before is not None and before.option != option:
+            raise UsageError(
+                f"--sweep {text}: {name} is swept by {before.option} already; sweep one parameter "
+                "of a sampler, and the other with another --out."
+            )
+        known = before or replace(SWEEPS.get(name, Sweep(option, {})), option=option, values={})
+        found[name] = replace(known, values={world: (*known.values.get(world, ()), *values)})
+    return {**SWEEPS, **found}
 
 
 def check_names(names: Sequence[str], noise: str) -> None:

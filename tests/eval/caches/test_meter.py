@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dlm_eval.caches import meter
 from dlm_eval.cli.app import app
+from dlm_eval.journal import SettingsChanged
 from typer.testing import CliRunner
 
 from dlm_sampling.errors import UsageError
@@ -137,5 +138,5 @@ def test_a_policy_that_does_not_fit_is_refused_before_the_first_pass(
 
 def test_another_setting_is_no_resumption(tiny_llada: Path, tmp_path: Path) -> None:
     run(tmp_path / "out", str(tiny_llada), "--policy", "dual")
-    with pytest.raises(UsageError, match="seed was 0 and is now 1"):
+    with pytest.raises(SettingsChanged, match="seed was 0 and is now 1"):
         run(tmp_path / "out", str(tiny_llada), "--policy", "dual", "--seed", "1")

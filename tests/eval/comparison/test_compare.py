@@ -304,6 +304,17 @@ def test_a_given_sweep_keeps_the_steps_that_its_sampler_reads() -> None:
     assert found["llada2"].values == {"text": (0.9, 0.5)} and found["llada2"].steps is None
 
 
+def test_sweeps_of_one_sampler_add_up_and_two_parameters_are_refused() -> None:
+    names = ["dinfer-hierarchy", "llada2"]
+    given = ["llada2.threshold=0.9", "dinfer-hierarchy.low_threshold=0.2", "llada2.threshold=0.5"]
+    found = sweeps_of(given, "text", names)
+    assert found["llada2"].values == {"text": (0.9, 0.5)}
+    assert found["dinfer-hierarchy"].values == {"text": (0.2,)}
+    told = "dinfer-hierarchy is swept by low_threshold already"
+    with pytest.raises(UsageError, match=told):
+        sweeps_of([*given, "dinfer-hierarchy.threshold=0.9"], "text", names)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

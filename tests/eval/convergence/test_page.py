@@ -11,7 +11,7 @@ import pytest
 from dlm_eval.convergence import figure, orders
 from dlm_eval.convergence.figure import STYLES, fingerprint, plot
 from dlm_eval.convergence.page import render
-from dlm_eval.journal import Journal
+from dlm_eval.journal import Journal, SettingsChanged
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
@@ -104,7 +104,7 @@ def test_the_preset_writes_the_committed_files(
         with pytest.raises(UsageError, match="does not go with"):
             CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
     (tmp_path / "orders.jsonl").write_text('{"samples": 1}\n')
-    with pytest.raises(UsageError, match="samples was 1"):
+    with pytest.raises(SettingsChanged, match="samples was 1"):
         CliRunner().invoke(app, words, catch_exceptions=False)
 
 

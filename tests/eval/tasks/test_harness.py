@@ -155,7 +155,13 @@ def test_the_harness_finds_it_by_name(tiny_llada: Path) -> None:
     assert out.texts == [sample["resps"][0][0]]
 
 
-def test_programs_run_with_consent_only(tiny_llada: Path, tmp_path: Path) -> None:
+def test_programs_run_with_consent_only(
+    tiny_llada: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no repository: git would say so
     words = ["tasks", str(tiny_llada), "--tasks", "humaneval,mbpp", "--limit", "1", "--out"]
     words += [str(tmp_path), *(f"--set={one}" for one in ("sampler=llada", "steps=2"))]
     words += ["--set=max_new_tokens=4"]
@@ -163,6 +169,7 @@ def test_programs_run_with_consent_only(tiny_llada: Path, tmp_path: Path) -> Non
         CliRunner().invoke(app, words, catch_exceptions=False)
     done = CliRunner().invoke(app, [*words, "--confirm_run_unsafe_code"], catch_exceptions=False)
     assert done.exit_code == 0
+    assert "git" not in capfd.readouterr().err
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert [(m["name"], m["value"], m["group"]) for m in results["metrics"]] == [
         ("pass@1", 0.0, "humaneval"),

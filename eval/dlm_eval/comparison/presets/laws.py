@@ -10,22 +10,18 @@ from pathlib import Path
 
 from dlm_eval.comparison.code import code_digest
 from dlm_eval.convergence import orders
-from dlm_eval.journal import Journal, SettingsChanged
+from dlm_eval.journal import Journal
 from dlm_eval.lsd import learned
-from dlm_sampling.errors import UsageError
 
 
 def run_orders(out: Path, page: Path, command: str) -> None:
     """Measure orders of convergence; write OUT/orders.json, OUT/orders.png and the page.
 
     Raises:
-        UsageError: the journal in the folder is that of other code.
+        SettingsChanged: the journal in the folder is that of other code.
     """
     facts = {"samples": orders.SAMPLES, "seed": orders.SEED, "code": code_digest([])}
-    try:
-        journal = Journal(out / "orders.jsonl", facts)
-    except SettingsChanged as error:
-        raise UsageError(str(error)) from error
+    journal = Journal(out / "orders.jsonl", facts)
     result = orders.measure(orders.SAMPLES, orders.SEED, command, journal)
     orders.write(result, out / "orders.json", out / "orders.png", page)
 
@@ -36,10 +32,7 @@ def run_lsd(out: Path, page: Path, command: str) -> None:
     The page of the preset "lsd" has them, beside texts.
 
     Raises:
-        UsageError: a journal in the folder was begun with other settings.
+        SettingsChanged: a journal in the folder was begun with other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
-    try:
-        learned.measure_all(out / learned.RESULT.name)
-    except SettingsChanged as error:
-        raise UsageError(str(error)) from error
+    learned.measure_all(out / learned.RESULT.name)
