@@ -11,6 +11,7 @@ import typer
 from dlm_eval.cli.bound import bound
 from dlm_eval.cli.cache import cache
 from dlm_eval.cli.compare import compare
+from dlm_eval.cli.show import show
 from dlm_eval.cli.tasks import tasks
 from dlm_eval.cli.text import text
 
@@ -36,3 +37,4 @@ app.command()(tasks)
 app.command()(text)
 app.command()(compare)
 app.command()(cache)
+app.command()(show)

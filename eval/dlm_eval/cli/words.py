@@ -50,12 +50,13 @@ def command_line(context: typer.Context) -> str:
         if value is None or value in ([], ()) or not is_given(context, str(parameter.name)):
             continue
         option = max(parameter.opts, key=len)
+        values: list[Any] = [*value] if isinstance(value, list | tuple) else [value]
         if not option.startswith("-"):
-            words.append(str(value))
+            words += map(str, values)
         elif value is True:
             words.append(option)
         else:
-            for one in value if isinstance(value, list | tuple) else [value]:
+            for one in values:
                 words += [option, str(one)]
     return shlex.join(words)
 

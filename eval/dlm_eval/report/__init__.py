@@ -3,7 +3,7 @@
 from dlm_eval.report.folder import Stored, read_folder, write_folder
 from dlm_eval.report.plots import Plot, draw
 from dlm_eval.report.results import Metric, Results, fingerprint
-from dlm_eval.report.side_by_side import compare_folders, differences
+from dlm_eval.report.side_by_side import compare_folders, differences, samples_of_folders
 
 __all__ = [
     "Metric",
@@ -15,5 +15,6 @@ __all__ = [
     "draw",
     "fingerprint",
     "read_folder",
+    "samples_of_folders",
     "write_folder",
 ]

@@ -96,7 +96,9 @@ def read_folder(folder: str | os.PathLike[str]) -> Stored:
     path = Path(folder)
     file = path / RESULTS
     if not file.is_file():
-        raise ValueError(f"{path}: holds no {RESULTS}; pass the folder that an evaluation wrote.")
+        inner = ", ".join(sorted(str(found.parent) for found in path.glob(f"*/{RESULTS}")))
+        hint = f"in it are {inner}." if inner else "pass the folder that an evaluation wrote."
+        raise ValueError(f"{path}: holds no {RESULTS}; {hint}")
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         results = Results(
@@ -108,7 +110,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Stored:
         )
         stored = Stored(path=path, results=results, versions=data["versions"])
         claimed = data["protocol_hash"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file}: is no result of an evaluation ({error!r}).") from error
     if claimed != results.protocol_hash:
         raise ValueError(
@@ -116,6 +118,25 @@ def read_folder(folder: str | os.PathLike[str]) -> Stored:
             "the file was changed by hand. Run its command again."
         )
     return stored
+
+
+def read_samples(folder: str | os.PathLike[str]) -> list[dict[str, Json]]:
+    """Read the samples.jsonl of a folder.
+
+    Raises:
+        ValueError: there is none, or a line is no sample.
+    """
+    file = Path(folder) / SAMPLES
+    if not file.is_file():
+        raise ValueError(f"{folder}: holds no {SAMPLES}; run the command of its {RESULTS} again.")
+    found: list[dict[str, Json]] = []
+    try:
+        for line in file.read_bytes().splitlines():
+            sample = json.loads(line)
+            found.append({**sample})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file}, line {len(found) + 1}: is no sample ({error!r}).") from error
+    return found
 
 
 def check_entropy(metrics: Sequence[Metric]) -> None:

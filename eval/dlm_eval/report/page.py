@@ -187,7 +187,8 @@ def _text_row(label: str, samples: list[Mapping[str, Json] | None]) -> TextRow:
 
 
 def _title(results: Results) -> str:
-    words = [word for word in results.command.split()[:4] if not word.startswith("-")]
+    last = results.command.rpartition("\n")[2]  # behind the commands of the folders that it shows
+    words = [word for word in last.split()[:4] if not word.startswith("-")]
     kind = words[2] if words[:2] == ["dlm-sampling", "eval"] and len(words) > 2 else "evaluation"
     model = results.subject.get("model")
     return f"{kind}: {model}" if isinstance(model, str) else kind

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dlm_eval.report.folder import Stored, read_folder
+from dlm_eval.report.folder import Stored, read_folder, read_samples
 from dlm_eval.report.results import Json, Metric, Results
 
 
@@ -34,6 +34,9 @@ def compare_folders(
     """
     if len(folders) < 2:
         raise ValueError(f"folders: {len(folders)} given: name two or more.")
+    for i, folder in enumerate(folders):
+        if any(Path(folder).resolve() == Path(other).resolve() for other in folders[:i]):
+            raise ValueError(f"{folder}: is given twice.")
     stored = [read_folder(folder) for folder in folders]
     names = _names([entry.path for entry in stored])
     found = tuple(_all_differences(stored, names))
@@ -43,7 +46,7 @@ def compare_folders(
             "table; pass mixed=True for a table that says so."
         )
     metrics = [
-        replace(metric, group=", ".join(filter(None, (name, metric.group))))
+        replace(metric, group=_group(name, metric.group))
         for name, entry in zip(names, stored, strict=True)
         for metric in entry.results.metrics
     ]
@@ -59,6 +62,18 @@ def compare_folders(
         warnings=(*(f"Not comparable: {sentence}" for sentence in found), *own),
     )
     return joined, found
+
+
+def samples_of_folders(folders: Sequence[str | os.PathLike[str]]) -> Iterator[dict[str, Json]]:
+    """Yield the samples of folders with the groups that `compare_folders` gives them.
+
+    Raises:
+        ValueError: a folder has no samples, or a line is none.
+    """
+    paths = [Path(folder) for folder in folders]
+    for name, path in zip(_names(paths), paths, strict=True):
+        for sample in read_samples(path):
+            yield {**sample, "group": _group(name, str(sample.get("group", "")))}
 
 
 def differences(first: Results, second: Results) -> Iterator[str]:
@@ -98,6 +113,11 @@ def _flat(values: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, J
 def _short(value: Json) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _group(name: str, group: str) -> str:
+    """Return the name of a group of a folder in the table of several."""
+    return ", ".join(filter(None, (name, group)))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

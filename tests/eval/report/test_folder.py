@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
+from dlm_eval.cli.app import app
 from dlm_eval.report import Metric, Results, compare_folders, read_folder, write_folder
+from typer.testing import CliRunner
 
 PERPLEXITY = Metric(
     name="generative perplexity", value=37.25, unit="", n=8, error=1.5, better="smaller"
@@ -103,3 +105,53 @@ def test_results_of_another_protocol_or_n_are_not_joined_in_silence(tmp_path: Pa
         assert joined.protocol_hash != results().protocol_hash
     with pytest.raises(ValueError, match="two or more"):
         compare_folders([tmp_path / "first"])
+
+
+def test_a_command_sets_folders_side_by_side(tmp_path: Path) -> None:
+    samples = [{"row": 0, "text": "one <b>"}, {"row": 1, "text": "two"}]
+    few = Metric(name="NFE", value=4.0, unit="passes", n=3, group="b")
+    own = tuple(Metric(**{**vars(m), "group": "b"}) for m in (PERPLEXITY, ENTROPY))
+    write_folder(tmp_path / "first", results(), samples)
+    write_folder(tmp_path / "same", results(), samples)
+    write_folder(tmp_path / "other", results("large", (*own, few)), [{"row": 0, "text": "three"}])
+
+    def shown(*words: str) -> tuple[list[str], list[str]]:
+        given = ["show", *(word.replace("{}", str(tmp_path)) for word in words)]
+        done = CliRunner().invoke(app, given, catch_exceptions=False)
+        assert done.exit_code == 0
+        return done.stdout.splitlines(), done.stderr.splitlines()
+
+    out, err = shown("{}/first", "{}/same")
+    assert [line.split() for line in out] == [
+        ["first", "same"],
+        ["generative", "perplexity", *("37.2", "±", "1.5") * 2],
+        ["unigram", "entropy", "[nats]", *("4.310", "±", "0.020") * 2],
+        ["n", "8", "8"],
+    ]
+    assert err == [f"Warning: {name}: Entropy has collapsed." for name in ("first", "same")]
+    assert len({len(line) for line in out}) == 1  # figures end in one column
+
+    out, err = shown("{}/first", "{}/other", "--out", "{}/both")
+    assert out[-1].split() == ["n", "8", "8,", "3"]
+    told = 'first against other: judge is "tiny" and "large".'
+    assert err[0] == f"Warning: Not comparable: {told}"
+    assert err[-1] == f"{tmp_path}/both: results.json, samples.jsonl, report.html"
+    both = read_folder(tmp_path / "both")
+    assert both.results.warnings[0] == f"Not comparable: {told}"
+    assert [m.group for m in both.results.metrics] == ["first", "first", *["other, b"] * 3]
+    lines = (tmp_path / "both" / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["group"] for line in lines] == ["first", "first", "other"]
+    page = (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>show</h1>" in page and "one &lt;b&gt;" in page and "three" in page
+    last = f"dlm-sampling eval show {tmp_path}/first {tmp_path}/other --out {tmp_path}/both"
+    assert both.results.command.splitlines() == [results().command, results().command, last]
+
+    for words, message in (
+        (("{}/first",), "name two or more"),
+        (("{}/first", "{}/same/../first"), "is given twice"),
+        (("{}/first", "{}/none"), "none: holds no results.json; pass the folder"),
+        (("{}/first", "{}"), "in it are .*/both, .*/first, .*/other, .*/same"),
+        (("{}/first", "{}/same", "--out", "{}/same"), "--out .*/same: holds one of the results"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            shown(*words)
