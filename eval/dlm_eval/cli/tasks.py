@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -209,7 +209,7 @@ def tasks(
 
 
 @contextmanager
-def _no_git() -> Iterator[None]:
+def _no_git() -> Generator[None]:
     """Keep the harness from asking git for a commit, which complains on the terminal elsewhere."""
     from lm_eval import evaluator
 
