@@ -3,6 +3,7 @@
 from dlm_sampling.denoisers.auto import AutoDenoiser
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.checkpoints.checkpoint import CheckpointError
+from dlm_sampling.denoisers.checkpoints.reach import hub_in_reach, is_hub_name
 from dlm_sampling.denoisers.families.bd3lm import BD3LMDenoiser
 from dlm_sampling.denoisers.families.ddpd import DDPDPlanner
 from dlm_sampling.denoisers.families.diffusion_gemma import DiffusionGemmaDenoiser
@@ -37,5 +38,7 @@ __all__ = [
     "PlannerNetwork",
     "SDARDenoiser",
     "SEDDDenoiser",
+    "hub_in_reach",
+    "is_hub_name",
     "wrap",
 ]

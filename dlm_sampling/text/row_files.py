@@ -83,8 +83,17 @@ def read_rows(source: PromptSource | str) -> Iterator[Row]:
     place = "data set on the hub" if on_hub else "folder of a data set"
     logging.getLogger(__name__).info("%s: %s", source.path, place)
     if on_hub:
+        from dlm_sampling.denoisers import hub_in_reach  # which imports torch
+
         name, _, revision = source.path.partition("@")
-        yield from _table(_data_set(source, name, revision or None), source.path)
+        with hub_in_reach() as unreachable:
+            try:
+                found = _data_set(source, name, revision or None)
+            except UsageError as error:
+                if unreachable is None:
+                    raise
+                raise UsageError(f"{source.path}: is no file, and {unreachable}.") from error
+        yield from _table(found, source.path)
     elif any((path / file).exists() for file in _SAVED):
         yield from _table(_saved(source), source.path)
     else:

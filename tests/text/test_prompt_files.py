@@ -11,6 +11,7 @@ import pyarrow as arrow
 import pytest
 from pyarrow import parquet
 
+from dlm_sampling.denoisers.checkpoints import reach
 from dlm_sampling.errors import UsageError
 from dlm_sampling.text.prompt_files import PromptSource, read_prompts, read_stream
 from dlm_sampling.text.prompt_items import PromptItem
@@ -219,6 +220,7 @@ def test_names_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         return [{"prompt": "a"}]
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(reach, "why_out_of_reach", lambda address: None)
     source = PromptSource("org/name@abc", split="test", subset="main")
     assert read_prompts(source) == [PromptItem("a")]
     assert asked == [("org/name", "main"), {"split": "test", "revision": "abc"}]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from typing import Any, cast
 
 import torch
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+from dlm_sampling.denoisers.checkpoints.reach import hub_in_reach, is_hub_name
+
 READ = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 COUNTERS = ("I64", "BOOL")  # of buffers, such as the numbers of positions
@@ -152,7 +152,7 @@ def open_checkpoint(
     name = str(name_or_path)
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
-        if folder.exists() or not HUB_ID.fullmatch(name):
+        if folder.exists() or not is_hub_name(name):
             raise CheckpointError(
                 f"{name!r} is not a checkpoint folder. Give a folder with config.json, or a hub "
                 "name such as org/model."
@@ -172,23 +172,24 @@ def download(name: str, patterns: tuple[str, ...], **options: Any) -> Path:
         CheckpointError: it cannot be reached, or it offers pickled weights only.
     """
     hub: Any = import_module("huggingface_hub")
-    try:
-        folder = Path(
-            hub.snapshot_download(
-                name, allow_patterns=list(patterns), ignore_patterns=["*/*"], **options
+    with hub_in_reach() as unreachable:
+        try:
+            folder = Path(
+                hub.snapshot_download(
+                    name, allow_patterns=list(patterns), ignore_patterns=["*/*"], **options
+                )
             )
-        )
-        if not any(folder.glob("*.safetensors")):
-            refuse_pickles(name, hub.list_repo_files(name, revision=options.get("revision")))
-    except CheckpointError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        reason = reason.removeprefix("Got: ")  # of huggingface_hub, where it quotes the network
-        raise CheckpointError(
-            f"{name!r} is no local folder, and could not be downloaded: {reason.rstrip('.')}. "
-            "Check the name, the network, or give a folder."
-        ) from error
+            if not any(folder.glob("*.safetensors")):
+                refuse_pickles(name, hub.list_repo_files(name, revision=options.get("revision")))
+        except CheckpointError:
+            raise
+        except (OSError, ValueError) as error:
+            reason = unreachable or (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = reason.removeprefix("Got: ")  # of huggingface_hub, which quotes the network
+            raise CheckpointError(
+                f"{name!r} is no local folder, and could not be downloaded: {reason.rstrip('.')}. "
+                "Check the name, the network, or give a folder."
+            ) from error
     return folder
 
 

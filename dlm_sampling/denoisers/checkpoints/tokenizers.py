@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from dlm_sampling.denoisers.checkpoints.reach import hub_in_reach
 from dlm_sampling.denoisers.checkpoints.settings import listed_ids, setting
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def load_named(name: str) -> PreTrainedTokenizerBase:
     from transformers.models.auto.tokenization_auto import AutoTokenizer
 
     loader: Any = AutoTokenizer
-    return loader.from_pretrained(name, trust_remote_code=False)
+    with hub_in_reach(asked=not Path(name).is_dir()):
+        return loader.from_pretrained(name, trust_remote_code=False)
 
 
 def load_first(folder: Path, default: TokenizerSource | None) -> PreTrainedTokenizerBase | None:

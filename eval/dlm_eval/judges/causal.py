@@ -28,6 +28,7 @@ from tqdm import tqdm
 from dlm_eval.data import JUDGE
 from dlm_eval.judges.scores import TextScores
 from dlm_eval.report.results import Json
+from dlm_sampling.denoisers import hub_in_reach, is_hub_name
 from dlm_sampling.errors import UsageError
 from dlm_sampling.jobs import out_of_memory
 
@@ -81,19 +82,27 @@ class CausalJudge:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        path = JUDGE if name == OWN else Path(name)
+        path = JUDGE if name == OWN else Path(name).expanduser()
+        if not path.is_dir() and (path.exists() or not is_hub_name(str(name))):
+            raise UsageError(
+                f"{option} {name}: is no folder; pass one with config.json, or a name on the hub "
+                "such as org/model."
+            )
         if path.is_dir() and not (path / "config.json").is_file():
             raise UsageError(
                 f"{option} {name}: holds no config.json; pass a causal language model."
             )
         source = path if path.is_dir() else name
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            with _no_bar():
-                model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UsageError(f"{option} {name}: no causal language model ({reason})") from error
+        with hub_in_reach(asked=not path.is_dir()) as unreachable:
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+                with _no_bar():
+                    model = AutoModelForCausalLM.from_pretrained(
+                        source, revision=revision, dtype=dtype
+                    )
+            except (OSError, ValueError) as error:
+                reason = unreachable or str(error).strip().splitlines()[0]
+                raise UsageError(f"{option} {name}: no causal language model ({reason})") from error
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         commit = weights_hash(path) if path.is_dir() else str(model.config._commit_hash)
         return cls(model.to(place), tokenizer, name=str(name), revision=commit)

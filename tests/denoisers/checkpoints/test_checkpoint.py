@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, Denoiser
+from dlm_sampling.denoisers.checkpoints import reach
 from dlm_sampling.denoisers.checkpoints.convert import convert
 from dlm_sampling.denoisers.checkpoints.placement import single_device
 from dlm_sampling.denoisers.checkpoints.weights import save_weights
@@ -181,6 +182,7 @@ class Hub:
         self.asked: dict[str, Any] = {}
         monkeypatch.setattr("huggingface_hub.snapshot_download", self.snapshot_download)
         monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name, revision=None: files)
+        monkeypatch.setattr(reach, "why_out_of_reach", lambda address: None)
         self.folder = folder
 
     def snapshot_download(self, name: str, **options: Any) -> str:
@@ -212,6 +214,7 @@ def test_a_repository_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) ->
         raise OSError("No such repository.\nLong explanation.")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    monkeypatch.setattr(reach, "why_out_of_reach", lambda address: None)
     with pytest.raises(CheckpointError, match=r"could not be downloaded: No such repository\. Ch"):
         AutoDenoiser.from_pretrained("org/model")
 

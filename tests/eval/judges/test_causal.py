@@ -15,6 +15,7 @@ from dlm_eval.data import JUDGE, passages
 from dlm_eval.judges.causal import CausalJudge
 from dlm_eval.judges.scores import TextScores
 
+from dlm_sampling.denoisers.checkpoints import reach
 from dlm_sampling.errors import UsageError
 
 TEXTS = [
@@ -151,9 +152,16 @@ def test_order_matters_to_the_judge(judge: CausalJudge) -> None:
     assert judge.score(shuffled).perplexity() > 1.5 * judge.score(texts).perplexity()
 
 
-def test_a_wrong_path_is_one_line(tmp_path: Path) -> None:
-    for name in (str(tmp_path), str(tmp_path / "nothing")):
-        with pytest.raises(UsageError) as error:
+def test_a_wrong_path_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "why_out_of_reach", lambda address: f"{address} is away")
+    for name, why in (
+        (str(tmp_path), "holds no config.json"),
+        (str(tmp_path / "nothing"), "is no folder"),
+        ("runs/of/mine", "is no folder"),
+        (__file__, "is no folder"),
+        ("runs/mine", "is away"),
+    ):
+        with pytest.raises(UsageError, match=why) as error:
             CausalJudge.from_pretrained(name)
         assert "\n" not in str(error.value)
         assert str(error.value).startswith(f"--judge {name}: ")
