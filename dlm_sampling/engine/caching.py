@@ -92,8 +92,9 @@ def _against_any(denoiser: Denoiser, request: Request) -> str | None:
         return "the passes of a guidance see other canvases."
     if request.cuda_graph:
         return "cuda_graph=True records passes of one shape."
-    if request.sampler.looks_ahead:
+    if request.sampler.looks_ahead or request.reads_ahead is not None:
         name = type(request.sampler).__name__
+        name = name if request.reads_ahead is None else request.reads_ahead
         return f"{name} reads predictions outside of the current block, which are not computed."
     return None
 

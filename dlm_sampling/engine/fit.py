@@ -64,16 +64,17 @@ def check_guidance(
     """Check that a guidance fits denoiser, sampler and canvases.
 
     Raises:
-        ValueError: the denoiser carries a state from pass to pass, the guidance changes a rate that
-            the sampler does not have, or it does not fit the rows.
+        ValueError: it compares candidates of a denoiser that carries a state from pass to pass,
+            changes a rate that the sampler does not have, or does not fit the rows.
     """
     if guidance is None:
         return
     name = type(guidance).__name__
-    if denoiser.carries:
+    if denoiser.carries and guidance.chooses:
         raise ValueError(
             f"guidance={name}: this denoiser ({denoiser.family}) carries a state from one pass to "
-            "the next, and the passes of a guidance would mix theirs; use guidance_scale=."
+            "the next, of which the candidates of a step would share one; use "
+            "smc.sample_candidates, where each has its own, or another guidance."
         )
     timed = isinstance(sampler, GridSampler | RevisingGrid)
     if guidance.moves_rates and denoiser.process.mask_token_id is not None and not timed:

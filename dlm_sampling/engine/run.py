@@ -204,11 +204,11 @@ class Run:
         """Return the W columns from the start of each row's block, int64 [A, W].
 
         W is the width of the widest block; narrower blocks are followed by further columns, and
-        column numbers wrap around.  None if W is the whole canvas or the sampler reads beyond its
+        column numbers wrap around.  None if W is the whole canvas or something reads beyond its
         block.
         """
         length = state.tokens.shape[1]
-        if self.width >= length or self.sampler.looks_ahead:
+        if self.width >= length or self.sampler.looks_ahead or self.request.reads_ahead:
             return None
         column = torch.arange(self.width, device=state.tokens.device)
         return (state.window.start.unsqueeze(1) + column) % length

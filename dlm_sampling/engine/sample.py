@@ -233,4 +233,13 @@ def plan_request(
         check_whole(plan, canvas_length)
     process = request.sampler.canvas_process(denoiser.process) or denoiser.process
     plan = fitted(request, plan, process)
-    return replace(request, blocks=blocks), plan
+    ahead = request.reads_ahead
+    if request.guidance is not None and request.guidance.looks_ahead:
+        ahead = type(request.guidance).__name__
+    if ahead is not None and blocks.causal and int(plan.number.max()) > 1:
+        raise ValueError(
+            f"block_length={blocks.length}: {ahead} reads predictions of blocks to come, which "
+            "causal blocks hide; use one block for the whole row."
+        )
+    ahead = ahead if len(plan.number) and int(plan.number.max()) > 1 else None
+    return replace(request, blocks=blocks, reads_ahead=ahead), plan

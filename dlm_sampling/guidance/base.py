@@ -43,7 +43,8 @@ class Guidance:
     """Give every hook of a guidance its default, which does nothing.
 
     A subclass is a frozen dataclass.  `logprob` of a guided run belongs to the guided law of a
-    token; `replay` refuses guided runs, except with the model's own law.
+    token; `replay` refuses guided runs, except with the model's own law.  A network that carries a
+    state from pass to pass has one for each view, which waits where the view is not asked.
     """
 
     @property
@@ -82,6 +83,11 @@ class Guidance:
     @property
     def chooses(self) -> bool:
         """Return whether `step` compares several candidates."""
+        return False
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Return whether `step` reads predictions of positions outside of the current block."""
         return False
 
     @property

@@ -78,6 +78,11 @@ class BestOf(Guidance):
         """Return whether there is more than one candidate."""
         return self.m > 1
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Return whether canvases are filled, in blocks to come too."""
+        return self.chooses and self.kind == "PM"
+
     def step(
         self,
         sampler: Sampler[Any],
@@ -117,7 +122,7 @@ class BestOf(Guidance):
             moved = canvas._replace(tokens=after, unknown=unknown)
             t = sampler.schedule.time_of(1.0 - moved.unknown_fraction)
             greedy = torch.ones_like(canvas.start, dtype=torch.bool)
-            where = moved.eligible
+            where = moved.unknown
             filled = predict(after, t).draw(where, rng, greedy=greedy, sub=14, aside=True)
             after = torch.where(where, filled.token, after)
         return self.value(after).double()
@@ -137,19 +142,28 @@ def _plain(taken: tuple[Any, Step]) -> tuple[Any, Step]:
     return state, step._replace(draw=None)
 
 
+Asked = tuple[tuple[Tensor, Tensor, Tensor | None, Tensor | None], Prediction]
+"""Canvases, times, temperatures and lengths of steps, and their prediction."""
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    """Return whether two tensors, or two that are not given, are the same."""
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one, other)
+
+
 @dataclass
 class SharedPasses:
     """Answer equal questions about a canvas by one prediction, so that its pass runs once.
 
     Fields:
         inner: the predictor of the step.
-        seen: canvases, times, and predictions so far.
+        seen: the questions and predictions so far.
     """
 
     inner: Predict
-    seen: list[tuple[Tensor, Tensor, Prediction]] = field(
-        default_factory=list[tuple[Tensor, Tensor, Prediction]]
-    )
+    seen: list[Asked] = field(default_factory=list[Asked])
 
     @property
     def process(self) -> Process:
@@ -179,14 +193,13 @@ class SharedPasses:
         *,
         dt: Tensor | None = None,
     ) -> Prediction:
-        """Predict, or return the prediction of the same canvases and times."""
-        if temperature is not None:
-            return self.inner(x, t, temperature, dt=dt)
-        for known, time, prediction in self.seen:
-            if torch.equal(known, x) and torch.equal(time, t):
+        """Predict, or return the prediction of the same canvases, times, temperatures and steps."""
+        given = (x, t, temperature, dt)
+        for known, prediction in self.seen:
+            if all(map(_same, known, given)):
                 return prediction
-        prediction = self.inner(x, t, dt=dt)
-        self.seen.append((x, t, prediction))
+        prediction = self.inner(x, t, temperature, dt=dt)
+        self.seen.append((given, prediction))
         return prediction
 
     def plan(self, planner: Planner | str | Path, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:

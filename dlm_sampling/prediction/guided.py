@@ -42,6 +42,7 @@ def guided_logits(
     x: Tensor,
     t: Tensor,
     missing: Tensor | None,
+    temperature: Tensor | None,
     dt: Tensor | None,
     before: PassLogits | None,
     tilt: Tensor | None,
@@ -55,12 +56,16 @@ def guided_logits(
     model = passes.model
     guidance, denoiser = model.guidance, model.denoiser
     assert guidance is not None
-    outputs, weights = passes.guided(x, t, missing, dt)
-    rows = (passes.rows, x, t) if missing is None else select_rows((passes.rows, x, t), missing)
-    moment = moment_of(*rows, denoiser.mask_token_id)
+    outputs, weights = passes.guided(x, t, missing, temperature, dt)
+    every = (passes.rows, x, t)
+    rows, own_x, own_t = every if missing is None else select_rows(every, missing)
+    moment = moment_of(rows, own_x, own_t, denoiser.mask_token_id)
     own = PassLogits.of(outputs, None, moment.x, model, None, weights)
     mask = denoiser.mask_token_id
     where = ~moment.fixed if mask is None else ~moment.fixed & (moment.x == mask)
+    if rows.horizon is not None:  # what is hidden has no law
+        column = torch.arange(moment.x.shape[1], device=x.device)
+        where = where & (column < rows.horizon.unsqueeze(1))
     law = TokenLaw(suppressed=model.law.suppressed)
 
     def laws(view: int) -> Tensor:

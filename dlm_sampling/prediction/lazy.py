@@ -80,7 +80,7 @@ class LazyPrediction:
                 found = PassLogits.of(outputs, missing, x, model, found)
             else:
                 found, self._tilt = guided_logits(
-                    passes, x, t, missing, self._dt, found, self._tilt
+                    passes, x, t, missing, self._temperature, self._dt, found, self._tilt
                 )
             done = torch.zeros_like(where[:, 0]) if done is None else done
             self._done = None if missing is None else done.index_fill(0, missing, True)

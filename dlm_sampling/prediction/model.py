@@ -82,9 +82,24 @@ class RunModel:
         """Return the forward passes per prediction: 2 with guidance, else 1."""
         return 2 if self.guidance_scale != 0.0 else 1
 
+    @property
+    def networks(self) -> tuple[Denoiser, ...]:
+        """Return the denoiser of every pass of a prediction."""
+        if self.guidance is None:
+            return (self.denoiser,) * self.passes
+        others = (view.denoiser for view in self.guidance.views)
+        return tuple(self.denoiser if other is None else other for other in others)
+
+    @property
+    def carrier(self) -> Denoiser | None:
+        """Return a denoiser that carries a state from each of its passes to the next, or None."""
+        if self.guidance is None:
+            return self.denoiser if self.denoiser.carries else None
+        return next((network for network in self.networks if network.carries), None)
+
     def first_carries(self) -> tuple[Carry, ...]:
-        """Return one empty carry per pass of a prediction; none for a denoiser without a state."""
-        return (NO_CARRY,) * (self.passes if self.denoiser.carries else 0)
+        """Return one empty carry per pass of a prediction; none for denoisers without a state."""
+        return () if self.carrier is None else (NO_CARRY,) * len(self.networks)
 
     def time_of(self, t: Tensor, beside: Beside | None = None) -> Tensor:
         """Return the time that a time-conditioned denoiser gets for the sampler's t, float64 [A].

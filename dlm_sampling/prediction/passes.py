@@ -48,7 +48,12 @@ class Passes(Protocol):
         ...
 
     def guided(
-        self, x: Tensor, t: Tensor, active: Tensor | None, dt: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        active: Tensor | None,
+        temperature: Tensor | None = None,
+        dt: Tensor | None = None,
     ) -> tuple[list[DenoiserOutput], Tensor]:
         """Run the passes of a guidance on the rows `active`; see `Predictor.guided`."""
         ...

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +37,16 @@ from dlm_sampling.types import DenoiserOutput, Pass, Planner, Process, TokenLaw
 from dlm_sampling.types.rows import repeat_rows, select_rows
 
 
+class _Asked(NamedTuple):
+    """Hold the n canvases that a guidance is asked about."""
+
+    moment: Moment
+    rows: PassRows
+    temperature: Tensor | None  # float64 [n], divides the logits in a carried state
+    dt: Tensor | None  # float64 [n]
+    active: Tensor  # int64 [n], their numbers among the active rows
+
+
 @dataclass
 class Predictor:
     """Predict clean tokens for the A active rows of a step.
@@ -43,8 +54,8 @@ class Predictor:
     Fields:
         model: the denoiser and the settings of the run.
         rows: all tensors that belong to the active rows.
-        carries: the carried state of the conditional and the unconditional pass; the loop reads
-            them after the step.
+        carries: the carried state of each pass of a prediction, such as the conditional and the
+            unconditional one; the loop reads them after the step.
         shapes: the layout of positions and passes, free or fixed.
         ledger: notes every draw, or None.
         cache: runs the passes with keys and values of earlier ones; the loop reads it after the
@@ -134,7 +145,7 @@ class Predictor:
     ) -> LazyPrediction:
         """Predict the clean tokens of x [A, L] at time t [A]; see `LazyPrediction`."""
         prediction = self.made = self.lazily(x, t, temperature, dt)
-        if self.model.eager or self.model.denoiser.carries:
+        if self.model.eager or self.model.carrier is not None:
             prediction.evaluate(torch.ones_like(x, dtype=torch.bool))
         return prediction
 
@@ -182,9 +193,10 @@ class Predictor:
         self.shapes.check_free("runs several steps of a row at once")
         if self.constraint is not None:
             raise self.constraint.refusal("runs several steps of a row at once")
-        if self.model.denoiser.carries:
+        carrier = self.model.carrier
+        if carrier is not None:
             raise ValueError(
-                f"denoiser ({self.model.denoiser.family}) carries a state from one pass to the "
+                f"denoiser ({carrier.family}) carries a state from one pass to the "
                 "next: steps cannot run at the same time. Use a sequential sampler."
             )
         model = replace(self.model, counts=self.model.counts.without_time())
@@ -271,7 +283,12 @@ class Predictor:
         return outputs
 
     def guided(
-        self, x: Tensor, t: Tensor, active: Tensor | None, dt: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        active: Tensor | None,
+        temperature: Tensor | None = None,
+        dt: Tensor | None = None,
     ) -> tuple[list[DenoiserOutput], Tensor]:
         """Run the passes of the guidance, each on the rows of `active` whose weight is not 0.
 
@@ -279,24 +296,24 @@ class Predictor:
         """
         guidance, rows = self.model.guidance, self.rows
         assert guidance is not None
+        every = torch.arange(len(x), device=x.device)
         if active is not None:
-            rows, x, t, dt = select_rows((rows, x, t, dt), active)
+            rows, x, t, temperature, dt = select_rows((rows, x, t, temperature, dt), active)
         moment = moment_of(rows, x, t, self.model.denoiser.mask_token_id)
         weights = guidance.weights(moment)
+        asked = _Asked(moment, rows, temperature, dt, every if active is None else active)
         outputs = [
-            self._view(view, (weight != 0.0).nonzero().squeeze(1), moment, rows, dt)
-            for view, weight in zip(guidance.views, weights, strict=True)
+            self._view(number, view, asked, (weights[number] != 0.0).nonzero().squeeze(1))
+            for number, view in enumerate(guidance.views)
         ]
         return outputs, weights
 
-    def _view(
-        self, view: View, which: Tensor, moment: Moment, rows: PassRows, dt: Tensor | None
-    ) -> DenoiserOutput:
-        """Run one pass of a guidance on the rows `which`, int64 [m] of n."""
-        count, length = moment.x.shape
+    def _view(self, number: int, view: View, asked: _Asked, which: Tensor) -> DenoiserOutput:
+        """Run pass `number` of a guidance on the rows `which`, int64 [m] of n."""
+        count, length = asked.moment.x.shape
         if not len(which):
-            return unasked(count, moment.x)
-        moment, rows, dt = select_rows((moment, rows, dt), which)
+            return unasked(count, asked.moment.x)
+        moment, rows, temperature, dt, active = select_rows(asked, which)
         model = self.model
         if view.denoiser is not None:
             model = replace(model, denoiser=view.denoiser)
@@ -306,10 +323,14 @@ class Predictor:
         inputs = Pass(moment.x, time, rows.attention, lasts, rows=rows.index)
         if view.shown is not None:
             inputs = view.shown(inputs, moment)
-        asking = replace(self, model=model, carries=())
+        asking = replace(self, model=model)
         hidden = None if rows.horizon is None else unseen_share(inputs, rows.horizon, 1)
         asking._charge(inputs, 1, hidden)
-        out = asking._pass(inputs, rows.horizon)
+        if model.denoiser.carries:
+            out = asking._carried(inputs, rows.horizon, number, active, temperature)
+            self.carries = asking.carries
+        else:
+            out = asking._pass(inputs, rows.horizon)
         wide = torch.nn.functional.pad(out.values, (0, 0, 0, length - out.values.shape[1]))
         return DenoiserOutput(
             wide.new_zeros(count, *wide.shape[1:]).index_copy(0, which, wide), out.head
@@ -345,7 +366,7 @@ class Predictor:
         which: Tensor,
         temperature: Tensor | None,
     ) -> DenoiserOutput:
-        """Run one pass of a network with a carried state; `part` 1 is the unconditional pass."""
+        """Run pass number `part` of a prediction, of a network with a carried state."""
         denoiser, carries = self.model.denoiser, list(self.carries)
         before, state = carries[part].read(
             denoiser.initial_carry, inputs.tokens, which, len(self.rows)

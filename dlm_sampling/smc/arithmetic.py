@@ -167,7 +167,7 @@ class Coded(SamplerBase[CodeState]):
         where = canvas.eligible & ~step.unknown
         if not bool(where.any()):
             return state, step
-        asked = [(t, made) for x, t, made in shared.seen if torch.equal(x, canvas.tokens)]
+        asked = [(t, made) for (x, t, *_), made in shared.seen if torch.equal(x, canvas.tokens)]
         if not asked:
             raise ValueError(
                 f"sampler: {type(self.base).__name__} writes tokens without a pass over the "

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
+from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.checks import check_canvases
 from dlm_sampling.engine.request import BlockRequest, Canvases, Request
@@ -77,8 +78,10 @@ def sample_gibbs(
     attention_mask: Tensor | None = None,
     steps: int | None = None,
     block_length: int | None = None,
+    align_blocks: bool = False,
     law: TokenLaw | None = None,
     guidance: Guidance | None = None,
+    cache: str | AnyPolicy = "auto",
     threshold: float = 0.5,
     every: int = 1,
 ) -> GibbsOutput:
@@ -99,8 +102,10 @@ def sample_gibbs(
         attention_mask: bool [G, L], False at padding, or None.
         steps: see `sample`.
         block_length: see `sample`.
+        align_blocks: see `sample`.
         law: token law of the proposal; default the model's own.
         guidance: of the proposal, see `sample_particles`.
+        cache: see `sample`; keys and values follow their particles.
         threshold: share of K below which the effective size leads to resampling, in [0, 1].
         every: steps between two looks at the effective size.
 
@@ -116,7 +121,9 @@ def sample_gibbs(
     request = Request(
         sampler,
         TokenLaw() if law is None else law,
-        BlockRequest(block_length, steps),
+        BlockRequest(block_length, steps, align=align_blocks),
+        cache=cache,
+        reads_ahead=type(target).__name__ if target.looks_ahead else None,
         guidance=guidance,
     )
     rows = check_canvases(denoiser, tokens, editable, attention_mask, seeds)

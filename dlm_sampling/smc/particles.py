@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.checks import check_canvases
 from dlm_sampling.engine.request import BlockRequest, Request
@@ -44,9 +45,11 @@ def sample_particles(
     attention_mask: Tensor | None = None,
     steps: int | None = None,
     block_length: int | None = None,
+    align_blocks: bool = False,
     law: TokenLaw | None = None,
     guidance_scale: float = 0.0,
     guidance: Guidance | None = None,
+    cache: str | AnyPolicy = "auto",
     threshold: float = 0.5,
     every: int = 1,
     return_trajectory: bool = False,
@@ -68,6 +71,7 @@ def sample_particles(
         attention_mask: bool [G, L], False at padding, or None.
         steps: see `sample`.
         block_length: see `sample`.
+        align_blocks: see `sample`.
         law: token law of the proposal, without which weights would not be those of the target;
             default the model's own, also for samplers that decode at temperature 0.
         guidance_scale: classifier-free guidance of the proposal.
@@ -76,6 +80,7 @@ def sample_particles(
         threshold: share of K below which the effective size leads to resampling, in [0, 1]; 0
             never resamples, 1 always where weights differ.
         every: steps between two looks at the effective size.
+        cache: see `sample`; keys and values follow their particles.
         return_trajectory: keep all events, from which the path of every particle can be read.
 
     Raises:
@@ -86,9 +91,10 @@ def sample_particles(
     request = Request(
         sampler,
         TokenLaw() if law is None else law,
-        BlockRequest(block_length, steps),
+        BlockRequest(block_length, steps, align=align_blocks),
         guidance_scale=guidance_scale,
-        cache="auto",
+        cache=cache,
+        reads_ahead=type(target).__name__ if target.looks_ahead else None,
         guidance=guidance,
         return_trajectory=return_trajectory,
     )

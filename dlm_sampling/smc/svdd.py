@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops
+from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.checks import check_canvases
 from dlm_sampling.engine.request import BlockRequest, Canvases, Request
@@ -45,7 +46,9 @@ def sample_candidates(
     attention_mask: Tensor | None = None,
     steps: int | None = None,
     block_length: int | None = None,
+    align_blocks: bool = False,
     law: TokenLaw | None = None,
+    cache: str | AnyPolicy = "auto",
     return_trajectory: bool = False,
 ) -> Particles:
     """Sample with M candidates per step, of which one goes on: SVDD.
@@ -63,7 +66,9 @@ def sample_candidates(
         attention_mask: bool [G, L], False at padding, or None.
         steps: see `sample`.
         block_length: see `sample`.
+        align_blocks: see `sample`.
         law: token law; default the model's own.
+        cache: see `sample`; keys and values follow their particles.
         return_trajectory: keep the steps of all candidates, also of those that were left.
 
     Returns:
@@ -77,7 +82,9 @@ def sample_candidates(
     request = Request(
         sampler,
         TokenLaw() if law is None else law,
-        BlockRequest(block_length, steps),
+        BlockRequest(block_length, steps, align=align_blocks),
+        cache=cache,
+        reads_ahead=type(choice).__name__ if choice.looks_ahead else None,
         return_trajectory=return_trajectory,
     )
     rows = check_canvases(denoiser, tokens, editable, attention_mask, seeds)
@@ -93,6 +100,11 @@ def sample_candidates(
 @dataclass(frozen=True)
 class _Nothing:
     """Weigh nothing: the driver of candidates has weights of its own."""
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Return False: the choice says whether it does."""
+        return False
 
     def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
         """Accept every sampler."""

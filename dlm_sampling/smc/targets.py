@@ -46,6 +46,11 @@ class Weighing(NamedTuple):
 class Target(Protocol):
     """Define a target of particles."""
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Return whether `weigh` reads predictions outside of the current block."""
+        ...
+
     def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
         """Check that it can weigh the steps of a sampler.
 
@@ -89,7 +94,9 @@ class RewardTarget:
 
     for "difference", "max", "add" and "reward".  The last factor makes the target of all four the
     same; they differ in when particles die.  r_k is of the canvas before step k, from the pass of
-    that step, so that it costs no pass (a row that needed none in a step has one for it).
+    that step, so that it costs no pass (a row that needed none in a step has one for it).  With
+    several blocks it reads the laws of those to come, so that no cache fits and causal blocks do
+    not.
 
     Singhal et al. 2025, "A General Framework for Inference-time Scaling and Steering of Diffusion
     Models", arXiv:2501.06848.  Unlike the released class, weights are carried where nothing is
@@ -113,6 +120,11 @@ class RewardTarget:
             raise ValueError(f"scale={self.scale}: must be finite; 0 is the model's own law.")
         if self.draws < 1:
             raise ValueError(f"draws={self.draws}: must be at least 1; the paper has 4.")
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Return True: whole rows are drawn."""
+        return True
 
     def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
         """Accept every sampler: its own law is the one that is tilted."""
@@ -163,6 +175,11 @@ class TiltedTarget:
 
     Skreta et al. 2025, "Feynman-Kac Correctors in Diffusion", arXiv:2503.02819; here in steps.
     """
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Return False: it reads what was written."""
+        return False
 
     def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
         """Refuse samplers whose steps are more than the draws of what they write."""

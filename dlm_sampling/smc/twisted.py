@@ -49,6 +49,11 @@ class TwistedTarget:
             if given is not None and not callable(given):
                 raise TypeError(f"{name} is {named(given)}: must be a function of canvases.")
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Return False: it reads what was written."""
+        return False
+
     def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
         """Refuse samplers whose steps are more than the draws of what they write."""
         check_weighable("TwistedTarget", denoiser, sampler)

@@ -50,6 +50,17 @@ def test_the_exact_soft_value_leads_to_the_tilted_law_as_m_grows() -> None:
     assert distances[2] < 0.15
 
 
+def test_rows_are_filled_in_blocks_to_come_too() -> None:
+    def value(rows: Tensor) -> Tensor:
+        assert not bool((rows == MASK).any())
+        return rows.double().sum(1)
+
+    out = run(BestOf(value, 2), 3, block_length=1)
+    assert out.nfe.tolist() == [LENGTH * 3 - 2] * 3  # the last candidates have nothing to fill
+    with pytest.raises(ValueError, match="block_length=1: BestOf reads predictions of blocks to"):
+        run(BestOf(value, 2), 3, block_length=1, causal_blocks=True)
+
+
 def test_one_step_has_the_law_of_the_best_candidate() -> None:
     """One position left, temperature 0: P(best = v) = F(v)^M - F(v-)^M in the order of values."""
     fixed = torch.tensor([0, 1, MASK])

@@ -141,6 +141,25 @@ def test_ratio_aware_scales_fall_with_the_ratio() -> None:
         start += int(masks.sum())
 
 
+def test_ratio_aware_scales_read_nothing_that_is_hidden() -> None:
+    """With causal blocks of one position, rho is that of the position which is written."""
+    c, u = torch.randn(2, 4, S, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    one, other = (
+        wrap(lambda ids, table=table: table[: ids.shape[1]].expand(len(ids), -1, -1), vocab_size=S,
+             mask_token_id=0) for table in (c, u)
+    )  # fmt: skip
+    tokens = torch.zeros(2, 4, dtype=torch.int64)
+    out = sample(
+        one, samplers.create("llada-random"), tokens, tokens == 0, seeds=(1, 2), block_length=1,
+        causal_blocks=True, guidance=ClassifierFree(RatioAware(2.0, 3.0), other), law=TokenLaw(),
+    )  # fmt: skip
+    p, q = (table[:, 1:].softmax(1) for table in (c, u))
+    w = 2.0 * (-3.0 * (p - q).norm(dim=1) / q.norm(dim=1)).exp().unsqueeze(1)
+    law = ((w + 1) * p.log() - w * q.log()).log_softmax(1)
+    wanted = law.gather(1, (out.tokens - 1).T).T
+    torch.testing.assert_close(out.logprob.double(), wanted, rtol=0, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["ancestral", "euler", "flow-matching", "glauber", "psi"])
 def test_under_uniform_noise_laws_of_steps_are_combined(sampler: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling import replay, sample, samplers, wrap
+from dlm_sampling import replay, sample, samplers
 from dlm_sampling.constraints import Constraint
 from dlm_sampling.guidance import (
     BestOf,
@@ -24,7 +24,18 @@ from dlm_sampling.guidance import (
 )
 from dlm_sampling.types import DenoiserOutput, Pass, TokenLaw
 from dlm_sampling.watermark import Watermark, detect
-from tests.guidance.toys import EXACT_P, EXACT_Q, LENGTH, MASK, STATES, EnumerableDenoiser, P, S
+from tests.guidance.toys import (
+    EXACT_P,
+    EXACT_Q,
+    LENGTH,
+    MASK,
+    STATES,
+    EnumerableDenoiser,
+    P,
+    Q,
+    Remembering,
+    S,
+)
 
 TILT = torch.randn(LENGTH, S + 1, generator=torch.Generator().manual_seed(2)).double()
 GUIDES: dict[str, Guidance] = {
@@ -124,11 +135,57 @@ def test_what_cannot_be_exact_is_refused_before_the_first_pass(
     assert denoiser.passes == 0
 
 
-def test_states_carried_from_pass_to_pass_are_refused() -> None:
-    carried = wrap(lambda ids: torch.zeros(*ids.shape, 4), vocab_size=4, mask_token_id=3)
-    carried.carries = True  # type: ignore[misc]
-    with pytest.raises(ValueError, match="the passes of a guidance would mix theirs; use guidance"):
-        run(carried, ClassifierFree((1.0,) * 40))
+@pytest.mark.parametrize(
+    ("guide", "weights"),
+    [
+        (Product((Remembering(Q),), (1.0, 0.7)), [[1.0, 0.7]] * 3),
+        (Product((EXACT_Q,), (1.0, 0.7)), [[1.0, 0.7]] * 3),
+        (Contrast(Remembering(Q), 0.5, 0.0), [[1.5, -0.5]] * 3),
+        (Stitch(Remembering(Q), 0.5), [[0.0, 1.0]] * 2 + [[1.0, 0.0]]),  # one waits for its time
+        (Classifier(GUIDES["classifier"].log_classifier, S + 1, 0.0), [[1.0]] * 3),  # type: ignore
+    ],
+)
+def test_every_pass_has_a_state_of_its_own(guide: Guidance, weights: list[list[float]]) -> None:
+    """The log-probabilities of a run are those of passes made here, one after another."""
+    own = Remembering(P)
+    out = run(own, guide, 12, steps=3, return_trajectory=True)
+    models: list[Any] = [own, *(view.denoiser for view in guide.views[1:])]
+    states = [Remembering(P).initial_carry(out.tokens) for _ in models]
+    assert out.nfe.unique().tolist() == [sum(w != 0.0 for step in weights for w in step)]
+    for event, now in zip(out.trajectory.events, weights, strict=True):
+        total = torch.zeros(12, LENGTH, S).double()
+        for k, (model, weight) in enumerate(zip(models, now, strict=True)):
+            if weight != 0.0:
+                found = model.forward(Pass(event.before, carry=states[k]))
+                states[k] = found.carry
+                total += weight * found.values[..., :S].log_softmax(2)
+        law = total.log_softmax(2)
+        drawn = law.gather(2, event.tokens.clamp(max=S - 1).unsqueeze(2))[..., 0]
+        where = event.written
+        torch.testing.assert_close(event.logprob[where].double(), drawn[where], rtol=0, atol=1e-6)
+
+
+def test_the_two_passes_of_a_number_and_of_an_object_have_the_same_states() -> None:
+    tokens = torch.tensor([[1, MASK, MASK], [MASK, 2, MASK]]).repeat(6, 1)
+    options: dict[str, Any] = {"seeds": range(12), "law": TokenLaw(), "steps": 2}
+    one, other = (
+        sample(
+            Remembering(P),
+            samplers.create("llada-random"),
+            tokens,
+            tokens == MASK,
+            **how,
+            **options,
+        )
+        for how in ({"guidance_scale": 0.8}, {"guidance": ClassifierFree((0.8,) * 12)})
+    )
+    assert torch.equal(one.tokens, other.tokens) and torch.equal(one.nfe, other.nfe)
+    torch.testing.assert_close(one.logprob, other.logprob, rtol=0, atol=1e-6)
+
+
+def test_candidates_that_would_share_a_state_are_refused() -> None:
+    with pytest.raises(ValueError, match="of a step would share one; use smc"):
+        run(Remembering(P), CHOICE)
 
 
 def test_laws_that_no_record_tells_are_not_replayed() -> None:

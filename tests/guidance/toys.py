@@ -15,7 +15,7 @@ from dlm_sampling.prediction.model import Counts, RunModel, full_law
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.prediction.rows import PassRows
 from dlm_sampling.testing import EnumerableDenoiser, NoisyEnumerableDenoiser, all_states
-from dlm_sampling.types import TokenLaw
+from dlm_sampling.types import DenoiserOutput, Pass, TokenLaw
 
 S, LENGTH, MASK = 3, 3, 3
 
@@ -33,6 +33,21 @@ NOISY_P, NOISY_Q = NoisyEnumerableDenoiser(P), NoisyEnumerableDenoiser(Q)
 CANVASES = all_states(LENGTH, S + 1)  # every canvas of tokens and masks
 CANVASES = CANVASES[(CANVASES == MASK).any(1)]
 STATES = all_states(LENGTH, S)
+
+
+class Remembering(EnumerableDenoiser):
+    """The conditionals of a law, sharpened by a state that remembers the canvases before."""
+
+    carries = True
+
+    def initial_carry(self, input_ids: Tensor) -> Tensor:
+        return torch.zeros(len(input_ids), dtype=torch.float64)
+
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        out = super().forward(inputs)
+        sharper = out.values * (1.0 + inputs.carry)[:, None, None]
+        seen = (inputs.tokens * torch.tensor([1, 2, 4])).sum(1) % 7 / 7.0
+        return DenoiserOutput(sharper, carry=0.5 * inputs.carry + seen)
 
 
 def predict(

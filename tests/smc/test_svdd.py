@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from dlm_sampling import sample, samplers
+from dlm_sampling import replay, sample, samplers
 from dlm_sampling.guidance import BestOf
 from dlm_sampling.smc import sample_candidates
 from dlm_sampling.types import TokenLaw
 from tests.guidance.test_best_of import REWARD, reward, soft_value
-from tests.guidance.toys import EXACT_P, LENGTH, MASK, NOISY_P, P
+from tests.guidance.toys import EXACT_P, LENGTH, MASK, NOISY_P, P, Remembering
 
 CHOICES = {
     "MC 0": BestOf(soft_value, 3, 0.0, "MC"),
@@ -43,6 +43,24 @@ def test_the_tokens_are_those_of_the_best_of_m(case: str, name: str) -> None:
     if choice.m == 1:
         plain = both(choice, name, EXACT_P, steps=3)[1]
         assert torch.equal(out.tokens[:, 0], plain.tokens)
+
+
+def test_carried_states_follow_the_chosen_candidate() -> None:
+    """Replayed with states of its own, a path has the probabilities it was drawn with."""
+    denoiser = Remembering(P)
+    tokens = torch.full((4, LENGTH), MASK)
+    for kind in ("MC", "PM"):
+        out = sample_candidates(
+            denoiser, samplers.create("llada-random"), tokens, tokens == MASK,
+            BestOf(lambda x: x.double().sum(1), 3, 0.5, kind), seeds=range(4),
+            return_trajectory=True,
+        )  # fmt: skip
+        assert bool((out.ancestors[:2] != 0).any())
+        drawn = torch.zeros(12, LENGTH, dtype=torch.float64)
+        for event in out.trajectory.paths().events:
+            drawn[event.rows] += event.logprob * event.written
+        scored = replay(denoiser, out.trajectory).logprob
+        torch.testing.assert_close(scored, drawn, rtol=0, atol=1e-5)
 
 
 def test_uniform_noise_has_the_same_tokens_too() -> None:
