@@ -83,8 +83,8 @@ class Request:
         max_nfe: most forward passes of a row, or None; see `engine.budget`.
         speculate: canvases of a row in one pass; 1 is none beforehand; see `engine.speculation`.
         watermark: the secret whose noise tokens are drawn with, or None.
-        reads_ahead: what reads predictions outside of the current block, beside the sampler, by
-            name, or None; only then is the denoiser asked for every column.
+        reads_ahead: name of a guidance or target that reads predictions outside of the current
+            block, or None; with it the denoiser is asked for every column.
         fills_behind: write what is behind a stop token at once; see `engine.early_end`.
     """
 
