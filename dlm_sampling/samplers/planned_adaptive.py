@@ -63,7 +63,7 @@ class PlannedAdaptive(PlanningSampler[LevelState]):
         plan = self.plan_without_clock(canvas, predict, state)
         total = plan.noise.sum(1)
         over = clock.last | (total < self.tol)
-        due = (total / (clock.steps - clock.step)).ceil().long().clamp_min(1)
+        due = (total / (clock.steps - clock.step)).ceil().long()
         some = stochastic_positions(plan.noise.log(), canvas.eligible, due, rng)
         rest = canvas.eligible & (rng.uniform(Stream.COMMIT, canvas.tokens) < plan.noise)
         where = torch.where(over.unsqueeze(1), rest, some)

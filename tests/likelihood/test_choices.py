@@ -30,6 +30,7 @@ CHOOSING: dict[str, tuple[Any, dict[str, Any]]] = {
     "llada-random": (samplers.create("llada-random"), {"steps": 2}),
     "llada-random in blocks": (samplers.create("llada-random"), {"steps": 3, "block_length": 2}),
     "p2-ancestral": (samplers.create("p2-ancestral"), {"steps": 2}),
+    "p2-random in blocks": (samplers.create("p2-random"), {"steps": 4, "block_length": 2}),
     "p2-random": (samplers.create("p2-random"), {"steps": 3}),
     "remdm-cap": (samplers.create("remdm-cap", eta=0.4, t_end=0.1), {"steps": 3}),
     "remdm-loop": (samplers.create("remdm-loop", eta=0.1), {"steps": 4}),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dlm_sampling import samplers
-from dlm_sampling.likelihood.records import argmax_of, attention_of, trajectory_of
+from dlm_sampling.likelihood.records import argmax_of, attention_of, differences, trajectory_of
 from dlm_sampling.types import Drawn, TokenLaw
 from tests.samplers.small import run, small_toy
 
@@ -35,6 +35,15 @@ def test_an_argmax_is_told_and_another_law_is_refused() -> None:
     nothing: Any = 3
     with pytest.raises(TypeError, match="run is an int"):
         trajectory_of(nothing)
+
+
+def test_settings_differ_where_a_field_does() -> None:
+    one = TokenLaw(temperature=0.5, top_k=3)
+    assert differences(one, replace(one)) == []
+    other = replace(one, temperature=0.7)
+    assert differences(one, other) == ["temperature (0.5 and 0.7)"]
+    assert differences(one, other, "law") == ["law.temperature (0.5 and 0.7)"]
+    assert differences(one, None, "law") == [f"law ({one!r} and None)"]
 
 
 def test_only_tokens_that_the_step_drew_are_asked_how() -> None:

@@ -41,3 +41,12 @@ def test_the_drift_is_the_mean_over_stored_masks() -> None:
         0.0,
         0.0,
     ]
+
+
+def test_nothing_moved_where_nothing_was_stored_before() -> None:
+    """The first pass of a run has no values of an earlier one beside it."""
+    held, rows = torch.ones(2, 4, dtype=torch.bool), torch.arange(2)
+    some = stored(held, 1)
+    bare = RunCache(some.policy, (), held, some.opened, None, some.drift)
+    before, after = Values.at(bare, rows, QUERY), Values.at(some, rows, QUERY)
+    assert before.moved(after, held).tolist() == after.moved(before, held).tolist() == [0.0, 0.0]

@@ -147,43 +147,6 @@ def test_a_short_block_before_the_end_of_the_canvas(whole: bool) -> None:
     assert torch.equal(out.tokens[:, 3:8], TABLE[3:8, :MASK].argmax(1).expand(2, -1))
 
 
-class Spans(Denoiser):
-    """Values that depend on the first and last token, on the width, and on the column."""
-
-    def forward(self, inputs: Pass) -> DenoiserOutput:
-        assert inputs.attention is None
-        return DenoiserOutput(of_span(inputs.tokens))
-
-
-def of_span(tokens: Tensor) -> Tensor:
-    width = tokens.shape[1]
-    rows = 1000.0 * tokens[:, :1] + 100.0 * tokens[:, -1:] + 10.0 * width
-    return (rows + torch.arange(width)).unsqueeze(-1) + torch.arange(V) / V
-
-
-@pytest.mark.parametrize("columns", [None, [[4, 1, 2, 3]] * 6])
-def test_rows_of_a_network_that_ignores_padding_are_cut_to_their_span(
-    columns: list[list[int]] | None,
-) -> None:
-    """Spans that share a start, an end or both; other columns are 0."""
-    spans = [(0, 6), (1, 6), (0, 4), (2, 5), (0, 6), (1, 4)]
-    column = torch.arange(6)
-    attention = torch.stack([(column >= start) & (column < stop) for start, stop in spans])
-    tokens = torch.randint(V, (6, 6), generator=torch.Generator().manual_seed(4))
-    model = Spans(vocab_size=V, mask_token_id=MASK, honours_padding=False)
-    predictor = Predictor.alone(model, TokenLaw(), attention)
-    asked = None if columns is None else torch.tensor(columns)
-    predictor.rows = replace(predictor.rows, columns=asked)
-    (out,) = predictor.run(tokens, torch.ones(6), None)
-    wanted = torch.zeros(6, 6, V)
-    for row, (start, stop) in enumerate(spans):
-        wanted[row, start:stop] = of_span(tokens[row : row + 1, start:stop])[0]
-    if asked is not None:
-        wanted = wanted.gather(1, asked.unsqueeze(-1).expand(-1, -1, V))
-    torch.testing.assert_close(out.values, wanted)
-    assert predictor.nfe.tolist() == [1] * 6
-
-
 def test_a_pass_over_some_columns_is_charged_their_share_of_the_row() -> None:
     """Also where a row is padding but for one column."""
     attention = torch.tensor([[1, 0, 0, 0], [1, 1, 1, 1], [0, 1, 1, 0]]).bool()
@@ -192,3 +155,34 @@ def test_a_pass_over_some_columns_is_charged_their_share_of_the_row() -> None:
     predictor._charge_columns(inputs, torch.tensor([1, 1, 2]))
     assert predictor.model.counts.nfe.tolist() == [1, 1, 1]
     assert predictor.model.counts.work.tolist() == [1.0, 0.25, 1.0]
+
+
+def test_copies_of_a_row_are_adjacent_and_their_passes_are_those_of_the_row() -> None:
+    model = Spy(whole=True)
+    seen = torch.ones(2, LENGTH, dtype=torch.bool)
+    predictor = Predictor.alone(model, TokenLaw(suppressed=(MASK,)), seen)
+    copies = predictor.repeated(3)
+    x = torch.arange(6).unsqueeze(1).expand(-1, LENGTH)
+    where = torch.zeros(6, LENGTH, dtype=torch.bool)
+    where[[0, 2, 3], 1] = True
+    copies(x, torch.ones(6)).log_probs(where)
+    assert model.asked[0].tokens[:, 0].tolist() == [0, 2, 3]
+    assert predictor.nfe.tolist() == [2, 1]
+    assert copies.speculation is None and copies.ledger is None
+
+
+def test_a_planner_is_asked_for_its_rows_alone() -> None:
+    """Its logits are those of whole canvases, 0 in other rows."""
+    tokens = torch.arange(2 * LENGTH).remainder(MASK).view(2, LENGTH)
+    model = Spy(whole=True)
+    predictor = Predictor.alone(model, TokenLaw(), torch.ones(2, LENGTH, dtype=torch.bool))
+    predictor.rows = replace(predictor.rows, columns=torch.tensor([[4, 5], [6, 7]]))
+
+    def planner(x: Tensor, t: Tensor) -> Tensor:
+        return x + t[:, None]
+
+    found = predictor.plan(
+        planner, tokens, torch.full((2,), 0.5).double(), torch.tensor([False, True])
+    )
+    assert not found[0].any() and found.dtype == torch.float64
+    assert found[1].tolist() == (tokens[1] + 0.5).tolist()

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
+from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.prediction.model import Counts
-from dlm_sampling.prediction.shapes import FREE, FixedShapes, real_columns, unseen_share
-from dlm_sampling.types import DrawRecord, Pass
+from dlm_sampling.prediction.shapes import (
+    FREE,
+    FixedShapes,
+    by_span,
+    real_columns,
+    unseen_share,
+)
+from dlm_sampling.types import DenoiserOutput, DrawRecord, Pass
 
 WHERE = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0]]).bool()
 COLUMNS = torch.tensor([[1, 2], [0, 1], [0, 1]])
@@ -107,3 +115,38 @@ def test_hidden_columns_are_a_share_of_those_that_are_no_padding() -> None:
     assert unseen_share(Pass(TOKENS), horizon, 2).tolist() == [1.0, 0.5, 0.0]
     padded = unseen_share(Pass(TOKENS, attention=attention), horizon, 1)
     assert padded.tolist() == pytest.approx([2 / 3, 1 / 3, 0.0])
+
+
+class Spans(Denoiser):
+    """Values that depend on the first and last token, on the width, and on the column."""
+
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        assert inputs.attention is None
+        return DenoiserOutput(of_span(inputs.tokens, self.vocab_size))
+
+
+def of_span(tokens: Tensor, size: int) -> Tensor:
+    width = tokens.shape[1]
+    rows = 1000.0 * tokens[:, :1] + 100.0 * tokens[:, -1:] + 10.0 * width
+    return (rows + torch.arange(width)).unsqueeze(-1) + torch.arange(size) / size
+
+
+@pytest.mark.parametrize("columns", [None, [[4, 1, 2, 3]] * 6])
+def test_rows_of_a_network_that_ignores_padding_are_cut_to_their_span(
+    columns: list[list[int]] | None,
+) -> None:
+    """Spans that share a start, an end or both; other columns are 0."""
+    spans = [(0, 7), (1, 7), (0, 4), (2, 5), (0, 7), (1, 4)]
+    column, size = torch.arange(7), 5
+    attention = torch.stack([(column >= start) & (column < stop) for start, stop in spans])
+    tokens = torch.randint(size, (6, 7), generator=torch.Generator().manual_seed(4))
+    model = Spans(vocab_size=size, mask_token_id=4, honours_padding=False)
+    asked = None if columns is None else torch.tensor(columns)
+    out = by_span(model, Pass(tokens, attention=attention, columns=asked), 7)
+    wanted = torch.zeros(6, 7, size)
+    for row, (start, stop) in enumerate(spans):
+        wanted[row, start:stop] = of_span(tokens[row : row + 1, start:stop], size)[0]
+    if asked is not None:
+        wanted = wanted.gather(1, asked.unsqueeze(-1).expand(-1, -1, size))
+    torch.testing.assert_close(out.values, wanted)
+    assert out.columns is asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from dlm_sampling.samplers import LLaDA, create
 from dlm_sampling.testing import chi_square, count_states
-from dlm_sampling.types import TokenLaw
+from dlm_sampling.types import Canvas, Choice, Clock, TokenLaw
 from tests.samplers.small import LENGTH, MASK, SYMBOLS, Tokens, exact_law, run, small_toy
 
 
@@ -88,3 +89,17 @@ def test_the_released_default_is_greedy() -> None:
     logits = toy.logits(torch.full((1, LENGTH), MASK))[0, :, :SYMBOLS]
     assert out.tokens.tolist() == [logits.argmax(-1).tolist()] * 5
     assert out.logprob.tolist() == [[0.0] * LENGTH] * 5
+
+
+def test_a_random_order_has_a_law_of_its_positions_and_a_score_has_none() -> None:
+    """Two of three unknown positions: one subset of three."""
+    ones = torch.ones(1, LENGTH, dtype=torch.bool)
+    canvas = Canvas(torch.full((1, LENGTH), MASK), ones, ones, torch.zeros(1).long(), MASK)
+    clock = Clock(torch.tensor([0]), torch.tensor([2]))
+    written = torch.tensor([[True, False, True]])
+    for greedy in (False, True):
+        choice = Choice(written, torch.zeros_like(ones), greedy=greedy)
+        found = create("llada-random").choice_logprob(canvas, clock, choice)
+        assert found is not None and found.tolist() == pytest.approx([-math.log(3)])
+        scored = LLaDA().choice_logprob(canvas, clock, choice)
+        assert scored is None if not greedy else scored is not None and scored.tolist() == [0.0]

@@ -16,6 +16,9 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "dlm_sampling/ops/combined.py": {
         "Guided.combined: 0 -> 1": "`mix` returns the factor w + 1 twice",
     },
+    "dlm_sampling/prediction/alike.py": {
+        "alike: 0 -> -1": "the dimension of a tensor that has one",
+    },
     "dlm_sampling/processes/jumps.py": {
         "_compound_poisson: 0.0 -> -1.0": "`normalised` cuts what rounding leaves below 0",
         "_compound_poisson: 20.0 -> 19.0": "a smaller window: what wraps around is below 1e-12",
