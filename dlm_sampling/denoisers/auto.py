@@ -147,7 +147,8 @@ class AutoDenoiser:
             checkpoint = open_checkpoint(given, revision=revision, **opening)
         except CheckpointError as error:
             hint = "" if "/" in str(given) else suggestion(str(given), embedded_models())
-            raise CheckpointError(f"{error} {hint}".rstrip()) from error
+            whose = "" if adapter is None else f"{str(name_or_path)!r}: its base: "
+            raise CheckpointError(f"{whose}{error} {hint}".rstrip()) from error
         extra = {key: value for key, value in options.items() if key not in OPEN_OPTIONS}
         check_kinds(checkpoint.name, CONFIG, checkpoint.config, EVERYWHERE)
         wishes = LoadOptions(dtype, device_map, tokenizer, mask_token_id, extra)

@@ -9,12 +9,15 @@ a folder with adapter_config.json and adapter_model.safetensors.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from dlm_sampling.denoisers.checkpoints.checkpoint import CheckpointError, open_tensors, read_json
 from dlm_sampling.denoisers.checkpoints.value_kinds import (
@@ -28,6 +31,10 @@ from dlm_sampling.denoisers.checkpoints.value_kinds import (
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+HOLDERS = re.compile(
+    r"\b(base_layer|original_module)\.|\bparametrizations\.(?=\w+\.original)|(?<=\w)\.original$"
+)
+"""Parts of names under which a layer with an adapter keeps what it was made from."""
 KINDS = {
     "base_model_name_or_path": TEXT,
     "lora_alpha": POSITIVE,
@@ -117,7 +124,7 @@ def base_of(folder: Path, name: str) -> tuple[str, str | None]:
     """Return the folder or hub name of the model that an adapter belongs to, and its revision.
 
     Raises:
-        CheckpointError: the adapter does not say.
+        CheckpointError: the adapter does not say, or it is an adapter as well.
     """
     config = read_adapter(folder, name)
     base = config.get("base_model_name_or_path")
@@ -127,7 +134,13 @@ def base_of(folder: Path, name: str) -> tuple[str, str | None]:
             "a hub name."
         )
     beside = folder / str(base)
-    return str(beside) if beside.is_dir() else str(base), config.get("revision")
+    base = str(beside) if beside.is_dir() else str(base)
+    if (Path(base) / CONFIG).is_file() and not (Path(base) / "config.json").is_file():
+        raise CheckpointError(
+            f"{name!r}: its base {base!r} is an adapter too: load that one, save it merged with "
+            "save_pretrained, and name the new folder as the base."
+        )
+    return base, config.get("revision")
 
 
 @torch.no_grad()
@@ -177,15 +190,44 @@ def merge_adapter(
 
 
 @runtime_checkable
-class AdaptedLayer(Protocol):
-    """Describe a layer of PEFT that adds a product to the weight of the layer it holds."""
+class Adapted(Protocol):
+    """Describe a layer of PEFT that holds another one, `base_layer`, and changes what it computes.
 
-    base_layer: nn.Module
-    active_adapters: Any
-    merged: bool
+    Most add a product to its weight; some turn it, scale it, or add to its bias.
+    """
 
-    def get_delta_weight(self, adapter: str) -> Tensor:
-        """Return the product that an adapter adds to the weight."""
+    @property
+    def disable_adapters(self) -> bool:
+        """Return whether the layer computes what its base does."""
+        ...
+
+    @property
+    def merged(self) -> bool:
+        """Return whether the change is in the weights of the base."""
+        ...
+
+    def merge(self) -> None:
+        """Put the changes that are active into the weights of the base."""
+        ...
+
+    def unmerge(self) -> None:
+        """Take the changes out of the weights of the base."""
+        ...
+
+
+@runtime_checkable
+class Replaced(Protocol):
+    """Describe a wrapper of PEFT around a part that is trained whole, or in some rows."""
+
+    @property
+    def disable_adapters(self) -> bool:
+        """Return whether the original part is called."""
+        ...
+
+    def unload_and_optionally_merge_module(
+        self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
+    ) -> nn.Module:
+        """Return the part that is called in place of the original."""
         ...
 
 
@@ -193,31 +235,99 @@ class AdaptedLayer(Protocol):
 def merged_state(module: nn.Module) -> dict[str, Tensor]:
     """Return a module's tensors with its adapters merged, under the names without adapters.
 
+    They are those of the network as it runs: with the adapters that are active, and without any
+    where they are disabled.  Parametrisations of torch are merged as well.
+
     Raises:
         TypeError: an adapter that cannot be merged.
     """
     state: dict[str, Tensor] = module.state_dict()
     network: Any = module
     parts: dict[str, nn.Module] = dict(network.named_modules())
+    merged: list[str] = []
     for path, part in parts.items():
-        if not isinstance(part, AdaptedLayer):
+        if any(path.startswith(prefix) for prefix in merged) or not is_adapted(part):
             continue
+        try:
+            own = plain_state(deepcopy(part))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise cannot_merge(f"{path}: {error}") from error
         prefix = f"{path}."
-        own = {key: value for key, value in state.items() if key.startswith(prefix)}
-        state = {key: value for key, value in state.items() if key not in own}
-        inner = f"{prefix}base_layer."
-        base = {k.replace(inner, prefix, 1): v for k, v in own.items() if k.startswith(inner)}
-        if not part.merged:
-            weight = base[f"{prefix}weight"]
-            names: list[str] = list(part.active_adapters)
-            for name in names:
-                weight = weight + part.get_delta_weight(name).to(weight)
-            base[f"{prefix}weight"] = weight
-        state.update(base)
-    strange = [key for key in state if ".base_layer." in key or "lora_" in key]
+        state = {key: value for key, value in state.items() if not key.startswith(prefix)}
+        state |= {f"{prefix}{key}": value for key, value in own.items()}
+        merged.append(prefix)
+    marks = (".base_layer.", ".original_module.", "lora_", "parametrizations.")
+    strange = [key for key in state if any(mark in key for mark in marks)]
     if strange:
-        raise TypeError(
-            f"module has an adapter that cannot be merged ({strange[0]}): merge it with the "
-            "library that made it, such as PEFT's merge_and_unload(), and save again."
-        )
+        raise cannot_merge(strange[0])
+    check_ties(module.state_dict(), state)
     return state
+
+
+def is_adapted(part: nn.Module) -> bool:
+    """Return whether a part of a network has an adapter of a kind that merges itself."""
+    holds = "base_layer" in dict(part.named_children())
+    return (
+        isinstance(part, Replaced) or is_parametrized(part) or (holds and isinstance(part, Adapted))
+    )
+
+
+def plain_state(part: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a part without adapters that computes what this one does.
+
+    Args:
+        part: with adapters, which are merged in it.
+
+    Raises:
+        TypeError, RuntimeError, ValueError: they cannot be merged.
+    """
+    held = dict(part.named_children())
+    if isinstance(part, Replaced):
+        if not part.disable_adapters:
+            return plain_state(part.unload_and_optionally_merge_module(True, False, None))
+        if "modules_to_save" not in held:
+            raise TypeError("it is disabled")
+        return plain_state(held["original_module"])
+    if is_parametrized(part):
+        inside = "parametrizations"
+        names = dict(part.get_submodule(inside).named_children())
+        state = {k: v for k, v in part.state_dict().items() if not k.startswith(f"{inside}.")}
+        return state | {name: getattr(part, name).detach() for name in names}
+    if not (isinstance(part, Adapted) and "base_layer" in held):
+        return part.state_dict()
+    if any(map(is_parametrized, held["base_layer"].modules())):
+        raise TypeError("its base has a parametrisation, which no adapter can be added to")
+    plain_state(held["base_layer"])  # first, as this one changes what that one gives
+    if not part.disable_adapters and not part.merged:
+        part.merge()
+    elif part.disable_adapters and part.merged:
+        part.unmerge()
+    return plain_state(part.get_submodule("base_layer"))  # which some replace as they merge
+
+
+def check_ties(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    """Refuse adapters that part two names of one tensor, as it would be loaded as one again.
+
+    Args:
+        before: the tensors of a network with adapters.
+        after: those with the adapters merged.
+
+    Raises:
+        TypeError: two names that shared a tensor have different values.
+    """
+    names: dict[tuple[int, torch.Size], str] = {}
+    for key, value in before.items():
+        name = HOLDERS.sub("", key)
+        if name not in after or not value.data_ptr():
+            continue
+        first = names.setdefault((value.data_ptr(), value.shape), name)
+        if after[first] is not after[name] and not torch.equal(after[first], after[name]):
+            raise cannot_merge(f"{first} and {name} are one tensor, and no longer would be")
+
+
+def cannot_merge(what: str) -> TypeError:
+    """Return the error for an adapter that cannot be merged."""
+    return TypeError(
+        f"module has an adapter that cannot be merged ({what}): merge it with the library that "
+        "made it, such as PEFT's merge_and_unload(), and save again."
+    )

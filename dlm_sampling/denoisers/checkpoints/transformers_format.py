@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dlm_sampling.denoisers.base import Denoiser, refuse_quantised
+from dlm_sampling.denoisers.checkpoints.adapters import merged_state
 from dlm_sampling.denoisers.checkpoints.checkpoint import Checkpoint, CheckpointError
 from dlm_sampling.denoisers.checkpoints.config_keys import reading_config
 from dlm_sampling.denoisers.checkpoints.placement import parse_dtype, single_device
@@ -46,13 +47,15 @@ class TransformersDenoiser(Denoiser):
     ) -> None:
         """Write the model with its own `save_pretrained`, and the tokenizer.
 
+        Adapters of PEFT are merged into the written weights.
+
         Args:
             folder: created if needed.
             dtype: must be None; the model is written as it is.
             max_shard_size: size of a file in bytes, or such as "2GB"; larger models are split.
 
         Raises:
-            TypeError: the network is quantised.
+            TypeError: the network has an adapter that cannot be merged, or is quantised.
         """
         if parse_dtype(dtype) is not None:
             raise ValueError(
@@ -61,8 +64,10 @@ class TransformersDenoiser(Denoiser):
             )
         refuse_quantised(self)
         check_shard_size(max_shard_size)
+        state = merged_state(self.model)
         remove_weights(Path(folder))  # transformers leaves an old index, or file beside new shards
-        self.model.save_pretrained(folder, max_shard_size=max_shard_size)
+        with without_bars():
+            self.model.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
         save_tokenizer(self.tokenizer, Path(folder))
         if not self.defaults_of_model:
             save_defaults(self.generation_defaults, Path(folder))

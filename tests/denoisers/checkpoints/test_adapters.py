@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 from transformers import BertConfig, BertForMaskedLM
 
 from dlm_sampling.denoisers import AutoDenoiser, CheckpointError, Denoiser, auto
@@ -24,23 +26,85 @@ RANK, ALPHA = 2, 6.0
 class Adapted(nn.Module):
     """A layer as PEFT builds it: the base layer, factors A and B by adapter, and their product."""
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, base: Any) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(base.out_features)
         a, b = nn.Linear(base.in_features, RANK, False), nn.Linear(RANK, base.out_features, False)
         for factor in (a, b):
             nn.init.normal_(factor.weight, 0.0, 0.3, generator=generator)
-        self.base_layer = base
+        self.base_layer, self.out_features = base, base.out_features
+        self.in_features = base.in_features
         self.lora_A, self.lora_B = nn.ModuleDict({"default": a}), nn.ModuleDict({"default": b})
-        self.active_adapters, self.merged = ["default"], False
+        self.disable_adapters, self.merged = False, False
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         a: Any = self.lora_A[adapter]
         b: Any = self.lora_B[adapter]
         return b.weight @ a.weight * ALPHA / RANK
 
+    def merge(self) -> None:
+        self.get_submodule("base_layer").get_parameter("weight").add_(
+            self.get_delta_weight("default")
+        )
+        self.merged = True
+
+    def unmerge(self) -> None:
+        self.get_submodule("base_layer").get_parameter("weight").sub_(
+            self.get_delta_weight("default")
+        )
+        self.merged = False
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.base_layer(x) + x @ self.get_delta_weight("default").T
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result = self.base_layer(x)
+        plain = self.disable_adapters or self.merged
+        return result if plain else result + x @ self.get_delta_weight("default").T
+
+
+class Scaled(Adapted):
+    """A layer whose change is no sum: it scales what its base computes, an adapter or not."""
+
+    def merge(self) -> None:
+        layer: Any = self.base_layer
+        while isinstance(layer, Adapted):
+            layer = layer.base_layer
+        layer.weight.mul_(3.0)
+        self.merged = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x) * (1.0 if self.merged else 3.0)
+
+
+class Whole(nn.Module):
+    """A part that is trained whole, as PEFT keeps it: beside the original, called in its place."""
+
+    def __init__(self, original: nn.Linear) -> None:
+        super().__init__()
+        self.original_module, self.disable_adapters = original, False
+        self.modules_to_save = nn.ModuleDict({"default": Doubled.apply_to(original)})
+
+    def unload_and_optionally_merge_module(
+        self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
+    ) -> nn.Module:
+        return self.modules_to_save["default"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self.original_module if self.disable_adapters else self.modules_to_save["default"]
+        return own(x)
+
+
+class Doubled(nn.Module):
+    """A parametrisation of torch."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+    @staticmethod
+    def apply_to(layer: nn.Linear) -> nn.Module:
+        copied = deepcopy(layer)
+        register_parametrization(copied, "weight", Doubled())
+        return copied
 
 
 def adapted(denoiser: Denoiser) -> dict[str, Adapted]:
@@ -94,6 +158,68 @@ def test_a_model_with_adapters_saves_merged(make: Maker, tmp_path: Path) -> None
     torch.testing.assert_close(found.logits(IDS), denoiser.logits(IDS), atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "case", ["off", "merged", "merged and off", "scaled", "over", "whole", "2"]
+)
+def test_what_is_saved_is_the_network_as_it_runs(case: str, llada: Maker, tmp_path: Path) -> None:
+    denoiser = llada()
+    layers = adapted(denoiser)
+    network: Any = denoiser.module
+    for place, layer in layers.items():
+        base: Any = layer.base_layer
+        other = {"scaled": Scaled, "whole": Whole, "2": Doubled.apply_to}.get(case)
+        new: Any = layer if other is None else other(base)
+        new = Scaled(layer) if case == "over" else new
+        if "merged" in case:
+            new.merge()
+        new.disable_adapters = case.endswith("off")
+        path, _, leaf = place.rpartition(".")
+        setattr(network.get_submodule(path), leaf, new)
+    wanted = denoiser.logits(IDS)
+    assert (wanted - llada().logits(IDS)).abs().max() > 0.1 or case.endswith("off")
+    denoiser.save_pretrained(tmp_path)  # type: ignore[attr-defined]
+    found = AutoDenoiser.from_pretrained(tmp_path)
+    torch.testing.assert_close(found.logits(IDS), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(denoiser.logits(IDS), wanted, atol=0.0, rtol=0.0)
+
+
+def test_an_adapter_of_one_of_two_tied_weights_is_refused(llada: Maker, tmp_path: Path) -> None:
+    denoiser: Any = llada(tie=True)
+    embedding = denoiser.module.model.embed_tokens
+    denoiser.module.model.embed_tokens = Whole(embedding)
+    with pytest.raises(TypeError, match=r"embed_tokens.weight and lm_head.weight are one tensor"):
+        denoiser.save_pretrained(tmp_path)
+
+
+@torch.no_grad()
+def test_a_masked_language_model_with_adapters_saves_merged(tmp_path: Path) -> None:
+    sizes: Any = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    made: Any = BertForMaskedLM
+    made(BertConfig(vocab_size=30, **sizes)).save_pretrained(tmp_path / "base")
+    denoiser: Any = AutoDenoiser.from_pretrained(tmp_path / "base", mask_token_id=3)
+    before = denoiser.logits(IDS)
+    adapted(denoiser)
+    wanted = denoiser.logits(IDS)
+    assert (wanted - before).abs().max() > 1e-3
+    denoiser.save_pretrained(tmp_path / "saved")
+    found = AutoDenoiser.from_pretrained(tmp_path / "saved", mask_token_id=3)
+    torch.testing.assert_close(found.logits(IDS), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_base_that_is_missing_or_an_adapter_is_told(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "first", tmp_path / "none", {})
+    write_adapter(tmp_path / "second", tmp_path / "first", {})
+    with pytest.raises(
+        CheckpointError, match=r"'.*/first': its base: '.*/none' is not a checkpoint"
+    ):
+        AutoDenoiser.from_pretrained(tmp_path / "first")
+    with pytest.raises(
+        CheckpointError, match=r"'.*/second': its base '.*/first' is an adapter too"
+    ):
+        AutoDenoiser.from_pretrained(tmp_path / "second")
+
+
 def test_other_adapters_are_refused(llada: Maker, tmp_path: Path) -> None:
     denoiser = llada()
     denoiser.save_pretrained(tmp_path / "base")
@@ -114,7 +240,7 @@ def test_other_adapters_are_refused(llada: Maker, tmp_path: Path) -> None:
         AutoDenoiser.from_pretrained(tmp_path / "other")
     network: Any = denoiser.module
     for layer in layers.values():
-        del layer.active_adapters
+        del layer.disable_adapters
     with pytest.raises(TypeError, match="an adapter that cannot be merged"):
         denoiser.save_pretrained(tmp_path / "never")
     assert network is denoiser.module
@@ -184,6 +310,39 @@ def test_what_peft_loads_is_loaded_alike_or_refused(tmp_path: Path) -> None:
         else:
             with pytest.raises(CheckpointError, match=f"has {next(iter(change))}=.*merge_and"):
                 AutoDenoiser.from_pretrained(folder, mask_token_id=3)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_what_peft_computes_is_what_is_saved(llada: Maker, tmp_path: Path) -> None:
+    peft: Any = pytest.importorskip("peft", reason="needs: pip install 'dlm-sampling[rl]'")
+    layers = {"target_modules": ["q_proj", "v_proj"]}
+    lora, both = {"r": 2, "lora_alpha": 6, **layers}, ["a", "default"]
+    configs = [
+        peft.LoraConfig(**lora, use_dora=True),
+        peft.LoraConfig(**lora, modules_to_save=["o_proj"], trainable_token_indices=[1, 2]),
+        peft.OFTConfig(r=0, oft_block_size=4, **layers),
+        peft.HRAConfig(r=2, **layers),
+        peft.IA3Config(feedforward_modules=[], **layers),
+        peft.LNTuningConfig(target_modules=["input_layernorm"]),
+    ]
+    for i, config in enumerate(configs):
+        denoiser: Any = llada()
+        before, network = denoiser.logits(IDS), denoiser.module
+        model = peft.get_peft_model(network, config)
+        if i == 0:  # another adapter beside it, of other layers
+            model.add_adapter(
+                "a", peft.LoraConfig(**lora | {"target_modules": ["q_proj", "o_proj"]})
+            )
+            model.base_model.set_adapter(both)
+        for weight in model.parameters():
+            weight += 0.3 * torch.randn(weight.shape) if weight.requires_grad else 0
+        model.eval()
+        wanted = denoiser.logits(IDS)
+        assert (wanted - before).abs().max() > 0.1
+        denoiser.save_pretrained(tmp_path / str(i))
+        found = AutoDenoiser.from_pretrained(tmp_path / str(i))
+        torch.testing.assert_close(found.logits(IDS), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_factors_of_another_rank_than_the_config_are_refused(llada: Maker, tmp_path: Path) -> None:
