@@ -310,7 +310,7 @@ def check_ties(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Non
 
     Args:
         before: the tensors of a network with adapters.
-        after: those with the adapters merged.
+        after: its tensors with the adapters merged.
 
     Raises:
         TypeError: two names that shared a tensor have different values.
