@@ -5,7 +5,7 @@ job alone.  A batch is written to `partial/` when it is done and a shard to `dat
 batches are, each under its name at once or not at all.  So every process may end at any time, and
 whoever runs the job again finds the finished batches and computes the rest: the bytes of `data/`
 depend on the job, the hardware and the versions of the libraries, not on how often it was killed or
-on how many processes it ran.
+on how many processes it ran.  It may go on with another `batch_rows`, which moves last bits only.
 
     rows  ->  shards (taken by a process)  ->  batches (kept when done)  ->  data/part-*.parquet
 

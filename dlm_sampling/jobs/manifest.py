@@ -30,7 +30,7 @@ def manifest_of(job: Job, prepared: Prepared) -> dict[str, Any]:
     device = whole.denoiser.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
-        "format": 1,
+        "format": 2,
         "model": job.model,
         "revision": job.revision,
         "seed": job.options.seed,
@@ -41,9 +41,8 @@ def manifest_of(job: Job, prepared: Prepared) -> dict[str, Any]:
         "prompts": len(job.prompts),
         "input": digest([items, refused, ids, whole.new_tokens]),
         "shard_rows": job.shard_rows,
-        "batch_rows": job.batch_rows,
         "file_format": job.file_format,
-        MADE_WITH: {"torch": torch.__version__, "device": name},
+        MADE_WITH: {"torch": torch.__version__, "device": name, "batch_rows": job.batch_rows},
     }
 
 
@@ -94,7 +93,7 @@ def _first_wins(draft: Path, path: Path) -> None:
 
 
 def compare(old: dict[str, Any], new: dict[str, Any], place: Path) -> None:
-    """Refuse another job in the same place; other versions and another device are logged.
+    """Refuse another job in the same place; what moves last bits only is logged.
 
     Raises:
         JobMismatchError: the message has the differences.

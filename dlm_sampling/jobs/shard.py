@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -77,6 +78,17 @@ class ShardRunner:
         places = [self.places[row] for row in rows if row in self.places]
         return by_length(places, whole.lengths, self.job.batch_rows)
 
+    def pieces(self, shard: Shard) -> dict[tuple[int, int], Path]:
+        """Return the files of finished batches, by the begin and end of their rows by length.
+
+        Those of an earlier start may have another number of rows.
+        """
+        found: dict[tuple[int, int], Path] = {}
+        for path in sorted((self.job.folder / PARTIAL).glob(f"{shard.number:05d}-*-*.jsonl")):
+            begin, size = map(int, path.stem.split("-")[1:])
+            found[begin, begin + size] = path
+        return found
+
     def run_shard(self, shard: Shard, begin: float = 0.0) -> None:
         """Run the batches that nobody has run, and write the file of the shard.
 
@@ -87,22 +99,23 @@ class ShardRunner:
         """
         folder, part = self.job.folder, self.job.part(shard)
         batches = self.batches(shard)
-        found = [
-            f"{PARTIAL}/{shard.number:05d}-{k:05d}-{len(batch)}.jsonl"
-            for k, batch in enumerate(batches)
-        ]
         first = int(begin * len(batches))
         for k in [*range(first, len(batches)), *range(first)]:
             if part.exists():
                 return
-            if (folder / found[k]).exists():
-                continue
-            if self.stop():
-                raise KeyboardInterrupt
-            records = self.run_batch(batches[k])
-            publish(folder, found[k], encode(records, "jsonl"))
-            self.on_batch(records)
-        records = [record for name in found for record in read_lines(folder / name)]
+            start = k * self.job.batch_rows
+            whole = start, start + len(batches[k])
+            for a, b in gaps(whole, self.pieces(shard)):
+                if self.stop():
+                    raise KeyboardInterrupt
+                records = self.run_batch(batches[k][a - start : b - start])
+                name = f"{PARTIAL}/{shard.number:05d}-{a:05d}-{b - a}.jsonl"
+                publish(folder, name, encode(records, "jsonl"))
+                self.on_batch(records)
+        pieces = self.pieces(shard).values()
+        each = [record for path in pieces for record in read_lines(path)]
+        # Processes with batches of different sizes may have run a row twice.
+        records = [*{(record["index"], record["sample"]): record for record in each}.values()]
         for index in range(shard.first, shard.last):
             error = self.prepared.errors.get(index)
             if error is not None:
@@ -112,8 +125,8 @@ class ShardRunner:
             return
         records.sort(key=lambda record: (record["index"], record["sample"]))
         publish(folder, f"data/{part.name}", encode(records, self.job.file_format))
-        for name in found:
-            (folder / name).unlink(missing_ok=True)
+        for path in pieces:
+            path.unlink(missing_ok=True)
         self.on_batch([])
 
     def run_batch(self, places: Sequence[int]) -> list[Record]:
@@ -215,6 +228,17 @@ class ShardRunner:
             )
         for row, message in rows.items():
             append_line(log, {"event": "row failed", "row": row, "message": message})
+
+
+def gaps(whole: tuple[int, int], done: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the parts [a, b) of a range that none of the ranges `done` covers, in order."""
+    found: list[tuple[int, int]] = []
+    at, end = whole
+    for first, last in [*sorted(done), (end, end)]:
+        if at < min(first, end):
+            found.append((at, min(first, end)))
+        at = max(at, last)
+    return found
 
 
 def code_of(error: Exception) -> str:

@@ -28,7 +28,7 @@ def test_another_seed_or_prompt_is_refused(job: Job, denoiser: Denoiser, clean: 
             "holds a job with seed=3, now 4. Give",
         ),
         (replace(job, prompts=PROMPTS[:-1]), "prompts=16, now 15; input="),
-        (replace(job, batch_rows=2), "batch_rows=1, now 2. Give"),
+        (replace(job, shard_rows=2), "shard_rows=5, now 2. Give"),
     ):
         with pytest.raises(JobMismatchError, match=words):
             run_job(changed, denoiser)
@@ -79,7 +79,7 @@ def test_every_option_that_decides_bytes_is_in_it(job: Job, denoiser: Denoiser) 
         "seed": [replace(job, options=replace(options, seed=4))],
         "samples": [replace(job, options=replace(options, num_return_sequences=2))],
         "shard_rows": [replace(job, shard_rows=6)],
-        "batch_rows": [replace(job, batch_rows=2)],
+        MADE_WITH: [replace(job, batch_rows=2)],
         "file_format": [replace(job, file_format="parquet")],
         "input": [
             replace(job, prompts=[replace(first, seed=5), *rest]),

@@ -13,6 +13,7 @@ import torch
 from dlm_sampling import Denoiser
 from dlm_sampling.errors import DeviceLostError, FailedRowsError
 from dlm_sampling.jobs import Job, PromptItem, ShardRunner, run_job, shard
+from dlm_sampling.jobs.shard import gaps
 from tests.jobs.conftest import PROMPTS, contents
 
 Fail = Callable[[Sequence[int]], Exception | None]
@@ -91,6 +92,39 @@ def test_finished_batches_are_not_run_again_and_go_with_their_shard(
     assert sorted(places) == [0, 1, 2, 3, 4]
     assert list((job.folder / "partial").iterdir()) == []
     assert job.rows_done() == 5, "none counts twice"
+
+
+def test_a_job_goes_on_with_batches_of_another_size(
+    job: Job,
+    denoiser: Denoiser,
+    clean: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No row is run again, though the cuts of the batches are others."""
+    run, places = ShardRunner.run_batch, list[list[int]]()
+
+    def note(self: ShardRunner, batch: Sequence[int]) -> object:
+        places.append(list(batch))
+        return run(self, batch)
+
+    monkeypatch.setattr(ShardRunner, "run_batch", note)
+    asked = iter([False, False, True])
+    with pytest.raises(KeyboardInterrupt):
+        run_job(replace(job, batch_rows=2), denoiser, stop=lambda: next(asked))
+    assert [len(batch) for batch in places] == [2, 2]  # of five rows
+    run_job(replace(job, batch_rows=3), denoiser)
+    assert [len(batch) for batch in places[2:5]] == [1, 3, 1]
+    assert sorted(place for batch in places for place in batch) == list(range(15))
+    assert "batch_rows" in caplog.text and "may differ in their last bits" in caplog.text
+    texts = [[row["token_ids"] for row in records(folder)] for folder in (job.folder, clean)]
+    assert texts[0] == texts[1]
+
+
+def test_the_gaps_between_ranges() -> None:
+    assert gaps((2, 9), []) == [(2, 9)]
+    assert gaps((2, 9), [(6, 7), (0, 3), (6, 8), (12, 20)]) == [(3, 6), (8, 9)]
+    assert gaps((2, 9), [(5, 12), (1, 5)]) == [] == gaps((2, 9), [(0, 20), (3, 4)])
 
 
 def test_a_row_that_fails_keeps_its_place_among_its_prompt(

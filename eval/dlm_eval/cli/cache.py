@@ -58,7 +58,9 @@ def cache(
         float, typer.Option(help="Share of passes that are audited, 0 < share <= 1.")
     ] = 0.25,
     seed: Annotated[int, typer.Option(help="Text i draws from seed + i.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts that run together.")] = 8,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Texts that run, and are audited, together.")
+    ] = 8,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, auto.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Commit of the model on the hub.")] = None,
@@ -135,7 +137,8 @@ def cache(
         "audit": audit,
         "eos": "keep",
     }
-    journal = Journal(out / JOURNAL, {"subject": subject, "protocol": protocol})
+    facts = {"subject": subject, "protocol": protocol, "batch_size": batch_size}
+    journal = Journal(out / JOURNAL, facts)  # the texts of a batch are audited together
     with tqdm(total=(2 + len(tried)) * samples, unit="text", disable=None) as bar:
         for done in measure(denoiser, asked, tried, journal):
             bar.update(done - bar.n)

@@ -98,7 +98,6 @@ class Part:
             "subject": self.subject(denoiser),
             "weights": contents_digest(denoiser),
             "task": task.facts(),
-            "batch": self.batch_rows,
         }
         return run(comparison, folder, dict(facts), rank, progress=progress)
 

@@ -1,16 +1,15 @@
 """Run the settings of a comparison in batches, on any number of processes, resumed after any end.
 
-A batch is one line of the journal of its process.  Which rows share a batch follows from the
-comparison alone, and a row draws from its own seed: the samples depend neither on the number of
-processes nor on how often they were killed.  Times do, and stand in no sample.
+A batch is one line of the journal of its process.  A row draws from its own seed: the samples
+depend neither on the batches, which may be others after a start, nor on the number of processes,
+nor on how often they were killed.  Times do, and stand in no sample.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -106,29 +105,29 @@ def run(
     folder = folder / JOURNALS
     journal = Journal(folder / f"{rank.index}.jsonl", facts)
     code = code_digest([setting.build() for setting in comparison.settings])
-    plan = {_key(*batch): batch for batch in comparison.batches()}
     known = _known(journal, code)
-    mine = [key for i, key in enumerate(plan) if i % rank.world == rank.index and key not in known]
-    if mine:
+    plan = comparison.batches()
+    left = [rest for batch in plan[rank.index :: rank.world] for rest in known.left(*batch)]
+    if left:
         warm_up(comparison)
+    total = len(comparison.settings) * comparison.samples
     bar = tqdm(
-        total=len(plan),
-        initial=len(plan) - len(mine) if rank.world == 1 else len(known),
-        unit="batch",
+        total=total,
+        initial=total - sum(b - a for batch in plan for _, a, b in known.left(*batch)),
+        unit="text",
         disable=None if progress is None else not progress,
     )
     with bar:
-        for key in mine:
-            setting, first, last = plan[key]
+        for setting, first, last in left:
             bar.set_postfix_str(setting.label, refresh=False)
             found = run_batch(comparison, setting, first, last)
             by = {"code": code} if "refused" in found else {}
-            journal.append({"batch": key, **found, **by})
-            bar.update()
+            journal.append({"setting": setting.label, **found, **by})
+            bar.update(last - first)
     known = _known(journal, code)
-    if not known.keys() >= plan.keys():
+    if any(known.left(*batch) for batch in plan):
         return None
-    return [_collect(setting, plan, known) for setting in comparison.settings]
+    return [known.measured(setting) for setting in comparison.settings]
 
 
 def run_batch(comparison: Comparison, setting: Setting, first: int, last: int) -> dict[str, Any]:
@@ -204,33 +203,62 @@ def _run(comparison: Comparison, setting: Setting, first: int, last: int) -> lis
     ]
 
 
-def _key(setting: Setting, first: int, last: int) -> str:
-    return json.dumps([setting.label, first, last])
+@dataclass
+class _Known:
+    """Hold what the journals have, by the label of the setting.
 
-
-def _known(own: Journal, code: str) -> dict[str, dict[str, Any]]:
-    """Return the finished batches of all processes; journals of other facts are refused.
-
-    A batch that other code refused is not finished: the present code may accept it.
+    Fields:
+        rows: finished rows by their number.
+        seconds: wall time of each batch.
+        refused: why the sampler did not run.
     """
-    return {
-        record["batch"]: record
-        for record in records_of_all(own)
-        if "refused" not in record or record["code"] == code
-    }
+
+    rows: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def left(self, setting: Setting, first: int, last: int) -> list[tuple[Setting, int, int]]:
+        """Return the parts of a batch that nobody has run."""
+        if setting.label in self.refused:
+            return []
+        done = self.rows.get(setting.label, {})
+        found: list[tuple[Setting, int, int]] = []
+        for row in range(first, last):
+            if row in done:
+                continue
+            if found and found[-1][2] == row:
+                found[-1] = setting, found[-1][1], row + 1
+            else:
+                found.append((setting, row, row + 1))
+        return found
+
+    def measured(self, setting: Setting) -> Measured:
+        """Return the outcome of a setting of which nothing is left."""
+        if setting.label in self.refused:
+            return Measured(setting, (), (), self.refused[setting.label])
+        rows = self.rows[setting.label]
+        in_order = tuple(rows[row] for row in sorted(rows))
+        return Measured(setting, in_order, tuple(self.seconds[setting.label]))
 
 
-def _collect(
-    setting: Setting,
-    plan: dict[str, tuple[Setting, int, int]],
-    known: dict[str, dict[str, Any]],
-) -> Measured:
-    records = [known[key] for key, (owner, _, _) in plan.items() if owner == setting]
-    refused = next((record["refused"] for record in records if "refused" in record), "")
-    if refused:
-        return Measured(setting, (), (), refused)
-    rows = tuple(row for record in records for row in record["rows"])
-    return Measured(setting, rows, tuple(record["seconds"] for record in records))
+def _known(own: Journal, code: str) -> _Known:
+    """Return the finished rows of all processes; journals of other facts are refused.
+
+    What other code refused is not finished: the present code may accept it.
+    """
+    found = _Known()
+    for record in records_of_all(own):
+        label = record["setting"]
+        if "refused" in record:
+            if record["code"] == code:
+                found.refused.setdefault(label, record["refused"])
+            continue
+        rows = found.rows.setdefault(label, {})
+        if all(row["row"] in rows for row in record["rows"]):
+            continue  # processes with batches of different sizes ran it twice
+        rows.update({row["row"]: row for row in record["rows"]})
+        found.seconds.setdefault(label, []).append(record["seconds"])
+    return found
 
 
 def samples_of(

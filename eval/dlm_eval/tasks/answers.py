@@ -1,8 +1,8 @@
 """Keep the answers to the questions of a harness, which any number of processes share and resume.
 
-A question is a batch of requests.  Which rows share a batch follows from the requests alone, and
-process i of n answers questions i, i + n, ...: the answers depend neither on the number of
-processes nor on how often they were killed.
+Process i of n answers batches i, i + n, ... of questions, and every answer is kept by its question:
+the answers depend neither on the batches, which may be others after a start, nor on the number of
+processes, nor on how often they were killed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from tqdm import tqdm
 
 from dlm_eval.journal import Journal, records_of_all
 from dlm_sampling.jobs import Rank
-
-Question = tuple[object, Callable[[], list[Any]]]
-"""All that an answer depends on and the facts do not hold, and what computes it, for JSON."""
 
 
 class OthersAtWork(RuntimeError):
@@ -58,41 +55,51 @@ class Answers:
             )
         self.blanks = blanks
         self.missing = 0
-        self._known: dict[str, list[Any]] = {}
+        self._known: dict[str, Any] = {}
         self._journal = None if folder is None else Journal(folder / f"{self.rank.index}.jsonl",
                                                             facts)  # fmt: skip
         self._read()
 
     def ask(
-        self, questions: Sequence[Question], *, title: str = "", quiet: bool = False
-    ) -> list[list[Any] | None]:
+        self,
+        questions: Sequence[object],
+        batches: Sequence[Sequence[int]],
+        answer: Callable[[list[int]], Sequence[Any]],
+        *,
+        title: str = "",
+        quiet: bool = False,
+    ) -> list[Any]:
         """Return the answers in order: compute those of this process that no journal has.
 
         Args:
-            questions: of all processes.
+            questions: all that an answer depends on and the facts do not hold, for JSON.
+            batches: which questions are answered together, of all processes.
+            answer: returns the answers to the questions of these numbers, for JSON.
             title: of the bar with the time left.
             quiet: show no bar.
 
         Raises:
             OthersAtWork: another process has not answered, and `blanks` is False.
         """
-        keys = [hashlib.sha256(json.dumps(asked).encode()).hexdigest() for asked, _ in questions]
-        own = range(self.rank.index, len(questions), self.rank.world)
+        keys = [hashlib.sha256(json.dumps(asked).encode()).hexdigest() for asked in questions]
+        own = [i for batch in batches[self.rank.index :: self.rank.world] for i in batch]
         found = {i: self._known[key] for i, key in enumerate(keys) if key in self._known}
-        rest = [i for i in own if i not in found]
-        done = len(own) - len(rest)
+        done = sum(i in found for i in own)
         with tqdm(total=len(own), initial=done, desc=title, disable=quiet or None) as bar:
-            for i in rest:
-                found[i] = questions[i][1]()
+            for batch in batches[self.rank.index :: self.rank.world]:
+                if not (rest := [i for i in batch if i not in found]):
+                    continue
+                answers = list(answer(rest))
+                found.update(zip(rest, answers, strict=True))
                 if self._journal is not None:
-                    self._journal.append({"question": keys[i], "answer": found[i]})
-                bar.update()
+                    self._journal.append({"questions": [keys[i] for i in rest], "answers": answers})
+                bar.update(len(rest))
         self._read()
         answers = [self._known.get(key, found.get(i)) for i, key in enumerate(keys)]
         missing = answers.count(None)
         if missing and not self.blanks:
             raise OthersAtWork(
-                f"the share of process {self.rank.index} is done; {missing} batches of others are "
+                f"the share of process {self.rank.index} is done; {missing} answers of others are "
                 "not. Run the same command again when they are."
             )
         self.missing += missing
@@ -101,4 +108,4 @@ class Answers:
     def _read(self) -> None:
         if self._journal is not None:
             for record in records_of_all(self._journal):
-                self._known[record["question"]] = record["answer"]
+                self._known.update(zip(record["questions"], record["answers"], strict=True))

@@ -34,7 +34,7 @@ from dlm_eval.likelihood.documents import Document
 from dlm_eval.likelihood.protocols import Protocol
 from dlm_eval.likelihood.run import nats_of
 from dlm_eval.likelihood.windows import cut, encode, encode_pair
-from dlm_eval.tasks.answers import Answers, Question
+from dlm_eval.tasks.answers import Answers
 from dlm_sampling import AutoDenoiser, Denoiser, generate
 from dlm_sampling.cli import end
 from dlm_sampling.jobs import (
@@ -83,7 +83,7 @@ class DiffusionLM(TemplateLM):
         journal: folder that keeps finished answers, from which a killed run goes on; several
             processes (DLM_SHARD=i/n, torchrun, accelerate) need one to share the requests.
         blanks: answer requests of other processes that are still at work with nothing, and count
-            their batches in `missing`; else `OthersAtWork` is raised.
+            them in `missing`; else `OthersAtWork` is raised.
         parameters: `set_NAME=value` is the sampler's parameter NAME.
 
     Raises:
@@ -217,24 +217,23 @@ class DiffusionLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         """Score continuations; rows of one length share a pass, so that nothing is padded."""
         seeds, size = row_seeds(self.seed, len(pairs)), self.protocol.length
-        batches = self._batches([min(len(context) + len(rest), size) for context, rest in pairs])
-        questions: list[Question] = []
-        for some in batches:
-            tokens = torch.tensor([[*pairs[i][0], *pairs[i][1]][-size:] for i in some])
+        texts = [[*context, *rest][-size:] for context, rest in pairs]
+        asked = [
+            [text, len(rest), seed]
+            for text, (_, rest), seed in zip(texts, pairs, seeds, strict=True)
+        ]
+
+        def answer(some: list[int]) -> list[tuple[float, bool]]:
+            tokens = torch.tensor([texts[i] for i in some])
             scored = torch.zeros_like(tokens, dtype=torch.bool)
             for row, i in enumerate(some):
                 scored[row, max(tokens.shape[1] - len(pairs[i][1]), 0) :] = True
             own, rows = [seeds[i] for i in some], [pairs[i] for i in some]
-            read = partial(self._read, rows, tokens, scored, own)
-            asked = [tokens.tolist(), scored.sum(1).tolist(), own]
-            questions.append((asked, partial(self._in_parts, len(some), read)))
-        found = [(0.0, False)] * len(pairs)
-        for some, answers in zip(
-            batches, self._answers.ask(questions, title="bounds", quiet=quiet), strict=True
-        ):
-            for i, (value, greedy) in zip(some, answers or [], strict=answers is not None):
-                found[i] = (value, greedy)
-        return found
+            return self._in_parts(len(some), partial(self._read, rows, tokens, scored, own))
+
+        batches = self._batches(list(map(len, texts)))
+        found = self._answers.ask(asked, batches, answer, title="bounds", quiet=quiet)
+        return [(0.0, False) if one is None else (one[0], one[1]) for one in found]
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Return the indices of each batch, whose rows are of one length."""
@@ -268,7 +267,7 @@ class DiffusionLM(TemplateLM):
 
     @property
     def missing(self) -> int:
-        """Return how many batches other processes have not answered; see `blanks`."""
+        """Return how many requests other processes have not answered; see `blanks`."""
         return self._answers.missing
 
     def _in_parts(self, rows: int, run: Callable[[int, int], list[Any]]) -> list[Any]:
@@ -323,23 +322,19 @@ class DiffusionLM(TemplateLM):
         Rows of one canvas share a pass, so that a text does not depend on its batch.
         """
         seeds = row_seeds(self.seed, len(requests))
-        batches = self._batches([self._asked(request) for request in requests])
-        questions: list[Question] = []
-        for some in batches:
-            asked = self._asked(requests[some[0]])
-            prompts = [self._prompt(requests[i].args[0], asked) for i in some]
-            stops = [_stops(requests[i]) for i in some]
-            own = [seeds[i] for i in some]
-            write = partial(self._write, prompts, asked, stops, own)
-            question = [prompts, asked, stops, own]
-            questions.append((question, partial(self._in_parts, len(some), write)))
-        texts = [""] * len(requests)
-        for some, answers in zip(
-            batches, self._answers.ask(questions, title="texts", quiet=disable_tqdm), strict=True
-        ):
-            for i, text in zip(some, answers or [], strict=answers is not None):
-                texts[i] = text
-        return texts
+        lengths = [self._asked(request) for request in requests]
+        prompts = [self._prompt(r.args[0], new) for r, new in zip(requests, lengths, strict=True)]
+        stops = [_stops(request) for request in requests]
+        asked = list(zip(prompts, lengths, stops, seeds, strict=True))
+
+        def answer(some: list[int]) -> list[str]:
+            given = [prompts[i] for i in some], lengths[some[0]], [stops[i] for i in some]
+            write = partial(self._write, *given, [seeds[i] for i in some])
+            return self._in_parts(len(some), write)
+
+        batches = self._batches(lengths)
+        found = self._answers.ask(asked, batches, answer, title="texts", quiet=disable_tqdm)
+        return [text or "" for text in found]
 
     def _write(
         self,

@@ -61,7 +61,7 @@ def describe(job: Job) -> tuple[dict[str, Json], dict[str, Json]]:
         (job.folder / "manifest.json").read_text(encoding="utf-8")
     )
     asked = ("max_new_tokens", "prompts", "samples", "eos", "stop")
-    storage = ("format", "input", "shard_rows", "batch_rows", "file_format", "stop_token_ids")
+    storage = ("format", "input", "shard_rows", "file_format", "stop_token_ids")
     subject = {k: v for k, v in manifest.items() if k not in (*asked, *storage) and v is not None}
     texts = [item.prompt if isinstance(item.prompt, str) else "" for item in job.items]
     protocol: dict[str, Json] = {key: manifest[key] for key in asked}

@@ -140,3 +140,5 @@ def test_another_setting_is_no_resumption(tiny_llada: Path, tmp_path: Path) -> N
     run(tmp_path / "out", str(tiny_llada), "--policy", "dual")
     with pytest.raises(SettingsChanged, match="seed was 0 and is now 1"):
         run(tmp_path / "out", str(tiny_llada), "--policy", "dual", "--seed", "1")
+    with pytest.raises(SettingsChanged, match="batch_size was 2 and is now 3"):
+        run(tmp_path / "out", str(tiny_llada), "--policy", "dual", "--batch-size", "3")

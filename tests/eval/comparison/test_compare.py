@@ -82,24 +82,25 @@ def test_the_batch_does_not_matter(tmp_path: Path, whole: tuple[Path, list[Measu
 def test_a_killed_run_goes_on_and_repeats_nothing(
     tmp_path: Path, whole: tuple[Path, list[Measured]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that a kill leaves is a journal whose last line may be cut."""
+    """All that a kill leaves is a journal whose last line may be cut; batches may be others."""
     from dlm_eval.comparison import run as module
 
     lines = (whole[0] / "journal" / "0.jsonl").read_bytes().splitlines(keepends=True)
     journal = tmp_path / "journal" / "0.jsonl"
     journal.parent.mkdir()
     journal.write_bytes(b"".join(lines[:3]) + lines[3][:40])
-    ran: list[tuple[Setting, int]] = []
+    ran: list[tuple[str, int, int]] = []
     once = module.run_batch
 
     def count(c: Comparison, setting: Setting, first: int, last: int) -> dict[str, Any]:
-        ran.append((setting, first))
+        ran.append((setting.sampler, first, last))
         return once(c, setting, first, last)
 
     monkeypatch.setattr(module, "run_batch", count)
-    resumed = run(comparison(), tmp_path, FACTS, Rank(), progress=False)
+    resumed = run(comparison(batch_rows=3), tmp_path, FACTS, Rank(), progress=False)
     assert samples(resumed) == samples(whole[1])
-    assert len(ran) == len(lines) - 3  # of 1 + 6 lines, the facts and two batches were whole
+    # The facts and two batches of two rows were whole.
+    assert ran == [("ancestral", 4, 5), ("fast-dllm", 0, 3), ("fast-dllm", 3, 5)]
     with pytest.raises(SettingsChanged, match="subject: model"):
         run(comparison(), tmp_path, {"subject": {"model": "other"}}, Rank(1, 2), progress=False)
 
