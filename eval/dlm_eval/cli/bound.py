@@ -79,7 +79,7 @@ def bound(
     "answer" the answer is scored.  A killed run goes on when the same command is given again.
     """
     from dlm_eval.data import held_out_books
-    from dlm_eval.likelihood.documents import Columns, Document, read_documents
+    from dlm_eval.likelihood.documents import Columns, Document, digest_of, read_documents
     from dlm_eval.likelihood.protocols import DRAWN, LOG_TYPES, NOT_BOUNDS, PROTOCOLS, SCHEMES
     from dlm_eval.likelihood.run import digest, metrics, score
     from dlm_eval.likelihood.windows import cut, has_text
@@ -170,13 +170,24 @@ def bound(
         if len(windows) > 1
         else "one window: its error is that of its masks alone, from groups drawn independently"
     )
-    figures = metrics(windows, scored, note=note)
+    cut_short = sum(window.left_out > 0 for window in windows)
+    tokens = digest(windows)
+    # Where a tokenizer decides which part of the texts is scored, only its own tokens are the same.
+    own_part = chosen.packed or cut_short > 0
+    basis = "" if own_part else f"tokens {tokens}"
+    kept = {window.document for window in windows}
+    figures = metrics(
+        windows, scored, texts=None if own_part else len(kept), note=note, basis=basis
+    )
     samples = []
     for index, document in enumerate(documents):
         own = [i for i, window in enumerate(windows) if window.document == index]
         if chosen.packed or not own:
             continue
-        part = metrics([windows[i] for i in own], [scored[i] for i in own], group=document.name)
+        part = metrics(
+            [windows[i] for i in own], [scored[i] for i in own], texts=None if own_part else 1,
+            group=document.name, basis=basis,
+        )  # fmt: skip
         if 1 < len(documents) <= MOST_GROUPS:
             figures += part
         samples.append(
@@ -190,7 +201,6 @@ def bound(
             }
         )
     warnings = []
-    kept = {window.document for window in windows}
     if lost := [
         document.name
         for i, document in enumerate(documents)
@@ -204,7 +214,7 @@ def bound(
         warnings.append(f"--scheme {chosen.scheme} is no bound of the likelihood.")
     if uniform and scheme is not None:
         warnings.append("--scheme has no effect on a model of uniform noise.")
-    if cut_short := sum(window.left_out > 0 for window in windows):
+    if cut_short:
         warnings.append(
             f"{cut_short} of {len(windows)} pairs are longer than --length {chosen.length}: their "
             "first tokens are left out, of the context and, where more is too long, of what is "
@@ -217,7 +227,8 @@ def bound(
             "bound": f"ancestral sampler of {chosen.steps} steps" if uniform else "any order",
             "name": protocol,
             **chosen.facts(uniform=uniform, pairs=any(d.prompt is not None for d in documents)),
-            "texts": digest(windows),
+            "end": chosen.end and denoiser.tokenizer.eos_token_id is not None,
+            **({"tokens": tokens} if own_part else {"texts": digest_of(documents)}),
         },
         metrics=tuple(figures),
         warnings=tuple(warnings),

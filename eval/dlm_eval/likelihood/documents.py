@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,12 @@ def read_documents(source: PromptSource, columns: Columns) -> list[Document]:
     if not any(document.text.strip() for document in found):
         raise UsageError(f"--data {source.path}: there is no text in it.")
     return found
+
+
+def digest_of(documents: Sequence[Document]) -> str:
+    """Return 12 hexadecimal digits of the SHA-256 of prompts and texts, whatever the tokenizer."""
+    rows = [[document.prompt, document.text] for document in documents]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
 
 
 def _documents(source: PromptSource, columns: Columns) -> Iterator[Document]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +198,26 @@ def ratio(x: Sequence[float], y: Sequence[float]) -> tuple[float, float | None]:
 
 
 def metrics(
-    windows: Sequence[Window], scored: Sequence[Scored], *, group: str = "", note: str = ""
+    windows: Sequence[Window],
+    scored: Sequence[Scored],
+    *,
+    texts: int | None = None,
+    group: str = "",
+    note: str = "",
+    basis: str = "",
 ) -> list[Metric]:
     """Return nats per token, bits per character and perplexity: estimates of upper bounds.
 
     Errors are those of texts and masks together; of one window, those of its masks.
+
+    Args:
+        windows: see `cut`.
+        scored: see `score`.
+        texts: n of the bits per character, which do not depend on the tokenizer's windows; None
+            counts windows.
+        group: see `Metric`.
+        note: see `Metric`.
+        basis: names the tokens that the figures per token count.
     """
     nats = [value.nats for value in scored]
     tokens = [float(window.tokens) for window in windows]
@@ -216,11 +231,12 @@ def metrics(
     def metric(name: str, value: float, unit: str, error: float | None) -> Metric:
         return Metric(
             name=name, value=value, unit=unit, n=len(windows), error=error, better="smaller",
-            note=note, group=group,
+            note=note, group=group, basis=basis,
         )  # fmt: skip
 
+    per_character = metric("bits per character", bits, "bits", bits_error)
     return [
         metric("negative log-likelihood", mean, "nats per token", error),
-        metric("bits per character", bits, "bits", bits_error),
+        replace(per_character, n=len(windows) if texts is None else texts, basis=""),
         metric("perplexity", perplexity, "", None if error is None else perplexity * error),
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -100,23 +101,28 @@ def render(
 
 
 def table(metrics: Sequence[Metric]) -> tuple[list[Column], list[Row]]:
-    """Return the figures as one row for each group and one column for each metric.
+    """Return the figures as one row for each group and one column for each metric and basis.
 
     The unigram entropy stands directly behind the generative perplexity.
     """
-    heads: dict[str, Column] = {}
+    heads: dict[tuple[str, str], Column] = {}
+    bases = Counter(name for name, _ in {(metric.name, metric.basis) for metric in metrics})
     for metric in metrics:
-        heads.setdefault(metric.name, Column(metric.name, metric.unit, metric.better or ""))
-    names = [name for name in heads if not name.startswith("unigram entropy")]
-    entropies = [name for name in heads if name not in names]
-    places = [i for i, name in enumerate(names) if name.startswith("generative perplexity")]
-    after = places[-1] + 1 if places else len(names)
-    names[after:after] = entropies
-    groups: dict[str, dict[str, Metric]] = {}
+        shown = metric.basis if bases[metric.name] > 1 else ""
+        unit = ", ".join(filter(None, (metric.unit, shown)))
+        heads.setdefault(
+            (metric.name, metric.basis), Column(metric.name, unit, metric.better or "")
+        )
+    keys = [key for key in heads if not key[0].startswith("unigram entropy")]
+    entropies = [key for key in heads if key not in keys]
+    places = [i for i, (name, _) in enumerate(keys) if name.startswith("generative perplexity")]
+    after = places[-1] + 1 if places else len(keys)
+    keys[after:after] = entropies
+    groups: dict[str, dict[tuple[str, str], Metric]] = {}
     for metric in metrics:
-        groups.setdefault(metric.group, {})[metric.name] = metric
-    rows = [Row(group, [own.get(name) for name in names]) for group, own in groups.items()]
-    return [heads[name] for name in names], rows
+        groups.setdefault(metric.group, {})[metric.name, metric.basis] = metric
+    rows = [Row(group, [own.get(key) for key in keys]) for group, own in groups.items()]
+    return [heads[key] for key in keys], rows
 
 
 def side_by_side(

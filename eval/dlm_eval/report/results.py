@@ -34,6 +34,8 @@ class Metric:
         note: what a reader must know beside the figure, such as the spread over seeds.
         group: the part of the subject that the figure belongs to, such as "llada, 16 steps"; ""
             where the subject has one part.  A report has one table row for each group.
+        basis: what the figure counts and another result may count otherwise under one protocol,
+            such as tokens of a tokenizer; figures of another basis have a column of their own.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Metric:
     better: Literal["smaller", "larger"] | None = None
     note: str = ""
     group: str = ""
+    basis: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

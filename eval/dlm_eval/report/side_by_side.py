@@ -1,6 +1,7 @@
 """Put the results of several folders side by side, and refuse those that are not comparable.
 
-Two figures are comparable if the fingerprints of their protocols and their sample counts agree.
+Two figures are comparable if the fingerprints of their protocols and their sample counts agree;
+those of another basis stand in columns of their own.
 """
 
 from __future__ import annotations
@@ -95,10 +96,11 @@ def _all_differences(stored: Sequence[Stored], names: Sequence[str]) -> Iterator
 
 
 def _counts(metrics: Sequence[Metric]) -> dict[str, str]:
-    """Sample counts by metric, of all its groups."""
+    """Sample counts by metric and basis, of all its groups."""
     found: dict[str, set[int]] = {}
     for metric in metrics:
-        found.setdefault(metric.name, set()).add(metric.n)
+        name = f"{metric.name} ({metric.basis})" if metric.basis else metric.name
+        found.setdefault(name, set()).add(metric.n)
     return {name: " and ".join(map(str, sorted(numbers))) for name, numbers in found.items()}
 
 

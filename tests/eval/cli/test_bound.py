@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from dlm_eval.cli.app import app
 from dlm_eval.likelihood import run
+from dlm_eval.report import compare_folders
+from dlm_eval.report.page import table
 from typer.testing import CliRunner
 
 from dlm_sampling.errors import UsageError
@@ -44,6 +46,37 @@ def test_results_and_resumption(
     CliRunner().invoke(app, words, catch_exceptions=False)
     again = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert again["metrics"] == first["metrics"]
+
+
+@pytest.mark.slow
+def test_bits_per_character_of_two_tokenizers_are_comparable(
+    tiny_llada: Path, tmp_path: Path
+) -> None:
+    """Figures per token are not, and stand in columns of their own."""
+    data = tmp_path / "texts.jsonl"
+    rows = [{"text": "once upon a time there was"}, {"text": "a cat"}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for model, name in ((str(tiny_llada), "letters"), ("tiny-books", "words")):
+        words = ["bound", model, "--data", str(data), "--out", str(tmp_path / name)]
+        words += ["--length", "16", "--masks", "2", "--dtype", "float32"]
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    folders = [tmp_path / "letters", tmp_path / "words"]
+    joined, found = compare_folders(folders)
+    assert found == ()
+    whole = [m for m in joined.metrics if m.group in ("letters", "words")]
+    assert {m.n for m in whole if m.name == "bits per character"} == {2}
+    assert {m.n for m in whole if m.name == "perplexity"} == {2, 3}  # windows of 16 letters
+    columns, _ = table(joined.metrics)
+    names = [column.name for column in columns]
+    assert [names.count(name) for name in ("bits per character", "perplexity")] == [1, 2]
+    assert len({column.unit for column in columns}) == 5  # those per token name their tokens
+    # Where a tokenizer decides what is dropped, the texts are not the same.
+    for model, folder in ((str(tiny_llada), folders[0]), ("tiny-books", folders[1])):
+        words = ["bound", model, "--data", str(data), "--out", str(folder / "mdlm")]
+        words += ["--length", "8", "--protocol", "mdlm"]
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    _, found = compare_folders([folder / "mdlm" for folder in folders], mixed=True)
+    assert any("tokens is" in sentence for sentence in found)
 
 
 def test_rows_without_a_token_are_named(tiny_llada: Path, tmp_path: Path) -> None:
