@@ -69,6 +69,10 @@ def tasks(
 
     A killed run goes on when the same command is given again. Several processes share the requests
     with DLM_SHARD=i/n and give the answers of one; the last to finish writes the results.
+
+    In the harness itself, `import dlm_eval.tasks.harness` makes the model "dlm" known to
+    simple_evaluate, and its DiffusionLM(denoiser) is an instance; the command lm_eval with that
+    import is: python -m dlm_eval.tasks.harness --model dlm --model_args pretrained=tiny-books.
     """
     check_out(out)
     try:

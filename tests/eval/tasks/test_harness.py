@@ -137,6 +137,9 @@ def test_the_default_device_of_the_harness_is_the_cpu_without_a_gpu(
 
 
 def test_the_harness_finds_it_by_name(tiny_llada: Path) -> None:
+    """As the help of `eval tasks` says."""
+    told = " ".join(CliRunner().invoke(app, ["tasks", "--help"]).stdout.split())
+    assert "import dlm_eval.tasks.harness" in told and "--model_args pretrained=" in told
     manager = TaskManager(include_path=str(DATA.parent), include_defaults=False)
     options: dict[str, Any] = {"tasks": ["sudoku4x4", "gsm8k"], "limit": 2, "num_fewshot": 0}
     text = f"pretrained={tiny_llada},sampler=llada,steps=2,max_new_tokens=4,seed=1"
