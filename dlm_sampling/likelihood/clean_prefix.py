@@ -1,12 +1,12 @@
 """Score noised blocks of a block-causal model beside one pass over the clean text.
 
-    pass 1        Q = Wr = all columns of the finished text
-    each canvas   Q = its noised blocks, K = these and the clean columns before them, Wr = none
+    pass 1        Q = Wr = the columns of the finished text, up to a block
+    each canvas   Q = its blocks from the first noised one to the last scored one,
+                  K = these and the clean columns before them,  Wr = none
 
-Columns left of the first scored token's block are those of the finished text, so that their keys
-and values are too: the laws are those of a pass over the whole canvas, up to rounding.  Gradients
-flow through the stored keys and values.  A canvas with other columns before its block, as of a run
-that revises, has a pass of its own.
+Columns left of the first block that differs are those of the finished text, so that their keys and
+values are too: the laws are those of a pass over the whole canvas, up to rounding.  Gradients flow
+through the stored keys and values.
 
 The sequence [clean | noised] of Arriola et al. 2025, Block Diffusion, arXiv:2503.09573, appendix
 B.6, in passes that read one another.
@@ -15,13 +15,15 @@ B.6, in passes that read one another.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
+from dlm_sampling.errors import unknown_choice
 from dlm_sampling.likelihood.records import attention_of
 from dlm_sampling.prediction.network import runner
 from dlm_sampling.prediction.speculation import Ask, Asking
@@ -51,6 +53,19 @@ class GradCache(ColumnCache):
         return keys, values
 
 
+CacheName = Literal["auto", "none"]
+
+
+def check_cache(cache: object) -> None:
+    """Refuse another `cache=` than those of `CacheName`.
+
+    Raises:
+        ValueError: it is another.
+    """
+    if cache not in ("auto", "none"):
+        raise unknown_choice("cache", cache, ("auto", "none"))
+
+
 def fits(denoiser: Denoiser, guidance_scale: float) -> bool:
     """Return whether canvases can be scored beside the clean text."""
     return (
@@ -73,23 +88,27 @@ class CleanPrefix:
         clean: int64 [B, L], the finished texts.
         attention: bool [B, L], False at padding.
         size: texts in one pass; None: all.
+        kept: int64 [B], first blocks of each row whose keys and values are stored; 0 needs no pass.
         rows: int64 [n], text of each canvas of the next passes.
         where: bool [n, L], positions that they score.
-        layers: keys and values of the texts, none before the first pass.
+        layers: keys and values of the texts with kept > 0, in their order.
+        nfe: int64 [B], passes over the clean texts so far.
         work: float64 [B], columns of all passes so far, in units of a row's canvas.
     """
 
     denoiser: Denoiser
     clean: Tensor
     attention: Tensor
-    size: int | None = None
+    size: int | None
+    kept: Tensor
     rows: Tensor | None = None
     where: Tensor | None = None
     layers: list[LayerKeys] = field(default_factory=list[LayerKeys])
+    nfe: Tensor = field(init=False)
     work: Tensor = field(init=False)
 
     @classmethod
-    def of(
+    def of_run(
         cls,
         denoiser: Denoiser,
         run: Trajectory,
@@ -100,11 +119,41 @@ class CleanPrefix:
         tokens = run.initial.clone()
         for event in events:
             tokens[event.rows] = event.tokens
-        device = denoiser.device
-        return cls(denoiser, tokens.to(device), attention_of(run).to(device), size)
+        attention = attention_of(run).to(denoiser.device)
+        last = _blocks(denoiser, attention).amax(1)  # no later block reads the last one
+        return cls(denoiser, tokens.to(denoiser.device), attention, size, last)
+
+    @classmethod
+    def of_masks(
+        cls,
+        denoiser: Denoiser,
+        clean: Tensor,
+        attention: Tensor,
+        hidden: Tensor,
+        scored: Tensor,
+        size: int | None,
+    ) -> CleanPrefix:
+        """Return the prefix of texts that are seen through masks, with the fewest columns.
+
+        A block in front of all but one of a row's canvases would be computed once either way, so
+        that as many are kept as the second-largest number of clean first blocks.
+
+        Args:
+            denoiser: a block-causal model.
+            clean: int64 [B, L], the texts.
+            attention: bool [B, L], False at padding.
+            hidden: bool [n, B, L], positions that are masked.
+            scored: bool [n, B, L], positions whose tokens are scored; each is hidden.
+            size: texts in one pass; None: all.
+        """
+        block = _blocks(denoiser, attention)
+        first = block.masked_fill(~hidden, _NEVER).amin(2).masked_fill(~scored.any(2), 0)
+        none = first.new_zeros(2, first.shape[1])
+        return cls(denoiser, clean, attention, size, torch.cat([first, none]).topk(2, 0).values[1])
 
     def __post_init__(self) -> None:
-        self.work = torch.zeros(len(self.clean), dtype=torch.float64, device=self.clean.device)
+        self.nfe = torch.zeros_like(self.kept)
+        self.work = torch.zeros_like(self.kept, dtype=torch.float64)
 
     def elsewhere(self) -> None:
         """Do nothing: such passes run as ever."""
@@ -116,50 +165,77 @@ class CleanPrefix:
         rows, x, where = self.rows, ask.x, self.where
         if active is not None:
             rows, x, where = rows[active], x[active], where[active]
-        real, width = self.attention[rows], self.denoiser.block_length
-        assert width is not None
-        column = torch.arange(x.shape[1], device=x.device)
-        block = (real.long().cumsum(1) - 1).clamp_min(0) // width
-        lowest = block.masked_fill(~where, 2**30).amin(1, keepdim=True)
+        self._store()
+        real = self.attention[rows]
+        block = _blocks(self.denoiser, real)
+        noised = (where | (x != self.clean[rows])) & real
+        lowest = block.masked_fill(~noised, _NEVER).amin(1).minimum(self.kept[rows])
         highest = block.masked_fill(~where, -1).amax(1, keepdim=True)
-        before = real & (block < lowest)
-        if bool((before & (x != self.clean[rows])).any()):
-            self.work.index_add_(0, rows, torch.ones_like(rows, dtype=torch.float64))
-            return predictor.unaided().run(ask.x, ask.t, active, ask.temperature, ask.dt)
-        if not self.layers:
-            self._prefill()
-        asked, seen = real & ~before & (block <= highest), real & (block <= highest)
-        counted = asked.sum(1)
-        order = (~asked).long().argsort(dim=1, stable=True)[:, : int(counted.max())]
-        query = torch.where(asked.gather(1, order), order, x.shape[1])
-        store = GradCache((len(self.clean), x.shape[1]), list(self.layers), query, seen, rows)
-        last = int((seen * (column + 1)).max())
-        store = replace(store, keys=seen[:, :last])
-        out = self._pass(x, real, rows, store, query.clamp_max(x.shape[1] - 1))
-        self.work.index_add_(0, rows, counted.double() / real.sum(1).clamp_min(1))
+        seen = real & (block <= highest)
+        asked = seen & (block >= lowest.unsqueeze(1))
+        query = _query(asked)
+        out = self._pass(x, real, rows, (query, seen, list(self.layers)))
+        self._charge(rows, asked)
         return [out._replace(columns=query)]
 
-    def _prefill(self) -> None:
-        """Run the finished texts, and keep their keys and values."""
-        count, length = self.clean.shape
-        every = torch.arange(length, device=self.clean.device)
+    def _store(self) -> None:
+        """Run the finished texts once, and keep their keys and values."""
+        some = ((self.kept > 0) & (self.nfe == 0)).nonzero().squeeze(1)
+        if not len(some):
+            return
         parts: list[list[LayerKeys]] = []
-        size = self.size or count
-        for first in range(0, count, size):
-            rows = torch.arange(first, min(first + size, count), device=self.clean.device)
-            real, query = self.attention[rows], every.expand(len(rows), -1)
-            store = GradCache((len(rows), length), [], query, real)
-            self._pass(self.clean[rows], real, rows, store, query[:, :0])
-            parts.append(store.layers)
+        for rows in some.split(self.size or len(some)):
+            real = self.attention[rows]
+            first = real & (_blocks(self.denoiser, real) < self.kept[rows].unsqueeze(1))
+            layers: list[LayerKeys] = []
+            self._pass(self.clean[rows], real, rows, (_query(first), first, layers), read=False)
+            parts.append(layers)
+            self._charge(rows, first)
         for layers in zip(*parts, strict=True):
             keys, values = (torch.cat(list(part)) for part in zip(*layers, strict=True))
             self.layers.append(LayerKeys(keys, values))
-        self.work += 1.0
+        self.nfe[some] = 1
+
+    def _charge(self, rows: Tensor, asked: Tensor) -> None:
+        """Count the columns (bool [n, L]) of a pass over texts, int64 [n]."""
+        share = asked.sum(1).double() / self.attention[rows].sum(1).clamp_min(1)
+        self.work.index_add_(0, rows, share)
 
     def _pass(
-        self, x: Tensor, real: Tensor, rows: Tensor, store: ColumnCache, columns: Tensor
+        self,
+        x: Tensor,
+        real: Tensor,
+        rows: Tensor,
+        asked: tuple[Tensor, Tensor, list[LayerKeys]],
+        *,
+        read: bool = True,
     ) -> DenoiserOutput:
+        """Run canvases int64 [n, L]; `asked` has their query, their keys and the stored layers."""
+        (query, keys, layers), length = asked, x.shape[1]
+        column = torch.arange(length, device=x.device)
+        last = int((keys * (column + 1)).max())
+        stored, place = self.kept > 0, None
+        if layers:  # those of the rows with kept > 0; others read nothing there
+            place = (stored.long().cumsum(0) - 1).clamp_min(0)[rows]
+        count = int(stored.sum()) if layers else len(rows)
+        store = GradCache((count, length), layers, query, keys[:, :last], place)
         time = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        columns = query.clamp_max(length - 1) if read else query[:, :0]
         padded = None if bool(real.all()) else real
         inputs = Pass(x, time, padded, None, rows=rows, columns=columns, cache=store)
         return runner(self.denoiser)(inputs)
+
+
+_NEVER = 1 << 30  # a block behind all others
+
+
+def _blocks(denoiser: Denoiser, real: Tensor) -> Tensor:
+    """Return the block of each column, int64 like real (bool [n, L]); padding is in block 0."""
+    assert denoiser.block_length is not None
+    return (real.long().cumsum(1) - 1).clamp_min(0) // denoiser.block_length
+
+
+def _query(asked: Tensor) -> Tensor:
+    """Return the columns where `asked` (bool [n, L]) is True, int64 [n, q], with L as a filler."""
+    order = (~asked).long().argsort(dim=1, stable=True)[:, : int(asked.sum(1).max())]
+    return torch.where(asked.gather(1, order), order, asked.shape[1])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from dlm_sampling.engine.batches import check_batch_size, in_parts
 from dlm_sampling.engine.checks import check_canvases, check_denoiser, check_ids
 from dlm_sampling.engine.request import Canvases
 from dlm_sampling.errors import check_flag, check_whole, named, unknown_choice
+from dlm_sampling.likelihood.clean_prefix import CacheName, CleanPrefix, check_cache, fits
 from dlm_sampling.likelihood.mask_plans import SCHEMES, MaskPlan, Places
 from dlm_sampling.likelihood.scoring import Scorer, Views
 from dlm_sampling.prediction.model import time_at
@@ -44,7 +45,9 @@ class Elbo:
         terms: [B, n], one per mask; under the random schemes each term is an estimate by itself.
         logprob: [B, L], each token's share of the value, 0 at positions that no mask covered.
         masks: the plan; pass it to another call for the same masks.
-        nfe: int64 [B], forward passes: n less the number of empty masks.
+        nfe: int64 [B], forward passes: n less the number of empty masks, and that over the clean
+            text where one is made.
+        work: float64 [B], columns that the row showed to them, in units of its canvas.
     """
 
     value: Tensor
@@ -52,6 +55,7 @@ class Elbo:
     logprob: Tensor
     masks: MaskPlan
     nfe: Tensor
+    work: Tensor
 
 
 def elbo(
@@ -66,6 +70,7 @@ def elbo(
     masks: MaskPlan | None = None,
     grad: bool | None = None,
     batch_size: int | None = None,
+    cache: CacheName = "auto",
 ) -> Elbo:
     """Estimate the bound on log p(tokens at `editable` | all other tokens) of each row.
 
@@ -87,6 +92,10 @@ def elbo(
             reference are then compared on the same masks.
         grad: whether to record gradients; None follows the caller's grad mode.
         batch_size: canvases per forward pass; default B.
+        cache: "auto" runs a block-causal model from each mask's first block to its last one, beside
+            one pass over the clean blocks before that which several masks share: the same up to
+            rounding, in fewer columns (`work`), for at most one pass more.  "none" runs whole
+            canvases.
 
     Returns:
         An `Elbo`; float64 for float64 logits, else float32.  NFE n per row; 1 with "mean_field", C
@@ -97,15 +106,17 @@ def elbo(
         TypeError: an argument is of another type.
         ValueError: the model has no masks or carries a state, shapes do not match, a token is
             outside the vocabulary, a token to score is the mask, n or batch_size < 1, n is odd with
-            "coupled", C > 12 with "enumerate", or two arguments exclude each other.
+            "coupled", C > 12 with "enumerate", another name of a cache, or two arguments exclude
+            each other.
     """
     check_flag("grad", grad, optional=True)
+    check_cache(cache)
     inputs = check_texts(denoiser, tokens, editable, attention_mask, batch_size)
     masks = (
         _plan(inputs, scheme, n, seed) if masks is None else checked_plan(masks, inputs, n, seed)
     )
     with torch.set_grad_enabled(torch.is_grad_enabled() if grad is None else grad):
-        return _estimate(Scorer(denoiser), inputs, masks, batch_size)
+        return _estimate(denoiser, inputs, masks, batch_size, cache)
 
 
 def check_texts(
@@ -130,39 +141,61 @@ def check_texts(
     return inputs
 
 
-def _estimate(scorer: Scorer, inputs: Canvases, plan: MaskPlan, batch_size: int | None) -> Elbo:
+def _estimate(
+    denoiser: Denoiser, inputs: Canvases, plan: MaskPlan, batch_size: int | None, cache: CacheName
+) -> Elbo:
     """Estimate the bound with one forward pass per mask that is not empty."""
     draws, (batch, length) = len(plan.masks), inputs.tokens.shape
-    listed, draw, row, column = score_masks(scorer, inputs, plan.masks, plan.masks, batch_size)
+    found = score_masks(denoiser, inputs, plan.masks, plan.masks, batch_size, cache)
+    listed, (draw, row, column) = found.logprob, found.place
     worth = plan.weights[draw, row].to(listed.dtype)
     terms = listed.new_zeros(batch * draws).index_add(0, row * draws + draw, listed * worth)
     share = listed.new_zeros(batch * length).index_add(
         0, row * length + column, listed * worth / max(draws, 1)
     )
     terms = terms.view(batch, draws)
-    nfe = plan.masks.any(2).sum(0)
     value = terms.sum(1) / max(draws, 1)
-    return Elbo(value, terms, share.view(batch, length), plan, nfe)
+    return Elbo(value, terms, share.view(batch, length), plan, found.nfe, found.work)
+
+
+class MaskScores(NamedTuple):
+    """Hold the log-probabilities of R tokens on canvases with masks, and what they took."""
+
+    logprob: Tensor  # [R], float64 for float64 logits, else float32
+    place: tuple[Tensor, Tensor, Tensor]  # int64 [R] each: mask, row and column
+    nfe: Tensor  # int64 [B]
+    work: Tensor  # float64 [B]
 
 
 def score_masks(
-    scorer: Scorer, inputs: Canvases, hidden: Tensor, scored: Tensor, batch_size: int | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    denoiser: Denoiser,
+    inputs: Canvases,
+    hidden: Tensor,
+    scored: Tensor,
+    batch_size: int | None,
+    cache: CacheName,
+) -> MaskScores:
     """Score tokens on canvases with masks, one forward pass per canvas with a token to score.
 
     Args:
-        scorer: the model.
+        denoiser: the model.
         inputs: texts int64 [B, L], with the positions that set the time of a canvas.
         hidden: bool [n, B, L], positions that are masked.
         scored: bool [n, B, L], positions whose tokens are scored; each is hidden.
         batch_size: canvases per forward pass; None is B.
+        cache: see `elbo`.
 
-    Returns:
-        log-probabilities [R], float64 for float64 logits, else float32; and for each of them the
-        mask, the row and the column, int64 [R].
+    Raises:
+        ValueError: the denoiser carries a state from pass to pass, or is step-conditioned.
     """
-    device, mask = inputs.tokens.device, scorer.denoiser.mask_token_id
+    device, mask, prefix = inputs.tokens.device, denoiser.mask_token_id, None
     assert mask is not None
+    size = batch_size or max(len(inputs.tokens), 1)
+    if cache == "auto" and fits(denoiser, 0.0):
+        prefix = CleanPrefix.of_masks(
+            denoiser, inputs.tokens, inputs.attention, hidden, scored, size
+        )
+    scorer = Scorer(denoiser, prefix=prefix)
     used = scored.any(2).nonzero()  # (draw, row)
     found: list[Tensor] = [torch.zeros(0, dtype=torch.float32, device=device)]
     places: list[Tensor] = [used.new_zeros(0, 3)]
@@ -172,17 +205,19 @@ def score_masks(
         where, masked, text = scored[draw, row], hidden[draw, row], inputs.tokens[row]
         canvas = text.masked_fill(masked, mask)
         editable = inputs.editable[row]
-        time = _time(scorer.denoiser, masked & editable, editable)
+        time = _time(denoiser, masked & editable, editable)
         listed = scorer(Views(row, canvas, text, where, inputs.attention[row], None, time))
         which, column = where.nonzero(as_tuple=True)
         return listed, torch.stack([draw[which], row[which], column], 1)
 
-    size = batch_size or max(len(inputs.tokens), 1)
     for _, (listed, place) in in_parts(len(used), size, score):
         found.append(listed)
         places.append(place)
     draw, row, column = torch.cat(places).T
-    return torch.cat(found), draw, row, column
+    nfe = scored.any(2).sum(0)
+    work = nfe.double() if prefix is None else prefix.work
+    nfe = nfe if prefix is None else nfe + prefix.nfe
+    return MaskScores(torch.cat(found), (draw, row, column), nfe, work)
 
 
 def _time(denoiser: Denoiser, masked: Tensor, editable: Tensor) -> Tensor | None:

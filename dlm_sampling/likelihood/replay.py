@@ -28,9 +28,9 @@ from dlm_sampling.engine.output import RunOutput
 from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.start import taken_as_it_is
 from dlm_sampling.engine.trajectory import Trajectory
-from dlm_sampling.errors import SamplingWarning, check_flag, check_whole, unknown_choice
+from dlm_sampling.errors import SamplingWarning, check_flag, check_whole
 from dlm_sampling.likelihood.choices import log_choices
-from dlm_sampling.likelihood.clean_prefix import CleanPrefix, fits
+from dlm_sampling.likelihood.clean_prefix import CacheName, CleanPrefix, check_cache, fits
 from dlm_sampling.likelihood.retake import check_retakable, needs_retaking, retake
 from dlm_sampling.likelihood.rollout import Rollout
 from dlm_sampling.likelihood.runs import check_noise, check_window, record_of, steps_of
@@ -90,7 +90,7 @@ def replay(
     batch_size: int | None = None,
     entropy: bool = False,
     positions: bool = False,
-    cache: Literal["auto", "none"] = "auto",
+    cache: CacheName = "auto",
 ) -> Replay:
     """Recompute the log-probability of every token of a run.
 
@@ -153,8 +153,7 @@ def replay(
     check_flag("grad", grad, optional=True)
     check_flag("entropy", entropy)
     check_flag("positions", positions)
-    if cache not in ("auto", "none"):
-        raise unknown_choice("cache", cache, ("auto", "none"))
+    check_cache(cache)
     record = record_of(run)
     check_noise(denoiser, record)
     header, events = steps_of(record)
@@ -181,7 +180,7 @@ def replay(
         else:
             prefix = None
             if cache == "auto" and fits(denoiser, guidance):
-                prefix = CleanPrefix.of(denoiser, *steps_of(record), batch_size)
+                prefix = CleanPrefix.of_run(denoiser, *steps_of(record), batch_size)
             scorer = Scorer(denoiser, chosen, guidance, ~header.editable, prefix)
             views = views_of(denoiser, header, events, shrink, window)
             found = _gather(scorer, views, header.initial.shape, batch_size, entropy=entropy)
@@ -332,7 +331,7 @@ def _gather(
         )
     work = nfe.double()
     if scorer.prefix is not None:
-        nfe, work = nfe + bool(scorer.prefix.layers), scorer.prefix.work
+        nfe, work = nfe + scorer.prefix.nfe, scorer.prefix.work
     listed = torch.cat(found)
     everywhere = listed.new_zeros(shape.numel()).index_add(0, torch.cat(places), listed)
     return Replay(

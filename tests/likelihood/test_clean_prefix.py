@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from dlm_sampling import AutoDenoiser, generate, replay
+from dlm_sampling import AutoDenoiser, elbo, generate, replay, rl
 from dlm_sampling.denoisers import Denoiser
+from dlm_sampling.likelihood.mask_plans import SCHEMES, MaskPlan
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
 PROMPTS = [[5, 6, 7, 8, 9], [4, 4], [9, 8, 7, 6, 5, 4, 3, 2]]
@@ -70,6 +71,70 @@ def test_a_run_that_revises_is_scored_on_its_own_canvases() -> None:
     torch.testing.assert_close(auto.position_logprob, none.position_logprob, atol=1e-9, rtol=0)
 
 
-def test_another_name_is_refused() -> None:
+TEXTS = torch.randint(3, 20, (3, 11), generator=torch.Generator().manual_seed(5))
+REAL = torch.tensor([[1] * 11, [0] * 3 + [1] * 8, [1] * 11]).bool()
+SCORED = torch.tensor([[0] * 6 + [1] * 5, [0] * 3 + [1] * 8, [0] * 5 + [1, 1] + [0] * 4]).bool()
+TEXT: dict[str, Any] = {"tokens": TEXTS, "editable": SCORED, "attention_mask": REAL}
+
+
+@pytest.fixture(scope="module")
+def model() -> Denoiser:
+    return sdar()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_of_the_bound_keeps_its_values(model: Denoiser, scheme: Any) -> None:
+    size = 64 if scheme == "enumerate" else 2
+    auto, none = (
+        elbo(model, **TEXT, scheme=scheme, seed=1, cache=cache, batch_size=size)
+        for cache in ("auto", "none")
+    )
+    torch.testing.assert_close(auto.terms, none.terms, atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(auto.logprob, none.logprob, atol=1e-9, rtol=1e-9)
+    assert torch.equal(none.work, none.nfe.double())
+    assert bool((auto.work <= none.work).all()) and bool((auto.work < none.work).any())
+    assert bool((auto.nfe - none.nfe <= 1).all())
+
+
+@pytest.mark.slow
+def test_the_columns_of_a_bound_counted_by_hand(model: Denoiser) -> None:
+    """Blocks of 4: the canvases of row 0 begin in blocks 1, 2 and 2, so that 2 blocks are kept."""
+    masks = torch.zeros(3, 3, 11, dtype=torch.bool)
+    masks[0, 0, 6], masks[1, 0, 10], masks[2, 0, 8:] = True, True, True
+    masks[0, 1, 3:5] = True  # row 1, first column 3: one canvas, from its block 0 to block 0
+    masks[1, 2, 5] = masks[2, 2, 5] = True  # both in block 1
+    plan = MaskPlan(masks, torch.ones(3, 3, dtype=torch.float64))
+    found = elbo(model, **TEXT, masks=plan, grad=True)
+    wanted = elbo(model, **TEXT, masks=plan, cache="none", grad=True)
+    torch.testing.assert_close(found.terms, wanted.terms, atol=1e-9, rtol=0)
+    assert found.nfe.tolist() == [4, 1, 3] and wanted.nfe.tolist() == [3, 1, 2]
+    counted = [(8 + 4 + 3 + 3) / 11, 4 / 8, (4 + 4 + 4) / 11]
+    assert found.work.tolist() == pytest.approx(counted)
+    weight = next(iter(model.module.parameters()))  # type: ignore[union-attr]
+    grads = [torch.autograd.grad(part.value.sum(), weight)[0] for part in (found, wanted)]
+    torch.testing.assert_close(*grads, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_estimators_for_policy_gradients_keep_their_values(model: Denoiser) -> None:
+    for estimate, options in (
+        (rl.mean_field_logprob, {"prompt_masking": 0.5}),  # masks that are not scored
+        (rl.coupled_logprob, {}),
+        (rl.one_level_logprob, {"level": 0.5}),
+        (rl.upper_bound, {"n": 3}),
+    ):
+        auto, none = (
+            estimate(model, **TEXT, seed=2, cache=cache, **options)  # type: ignore[operator]
+            for cache in ("auto", "none")
+        )
+        torch.testing.assert_close(auto, none, atol=1e-9, rtol=0)
+
+
+def test_another_name_is_refused(model: Denoiser) -> None:
     with pytest.raises(ValueError, match="cache='all'"):
-        replay(sdar(), run(sdar()).rollout, cache="all")  # type: ignore[arg-type]
+        replay(model, run(model).rollout, cache="all")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cache='block'"):
+        elbo(model, **TEXT, cache="block")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cache='block'"):
+        rl.coupled_logprob(model, **TEXT, seed=0, cache="block")  # type: ignore[arg-type]

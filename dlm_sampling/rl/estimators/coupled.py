@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.errors import check_pair
+from dlm_sampling.likelihood.clean_prefix import CacheName
 from dlm_sampling.rl.estimators.answers import Answers
 
 LEVELS = (0.2, 0.8)
@@ -34,6 +35,7 @@ def coupled_logprob(
     attention_mask: Tensor | None = None,
     levels: tuple[float, float] = LEVELS,
     batch_size: int | None = None,
+    cache: CacheName = "auto",
 ) -> Tensor:
     """Return l_i of each token of the answers, [B, L], 0 elsewhere; NFE 3 per row.
 
@@ -48,6 +50,7 @@ def coupled_logprob(
         attention_mask: bool [B, L], False at padding; None when there is none.
         levels: a and b.
         batch_size: canvases per forward pass; default B.
+        cache: see `elbo`; at most one pass more.
 
     Raises:
         TypeError: levels is no pair of numbers.
@@ -56,7 +59,7 @@ def coupled_logprob(
     low, high = check_pair("levels", levels)
     if not 0.0 < low <= high < 1.0:
         raise ValueError(f"levels={levels}: must be 0 < a <= b < 1.")
-    answers = Answers.of(denoiser, tokens, editable, attention_mask, seed, batch_size)
+    answers = Answers.of(denoiser, tokens, editable, attention_mask, seed, batch_size, cache)
     answer = answers.places.editable
     t = low + (high - low) * answers.places.level(0)
     chosen = answers.places.share(0, t)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.errors import check_real
+from dlm_sampling.likelihood.clean_prefix import CacheName
 from dlm_sampling.rl.estimators.answers import Answers
 
 
@@ -29,6 +30,7 @@ def mean_field_logprob(
     attention_mask: Tensor | None = None,
     prompt_masking: float = 0.15,
     batch_size: int | None = None,
+    cache: CacheName = "auto",
 ) -> Tensor:
     """Return log p(x_i) of each token of the answers, [B, L], 0 elsewhere; NFE 1 per row.
 
@@ -41,6 +43,7 @@ def mean_field_logprob(
         attention_mask: bool [B, L], False at padding; None when there is none.
         prompt_masking: chance p that a token of the prompt is masked.
         batch_size: canvases per forward pass; default B.
+        cache: see `elbo`; at most one pass more.
 
     Raises:
         TypeError: prompt_masking is no number.
@@ -49,7 +52,7 @@ def mean_field_logprob(
     check_real("prompt_masking", prompt_masking)
     if not 0.0 <= prompt_masking <= 1.0:
         raise ValueError(f"prompt_masking={prompt_masking}: must be in [0, 1].")
-    answers = Answers.of(denoiser, tokens, editable, attention_mask, seed, batch_size)
+    answers = Answers.of(denoiser, tokens, editable, attention_mask, seed, batch_size, cache)
     answer, prompts = answers.places.editable, answers.prompts
     chance = torch.full_like(prompts.count, prompt_masking, dtype=torch.float64)
     hidden = answer | prompts.share(0, chance)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.errors import check_real, check_whole
+from dlm_sampling.likelihood.clean_prefix import CacheName
 from dlm_sampling.rl.estimators.answers import Answers
 
 
@@ -51,6 +52,7 @@ def one_level_logprob(
     seed: int | Sequence[int],
     attention_mask: Tensor | None = None,
     batch_size: int | None = None,
+    cache: CacheName = "auto",
 ) -> Tensor:
     """Return l of each row, [B]; 0 where the mask is empty.  NFE at most 1 per row.
 
@@ -63,6 +65,7 @@ def one_level_logprob(
             iteration of the optimiser, another in the next.
         attention_mask: bool [B, L], False at padding; None when there is none.
         batch_size: canvases per forward pass; default B.
+        cache: see `elbo`; at most one pass more.
 
     Raises:
         TypeError: level is no number.
@@ -71,7 +74,7 @@ def one_level_logprob(
     check_real("level", level)
     if not 0.0 <= level <= 1.0:
         raise ValueError(f"level={level}: must be in [0, 1].")
-    answers = Answers.of(denoiser, tokens, editable, attention_mask, seed, batch_size)
+    answers = Answers.of(denoiser, tokens, editable, attention_mask, seed, batch_size, cache)
     chance = torch.full_like(answers.places.count, level, dtype=torch.float64)
     mask = answers.places.share(0, chance)
     return answers.logprobs(mask[None], mask[None])[0].sum(1) / mask.sum(1).clamp_min(1)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.errors import check_real, check_whole
+from dlm_sampling.likelihood.clean_prefix import CacheName
 from dlm_sampling.likelihood.elbo import DEFAULT_MASKS, checked_plan
 from dlm_sampling.likelihood.mask_plans import MaskPlan, count
 from dlm_sampling.rl.estimators.answers import Answers
@@ -40,6 +41,7 @@ def upper_bound(
     n: int | None = None,
     beta: float = BETA,
     batch_size: int | None = None,
+    cache: CacheName = "auto",
 ) -> Tensor:
     """Estimate u of each row in nats, [B]; NFE n per row.
 
@@ -58,6 +60,7 @@ def upper_bound(
         n: masks per row; default 8.
         beta: >= 1.
         batch_size: canvases per forward pass; default B.
+        cache: see `elbo`; at most one pass more.
 
     Raises:
         TypeError: beta is no number, n or seed no whole one, or masks no plan.
@@ -70,7 +73,7 @@ def upper_bound(
     if n is not None and n < 1:
         raise ValueError(f"n={n}: must be at least 1.")
     drawn = seed if seed is not None or masks is None else 0
-    answers = Answers.of(denoiser, tokens, editable, attention_mask, drawn, batch_size)
+    answers = Answers.of(denoiser, tokens, editable, attention_mask, drawn, batch_size, cache)
     if masks is None:
         plan = count(answers.places, DEFAULT_MASKS if n is None else n)
     else:
