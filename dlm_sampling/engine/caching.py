@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.cached import CachedPasses
 from dlm_sampling.prediction.run_cache import RunCache, Shown
+from dlm_sampling.types.values import ints
 
 
 def choose_cache(
@@ -57,6 +59,11 @@ def choose_cache(
         if isinstance(policy, BlockCache):
             # The time of a block's last step, as the released loop stores it.
             policy = replace(policy, commit="separate")
+    if policy.separate and request.cuda_graph:
+        raise ValueError(
+            f"cuda_graph=True: {policy!r} takes passes of its own for finished blocks, which are "
+            "not recorded; use cache='auto' or cache='none'."
+        )
     if policy.separate and request.max_nfe is not None:
         raise ValueError(
             f"max_nfe={request.max_nfe}: {policy!r} takes a pass of its own for every finished "
@@ -90,8 +97,8 @@ def _against_any(denoiser: Denoiser, request: Request) -> str | None:
         return f"this network ({denoiser.family}) takes no mask of the columns that it may see."
     if request.guidance is not None:
         return "the passes of a guidance see other canvases."
-    if request.cuda_graph:
-        return "cuda_graph=True records passes of one shape."
+    if request.cuda_graph and request.cache_audit is not None:
+        return "cache_audit: recorded steps (cuda_graph=True) have no passes aside; use None."
     if request.sampler.looks_ahead or request.reads_ahead is not None:
         name = type(request.sampler).__name__
         name = name if request.reads_ahead is None else request.reads_ahead
@@ -104,6 +111,11 @@ def _against_block(
 ) -> str | None:
     """Return why the exact block cache does not fit, as a sentence, or None."""
     width = denoiser.block_length
+    if request.cuda_graph and (denoiser.time_conditioned or denoiser.shift):
+        return (
+            f"this network ({denoiser.family}) is told the time, or needs a column beside a block, "
+            "where cuda_graph=True records passes over whole blocks."
+        )
     if denoiser.canvas_length is not None:
         return None  # its blocks are whole canvases, and all before them is encoded causally
     if width is None:
@@ -127,6 +139,8 @@ def _against_block(
 def _against_approximate(denoiser: Denoiser, request: Request, policy: AnyPolicy) -> str | None:
     """Return why an approximate policy does not fit, as a sentence, or None."""
     name = type(request.sampler).__name__
+    if request.cuda_graph:
+        return "cuda_graph=True records passes over one block and over two, those of 'block'."
     if request.speculate > 1:
         return "speculate= predicts canvases whose keys and values are never stored."
     if denoiser.canvas_length is not None:
@@ -158,6 +172,30 @@ def cached_passes(state: RunState, meter: Meter, causal: bool) -> CachedPasses:
     """Return what runs the passes of the next step; `causal` hides what is right of the block."""
     assert state.cache is not None
     return CachedPasses(state.cache, _shown(state, causal), meter, state.rng)
+
+
+class PassWidths(NamedTuple):
+    """Hold the columns of the passes of recorded steps with the exact block cache."""
+
+    first: int  # of the first pass, which computes the prompt and is not recorded
+    block: int  # W, of a pass over the block
+    fused: int  # 2 W, of a pass over the finished block and the new one; W if each row has one
+
+
+def pass_widths(state: RunState, plan: BlockPlan) -> PassWidths:
+    """Return the widths of the passes of all batch rows, before the first step.
+
+    Where blocks with nothing to write are left out, the columns between two blocks count to `fused`
+    too.
+    """
+    column = torch.arange(state.tokens.shape[1], device=state.tokens.device)
+    seen = state.attention & (column < state.window.stop.unsqueeze(1))
+    number = torch.arange(plan.start.shape[1], device=plan.start.device)
+    used = number < plan.number.unsqueeze(1)
+    block = (plan.stop - plan.start) * used
+    fused = block.clone()
+    fused[:, 1:] = (plan.stop[:, 1:] - plan.start[:, :-1]) * used[:, 1:]
+    return PassWidths(*ints(torch.stack([seen.sum(1).max(), block.max(), fused.max()])))
 
 
 def _shown(state: RunState, causal: bool = False) -> Shown:

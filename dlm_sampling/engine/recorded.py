@@ -5,6 +5,11 @@ change.  The host enqueues the next step before it reads the flags of the last o
 does not wait for the host.  Two things happen between replays, outside of the graph: the argmax at
 positions that a finished schedule left unknown, and the events for callbacks.
 
+With the exact block cache there are two graphs: a step whose pass computes the block of every row,
+W columns, and one whose pass computes the block before it too, 2 W, for the steps in which a row
+has just entered a block.  The host reads after every step which comes next.  The first step, whose
+pass computes the prompts, is not recorded.  Keys and values stay where that step has put them.
+
 No GPU has run this module yet: the tests replace the graph by a stand-in that repeats the step and
 refuses operations that a graph cannot record.
 """
@@ -13,12 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlm_sampling import ops
+from dlm_sampling.engine.caching import pass_widths
 from dlm_sampling.engine.graph import Record, Watch
 from dlm_sampling.engine.output import Listeners, SampleOutput
 from dlm_sampling.engine.run import Run
@@ -114,8 +121,11 @@ class Recorded:
     def __init__(self, run: Run, state: RunState, listeners: Listeners, record: Record) -> None:
         self.run, self.listeners, self.record = run, listeners, record
         self.padded = not bool(state.attention.all())
+        self.widths = None if state.cache is None else pass_widths(state, run.plan)
         self.buffers = Buffers.of(run, state, bool(listeners))
-        self.flags = torch.zeros(3, dtype=torch.bool, device=state.tokens.device)
+        self.flags = torch.zeros(4, dtype=torch.bool, device=state.tokens.device)
+        self.graphs: dict[int | None, Callable[[], None]] = {}
+        self.entering = False  # whether a row that is not done has no pass in its block yet
         self.iteration = 0
 
     def columns(self, state: RunState) -> Tensor:
@@ -126,16 +136,23 @@ class Recorded:
         length = state.tokens.shape[1]
         return torch.arange(length, device=state.tokens.device).expand(len(state), length)
 
-    def tick(self) -> None:
-        """Take one step of all rows that are neither done nor waiting, without synchronising."""
+    def tick(self, width: int | None = None) -> None:
+        """Take one step of all rows that are neither done nor waiting, without synchronising.
+
+        Args:
+            width: columns of the pass with a cache; see `CachedPasses`.
+        """
         run, old = self.run, self.buffers
         live = ~(old.done | old.waiting)
         lawless = old.lawless.clone()
         shapes = FixedShapes(self.columns(old.state), live, lawless)
         noted = old.shown is not None
         predictor = run.predictor(old.state, self.padded, shapes, noted=noted)
+        if predictor.cache is not None:
+            predictor.cache.width = width
         with ops.without_sync():
             moved = run.move(old.state, predictor, check=self.iteration == 0)
+        old = self.buffers = with_layers(old, moved.state)
         state = self.merged(live, moved.state)
         left = (moved.state.unknown & moved.canvas.editable).any(1) & moved.over
         stuck = run.stuck(moved)
@@ -148,7 +165,10 @@ class Recorded:
         )
         old.take(self.completed(new, state, moved.over, live & ~left))
         failed = (old.lawless | old.frozen).any()
-        self.flags.copy_(torch.stack([old.done.all(), old.waiting.any(), failed]))
+        entering = old.done.new_zeros(())
+        if old.state.cache is not None:
+            entering = (old.state.cache.opened & ~old.done).any()
+        self.flags.copy_(torch.stack([old.done.all(), old.waiting.any(), failed, entering]))
 
     def merged(self, live: Tensor, new: RunState) -> RunState:
         """Return the state with the rows `live` (bool [B]) of `new`.
@@ -185,22 +205,23 @@ class Recorded:
 
     def finish(self) -> SampleOutput:
         """Record the step, then replay it until every row is done."""
-        buffers, counts = self.buffers, self.run.model.counts
-        over = bool(buffers.done.all())
-        replay = self.record_tick() if not over else self.tick
-        watch = Watch(self.flags, lag=0 if self.listeners else 1)
+        counts = self.run.model.counts
+        over = bool(self.buffers.done.all())
+        watch = Watch(self.flags, lag=0 if self.listeners or self.widths else 1)
         while not over:
             event = self.event() if self.listeners else None
-            replay()
-            over, waiting, failed = watch.read()
+            self.step()
+            over, waiting, failed, entering = watch.read()
             if failed:
                 raise self.failure()
             if waiting:
                 self.fill_unwritten()
+            self.entering = entering or waiting
             if event is not None:
                 self.emit(event)
-                over = bool(buffers.done.all())
+                over = bool(self.buffers.done.all())
             self.iteration += 1
+        buffers = self.buffers
         state = buffers.state
         cut = buffers.ended.unsqueeze(1) & state.unknown
         return SampleOutput(
@@ -213,13 +234,31 @@ class Recorded:
             seeds=self.run.seeds,
             ended=buffers.ended,
             trajectory=self.listeners.trajectory,
+            cache=None if self.run.meter is None else self.run.meter.report(),
         )
 
-    def record_tick(self) -> Callable[[], None]:
-        """Record `tick`; return the replay function, with buffers and counts restored."""
-        written: tuple[Any, ...] = (self.buffers, self.flags, self.run.model.counts)
+    def step(self) -> None:
+        """Take one step: replay its graph, which is recorded when it is first needed."""
+        width = None
+        if self.widths is not None:
+            if not self.iteration:
+                self.tick(self.widths.first)
+                return
+            width = self.widths.fused if self.entering else self.widths.block
+        if width not in self.graphs:
+            self.graphs[width] = self.record_tick(width)
+        self.graphs[width]()
+
+    def record_tick(self, width: int | None) -> Callable[[], None]:
+        """Record `tick`; return the replay function, with buffers and counts restored.
+
+        Stored keys and values are not: what the steps of a recording have stored of unfinished
+        blocks is computed again before it is read.
+        """
+        small = with_layers(self.buffers, None)
+        written: tuple[Any, ...] = (small, self.flags, self.run.model.counts)
         kept = copy_rows(written)
-        replay = self.record(self.tick)
+        replay = self.record(partial(self.tick, width))
         for there, value in zip(row_tensors(written), row_tensors(kept), strict=True):
             there.copy_(value)
         return replay
@@ -295,6 +334,16 @@ class Recorded:
             f"row {row}: the logits hold NaN, +inf, or no token that may be drawn. Run it without "
             "cuda_graph to learn where, and check the model's output."
         )
+
+
+def with_layers(buffers: Buffers, state: RunState | None) -> Buffers:
+    """Return the buffers with the stored keys and values of a state, in place; None: with none."""
+    cache = buffers.state.cache
+    if cache is None:
+        return buffers
+    found = None if state is None else state.cache
+    layers = () if found is None else found.layers
+    return replace(buffers, state=replace(buffers.state, cache=replace(cache, layers=layers)))
 
 
 def _shown(step: Step, before: RunState, ledger: Ledger | None, editable: Tensor) -> Shown | None:

@@ -102,8 +102,9 @@ def sample(
         return_trajectory: keep all events.
         cuda_graph: record one step as a CUDA graph and replay it: the same tokens without a launch
             per kernel.  Every row takes part in every step until all are done, so each step counts
-            as a forward pass of its rows, even if it writes nothing.  With a callback, or a
-            trajectory, the host waits for every step.  No GPU has run this yet.
+            as a forward pass of its rows, even if it writes nothing.  With a callback, a
+            trajectory or the block cache, the host waits for every step; the block cache takes two
+            graphs, of passes over one block and over two.  No GPU has run this yet.
         cache: "auto" keeps the keys and values of finished blocks where that is exact, "none" runs
             all columns in every pass; "block" insists on the first; "prefix", "dual", "vicinity",
             "dkv", "dpad" and "adaptive", or a policy of `dlm_sampling.caches`, are approximate.

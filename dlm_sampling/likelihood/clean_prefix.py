@@ -184,15 +184,15 @@ class CleanPrefix:
         if not len(some):
             return
         parts: list[list[LayerKeys]] = []
-        for rows in some.split(self.size or len(some)):
+        for rows in torch.split(some, self.size or len(some)):
             real = self.attention[rows]
             first = real & (_blocks(self.denoiser, real) < self.kept[rows].unsqueeze(1))
             layers: list[LayerKeys] = []
             self._pass(self.clean[rows], real, rows, (_query(first), first, layers), read=False)
             parts.append(layers)
             self._charge(rows, first)
-        for layers in zip(*parts, strict=True):
-            keys, values = (torch.cat(list(part)) for part in zip(*layers, strict=True))
+        for pairs in zip(*parts, strict=True):
+            keys, values = (torch.cat(list(part)) for part in zip(*pairs, strict=True))
             self.layers.append(LayerKeys(keys, values))
         self.nfe[some] = 1
 

@@ -49,12 +49,14 @@ class CachedPasses:
         shown: these rows.
         meter: collects the audits of the run.
         rng: random numbers of the step, which audits read too.
+        width: columns of a pass over all rows, as a recorded step has it; None: those of the plan.
     """
 
     cache: RunCache
     shown: Shown
     meter: Meter
     rng: ops.Rng
+    width: int | None = None
 
     def run(
         self,
@@ -86,6 +88,8 @@ class CachedPasses:
             temperature=temperature,
         )
         rows, policy = work.rows, self.cache.policy
+        if self.width is not None:
+            return self._together(running, work)
         own = self._own(work, copies)
         stale = self._before_refresh(running, work, own)
         plan = self._plan(rows, own)
@@ -121,6 +125,17 @@ class CachedPasses:
         if self.meter.due() and bool((own & ~plan.refresh).all()):
             self._compare(model, work, self._exact(model, work), outputs, False)
         return outputs
+
+    def _together(self, running: Running, work: _Rows) -> list[DenoiserOutput]:
+        """Run all rows in one pass of an exact policy, without a question to the device."""
+        plan = self._plan(work.rows, torch.ones_like(self.cache.opened))
+        outputs = self._pass(running, work, plan, True)
+        held, columns = self.cache.held | plan.write, work.inputs.columns
+        assert columns is not None
+        self.cache = replace(self.cache, held=held, opened=torch.zeros_like(self.cache.opened))
+        self.meter.nbytes = self.cache.nbytes
+        readable = torch.where(plan.query.gather(1, columns), columns, plan.query.shape[1])
+        return [out._replace(columns=readable) for out in outputs]
 
     def _before_refresh(
         self, running: Running, work: _Rows, own: Tensor
@@ -231,7 +246,9 @@ class CachedPasses:
         size = self.shown.tokens.shape
         ahead = torch.arange(1, size[1] + 1, device=plan.keys.device)
         counted = plan.query.sum(1)
-        widest, last = ints(torch.stack([counted.max(), (plan.keys * ahead).max()]))
+        widest, last = self.width, size[1]
+        if widest is None:
+            widest, last = ints(torch.stack([counted.max(), (plan.keys * ahead).max()]))
         order = (~plan.query).long().argsort(dim=1, stable=True)[:, :widest]
         query = torch.where(plan.query.gather(1, order), order, size[1])
         running.charge(inputs, counted)
@@ -249,8 +266,9 @@ class CachedPasses:
                 None if work.ordered else work.rows,
                 None if stores else torch.zeros_like(query, dtype=torch.bool),
             )
-            new = bool(plan.refresh.all()) and not self._holds(work)
-            same = _alike(inputs, query) if new and not model.denoiser.carries else None
+            free = self.width is None and not model.denoiser.carries
+            new = free and bool(plan.refresh.all()) and not self._holds(work)
+            same = _alike(inputs, query) if new else None
             if same is None:
                 ready = inputs._replace(cache=store)
                 out = running.network(ready, number, work.rows, work.temperature)

@@ -62,12 +62,6 @@ def test_a_sampler_that_reads_the_whole_canvas_has_none(cache: str) -> None:
     assert "outside of the current block" in refused(load("llada"), cache, "klass", block_length=3)
 
 
-def test_recorded_steps_have_none() -> None:
-    denoiser = load("sdar")
-    with pytest.raises(ValueError, match="cuda_graph"):
-        generate(denoiser, [[1, 2, 3]], max_new_tokens=4, cache="block", cuda_graph=True)
-
-
 def test_names_and_values_are_checked_at_once() -> None:
     denoiser = load("llada")
     with pytest.raises(ValueError, match=r"cache='dul'.*'dual'"):

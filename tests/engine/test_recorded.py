@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import samplers
-from dlm_sampling.denoisers import AutoDenoiser, wrap
+from dlm_sampling.caches import BlockCache
+from dlm_sampling.denoisers import AutoDenoiser, Denoiser, wrap
 from dlm_sampling.engine import sample as loop
 from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.engine.trajectory import StepEvent
 from dlm_sampling.errors import NoLawError
 from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.text.generate import generate
-from dlm_sampling.types import TokenLaw
+from dlm_sampling.types import ColumnCache, Pass, TokenLaw
 from tests.capture import CannotRecordError, recorder
 from tests.test_contract import CASES, RAGGED, CountingToy, canvas, denoiser, made
 
@@ -273,6 +274,70 @@ def test_networks_of_the_families_can_be_recorded(folder: str, padded: bool) -> 
     ours = generate(model, prompts, cuda_graph=True, **options)
     theirs = generate(model, prompts, **options)
     assert torch.equal(ours.sequences, theirs.sequences)
+
+
+class Watched:
+    """Notes columns and addresses of the passes of a model with a cache."""
+
+    def __init__(self, model: Denoiser) -> None:
+        run = model.forward
+        self.widths: list[int] = []
+        self.places: set[int] = set()
+
+        def forward(inputs: Pass) -> Any:
+            out = run(inputs)
+            assert isinstance(inputs.cache, ColumnCache)
+            self.widths.append(inputs.cache.query.shape[1])
+            self.places |= {layer.keys.data_ptr() for layer in inputs.cache.layers}
+            return out
+
+        model.forward = forward  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        ("llada", {"steps": 6}),
+        ("dinfer-threshold", {"sampler_options": {"threshold": 0.05}}),  # rows at different blocks
+        ("ancestral", {"steps": 8, "guidance_scale": 0.7}),
+        (Slow(), {"steps_per_block": 2}),  # leaves something to fill, between replays
+    ],
+)
+def test_the_block_cache_has_two_shapes_and_one_place(sampler: Any, options: Any) -> None:
+    """Blocks of 4 columns of a block-causal network; the prompts end in their first 3 blocks."""
+    model = AutoDenoiser.from_pretrained(FAMILIES / "sdar", block_length=4)
+    options = {"max_new_tokens": 11, "seed": 3, "temperature": 1.0, "eos": "keep", **options}
+    prompts = [[5, 6, 7, 8, 9], [4, 4], [9, 8, 7, 6, 5, 4, 3, 2, 1]]
+    theirs = generate(model, prompts, sampler=sampler, **options)
+    layers = len(model.module.model.layers)  # type: ignore[union-attr]
+    watched = Watched(model)
+    ours = generate(model, prompts, sampler=sampler, cuda_graph=True, cache="block", **options)
+    assert torch.equal(ours.sequences, theirs.sequences)
+    torch.testing.assert_close(ours.logprobs, theirs.logprobs, atol=1e-5, rtol=0)
+    assert ours.cache is not None and ours.cache.exact
+    guided = 2 if "guidance_scale" in options else 1
+    # The first pass computes the longest prompt and its block.
+    assert set(watched.widths[:guided]) == {12} and set(watched.widths[guided:]) == {4, 8}
+    assert len(watched.places) == layers * guided
+    if sampler == "llada":
+        assert torch.equal(ours.nfe, theirs.nfe)
+        torch.testing.assert_close(ours.work, theirs.work)
+
+
+def test_what_the_block_cache_cannot_record_is_refused() -> None:
+    model = AutoDenoiser.from_pretrained(FAMILIES / "sdar")
+    options: dict[str, Any] = {"max_new_tokens": 4, "cuda_graph": True}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"cache": "dual"}, "cuda_graph=True.*those of 'block'"),
+        ({"cache": BlockCache("separate")}, "cuda_graph=True.*passes of its own"),
+        ({"cache": "block", "cache_audit": 0.5}, "cache_audit: recorded steps"),
+    ]
+    for given, why in cases:
+        with pytest.raises(ValueError, match=why):
+            generate(model, [[1, 2, 3]], **given, **options)
+    model.time_conditioned = True
+    with pytest.raises(ValueError, match=r"is told the time.*cuda_graph=True"):
+        generate(model, [[1, 2, 3]], cache="block", **options)
 
 
 @pytest.mark.parametrize(

@@ -167,3 +167,24 @@ def test_nor_has_a_pass_of_the_families(folder: str, padded: bool) -> None:
     plan = plan_blocks(inputs.editable, 4, None, steps_per_block=3)
     run = recorded(model, request(sampler, TokenLaw(), padded), inputs, plan, NOBODY)
     tick_twice(run, lambda: send(run, sampler, model))
+
+
+@torch.no_grad()
+def test_nor_have_the_two_passes_of_the_block_cache() -> None:
+    """The first step puts keys and values in their place; the others read and write them there."""
+    model = AutoDenoiser.from_pretrained(FAMILIES / "sdar", block_length=4)
+    sampler = samplers.create("llada")
+    tokens = torch.randint(0, 90, (3, 12), generator=torch.Generator().manual_seed(1))
+    editable, attention = tokens < 0, tokens >= 0
+    editable[:, 5:], attention[1, :4] = True, False
+    inputs = check_canvases(model, tokens, editable, attention, [1, 2, 3])
+    origin = attention.long().argmax(1)
+    plan = plan_blocks(inputs.editable, 4, None, origin=origin, steps_per_block=3)
+    run = recorded(model, request(sampler, TokenLaw(), True), inputs, plan, NOBODY)
+    assert run.widths == (8, 4, 8)
+    run.tick(run.widths.first)
+    send(run, sampler, model)
+    for width in run.widths[1:]:
+        run.tick(width)
+        with _NothingHere():
+            run.tick(width)
