@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Generator, Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.checkup.bench_laws import DTYPES, LawRow, Method, measure_laws
+from dlm_sampling.checkup.bench_laws import DTYPES, FUSED, LawRow, Method, fused, measure_laws
 from dlm_sampling.types import TokenLaw
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -122,6 +122,8 @@ def run_bench(
     threads: int = 1,
     repeats: int = 5,
     memory: bool = True,
+    *,
+    compiled: bool = False,
 ) -> BenchReport:
     """Measure `ops.draw` and three published ways to sample, in one process, in alternation.
 
@@ -139,12 +141,17 @@ def run_bench(
         threads: threads of torch.
         repeats: rounds.
         memory: measure peak memory too.
+        compiled: measure the compiled pass of `ops.fused_cpu` too, which is compiled first.
 
     Raises:
         ValueError: a number below 1, a negative temperature, or an unknown dtype.
     """
     _check(rows, vocab, dtype, temperature, threads, repeats)
-    methods = {k: m for k, m in METHODS.items() if temperature > 0.0 or k in GREEDY}
+    methods = {
+        name: method
+        for name, method in (EVERY if compiled else METHODS).items()
+        if temperature > 0.0 or name in (*GREEDY, FUSED)
+    }
     load = load_average()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -152,7 +159,9 @@ def run_bench(
         times = _time(methods, _logits(rows, vocab, dtype), temperature, repeats)
         few = min(rows, _LAW_ROWS)
         laws = measure_laws(
-            lambda kind: _logits(few, vocab, kind), lambda m, x: _time(m, x, 1.0, repeats)
+            lambda kind: _logits(few, vocab, kind),
+            lambda m, x: _time(m, x, 1.0, repeats),
+            compiled,
         )
     finally:
         torch.set_num_threads(before)
@@ -223,12 +232,14 @@ def multinomial(logits: Tensor, temperature: float, generator: Generator) -> tup
 
 
 BASELINE = "LLaDA (float64 Gumbel)"
-METHODS: Mapping[str, Method] = {
-    "dlm_sampling": ours,
+EVERY: Mapping[str, Method] = {
+    "dlm_sampling": fused(ours, "off"),
+    FUSED: fused(ours),
     BASELINE: llada,
     "MDLM (float32 Gumbel)": mdlm,
     "softmax + multinomial": multinomial,
 }
+METHODS = {name: method for name, method in EVERY.items() if name != FUSED}
 GREEDY = ("dlm_sampling", BASELINE)
 
 
@@ -297,10 +308,10 @@ def report_peak(
     """Print the growth of the peak resident set over one call, in bytes."""
     torch.set_num_threads(threads)
     generator = Generator().manual_seed(2)
-    METHODS[name](_logits(2, 3000, dtype), temperature, generator)
+    EVERY[name](_logits(2, 3000, dtype), temperature, generator)
     logits = _logits(rows, vocab, dtype)
     before = _peak_resident()
-    METHODS[name](logits, temperature, generator)
+    EVERY[name](logits, temperature, generator)
     sys.stdout.write(str(_peak_resident() - before))
 
 

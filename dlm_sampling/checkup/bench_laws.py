@@ -7,6 +7,7 @@ that we know of, for the law beside it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from dlm_sampling import ops
+from dlm_sampling.ops import fused_cpu
 from dlm_sampling.types import TokenLaw
 
 Method = Callable[[Tensor, float, Generator], tuple[Tensor, Tensor]]
@@ -52,6 +54,26 @@ class LawRow:
     cpu_milliseconds: float
     reads: float
     of_plain: float
+
+
+FUSED = "dlm_sampling, fused"
+"""Draws by the compiled pass of `ops.fused_cpu`."""
+
+
+def fused(method: Method, choice: str = "on") -> Method:
+    """Return a method that runs under this choice of DLM_FUSED_CPU."""
+
+    def chosen(logits: Tensor, temperature: float, generator: Generator) -> tuple[Tensor, Tensor]:
+        before = os.environ.get(fused_cpu.CHOICE)
+        os.environ[fused_cpu.CHOICE] = choice
+        try:
+            return method(logits, temperature, generator)
+        finally:
+            os.environ.pop(fused_cpu.CHOICE)
+            if before is not None:
+                os.environ[fused_cpu.CHOICE] = before
+
+    return chosen
 
 
 def drawn(law: TokenLaw) -> Method:
@@ -124,11 +146,17 @@ LAWS: Mapping[str, tuple[TokenLaw, str, Method]] = {
 PLAIN = next(iter(LAWS))
 
 
-def cases() -> dict[str, Case]:
-    """Return all rows of the table by a name of their own."""
+def cases(compiled: bool = False) -> dict[str, Case]:
+    """Return all rows of the table by a name of their own.
+
+    Args:
+        compiled: add the draws without filters by the compiled pass.
+    """
     found = {READ: Case("none", READ, read)}
     for name, (law, by, other) in LAWS.items():
-        found[name] = Case(name, "dlm_sampling", drawn(law))
+        found[name] = Case(name, "dlm_sampling", fused(drawn(law), "off"))
+        if compiled and not law.filters:
+            found[f"{name}, fused"] = Case(name, FUSED, fused(drawn(law)))
         found[f"{name}, {by}"] = Case(name, by, other)
     return found
 
@@ -136,16 +164,18 @@ def cases() -> dict[str, Case]:
 def measure_laws(
     logits: Callable[[str], Tensor],
     time: Callable[[Mapping[str, Method], Tensor], dict[str, tuple[float, float]]],
+    compiled: bool = False,
 ) -> tuple[LawRow, ...]:
     """Return the rows of the table.
 
     Args:
         logits: makes them of a dtype.
         time: returns the median wall and processor milliseconds of methods on logits.
+        compiled: add the compiled pass.
     """
     rows: list[LawRow] = []
     for dtype in DTYPES:
-        found = cases()
+        found = cases(compiled)
         times = time({name: case.method for name, case in found.items()}, logits(dtype))
         one, plain = times[READ][1], times[PLAIN][1]
         rows += [

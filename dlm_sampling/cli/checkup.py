@@ -74,6 +74,9 @@ def arithmetic(
     temperature: Annotated[float, typer.Option(help="0 is argmax.")] = 1.0,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
     repeats: Annotated[int, typer.Option(help="Rounds that are counted.")] = 5,
+    fused: Annotated[
+        bool, typer.Option("--fused", help="Also the pass compiled by DLM_FUSED_CPU=on.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
 ) -> None:
     """Measure the sampling arithmetic beside published ones; `bench loop` measures the loop."""
@@ -81,7 +84,7 @@ def arithmetic(
         return
     from dlm_sampling.checkup.bench import run_bench
 
-    report = run_bench(rows, vocab, dtype, temperature, threads, repeats)
+    report = run_bench(rows, vocab, dtype, temperature, threads, repeats, compiled=fused)
     _show(report, [report.table(), report.law_table()], as_json)
 
 

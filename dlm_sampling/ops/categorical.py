@@ -61,6 +61,9 @@ def draw(
 ) -> DrawRecord:
     """Draw one token per row and return it with the statistics of its law.
 
+    On a CPU, DLM_FUSED_CPU=on reads the logits in a compiled pass, with the same numbers; see
+    `ops.fused_cpu`.
+
     Args:
         source: logits [N, V] of any float dtype and strides, a `LogitRows`, or a `Pair`.
         keys: int64 [R], the seed of the row that each draw belongs to.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dlm_sampling.ops import fused_cpu
 from dlm_sampling.ops.filters import Boundary, truncate
 from dlm_sampling.ops.laws import (
     LawSums,
@@ -65,6 +66,26 @@ def read_tiles(
         wanted: the numbers asked for of the law of the statistics.
         best: whether the token of the largest logit is asked for.
     """
+    if fused_cpu.asked():
+        found = fused_cpu.read(
+            block, allowed, shown, drawn, scratch, read_eagerly, wanted=wanted, best=best
+        )
+        if found is not None:
+            return found
+    return read_eagerly(block, allowed, shown, drawn, scratch, wanted=wanted, best=best)
+
+
+def read_eagerly(
+    block: Block,
+    allowed: AllowedIds,
+    shown: TemperedLaw | None,
+    drawn: TemperedLaw | None,
+    scratch: Scratch,
+    *,
+    wanted: Wanted,
+    best: bool,
+) -> Reading:
+    """Read the logits of a block by operators of torch, on any device; see `read_tiles`."""
     one = None if shown is None else _Sums(block, allowed, shown, entropy=wanted.entropy)
     other = one
     if drawn is not shown:

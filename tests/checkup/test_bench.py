@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from dlm_sampling.checkup.bench import (
     report_peak,
     run_bench,
 )
+from dlm_sampling.checkup.bench_laws import DTYPES, FUSED
 from tests.forks import Forks
 from tests.ops.laws import chi_square_p
 
@@ -56,6 +58,24 @@ def test_peak_memory(forks: Forks) -> None:
     # A fork has a peak of its own too, and need not import torch.
     code, theirs, _ = forks.call(report_peak, BASELINE, rows, vocab, "float32", 1.0, 1).ended()
     assert code == 0 and int(theirs) > 3 * rows * vocab * 8
+
+
+def test_the_compiled_pass_is_measured_where_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen: list[str | None] = []
+
+    def asked() -> bool:
+        chosen.append(os.environ.get("DLM_FUSED_CPU"))
+        return False  # nothing is compiled here
+
+    monkeypatch.setattr("dlm_sampling.ops.fused_cpu.asked", asked)
+    monkeypatch.setenv("DLM_FUSED_CPU", "on")
+    report = run_bench(2, 50, temperature=0.0, repeats=1, memory=False, compiled=True)
+    assert [row.method for row in report.methods] == ["dlm_sampling", FUSED, BASELINE]
+    assert chosen[:2] == ["off", "on"] and os.environ["DLM_FUSED_CPU"] == "on"
+    fused = [(row.law, row.dtype) for row in report.laws if row.by == FUSED]
+    assert fused == [(f"temperature {t}", dtype) for dtype in DTYPES for t in (1, 0)]
 
 
 def test_greedy_report_and_refusals() -> None:
