@@ -73,7 +73,12 @@ def compare(
     task: Annotated[
         str, typer.Option(help="text, sudoku, or a .jsonl file with prompt and answer.")
     ] = "text",
-    samples: Annotated[int, typer.Option("--samples", "-n", min=2, help="Texts per setting.")] = 64,
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples", "-n", min=2, help="Texts per setting; of a preset, in place of its own."
+        ),
+    ] = 64,
     prompts: Annotated[
         str | None,
         typer.Option(

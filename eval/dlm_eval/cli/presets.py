@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dlm_eval.comparison.presets import Asked
 
 OF_ALL = ("preset", "out", "page", "quiet")
+OF_SAMPLES = ("samples",)
+"""Options of a preset that draws samples of models of its own."""
 OF_MODEL = (
     "model", "samples", "max_new_tokens", "judge", "judge_revision", "reduction", "reference",
     "reference_column", "features", "mauve_seeds", "seed", "batch_size", "device", "dtype",
@@ -31,14 +33,15 @@ def run_named(
     Raises:
         UsageError: no preset has this name, or an option does not go with it.
     """
-    from dlm_eval.comparison.presets import PRESETS, PresetOfLaws, PresetOfModel
+    from dlm_eval.comparison.presets import PRESETS, Preset, PresetOfLaws, PresetOfModel
     from dlm_eval.comparison.presets.run import PAGE, run_preset
     from dlm_sampling.jobs import rank_of
 
     if name not in PRESETS:
         raise UsageError(str(unknown_choice("--preset", name, tuple(PRESETS))))
     preset = PRESETS[name]
-    fitting = (*OF_ALL, *(OF_MODEL if isinstance(preset, PresetOfModel) else ()))
+    fitting = (*OF_ALL, *(OF_SAMPLES if isinstance(preset, Preset) else ()))
+    fitting = (*fitting, *(OF_MODEL if isinstance(preset, PresetOfModel) else ()))
     refuse_others(context, fitting, f"does not go with --preset {name}, which has its own.")
     place = out / PAGE if page is None else page
     rank = rank_of(os.environ)
@@ -51,7 +54,10 @@ def run_named(
             told = f"{place if preset.paged else out}: written."
             print(told if rank.index == 0 else f"{out}: is left to process 0.")
         return
-    parts = preset.parts(asked) if isinstance(preset, PresetOfModel) else preset.parts()
+    if isinstance(preset, PresetOfModel):
+        parts = preset.parts(asked)
+    else:
+        parts = preset.parts(asked.samples)
     done = run_preset(
         parts, preset.page, out, place, rank, command_line(context),
         picture=preset.picture, quiet=quiet,

@@ -24,7 +24,7 @@ def test_every_sampler_runs_under_the_plain_law_and_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(maps, "book_frequencies", lambda: None)  # counting takes seconds
-    by_part = {part.name: part for part in (*samplers_parts(), *uniform_parts())}
+    by_part = {part.name: part for part in (*samplers_parts(None), *uniform_parts(None))}
     names = {name: {setting.sampler for setting in part.settings} for name, part in by_part.items()}
     assert names["grids-plain"] == set(running_on("absorbing"))
     assert names["texts-uniform"] == set(running_on("uniform"))

@@ -124,7 +124,8 @@ def test_the_speed_up_is_at_equal_quality() -> None:
     assert speed(varied, "a", "b") == (pytest.approx(2.0), 1.0)
 
 
-def small() -> tuple[Part, ...]:
+def small(samples: int | None) -> tuple[Part, ...]:
+    assert samples is None
     grids = Part("grids", Weights("sudoku4x4"), lambda _: SudokuTask(4, 8),
                  (Setting("llada", Law(0.0), 4),), 4)  # fmt: skip
     judge = JudgeOptions(features="none")
@@ -182,7 +183,8 @@ def test_a_preset_writes_summary_picture_and_page(
         "claims": ["--preset", "claim"],
         "MODEL: does not go": ["--preset", "claims", "m"],
         "--nfe: does not go": ["--preset", "published", "m", "--nfe", "8,16,32,64"],
-        "--samples: does not go": ["--preset", "uniform", "--samples", "64"],
+        "--samples: does not go": ["--preset", "orders", "--samples", "64"],
+        "--seed: does not go": ["--preset", "uniform", "--seed", "1"],
         "--page goes with": ["m", "--samplers", "llada", "--page", "p.md"],
         "MODEL": [],
     }
@@ -195,7 +197,7 @@ def test_a_preset_writes_summary_picture_and_page(
 def test_the_plan_of_the_claims_can_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = TokenFrequencies(torch.ones(4096, dtype=torch.int64), 4096)
     monkeypatch.setattr(claims, "book_frequencies", lambda: counts)  # counting takes seconds
-    plan = {part.name: part for part in claims.parts()}
+    plan = {part.name: part for part in claims.parts(None)}
     assert all(part.samples >= 128 for part in plan.values())
     steps = {s.steps for s in plan["text-remdm"].settings if s.sampler == "remdm-loop"}
     assert {32, 128, 512} <= steps  # 1x and 4x the tokens, and what comes to 4x in passes
@@ -236,7 +238,7 @@ def test_the_committed_figures_are_those_that_the_command_measures(
     preset, summary = PRESETS[name], load_summary(RESULTS / name / "summary.json")
     assert isinstance(preset, Preset)
     assert f"--preset {name}" in summary.command
-    planned = {part.name: part for part in preset.parts()}
+    planned = {part.name: part for part in preset.parts(None)}
     assert [part.name for part in summary.parts] == list(planned)
     for part in summary.parts:
         plan = planned[part.name]
@@ -245,6 +247,7 @@ def test_the_committed_figures_are_those_that_the_command_measures(
         assert labels <= {setting.label for setting in plan.settings}
         assert refused == {reason.partition(": ")[0] for reason in part.refused}
         assert (part.samples, part.model) == (plan.samples, plan.weights.name)
+    assert {part.samples for part in preset.parts(7)} == {7}
 
 
 def test_coefficients_of_lsd_are_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

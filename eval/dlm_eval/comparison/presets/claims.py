@@ -1,7 +1,7 @@
 """Plan the preset "claims": what papers say of their samplers, on the embedded models.
 
 The parts are small enough to be repeated on one core in about an hour, and large enough to decide:
-128 texts or 512 grids in every setting.
+128 texts or 512 grids in every setting, or as many as are asked for.
 """
 
 from __future__ import annotations
@@ -36,17 +36,19 @@ it takes the last of them to come to about four passes for each token."""
 BOOKS_MODEL, SUDOKU_MODEL = Weights("tiny-books"), Weights("sudoku4x4")
 
 
-def parts() -> tuple[Part, ...]:
+def parts(samples: int | None) -> tuple[Part, ...]:
     """Return the comparisons, the cheap ones first."""
     frequencies = book_frequencies()
+    grids, texts = samples or GRIDS, samples or TEXTS
+    decoders = _decoders((2, 4, 6, 8, 11), SUDOKU_SWEEPS, None)
     return (
-        _sudoku("sudoku-decoders", CLUES, tuple(_decoders((2, 4, 6, 8, 11), SUDOKU_SWEEPS, None))),
-        _sudoku("sudoku-remdm", 0, tuple(_remdm(*REMDM_GRIDS, PLAIN))),
-        _sudoku("sudoku-solvers", 0, tuple(_solvers((4, 8, 16)))),
-        _text("text-decoders", tuple(_decoders((4, 8, 16, 32), TEXT_SWEEPS, frequencies))),
-        _text("text-float32", tuple(_float32((1024, 16384)))),
-        _text("text-solvers", tuple(_solvers((8, 16, 32)))),
-        _text("text-remdm", tuple(_remdm(*REMDM_TEXTS, NUCLEUS))),
+        _sudoku("sudoku-decoders", CLUES, grids, decoders),
+        _sudoku("sudoku-remdm", 0, grids, _remdm(*REMDM_GRIDS, PLAIN)),
+        _sudoku("sudoku-solvers", 0, grids, _solvers((4, 8, 16))),
+        _text("text-decoders", texts, _decoders((4, 8, 16, 32), TEXT_SWEEPS, frequencies)),
+        _text("text-float32", texts, _float32((1024, 16384))),
+        _text("text-solvers", texts, _solvers((8, 16, 32))),
+        _text("text-remdm", texts, _remdm(*REMDM_TEXTS, NUCLEUS)),
     )
 
 
@@ -68,18 +70,18 @@ second group, whose laws may change by a whole nat."""
 WIDE_KLASS = "klass, KL below 1"
 
 
-def _text(name: str, settings: tuple[Setting, ...]) -> Part:
+def _text(name: str, texts: int, settings: Sequence[Setting]) -> Part:
     def task(denoiser: Denoiser) -> Task:
-        return book_task(denoiser, TEXTS, NEW_TOKENS)
+        return book_task(denoiser, texts, NEW_TOKENS)
 
-    return Part(name, BOOKS_MODEL, task, settings, TEXTS, BATCH_TEXTS, judge=JudgeOptions())
+    return Part(name, BOOKS_MODEL, task, tuple(settings), texts, BATCH_TEXTS, judge=JudgeOptions())
 
 
-def _sudoku(name: str, clues: int, settings: tuple[Setting, ...]) -> Part:
+def _sudoku(name: str, clues: int, grids: int, settings: Sequence[Setting]) -> Part:
     def task(denoiser: Denoiser) -> Task:
-        return SudokuTask(GRIDS, clues)
+        return SudokuTask(grids, clues)
 
-    return Part(name, SUDOKU_MODEL, task, settings, GRIDS, GRIDS)
+    return Part(name, SUDOKU_MODEL, task, tuple(settings), grids, GRIDS)
 
 
 def _solvers(budgets: Sequence[int]) -> list[Setting]:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dlm_eval.comparison.presets.picture import by_sampler
-from dlm_eval.comparison.presets.summary import Figure, PartFigures, weights_at
+from dlm_eval.comparison.presets.summary import Figure, PartFigures, Summary, weights_at
 
 ERRORS = 2.0
 UNDECIDED = "undecided"
 ROUNDING = 1e-6
 """Of figures in a file; settings with the same samples have no error."""
+FEWEST_TEXTS = 128
+"""Of a setting, with which a claim of a paper is judged."""
 LARGEST_GAP = 1.5
 """Budgets more than this factor outside the baseline's own NFE are not compared with it."""
 
@@ -63,6 +65,15 @@ class Difference:
             f"ln ppl {self.quality:+.3f} ± {self.error:.3f}, "
             f"H {self.entropy:+.3f} ± {self.entropy_error:.3f}"
         )
+
+
+def judging(summary: Summary) -> str:
+    """Say whether a page has the texts to judge claims of papers, and where they are judged."""
+    place = "the preset `claims` (`eval/results/claims/README.md`) does"
+    fewest = min(part.samples for part in summary.parts)
+    if fewest < FEWEST_TEXTS:
+        return f"With {fewest} samples a row judges no claim of a paper: {place}."
+    return f"Claims of papers are not judged here: {place}."
 
 
 def difference(part: PartFigures, first: Figure, second: Figure) -> Difference:

@@ -14,7 +14,7 @@ from dlm_eval.comparison.presets.claims import (
     NEW_TOKENS,
     PLAIN,
 )
-from dlm_eval.comparison.presets.differences import ERRORS, Difference, difference
+from dlm_eval.comparison.presets.differences import ERRORS, Difference, difference, judging
 from dlm_eval.comparison.presets.picture import by_sampler
 from dlm_eval.comparison.presets.summary import PartFigures, Summary
 from dlm_eval.comparison.presets.tables import table_of
@@ -29,18 +29,19 @@ TEXTS = 32
 JUDGE = JudgeOptions(features="none")
 
 
-def parts() -> tuple[Part, ...]:
+def parts(samples: int | None) -> tuple[Part, ...]:
     """Return the one comparison: every solver with and without what was learned for it."""
+    count = samples or TEXTS
 
     def task(denoiser: Denoiser) -> Task:
-        return book_task(denoiser, TEXTS, NEW_TOKENS)
+        return book_task(denoiser, count, NEW_TOKENS)
 
     settings = tuple(
         Setting(f"{base}: {method}", PLAIN, steps, instance=solver)
         for base, method, steps, solver in learned_solvers()
         if steps < NEW_TOKENS
     )
-    return (Part("texts", BOOKS_MODEL, task, settings, TEXTS, BATCH_TEXTS, judge=JUDGE),)
+    return (Part("texts", BOOKS_MODEL, task, settings, count, BATCH_TEXTS, judge=JUDGE),)
 
 
 def render(summary: Summary) -> str:
@@ -65,8 +66,8 @@ def render(summary: Summary) -> str:
         "",
         f"Of {len(gaps)} comparisons {counts['better']} are better, {counts['less varied']} less",
         f"varied, {counts['same']} the same and {counts['worse']} worse; about",
-        f"{round(len(gaps) / 20)} would stand out by chance alone. With so few texts a difference",
-        f"below {seen:.2f} in ln ppl is not seen.",
+        f"{round(len(gaps) / 20)} would stand out by chance alone. With so many texts a difference",
+        f"below {seen:.2f} in ln ppl is not seen. {judging(summary)}",
         "",
         *table_of(part),
     ]

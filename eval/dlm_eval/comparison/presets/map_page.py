@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dlm_eval.comparison.presets.differences import Outcome, against
+from dlm_eval.comparison.presets.differences import Outcome, against, judging
 from dlm_eval.comparison.presets.maps import BASELINES, NEW_TOKENS
 from dlm_eval.comparison.presets.picture import by_sampler
 from dlm_eval.comparison.presets.summary import PartFigures, Summary
@@ -52,10 +52,9 @@ def _render(summary: Summary, title: str, subject: str) -> str:
         "",
         *_tasks(summary.parts),
         "",
-        "These are small models and few texts: a row shows where a sampler stands, and decides "
-        "nothing. The preset `claims` has the samples to decide. `±` is a standard error over "
-        "samples. NFE is measured: forward passes per row. A sampler that sets its own pace has "
-        "no steps; its own parameter is swept.",
+        f"These are small models: a row shows where a sampler stands. {judging(summary)} `±` is a "
+        "standard error over samples. NFE is measured: forward passes per row. A sampler that "
+        "sets its own pace has no steps; its own parameter is swept.",
         "",
         "**Against a baseline**: at the NFE of the row, with the baseline linear in log NFE "
         "between its own points; *better* and *worse* are beyond two standard errors, *less "

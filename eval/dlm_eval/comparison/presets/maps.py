@@ -1,7 +1,7 @@
 """Plan the presets "samplers" and "uniform": every sampler on the embedded models.
 
-They show where a sampler stands, with few texts in every setting; the preset "claims" has enough
-to decide.
+They show where a sampler stands, with few texts in every setting, or as many as are asked for; the
+preset "claims" has enough to decide.
 """
 
 from __future__ import annotations
@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from dlm_eval.comparison.part import Part, Weights
-from dlm_eval.comparison.presets.claims import BOOKS_MODEL, SUDOKU_MODEL, book_frequencies
+from dlm_eval.comparison.presets.claims import (
+    BATCH_TEXTS,
+    BOOKS_MODEL,
+    SUDOKU_MODEL,
+    book_frequencies,
+)
 from dlm_eval.comparison.settings import Law, Setting
 from dlm_eval.comparison.sweeps import SWEEPS, own_law
 from dlm_eval.comparison.tasks import SudokuTask, Task, book_task
@@ -29,7 +34,7 @@ UNIFORM_MODEL = Weights("tiny-books-uniform")
 JUDGE = JudgeOptions(features="none")
 
 
-def samplers_parts() -> tuple[Part, ...]:
+def samplers_parts(samples: int | None) -> tuple[Part, ...]:
     """Return every sampler of masks under its own law, and on grids under the plain law too."""
     everyone = running_on("absorbing")
     plain, greedy, nucleus = (
@@ -37,17 +42,17 @@ def samplers_parts() -> tuple[Part, ...]:
         for law in ("plain", "greedy", "nucleus")
     )
     return (
-        _grids("grids-plain", SUDOKU_MODEL, 0, everyone, "plain"),
-        _grids("grids-clues-greedy", SUDOKU_MODEL, CLUES, greedy, "greedy"),
-        _texts("texts-nucleus", BOOKS_MODEL, nucleus, "nucleus"),
-        _texts("texts-plain", BOOKS_MODEL, plain, "plain"),
-        _texts("texts-greedy", BOOKS_MODEL, greedy, "greedy"),
+        _grids("grids-plain", 0, samples, everyone, "plain"),
+        _grids("grids-clues-greedy", CLUES, samples, greedy, "greedy"),
+        _texts("texts-nucleus", BOOKS_MODEL, samples, nucleus, "nucleus"),
+        _texts("texts-plain", BOOKS_MODEL, samples, plain, "plain"),
+        _texts("texts-greedy", BOOKS_MODEL, samples, greedy, "greedy"),
     )
 
 
-def uniform_parts() -> tuple[Part, ...]:
+def uniform_parts(samples: int | None) -> tuple[Part, ...]:
     """Return every sampler of uniform noise, under the plain law."""
-    return (_texts("texts-uniform", UNIFORM_MODEL, running_on("uniform"), "plain"),)
+    return (_texts("texts-uniform", UNIFORM_MODEL, samples, running_on("uniform"), "plain"),)
 
 
 def running_on(noise: str) -> list[str]:
@@ -55,20 +60,26 @@ def running_on(noise: str) -> list[str]:
     return [name for name, entry in samplers.available().items() if noise in entry.runs_on]
 
 
-def _grids(name: str, weights: Weights, clues: int, names: Sequence[str], law: str) -> Part:
+def _grids(name: str, clues: int, samples: int | None, names: Sequence[str], law: str) -> Part:
+    grids = samples or GRIDS
+
     def task(_: Denoiser) -> Task:
-        return SudokuTask(GRIDS, clues)
+        return SudokuTask(grids, clues)
 
     settings = tuple(_settings(names, law, (4, 16), (2, 8, 32), "sudoku"))
-    return Part(name, weights, task, settings, GRIDS, GRIDS)
+    return Part(name, SUDOKU_MODEL, task, settings, grids, GRIDS)
 
 
-def _texts(name: str, weights: Weights, names: Sequence[str], law: str) -> Part:
+def _texts(
+    name: str, weights: Weights, samples: int | None, names: Sequence[str], law: str
+) -> Part:
+    texts = samples or TEXTS
+
     def task(denoiser: Denoiser) -> Task:
-        return book_task(denoiser, TEXTS, NEW_TOKENS)
+        return book_task(denoiser, texts, NEW_TOKENS)
 
     settings = tuple(_settings(names, law, (4, 16), (2, 8, 64), "text"))
-    return Part(name, weights, task, settings, TEXTS, TEXTS, judge=JUDGE)
+    return Part(name, weights, task, settings, texts, BATCH_TEXTS, judge=JUDGE)
 
 
 def _settings(

@@ -26,12 +26,13 @@ class Preset:
     """Hold comparisons that belong together, on the models that they name.
 
     Fields:
-        parts: returns the comparisons, in the order they run.
+        parts: returns the comparisons, in the order they run; given the samples of each setting,
+            None for its own numbers.
         page: writes the page in Markdown.
         picture: whether the samplers are few enough for a picture beside the page.
     """
 
-    parts: Callable[[], tuple[Part, ...]]
+    parts: Callable[[int | None], tuple[Part, ...]]
     page: Callable[[Summary], str]
     picture: bool = True
 
