@@ -280,7 +280,7 @@ def test_the_published_table_is_planned_at_its_own_ratios() -> None:
     assert steps == [128, 256, 512, 1024, 2048, 4096]
     small = published_parts("m", samples=3, new_tokens=32).settings
     assert [s.steps for s in small if s.sampler == "MDLM"] == [4, 8, 16, 32, 64, 128]
-    assert [s.steps for s in small if s.sampler == "MDLM+FB"] == [32, 64, 128]
+    assert [s.steps for s in small if s.sampler == "MDLM+FB"] == [4, 8, 16, 32, 64, 128]
     rates = {s.steps: str(s.build()) for s in small if s.sampler == "ReMDM"}
     assert all("eta=0.04" in rates[steps] and "Cap(" in rates[steps] for steps in (4, 8, 16))
     assert all("eta=0.02, t_on=0.55, t_off=0.05" in rates[steps] for steps in (32, 64, 128))
@@ -299,12 +299,15 @@ def test_published_figures_stand_beside_those_of_the_run() -> None:
     )
     summary = Summary(command="c", versions={}, parts=(part_of(*figures, judged=True),))
     rows = [line for line in published.render(summary).splitlines() if line.startswith("| ReMDM |")]
-    assert rows[0] == "| ReMDM | 1/8 | 8 | 8.0 | 40.0 ± 1.2 | 3.000 ± 0.040 |  | 128 | 0.057 |"
-    assert rows[1] == "| ReMDM | 1/4 |  |  |  |  |  | 256 | 0.216 |"
-    assert rows[5].endswith("| 4096 | 0.656 |") and rows[5].startswith("| ReMDM | 4 |")
+    here = "| ReMDM | 1/8 | 8 | 8.0 | 40.0 ± 1.2 | 3.000 ± 0.040 |  "
+    assert rows[0] == f"{here}| 128 | 42.5 | 5.43 | 0.057 |"
+    assert rows[1] == "| ReMDM | 1/4 |  |  |  |  |  | 256 | 30.5 | 5.34 | 0.216 |"
+    assert rows[5].endswith("| 4096 | 17.6 | 5.20 | 0.656 |") and rows[5].startswith(
+        "| ReMDM | 4 |"
+    )
     (course,) = [line for line in published.render(summary).splitlines() if "from T = L" in line]
     assert "here ln ppl -0.693" in course
-    assert "published MAUVE 0.403 to 0.656" in course
+    assert "published ln ppl -0.486, MAUVE 0.403 to 0.656" in course
 
 
 def test_a_summary_finds_its_parts() -> None:

@@ -14,7 +14,12 @@ from dlm_eval.comparison.presets.claims import (
     NEW_TOKENS,
     PLAIN,
 )
-from dlm_eval.comparison.presets.differences import ERRORS, Difference, difference, judging
+from dlm_eval.comparison.presets.differences import (
+    ERRORS,
+    FEWEST_TEXTS,
+    Difference,
+    difference,
+)
 from dlm_eval.comparison.presets.picture import by_sampler
 from dlm_eval.comparison.presets.summary import PartFigures, Summary
 from dlm_eval.comparison.presets.tables import table_of
@@ -66,12 +71,20 @@ def render(summary: Summary) -> str:
         "",
         f"Of {len(gaps)} comparisons {counts['better']} are better, {counts['less varied']} less",
         f"varied, {counts['same']} the same and {counts['worse']} worse; about",
-        f"{round(len(gaps) / 20)} would stand out by chance alone. With so many texts a difference",
-        f"below {seen:.2f} in ln ppl is not seen. {judging(summary)}",
+        f"{round(len(gaps) / 20)} would stand out by chance alone. With {part.samples} texts a",
+        f"difference below {seen:.2f} in ln ppl is not seen{_verdict(part.samples)}",
         "",
         *table_of(part),
     ]
     return page.render(learned, summary.command, "\n".join(texts))
+
+
+def _verdict(texts: int) -> str:
+    """End the sentence about the texts: too few of them judge no claim of the paper."""
+    enough = f"`--samples {FEWEST_TEXTS}` of the same command"
+    return (
+        "." if texts >= FEWEST_TEXTS else f", and no claim\nof the paper is judged: {enough} does."
+    )
 
 
 def _gaps(part: PartFigures) -> Iterator[tuple[str, int, Difference]]:
