@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
 from dlm_sampling.denoisers.columns import refuse_cache, shift_right
-from dlm_sampling.denoisers.wrappers import arguments_of
+from dlm_sampling.denoisers.wrappers import arguments_of, needs_of
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind, Process
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 CALLS = {"forward", "_wrapped_call_impl"}
 """Names of the methods that run a whole module; the second is that of `__call__`."""
 
+OFFERED = frozenset({"attention_mask", "t", "dt", "carry", "columns"})
+"""Arguments that a function gets by keyword, where its signature names them."""
+
 
 class WrappedDenoiser(Denoiser):
     """Run a function as a denoiser; `wrap` makes it."""
@@ -34,6 +37,7 @@ class WrappedDenoiser(Denoiser):
         fn: Callable[..., Any],
         *,
         accepts: frozenset[str],
+        needs: frozenset[str],
         shifted: bool,
         step_conditioned: bool,
         by_module: bool,
@@ -47,7 +51,7 @@ class WrappedDenoiser(Denoiser):
         self.step_conditioned = step_conditioned
         self.fn, self.by_module = fn, by_module
         self.rows_alike = by_module  # any other function may hold labels, one per row
-        self.accepts = accepts
+        self.accepts, self.needs = accepts, needs
         self.shifted = shifted
 
     def forward(self, inputs: Pass) -> DenoiserOutput:
@@ -56,8 +60,11 @@ class WrappedDenoiser(Denoiser):
         A function that gives logits in place may return columns of its choice; see `wrap`.
         """
         refuse_cache(inputs)
+        attention = inputs.attention
+        if attention is None and "attention_mask" in self.needs:
+            attention = torch.ones_like(inputs.tokens, dtype=torch.bool)
         offered: dict[str, Any] = {
-            "attention_mask": inputs.attention,
+            "attention_mask": attention,
             "t": inputs.t,
             "dt": inputs.dt if self.step_conditioned else None,
             "carry": inputs.carry,
@@ -66,7 +73,7 @@ class WrappedDenoiser(Denoiser):
         given = {
             name: value
             for name, value in offered.items()
-            if name in self.accepts and value is not None
+            if name in self.accepts and (value is not None or name in self.needs)
         }
         call = self.call_module if self.by_module else self.fn
         output = read_output(call(inputs.tokens, **given), inputs.tokens, self.vocab_size)
@@ -105,7 +112,8 @@ def wrap(
     The function gets int64 [B, L] ids and, by keyword and only where its signature names them,
     `attention_mask` (bool [B, L]), `t` (float64 [B]), `dt` (float64 [B]), `carry`, and `columns`
     (int64 [B, W], the columns that are wanted; the function may still return all).  It returns
-    logits [B, L, V], an object with `.logits`, or a `DenoiserOutput`.
+    logits [B, L, V], an object with `.logits`, or a `DenoiserOutput`.  An argument is left out of a
+    pass that has nothing for it; where it has no default, it is None, and the mask True everywhere.
 
     Wrappers that take any keyword are looked through: `torch.compile`, data parallelism, adapters,
     and any module that holds a single one.  Behind other functions of any keyword, say what the
@@ -137,8 +145,8 @@ def wrap(
         device: device of the inputs; default: that of the module's first parameter, else CPU.
 
     Raises:
-        TypeError: `fn` cannot be called, or padding or time is declared but the signature lacks the
-            argument.
+        TypeError: `fn` cannot be called, needs an argument that is not passed, or padding or time
+            is declared but the signature lacks the argument.
         ValueError: `mask_token_id` is outside the vocabulary.
     """
     if not callable(fn):
@@ -157,10 +165,17 @@ def wrap(
             "and t are not passed. Say honours_padding= and time_conditioned=, True or False.",
             stacklevel=2,
         )
+    needs = needs_of(module if module is not None and by_module else fn)
+    if strange := sorted(needs - OFFERED):
+        raise TypeError(
+            f"fn needs {strange[0]!r}, which is not passed: give it a default, or set it with "
+            f"functools.partial. Passed by name: {', '.join(sorted(OFFERED))}."
+        )
     text = TextFacts(tokenizer=tokenizer, eos_token_id=eos_token_id, pad_token_id=pad_token_id)
     denoiser = WrappedDenoiser(
         fn,
         accepts=accepts,
+        needs=needs,
         shifted=shifted,
         vocab_size=vocab_size,
         mask_token_id=mask_token_id,

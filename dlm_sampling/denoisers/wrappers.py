@@ -92,3 +92,22 @@ def arguments_of(fn: Callable[..., Any]) -> tuple[frozenset[str], bool]:
         return names, True
     inner, anything = arguments_of(inside[0])
     return names | inner, anything
+
+
+def needs_of(fn: Callable[..., Any]) -> frozenset[str]:
+    """List the names without which a function or module cannot be called, beside its first.
+
+    Wrappers are looked through as in `arguments_of`.
+    """
+    if isinstance(fn, partial):
+        return needs_of(fn.func) - set(fn.keywords)
+    module = fn if isinstance(fn, nn.Module) else None
+    inside = [] if module is None else list(module.children())
+    try:
+        parameters = inspect.signature(fn if module is None else module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return frozenset()
+    if len(inside) == 1 and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return needs_of(inside[0])
+    rest = [p for p in parameters if p.kind in BY_KEYWORD][1:]
+    return frozenset(p.name for p in rest if p.default is inspect.Parameter.empty)

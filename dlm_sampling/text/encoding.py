@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, cast
 
 from dlm_sampling.errors import check_mapping, suggestion
 
@@ -28,15 +28,6 @@ _OURS = frozenset({
 """Names in templates that are no arguments of a caller."""
 
 _ENDS = {"add_generation_prompt", "continue_final_message"}
-
-
-@runtime_checkable
-class WithUnknown(Protocol):
-    """Name the mask and the unknown token, as tokenizers of transformers do."""
-
-    mask_token: str | None
-    mask_token_id: int | None
-    unk_token_id: int | None
 
 
 class Encoded(NamedTuple):
@@ -165,10 +156,11 @@ def check_no_blanks(tokenizer: Any, text: str, name: str) -> None:
     Raises:
         ValueError: a character has no token; the message has up to five of them.
     """
-    if not isinstance(tokenizer, WithUnknown):
+    try:  # no protocol: from Python 3.12 on it would not see what `__getattr__` gives
+        mask, blank, unknown = tokenizer.mask_token_id, tokenizer.mask_token, tokenizer.unk_token_id
+    except AttributeError:
         return
-    mask, blank = tokenizer.mask_token_id, tokenizer.mask_token
-    if mask is None or blank is None or tokenizer.unk_token_id != mask:
+    if mask is None or blank is None or unknown != mask:
         return
     if _ids(tokenizer, text, False).count(mask) == text.count(blank):
         return

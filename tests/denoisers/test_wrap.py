@@ -1,5 +1,6 @@
 """Any callable is a denoiser: arguments follow the signature, shapes are checked."""
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dlm_sampling import generate
 from dlm_sampling.denoisers import Denoiser, wrap
 from dlm_sampling.denoisers.columns import positions_of, shift_right
 from dlm_sampling.types import DenoiserOutput
@@ -45,6 +47,24 @@ def test_arguments_follow_the_signature() -> None:
     assert seen["t"].tolist() == [0.5, 0.25]
     with pytest.raises(ValueError, match="t is missing"):
         denoiser(IDS)
+
+
+def test_an_argument_without_default_is_always_given() -> None:
+    def fn(input_ids: Tensor, attention_mask: Tensor, carry: Any) -> Tensor:
+        assert carry is None
+        return one_hot(input_ids) * attention_mask.sum(1)[:, None, None]
+
+    denoiser = wrap(fn, vocab_size=V, mask_token_id=MASK)
+    assert torch.equal(denoiser.logits(IDS), 4 * one_hot(IDS))
+    assert generate(denoiser, [[1, 2], [3]], max_new_tokens=2, seed=0).sequences.shape == (2, 4)
+
+    def other(input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
+        return one_hot(input_ids)
+
+    with pytest.raises(TypeError, match="fn needs 'position_ids', which is not passed"):
+        wrap(other, vocab_size=V, mask_token_id=MASK)
+    fixed = wrap(partial(other, position_ids=IDS), vocab_size=V, mask_token_id=MASK)
+    assert torch.equal(fixed.logits(IDS), one_hot(IDS))
 
 
 def test_module_is_put_in_evaluation_mode_and_gradients_follow_the_caller() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dlm_sampling import AutoDenoiser, generate
+from dlm_sampling.constraints import token_bytes
+from dlm_sampling.text import arguments, encoding
 from dlm_sampling.text.encoding import Encoder, check_encodable, check_template
 from tests.text.tokenizers_of_all_kinds import KINDS, ids_of, script, tokenizer
 
@@ -159,3 +162,20 @@ def test_a_character_without_a_token_is_no_position_to_fill() -> None:
         Encoder(own).text("abcdefg", 0)
     for kind in KINDS:  # their unknown token is not their mask
         assert Encoder(tokenizer(kind)).text("\u2603 far", 0).ids
+
+
+def test_protocols_ask_tokenizers_only_for_what_every_python_sees() -> None:
+    """From 3.12 on `isinstance` asks no `__getattr__`, by which transformers 5 gives some ids."""
+    own = AutoDenoiser.from_pretrained("sudoku4x4").tokenizer
+    for module in (arguments, encoding, token_bytes):
+        for protocol in vars(module).values():
+            if "_is_runtime_protocol" not in vars(
+                protocol if inspect.isclass(protocol) else object
+            ):
+                continue
+            names = {
+                n for n in {*vars(protocol), *protocol.__annotations__} if not n.startswith("_")
+            }
+            if all(hasattr(own, name) for name in names):
+                seen = {name for name in names if inspect.getattr_static(own, name, None)}
+                assert seen == names, protocol
