@@ -6,13 +6,16 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; an interrupt during its import ends as quietly as a later one."""
+    """Run the command line; an interrupt during its import or its end is as quiet as any other."""
     try:
-        from dlm_sampling.cli import app
+        from dlm_sampling.cli import app, exits
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(130)
-    app.main()
+    try:
+        app.main()
+    finally:  # Python's own end is not disturbed either
+        exits.ignore_interrupts()
 
 
 if __name__ == "__main__":

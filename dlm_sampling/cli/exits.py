@@ -113,20 +113,30 @@ def end(run: Callable[[list[str]], None], words: list[str]) -> NoReturn:
     last = words.index("--") if "--" in words else len(words)
     debug = "--debug" in words[:last]
     words = [word for i, word in enumerate(words) if i >= last or word != "--debug"]
+    error: BaseException | None = None
     try:
         quieten(debug)
         with terminate_as_interrupt():
             run(words)
         sys.stdout.flush()
-        code = 0
-    except BaseException as error:  # every exit of the program passes here
-        code, text = verdict(error)
-        if debug and code not in (0, 130):
-            traceback.print_exception(error)
-        if text:
-            note(text)
-    close_stdout()
+    except BaseException as raised:  # every exit of the program passes here
+        error = raised
+    with undisturbed():
+        code = tell_end(error, debug)
+        close_stdout()
     sys.exit(code)
+
+
+def tell_end(error: BaseException | None, debug: bool) -> int:
+    """Print the line about how a program has ended, and return its exit code."""
+    if error is None:
+        return 0
+    code, text = verdict(error)
+    if debug and code not in (0, 130):
+        traceback.print_exception(error)
+    if text:
+        note(text)
+    return code
 
 
 def note(text: str) -> None:
@@ -245,6 +255,22 @@ def close_stdout() -> None:
     except (OSError, ValueError):
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def ignore_interrupts() -> dict[int, Any]:
+    """Ignore Ctrl-C and SIGTERM from now on, and return what happened at them before."""
+    return {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
+
+
+@contextmanager
+def undisturbed() -> Generator[None]:
+    """Run the block without interrupts: the program ends already, and a second one adds nothing."""
+    before = ignore_interrupts()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 AGAIN = 0.01  # seconds

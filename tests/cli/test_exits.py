@@ -94,6 +94,26 @@ def test_other_errors_of_finalisers_are_reported_as_before() -> None:
     assert signal.getsignal(signal.SIGALRM) is alarm
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interrupt_does_not_disturb_the_end(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(words: list[str]) -> None:
+        signal.raise_signal(number)
+
+    def again(text: str) -> None:
+        signal.raise_signal(number)
+        print(text, file=sys.stderr)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr("dlm_sampling.cli.exits.note", again)
+    monkeypatch.setattr("dlm_sampling.cli.exits.close_stdout", lambda: signal.raise_signal(number))
+    with pytest.raises(SystemExit, match="130"):
+        end(run, [])
+    assert capsys.readouterr().err == "Interrupted.\n"
+    assert signal.getsignal(number) is before
+
+
 def test_interrupt(forks: Forks, tiny: str, many_prompts: str) -> None:
     one = ("--batch-size", "1")
     process = forks.command("generate", "-i", many_prompts, "--model", tiny, *SHORT, *one)
