@@ -1,8 +1,9 @@
 """Measure the time of a step outside of the network, by sampler, beside loops written by hand.
 
 The network is a table of logits that do not depend on the canvas, so that all the time is that of
-the loop, the sampler and the draw.  Two loops written in plain torch, without seeds, ragged rows or
-statistics, say what the least would be: LLaDA's at temperature 0, and MDLM's ancestral one.
+the loop, the sampler and the draw.  Loops written in plain torch (`checkup.by_hand`), without
+seeds, ragged rows or statistics, say what the least would be: LLaDA's at temperature 0, and for
+each sampler the one that does what its step has to do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from rich.table import Table
 from torch import Generator, Tensor
 
+from dlm_sampling.checkup import by_hand
 from dlm_sampling.checkup.bench import cpu_name, load_average
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.wrap import wrap
@@ -27,7 +29,6 @@ from dlm_sampling.processes import Absorbing, Uniform
 from dlm_sampling.samplers import available, create
 from dlm_sampling.types import NoiseKind, Process
 
-HAND, HAND_ANCESTRAL = "LLaDA by hand", "ancestral by hand"
 SETTINGS = ((1, 64), (1, 256), (16, 64), (16, 256))
 """Rows B and positions L that are measured."""
 
@@ -48,6 +49,9 @@ class LoopRow:
         microseconds: processor time of a step, the least over the repeats.
         ratio: over that of LLaDA's loop by hand.
         ratio_of_pass: the same for the time of a forward pass, or of a step if none had a pass.
+        hand: the loop by hand that does what a step of the sampler has to do; its own name for
+            such a loop.
+        ratio_of_hand: the time of a forward pass over that of a step of `hand`.
     """
 
     sampler: str
@@ -58,6 +62,8 @@ class LoopRow:
     microseconds: float
     ratio: float
     ratio_of_pass: float
+    hand: str
+    ratio_of_hand: float
 
 
 @dataclass(frozen=True)
@@ -95,19 +101,20 @@ class LoopReport:
             title=f"processor time of a step outside of the network, V {self.vocab}",
             caption=(
                 f"{self.cpu}, torch {self.torch}, {self.threads} thread(s), load {load}; least of "
-                f"{self.repeats} runs of {self.steps} planned steps; x = over LLaDA by hand, and "
-                "of a forward pass where a step has several"
+                f"{self.repeats} runs of {self.steps} planned steps; x = over LLaDA by hand, own = "
+                "a forward pass over a step of the loop by hand that does as much"
             ),
         )
         table.add_column("sampler")
+        table.add_column("own")
         for rows, length in settings:
             table.add_column(f"B {rows} L {length}: us", justify="right")
             table.add_column("x", justify="right")
-            table.add_column("pass", justify="right")
+            table.add_column("own", justify="right")
         by_name: dict[str, list[str]] = {}
         for row in self.loops:
-            shown = (f"{row.microseconds:.0f}", f"{row.ratio:.1f}", f"{row.ratio_of_pass:.1f}")
-            by_name.setdefault(row.sampler, []).extend(shown)
+            shown = (f"{row.microseconds:.0f}", f"{row.ratio:.1f}", f"{row.ratio_of_hand:.1f}")
+            by_name.setdefault(row.sampler, [row.hand.removesuffix(" by hand")]).extend(shown)
         for name, cells in by_name.items():
             table.add_row(name, *cells)
         return [table, *(_profile_table(name, found) for name, found in self.profiles.items())]
@@ -179,16 +186,20 @@ def _loops(names: Sequence[str], rows: int, length: int, vocab: int, steps: int)
     generator = Generator().manual_seed(0)
     logits = torch.randn(rows, length, vocab, generator=generator).mul_(_SPREAD)
     loops: dict[str, Loop] = {
-        HAND: partial(_by_hand, llada_by_hand, logits, steps),
-        HAND_ANCESTRAL: partial(_by_hand, ancestral_by_hand, logits, steps),
+        name: partial(_by_hand, loop, logits, steps) for name, loop in by_hand.LOOPS.items()
     }
     denoisers: dict[NoiseKind, Denoiser] = {}
     for name in names:
-        kind = "absorbing" if "absorbing" in create(name).runs_on else "uniform"
+        kind = kind_of(name)
         if kind not in denoisers:
             denoisers[kind] = fixed_denoiser(logits, kind)
         loops[name] = partial(_run, denoisers[kind], name, rows, length, steps)
     return loops
+
+
+def kind_of(name: str) -> NoiseKind:
+    """Return the noise that a sampler is measured under: masks where it runs on them."""
+    return "absorbing" if "absorbing" in create(name).runs_on else "uniform"
 
 
 def fixed_denoiser(logits: Tensor, kind: NoiseKind) -> Denoiser:
@@ -212,11 +223,8 @@ def fixed_denoiser(logits: Tensor, kind: NoiseKind) -> Denoiser:
     )
 
 
-def _by_hand(
-    loop: Callable[[Tensor, int], Tensor], logits: Tensor, steps: int
-) -> tuple[int, float]:
-    loop(logits, steps)
-    return steps, 1.0
+def _by_hand(loop: by_hand.HandLoop, logits: Tensor, steps: int) -> tuple[int, float]:
+    return loop(logits, steps)[1], 1.0
 
 
 def _run(denoiser: Denoiser, name: str, rows: int, length: int, steps: int) -> tuple[int, float]:
@@ -226,47 +234,6 @@ def _run(denoiser: Denoiser, name: str, rows: int, length: int, steps: int) -> t
     out = sample(denoiser, create(name), canvas, everywhere, seeds=list(range(rows)), steps=steps)
     taken = int(out.steps.max())
     return taken, float(out.nfe.double().mean()) / taken
-
-
-@torch.no_grad()
-def llada_by_hand(logits: Tensor, steps: int) -> Tensor:
-    """Write the most confident argmax tokens of every row: LLaDA's `generate` at temperature 0.
-
-    Nie et al. 2025, arXiv:2502.09992.  The released loop picks the positions of each row in turn.
-    """
-    count, length, vocab = logits.shape
-    mask = vocab - 1
-    x = torch.full((count, length), mask)
-    quotas = [length // steps + (step < length % steps) for step in range(steps)]
-    for quota in quotas:
-        masked = x == mask
-        token = logits.argmax(-1)
-        p = logits.softmax(-1).gather(-1, token[..., None])[..., 0]
-        token = torch.where(masked, token, x)
-        confidence = torch.where(masked, p, -torch.inf)
-        written = torch.zeros_like(masked)
-        for row in range(count):
-            written[row, confidence[row].topk(quota).indices] = True
-        x[written] = token[written]
-    return x
-
-
-@torch.no_grad()
-def ancestral_by_hand(logits: Tensor, steps: int) -> Tensor:
-    """Draw from the reverse law on masks: MDLM's ancestral sampling with exponential noise.
-
-    Sahoo et al. 2024, arXiv:2406.07524.
-    """
-    count, length, vocab = logits.shape
-    mask, generator = vocab - 1, Generator().manual_seed(0)
-    x = torch.full((count, length), mask)
-    for step in range(steps):
-        t, s = 1.0 - step / steps, 1.0 - (step + 1) / steps
-        law = logits.softmax(-1) * (t - s)
-        law[..., mask] = s
-        noise = torch.empty_like(law).exponential_(generator=generator)
-        x = torch.where(x == mask, (law / noise).argmax(-1), x)
-    return x
 
 
 def _measured(loops: dict[str, Loop], rows: int, length: int, repeats: int) -> list[LoopRow]:
@@ -280,14 +247,18 @@ def _measured(loops: dict[str, Loop], rows: int, length: int, repeats: int) -> l
             spent = (time.process_time() - begun) / counts[name][0] * 1e6
             if turn:
                 least[name] = min(spent, least.get(name, spent))
-    base = least[HAND]
-    return [
-        LoopRow(
-            name, rows, length, *counts[name], spent, spent / base,
-            spent / base / max(counts[name][1], 1.0),
-        )
-        for name, spent in least.items()
-    ]  # fmt: skip
+    base, found = least[by_hand.LLADA], list[LoopRow]()
+    for name, spent in least.items():
+        hand, passes = name, max(counts[name][1], 1.0)
+        if name not in by_hand.LOOPS:
+            hand = by_hand.loop_like(create(name), kind_of(name))
+        found.append(
+            LoopRow(
+                name, rows, length, *counts[name], spent, spent / base, spent / base / passes,
+                hand, spent / least[hand] / passes,
+            )
+        )  # fmt: skip
+    return found
 
 
 def _profiled(loop: Loop) -> tuple[HotFunction, ...]:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.scratch import Scratch
 from dlm_sampling.ops.vocabulary import TILE, grid
 
@@ -150,6 +153,8 @@ class Block(NamedTuple):
 
     def tile_logits(self, tile: Tensor) -> Tensor:
         """Return the logits [b, width] of one tile per row (int64 [b]); junk where no id is."""
+        if self.logits.device.type == "cpu" and sync_allowed():
+            return self._tiles_by_numpy(tile.numpy())
         full, rest = divmod(self.vocab, TILE)
         rows = self.rows
         if rows is None:
@@ -162,6 +167,26 @@ class Block(NamedTuple):
             ragged, tail = (tile == full).unsqueeze(1), self.logits[rows, full * TILE :]
             out[:, :rest] = torch.where(ragged, tail, out[:, :rest])
         return out.to(self.dtype)
+
+    def _tiles_by_numpy(self, tile: NDArray[np.int64]) -> Tensor:
+        """Return `tile_logits` by NumPy, which copies whole tiles where torch copies numbers."""
+        full, rest = divmod(self.vocab, TILE)
+        words = self.logits.detach()
+        # NumPy knows no bfloat16, and a copy asks for no more than its size.
+        table = (words.view(torch.int16) if words.dtype == torch.bfloat16 else words).numpy()
+        rows = np.arange(self.size) if self.rows is None else self.rows.numpy()
+        if full:
+            down, across = table.strides
+            shape = (table.shape[0], full, TILE)
+            tiles = np.lib.stride_tricks.as_strided(table, shape, (down, TILE * across, across))
+            out = tiles[rows, np.minimum(tile, full - 1)]
+        else:
+            out = np.zeros((self.size, grid(self.vocab)[1]), table.dtype)
+        ragged = np.flatnonzero(tile == full)
+        if len(ragged):
+            out[ragged, :rest] = table[rows[ragged], full * TILE :]
+        found = torch.from_numpy(out)
+        return (found.view(words.dtype) if words.dtype == torch.bfloat16 else found).to(self.dtype)
 
 
 def tiles_of(logits: Tensor) -> Tensor:

@@ -7,12 +7,20 @@ import torch
 from rich.console import Console
 
 from dlm_sampling.checkup.bench_loop import (
-    HAND,
-    HAND_ANCESTRAL,
-    ancestral_by_hand,
     fixed_denoiser,
-    llada_by_hand,
     run_bench_loop,
+)
+from dlm_sampling.checkup.by_hand import (
+    ANCESTRAL,
+    KLASS,
+    LLADA,
+    LOOPS,
+    UNIFORM,
+    HandLoop,
+    ancestral_by_hand,
+    klass_by_hand,
+    llada_by_hand,
+    uniform_by_hand,
 )
 from dlm_sampling.engine.sample import sample
 from dlm_sampling.samplers import create
@@ -23,28 +31,40 @@ from tests.ops.laws import chi_square_p
 def test_a_report_has_every_loop_at_every_setting_and_names_its_functions() -> None:
     threads = torch.get_num_threads()
     report = run_bench_loop(
-        ["llada", "duo", "picard"], [(2, 8), (1, 9)], vocab=40, steps=3, repeats=1, profile=True
+        ["llada", "klass", "duo", "picard"],
+        [(2, 8), (1, 9)],
+        vocab=40,
+        steps=3,
+        repeats=1,
+        profile=True,
     )
     assert torch.get_num_threads() == threads
-    names = [HAND, HAND_ANCESTRAL, "llada", "duo", "picard"]
+    names = [*LOOPS, "llada", "klass", "duo", "picard"]
     assert [(r.sampler, r.rows, r.length) for r in report.loops] == [
         (name, *setting) for setting in ((2, 8), (1, 9)) for name in names
     ]
     rows = {(row.sampler, row.rows): row for row in report.loops}
     for row in report.loops:
         assert row.microseconds > 0.0
-        base = rows[HAND, row.rows].microseconds
+        base = rows[LLADA, row.rows].microseconds
         assert row.ratio == row.microseconds / base
         assert row.ratio_of_pass == row.ratio / max(row.passes, 1.0)
+        own = rows[row.hand, row.rows].microseconds
+        assert row.ratio_of_hand == row.microseconds / own / max(row.passes, 1.0)
+    hands = {name: rows[name, 1].hand for name in names}
+    assert hands == {
+        **{name: name for name in LOOPS},
+        "llada": LLADA, "klass": KLASS, "duo": UNIFORM, "picard": ANCESTRAL,
+    }  # fmt: skip
     assert rows["llada", 2].steps == 3 and rows["llada", 2].passes == 1.0
     assert rows["picard", 2].passes > 1.0
-    assert list(report.profiles) == names[2:]
+    assert list(report.profiles) == names[len(LOOPS) :]
     hot = report.profiles["llada"]
     assert [one.microseconds for one in hot] == sorted(
         (one.microseconds for one in hot), reverse=True
     )
     assert any(one.calls == 1.0 for one in hot)
-    assert json.loads(report.to_json())["loops"][0]["sampler"] == HAND
+    assert json.loads(report.to_json())["loops"][0]["sampler"] == LLADA
     console = Console(width=160)
     with console.capture() as shown:
         for table in report.tables():
@@ -52,19 +72,26 @@ def test_a_report_has_every_loop_at_every_setting_and_names_its_functions() -> N
     assert "B 2 L 8: us" in shown.get() and hot[0].function in shown.get()
 
 
-def test_the_loop_by_hand_writes_what_llada_writes() -> None:
-    logits = torch.randn(2, 9, 12, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("name", "loop"), [("llada", llada_by_hand), ("klass", klass_by_hand)])
+def test_the_loops_by_hand_write_what_the_samplers_write(name: str, loop: HandLoop) -> None:
+    logits = torch.randn(1, 9, 12, generator=torch.Generator().manual_seed(0)) * 6.0
+    logits = logits.repeat(2, 1, 1)  # a row that goes on alone is shown those of the first
     logits[..., 11] = -100.0  # by hand the mask is not banned
     tokens, everywhere = torch.full((2, 9), 11), torch.ones(2, 9, dtype=torch.bool)
-    denoiser, sampler = fixed_denoiser(logits, "absorbing"), create("llada")
+    denoiser, sampler = fixed_denoiser(logits, "absorbing"), create(name)
+    counts: list[int] = []
     for steps in (1, 4, 9):
         out = sample(denoiser, sampler, tokens, everywhere, seeds=[0, 1], steps=steps)
-        assert torch.equal(llada_by_hand(logits, steps), out.tokens)
+        written, taken = loop(logits, steps)
+        assert torch.equal(written, out.tokens) and taken == int(out.steps.max())
+        counts.append(taken)
+    assert counts[0] == 1 and (counts[2] == 9) == (name == "llada")  # some are ready early
 
 
-def test_the_ancestral_loop_by_hand_draws_from_the_law() -> None:
+@pytest.mark.parametrize("loop", [ancestral_by_hand, uniform_by_hand])
+def test_the_loops_by_hand_draw_from_the_law(loop: HandLoop) -> None:
     logits = torch.tensor([0.3, -1.0, 2.0, -100.0]).expand(1, 4000, 4)
-    counts = torch.bincount(ancestral_by_hand(logits, 2)[0], minlength=4)
+    counts = torch.bincount(loop(logits, 2)[0][0], minlength=4)
     assert int(counts[3]) == 0
     assert chi_square_p(counts[:3], logits[0, 0, :3].double().softmax(-1)) > 1e-3
 
