@@ -243,7 +243,8 @@ def reason(error: BaseException) -> str:
     else:
         text = f"{type(error).__name__}: {error} (--debug shows where)"
     text = one_line(text)
-    return text if len(text) <= 600 else f"{text[:600]}... (--debug shows all)"
+    # The end says what to do.
+    return text if len(text) <= 600 else f"{text[:450]} ... {text[-150:]} (--debug shows all)"
 
 
 def close_stdout() -> None:

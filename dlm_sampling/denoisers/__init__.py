@@ -3,6 +3,7 @@
 from dlm_sampling.denoisers.auto import AutoDenoiser
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.checkpoints.checkpoint import CheckpointError
+from dlm_sampling.denoisers.checkpoints.placement import single_device
 from dlm_sampling.denoisers.checkpoints.reach import hub_in_reach, is_hub_name
 from dlm_sampling.denoisers.families.bd3lm import BD3LMDenoiser
 from dlm_sampling.denoisers.families.ddpd import DDPDPlanner
@@ -40,5 +41,6 @@ __all__ = [
     "SEDDDenoiser",
     "hub_in_reach",
     "is_hub_name",
+    "single_device",
     "wrap",
 ]

@@ -62,8 +62,11 @@ def make_folder(folder: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
 
 
-def open_folder(job: Job, prepared: Prepared) -> None:
+def open_folder(job: Job, prepared: Prepared) -> bool:
     """Write the manifest of a job, or compare it with the manifest in the folder.
+
+    Returns:
+        Whether it was written now.
 
     Raises:
         UsageError: the folder holds something else.
@@ -75,10 +78,12 @@ def open_folder(job: Job, prepared: Prepared) -> None:
     mine = manifest_of(job, prepared)
     text = json.dumps(mine, indent=1)
     draft = f"{PARTIAL}/{NAME}.{os.getpid()}"
-    if not path.exists():
+    new = not path.exists()
+    if new:
         publish(folder, draft, text.encode())
         _first_wins(folder / draft, path)
     compare(read_object(path.read_bytes(), str(path)), json.loads(text), folder)
+    return new
 
 
 def _first_wins(draft: Path, path: Path) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.jobs.files import PARTIAL, SUCCESS, count_errors, publish
 from dlm_sampling.jobs.job import Job
+from dlm_sampling.jobs.manifest import NAME
 from dlm_sampling.jobs.progress import Bar
 from dlm_sampling.jobs.rank import Rank
 from dlm_sampling.jobs.shard import ShardRunner
@@ -82,12 +83,17 @@ def run_job(
     others = [shard for shard in shards if shard.number % rank.world != rank.index]
     turn = len(others) * rank.index // rank.world
     shown = False if rank.index else progress
-    with closing(Bar(job, shown)) as bar:
-        runner.callbacks, runner.on_batch, runner.stop = bar.callbacks, bar.batch, stop
-        for shard in mine:
-            runner.run_shard(shard)
-        for shard in others[turn:] + others[:turn]:
-            runner.run_shard(shard, rank.index / rank.world)
+    try:
+        with closing(Bar(job, shown)) as bar:
+            runner.callbacks, runner.on_batch, runner.stop = bar.callbacks, bar.batch, stop
+            for shard in mine:
+                runner.run_shard(shard)
+            for shard in others[turn:] + others[:turn]:
+                runner.run_shard(shard, rank.index / rank.world)
+    except (ValueError, TypeError):
+        if runner.new and not job.rows_done():  # the folder is free for options that are right
+            (job.folder / NAME).unlink(missing_ok=True)
+        raise
     return finish(job)
 
 

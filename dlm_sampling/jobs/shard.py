@@ -35,6 +35,7 @@ class ShardRunner:
         stop: asked before each batch; True ends the run as an interrupt does.
         callbacks: called after every step of a batch.
         on_batch: called with the records of every batch, and with none after a shard.
+        new: whether this start made the folder a job's.
         most_rows: rows that fit into memory, as far as known.
         warned: whether a warning about the texts was given.
     """
@@ -45,6 +46,7 @@ class ShardRunner:
     stop: Callable[[], bool] = lambda: False
     callbacks: Sequence[StepCallback] = ()
     on_batch: Callable[[Sequence[Record]], None] = lambda records: None
+    new: bool = False
     most_rows: int = field(init=False)
     warned: bool = field(init=False, default=False)
 
@@ -66,8 +68,7 @@ class ShardRunner:
         """
         denoiser = job.load(rank or Rank()) if denoiser is None else denoiser
         prepared = prepare_items(denoiser, job.items, job.options)
-        open_folder(job, prepared)
-        runner = cls(job, denoiser, prepared)
+        runner = cls(job, denoiser, prepared, new=open_folder(job, prepared))
         runner.allow([])
         return runner
 

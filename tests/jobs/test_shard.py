@@ -216,6 +216,9 @@ def test_an_option_that_fails_every_row_is_no_error_of_rows(
     with pytest.raises(ValueError, match="steps=0"):
         run_job(replace(job, batch_rows=4), denoiser)
     assert job.rows_done() == 0
+    failing(lambda _: None)
+    other = replace(job, options=replace(job.options, seed=4))  # the folder is not taken
+    assert run_job(other, denoiser).done
 
 
 def test_full_memory_is_noted_and_later_batches_are_smaller(

@@ -187,6 +187,8 @@ def compare(
         raise UsageError("Give a MODEL and --samplers A,B, or --preset NAME.")
     budgets = [_whole(word) for word in words_of(nfe)]
     temperatures = [None if word == OWN else _temperature(word) for word in words_of(temperature)]
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UsageError(f"--top-p {top_p:g}: must be in (0, 1]; try 0.9.")
     names = list(filter(None, words_of(samplers)))
     if task != "text" and judge not in (None, NONE):
         raise UsageError("--judge goes with --task text; other tasks have right answers.")

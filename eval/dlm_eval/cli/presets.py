@@ -35,6 +35,7 @@ def run_named(
     """
     from dlm_eval.comparison.presets import PRESETS, Preset, PresetOfLaws, PresetOfModel
     from dlm_eval.comparison.presets.run import PAGE, run_preset
+    from dlm_eval.program import check_result
     from dlm_sampling.jobs import rank_of
 
     if name not in PRESETS:
@@ -44,6 +45,7 @@ def run_named(
     fitting = (*fitting, *(OF_MODEL if isinstance(preset, PresetOfModel) else ()))
     refuse_others(context, fitting, f"does not go with --preset {name}, which has its own.")
     place = out / PAGE if page is None else page
+    check_result(place)  # before the work that it is written from
     rank = rank_of(os.environ)
     if isinstance(preset, PresetOfLaws):
         if page is not None and not preset.paged:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def show(
     context: typer.Context,
     folders: Annotated[
-        list[Path], typer.Argument(help="Folders that commands of eval wrote, two or more.")
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="What commands of eval wrote, two or more."),
     ],
     *,
     out: Annotated[

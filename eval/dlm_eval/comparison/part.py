@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlm_eval.comparison.figures import Figures, figures_of
-from dlm_eval.comparison.run import Comparison, Measured, run, samples_of
+from dlm_eval.comparison.run import Comparison, Measured, journal_of, run, samples_of
 from dlm_eval.comparison.settings import Setting
 from dlm_eval.comparison.tasks import Task, TextTask
 from dlm_eval.report import Results, write_folder
 from dlm_eval.report.results import Json
 from dlm_eval.text.judging import JudgeOptions, load_judgement
 from dlm_sampling import AutoDenoiser, Denoiser
+from dlm_sampling.errors import UsageError
 from dlm_sampling.jobs import Rank, contents_digest
 
 
@@ -137,7 +138,7 @@ def write_part(
 
     Raises:
         SettingsChanged: the folder belongs to another comparison.
-        UsageError: an option of the judge is wrong.
+        UsageError: an option of the judge is wrong, or no sampler ran.
     """
     task = part.task(denoiser)
     judgement = None
@@ -148,6 +149,10 @@ def write_part(
     measured = part.run(denoiser, task, folder, rank, progress=False if quiet else None)
     if measured is None:
         return None
+    if all(cell.refused for cell in measured):
+        if rank.world == 1:  # nothing was measured that could be gone on with
+            journal_of(folder, rank).unlink()
+        raise UsageError(f"No sampler ran. {measured[0].setting.label}: {measured[0].refused}")
     protocol = None if judgement is None else judgement.protocol
     found = figures_of(task, measured, protocol)
     judged: dict[str, Json] = {"judge": "none"} if protocol is None else protocol.facts()

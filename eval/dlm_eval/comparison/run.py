@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,7 @@ def run(
     Raises:
         SettingsChanged: the folder belongs to another comparison.
     """
-    folder = folder / JOURNALS
-    journal = Journal(folder / f"{rank.index}.jsonl", facts)
+    journal = Journal(journal_of(folder, rank), facts)
     code = code_digest([setting.build() for setting in comparison.settings])
     known = _known(journal, code)
     plan = comparison.batches()
@@ -130,6 +130,11 @@ def run(
     return [known.measured(setting) for setting in comparison.settings]
 
 
+def journal_of(folder: Path, rank: Rank) -> Path:
+    """Return the file of a process's journal."""
+    return folder / JOURNALS / f"{rank.index}.jsonl"
+
+
 def run_batch(comparison: Comparison, setting: Setting, first: int, last: int) -> dict[str, Any]:
     """Run one batch, in halves where it does not fit into memory; ready for JSON.
 
@@ -144,12 +149,13 @@ def run_batch(comparison: Comparison, setting: Setting, first: int, last: int) -
 
 
 def warm_up(comparison: Comparison) -> None:
-    """Run one pass, since the first pass of a process is slow."""
+    """Run one pass, since the first pass of a process is slow; its batch tells why it cannot."""
     prompts, arguments = comparison.task.prompts(0, 1)
-    generate(
-        comparison.denoiser, prompts, **{**comparison.arguments, **arguments},
-        sampler=comparison.settings[0].build(), steps=1, seed=0, progress=False,
-    )  # fmt: skip
+    with suppress(ValueError, TypeError):
+        generate(
+            comparison.denoiser, prompts, **{**comparison.arguments, **arguments},
+            sampler=comparison.settings[0].build(), steps=1, seed=0, progress=False,
+        )  # fmt: skip
 
 
 def written_at(rows_of_batch: int) -> tuple[Callable[[StepEvent], None], Callable[[], Tensor]]:

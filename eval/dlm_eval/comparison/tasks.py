@@ -253,8 +253,9 @@ def read_file_task(
     except re.error as error:
         raise UsageError(f"--answer-pattern {pattern}: {error}.") from error
     except (OSError, UnicodeDecodeError) as error:
+        why = "is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise UsageError(
-            f"--task {path}: {error}; give text, sudoku, or a .jsonl file with prompt and answer."
+            f"--task {path}: {why}; give text, sudoku, or a .jsonl file with prompt and answer."
         ) from error
     rows: list[tuple[str, str]] = []
     for number, line in enumerate(lines, 1):
@@ -277,6 +278,8 @@ def read_file_task(
                 f"--max-new-tokens 0: fills the masks of the prompts, and line {number} of {path} "
                 "has none."
             )
+    if not rows:
+        raise UsageError(f"--task {path}: holds no line.")
     if len(rows) < samples:
         raise UsageError(f"--samples {samples}: {path} has {len(rows)} lines.")
     return FileTask(path.name, tuple(rows[:samples]), new_tokens, pattern)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from dlm_eval.data import JUDGE
 from dlm_eval.judges.scores import TextScores
 from dlm_eval.report.results import Json
-from dlm_sampling.denoisers import hub_in_reach, is_hub_name
+from dlm_sampling.denoisers import hub_in_reach, is_hub_name, single_device
 from dlm_sampling.errors import UsageError
 from dlm_sampling.jobs import out_of_memory
 
@@ -74,14 +74,16 @@ class CausalJudge:
             name: "own" for the one of `dlm_eval.data`, folder of a checkpoint, or name on the hub.
             revision: commit or branch on the hub.
             dtype: type of the weights.
-            device: where it runs; default a GPU if there is one.
+            device: where it runs; default, and "auto", a GPU if there is one.
             option: what messages call the name.
 
         Raises:
             UsageError: there is no such model, or it has no tokenizer.
+            ValueError: there is no such device.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        place = single_device(device) or single_device(None)
         path = JUDGE if name == OWN else Path(name).expanduser()
         if not path.is_dir() and (path.exists() or not is_hub_name(str(name))):
             raise UsageError(
@@ -103,7 +105,6 @@ class CausalJudge:
             except (OSError, ValueError) as error:
                 reason = unreachable or str(error).strip().splitlines()[0]
                 raise UsageError(f"{option} {name}: no causal language model ({reason})") from error
-        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
         commit = weights_hash(path) if path.is_dir() else str(model.config._commit_hash)
         return cls(model.to(place), tokenizer, name=str(name), revision=commit)
 

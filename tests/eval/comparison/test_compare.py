@@ -369,6 +369,10 @@ def test_a_wrong_task_file_is_refused_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "task.jsonl"
     with pytest.raises(UsageError, match="--task"):
         read_file_task(file, 1, None, None)
+    for text, why in ((b"", "holds no line"), (b"\xff", "is no text in UTF-8")):
+        file.write_bytes(text)
+        with pytest.raises(UsageError, match=f"^--task .*task.jsonl: {why}"):
+            read_file_task(file, 1, None, None)
     file.write_text('{"prompt": "p", "answer": "a"}\n{"prompt": "p"}\n', encoding="utf-8")
     with pytest.raises(UsageError, match="line 2"):
         read_file_task(file, 1, None, None)
@@ -494,6 +498,8 @@ def test_an_ngram_judge_counts_every_token(tmp_path: Path) -> None:
         (("--judge", "none", "--reference", "books"), "^--reference: goes with a judge"),
         (("--judge-revision", "abc"), "--judge own is not"),
         (("--sweep", "fast-dllm.threshold=0.5"), "does not name fast-dllm"),
+        (("--top-p", "3"), "^--top-p 3: must be in"),
+        (("--block-length", "0"), "^No sampler ran. llada, 1 steps: block_length=0"),
         (("--task", "sudoku", "--max-new-tokens", "5"), "^--max-new-tokens: does not go"),
         (("--task", "sudoku", "--answer-pattern", "3"), "^--answer-pattern: does not go"),
         (("--task", "t.jsonl", "--reference", "books"), "^--reference: goes with --task text"),
@@ -515,3 +521,4 @@ def test_wrong_words_are_told_in_one_line(
     with pytest.raises(UsageError, match=message) as told:
         CliRunner().invoke(app, [*given, "--out", str(tmp_path), *words], catch_exceptions=False)
     assert "\n" not in str(told.value)
+    assert not list(tmp_path.rglob("*.jsonl"))  # the folder is free for the right words

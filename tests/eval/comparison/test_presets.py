@@ -179,12 +179,14 @@ def test_a_preset_writes_summary_picture_and_page(
     assert grids.figures[0].nfe == 4.0 and not grids.judged
     assert (tmp_path / "plots.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == summary.command
+    (tmp_path / "empty").mkdir()
     wrong_words = {
         "claims": ["--preset", "claim"],
         "MODEL: does not go": ["--preset", "claims", "m"],
         "--nfe: does not go": ["--preset", "published", "m", "--nfe", "8,16,32,64"],
         "--samples: does not go": ["--preset", "orders", "--samples", "64"],
         "--seed: does not go": ["--preset", "uniform", "--seed", "1"],
+        "empty: is a folder": ["--preset", "claims", "--page", str(tmp_path / "empty")],
         "--page goes with": ["m", "--samplers", "llada", "--page", "p.md"],
         "MODEL": [],
     }
