@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 REFERENCES = "references"
 MARKERS = "osD^vPX*"
+LONG_NAME, MOST_BESIDE = 30, 14
+"""Characters of a name, and names, with which a legend stands beside its plot; others below."""
+LEGEND_WIDTH, LINE_HEIGHT = 125, 0.17
+"""Characters in a line of a legend below, and its height in inches."""
 
 
 @dataclass(frozen=True)
@@ -261,11 +265,16 @@ def _curves(
     y_label: str,
     log: bool,
 ) -> Plot:
+    series_of = _by_series(points)
+    longest = max(map(len, series_of))
+    below = longest > LONG_NAME or len(series_of) > MOST_BESIDE
+    columns = max(1, LEGEND_WIDTH // (longest + 6)) if below else 1
+
     def paint(figure: Figure) -> None:
         from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
         axes: Axes = figure.add_subplot()
-        for i, (series, group) in enumerate(_by_series(points).items()):
+        for i, (series, group) in enumerate(series_of.items()):
             ordered = sorted(group, key=lambda point: (point.setting.steps or 0, place(point)))
             x = [place(point)[0] for point in ordered]
             y = [point.quality for point in ordered]
@@ -285,9 +294,13 @@ def _curves(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid(visible=True)
-        figure.legend(loc="outside right upper")
+        if below:
+            figure.legend(loc="outside lower left", ncols=columns, fontsize=8)
+        else:
+            figure.legend(loc="outside right upper")
 
-    return draw(title, caption, paint, size=(9.0, 4.5))
+    lines = math.ceil(len(series_of) / columns) if below else 0
+    return draw(title, caption, paint, size=(9.0, 4.5 + LINE_HEIGHT * lines))
 
 
 def _heat_map(measured: Sequence[Measured]) -> Plot:

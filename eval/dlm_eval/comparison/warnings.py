@@ -87,8 +87,12 @@ def collapsed(tokens: Mapping[str, Tokens], references: Tokens | None) -> list[s
 
 
 def unbound(points: Sequence[Point]) -> list[str]:
-    """Say which samplers a budget does not bind, by their rule or by the passes that they took."""
+    """Say which samplers a budget does not bind, by their rule or by the passes that they took.
+
+    Samplers of one rule share a line, with the least and the most passes that they took.
+    """
     found: list[str] = []
+    rules: dict[str, dict[str, list[tuple[int, float]]]] = {}
     by_sampler: dict[str, list[Point]] = {}
     for point in points:
         by_sampler.setdefault(point.setting.sampler, []).append(point)
@@ -105,8 +109,16 @@ def unbound(points: Sequence[Point]) -> list[str]:
         pairs = [(p.setting.steps, p.nfe) for p in group if p.setting.steps is not None]
         loose = [(steps, nfe) for steps, nfe in pairs if abs(nfe - steps) > 0.1 * steps + 1]
         if loose:
-            told = ", ".join(dict.fromkeys(f"{steps} gave {nfe:.1f}" for steps, nfe in loose))
-            found.append(f"--nfe does not bind {name} ({group[0].setting.build().nfe}): {told}.")
+            rules.setdefault(group[0].setting.build().nfe, {})[name] = loose
+    for rule, taken in rules.items():
+        passes: dict[int, list[float]] = {}
+        for steps, nfe in (pair for loose in taken.values() for pair in loose):
+            passes.setdefault(steps, []).append(nfe)
+        told = ", ".join(
+            f"{steps} gave {' to '.join(dict.fromkeys(f'{x:.1f}' for x in (min(nfe), max(nfe))))}"
+            for steps, nfe in passes.items()
+        )
+        found.append(f"--nfe does not bind {'; '.join(taken)} ({rule}): {told}.")
     return found
 
 

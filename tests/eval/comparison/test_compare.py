@@ -13,6 +13,7 @@ import torch
 from dlm_eval.comparison import figures
 from dlm_eval.comparison.figures import figures_of
 from dlm_eval.comparison.part import Part, Weights
+from dlm_eval.comparison.points import Point
 from dlm_eval.comparison.run import Comparison, Measured, run, samples_of
 from dlm_eval.comparison.settings import Law, Setting, check_names, settings_of, sweeps_of
 from dlm_eval.comparison.tasks import (
@@ -22,6 +23,7 @@ from dlm_eval.comparison.tasks import (
     TextTask,
     read_file_task,
 )
+from dlm_eval.comparison.warnings import unbound
 from dlm_eval.journal import SettingsChanged
 from dlm_eval.judges.causal import CausalJudge
 from dlm_eval.judges.diversity import entropies
@@ -33,6 +35,7 @@ from dlm_eval.report.results import Json
 from dlm_eval.text.score import Protocol
 
 from dlm_sampling import AutoDenoiser
+from dlm_sampling import samplers as samplers_of
 from dlm_sampling.errors import UsageError
 from dlm_sampling.jobs import Rank
 
@@ -263,6 +266,21 @@ def test_what_settings_share_is_one_line() -> None:
     assert [warning.split(" texts")[0] for warning in told] == [
         "llada, 2 steps, T 0; klass, 2 steps, T 0: 3 of 4",
         "ccd, 2 steps, T 0: 2 of 4",
+    ]
+
+
+def test_samplers_of_one_rule_share_the_line_that_nfe_does_not_bind_them() -> None:
+    def point(name: str, sampler: str, steps: int, nfe: float) -> Point:
+        setting = Setting(name, Law(), steps, instance=samplers_of.create(sampler))
+        return Point(setting, nfe, 1.0, 1.0, 0.1, None, 0.0)
+
+    points = [
+        point("a", "ancestral", 16, 13.3), point("b", "ancestral", 16, 4.7),
+        point("a", "ancestral", 32, 20.0), point("c", "llada", 16, 16.0),
+    ]  # fmt: skip
+    rule = samplers_of.create("ancestral").nfe
+    assert unbound(points) == [
+        f"--nfe does not bind a; b ({rule}): 16 gave 4.7 to 13.3, 32 gave 20.0."
     ]
 
 
