@@ -154,7 +154,7 @@ class Recorded:
             moved = run.move(old.state, predictor, check=self.iteration == 0)
         old = self.buffers = with_layers(old, moved.state)
         state = self.merged(live, moved.state)
-        left = (moved.state.unknown & moved.canvas.editable).any(1) & moved.over
+        left = run.unwritten(moved)
         stuck = run.stuck(moved)
         new = replace(
             old,
@@ -298,6 +298,7 @@ class Recorded:
             unknown=unknown,
             written=unknown,
             block=state.block[rows],
+            last=None if state.last is None else state.last[rows],
             step=state.step[rows],
             nfe=counts.nfe[rows],
             forwarded=nothing,

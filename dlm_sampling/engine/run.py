@@ -26,7 +26,8 @@ from dlm_sampling.engine.constraint import RunConstraint
 from dlm_sampling.engine.drafts import grid_of, started
 from dlm_sampling.engine.fit import check_asked, check_fit, check_guidance, check_law
 from dlm_sampling.engine.request import Canvases, IsComplete, Request
-from dlm_sampling.engine.state import BlockWindow, Moved, RunState, apply
+from dlm_sampling.engine.state import Moved, RunState, apply
+from dlm_sampling.engine.windows import Windows, check_pipeline
 from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.model import Counts, RunModel, full_law
@@ -56,9 +57,8 @@ class Run:
             is written earlier.
         process: the noise process of the canvas.
         plan: the blocks of every row of the batch.
-        limits: int64 [B, K], loop steps of every block; `UNLIMITED` where the sampler is adaptive.
-        adaptive: whether any block has the limit `UNLIMITED`.
-        width: number of columns of the widest block.
+        windows: which of them are written now.
+        adaptive: whether any block has the limit `UNLIMITED`: as many loop steps as it needs.
         model: the denoiser, the token law, guidance, and the counts of passes.
         stops: int64 [k], ids that end a row.
         seeds: one seed per row of the batch.
@@ -76,9 +76,8 @@ class Run:
     whole_schedule: bool
     process: Process
     plan: BlockPlan
-    limits: Tensor
+    windows: Windows
     adaptive: bool
-    width: int
     model: RunModel
     stops: Tensor
     seeds: tuple[int, ...]
@@ -108,9 +107,11 @@ class Run:
             sampler.schedule,
             request.guidance,
         )
-        stops, pad = request.stop_token_ids, denoiser.pad_token_id
+        stop_ids, pad = request.stop_token_ids, denoiser.pad_token_id
+        stops = torch.tensor(stop_ids, dtype=torch.int64, device=device)
         cache = choose_cache(denoiser, request, plan, canvases)
         limits = step_limits(sampler, plan.steps)
+        pipeline = check_pipeline(sampler, denoiser, process, limits)
         check_answer(sampler, "patience", sampler.patience(canvases.tokens.shape[1]))
         return cls(
             request=request,
@@ -118,13 +119,12 @@ class Run:
             whole_schedule=sampler.revises or request.every_step,
             process=process,
             plan=plan,
-            limits=limits,
+            windows=Windows.of(plan, limits, canvases.editable, pipeline, stops),
             adaptive=bool((limits == UNLIMITED).any()),
-            width=int((plan.stop - plan.start).max()) if plan.start.numel() else 0,
             model=model,
-            stops=torch.tensor(stops, dtype=torch.int64, device=device),
+            stops=stops,
             seeds=canvases.seeds,
-            filler=pad if pad is not None else stops[0] if stops else 0,
+            filler=pad if pad is not None else stop_ids[0] if stop_ids else 0,
             complete=canvases.complete,
             cache=cache,
             meter=meter_of(cache, request.cache_audit),
@@ -171,47 +171,33 @@ class Run:
             may_stop=canvases.may_stop.to(device),
             block=zero,
             step=zero,
-            window=self.window(rows, zero, editable),
+            window=self.windows.at(rows, zero, None, editable),
             rng=rng,
             sampler=None,
             carry=self.model.first_carries(),
+            last=None if self.windows.line is None else zero,
         )
         canvas = self.canvas(state)
         first = replace(state, sampler=self.sampler.init(canvas))
         check_state(self.sampler, "init", first.sampler, canvas)
         return first if self.cache is None else with_cache(first, self.cache)
 
-    def window(self, rows: Tensor, block: Tensor, editable: Tensor) -> BlockWindow:
-        """Return block number `block` (int64 [A]) of each row in `rows` (int64 [A])."""
-        plan, at = self.plan, block.clamp(max=self.plan.start.shape[1] - 1)
-        start, stop, steps = plan.start[rows, at], plan.stop[rows, at], plan.steps[rows, at]
-        column = torch.arange(editable.shape[1], device=editable.device)
-        inside = (column >= start.unsqueeze(1)) & (column < stop.unsqueeze(1))
-        return BlockWindow(start, stop, steps, self.limits[rows, at], editable & inside)
-
     def canvas(self, state: RunState) -> Canvas:
         """Return the canvas for the sampler: only the current block is editable."""
-        window = state.window
+        window, mask = state.window, self.process.mask_token_id
         return Canvas(
-            state.tokens, state.unknown, window.editable, window.start, self.process.mask_token_id
-        )
+            state.tokens, state.unknown, window.editable, window.start, mask,
+            self.windows.under_way(state),
+        )  # fmt: skip
 
     def clock(self, state: RunState) -> Clock:
         """Return the clock of the next step."""
         return Clock(state.step, state.window.steps, self.request.begin, self.times)
 
     def columns(self, state: RunState) -> Tensor | None:
-        """Return the W columns from the start of each row's block, int64 [A, W].
-
-        W is the width of the widest block; narrower blocks are followed by further columns, and
-        column numbers wrap around.  None if W is the whole canvas or something reads beyond its
-        block.
-        """
-        length = state.tokens.shape[1]
-        if self.width >= length or self.sampler.looks_ahead or self.request.reads_ahead:
-            return None
-        column = torch.arange(self.width, device=state.tokens.device)
-        return (state.window.start.unsqueeze(1) + column) % length
+        """Return the columns that a pass is asked for, see `Windows.columns`; None: all."""
+        ahead = self.sampler.looks_ahead or self.request.reads_ahead
+        return None if ahead else self.windows.columns(state)
 
     def predictor(
         self,
@@ -300,7 +286,12 @@ class Run:
         return Moved(state, canvas, step, self.block_over(state, canvas, clock))
 
     def block_over(self, state: RunState, canvas: Canvas, clock: Clock) -> Tensor:
-        """Return the rows whose block ends with this step, bool [A]; a sampler may add a rule."""
+        """Return the rows whose block ends with this step, bool [A]; a sampler may add a rule.
+
+        In a pipeline those whose first or last block changes.
+        """
+        if self.windows.line is not None:
+            return self.windows.moved(state)
         limit = state.window.limit
         spent = state.step + 1 >= limit
         written = ~(state.unknown & canvas.editable).any(1)
@@ -333,6 +324,12 @@ class Run:
             "an adaptive sampler must write at least one position per step."
         )
 
+    def unwritten(self, moved: Moved) -> Tensor:
+        """Return the rows whose schedule is over with positions left to write, bool [A]."""
+        if self.windows.line is not None:  # it goes on until all is written
+            return torch.zeros_like(moved.over)
+        return (moved.state.unknown & moved.canvas.editable).any(1) & moved.over
+
     def fill(
         self, state: RunState, canvas: Canvas, rows: Tensor, predictor: Predictor
     ) -> tuple[RunState, Step]:
@@ -353,8 +350,8 @@ class Run:
 
     def endings(self, state: RunState, over: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows that end at a stop token, and the rows that are done, bool [A] each."""
-        ended = self.stopped(state, over)
-        return ended, ended | (over & (state.block + 1 >= self.plan.number[state.rows]))
+        ended, (block, _) = self.stopped(state, over), self.windows.next(state, over)
+        return ended, ended | (over & (block >= self.plan.number[state.rows]))
 
     def stopped(self, state: RunState, over: Tensor) -> Tensor:
         """Return the rows with a stop token and no unknown position to its left, bool [A].
@@ -376,20 +373,25 @@ class Run:
         It asks the host, row by row; a recorded step does without.
         """
         found = torch.zeros_like(over)
-        for i in ints(over.nonzero().flatten()) if self.complete else ():
+        if not self.complete:
+            return found
+        block, _ = self.windows.next(state, over)
+        known = self.plan.stop[state.rows, block - 1]
+        for i in ints((over & (block > state.block)).nonzero().flatten()):
             is_complete = self.complete[int(state.rows[i])]
             if is_complete is not None:
-                found[i] = is_complete(state.tokens[i], int(state.window.stop[i]))
+                found[i] = is_complete(state.tokens[i], int(known[i]))
         return found
 
     def advance_clock(self, state: RunState, over: Tensor) -> RunState:
         """Advance the step counters; rows of `over` (bool [A]) enter their next block."""
-        block = torch.where(over, state.block + 1, state.block)
+        block, last = self.windows.next(state, over)
         return replace(
             self.advance_step(state),
             block=block,
-            step=torch.where(over, 0, state.step + 1),
-            window=self.window(state.rows, block, state.editable),
+            last=last,
+            step=torch.where(block > state.block, 0, state.step + 1),
+            window=self.windows.at(state.rows, block, last, state.editable),
             carry=tuple(carry.reset(over) for carry in state.carry),
             cache=None if state.cache is None else state.cache.enter(over),
         )

@@ -218,7 +218,9 @@ def plan_request(
         blocks = replace(blocks, steps=None, steps_per_block=len(request.times) - 1)
     if blocks.steps is None and blocks.steps_per_block is None:
         blocks = replace(blocks, steps_per_block=request.sampler.own_steps)
-    canvas_length = denoiser.canvas_length
+    pipeline, canvas_length = request.sampler.pipeline, denoiser.canvas_length
+    if pipeline is not None and blocks.length is None:
+        blocks = replace(blocks, length=canvas_length or pipeline.block_length)
     if canvas_length is not None:
         check_canvas(canvas_length, blocks.length, blocks.align)
         blocks = replace(blocks, length=canvas_length, causal=True)

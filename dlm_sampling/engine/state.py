@@ -39,13 +39,14 @@ class RunState:
         editable: bool [A, L], positions that the run may write, in any block.
         attention: bool [A, L], False at padding.
         may_stop: bool [A], whether a stop token ends the row.
-        block: int64 [A], index of the row's block.
+        block: int64 [A], index of the row's block; in a pipeline the first one under way.
         step: int64 [A], steps taken in this block.
         window: columns and steps of the row's block.
         rng: random numbers of the step.
         sampler: the sampler's own state, a tree of row tensors.
         carry: latent states of the network, one per kind of pass.
         cache: keys and values of earlier passes, or None.
+        last: int64 [A], index of the last block under way in a pipeline; None without one.
         lineage: int64 [A], the row that each one was before the latest resampling, or None.
     """
 
@@ -63,6 +64,7 @@ class RunState:
     sampler: Any
     carry: tuple[Carry, ...]
     cache: RunCache | None = None
+    last: Tensor | None = None
     lineage: Tensor | None = None
 
     def __len__(self) -> int:

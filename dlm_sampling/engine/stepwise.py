@@ -69,12 +69,15 @@ class Stepwise:
         state, filled = moved.state, None
         block_ended = some(moved.over)
         if block_ended:
-            left = (state.unknown & moved.canvas.editable).any(1) & moved.over
+            left = run.unwritten(moved)
             if some(left):
                 predictor.speculation = None
                 state, filled = run.fill(state, moved.canvas, left, predictor)
         if run.request.fills_behind:
             state, filled = filled_behind(state, moved.step, filled, run.stops)
+        if run.windows.line is not None and (run.budget is not None or run.request.fills_behind):
+            moved = replace(moved, over=run.windows.moved(state))  # more was written
+            block_ended = some(moved.over)
         if run.adaptive and self.iteration > self.patience and some(run.stuck(moved)):
             raise run.endless(state.tokens.shape[1])
         ended = done = moved.over
@@ -141,6 +144,7 @@ class Stepwise:
             unknown=state.unknown,
             written=written,
             block=state.block,
+            last=state.last,
             step=state.step,
             nfe=nfe,
             forwarded=nfe > passes_before,

@@ -40,6 +40,8 @@ class StepEvent:
             or None if the model takes no time.
         drawn: int8 [A, L], how each written token was drawn, as `types.Drawn` counts; None in an
             event made by hand, whose tokens count as drawn from the law.
+        last: int64 [A], index of the last block under way in a pipeline, `block` being the first;
+            None without one.
         parents: int64 [A], the batch row whose canvas each row goes on with after the step, where
             particles are resampled; None: its own.
     """
@@ -61,6 +63,7 @@ class StepEvent:
     horizon: Tensor | None = None
     time: Tensor | None = None
     drawn: Tensor | None = None
+    last: Tensor | None = None
     parents: Tensor | None = None
 
 

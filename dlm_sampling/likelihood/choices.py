@@ -53,7 +53,8 @@ def log_choices(run: Trajectory, events: Iterable[StepEvent], mask_token_id: int
         were, left = unknown[rows], event.unknown.to(unknown.device)
         unknown[rows] = left
         place = (rows, event.block.to(unknown.device))
-        start, stop = (bound[place].unsqueeze(1) for bound in (plan.start, plan.stop))
+        end = place if event.last is None else (rows, event.last.to(unknown.device))
+        start, stop = plan.start[place].unsqueeze(1), plan.stop[end].unsqueeze(1)
         inside = run.editable[rows] & (column >= start) & (column < stop)
         canvas = Canvas(
             event.before.to(unknown.device), were, inside, start.squeeze(1), mask_token_id

@@ -204,13 +204,15 @@ def enter(
     state = select_rows(state, torch.searchsorted(state.rows, rows))
     device = rows.device
     block, step = event.block.to(device), event.step.to(device)
+    last = None if state.last is None or event.last is None else event.last.to(device)
     return replace(
         state,
         tokens=event.before.to(device),
         unknown=unknown,
         block=block,
+        last=last,
         step=step,
-        window=driver.window(rows, block, state.editable),
+        window=driver.windows.at(rows, block, last, state.editable),
         rng=state.rng.with_step(torch.full_like(rows, event.iteration)),
         carry=tuple(carry.reset(step == 0) for carry in state.carry),
     )

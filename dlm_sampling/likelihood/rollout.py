@@ -48,7 +48,7 @@ from dlm_sampling.types.values import distinct, ints
 
 @dataclass(frozen=True)
 class Rollout:
-    """Hold the steps of a run: about 27 bytes per change and 41 per step, and no canvas.
+    """Hold the steps of a run: about 27 bytes per change and 45 per step, and no canvas.
 
     Text behind an end-of-text is kept, because the model saw it.
 
@@ -196,7 +196,7 @@ class Rollout:
             torch.full_like(owner, torch.nan, dtype=torch.float64),
         )
         counted = torch.ones_like(owner, dtype=torch.bool)
-        steps = Steps(owner, at, nothing, at, time, sums, counted)
+        steps = Steps(owner, at, nothing, nothing, at, time, sums, counted)
         attention = torch.ones_like(written) if attention_mask is None else attention_mask.bool()
         initial = tokens.masked_fill(written, mask_token_id)
         nfe = torch.bincount(owner, minlength=len(tokens))

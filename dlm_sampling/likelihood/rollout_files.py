@@ -20,7 +20,7 @@ from dlm_sampling.engine.request import Request
 from dlm_sampling.errors import named
 from dlm_sampling.likelihood.tables import Steps, Writes
 
-FORMAT = 2
+FORMAT = 3
 OWN = "dlm_sampling."
 
 

@@ -42,6 +42,7 @@ class Steps(NamedTuple):
     row: Tensor  # int32 [M]
     iteration: Tensor  # int32 [M], number of the loop step
     block: Tensor  # int32 [M]
+    last: Tensor  # int32 [M], last block under way, behind `block` in a pipeline only
     step: Tensor  # int32 [M], step within the block
     time: Tensor  # float64 [M], time argument of the latest pass; NaN if the model takes none
     logprob: Tensor  # [M], sum over all tokens that the step drew
@@ -114,6 +115,7 @@ class Recorder:
                 row=rows.int(),
                 iteration=number,
                 block=event.block.int(),
+                last=(event.block if event.last is None else event.last).int(),
                 step=event.step.int(),
                 time=nowhere if event.time is None else event.time,
                 logprob=drawn.sum(1),
@@ -160,7 +162,7 @@ class Recorder:
     def tables(self) -> tuple[Steps, Writes]:
         """Return all steps and changes so far."""
         none = self._seen[:0].int()
-        steps = [Steps(none, none, none, none, none.double(), none.float(), none.bool())]
+        steps = [Steps(none, none, none, none, none, none.double(), none.float(), none.bool())]
         writes = [Writes(none, none, none, none, none.bool(), none.to(torch.int8), none.float())]
         return (
             Steps(*in_order([torch.cat(c) for c in zip(*steps, *self._steps, strict=True)])),
@@ -187,6 +189,7 @@ def rebuilt_events(
     changes = segments(writes.iteration)
     for number, here in segments(steps.iteration).items():
         rows, block = steps.row[here].long(), steps.block[here].long()
+        last = steps.last[here].long()
         before, were = canvas[rows], unknown[rows]
         at = changes.get(number, slice(0, 0))
         row, column = writes.row[at].long(), writes.position[at].long()
@@ -213,9 +216,10 @@ def rebuilt_events(
             log_confidence=None,
             entropy=None,
             final=zero.bool(),
-            horizon=None if stops is None else stops[rows, block],
+            horizon=None if stops is None else stops[rows, last],
             time=steps.time[here],
             drawn=drawn,
+            last=last,
         )
 
 

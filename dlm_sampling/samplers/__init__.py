@@ -74,6 +74,8 @@ from dlm_sampling.samplers.dinfer import (
     DInferThreshold as DInferThreshold,
 )
 from dlm_sampling.samplers.dinfer_credit import DInferCredit as DInferCredit
+from dlm_sampling.samplers.d2f import D2F as D2F
+from dlm_sampling.samplers.d3llm import D3LLM as D3LLM
 
 # Planners: written tokens are scored, and the worst are written again.
 from dlm_sampling.samplers.p2 import P2 as P2

@@ -17,6 +17,7 @@ from dlm_sampling.types import (
     Clock,
     Draw,
     NoiseKind,
+    Pipeline,
     Predict,
     Process,
     RandomSource,
@@ -75,6 +76,11 @@ class SamplerBase(ABC, Generic[S]):
     @property
     def own_steps(self) -> int | None:
         """Return None: as many planned steps as positions, unless the caller says otherwise."""
+        return None
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """Return None: one block after the other."""
         return None
 
     def canvas_process(self, process: Process) -> Process | None:

@@ -18,6 +18,7 @@ from dlm_sampling.types import (
     ClockUse,
     HeardDraw,
     NoiseKind,
+    Pipeline,
     Process,
     Sampler,
     Schedule,
@@ -70,6 +71,10 @@ TRAITS: Mapping[str, tuple[Callable[[object], bool], str]] = {
         "a Schedule, with the methods alpha, rate and time_of",
     ),
     "own_steps": _COUNT_OR_NONE,
+    "pipeline": (
+        lambda value: value is None or isinstance(value, Pipeline),
+        "a Pipeline of dlm_sampling.types, or None",
+    ),
     "passes_per_step": _COUNT,
     "clock_use": (lambda value: value in get_args(ClockUse), _CHOICES),
     "revises": _FLAG,

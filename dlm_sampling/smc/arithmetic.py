@@ -31,7 +31,16 @@ from dlm_sampling.ops.philox import Stream
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.smc.targets import check_weighable
-from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Sampler, Step, TokenLaw
+from dlm_sampling.types import (
+    Canvas,
+    Clock,
+    Pipeline,
+    Predict,
+    RandomSource,
+    Sampler,
+    Step,
+    TokenLaw,
+)
 
 USED_BITS = 40.0  # of 53; a code with fewer fresh ones is refilled
 KEPT = 256.0  # its leading 8 bits stay
@@ -134,6 +143,11 @@ class Coded(SamplerBase[CodeState]):
     def own_steps(self) -> int | None:
         """Return the sampler's own steps."""
         return self.base.own_steps
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """Return the sampler's pipeline."""
+        return self.base.pipeline
 
     @property
     def constrainable(self) -> bool:

@@ -12,6 +12,7 @@ from dlm_sampling.types.law import (
     Statistics,
     TokenLaw,
 )
+from dlm_sampling.types.pipeline import Pipeline, UnderWay
 from dlm_sampling.types.prediction import (
     DenoiserOutput,
     Pass,
@@ -41,6 +42,7 @@ __all__ = [
     "LogitsProcessor",
     "NoiseKind",
     "Pass",
+    "Pipeline",
     "Planner",
     "Predict",
     "Prediction",
@@ -55,4 +57,5 @@ __all__ = [
     "Step",
     "TokenLaw",
     "TwoLogits",
+    "UnderWay",
 ]

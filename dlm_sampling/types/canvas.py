@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.types.law import Draw
+from dlm_sampling.types.pipeline import UnderWay
 
 ClockUse = Literal["none", "begin", "times", "fixed"]
 """What a sampler does with the time at which a block begins, and with times of the caller: it has
@@ -30,6 +31,7 @@ class Canvas(NamedTuple):
     editable: Tensor  # bool [B, L], in the current block and not prompt, padding or infill context
     start: Tensor  # int64 [B], first position of the current block
     mask_token_id: int | None  # None under noise without a mask
+    blocks: UnderWay | None = None  # those of a pipeline; None: the current block alone
 
     @property
     def mask(self) -> int:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dlm_sampling.types.canvas import Canvas, Choice, Clock, ClockUse, Step
 from dlm_sampling.types.law import TokenLaw
+from dlm_sampling.types.pipeline import Pipeline
 from dlm_sampling.types.prediction import Predict
 from dlm_sampling.types.process import NoiseKind as NoiseKind
 from dlm_sampling.types.process import Process, RandomSource
@@ -100,6 +101,14 @@ class Sampler(Protocol[S]):
         """Return the planned steps of a block if the caller names none.
 
         Default: None, one per position.
+        """
+        ...
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """Return how several blocks are written at the same time; `canvas.blocks` has them.
+
+        Default: None, one block after the other.
         """
         ...
 

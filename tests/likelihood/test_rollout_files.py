@@ -46,7 +46,7 @@ def test_fields_of_samplers_come_back(tmp_path: Path) -> None:
 def test_files_that_are_no_rollout_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     files.save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="is no rollout of format 2"):
+    with pytest.raises(ValueError, match="is no rollout of format 3"):
         Rollout.load(path)
     for named, message in (
         ("os:system", "no class of this library"),
