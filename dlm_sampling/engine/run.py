@@ -326,9 +326,8 @@ class Run:
 
     def unwritten(self, moved: Moved) -> Tensor:
         """Return the rows whose schedule is over with positions left to write, bool [A]."""
-        if self.windows.line is not None:  # it goes on until all is written
-            return torch.zeros_like(moved.over)
-        return (moved.state.unknown & moved.canvas.editable).any(1) & moved.over
+        left = (moved.state.unknown & moved.canvas.editable).any(1) & moved.over
+        return left if self.windows.line is None else torch.zeros_like(left)  # it has no schedule
 
     def fill(
         self, state: RunState, canvas: Canvas, rows: Tensor, predictor: Predictor

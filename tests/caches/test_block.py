@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache as once
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling import AutoDenoiser, generate, sample, samplers
+from dlm_sampling import AutoDenoiser, Rollout, generate, replay, sample, samplers
 from dlm_sampling.caches import BlockCache, Plan, PolicyBase, View
 from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.engine.output import SampleOutput
@@ -100,6 +100,26 @@ def test_a_bound_of_passes_holds_with_finished_blocks_fused_and_is_refused_with_
     assert bool((cached.nfe <= 3).all())
     with pytest.raises(ValueError, match="a pass of its own for every finished block"):
         run(sdar(), "fast-dllm", SEPARATE, **given)
+
+
+def test_blocks_of_a_pipeline_are_stored_in_order_and_scored_anew() -> None:
+    """Of blocks that several steps see half written, what is stored is what is left behind."""
+    given: dict[str, Any] = {"steps": None, "prompts": (9, 6, 2), "return_trajectory": True}
+    line = samplers.D2F(0.04, add=0.25, activate=0.5)
+    without, cached = (run(sdar(), line, c, **given) for c in ("none", "block"))
+    same(without, cached)
+    assert torch.equal(without.nfe, cached.nfe)
+    assert bool((cached.work < 0.8 * without.work).all())
+    events = cast("Any", cached.trajectory).events
+    assert sum(int((event.last > event.block).sum()) for event in events) > 3
+    drafts = run(sdar(), line, "block", speculate=3, **given)
+    same(without, drafts)
+    rollout = Rollout.from_output(cached)
+    for kept, event in zip(rollout.events(), events, strict=True):
+        assert torch.equal(cast("Any", kept.last), event.last)
+    for how in ("none", "auto"):  # a half-written block on the left is no clean prefix
+        scored = replay(sdar(), rollout, cache=how).logprob
+        torch.testing.assert_close(scored.float(), cached.logprob.float(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 0.7])

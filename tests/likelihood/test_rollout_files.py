@@ -57,7 +57,7 @@ def test_files_that_are_no_rollout_are_refused(tmp_path: Path) -> None:
         rollout.save(path)
         tensors = files.load_file(path)
         facts: dict[str, Any] = {
-            "format": 2,
+            "format": 3,
             "seeds": [],
             "masked": True,
             "model": "",

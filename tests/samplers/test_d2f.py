@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling import sample, samplers, wrap
+from dlm_sampling import Rollout, replay, sample, samplers, wrap
 from dlm_sampling.engine.output import SampleOutput
+from dlm_sampling.likelihood.branching import branch
 from dlm_sampling.samplers import D2F, D3LLM, FastDLLM
 from dlm_sampling.types import TokenLaw
 
@@ -127,6 +128,18 @@ def test_a_pipeline_takes_fewer_passes_and_a_budget_still_holds() -> None:
     assert torch.equal(
         run(D2F(0.6, add=0.3), 1.0, causal_blocks=True, max_nfe=14).tokens, out.tokens
     )
+
+
+def test_a_rollout_knows_what_was_hidden_and_branches() -> None:
+    """What each step saw follows from the last block under way, which a rollout keeps."""
+    sampler, denoiser = D2F(0.6, add=0.3), wrap(network, vocab_size=5, mask_token_id=MASK)
+    out = run(sampler, 1.0, causal_blocks=True)
+    rollout = Rollout.from_output(out)
+    torch.testing.assert_close(
+        replay(denoiser, rollout).logprob.float(), out.logprob.float(), atol=1e-5, rtol=0
+    )
+    again = branch(denoiser, rollout, 1, seeds=range(ROWS))  # the seeds of the run: its own end
+    assert torch.equal(again.tokens, out.tokens)
 
 
 @pytest.mark.parametrize("fills", [False, True])
