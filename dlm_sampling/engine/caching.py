@@ -14,11 +14,11 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan
 from dlm_sampling.engine.request import Canvases, Request
 from dlm_sampling.engine.state import RunState
+from dlm_sampling.engine.windows import Windows
 from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.cached import CachedPasses
 from dlm_sampling.prediction.run_cache import RunCache, Shown
-from dlm_sampling.types.values import ints
 
 
 def choose_cache(
@@ -182,20 +182,15 @@ class PassWidths(NamedTuple):
     fused: int  # 2 W, of a pass over the finished block and the new one; W if each row has one
 
 
-def pass_widths(state: RunState, plan: BlockPlan) -> PassWidths:
+def pass_widths(state: RunState, windows: Windows) -> PassWidths:
     """Return the widths of the passes of all batch rows, before the first step.
 
     Where blocks with nothing to write are left out, the columns between two blocks count to `fused`
-    too.
+    too.  A pipeline has windows of several blocks in their place.
     """
     column = torch.arange(state.tokens.shape[1], device=state.tokens.device)
     seen = state.attention & (column < state.window.stop.unsqueeze(1))
-    number = torch.arange(plan.start.shape[1], device=plan.start.device)
-    used = number < plan.number.unsqueeze(1)
-    block = (plan.stop - plan.start) * used
-    fused = block.clone()
-    fused[:, 1:] = (plan.stop[:, 1:] - plan.start[:, :-1]) * used[:, 1:]
-    return PassWidths(*ints(torch.stack([seen.sum(1).max(), block.max(), fused.max()])))
+    return PassWidths(int(seen.sum(1).max()), windows.width, windows.fused)
 
 
 def _shown(state: RunState, causal: bool = False) -> Shown:

@@ -1,9 +1,13 @@
 """Run all steps by recording one step as a CUDA graph and replaying it.
 
-Every batch row takes part in every step, in tensors of fixed shape; rows that are done no longer
-change.  The host enqueues the next step before it reads the flags of the last one, so that the GPU
-does not wait for the host.  Two things happen between replays, outside of the graph: the argmax at
-positions that a finished schedule left unknown, and the events for callbacks.
+A recorded step runs all the rows that it holds, in tensors of fixed shape; rows that are done no
+longer change.  Once the others fit into the next smaller bucket, a power of two, they go on in
+tensors of their number (row compaction), for which a step is recorded anew: at most once for each
+power of two below the batch.  A row does not depend on the others, so that the tokens are the same.
+
+The host enqueues the next step before it reads the flags of the last one, so that the GPU does not
+wait for the host.  Three things happen between replays, outside of the graph: the argmax at
+positions that a finished schedule left unknown, the events for callbacks, and compaction.
 
 With the exact block cache there are two graphs: a step whose pass computes the block of every row,
 W columns, and one whose pass computes the block before it too, 2 W, for the steps in which a row
@@ -35,7 +39,7 @@ from dlm_sampling.errors import NoLawError
 from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.shapes import FixedShapes
 from dlm_sampling.types import Drawn, Step
-from dlm_sampling.types.rows import copy_rows, row_tensors, where_rows
+from dlm_sampling.types.rows import copy_rows, row_tensors, select_rows, where_rows
 
 
 class Shown(NamedTuple):
@@ -49,7 +53,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Buffers:
-    """Hold the tensors that a recorded step reads and writes in place; each has B rows.
+    """Hold the tensors that a recorded step reads and writes in place; each has A rows.
 
     Fields:
         state: the rows.
@@ -121,9 +125,11 @@ class Recorded:
     def __init__(self, run: Run, state: RunState, listeners: Listeners, record: Record) -> None:
         self.run, self.listeners, self.record = run, listeners, record
         self.padded = not bool(state.attention.all())
-        self.widths = None if state.cache is None else pass_widths(state, run.plan)
+        self.widths = None if state.cache is None else pass_widths(state, run.windows)
         self.buffers = Buffers.of(run, state, bool(listeners))
-        self.flags = torch.zeros(4, dtype=torch.bool, device=state.tokens.device)
+        self.flags = torch.zeros(5, dtype=torch.bool, device=state.tokens.device)
+        self.tokens, self.logprob = state.tokens.clone(), state.logprob.clone()
+        self.steps, self.ended = self.buffers.steps.clone(), self.buffers.ended.clone()
         self.graphs: dict[int | None, Callable[[], None]] = {}
         self.entering = False  # whether a row that is not done has no pass in its block yet
         self.iteration = 0
@@ -168,7 +174,8 @@ class Recorded:
         entering = old.done.new_zeros(())
         if old.state.cache is not None:
             entering = (old.state.cache.opened & ~old.done).any()
-        self.flags.copy_(torch.stack([old.done.all(), old.waiting.any(), failed, entering]))
+        few = (~old.done).sum() <= next_bucket(len(old.done))
+        self.flags.copy_(torch.stack([old.done.all(), old.waiting.any(), failed, entering, few]))
 
     def merged(self, live: Tensor, new: RunState) -> RunState:
         """Return the state with the rows `live` (bool [B]) of `new`.
@@ -205,37 +212,54 @@ class Recorded:
 
     def finish(self) -> SampleOutput:
         """Record the step, then replay it until every row is done."""
-        counts = self.run.model.counts
-        over = bool(self.buffers.done.all())
-        watch = Watch(self.flags, lag=0 if self.listeners or self.widths else 1)
+        counts, lag = self.run.model.counts, 0 if self.listeners or self.widths else 1
+        over, watch = bool(self.buffers.done.all()), Watch(self.flags, lag)
         while not over:
             event = self.event() if self.listeners else None
             self.step()
-            over, waiting, failed, entering = watch.read()
+            over, waiting, failed, entering, few = watch.read()
             if failed:
                 raise self.failure()
             if waiting:
                 self.fill_unwritten()
             self.entering = entering or waiting
             if event is not None:
-                self.emit(event)
+                self.emit(*event)
                 over = bool(self.buffers.done.all())
             self.iteration += 1
-        buffers = self.buffers
-        state = buffers.state
-        cut = buffers.ended.unsqueeze(1) & state.unknown
+            if few and not over:
+                self.compact()
+                watch = Watch(self.flags, lag)
+        self.store()
         return SampleOutput(
-            tokens=state.tokens.masked_fill(cut, self.run.filler),
-            logprob=state.logprob,
+            tokens=self.tokens,
+            logprob=self.logprob,
             nfe=counts.nfe,
             work=counts.work,
             shared=counts.shared,
-            steps=buffers.steps,
+            steps=self.steps,
             seeds=self.run.seeds,
-            ended=buffers.ended,
+            ended=self.ended,
             trajectory=self.listeners.trajectory,
             cache=None if self.run.meter is None else self.run.meter.report(),
         )
+
+    def compact(self) -> None:
+        """Drop the rows that are done; the others go on in tensors of their number."""
+        if bool((self.buffers.lawless | self.buffers.frozen).any()):
+            raise self.failure()  # its row may be among those that are dropped
+        self.store()
+        kept = (~self.buffers.done).nonzero().squeeze(1)
+        self.buffers = copy_rows(select_rows(self.buffers, kept))
+        self.graphs.clear()
+
+    def store(self) -> None:
+        """Keep the results of all rows held now."""
+        buffers, state = self.buffers, self.buffers.state
+        cut = buffers.ended.unsqueeze(1) & state.unknown
+        self.tokens[state.rows] = state.tokens.masked_fill(cut, self.run.filler)
+        self.logprob[state.rows] = state.logprob
+        self.steps[state.rows], self.ended[state.rows] = buffers.steps, buffers.ended
 
     def step(self) -> None:
         """Take one step: replay its graph, which is recorded when it is first needed."""
@@ -283,44 +307,45 @@ class Recorded:
         new = replace(old, waiting=old.waiting & ~rows, shown=shown)
         old.take(self.completed(new, where_rows(rows, state, old.state), rows, rows))
 
-    def event(self) -> StepEvent:
-        """Return an event of the rows not yet done, with the values before the next step."""
+    def event(self) -> tuple[StepEvent, Tensor]:
+        """Return an event of the rows not yet done, before the next step, and their places."""
         buffers, counts = self.buffers, self.run.model.counts
-        rows = (~buffers.done).nonzero().squeeze(1)
+        at = (~buffers.done).nonzero().squeeze(1)
         state = buffers.state
-        nothing = torch.zeros_like(rows, dtype=torch.bool)
-        tokens, unknown = state.tokens[rows], state.unknown[rows]
-        return StepEvent(
+        rows, nothing = state.rows[at], torch.zeros_like(at, dtype=torch.bool)
+        tokens, unknown = state.tokens[at], state.unknown[at]
+        event = StepEvent(
             iteration=self.iteration,
             rows=rows,
             before=tokens,
             tokens=tokens,
             unknown=unknown,
             written=unknown,
-            block=state.block[rows],
-            last=None if state.last is None else state.last[rows],
-            step=state.step[rows],
+            block=state.block[at],
+            last=None if state.last is None else state.last[at],
+            step=state.step[at],
             nfe=counts.nfe[rows],
             forwarded=nothing,
-            logprob=state.logprob[rows],
+            logprob=state.logprob[at],
             log_confidence=None,
             entropy=None,
             final=nothing,
-            horizon=state.window.stop[rows] if self.run.request.blocks.causal else None,
+            horizon=state.window.stop[at] if self.run.request.blocks.causal else None,
         )
+        return event, at
 
-    def emit(self, event: StepEvent) -> None:
-        """Complete the event with the values after its step, and pass it to the listeners."""
+    def emit(self, event: StepEvent, at: Tensor) -> None:
+        """Complete the event of the rows at the places `at`, and pass it to the listeners."""
         rows, before, buffers = event.rows, event.before, self.buffers
         counts, shown = self.run.model.counts, self.buffers.shown
         assert shown is not None
-        tokens, unknown = buffers.state.tokens[rows], buffers.state.unknown[rows]
+        tokens, unknown = buffers.state.tokens[at], buffers.state.unknown[at]
         nfe = counts.nfe[rows]
         event = replace(
             event, tokens=tokens, unknown=unknown, nfe=nfe, forwarded=nfe > event.nfe,
-            written=(tokens != before) | (event.unknown & ~unknown), logprob=shown.logprob[rows],
-            log_confidence=shown.log_confidence[rows], entropy=shown.entropy[rows],
-            final=buffers.done[rows], time=counts.model_time[rows], drawn=shown.drawn[rows],
+            written=(tokens != before) | (event.unknown & ~unknown), logprob=shown.logprob[at],
+            log_confidence=shown.log_confidence[at], entropy=shown.entropy[at],
+            final=buffers.done[at], time=counts.model_time[rows], drawn=shown.drawn[at],
         )  # fmt: skip
         for listener in self.listeners.all:
             listener(event)
@@ -330,7 +355,7 @@ class Recorded:
         buffers = self.buffers
         if bool(buffers.frozen.any()):
             return self.run.endless(buffers.state.tokens.shape[1])
-        row = int(buffers.lawless.long().argmax())
+        row = int(buffers.state.rows[buffers.lawless.long().argmax()])
         return NoLawError(
             f"row {row}: the logits hold NaN, +inf, or no token that may be drawn. Run it without "
             "cuda_graph to learn where, and check the model's output."
@@ -345,6 +370,11 @@ def with_layers(buffers: Buffers, state: RunState | None) -> Buffers:
     found = None if state is None else state.cache
     layers = () if found is None else found.layers
     return replace(buffers, state=replace(buffers.state, cache=replace(cache, layers=layers)))
+
+
+def next_bucket(rows: int) -> int:
+    """Return the largest power of two below a number of rows, 0 below 2."""
+    return (1 << (rows - 1).bit_length()) // 2 if rows > 1 else 0
 
 
 def _shown(step: Step, before: RunState, ledger: Ledger | None, editable: Tensor) -> Shown | None:

@@ -107,8 +107,8 @@ class Run:
             sampler.schedule,
             request.guidance,
         )
-        stop_ids, pad = request.stop_token_ids, denoiser.pad_token_id
-        stops = torch.tensor(stop_ids, dtype=torch.int64, device=device)
+        pad = denoiser.pad_token_id
+        stops = torch.tensor(request.stop_token_ids, dtype=torch.int64, device=device)
         cache = choose_cache(denoiser, request, plan, canvases)
         limits = step_limits(sampler, plan.steps)
         pipeline = check_pipeline(sampler, denoiser, process, limits)
@@ -124,7 +124,7 @@ class Run:
             model=model,
             stops=stops,
             seeds=canvases.seeds,
-            filler=pad if pad is not None else stop_ids[0] if stop_ids else 0,
+            filler=pad if pad is not None else (*request.stop_token_ids, 0)[0],
             complete=canvases.complete,
             cache=cache,
             meter=meter_of(cache, request.cache_audit),
@@ -372,11 +372,9 @@ class Run:
         It asks the host, row by row; a recorded step does without.
         """
         found = torch.zeros_like(over)
-        if not self.complete:
-            return found
         block, _ = self.windows.next(state, over)
-        known = self.plan.stop[state.rows, block - 1]
-        for i in ints((over & (block > state.block)).nonzero().flatten()):
+        known, left = self.plan.stop[state.rows, block - 1], over & (block > state.block)
+        for i in ints(left.nonzero().flatten()) if self.complete else ():
             is_complete = self.complete[int(state.rows[i])]
             if is_complete is not None:
                 found[i] = is_complete(state.tokens[i], int(known[i]))

@@ -82,13 +82,14 @@ def sample(
         seeds: one 64-bit seed per row; a row's result depends on its own seed only.
         steps: planned steps over all blocks of a row; None is one per editable position, or
             the sampler's own number if it has one.
-        block_length: columns per block, or None for one block, or for those of a network that
-            writes whole canvases only.
+        block_length: columns per block, or None for one block, for those of a network that writes
+            whole canvases only, or for those of a sampler that writes several at once.
         steps_per_block: steps of every block, of any size; replaces `steps`.
         align_blocks: put block boundaries at multiples of block_length from the row's first token,
             prompt included, as block-causal models need; otherwise blocks start with the first
             editable position.
-        causal_blocks: hide everything right of the current block from the model.
+        causal_blocks: hide everything right of the current block from the model, or of the last one
+            where a sampler writes several.
         law: temperature and filters of the draws; None takes the sampler's own default.
         guidance_scale: w of classifier-free guidance, u + (w + 1) (c - u), with conditional and
             unconditional logits c and u; the unconditional pass has masks in place of all fixed
@@ -101,10 +102,11 @@ def sample(
         callback: called with a `StepEvent` after each step.
         return_trajectory: keep all events.
         cuda_graph: record one step as a CUDA graph and replay it: the same tokens without a launch
-            per kernel.  Every row takes part in every step until all are done, so each step counts
-            as a forward pass of its rows, even if it writes nothing.  With a callback, a
-            trajectory or the block cache, the host waits for every step; the block cache takes two
-            graphs, of passes over one block and over two.  No GPU has run this yet.
+            per kernel.  A step counts as a forward pass of its rows, even if it writes nothing.
+            Rows that are done leave when the others fit into the next smaller power of two; a step
+            is then recorded anew.  With a callback, a trajectory or the block cache, the host waits
+            for every step; the block cache takes two graphs, of passes over one block and over two.
+            No GPU has run this yet.
         cache: "auto" keeps the keys and values of finished blocks where that is exact, "none" runs
             all columns in every pass; "block" insists on the first; "prefix", "dual", "vicinity",
             "dkv", "dpad" and "adaptive", or a policy of `dlm_sampling.caches`, are approximate.

@@ -24,6 +24,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import UNLIMITED, BlockPlan
 from dlm_sampling.engine.state import BlockWindow, RunState
 from dlm_sampling.types import Pipeline, Process, Sampler, UnderWay
+from dlm_sampling.types.values import ints
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Windows:
         plan: the blocks of every row.
         limits: int64 [B, K], loop steps of every block.
         width: number of columns of the widest window.
+        fused: the same with the block that such a window has left behind.
         line: the pipeline of the sampler, or None for one block after the other.
     """
 
     plan: BlockPlan
     limits: Tensor
     width: int
+    fused: int
     line: Line | None = None
 
     @classmethod
@@ -53,11 +56,14 @@ class Windows:
     ) -> Windows:
         """Prepare the windows of a batch; editable is bool [B, L], stops int64 [k] end a row."""
         line = None if pipeline is None else Line.of(pipeline, plan, editable, stops)
-        start, stop = plan.start, plan.stop
-        if line is not None:
-            stop = stop.gather(1, line.furthest())
-        width = int((stop - start).max()) if start.numel() else 0
-        return cls(plan, limits, width, line)
+        count = plan.start.shape[1]
+        together = 1 if pipeline is None else count if pipeline.buffer is None else pipeline.buffer
+        number = torch.arange(count, device=editable.device)
+        final = plan.number.unsqueeze(1) - 1
+        ends = [torch.minimum(number + n, final).maximum(number) for n in (together - 1, together)]
+        widths = torch.stack([plan.stop.gather(1, end) - plan.start for end in ends], 2)
+        most = ints(widths.flatten(0, 1).amax(0)) if len(editable) else [0, 0]
+        return cls(plan, limits, most[0], most[1], line)
 
     def at(self, rows: Tensor, block: Tensor, last: Tensor | None, editable: Tensor) -> BlockWindow:
         """Return blocks `block` to `last` (int64 [A]; None: `block`) of each row in `rows`."""
@@ -132,14 +138,6 @@ class Line:
         number = (torch.searchsorted(start, column, right=True) - 1).clamp_min(0)
         size = torch.zeros_like(start).scatter_add(1, number, editable.long())
         return cls(pipeline, plan, stops, number, size.clamp_min(1).double())
-
-    def furthest(self) -> Tensor:
-        """Return the last block that may be under way beside each one, int64 [B, K]."""
-        count = self.size.shape[1]
-        ahead = count if self.pipeline.buffer is None else self.pipeline.buffer
-        number = torch.arange(count, device=self.size.device).expand(self.size.shape)
-        final = self.plan.number.unsqueeze(1) - 1
-        return torch.minimum(number + ahead - 1, final).maximum(number)
 
     def known(self, state: RunState) -> Tensor:
         """Return the known share of every block, float64 [A, K]; 1 once it is complete."""

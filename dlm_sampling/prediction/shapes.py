@@ -107,7 +107,7 @@ FREE = FreeShapes()
 
 @dataclass(frozen=True)
 class FixedShapes:
-    """Compute all batch rows and all columns of a window; draws skip the unrequested positions.
+    """Compute all held rows and all columns of a window; draws skip the unrequested positions.
 
     Fields:
         columns: int64 [B, W], the columns where draws may be requested.
@@ -128,10 +128,10 @@ class FixedShapes:
         return
 
     def charge(self, counts: Counts, rows: Tensor, passes: int, hidden: Tensor | None) -> None:
-        """Count passes of live rows; the rows of a recorded step are the whole batch, in order."""
-        counts.nfe.add_(self.live.long() * passes)
+        """Count passes of live rows; a recorded step runs all the rows that it holds."""
+        counts.nfe.index_add_(0, rows, self.live.long(), alpha=passes)
         if hidden is not None:
-            counts.spared.add_(hidden * self.live)
+            counts.spared.index_add_(0, rows, hidden * self.live)
 
     def cut(self, inputs: Pass, horizon: Tensor) -> Pass:
         """Mask the hidden columns, and keep the width."""

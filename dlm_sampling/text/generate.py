@@ -107,11 +107,13 @@ def generate(
             number (learned samplers, DiffusionGemma's) takes that many in every block.
         block_length: write blocks of this many positions from left to right; default that
             of the checkpoint's sampler_config.json, else one block, or the aligned blocks of a
-            model with block-causal attention.
+            model with block-causal attention; samplers that write several blocks at once
+            ("d2f", "d3llm") have blocks of 32.
         steps_per_block: steps of every block, of any size; replaces `steps`.
         align_blocks: put block boundaries at multiples of block_length from the row's first token,
             as block-causal models (SDAR, LLaDA2, BD3-LM) need.
-        causal_blocks: hide everything right of the current block from the model.
+        causal_blocks: hide everything right of the current block from the model, or of the last one
+            where a sampler writes several.
         seed: a whole number from which the seed of each row is made, or a list of row seeds;
             default a random number.  `seed=out.seeds` repeats a run, `seed=[out.seeds[i]]` row i.
         temperature: 1 samples the model's law, 0 takes the argmax; this argument and the next ten

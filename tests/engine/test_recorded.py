@@ -17,6 +17,7 @@ from torch import Tensor
 from dlm_sampling import samplers
 from dlm_sampling.caches import BlockCache
 from dlm_sampling.denoisers import AutoDenoiser, Denoiser, wrap
+from dlm_sampling.engine import recorded as steps
 from dlm_sampling.engine import sample as loop
 from dlm_sampling.engine.sample import SampleOutput, sample
 from dlm_sampling.engine.trajectory import StepEvent
@@ -81,6 +82,41 @@ def test_a_whole_canvas_in_too_few_steps(name: str) -> None:
     kind = "uniform" if name == "psi" else "absorbing"
     ours = run(name, kind, captured=True, steps=2, block_length=None)
     same(ours, run(name, kind, captured=False, steps=2, block_length=None))
+
+
+@pytest.mark.parametrize("name", ["llada", "remdm-conf", "d2f"])
+def test_rows_that_are_done_leave_at_the_next_bucket(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compaction on equals off: tokens, counts and events; passes hold at most a bucket of rows."""
+    rows = [([1 + n], 1 + n) for n in (5, 0, 1, 6, 6, 2, 3, 6)]
+    tokens, editable, attention = canvas(rows)
+
+    def recorded() -> tuple[SampleOutput, list[StepEvent], list[int]]:
+        toy, heard = CountingToy(), list[StepEvent]()
+        out = sample(
+            denoiser(toy), made(name), tokens, editable, attention_mask=attention, seeds=range(8),
+            cuda_graph=True, callback=heard.append, law=TokenLaw(temperature=0.8),
+        )  # fmt: skip
+        return out, heard, toy.calls
+
+    out, heard, calls = recorded()
+    monkeypatch.setattr(steps, "next_bucket", lambda rows: 0)
+    off, all_heard, all_calls = recorded()
+    same(out, off)
+    assert torch.equal(out.nfe, off.nfe) and torch.equal(out.work, off.work)
+    assert set(all_calls) == {8}
+    assert calls == sorted(calls, reverse=True) and {4} <= set(calls) - {8} <= {4, 2, 1}
+    assert len(heard) == len(all_heard)
+    for ours, theirs in zip(heard, all_heard, strict=True):
+        for field in (*FIELDS, "nfe", "logprob"):
+            assert torch.equal(getattr(ours, field), getattr(theirs, field)), field
+
+
+def test_buckets_are_powers_of_two() -> None:
+    assert [steps.next_bucket(n) for n in (0, 1, 2, 3, 4, 5, 8, 9, 64, 65)] == [
+        0, 0, 1, 2, 2, 4, 4, 8, 32, 64,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "kind"), NOT_HELD)
@@ -282,13 +318,14 @@ class Watched:
     def __init__(self, model: Denoiser) -> None:
         run = model.forward
         self.widths: list[int] = []
-        self.places: set[int] = set()
+        self.places: dict[int, set[int]] = {}  # by the number of rows
 
         def forward(inputs: Pass) -> Any:
             out = run(inputs)
             assert isinstance(inputs.cache, ColumnCache)
             self.widths.append(inputs.cache.query.shape[1])
-            self.places |= {layer.keys.data_ptr() for layer in inputs.cache.layers}
+            places = self.places.setdefault(len(inputs.tokens), set())
+            places |= {layer.keys.data_ptr() for layer in inputs.cache.layers}
             return out
 
         model.forward = forward  # type: ignore[method-assign]
@@ -299,6 +336,7 @@ class Watched:
     [
         ("llada", {"steps": 6}),
         ("dinfer-threshold", {"sampler_options": {"threshold": 0.05}}),  # rows at different blocks
+        ("d2f", {"sampler_options": {"threshold": 0.05, "add": 0.3, "buffer": 2}}),
         ("ancestral", {"steps": 8, "guidance_scale": 0.7}),
         (Slow(), {"steps_per_block": 2}),  # leaves something to fill, between replays
     ],
@@ -317,8 +355,10 @@ def test_the_block_cache_has_two_shapes_and_one_place(sampler: Any, options: Any
     assert ours.cache is not None and ours.cache.exact
     guided = 2 if "guidance_scale" in options else 1
     # The first pass computes the longest prompt and its block.
-    assert set(watched.widths[:guided]) == {12} and set(watched.widths[guided:]) == {4, 8}
-    assert len(watched.places) == layers * guided
+    shapes = {8, 12} if sampler == "d2f" else {4, 8}  # two blocks and the one left behind
+    assert set(watched.widths[:guided]) == {12} and set(watched.widths[guided:]) == shapes
+    for places in watched.places.values():  # of 3 rows, and of 2 or 1 once the others are done
+        assert len(places) == layers * guided
     if sampler == "llada":
         assert torch.equal(ours.nfe, theirs.nfe)
         torch.testing.assert_close(ours.work, theirs.work)

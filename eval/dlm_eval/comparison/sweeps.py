@@ -55,6 +55,8 @@ SWEEPS = {
         "low_threshold", {"text": (0.6, 0.3, 0.1, 0.03, 0.0), "sudoku": (0.6, 0.3, 0.1, 0.0)}
     ),
     "dinfer-credit": Sweep("threshold", _THRESHOLDS),
+    "d2f": Sweep("threshold", _THRESHOLDS),
+    "d3llm": Sweep("bound", {"text": (0.1, 1.0, 3.0, 5.0), "sudoku": (0.05, 0.3, 0.6, 1.0)}),
     "sdar": Sweep("threshold", _REFINED, bound=True),
     "block-refinement": Sweep("threshold", _REFINED, bound=True),
     "llada2": Sweep("threshold", _REFINED, bound=True),
