@@ -32,4 +32,4 @@ class UnderWay(NamedTuple):
     number: Tensor  # int64 [B, L], the position's block in the row, from 0
     active: Tensor  # bool [B, L], positions of blocks that must write in every step
     first: Tensor  # int64 [B], number of the first block with an unknown position
-    count: int  # blocks of the widest row
+    most: int  # blocks of the widest row

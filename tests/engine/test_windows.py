@@ -79,7 +79,7 @@ def test_no_block_joins_where_an_end_of_text_is_written() -> None:
 def test_blocks_are_active_behind_those_that_are_known_far_enough() -> None:
     blocks = windows(0.5, 0.6, None).under_way(state(0, 2, [2, 3, 6]))
     assert blocks is not None
-    assert (int(blocks.first), blocks.count) == (0, 5)
+    assert (int(blocks.first), blocks.most) == (0, 5)
     assert blocks.number[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 3]
     active = {int(n) for n in blocks.number[0, blocks.active[0]]}
     assert active == {0, 1}  # two thirds are enough for block 1, half is not for block 2

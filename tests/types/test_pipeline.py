@@ -13,4 +13,4 @@ def test_rows_keep_their_blocks_and_share_the_count() -> None:
     assert chosen.number.tolist() == [[0, 1, 2]]
     assert chosen.first.tolist() == [1]
     assert repeat_rows(blocks, 2).active[:, 1].tolist() == [True, True, False, False]
-    assert chosen.count == 3
+    assert chosen.most == 3

@@ -47,7 +47,7 @@ def positions_in_blocks(score: Tensor, canvas: Canvas, threshold: float, *, ever
         front = eligible & (number == blocks.first.unsqueeze(1))
         return (eligible & (score >= threshold)) | threshold_positions(score, front, threshold)
     passed = threshold_positions(score, eligible, threshold, at_least=0)
-    low, none = score.masked_fill(~eligible, -torch.inf), (len(score), blocks.count)
+    low, none = score.masked_fill(~eligible, -torch.inf), (len(score), blocks.most)
     top = low.new_full(none, -torch.inf).scatter_reduce(1, number, low, "amax")
     best = eligible & (low == top.gather(1, number))
     length = score.shape[1]
