@@ -87,6 +87,10 @@ class ForcedPrediction:
         """Return False, so that laws are made as tables, which can be scored."""
         return False
 
+    def mixed(self, where: Tensor) -> Tensor | None:
+        """Return `LazyPrediction.mixed`."""
+        return self._inner.mixed(where)
+
     def _forced(self, draw: Draw, where: Tensor, logprob: Tensor) -> Draw:
         """Return a draw with the recorded tokens at `where`, and note their log-probabilities."""
         new = DrawRecord.of(draw)

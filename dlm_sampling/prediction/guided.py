@@ -139,6 +139,21 @@ def guided_rows(
     return replace(first, fetch=fetch)
 
 
+def mixed_rows(logits: PassLogits, count: int) -> Tensor:
+    """Return the rows whose law of a step is made of several passes or tilted, bool [count].
+
+    In the others it is that of one pass.
+    """
+    guidance, weights = logits.model.guidance, logits.weights
+    assert guidance is not None
+    assert weights is not None
+    if guidance.tilts:
+        return torch.ones(count, dtype=torch.bool, device=weights.device)
+    alone = ((weights == 0.0) | (weights == 1.0)).all(0) & (weights.sum(0) == 1.0)
+    # A row without a slot has not been asked for, and draws nothing.
+    return ~alone if logits.slot is None else ~alone[logits.slot.clamp_min(0)]
+
+
 def _table(site: Site) -> Tensor:
     """Return the table of a prediction as it is."""
     return site.p

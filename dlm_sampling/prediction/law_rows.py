@@ -12,9 +12,12 @@ from dlm_sampling import ops
 from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.positions import Sites
 from dlm_sampling.processes.tables import clean_table
-from dlm_sampling.types import PredictionKind, Site
+from dlm_sampling.types import PredictionKind, Site, TokenLaw
 
 Rule = Callable[[Site], Tensor]
+
+PLAIN = TokenLaw()
+"""The law of a draw from given laws, as they are."""
 
 
 def law_rows(

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.prediction.adjusting import adjust_of
-from dlm_sampling.prediction.guided import guided_logits, guided_rows, moved_rate
-from dlm_sampling.prediction.law_rows import law_rows, log_probs_in
+from dlm_sampling.prediction.guided import guided_logits, guided_rows, mixed_rows, moved_rate
+from dlm_sampling.prediction.law_rows import PLAIN, law_rows, log_probs_in
 from dlm_sampling.prediction.logits import PassLogits, on_demand
 from dlm_sampling.prediction.passes import Passes
 from dlm_sampling.prediction.positions import Sites
@@ -157,6 +157,11 @@ class LazyPrediction:
         law = self._law
         return self.kind != "log_score" and law.plain and law.temperature > 0.0
 
+    def mixed(self, where: Tensor) -> Tensor | None:
+        """Return the rows with a law of several passes; see `types.Prediction.mixed`."""
+        guided = self._passes.model.guidance is not None and bool(where.any())
+        return mixed_rows(self.evaluate(where), len(where)) if guided else None
+
     def draw_from(
         self,
         logits: Tensor | TwoLogits,
@@ -251,7 +256,7 @@ class LazyPrediction:
     ) -> Draw:
         """Draw from given logits, without the run's temperature and filters."""
         temperatures = None if greedy is None else self._temperatures(greedy, sites, 1.0)
-        return self._drawn(logits, None, sites, rng, "model", sub, temperatures, _PLAIN)
+        return self._drawn(logits, None, sites, rng, "model", sub, temperatures, PLAIN)
 
     def table(self, where: Tensor, *, alpha: Tensor, reads: PredictionKind) -> Tensor:
         """Return the prediction as a table of kind `reads`; see `types.Prediction.table`."""
@@ -392,6 +397,3 @@ class LazyPrediction:
             return values.to(exact) / each[i].to(exact)
 
         return replace(every, fetch=fetch, count=len(index))
-
-
-_PLAIN = TokenLaw()

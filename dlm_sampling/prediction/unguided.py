@@ -2,35 +2,76 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
-from dlm_sampling import ops
 from dlm_sampling.prediction.lazy import LazyPrediction
-from dlm_sampling.prediction.positions import Sites
+from dlm_sampling.prediction.logits import PassLogits
+from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.types import TokenLaw
 
 
-def unguided_log_prob_of(prediction: LazyPrediction, tokens: Tensor, where: Tensor) -> Tensor:
-    """Return the log-probability of tokens [A, L] under the model's own law, float64, else 0.
+class OwnPrediction(LazyPrediction):
+    """Predict by the run's own pass alone, at temperature 1 with the suppressed ids.
 
-    The law is that of the run's own pass at temperature 1 with the suppressed ids, whatever a
-    guidance adds; -inf in rows whose guidance did not ask for that pass.
+    So it is whatever a guidance adds; its passes are those of the guided prediction.
 
     Args:
-        prediction: of a canvas.
-        tokens: int64 [A, L].
-        where: bool [A, L], the positions.
+        predictor: that of the guided prediction.
+        guided: the prediction.
     """
-    sites, out = Sites.of(where), torch.zeros(where.shape, dtype=torch.float64).to(where.device)
-    if not len(sites):
-        return out
-    logits = prediction.evaluate(where)
-    own = logits.view(0)
-    if own is None:
-        return out.masked_fill(where, -torch.inf)
-    law, index = TokenLaw(suppressed=prediction.law.suppressed), logits.index(sites)
-    found = ops.log_prob_of(own, tokens[where], law=law, rows=index).double()
-    if logits.weights is not None:
-        found = found.masked_fill(logits.weights_at(index)[0] == 0.0, -torch.inf)
-    return out.masked_scatter(where, found)
+
+    def __init__(self, predictor: Predictor, guided: LazyPrediction) -> None:
+        plain = TokenLaw(suppressed=guided.law.suppressed)
+        model = replace(predictor.model, guidance=None, guidance_scale=0.0, law=plain)
+        passes = replace(predictor, model=model, ledger=None)
+        super().__init__(passes, guided._x, guided._t, guided._temperature, guided._dt)
+        self._guided, self._model = guided, model
+
+    def evaluate(self, where: Tensor) -> PassLogits:
+        """Return the logits of the own pass, which runs where the guided prediction needs it.
+
+        Raises:
+            ValueError: the guidance did not ask for it in some row of `where` (bool [A, L]).
+        """
+        found = self._guided.evaluate(where)
+        if found.weights is not None:
+            rows = where.any(1).nonzero()[:, 0]
+            asked = found.weights[0, rows if found.slot is None else found.slot[rows]]
+            if bool((asked == 0.0).any()):
+                raise ValueError(
+                    f"guidance={type(found.model.guidance).__name__}: asks other models only in "
+                    "this step, so that the law of the run's own, by which the step is weighed, is "
+                    "not known; give it a weight."
+                )
+        return replace(found, parts=found.parts[:1], weights=None, model=self._model)
+
+
+@dataclass
+class Answered(Predictor):
+    """Answer every question of a sampler by one prediction, for a step that is taken again.
+
+    Fields:
+        answer: the prediction.
+    """
+
+    answer: LazyPrediction | None = None
+
+    def __call__(
+        self,
+        x: Tensor,
+        t: Tensor,
+        temperature: Tensor | None = None,
+        *,
+        dt: Tensor | None = None,
+    ) -> LazyPrediction:
+        """Return the prediction.
+
+        Raises:
+            ValueError: it is of another canvas.
+        """
+        if self.answer is None or not torch.equal(self.answer.canvases, x):
+            raise ValueError("sampler: it asks for other canvases when its step is taken again.")
+        return self.answer

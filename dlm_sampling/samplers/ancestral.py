@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dlm_sampling.ops import any_or_assume
@@ -82,15 +83,21 @@ class Ancestral(GridSampler):
             return super().move(canvas, t, s, last, predict, prediction, rng)
         alpha_t, alpha_s = self.levels(t, s)
         ending = canvas.editable & last.unsqueeze(1)
+        moving = canvas.editable & ~ending
+        mixed = prediction.mixed(moving)
+        tabled = torch.zeros_like(moving) if mixed is None else moving & mixed.unsqueeze(1)
         draw = reverse_by_mixture(
             prediction,
             canvas.tokens,
-            canvas.editable & ~ending,
+            moving & ~tabled,
             alpha_t,
             alpha_s,
             predict.vocab_size,
             rng,
         )
+        if mixed is not None and any_or_assume(mixed):
+            guided = self.by_table(process, prediction, t, s, tabled, rng)
+            draw = merge_draws(tabled, guided, draw)
         if any_or_assume(last):
             final = self.remove_noise(process, prediction, ending, rng, alpha_t)
             draw = merge_draws(ending, final, draw)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,7 +24,10 @@ from dlm_sampling.engine.state import RunState
 from dlm_sampling.engine.stepwise import Stepwise
 from dlm_sampling.engine.trajectory import Trajectory
 from dlm_sampling.errors import check_real, check_whole
+from dlm_sampling.prediction.forced import ForcedPredictor, Record
+from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.predictor import Predictor
+from dlm_sampling.prediction.unguided import Answered, OwnPrediction
 from dlm_sampling.samplers.contract import check_sampler
 from dlm_sampling.smc.resampling import effective_size, group_uniform, normalised, systematic
 from dlm_sampling.smc.targets import Target, Weighing
@@ -173,6 +177,7 @@ class ParticleDriver(Stepwise):
         super().__init__(run, state, Listeners((), trajectory if kept else None))
         count, device = groups.count, state.tokens.device
         self.target, self.groups, self.count = target, groups, count
+        self.masked = run.process.mask_token_id is not None
         self.memory = target.begin(len(state), device)
         self.log_weights = torch.zeros(
             len(state) // count, count, dtype=torch.float64, device=device
@@ -212,13 +217,29 @@ class ParticleDriver(Stepwise):
         prediction = predictor.made
         if prediction is None:
             prediction = predictor.lazily(before.tokens, moved.canvas.unknown_fraction)
+        own = OwnPrediction(predictor, prediction)
         weighing = Weighing(
             before.tokens, state.tokens, before.unknown & before.editable,
-            before.unknown & ~state.unknown, moved.step, prediction, before.rng,
+            before.unknown & ~state.unknown, moved.step, prediction, own, before.rng,
+            None if self.masked else partial(self.retaken, before, moved, predictor),
         )  # fmt: skip
         log_g, memory = self.target.weigh(weighing, self.memory[state.rows])
         self.memory[state.rows] = memory
         return log_g
+
+    def retaken(
+        self, before: RunState, moved: Moved, predictor: Predictor, prediction: LazyPrediction
+    ) -> Tensor:
+        """Return the log-probability of the step's draws under a prediction, float64 [A]."""
+        run, canvas = self.run, moved.canvas
+        none = torch.zeros_like(canvas.editable)
+        logprob = torch.zeros(none.shape, dtype=torch.float64, device=none.device)
+        record = Record(before.tokens, moved.state.tokens, canvas.editable, none, logprob, none)
+        asked = ForcedPredictor(
+            Answered(predictor.model, predictor.rows, answer=prediction), record
+        )
+        run.sampler.step(before.sampler, canvas, run.clock(before), asked, before.rng)
+        return record.logprob.sum(1)
 
     def due(self) -> Tensor:
         """Return the groups to resample after this step, bool [G]."""

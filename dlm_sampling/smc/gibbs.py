@@ -142,7 +142,7 @@ def sample_gibbs(
                 first[:, 0] = path.root
                 slots = with_seeds(rows, particles, ints(first.flatten()))
             run = particle_run(denoiser, request, slots)
-            target.check(denoiser, sampler)
+            target.check(denoiser, request)
             groups = Groups(particles, own, threshold, every)
             driver = _Sweep(run, slots, target, groups, path)
             out = driver.finish()

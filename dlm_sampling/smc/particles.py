@@ -102,6 +102,6 @@ def sample_particles(
     slots = repeated(rows, particles)
     with torch.no_grad():
         run = particle_run(denoiser, request, slots)
-        target.check(denoiser, sampler)
+        target.check(denoiser, request)
         groups = Groups(particles, rows.seeds, threshold, every)
         return ParticleDriver(run, slots, target, groups, kept=return_trajectory).finish()

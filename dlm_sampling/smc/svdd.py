@@ -106,8 +106,8 @@ class _Nothing:
         """Return False: the choice says whether it does."""
         return False
 
-    def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
-        """Accept every sampler."""
+    def check(self, denoiser: Denoiser, request: Request) -> None:
+        """Accept every run."""
 
     def begin(self, rows: int, device: torch.device) -> Tensor:
         """Return the value v_0 = 0 of every slot."""

@@ -16,8 +16,12 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.request import Request
 from dlm_sampling.errors import check_fields
 from dlm_sampling.prediction.lazy import LazyPrediction
+from dlm_sampling.samplers.parts.grid import GridSampler
+from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
+from dlm_sampling.samplers.predictor_corrector import PredictorCorrector
 from dlm_sampling.types import RandomSource, Sampler, Step
 
 Reward = Callable[[Tensor], Tensor]
@@ -31,7 +35,9 @@ class Weighing(NamedTuple):
 
     before, after: int64 [A, L], the canvases.  unknown: bool [A, L], unknown positions before the
     step.  written: bool [A, L], positions that the step wrote.  step: what the sampler returned.
-    prediction: of the model at `before`.
+    prediction: of the model at `before`.  own: that of the run's own pass, without guidance,
+    temperature and filters.  retake: returns the log-probability of the step's draws under a
+    prediction, float64 [A]; None on masks.
     """
 
     before: Tensor
@@ -40,7 +46,9 @@ class Weighing(NamedTuple):
     written: Tensor
     step: Step
     prediction: LazyPrediction
+    own: LazyPrediction
     rng: RandomSource
+    retake: Callable[[LazyPrediction], Tensor] | None = None
 
 
 class Target(Protocol):
@@ -51,8 +59,8 @@ class Target(Protocol):
         """Return whether `weigh` reads predictions outside of the current block."""
         ...
 
-    def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
-        """Check that it can weigh the steps of a sampler.
+    def check(self, denoiser: Denoiser, request: Request) -> None:
+        """Check that it can weigh the steps of a run.
 
         Raises:
             ValueError: it cannot.
@@ -126,8 +134,8 @@ class RewardTarget:
         """Return True: whole rows are drawn."""
         return True
 
-    def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
-        """Accept every sampler: its own law is the one that is tilted."""
+    def check(self, denoiser: Denoiser, request: Request) -> None:
+        """Accept every run: its own law is the one that is tilted."""
 
     def begin(self, rows: int, device: torch.device) -> Tensor:
         """Return the memory of fresh particles."""
@@ -171,7 +179,8 @@ class TiltedTarget:
     `products.ProductDenoiser`:  prod_j p_j(v)^b_j.  Then the particles' law is that of the product
     of the models, where each step writes one position from exact conditionals: classifier-free
     guidance made exact, p^b, p1^b1 p2^b2.  Steps of several positions target the product of
-    positions that each model makes of the step.
+    positions that each model makes of the step.  Temperature and filters of the law are part of the
+    proposal and are corrected, but a token that they ban is never seen.
 
     Skreta et al. 2025, "Feynman-Kac Correctors in Diffusion", arXiv:2503.02819; here in steps.
     """
@@ -181,23 +190,28 @@ class TiltedTarget:
         """Return False: it reads what was written."""
         return False
 
-    def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
+    def check(self, denoiser: Denoiser, request: Request) -> None:
         """Refuse samplers whose steps are more than the draws of what they write."""
-        check_weighable("TiltedTarget", denoiser, sampler)
+        check_weighable("TiltedTarget", denoiser, request.sampler)
+        check_drawn("TiltedTarget", denoiser, request)
 
     def begin(self, rows: int, device: torch.device) -> Tensor:
         """Return no memory."""
         return torch.zeros(rows, 0, dtype=torch.float64, device=device)
 
     def weigh(self, step: Weighing, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-normalisers of the written positions."""
+        """Return the log-normalisers of the written positions, and what the token law changed."""
         if step.step.draw is None:
             raise ValueError(
                 "target: the sampler's steps say nothing of their draws (`Step.draw`); use one "
                 "that writes by drawing, such as llada-random."
             )
-        normalisers = step.step.draw.log_normalizer.double()
-        return (normalisers * step.written).sum(1), memory
+        check_none_filled("TiltedTarget", step)
+        weight = step.step.draw.log_normalizer.double()
+        if not step.prediction.law.plain or step.prediction.law.temperature != 1.0:
+            plain = step.prediction.log_prob_of(step.after, step.written).double()
+            weight = weight + plain - step.step.logprob.double()
+        return weight.where(step.written, 0.0).sum(1), memory
 
     def end(self, tokens: Tensor, memory: Tensor) -> Tensor:
         """Return 0."""
@@ -218,4 +232,45 @@ def check_weighable(name: str, denoiser: Denoiser, sampler: Sampler[Any]) -> Non
             f"{type(sampler).__name__} on {denoiser.process.name} noise is more: use masks and a "
             "sampler that writes positions chosen without the draws, in one pass, and keeps them, "
             "such as llada-random."
+        )
+
+
+def check_drawn(name: str, denoiser: Denoiser, request: Request) -> None:
+    """Check that every token of a run is drawn from a law, and that nothing else is chosen by it.
+
+    Raises:
+        ValueError: tokens are argmaxes, or a guidance compares candidates or changes which masks
+            are written.
+    """
+    sampler, guide = request.sampler, request.guidance
+    law = sampler.law if request.law is None else request.law
+    if law.temperature == 0.0:
+        raise ValueError(
+            f"{name}: at temperature 0 a token is the argmax, which has no law to be weighed by; "
+            "set a temperature above 0."
+        )
+    solver = isinstance(sampler, GridSampler | RevisingGrid | PredictorCorrector)
+    if solver and sampler.noise_removal == "argmax":
+        raise ValueError(
+            f"{name}: the last step of {type(sampler).__name__} takes the argmax, which has no law "
+            'to be weighed by; use noise_removal="sample".'
+        )
+    masked = denoiser.mask_token_id is not None
+    if guide is not None and (guide.chooses or (guide.moves_rates and masked)):
+        raise ValueError(
+            f"{name}: {type(guide).__name__} chooses among candidates or masks by their values, "
+            "which is not weighed; use a guidance of laws, on masks with rate_preserving=True."
+        )
+
+
+def check_none_filled(name: str, step: Weighing) -> None:
+    """Check that a step drew all that was written with it.
+
+    Raises:
+        ValueError: the schedule ended before all was written, and the rest became the argmax.
+    """
+    if bool((step.written & step.step.unknown).any()):
+        raise ValueError(
+            f"{name}: the steps ended with positions unknown, which became the argmax; take more "
+            "steps."
         )

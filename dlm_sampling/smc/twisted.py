@@ -4,10 +4,13 @@
     log G_k  = log psi(z_k) - log psi(z_{k-1}) + sum_i log p(v_i | z_{k-1}) - log q(v_i | z_{k-1})
     last factor  exp(r(x)) / psi(x),   psi(z_0) = 1,   i the positions that step k wrote
 
+Under noise without a mask p(v | z) and q(v | z) are laws of the next token, which the solver makes
+of the model and of the guided model, and i all positions that it draws, in every step.
+
 The law is p(x) exp(r(x)) / Z whatever psi and the tilt are; they decide how much the weights
 differ.  With psi(z) = E[exp r | z] and the exact tilt log psi(z, v at i) - log psi(z), steps of one
 position have the same weights for all particles: a single one is an exact draw.  The tilt is a
-`guidance.Classifier` of log psi, exact or to first order, or any other guidance of masks.
+`guidance.Classifier` of log psi, exact or to first order, or any other guidance of laws.
 
 Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models" (TDS),
 arXiv:2306.17775; on tokens with gradients, arXiv:2505.22524.
@@ -17,16 +20,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.request import Request
 from dlm_sampling.errors import named
-from dlm_sampling.prediction.unguided import unguided_log_prob_of
-from dlm_sampling.smc.targets import Reward, Weighing, check_weighable
-from dlm_sampling.types import Sampler
+from dlm_sampling.samplers.glauber import Glauber
+from dlm_sampling.samplers.parts.grid import GridSampler
+from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
+from dlm_sampling.samplers.predictor_corrector import PredictorCorrector
+from dlm_sampling.smc.targets import (
+    Reward,
+    Weighing,
+    check_drawn,
+    check_none_filled,
+    check_weighable,
+)
+
+_RULED = GridSampler | RevisingGrid | PredictorCorrector | Glauber
+"""Samplers that draw each token by a rule of the prediction at the canvas alone."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,8 @@ class TwistedTarget:
     part of the proposal and are corrected too, but a token that they ban is never seen.
 
     Fields:
-        log_twist: log psi, of canvases int64 [n, L] with masks at unknown positions, [n].
+        log_twist: log psi, of canvases int64 [n, L], with masks at unknown positions or with
+            noise, [n].
         reward: r, of finished rows; None: log psi, which then is a reward of finished rows.
     """
 
@@ -54,9 +69,18 @@ class TwistedTarget:
         """Return False: it reads what was written."""
         return False
 
-    def check(self, denoiser: Denoiser, sampler: Sampler[Any]) -> None:
+    def check(self, denoiser: Denoiser, request: Request) -> None:
         """Refuse samplers whose steps are more than the draws of what they write."""
-        check_weighable("TwistedTarget", denoiser, sampler)
+        sampler, noise = request.sampler, denoiser.process.name
+        if denoiser.mask_token_id is not None:
+            check_weighable("TwistedTarget", denoiser, sampler)
+        elif not isinstance(sampler, _RULED) or noise not in sampler.scored_on:
+            raise ValueError(
+                f"TwistedTarget: the law of a step of {type(sampler).__name__} on {noise} noise "
+                "does not follow from one prediction; use 'ancestral', 'euler', 'tweedie', "
+                "'flow-matching' or another solver of one stage."
+            )
+        check_drawn("TwistedTarget", denoiser, request)
 
     def begin(self, rows: int, device: torch.device) -> Tensor:
         """Return log psi(z_0) = 0."""
@@ -65,9 +89,13 @@ class TwistedTarget:
     def weigh(self, step: Weighing, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return the growth of log psi, and what the proposal changed."""
         now = self.log_twist(step.after).double()
-        own = unguided_log_prob_of(step.prediction, step.after, step.written)
-        proposed = torch.where(step.written, step.step.logprob.double(), 0.0)
-        return now - memory[:, 0] + (own - proposed).sum(1), now.unsqueeze(1)
+        if step.retake is None:
+            check_none_filled("TwistedTarget", step)
+            own = step.own.log_prob_of(step.after, step.written).double()
+            ratio = (own - step.step.logprob.double()).where(step.written, 0.0).sum(1)
+        else:
+            ratio = step.retake(step.own) - step.retake(step.prediction)
+        return now - memory[:, 0] + ratio, now.unsqueeze(1)
 
     def end(self, tokens: Tensor, memory: Tensor) -> Tensor:
         """Return r(x) - log psi(x)."""

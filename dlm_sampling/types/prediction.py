@@ -117,6 +117,14 @@ class Prediction(Protocol):
         """Return whether the run's law is the network's at some temperature, without filters."""
         ...
 
+    def mixed(self, where: Tensor) -> Tensor | None:
+        """Return the rows whose law of a step is no function of one law of the clean token.
+
+        A guidance makes it of several passes, or tilts it, under noise without a mask; bool [B], or
+        None if there is no guidance.  Runs the pass at `where` (bool [B, L]).
+        """
+        ...
+
     def draw_from(
         self,
         logits: Tensor | TwoLogits,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from torch import Tensor
 from dlm_sampling import generate, sample, samplers, wrap
 from dlm_sampling.guidance import (
     Annealed,
+    Classifier,
     ClassifierFree,
+    Guidance,
     MaskedPrompt,
     NegativePrompt,
     NullLabel,
@@ -19,7 +22,15 @@ from dlm_sampling.guidance import (
 )
 from dlm_sampling.processes import Uniform
 from dlm_sampling.processes.guidance import classifier_free_law
-from dlm_sampling.testing import EnumerableDenoiser, chi_square, count_states, tv
+from dlm_sampling.schedules import grid_time
+from dlm_sampling.testing import (
+    EnumerableDenoiser,
+    NoisyEnumerableDenoiser,
+    chi_square,
+    count_states,
+    exact_chain_law,
+    tv,
+)
 from dlm_sampling.types import DenoiserOutput, Pass, TokenLaw
 from tests.guidance.toys import (
     CANVASES,
@@ -311,3 +322,41 @@ def test_outputs_of_other_shapes_are_read() -> None:
         log_probs(ClassifierFree(0.5, other), EXACT_P, CANVASES) for other in (EXACT_Q, Headed(Q))
     )
     assert torch.equal(plain, headed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["blend", "tilt"])
+def test_runs_under_uniform_noise_have_the_law_of_combined_steps(kind: str) -> None:
+    """Ancestral draws without a table only where there is no guidance: the chain by enumeration."""
+    one, other = (NoisyEnumerableDenoiser(joint(seed, 2)) for seed in (1, 2))
+    tilt = torch.randn(2, S, generator=torch.Generator().manual_seed(2)).double()
+    guide: Guidance = ClassifierFree(1.5, other)
+    if kind == "tilt":
+        classifier = Classifier(lambda x: tilt[torch.arange(2), x].sum(1), S, 2.0)
+        guide = replace(classifier, rate_preserving=False)
+    sampler, steps = samplers.create("ancestral", noise_removal="sample"), 3
+
+    def step(x: Tensor, k: int) -> Tensor:
+        t, s = (grid_time(torch.tensor(i), torch.tensor(steps), 1e-5) for i in (k, k + 1))
+        a, b = sampler.schedule.alpha(t), sampler.schedule.alpha(s)
+        b = torch.ones_like(a) if k == steps else b
+        c, u = (Uniform().reverse(clean(d, x, a), x, a, b) for d in (one, other))
+        if kind == "blend":
+            return classifier_free_law(c, u, 2.5)
+        law = c * (2.0 * (tilt - tilt.gather(1, x.T).T.unsqueeze(2))).exp()
+        return law / law.sum(2, keepdim=True)
+
+    start = torch.full((S**2,), S**-2.0)
+    law = exact_chain_law(step, steps + 1, length=2, vocab_size=S, start=start)
+    empty = torch.zeros(3000, 2, dtype=torch.int64)
+    out = sample(
+        one, sampler, empty, empty == 0, seeds=range(3000), steps=steps, guidance=guide,
+        law=TokenLaw(),
+    )  # fmt: skip
+    assert chi_square(count_states(out.tokens, S), law).p > 1e-3
+    assert tv(law, joint(1, 2).flatten()) > 0.1
+
+
+def clean(denoiser: NoisyEnumerableDenoiser, x: Tensor, alpha: Tensor) -> Tensor:
+    """The leave-one-out laws of canvases at a level."""
+    return denoiser(x, t=denoiser.times.time_of(alpha).expand(len(x))).values.exp()

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops, sample, samplers
-from dlm_sampling.guidance import Classifier
-from dlm_sampling.smc import TwistedTarget, sample_particles
-from dlm_sampling.testing import chi_square, count_states
+from dlm_sampling.guidance import BestOf, Classifier, Stitch
+from dlm_sampling.smc import ProductDenoiser, TiltedTarget, TwistedTarget, sample_particles
+from dlm_sampling.testing import NoisyEnumerableDenoiser, chi_square, count_states
 from dlm_sampling.types import TokenLaw
 from tests.guidance.test_best_of import PLACES, REWARD, TILTED, reward, soft_value
-from tests.guidance.toys import EXACT_P, LENGTH, MASK, NOISY_P, P, S
+from tests.guidance.toys import EXACT_P, EXACT_Q, LENGTH, MASK, NOISY_P, P, S
+from tests.samplers import test_uniform_solvers as solvers
 
 MASS = float((P.flatten() * REWARD.exp()).sum())
 ROUGH = torch.randn(LENGTH, S + 1, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
@@ -23,7 +24,7 @@ ROUGH = torch.randn(LENGTH, S + 1, generator=torch.Generator().manual_seed(4), d
 
 def linear(canvas: Tensor) -> Tensor:
     """A rough twist, linear in the one-hot canvas [n, L, V]."""
-    return (canvas.double() * ROUGH).sum((1, 2))
+    return (canvas.double() * ROUGH[: canvas.shape[1]]).sum((1, 2))
 
 
 def rough(canvas: Tensor) -> Tensor:
@@ -31,8 +32,9 @@ def rough(canvas: Tensor) -> Tensor:
 
 
 def run(target: Any, groups: int, particles: int, **options: Any) -> Any:
-    empty = torch.zeros(groups, LENGTH, dtype=torch.int64)
-    sampler = samplers.create(options.pop("sampler", "llada-random"))
+    empty = torch.zeros(groups, options.pop("length", LENGTH), dtype=torch.int64)
+    sampler = options.pop("sampler", "llada-random")
+    sampler = samplers.create(sampler) if isinstance(sampler, str) else sampler
     return sample_particles(
         options.pop("denoiser", EXACT_P), sampler, empty, empty == 0, target,
         particles=particles, seeds=range(groups), **options,
@@ -69,6 +71,51 @@ def test_a_rough_twist_is_corrected(order: Any) -> None:
         assert abs(float((total.mean() - MASS) / (total.std() / math.sqrt(groups)))) < 3.5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ancestral", "tau-leaping"])
+def test_a_twist_under_uniform_noise_is_corrected(name: str) -> None:
+    """The mass of every text is that of the solver's own chain times exp r, by enumeration."""
+    sampler: Any = samplers.create(name, noise_removal="sample")
+    denoiser = NoisyEnumerableDenoiser(solvers.joint())
+    mass = solvers.exact_law(denoiser, sampler, 3) * REWARD[:9].exp()
+    place = torch.tensor([3, 1])
+    target = TwistedTarget(lambda x: 0.3 * rough(x), lambda x: REWARD[x @ place])
+    options: dict[str, Any] = {"denoiser": denoiser, "sampler": sampler, "steps": 3, "length": 2}
+    for particles, groups in ((1, 900), (6, 150)):
+        guide = Classifier(rough, S, 0.3)
+        out = run(target, groups, particles, guidance=guide, law=TokenLaw(1.2), **options)
+        total = out.log_normalizer.exp()
+        assert abs(float((total.mean() - mass.sum()) / (total.std() / math.sqrt(groups)))) < 3.5
+        shares = (out.log_weights + out.log_normalizer.unsqueeze(1)).exp()
+        texts = torch.nn.functional.one_hot(out.tokens @ place, 9).double()
+        found = (shares.unsqueeze(2) * texts).sum(1)
+        z = (found.mean(0) - mass) / (found.std(0) / math.sqrt(groups))
+        assert float(z.abs().max()) < 4.0
+        assert float(((found.mean(0) - solvers.joint().flatten()).abs()).max()) > 0.1
+    alone = run(TwistedTarget(lambda x: torch.zeros(len(x))), 4, 3, **options)
+    assert float(alone.log_normalizer.abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["llada-random", "ancestral", "sdar-sequential"])
+def test_weights_are_what_the_token_law_changed(name: str) -> None:
+    """Of a lone particle: the law of what it wrote over the one it was drawn from."""
+    sampler: Any = samplers.create(
+        name, **({"noise_removal": "sample"} if name == "ancestral" else {})
+    )
+    law = TokenLaw(temperature=1.7, top_k=2)
+    for denoiser, target in (
+        (EXACT_P, TwistedTarget(lambda x: torch.zeros(len(x)))),
+        (ProductDenoiser([EXACT_P], [2.0]), TiltedTarget()),
+    ):
+        out = run(target, 5, 1, denoiser=denoiser, sampler=sampler, law=law, return_trajectory=True)
+        wanted = torch.zeros(5).double()
+        for event in out.trajectory.events:
+            rows = denoiser.logits(event.before).double()[..., :S]
+            own = rows.gather(2, event.tokens.clamp(max=S - 1).unsqueeze(2))[..., 0]
+            wanted[event.rows] += ((own - event.logprob).where(event.written, 0.0)).sum(1)
+        torch.testing.assert_close(out.log_normalizer, wanted, rtol=0, atol=1e-5)
+
+
 def test_without_a_twist_it_is_the_plain_run() -> None:
     out = run(TwistedTarget(lambda x: torch.zeros(len(x))), 3, 4, threshold=1.0)
     seeds = [seed for row in range(3) for seed in ops.row_seeds(row, 4)]
@@ -82,11 +129,30 @@ def test_without_a_twist_it_is_the_plain_run() -> None:
 @pytest.mark.parametrize(
     ("options", "name"),
     [({"sampler": "llada"}, "LLaDA"), ({"sampler": "remdm-cap"}, "ReMDM"),
-     ({"sampler": "euler", "denoiser": NOISY_P}, "Euler")],
+     ({"sampler": "theta-trapezoidal", "denoiser": NOISY_P}, "ThetaTrapezoidal")],
 )  # fmt: skip
 def test_steps_that_are_more_than_draws_are_refused(options: dict[str, Any], name: str) -> None:
-    with pytest.raises(ValueError, match=f"TwistedTarget: .* of {name}"):
+    with pytest.raises(ValueError, match=f"TwistedTarget: .* of {name} "):
         run(TwistedTarget(rough), 1, 1, steps=2, **options)
+
+
+def test_what_has_no_law_is_not_weighed() -> None:
+    cold, choice = {"law": TokenLaw(temperature=0.0)}, BestOf(rough, 2)
+    moves = Classifier(rough, S + 1, 1.0, rate_preserving=False)
+    refused: list[tuple[str, dict[str, Any]]] = [
+        ("at temperature 0 a token is the argmax", cold),
+        ("last step of Ancestral takes the argmax", {"sampler": "ancestral"}),
+        ("last step of Euler takes the argmax", {
+            "denoiser": NOISY_P, "sampler": samplers.create("euler", noise_removal="argmax")}),
+        ("BestOf chooses among candidates or masks", {"guidance": choice}),
+        ("Classifier chooses among candidates or masks", {
+            "guidance": moves, "sampler": samplers.create("ancestral", noise_removal="sample")}),
+    ]  # fmt: skip
+    for words, options in refused:
+        with pytest.raises(ValueError, match=f"TwistedTarget: .*{words}"):
+            run(TwistedTarget(rough), 1, 2, **options)
+    with pytest.raises(ValueError, match="guidance=Stitch: asks other models only"):
+        run(TwistedTarget(rough), 1, 2, guidance=Stitch(EXACT_Q, 0.5))
 
 
 def test_a_twist_is_a_function() -> None:

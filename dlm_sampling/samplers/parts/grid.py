@@ -161,18 +161,29 @@ class GridSampler(Solver[None]):
     ) -> Step:
         """Draw x_s at every position from `next_law`; rows of `last` (bool [B]) remove noise."""
         process, alpha = predict.process, self.schedule.alpha(t)
+        ending = last.unsqueeze(1) & canvas.editable
+        moved = self.by_table(process, prediction, t, s, canvas.editable & ~ending, rng)
+        if not any_or_assume(last):
+            return write_draws(canvas, moved, canvas.editable & ~ending, last)
+        final = self.remove_noise(process, prediction, ending, rng, alpha)
+        return write_draws(canvas, merge_draws(ending, final, moved), canvas.editable, last)
+
+    def by_table(
+        self,
+        process: Process,
+        prediction: Prediction,
+        t: Tensor,
+        s: Tensor,
+        where: Tensor,
+        rng: RandomSource,
+    ) -> Draw:
+        """Draw x_s at `where` (bool [B, L]) from the table of `next_law`."""
 
         def rule(site: Site) -> Tensor:
             return self.next_law(process, site.p, site.x, t[site.row], s[site.row])
 
-        ending = last.unsqueeze(1) & canvas.editable
-        moving = canvas.editable & ~ending
-        reads = self.reads(process)
-        moved = prediction.draw_by(rule, moving, rng, alpha=alpha, reads=reads)
-        if not any_or_assume(last):
-            return write_draws(canvas, moved, moving, last)
-        final = self.remove_noise(process, prediction, ending, rng, alpha)
-        return write_draws(canvas, merge_draws(ending, final, moved), canvas.editable, last)
+        alpha, reads = self.schedule.alpha(t), self.reads(process)
+        return prediction.draw_by(rule, where, rng, alpha=alpha, reads=reads)
 
     def remove_noise(
         self,
