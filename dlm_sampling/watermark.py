@@ -136,6 +136,9 @@ class Detection(NamedTuple):
 
     Fields:
         p_value: probability of a text without the watermark to look like it as much as this one.
+            It assumes that the text was made without the key, and that its tokens stand at the
+            places that were given, up to the shifts; all variants and shifts that are tried are
+            counted (Bonferroni).
         tokens: n, the tokens that were read.
         score: of the variant and shift that fit best; `levels` n on average without a watermark.
     """

@@ -75,7 +75,7 @@ class AnchoredPosterior(Guidance):
             return self.loss(quantised(logits.softmax(-1) @ codes, codes))
 
         for _ in range(self.gradient_steps):
-            step = gradient_of(loss, first + added)
+            step = gradient_of("loss", loss, first + added)
             added = added - self.rate * step.masked_fill(~at, 0.0)
         return added
 

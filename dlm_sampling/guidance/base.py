@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.errors import named
 from dlm_sampling.types import Canvas, Clock, Pass, Predict, RandomSource, Sampler, Step
 
 
@@ -141,6 +142,24 @@ class Guidance:
         Raises:
             ValueError: it does not.
         """
+
+
+def one_per_row(name: str, values: object, rows: int) -> Tensor:
+    """Return what a function of a caller says of rows, float64 [rows], with its graph.
+
+    Raises:
+        TypeError, ValueError: it is no tensor, not one number per row, or holds NaN or +inf.
+    """
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} returned {named(values)}: must be a tensor, one number per row.")
+    if values.shape != (rows,):
+        raise ValueError(
+            f"{name} returned shape {tuple(values.shape)} for {rows} rows: must be one number per "
+            f"row, [{rows}]."
+        )
+    if not bool((values < torch.inf).all()):
+        raise ValueError(f"{name} returned NaN or +inf for a row: must be a number or -inf.")
+    return values.double()
 
 
 def check_partner(name: str, denoiser: Denoiser, other: Denoiser | None) -> None:

@@ -14,23 +14,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.errors import check_fields, named, unknown_choice
-from dlm_sampling.guidance.base import Guidance
+from dlm_sampling.guidance.base import Guidance, one_per_row
 from dlm_sampling.ops import Stream
 from dlm_sampling.types import (
     Canvas,
     Clock,
-    DenoiserOutput,
-    Planner,
+    Forwarding,
     Predict,
     Prediction,
-    Process,
     RandomSource,
     Sampler,
     Step,
@@ -125,7 +122,7 @@ class BestOf(Guidance):
             where = moved.unknown
             filled = predict(after, t).draw(where, rng, greedy=greedy, sub=14, aside=True)
             after = torch.where(where, filled.token, after)
-        return self.value(after).double()
+        return one_per_row("value", self.value(after), len(after))
 
     def choose(self, values: Tensor, rng: RandomSource) -> Tensor:
         """Return the number of the candidate to go on with, int64 [B], by values [B, M]."""
@@ -154,36 +151,14 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 @dataclass
-class SharedPasses:
+class SharedPasses(Forwarding[Predict]):
     """Answer equal questions about a canvas by one prediction, so that its pass runs once.
 
     Fields:
-        inner: the predictor of the step.
         seen: the questions and predictions so far.
     """
 
-    inner: Predict
     seen: list[Asked] = field(default_factory=list[Asked])
-
-    @property
-    def process(self) -> Process:
-        """Return the noise that the model was trained on."""
-        return self.inner.process
-
-    @property
-    def causal(self) -> bool:
-        """Return whether the columns right of the current block are hidden from the denoiser."""
-        return self.inner.causal
-
-    @property
-    def vocab_size(self) -> int:
-        """Return V, the columns of its predictions."""
-        return self.inner.vocab_size
-
-    @property
-    def suppressed(self) -> tuple[int, ...]:
-        """Return ids that are never written."""
-        return self.inner.suppressed
 
     def __call__(
         self,
@@ -201,15 +176,3 @@ class SharedPasses:
         prediction = self.inner(x, t, temperature, dt=dt)
         self.seen.append((given, prediction))
         return prediction
-
-    def plan(self, planner: Planner | str | Path, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        """Ask a planner, anew for each candidate."""
-        return self.inner.plan(planner, x, t, rows)
-
-    def using(self, denoiser: Callable[..., DenoiserOutput]) -> Predict:
-        """Show the rows to a second denoiser."""
-        return self.inner.using(denoiser)
-
-    def repeated(self, n: int) -> Predict:
-        """Repeat each row n times."""
-        return self.inner.repeated(n)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.errors import check_fields, named, unknown_choice
-from dlm_sampling.guidance.base import Guidance, Moment
+from dlm_sampling.guidance.base import Guidance, Moment, one_per_row
 from dlm_sampling.processes.guidance import candidate_log_ratios, first_order_log_ratios
 
 Order = Literal["exact", "first"]
@@ -84,13 +84,16 @@ class Classifier(Guidance):
 
 
 def _exact(guide: Classifier, x: Tensor, where: Tensor) -> Tensor:
+    def asked(canvas: Tensor) -> Tensor:
+        return one_per_row("log_classifier", guide.log_classifier(canvas), len(canvas))
+
     with torch.no_grad():
-        return candidate_log_ratios(guide.log_classifier, x, guide.vocab_size, where)
+        return candidate_log_ratios(asked, x, guide.vocab_size, where)
 
 
 def _first_order(guide: Classifier, x: Tensor, where: Tensor) -> Tensor:
     canvas = torch.nn.functional.one_hot(x, guide.vocab_size).float()
-    gradient = gradient_of(guide.log_classifier, canvas)
+    gradient = gradient_of("log_classifier", guide.log_classifier, canvas)
     return first_order_log_ratios(gradient, x)
 
 
@@ -100,12 +103,16 @@ _RATIOS: dict[str, Callable[[Classifier, Tensor, Tensor], Tensor]] = {
 }
 
 
-def gradient_of(function: LogClassifier, table: Tensor) -> Tensor:
+def gradient_of(name: str, function: LogClassifier, table: Tensor) -> Tensor:
     """Return the gradient of the sum of a function of tables [n, L, V], like the table.
 
     Rows must not depend on each other.
+
+    Raises:
+        ValueError: it does not return one number per row; `name` is its name.
     """
     with torch.enable_grad():
         given = table.detach().clone().requires_grad_()
-        (gradient,) = cast("tuple[Tensor]", torch.autograd.grad(function(given).sum(), given))
+        total = one_per_row(name, function(given), len(given)).sum()
+        (gradient,) = cast("tuple[Tensor]", torch.autograd.grad(total, given))
     return gradient.detach()

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.errors import check_fields, named
-from dlm_sampling.guidance.base import Guidance, Moment
+from dlm_sampling.guidance.base import Guidance, Moment, one_per_row
 
 _IMPOSSIBLE = -1e8  # a logit below it is that of a token that cannot be
 _AT_REST = 1e-9  # a row whose step changes no logit by more is at rest
@@ -111,7 +111,11 @@ class Projection(Guidance):
     def excess(self, logits: Tensor) -> Tensor:
         """Return D = max(0, g(y) - tau), [n]."""
         with torch.no_grad():
-            return (self.constraint(logits.softmax(-1)) - self.bound).clamp_min(0.0)
+            return (self.asked(logits.softmax(-1)) - self.bound).clamp_min(0.0)
+
+    def asked(self, y: Tensor) -> Tensor:
+        """Return g(y), float64 [n]."""
+        return one_per_row("constraint", self.constraint(y), len(y))
 
     def descent(self, logits: Tensor, p: Tensor, movable: Tensor, lam: Tensor, mu: float) -> Tensor:
         """Return a step down the Lagrangian, [n, L, V], 0 where nothing is `movable`.
@@ -121,7 +125,7 @@ class Projection(Guidance):
         """
         with torch.enable_grad():
             y = logits.softmax(-1).detach().requires_grad_()
-            g = self.constraint(y)
+            g = self.asked(y)
             (slope,) = cast("tuple[Tensor]", torch.autograd.grad(g.sum(), y))
         y, over = y.detach(), (g.detach() - self.bound).clamp_min(0.0)
         pull = (lam + mu * over)[:, None, None]

@@ -69,7 +69,7 @@ class RewardGradient(Guidance):
 
     def tilt(self, moment: Moment, where: Tensor, log_p: Callable[[], Tensor]) -> Tensor:
         """Return h(t) times the clipped gradient, float64 [n, L, V]."""
-        gradient = gradient_of(self.reward, log_p()).double().clamp(-self.clip, self.clip)
+        gradient = gradient_of("reward", self.reward, log_p()).double().clamp(-self.clip, self.clip)
         h = self.strength + (self.final - self.strength) * (1.0 - moment.t.double())
         h = h.where(moment.t >= self.until, 0.0)
         return (h[:, None, None] * gradient).masked_fill(~where.unsqueeze(-1), 0.0)

@@ -26,9 +26,9 @@ from dlm_sampling.types import (
     DenoiserOutput,
     Draw,
     DrawRecord,
+    Forwarding,
     Planner,
     PredictionKind,
-    Process,
     RandomSource,
     Site,
     Statistics,
@@ -222,36 +222,14 @@ class ForcedPrediction:
 
 
 @dataclass
-class ForcedPredictor:
+class ForcedPredictor(Forwarding[Predictor]):
     """Show the model to a sampler whose step is taken again.
 
     Fields:
-        inner: the predictor of the step.
         record: the tokens of the step.
     """
 
-    inner: Predictor
     record: Record
-
-    @property
-    def process(self) -> Process:
-        """Return the noise that the model was trained on."""
-        return self.inner.process
-
-    @property
-    def causal(self) -> bool:
-        """Return whether the columns right of the current block are hidden from the denoiser."""
-        return self.inner.causal
-
-    @property
-    def vocab_size(self) -> int:
-        """Return V, the columns of its predictions."""
-        return self.inner.vocab_size
-
-    @property
-    def suppressed(self) -> tuple[int, ...]:
-        """Return ids that are never written."""
-        return self.inner.suppressed
 
     def __call__(
         self,

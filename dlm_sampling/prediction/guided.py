@@ -122,17 +122,26 @@ def guided_rows(
         None if view is None else rows(_chosen(view, index), inner)
         for view in map(logits.view, range(len(logits.parts)))
     ]
-    first = next(part for part in parts if part is not None)
+    first, lead = next(part for part in parts if part is not None), logits.view(0)
     guidance = logits.model.guidance
     assert guidance is not None
+
+    def possible(table: Tensor, i: Tensor) -> Tensor:
+        kept = None if lead is None else logits.kept(lead.fetch(index[i]))
+        if kept is None:
+            return table
+        # The token that stands is no choice of the network, and may always stay.
+        kept = kept.scatter(1, here[i].unsqueeze(1), True)
+        left = table.where(kept, 0.0)
+        return left if ratios else left / left.sum(-1, keepdim=True)
 
     def fetch(i: Tensor) -> Tensor:
         weights = logits.weights_at(index[i])
         there = None if tilt is None else tilt[sites.row[i], sites.column[i]]
         if not ratios:
-            law = _blended(parts, i, weights, normalised=True)
+            law = possible(_blended(parts, i, weights, normalised=True), i)
             return law if there is None else _tilted(guidance, law, there, here[i])
-        table = _blended(parts, i, weights, normalised=False)
+        table = possible(_blended(parts, i, weights, normalised=False), i)
         table = table if there is None else tilted_logits(table.log(), there).exp()
         return rule(Site(here[i], sites.row[i], table, sites.column[i]))
 

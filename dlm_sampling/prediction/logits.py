@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dlm_sampling import ops
+from dlm_sampling.ops.vocabulary import allowed_ids
 from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.positions import Sites
 from dlm_sampling.processes.guidance import blended_logits
@@ -128,10 +129,18 @@ class PassLogits:
             first = next(logits for logits in found if logits is not None)
             logits = [first.new_zeros(first.shape) if x is None else x for x in found]
             mixed = blended_logits(logits, self.weights_at(i))
-            kept = guidance.keeps(logits[0])
+            kept = self.kept(logits[0])
             return mixed if kept is None else mixed.masked_fill(~kept, -torch.inf)
 
         return replace(lead, fetch=fetch, dtype=None)
+
+    def kept(self, first: Tensor) -> Tensor | None:
+        """Return which tokens a guidance leaves possible, by logits [r, V] of its first view."""
+        guidance, law = self.model.guidance, self.model.law
+        assert guidance is not None
+        # Ids that are never written, such as the mask, must not set the scale for the others.
+        banned = allowed_ids(first.shape[1], tuple(law.suppressed), first.device).suppressed.ids
+        return guidance.keeps(first.index_fill(1, banned, -torch.inf))
 
     def source(self) -> ops.Source | ops.Pair:
         """Return the logits of all values, [n W, V]; conditional and unconditional if guided."""

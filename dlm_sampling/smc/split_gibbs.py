@@ -12,7 +12,7 @@ The moves of a round begin at the u of the round before, so that any number of t
 
 Chu et al. 2025, "Split Gibbs Discrete Diffusion Posterior Sampling", arXiv:2503.01161.  The
 released log-odds have the chance of any change, (1 - a) (1 - 1 / V), for that of one token; here
-the kernel is the one of the noise.
+the kernel is the one of the noise, but for `released_compat`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.checks import check_canvases
 from dlm_sampling.engine.sample import sample
-from dlm_sampling.errors import check_real, check_whole
+from dlm_sampling.errors import check_flag, check_real, check_whole
+from dlm_sampling.guidance.base import one_per_row
 from dlm_sampling.ops.philox import Rng, Stream
 from dlm_sampling.types import Sampler, TokenLaw
 
@@ -71,6 +72,7 @@ def sample_split_gibbs(
     attention_mask: Tensor | None = None,
     steps: int | None = None,
     law: TokenLaw | None = None,
+    released_compat: bool = False,
 ) -> SplitOutput:
     """Sample rows from the posterior law p(x) l(x) / Z.
 
@@ -87,6 +89,8 @@ def sample_split_gibbs(
         attention_mask: bool [B, L], False at padding, or None.
         steps: steps of the reverse process in each round; see `sample`.
         law: token law; default the model's own.
+        released_compat: take the log-odds of the released code, which are log(V - 1) larger for
+            each position that differs; the law is another one then, of noisier u.
 
     Raises:
         ValueError: an argument is out of range, or the model has masks.
@@ -94,6 +98,7 @@ def sample_split_gibbs(
     NFE: the plain run and one run for each time; moves calls of the likelihood per round.
     """
     check_whole("moves", moves)
+    check_flag("released_compat", released_compat)
     if moves < 0:
         raise ValueError(f"moves={moves}: must be at least 0; try 200.")
     for k, t in enumerate(times):
@@ -118,7 +123,8 @@ def sample_split_gibbs(
         level = float(sampler.schedule.alpha(torch.tensor(t, dtype=torch.float64)))
         rng = Rng.from_seeds([own[2 * k] for own in fresh], device=x.device)
         ids = allowed(denoiser, x.device)
-        u, accepted = noisy_moves(log_likelihood, x, u, rows.editable, ids, level, moves, rng)
+        odds = log_odds(level, len(ids), released=released_compat)
+        u, accepted = noisy_moves(log_likelihood, x, u, rows.editable, ids, odds, moves, rng)
         out = sample(
             denoiser, sampler, tokens, editable, start=u, t_start=t, renoise=False,
             seeds=[own[2 * k + 1] for own in fresh], **given,
@@ -134,13 +140,26 @@ def allowed(denoiser: Denoiser, device: torch.device) -> Tensor:
     return torch.tensor(ids, device=device)
 
 
+def log_odds(level: float, size: int, *, released: bool = False) -> float:
+    """Return the log-odds that the noise made one given other token, against the token itself.
+
+    Args:
+        level: alpha.
+        size: V.
+        released: of any other token, as in the released code.
+    """
+    other = (1.0 - level) / size
+    many = size - 1 if released else 1
+    return math.log(many * other) - math.log(level + other)
+
+
 def noisy_moves(
     log_likelihood: LogLikelihood,
     x: Tensor,
     u: Tensor,
     editable: Tensor,
     ids: Tensor,
-    level: float,
+    odds: float,
     moves: int,
     rng: Rng,
 ) -> tuple[Tensor, Tensor]:
@@ -152,7 +171,7 @@ def noisy_moves(
         u: int64 [B, L], the rows to move.
         editable: bool [B, L].
         ids: int64 [V], the tokens of the noise.
-        level: alpha.
+        odds: what each position that differs from x adds to the log-probability of u.
         moves: proposals.
         rng: random numbers of the round.
 
@@ -161,9 +180,7 @@ def noisy_moves(
     """
     count = editable.sum(1)
     taken = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    other = (1.0 - level) / len(ids)
-    odds = math.log(other) - math.log(level + other)
-    here = log_likelihood(u).double()
+    here = one_per_row("log_likelihood", log_likelihood(u), len(u))
     row = torch.arange(len(x), device=x.device)
     place = editable.long().cumsum(1)
     for move in range(moves):
@@ -173,10 +190,12 @@ def noisy_moves(
         token = ids[(at.uniform(Stream.TOKEN, count) * len(ids)).long().clamp(max=len(ids) - 1)]
         new = u.clone()
         new[row, column] = token
-        there = log_likelihood(new).double()
+        there = one_per_row("log_likelihood", log_likelihood(new), len(new))
         old, clean = u[row, column], x[row, column]
         grown = (token != clean).double() - (old != clean).double()
-        gain = there - here + grown * odds
+        # Where neither row is possible nothing but the noise decides, until one is found.
+        lost = (here == -math.inf) & (there == -math.inf)
+        gain = torch.where(lost, 0.0, there - here) + grown * odds
         accept = (at.uniform(Stream.COMMIT, count).log() < gain) & (count > 0)
         u = torch.where(accept.unsqueeze(1), new, u)
         here, taken = torch.where(accept, there, here), taken + accept

@@ -31,6 +31,7 @@ from dlm_sampling.guidance.best_of import BestOf
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.smc.driver import Groups, ParticleDriver, Particles, particle_run, with_seeds
 from dlm_sampling.smc.targets import Weighing
+from dlm_sampling.smc.twisted import growth
 from dlm_sampling.types import Sampler, TokenLaw
 from dlm_sampling.types.values import ints
 
@@ -140,7 +141,7 @@ class _Candidates(ParticleDriver):
         )
         last, self.memory[state.rows, 0] = self.memory[state.rows, 0].clone(), value
         warmth = self.choice.temperature
-        return (value - last) / warmth if warmth > 0.0 else torch.full_like(value, math.nan)
+        return growth(last, value) / warmth if warmth > 0.0 else torch.full_like(value, math.nan)
 
     def due(self) -> Tensor:
         """Return True: every step ends with a choice."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import Request
 from dlm_sampling.errors import check_fields
+from dlm_sampling.guidance.base import one_per_row
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
@@ -111,7 +112,7 @@ class RewardTarget:
     resampled, and never leave log space.
 
     Fields:
-        reward: takes finished rows int64 [n, L] and returns [n].
+        reward: takes finished rows int64 [n, L] and returns [n], finite.
         scale: of the reward; 0 is the model's own law.
         potential: the rule by which estimates become weights; see above.
         draws: rows drawn for an estimate.
@@ -161,12 +162,26 @@ class RewardTarget:
                 step.unknown, step.rng, sub=FIRST_SUB + j, aside=True
             ).token
             guess = torch.where(step.unknown, drawn, step.before)
-            found.append(self.reward(guess).double())
+            found.append(self.value_of(guess))
         return torch.stack(found).logsumexp(0) - math.log(self.draws)
+
+    def value_of(self, rows: Tensor) -> Tensor:
+        """Return the rewards of rows, float64 [n].
+
+        Raises:
+            ValueError: one is not finite: what later steps take back of an estimate must cancel.
+        """
+        found = one_per_row("reward", self.reward(rows), len(rows))
+        if bool((found == -math.inf).any()):
+            raise ValueError(
+                "reward returned -inf: steering reads estimates of rewards, which must be finite; "
+                "return a penalty such as -5, or use TwistedTarget for what is impossible."
+            )
+        return found
 
     def end(self, tokens: Tensor, memory: Tensor) -> Tensor:
         """Return scale r(x) less what was spent."""
-        return self.scale * self.reward(tokens).double() - Past(*memory.unbind(1)).spent
+        return self.scale * self.value_of(tokens) - Past(*memory.unbind(1)).spent
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from torch import Tensor
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import Request
 from dlm_sampling.errors import named
+from dlm_sampling.guidance.base import one_per_row
 from dlm_sampling.samplers.glauber import Glauber
 from dlm_sampling.samplers.parts.grid import GridSampler
 from dlm_sampling.samplers.parts.revising_grid import RevisingGrid
@@ -88,16 +89,21 @@ class TwistedTarget:
 
     def weigh(self, step: Weighing, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Return the growth of log psi, and what the proposal changed."""
-        now = self.log_twist(step.after).double()
+        now = one_per_row("log_twist", self.log_twist(step.after), len(step.after))
         if step.retake is None:
             check_none_filled("TwistedTarget", step)
             own = step.own.log_prob_of(step.after, step.written).double()
             ratio = (own - step.step.logprob.double()).where(step.written, 0.0).sum(1)
         else:
             ratio = step.retake(step.own) - step.retake(step.prediction)
-        return now - memory[:, 0] + ratio, now.unsqueeze(1)
+        return growth(memory[:, 0], now) + ratio, now.unsqueeze(1)
 
     def end(self, tokens: Tensor, memory: Tensor) -> Tensor:
         """Return r(x) - log psi(x)."""
-        reward = self.log_twist if self.reward is None else self.reward
-        return reward(tokens).double() - memory[:, 0]
+        name, reward = ("reward", self.reward) if self.reward else ("log_twist", self.log_twist)
+        return growth(memory[:, 0], one_per_row(name, reward(tokens), len(tokens)))
+
+
+def growth(before: Tensor, after: Tensor) -> Tensor:
+    """Return after - before, and 0 where before is -inf: what has weight 0 keeps it."""
+    return torch.where(before == -torch.inf, 0.0, after - before)

@@ -15,6 +15,7 @@ from dlm_sampling.types.law import (
 from dlm_sampling.types.pipeline import Pipeline, UnderWay
 from dlm_sampling.types.prediction import (
     DenoiserOutput,
+    Forwarding,
     Pass,
     Planner,
     Predict,
@@ -37,6 +38,7 @@ __all__ = [
     "Draw",
     "DrawRecord",
     "Drawn",
+    "Forwarding",
     "HeardDraw",
     "LayerKeys",
     "LogitsProcessor",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -259,3 +260,49 @@ class Predict(Protocol):
     def repeated(self, n: int) -> Predict:
         """Repeat each row n times, for n canvases of a row in one pass, which counts n times."""
         ...
+
+
+P = TypeVar("P", bound=Predict)
+
+
+@dataclass
+class Forwarding(Generic[P]):
+    """Forward what a sampler asks to another predictor, but for what a subclass answers itself.
+
+    Fields:
+        inner: the other predictor.
+    """
+
+    inner: P
+
+    @property
+    def process(self) -> Process:
+        """Return the noise that the model was trained on."""
+        return self.inner.process
+
+    @property
+    def causal(self) -> bool:
+        """Return whether the columns right of the current block are hidden from the denoiser."""
+        return self.inner.causal
+
+    @property
+    def vocab_size(self) -> int:
+        """Return V, the columns of its predictions."""
+        return self.inner.vocab_size
+
+    @property
+    def suppressed(self) -> tuple[int, ...]:
+        """Return ids that are never written."""
+        return self.inner.suppressed
+
+    def plan(self, planner: Planner | str | Path, x: Tensor, t: Tensor, rows: Tensor) -> Tensor:
+        """Ask a planner; see `Predict.plan`."""
+        return self.inner.plan(planner, x, t, rows)
+
+    def using(self, denoiser: Callable[..., DenoiserOutput]) -> Predict:
+        """Show the same rows to a second denoiser; see `Predict.using`."""
+        return self.inner.using(denoiser)
+
+    def repeated(self, n: int) -> Predict:
+        """Repeat each row n times; see `Predict.repeated`."""
+        return self.inner.repeated(n)

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from dlm_sampling import sample, samplers
 from dlm_sampling.guidance import Contrast, Product, Stitch
+from dlm_sampling.processes import Uniform
 from dlm_sampling.testing import EnumerableDenoiser
+from dlm_sampling.types import DenoiserOutput, Pass
 from tests.guidance.toys import (
     CANVASES,
     EXACT_P,
@@ -18,6 +21,9 @@ from tests.guidance.toys import (
     MASK,
     NOISY_P,
     NOISY_Q,
+    STATES,
+    P,
+    S,
     joint,
     log_probs,
     predict,
@@ -46,6 +52,45 @@ def test_a_contrastive_pair_keeps_the_plausible_tokens() -> None:
     weights[0.5 * C.amax(1, keepdim=True) > C] = 0.0
     weights[:, MASK] = 0.0
     torch.testing.assert_close(found, weights / weights.sum(1, keepdim=True), atol=1e-12, rtol=0)
+
+
+class Loud(EnumerableDenoiser):
+    """The conditionals of P, with a large logit of the mask, which is never written."""
+
+    def forward(self, inputs: Pass) -> DenoiserOutput:
+        values = super().forward(inputs).values.clone()
+        values[..., MASK] = 9.0
+        return DenoiserOutput(values)
+
+
+def test_what_is_plausible_does_not_depend_on_ids_that_are_never_written() -> None:
+    quiet, loud = (log_probs(Contrast(EXACT_Q, 0.7, 0.5), d, CANVASES) for d in (EXACT_P, Loud(P)))
+    torch.testing.assert_close(loud.exp(), quiet.exp(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("reads", ["leave_one_out", "log_score"])
+def test_under_uniform_noise_plausible_tokens_and_the_one_that_stands_are_kept(reads: Any) -> None:
+    x, level = STATES, torch.full((len(STATES),), 0.4, dtype=torch.float64)
+    every, rule = torch.ones_like(x, dtype=torch.bool), Uniform()
+
+    def step(site: Any) -> Tensor:
+        a = level[site.row]
+        return site.p if reads == "log_score" else rule.reverse(site.p, site.x, a, a + 0.3)
+
+    def laws(guide: Any, model: Any) -> Tensor:
+        prediction, _ = predict(guide, model, x)
+        given: Any = {"alpha": level, "reads": reads}
+        found = [prediction.log_law_of(step, 0 * x + v, every, **given).exp() for v in range(S)]
+        return torch.stack(found, -1)
+
+    clean = predict(None, NOISY_P, x)[0].log_probs(every).exp()
+    kept = clean >= 0.5 * clean.amax(1, keepdim=True)
+    kept = kept.scatter(1, x.view(-1, 1), True)
+    assert bool((~kept).any())
+    c, u = (laws(None, model) for model in (NOISY_P, NOISY_Q))
+    wanted = (c**1.7 * u**-0.7).where(kept, 0.0)
+    found = laws(Contrast(NOISY_Q, 0.7, 0.5), NOISY_P)
+    torch.testing.assert_close(found, wanted / wanted.sum(1, keepdim=True))
 
 
 def test_a_stitched_run_asks_one_model_at_a_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from dlm_sampling import replay, sample, samplers
 from dlm_sampling.constraints import Constraint
 from dlm_sampling.guidance import (
+    AnchoredPosterior,
     BestOf,
     Classifier,
     ClassifierFree,
@@ -18,6 +20,7 @@ from dlm_sampling.guidance import (
     Guidance,
     NegativePrompt,
     Product,
+    Projection,
     RatioAware,
     RewardGradient,
     Stitch,
@@ -181,6 +184,23 @@ def test_the_two_passes_of_a_number_and_of_an_object_have_the_same_states() -> N
     )
     assert torch.equal(one.tokens, other.tokens) and torch.equal(one.nfe, other.nfe)
     torch.testing.assert_close(one.logprob, other.logprob, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("guide", "words"),
+    [
+        (BestOf(lambda x: x[:, :1].double(), 2), r"value returned shape \(40, 1\) for 40 rows"),
+        (BestOf(lambda x: x[:, 0] * math.nan, 2), "value returned NaN or .inf for a row"),
+        (Classifier(lambda x: x[:, :2].double(), S + 1), "log_classifier returned shape"),
+        (Classifier(lambda x: x[:, :2].sum(2), S + 1, order="first"), "log_classifier returned sh"),
+        (RewardGradient(lambda p: p.sum(2)), "reward returned shape"),
+        (Projection(lambda y: y.sum(2) - 2.0), "constraint returned shape"),
+        (AnchoredPosterior(lambda e: e.sum()), r"loss returned shape \(\) for 40 rows"),
+    ],
+)  # fmt: skip
+def test_functions_that_do_not_say_one_number_per_row_are_named(guide: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        run(EXACT_P, guide)
 
 
 def test_candidates_that_would_share_a_state_are_refused() -> None:

@@ -14,6 +14,7 @@ from dlm_sampling.smc import (
     ProductDenoiser,
     RewardTarget,
     TiltedTarget,
+    TwistedTarget,
     effective_size,
     sample_particles,
     systematic,
@@ -112,6 +113,26 @@ def test_scale_zero_is_the_plain_run(potential: Any) -> None:
     assert torch.equal(out.tokens.flatten(0, 1), plain.tokens)
     torch.testing.assert_close(out.log_weights, torch.full((3, 5), -math.log(5)).double())
     assert out.log_normalizer.abs().max() < 1e-12
+
+
+def test_what_is_impossible_has_weight_zero() -> None:
+    """A twist of -inf is a constraint: Z is the mass of what is left, and no weight is NaN."""
+
+    def rule(rows: Tensor) -> Tensor:
+        return torch.where((rows[:, 0] == rows[:, 1]) & (rows[:, 0] < 3), -math.inf, 0.0)
+
+    wanted = P.clone()
+    wanted[torch.arange(3), torch.arange(3)] = 0.0
+    out = run(ONE, TwistedTarget(rule), 60, 16)
+    assert abs(z_score(out, float(wanted.sum()))) < 3.5
+    assert not bool(out.log_weights.isnan().any())
+    assert distance(out, (wanted / wanted.sum()).flatten()) < 0.1
+    lost = run(ONE, TwistedTarget(rule), 60, 1)
+    assert bool(
+        (lost.log_normalizer.exp().round() == (lost.tokens[:, 0, 0] != lost.tokens[:, 0, 1])).all()
+    )
+    with pytest.raises(ValueError, match="reward returned -inf: steering reads estimates"):
+        run(ONE, RewardTarget(rule), 1, 8)
 
 
 def test_the_final_weight_of_a_lone_particle_is_its_reward() -> None:

@@ -14,7 +14,7 @@ from dlm_sampling.ops import Rng
 from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.schedules import LOG_LINEAR
 from dlm_sampling.smc import sample_split_gibbs
-from dlm_sampling.smc.split_gibbs import noisy_moves
+from dlm_sampling.smc.split_gibbs import log_odds, noisy_moves
 from dlm_sampling.testing import chi_square, count_states, tv
 from dlm_sampling.types import Step, TokenLaw
 from tests.guidance.toys import EXACT_P, LENGTH, NOISY_P, STATES, P, S
@@ -67,13 +67,17 @@ def run(count: int, **options: Any) -> Any:
 def test_the_moves_have_the_law_of_the_noisy_row_given_the_clean_one() -> None:
     x = torch.tensor([[0, 2, 1]]).expand(3000, -1)
     everywhere = torch.ones_like(x, dtype=torch.bool)
-    u, _ = noisy_moves(log_likelihood, x, x, everywhere, IDS, 0.6, 40, Rng.from_seeds(range(3000)))
+    odds, rng = log_odds(0.6, S), Rng.from_seeds(range(3000))
+    u, _ = noisy_moves(log_likelihood, x, x, everywhere, IDS, odds, 40, rng)
     law = kernel(0.6)[0 * 9 + 2 * 3 + 1] * log_likelihood(STATES.double()).exp()
     assert chi_square(count_states(u, S), law).p > 1e-3
     released = law * (S - 1.0) ** (x[0] != STATES).sum(1)  # the odds of any change for one token
     assert chi_square(count_states(u, S), released).p < 1e-9
+    theirs = log_odds(0.6, S, released=True)
+    u, _ = noisy_moves(log_likelihood, x, x, everywhere, IDS, theirs, 40, rng)
+    assert chi_square(count_states(u, S), released).p > 1e-3
     part = everywhere & torch.tensor([True, False, True])
-    held, taken = noisy_moves(log_likelihood, x, x, part, IDS, 0.6, 9, Rng.from_seeds(range(3000)))
+    held, taken = noisy_moves(log_likelihood, x, x, part, IDS, odds, 9, rng)
     assert bool((held[:, 1] == 2).all()) and 0.2 < float(taken.mean()) / 9 < 0.9
 
 
@@ -108,11 +112,12 @@ def test_no_round_is_the_plain_run_and_no_operator_the_prior() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"released_compat": 1}, "released_compat=1: must be True or False"),
         ({"moves": -1}, "moves=-1: must be at least 0"),
         ({"times": (0.5, 1.0)}, "times.1.=1.0: must be in"),
         ({"denoiser": EXACT_P, "sampler": "ancestral"}, "absorbing noise: a likelihood of rows"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         run(1, **options)

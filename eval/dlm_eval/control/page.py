@@ -43,6 +43,17 @@ candidates in {candidates}, as the best of n in {best}. Particles draw from the 
 the best of n only looks for the largest reward.
 
 """
+CLUES = """
+## Sudoku with clues that were seen with errors
+
+{puzzles} grids, of each {clues} cells that were looked at, with the right digit at each with chance
+{right:g}. The prior is the same model, the posterior is exact by enumeration of all grids that are
+valid. Distances are total variation between the law of a cell, mean over the cells, by {particles}
+particles in all. Clues that are believed contradict each other. The proposal (`Classifier` of the
+likelihood) alone, K = 1, uses each clue when its own cell is written, too late for the others;
+particles (`TwistedTarget`) are weighed by what that missed.
+
+"""
 LETTERS = """
 ## Texts with more letters
 
@@ -83,6 +94,11 @@ def render(result: dict[str, Any], links: Mapping[str, str]) -> str:
     estimates = "\nThe estimates of Z, mean and standard error:\n\n" + table(titles_z, rows_z)
     columns = ["method", "steps", "n, K or M", "passes per text", "valid", "different grids"]
     sudoku = [[*_common(r), _n(r["valid"]), str(r["different"])] for r in grids["records"]]
+    seen = [
+        ["believed" if r["count"] == 0 else "particles" if r["count"] > 1 else "proposal",
+         str(r["count"]), f"{r['passes']:.0f}", _n(r["valid"]), _n(r["distance"])]
+        for r in result["clues"]["records"]
+    ]  # fmt: skip
     names = ["method", "steps", "n, K or M", "passes per text", "letters", "bits per token"]
     letters = [
         [*_common(r), f"{r['letters']:.1f}", f"{r['bits_per_token']:.2f}"] for r in texts["records"]
@@ -94,6 +110,8 @@ def render(result: dict[str, Any], links: Mapping[str, str]) -> str:
             estimates,
             SUDOKU.format(**grids, **_at_equal_passes(grids["records"])),
             table(columns, sudoku),
+            CLUES.format(**result["clues"]),
+            table(["method", "K", "passes per grid", "valid", "distance"], seen),
             LETTERS.format(**texts),
             table(names, letters),
             "\nThe first text of each:\n\n",

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dlm_eval.control import products, steering
+from dlm_eval.control import clues, products, steering
 from dlm_eval.control.page import render
 from dlm_eval.control.picture import draw
 from dlm_eval.program import check_result, command_of, start
@@ -25,6 +25,8 @@ COUNTS = (4, 16, 64, 256)
 DRAWS = 8192
 SUDOKU_SCALE, LETTERS_SCALE = 2.0, 0.3
 LENGTH = 16
+CLUES: dict[str, Any] = {"puzzles": 12, "clues": 8, "right": 0.8, "particles": 128}
+CLUE_COUNTS = [1, 4, 16, 64]
 SUDOKU = [
     (method, steps, count)
     for steps in (2, 4, 8, 16)
@@ -46,7 +48,8 @@ def measure(rows: int, texts: int, command: str) -> dict[str, Any]:
         texts: texts of each setting.
         command: repeats it.
     """
-    grids = steering.sudoku(AutoDenoiser.from_pretrained(embedded_path("sudoku4x4")), SUDOKU_SCALE)
+    model = AutoDenoiser.from_pretrained(embedded_path("sudoku4x4"))
+    grids = steering.sudoku(model, SUDOKU_SCALE)
     books = steering.long_texts(
         AutoDenoiser.from_pretrained(embedded_path("tiny-books")), LENGTH, LETTERS_SCALE
     )
@@ -58,6 +61,7 @@ def measure(rows: int, texts: int, command: str) -> dict[str, Any]:
             "rows": rows, "scale": SUDOKU_SCALE,
             "records": [steering.measure(grids, m, rows, s, c) for m, s, c in SUDOKU],
         },
+        "clues": {**CLUES, "records": clues.measure(model, **CLUES, counts=CLUE_COUNTS)},
         "letters": {
             "rows": texts, "scale": LETTERS_SCALE, "tokens": LENGTH,
             "records": [steering.measure(books, m, texts, s, c) for m, s, c in LETTERS],

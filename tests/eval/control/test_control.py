@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dlm_eval.control import products, steering
+from dlm_eval.control import clues, products, steering
 from dlm_eval.control.page import render
 from dlm_eval.control.picture import fingerprint
 from PIL import Image
@@ -69,6 +69,19 @@ def test_steering_by_reward_makes_more_valid_grids_and_longer_texts() -> None:
     texts = {(r["method"], r["steps"]): r for r in RESULT["letters"]["records"]}
     for method in ("best of n", "particles", "candidates"):
         assert texts[method, 8]["letters"] > texts["plain", 8]["letters"]
+
+
+def test_particles_come_near_the_posterior_of_noisy_clues() -> None:
+    believed, alone, *particles = RESULT["clues"]["records"]
+    assert [r["count"] for r in particles] == [4, 16, 64] and alone["count"] == 1
+    assert believed["valid"] < 0.2 < 0.8 < alone["valid"]
+    distances = [r["distance"] for r in (alone, *particles)]
+    assert distances == sorted(distances, reverse=True) and distances[2] < believed["distance"]
+    grid = sudoku.all_grids()[5]
+    seen = clues.Puzzle(torch.tensor([0, 3]), torch.tensor([int(grid[0]), (int(grid[3]) + 1) % 4]))
+    rows = torch.stack((grid, torch.full((16,), sudoku.MASK)))
+    wanted = torch.tensor([0.8 * 0.2 / 3, 0.25**2]).double().log()
+    torch.testing.assert_close(clues.log_likelihood(seen, 0.8)(rows), wanted)
 
 
 def test_broken_units_are_counted() -> None:
