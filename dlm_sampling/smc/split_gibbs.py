@@ -171,7 +171,7 @@ def noisy_moves(
         u: int64 [B, L], the rows to move.
         editable: bool [B, L].
         ids: int64 [V], the tokens of the noise.
-        odds: what each position that differs from x adds to the log-probability of u.
+        odds: growth of the log-probability of u by each position that differs from x.
         moves: proposals.
         rng: random numbers of the round.
 

@@ -49,9 +49,9 @@ CLUES = """
 {puzzles} grids, of each {clues} cells that were looked at, with the right digit at each with chance
 {right:g}. The prior is the same model, the posterior is exact by enumeration of all grids that are
 valid. Distances are total variation between the law of a cell, mean over the cells, by {particles}
-particles in all. Clues that are believed contradict each other. The proposal (`Classifier` of the
-likelihood) alone, K = 1, uses each clue when its own cell is written, too late for the others;
-particles (`TwistedTarget`) are weighed by what that missed.
+grids of each puzzle in all. Clues that are believed contradict each other. The proposal alone,
+K = 1 (`Classifier` of the likelihood), minds a clue when its own cell is written, which is too late for
+the cells before it; particles (`TwistedTarget`) are weighed by what that missed.
 
 """
 LETTERS = """

@@ -26,7 +26,7 @@ DRAWS = 8192
 SUDOKU_SCALE, LETTERS_SCALE = 2.0, 0.3
 LENGTH = 16
 CLUES: dict[str, Any] = {"puzzles": 12, "clues": 8, "right": 0.8, "particles": 128}
-CLUE_COUNTS = [1, 4, 16, 64]
+CLUE_COUNTS = [1, 4, 16]
 SUDOKU = [
     (method, steps, count)
     for steps in (2, 4, 8, 16)

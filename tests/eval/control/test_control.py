@@ -73,10 +73,10 @@ def test_steering_by_reward_makes_more_valid_grids_and_longer_texts() -> None:
 
 def test_particles_come_near_the_posterior_of_noisy_clues() -> None:
     believed, alone, *particles = RESULT["clues"]["records"]
-    assert [r["count"] for r in particles] == [4, 16, 64] and alone["count"] == 1
+    assert [r["count"] for r in particles] == [4, 16] and alone["count"] == 1
     assert believed["valid"] < 0.2 < 0.8 < alone["valid"]
     distances = [r["distance"] for r in (alone, *particles)]
-    assert distances == sorted(distances, reverse=True) and distances[2] < believed["distance"]
+    assert distances == sorted(distances, reverse=True) and distances[-1] < believed["distance"]
     grid = sudoku.all_grids()[5]
     seen = clues.Puzzle(torch.tensor([0, 3]), torch.tensor([int(grid[0]), (int(grid[3]) + 1) % 4]))
     rows = torch.stack((grid, torch.full((16,), sudoku.MASK)))
