@@ -50,8 +50,8 @@ CLUES = """
 {right:g}. The prior is the same model, the posterior is exact by enumeration of all grids that are
 valid. Distances are total variation between the law of a cell, mean over the cells, by {particles}
 grids of each puzzle in all. Clues that are believed contradict each other. The proposal alone,
-K = 1 (`Classifier` of the likelihood), minds a clue when its own cell is written, which is too late for
-the cells before it; particles (`TwistedTarget`) are weighed by what that missed.
+K = 1 (`Classifier` of the likelihood), minds a clue when its own cell is written, which is too
+late for the cells before it; particles (`TwistedTarget`) are weighed by what that missed.
 
 """
 LETTERS = """
