@@ -84,9 +84,13 @@ def differences(first: Results, second: Results) -> Iterator[str]:
         if before.get(name) != now.get(name):
             yield f"{name} is {_short(before.get(name))} and {_short(now.get(name))}"
     counts = _counts(first.metrics)
+    names: dict[tuple[str, str], list[str]] = {}
     for name, number in _counts(second.metrics).items():
         if name in counts and counts[name] != number:
-            yield f"{name} has n = {counts[name]} and n = {number}"
+            names.setdefault((counts[name], number), []).append(name)
+    for (one, other), group in names.items():
+        verb = "has" if len(group) == 1 else "have"
+        yield f"{', '.join(group)} {verb} n = {one} and n = {other}"
 
 
 def _all_differences(stored: Sequence[Stored], names: Sequence[str]) -> Iterator[str]:

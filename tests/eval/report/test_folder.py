@@ -95,7 +95,10 @@ def test_results_of_another_protocol_or_n_are_not_joined_in_silence(tmp_path: Pa
     write_folder(tmp_path / "fewer", results(metrics=fewer), [])
     for other, message in (
         ("judge", 'first against judge: judge is "tiny" and "large"'),
-        ("fewer", "first against fewer: generative perplexity has n = 8 and n = 4"),
+        (
+            "fewer",
+            "first against fewer: generative perplexity, unigram entropy have n = 8 and n = 4",
+        ),
     ):
         folders = [tmp_path / "first", tmp_path / other]
         with pytest.raises(ValueError, match=message):
