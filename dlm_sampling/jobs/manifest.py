@@ -14,6 +14,7 @@ from dlm_sampling.errors import JobMismatchError, UsageError
 from dlm_sampling.jobs.files import PARTIAL, publish, read_object
 from dlm_sampling.jobs.job import Job
 from dlm_sampling.text.fingerprint import digest, encoding_of, settings
+from dlm_sampling.text.lengths import AutoLength
 from dlm_sampling.text.prompt_rows import Prepared
 from dlm_sampling.viewers.safe_text import json_line
 
@@ -23,7 +24,7 @@ MADE_WITH = "made_with"
 
 def manifest_of(job: Job, prepared: Prepared) -> dict[str, Any]:
     """Return the manifest of a job as it is now."""
-    whole = prepared.generation
+    whole, asked = prepared.generation, job.options.max_new_tokens
     ids = [[row.ids, row.fill] for row in whole.prompts]
     refused = [[i, str(error)] for i, error in prepared.errors.items()]
     items = [[item.name, item.prompt, item.seed] for item in job.items]
@@ -35,7 +36,7 @@ def manifest_of(job: Job, prepared: Prepared) -> dict[str, Any]:
         "revision": job.revision,
         "seed": job.options.seed,
         "samples": job.samples,
-        "max_new_tokens": job.options.max_new_tokens,
+        "max_new_tokens": repr(asked) if isinstance(asked, AutoLength) else asked,
         **settings(whole),
         **encoding_of(job.options),
         "prompts": len(job.prompts),

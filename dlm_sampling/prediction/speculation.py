@@ -9,8 +9,15 @@ Every step is taken by the sampler from the logits of its own canvas, whatever w
 the tokens are those of a run without drafts, for any sampler at any temperature, up to rounding in
 batches of another shape.  A pass over K canvases of a row is one round (NFE 1); `work` counts all.
 
-With greedy drafts and other rules of acceptance: Gao et al. 2025, SSD, arXiv:2510.04147; Wu et al.
-2025, FreeDave, arXiv:2510.00294.
+Two published methods are of this kind, for greedy decoders and single rows.  FreeDave (Wu et al.
+2025, arXiv:2510.00294) drafts the canvases of the next steps from stale logits too, in the order of
+their confidences, and goes on at the farthest one with which its target, taken from the new logits,
+agrees; at temperature 0 that is the canvas which is reached here step by step.  SSD (Gao et al.
+2025, arXiv:2510.04147) drafts single positions and verifies a tree of them in one pass; the drafts
+here are a chain, those of the sampler's own next steps, however many positions a step writes.  A
+sampler that is a function of its random numbers needs no rule of acceptance: a guess is right if it
+is the canvas that is asked for.  All save passes and no columns: `work` rises.  (Spiffy,
+arXiv:2509.18085, learns from samples which canvases to draft; that is not here.)
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from dlm_sampling.likelihood.recording import Recording
 from dlm_sampling.text.arguments import Drafts, Ids, Stop
 from dlm_sampling.text.completion import GenerateOutput, equal_rows, finish
 from dlm_sampling.text.fingerprint import weights_digest
+from dlm_sampling.text.lengths import AutoLength, Spent, grown
 from dlm_sampling.text.options import GenerateOptions, Job, LawOptions, prepare
 from dlm_sampling.text.prompts import Infill, Mask, Prompts
 from dlm_sampling.text.rows import Eos, TextRows, padding_id
@@ -38,7 +39,7 @@ def generate(
     *,
     sampler: str | Sampler[Any] | None = None,
     sampler_options: Mapping[str, Any] | None = None,
-    max_new_tokens: int | None = None,
+    max_new_tokens: int | AutoLength | None = None,
     steps: int | None = None,
     block_length: int | None = None,
     steps_per_block: int | None = None,
@@ -102,7 +103,8 @@ def generate(
         sampler_options: parameters of a sampler given by name, such as {"eta": 0.02}.
         max_new_tokens: positions appended to each prompt; default 128 within the context, 0 for
             rows that are filled in place; rounded up to whole canvases for a network that only
-            writes those.
+            writes those.  A `text.lengths.AutoLength` gives each text as many as the model expects
+            (the first phase of DAEDAL), in further passes that `out.nfe` counts.
         steps: planned steps over the whole row; default one per position; a sampler with its own
             number (learned samplers, DiffusionGemma's) takes that many in every block.
         block_length: write blocks of this many positions from left to right; default that
@@ -268,7 +270,7 @@ def generate(
         speculate=speculate,
         watermark=watermark,
     )
-    job = prepare(denoiser, prompts, options)
+    job, spent = lengthened(prepare(denoiser, prompts, options), batch_size)
     rows = job.rows()
     canvases = rows.canvases
     listeners: list[StepCallback] = [] if callback is None else [callback]
@@ -291,6 +293,8 @@ def generate(
     if recording is not None:
         digest = weights_digest(denoiser)
         output = replace(output, rollout=recording.rollout(sampled.tokens, sampled.nfe, digest))
+    if spent is not None:
+        output = spent.added(output)
     if (equal := equal_rows(output, job.alike, job.numbers)) is not None:
         warnings.warn(equal, SamplingWarning, stacklevel=2)
     return output
@@ -317,19 +321,40 @@ def generate_parts(
         tell: called with a warning about the texts, at most once.
     """
 
-    def run(first: int, last: int) -> tuple[TextRows, SampleOutput]:
-        rows = job.rows(first, last)
-        return rows, run_parts(job.denoiser, job.request, rows.canvases, None, callbacks)
+    def run(first: int, last: int) -> tuple[TextRows, SampleOutput, Spent | None]:
+        part, spent = lengthened(job.part(first, last), None)
+        rows = part.rows()
+        return rows, run_parts(job.denoiser, job.request, rows.canvases, None, callbacks), spent
 
     warned, padding = False, padding_id(job.denoiser, job.request.stop_token_ids)
-    for first, (rows, sampled) in in_parts(len(job.prompts), batch_size, run, on_halve):
+    for first, (rows, sampled, spent) in in_parts(len(job.prompts), batch_size, run, on_halve):
         output = finish(sampled, rows, job.tokenizer, padding)
+        output = output if spent is None else spent.added(output)
         numbers = job.numbers[first : first + len(output.seeds)]
         equal = None if warned else equal_rows(output, job.alike, numbers)
         if equal is not None:
             tell(equal)
             warned = True
         yield output
+
+
+def lengthened(job: Job, batch_size: int | None) -> tuple[Job, Spent | None]:
+    """Return the call with the lengths that `AutoLength` finds, and the passes that it took.
+
+    A prompt is asked once for all its rows; without `AutoLength` nothing is asked.
+    """
+    if job.auto is None:
+        return job, None
+    first = {number: row for row, number in reversed(list(enumerate(job.numbers)))}
+    prompts, place = list(first.values()), {number: i for i, number in enumerate(first)}
+    asked, stops = [job.prompts[row] for row in prompts], job.request.stop_token_ids
+    found = grown(job.auto, job.denoiser, asked, stops, batch_size)
+    at = [place[number] for number in job.numbers]
+    job = replace(job, new_tokens=[found.lengths[i] for i in at])
+    work = [found.columns[i] / n for i, n in zip(at, job.lengths, strict=True)]
+    other = [row not in prompts for row in range(len(at))]
+    shared = [share * spared for share, spared in zip(work, other, strict=True)]
+    return job, Spent([found.passes[i] for i in at], work, shared)
 
 
 def _check_helpers(

@@ -31,6 +31,7 @@ from dlm_sampling.text.arguments import (
 from dlm_sampling.text.drafts import check_draft, read_drafts
 from dlm_sampling.text.encoding import Encoder, check_template
 from dlm_sampling.text.endings import Ends
+from dlm_sampling.text.lengths import AutoLength, new_tokens
 from dlm_sampling.text.prompts import Infill, Mask, Prompts, read_prompts
 from dlm_sampling.text.rows import Eos, PromptRow, TextRows, build_rows, check_length, ending
 from dlm_sampling.types import Crossing, LogitsProcessor, NoiseKind, Sampler, TokenLaw
@@ -38,7 +39,6 @@ from dlm_sampling.watermark import Watermark, as_watermark
 
 T = TypeVar("T")
 
-DEFAULT_NEW_TOKENS = 128
 FALLBACK_SAMPLERS: Mapping[NoiseKind, str] = {
     "absorbing": "llada",
     "uniform": "ancestral",
@@ -88,7 +88,7 @@ class GenerateOptions:
 
     sampler: str | Sampler[Any] | None = None
     sampler_options: Mapping[str, Any] | None = None
-    max_new_tokens: int | None = None
+    max_new_tokens: int | AutoLength | None = None
     blocks: BlockRequest = field(default_factory=BlockRequest)
     seed: Ids | None = None
     law: LawOptions = field(default_factory=LawOptions)
@@ -120,7 +120,13 @@ class GenerateOptions:
 
     def __post_init__(self) -> None:
         check_whole("num_return_sequences", self.num_return_sequences)
-        check_whole("max_new_tokens", self.max_new_tokens, optional=True)
+        if not isinstance(self.max_new_tokens, AutoLength):
+            check_whole("max_new_tokens", self.max_new_tokens, optional=True)
+        elif self.max_nfe is not None:
+            raise ValueError(
+                f"max_nfe={self.max_nfe}: AutoLength takes as many passes as it needs before the "
+                "run; give max_new_tokens as a number, or leave max_nfe out."
+            )
         check_flag("add_special_tokens", self.add_special_tokens, optional=True)
         check_template(self.chat_template_kwargs)
         check_mapping("sampler_options", self.sampler_options, '{"eta": 0.02}')
@@ -141,12 +147,13 @@ class Job:
         denoiser: the model.
         request: the settings of the run.
         prompts: the prompt of each row.
-        new_tokens: positions to append to each row.
+        new_tokens: positions to append to each row; with `auto` those to begin with.
         seeds: one per row.
         eos: the treatment of an end-of-text; see `generate`.
         tokenizer: decodes the tokens, or None.
         stop: the stop strings of each row.
         numbers: of the prompt of each row, for messages.
+        auto: finds out how many positions each text gets, or None.
     """
 
     denoiser: Denoiser
@@ -158,6 +165,7 @@ class Job:
     tokenizer: Any
     stop: list[tuple[str, ...]]
     numbers: list[int]
+    auto: AutoLength | None = None
 
     @property
     def alike(self) -> str | None:
@@ -180,6 +188,11 @@ class Job:
     def lengths(self) -> list[int]:
         """Return the columns of each row, its prompt and the positions to append."""
         return [len(row.ids) + n for row, n in zip(self.prompts, self.new_tokens, strict=True)]
+
+    def part(self, first: int, last: int) -> Job:
+        """Return the rows `first` to `last` - 1."""
+        lists = ("prompts", "new_tokens", "seeds", "stop", "numbers")
+        return replace(self, **{name: vars(self)[name][first:last] for name in lists})
 
     def rows(self, first: int = 0, last: int | None = None) -> TextRows:
         """Build the canvases of the rows `first` to `last` - 1, padded to one length."""
@@ -222,7 +235,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
     new: list[int] = []
     for i, row in enumerate(found):
         row = replace(row, draft=drafts[i])
-        new.append(_new_tokens(options.max_new_tokens, row, denoiser))
+        new.append(new_tokens(options.max_new_tokens, i, row, denoiser, stop_ids))
         found[i] = row = row.open() if new[i] else row
         check_draft(i, row, new[i], denoiser)
         check_length(i, len(row.ids), new[i], denoiser.max_length)
@@ -274,6 +287,7 @@ def prepare(denoiser: Denoiser, prompts: Prompts, options: GenerateOptions) -> J
         tokenizer,
         _times(stops, count),
         _times(list(range(len(found))), count),
+        options.max_new_tokens if isinstance(options.max_new_tokens, AutoLength) else None,
     )
 
 
@@ -353,22 +367,6 @@ def _law_defaults(defaults: Mapping[str, Any]) -> LawOptions:
 def _times(items: list[T], count: int) -> list[T]:
     """Return each item `count` times in a row."""
     return [item for item in items for _ in range(count)]
-
-
-def _new_tokens(asked: int | None, row: PromptRow, denoiser: Denoiser) -> int:
-    """Return the positions to append to a row, rounded up to whole canvases if need be."""
-    context, canvas = denoiser.max_length, denoiser.canvas_length or 1
-    if asked is not None and asked < 0:
-        raise ValueError(f"max_new_tokens={asked}: must be at least 0.")
-    if asked is None and row.draft is not None:
-        asked = max(0, len(row.draft) - sum(row.fill))
-    elif asked is None and row.infill:
-        return 0
-    if asked is None:
-        asked = DEFAULT_NEW_TOKENS
-        prompt = len(row.open().ids)
-        asked = asked if context is None else max(1, min(asked, context - prompt))
-    return -(-asked // canvas) * canvas
 
 
 def fitting_caches(
