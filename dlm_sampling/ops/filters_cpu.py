@@ -1,8 +1,9 @@
 """Apply top-k, top-p and min-p on the CPU with NumPy: the boundaries of `ops.filters`.
 
 NumPy compares, selects and counts with vector instructions where torch goes number by number.  Of a
-large vocabulary top-k reads the few runs with the largest logits; top-p adds the weights up in the
-bins of `ops.filters`, in the order of the ids, so that both find the same token at the boundary.
+large vocabulary top-k reads the few groups with the largest logits; top-p adds the weights up in
+the bins of `ops.filters`, in the order of the ids, so that both find the same token at the
+boundary.  Those sums, one addition after the other, are most of what top-p costs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dlm_sampling.ops.vocabulary import RUN
+from dlm_sampling.ops.scratch import scratch_for
+from dlm_sampling.ops.vocabulary import RUN, TILE
 from dlm_sampling.types import Crossing, TokenLaw
 
 Numbers = NDArray[Any]  # float32 or float64
@@ -23,8 +25,8 @@ Ids = NDArray[np.int64]
 SMALL = 1024
 """A vocabulary of no more tokens is sorted; it is one bin."""
 
-_MANY_RUNS = 256  # so many runs make their maxima worth a pass
-_MORE_RUNS = 64  # runs looked at beyond those that top-k needs, for tokens of equal logits
+_MANY_GROUPS = 256  # so many groups make their maxima worth a pass
+_MORE_GROUPS = 64  # groups looked at beyond those that top-k needs, for tokens of equal logits
 
 
 class Edges(NamedTuple):
@@ -64,61 +66,93 @@ def truncate(
         return edges
     x, w = logits.numpy(), weight.numpy()
     top_p = None if law.top_p is None or law.top_p >= 1.0 else law.top_p
-    if law.top_k is not None and top_p is None and law.min_p is None:
-        found = _few(weight, logits, law.top_k)
-        if found is not None:
-            return found
-    elif x.shape[1] <= SMALL:
+    if x.shape[1] <= SMALL and (top_p is not None or law.min_p is not None):
         return _sorted(x, weight, law, top_p)
-    count = np.count_nonzero(w > 0.0, axis=1)
-    if law.top_k is not None:
-        count = np.minimum(count, law.top_k)
-    members: list[_Bin | None] = [None] * len(x)
-    if top_p is not None:
+    heads = [None] * len(x) if law.top_k is None else _heads(logits, w, law.top_k)
+    least = max(law.min_p or 0.0, float(np.finfo(x.dtype).smallest_subnormal))
+    edges, last_ids, sizes = np.empty(len(x), x.dtype), *np.empty((2, len(x)), np.int64)
+    for i, (row, own, head) in enumerate(zip(x, w, heads, strict=True)):
+        size = len(row)
         if law.top_k is not None:
-            _cut(x, w, np.maximum(count, 1), members)
-        place = _bins(logits, peak, inverse, bins, per_nat)
-        members = [
-            _nucleus(x[i], weight[i], place[i], bins, top_p, law.crossing) for i in range(len(x))
-        ]
-        count = np.minimum(count, [found.kept for found in members if found is not None])
-    if law.min_p is not None:
-        count = np.minimum(count, np.count_nonzero(w >= law.min_p, axis=1))
-    return _cut(x, w, np.maximum(count, 1), members)
-
-
-class _Bin(NamedTuple):
-    """Hold the bin in which top-p ends, its tokens in order, and how many tokens top-p keeps."""
-
-    above: int  # tokens in the bins before it
-    ids: Ids
-    logits: Numbers
-    kept: int
+            size = min(law.top_k, int(np.count_nonzero(own > 0.0)))
+            if head is None and (top_p is not None or law.min_p is not None):
+                _keep(row, own, None, max(size, 1))
+        if top_p is not None:
+            some = slice(None) if head is None else torch.from_numpy(head)
+            each = inverse[i] if isinstance(inverse, Tensor) else inverse
+            place = _bins(logits[i][some], peak[i], each, bins, per_nat)
+            found = _nucleus(row, weight[i][some], place, bins, top_p, law.crossing, head)
+            if found.fits and law.top_k is None and law.min_p is None:
+                sizes[i] = len(found.kept)
+                edges[i], last_ids[i] = _only(row, own, found.kept)
+                continue
+            head, size = found.ids, min(size, len(found.kept))
+        if law.min_p is not None and head is not None:
+            size = min(size, int(np.count_nonzero(own[head] >= least)))
+        elif law.min_p is not None:
+            head = np.flatnonzero(own >= least)
+            size = min(size, len(head))
+            if law.top_k is not None or not _is_head(row, head):
+                head = None
+        sizes[i] = max(size, 1)
+        edges[i], last_ids[i] = _keep(row, own, head, int(sizes[i]))
+    return Edges(edges, last_ids, sizes)
 
 
 def _bins(
     logits: Tensor, peak: Tensor, inverse: float | Tensor, bins: int, per_nat: float
 ) -> Tensor:
-    """Return the bin of every token, int32 [r, V]."""
-    gap = (peak[:, None] - logits).mul_(per_nat * inverse)
-    return gap.clamp_(0, bins - 1).to(torch.int32)
+    """Return the bin of each of some tokens of a row; the next call overwrites it."""
+    scratch = scratch_for(len(logits), logits.device)
+    gap = scratch.rows("gap", 1, len(logits), logits.dtype)[0]
+    place = scratch.rows("bin", 1, len(logits), torch.int16)[0]
+    torch.sub(peak, logits, out=gap).mul_(per_nat * inverse).clamp_(0, bins - 1)
+    return place.copy_(gap)
+
+
+class _Nucleus(NamedTuple):
+    """Hold the tokens of one row that top-p keeps."""
+
+    ids: Ids  # ascending, of the bins up to the one that top-p ends in
+    kept: Ids  # of them those that are kept, the last one last
+    fits: bool  # whether the last bin holds one of them, which then is the last one
 
 
 def _nucleus(
-    x: Numbers, weight: Tensor, place: Tensor, bins: int, top_p: float, crossing: Crossing
-) -> _Bin:
-    """Count the tokens of one row that top-p keeps."""
+    x: Numbers,
+    weight: Tensor,
+    place: Tensor,
+    bins: int,
+    top_p: float,
+    crossing: Crossing,
+    among: Ids | None = None,
+) -> _Nucleus:
+    """Find the tokens of one row that top-p keeps.
+
+    Args:
+        x: [V], logits.
+        weight: of the tokens `among`, or of all.
+        place: their bins.
+        bins: number of bins.
+        top_p: mass that is kept.
+        crossing: see `filters`.
+        among: ascending ids, or None for all: no other token has a weight.
+    """
     mass = torch.bincount(place, weight, bins).double().cumsum(-1).numpy()
     limit = top_p * mass[-1]
     last = int((mass > limit).argmax())
-    where = place.numpy()
-    ids = np.flatnonzero(where == last)
-    order = np.argsort(-x[ids], kind="stable")
-    ids = ids[order]
-    inside = weight.numpy()[ids].astype(np.float64)
-    reached = mass[last] - inside.sum() + inside.cumsum()
-    above = int(np.count_nonzero(where < last))
-    return _Bin(above, ids, x[ids], above + _fitting(reached, inside, limit, crossing))
+    where, own = place.numpy(), weight.numpy()
+    near = np.flatnonzero(where <= last)
+    inside = where[near] == last
+    ids = near if among is None else among[near]
+    ordered = np.argsort(-x[ids[inside]], kind="stable")
+    weights = own[near[inside][ordered]].astype(np.float64)
+    reached = mass[last] - weights.sum() + weights.cumsum()
+    fits = int(_fitting(reached, weights, limit, crossing))
+    # Tokens without weight are the last in the order.
+    fits = min(fits, int(np.count_nonzero(weights > 0.0)))
+    kept = np.concatenate((ids[~inside], ids[inside][ordered[:fits]]))
+    return _Nucleus(ids, kept, fits > 0)
 
 
 def _fitting(reached: Any, inside: Any, limit: Any, crossing: Crossing) -> Any:
@@ -127,65 +161,75 @@ def _fitting(reached: Any, inside: Any, limit: Any, crossing: Crossing) -> Any:
     return np.count_nonzero(fits, axis=-1)
 
 
-def _cut(x: Numbers, w: Numbers, count: Ids, members: list[_Bin | None]) -> Edges:
-    """Keep the first `count` tokens of each row; set the weights of all others to 0."""
-    edges, last_ids = np.empty(len(x), x.dtype), np.empty(len(x), np.int64)
-    for i, size in enumerate(count):
-        row, found = x[i], members[i]
-        if found is not None and found.above < size:
-            edge = found.logits[size - found.above - 1]
-            more = found.above + int(np.count_nonzero(found.logits > edge))
-            equal = found.ids[found.logits == edge]
-        else:
-            edge = np.partition(row, len(row) - size)[len(row) - size]
-            more = int(np.count_nonzero(row > edge))
-            equal = np.flatnonzero(row == edge)
-        np.multiply(w[i], row >= edge, out=w[i])
-        w[i, equal[size - more :]] = 0.0
-        edges[i], last_ids[i] = edge, equal[min(size - more, len(equal)) - 1]
-    return Edges(edges, last_ids, count)
+def _is_head(x: Numbers, ids: Ids) -> bool:
+    """Return whether no other token has a logit as large as one of these."""
+    return not len(ids) or np.count_nonzero(x >= x[ids].min()) == len(ids)
 
 
-def _few(weight: Tensor, logits: Tensor, k: int) -> Edges | None:
-    """Keep the k largest logits, found in the runs of the largest maxima.
+def _keep(x: Numbers, w: Numbers, head: Ids | None, size: int) -> tuple[Any, int]:
+    """Keep the first `size` tokens of a row, and set the weights of all others to 0.
 
-    None where other tokens of the k-th logit may lie in further runs, where some of the k tokens
-    have no weight, or where the vocabulary has too few runs to gain anything.
+    Args:
+        x: [V], logits.
+        w: [V], weights.
+        head: ascending ids of the largest logits, at least `size`, or None: they are not known.
+        size: >= 1.
+
+    Returns:
+        The logit of the last token, and its id.
     """
-    runs, most = logits.shape[1] // RUN, 2 * k + _MORE_RUNS
-    if runs < max(_MANY_RUNS, 4 * most):
-        return None
-    first = logits[:, : runs * RUN].view(-1, runs, RUN)
-    best = first.amax(-1).topk(most)
-    lanes = torch.arange(RUN)
-    near = best.indices[:, :, None].expand(-1, -1, RUN)
-    rest = torch.arange(runs * RUN, logits.shape[1]).expand(len(logits), -1)
-    x = torch.cat((first.gather(1, near).flatten(1), logits[:, runs * RUN :]), 1)
-    largest = x.topk(k)
-    edge = largest.values[:, -1:]
-    if not (best.values[:, -1].numpy() < edge[:, 0].numpy()).all():
-        return None
-    ids = torch.cat(((near * RUN + lanes).flatten(1), rest), 1)
-    if (np.count_nonzero((x >= edge).numpy(), axis=1) == k).all():
-        places = ids.gather(1, largest.indices)
-        last = places.masked_fill(largest.values > edge, -1).amax(-1).numpy()
-    else:  # of equal logits the lowest ids come first
-        rows = zip(ids.numpy(), x.numpy(), edge.numpy(), strict=True)
-        kept = [_first(i, row, one[0], k) for i, row, one in rows]
-        places = torch.from_numpy(np.stack([found for found, _ in kept]))
-        last = np.array([place for _, place in kept], np.int64)
-    values = weight.gather(1, places)
-    if not (values.numpy() > 0.0).all():
-        return None
-    weight.zero_().scatter_(1, places, values)
-    return Edges(edge[:, 0].numpy(), last, np.full(len(edge), k, np.int64))
+    if head is not None and len(head) >= size:
+        return _only(x, w, _first(head, x[head], size))
+    edge = np.partition(x, len(x) - size)[len(x) - size]
+    more, equal = int(np.count_nonzero(x > edge)), np.flatnonzero(x == edge)
+    np.multiply(w, x >= edge, out=w)
+    w[equal[size - more :]] = 0.0
+    return edge, int(equal[size - more - 1])
 
 
-def _first(ids: Ids, x: Numbers, edge: Any, k: int) -> tuple[Ids, int]:
-    """Return the ids of the k tokens that come first, and the last one of logit `edge`."""
+def _only(x: Numbers, w: Numbers, kept: Ids) -> tuple[Any, int]:
+    """Set the weights of all other tokens of a row to 0; return the last logit, and its id."""
+    own = w[kept]
+    w.fill(0.0)
+    w[kept] = own
+    return x[kept[-1]], int(kept[-1])
+
+
+def _first(ids: Ids, x: Numbers, size: int) -> Ids:
+    """Return the `size` ids that come first; those of the last logit last, ascending."""
+    edge = np.partition(x, len(x) - size)[len(x) - size]
     larger, equal = ids[x > edge], np.sort(ids[x == edge])
-    equal = equal[: k - len(larger)]
-    return np.concatenate((larger, equal)), int(equal[-1])
+    return np.concatenate((larger, equal[: size - len(larger)]))
+
+
+def _heads(logits: Tensor, w: Numbers, k: int) -> list[Ids] | list[None]:
+    """Return the ids of the k largest logits of each row, ascending.
+
+    The vocabulary is cut into groups.  As many as k of them have maxima that are no less than the
+    k-th largest of the maxima, so that the k-th logit is no less either, and no other group holds a
+    token of as large a logit.  None where many groups have that maximum, where some of the k tokens
+    have no weight, or where there are too few groups to gain anything.
+    """
+    tiles, none = logits.shape[1] // TILE, [None] * len(w)
+    if tiles * RUN < max(_MANY_GROUPS, 4 * k):
+        return none
+    # Ids that lie RUN apart in a tile: maxima over those go by vectors.
+    cut = logits[:, : tiles * TILE].reshape(len(w), tiles, TILE // RUN, RUN)
+    groups: Numbers = cut.amax(2).flatten(1).numpy()
+    x, rest = logits.numpy(), np.arange(tiles * TILE, logits.shape[1])
+    steps, heads = RUN * np.arange(TILE // RUN), list[Ids]()
+    for row, own, most in zip(x, w, groups, strict=True):
+        near = np.flatnonzero(most >= np.partition(most, len(most) - k)[len(most) - k])
+        if len(near) > 2 * k + _MORE_GROUPS:
+            return none
+        starts = near // RUN * TILE + near % RUN
+        ids = np.concatenate(((starts[:, None] + steps).ravel(), rest))
+        head = _first(ids, row[ids], k)
+        if not (own[head] > 0.0).all():
+            return none
+        head.sort()
+        heads.append(head)
+    return heads
 
 
 def _sorted(x: Numbers, weight: Tensor, law: TokenLaw, top_p: float | None) -> Edges:
