@@ -82,7 +82,33 @@ def load_weights(
                     f"{checkpoint.name!r}: {name}",
                 )
     for key, source in tied.items():
+        check_tied(module, checkpoint, name_of(key), source)
         tie(module, key, source)
+
+
+def check_tied(module: nn.Module, checkpoint: Checkpoint, name: str, source: str) -> None:
+    """Refuse a tensor that the config ties to another one, and that is stored with other values.
+
+    Args:
+        module: the module with all other tensors.
+        checkpoint: the folder of the tensors.
+        name: of the tied tensor in the file.
+        source: the name of the other tensor in the module.
+
+    Raises:
+        CheckpointError: it would be left out, and the logits would be others.
+    """
+    if name not in checkpoint.files:
+        return
+    other = module.get_parameter(source)
+    with open_tensors(checkpoint.files[name]) as tensors:
+        stored: Tensor = cast_floats(tensors.get_tensor(name), other.dtype)
+    if not torch.equal(stored.to(other.device), other):
+        raise CheckpointError(
+            f"{checkpoint.name!r}: {name} is stored and differs from {source}, and config.json "
+            "says that they are one (tie_word_embeddings, weight_tying). Say false there to load "
+            "it, or remove it from the file."
+        )
 
 
 def check_names(checkpoint: str, wanted: set[str], present: set[str]) -> None:

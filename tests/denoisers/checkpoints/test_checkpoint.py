@@ -272,6 +272,17 @@ def test_unknown_family(folder: Path) -> None:
     assert "needs its own Python code (modeling_x.py)" in refusal(folder)
 
 
+def test_a_head_of_its_own_in_a_file_that_is_tied_is_not_left_out(folder: Path) -> None:
+    configure(folder, weight_tying=True)
+    head, embedding = "model.transformer.ff_out.weight", "model.transformer.wte.weight"
+    assert f"{head} is stored and differs from model.embed_tokens.weight" in refusal(folder)
+    edit(folder, lambda tensors: tensors.update({head: tensors[embedding].clone()}))
+    module = AutoDenoiser.from_pretrained(folder).module
+    assert module is not None
+    tied = ("lm_head.weight", "model.embed_tokens.weight")
+    assert module.get_parameter(tied[0]) is module.get_parameter(tied[1])
+
+
 def test_the_mixture_of_experts_is_not_the_dense_model(folder: Path) -> None:
     configure(folder, num_experts=64)
     refusal(folder)
