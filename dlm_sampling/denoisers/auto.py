@@ -134,14 +134,14 @@ class AutoDenoiser:
         )
         check_options(options, known)
         opening = {key: options[key] for key in OPEN_OPTIONS & set(options)}
-        if str(name_or_path) in embedded_models() and not Path(name_or_path).exists():
-            name_or_path = embedded_path(str(name_or_path))
         adapter = Path(name_or_path).expanduser()
         if not (adapter / ADAPTER).is_file() or (adapter / CONFIG).is_file():
             adapter = None
         given, own = (name_or_path, None)
         if adapter is not None:
             given, own = base_of(adapter, str(name_or_path))
+        if str(given) in embedded_models() and not Path(given).exists():
+            given = embedded_path(str(given))
         revision = own if revision is None else revision
         try:
             checkpoint = open_checkpoint(given, revision=revision, **opening)

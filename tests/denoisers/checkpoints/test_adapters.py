@@ -207,6 +207,16 @@ def test_a_masked_language_model_with_adapters_saves_merged(tmp_path: Path) -> N
     torch.testing.assert_close(found.logits(IDS), wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_the_base_of_an_adapter_may_be_embedded(tmp_path: Path) -> None:
+    base: Any = AutoDenoiser.from_pretrained("sudoku4x4").module
+    names = [name for name, part in base.named_modules() if type(part) is nn.Linear]
+    layer = Adapted(base.get_submodule(names[0]))
+    write_adapter(tmp_path / "a", Path("sudoku4x4"), {names[0]: layer})
+    found: Any = AutoDenoiser.from_pretrained(tmp_path / "a").module
+    wanted = layer.base_layer.weight + layer.get_delta_weight("default")
+    torch.testing.assert_close(found.get_submodule(names[0]).weight, wanted)
+
+
 def test_a_base_that_is_missing_or_an_adapter_is_told(tmp_path: Path) -> None:
     write_adapter(tmp_path / "first", tmp_path / "none", {})
     write_adapter(tmp_path / "second", tmp_path / "first", {})
