@@ -18,30 +18,31 @@ class SettingsChanged(JobMismatchError):
 class Journal:
     """Records under the settings they were measured with, in a file of JSON lines.
 
-    The first line holds the settings.  A last line without its end is what a killed run left; it is
-    dropped.
+    The first line holds the settings, and is written with the first record: a start that fails
+    before leaves no file.  A last line without its end is what a killed run left; it is dropped.
 
     Raises:
         SettingsChanged: the file holds other settings; the message names the first that differs.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        """Open or begin the journal."""
+        """Open the journal."""
         self.path = path
-        settings = _plain(settings)
+        self.settings = _plain(settings)
         cut_unfinished(path)
         lines = whole_lines(path)
-        if not lines:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_line(path, settings)
-            lines = [settings]
-        self.settings = settings
-        self.compare(lines[0], path)
+        self.begun = bool(lines)
+        if lines:
+            self.compare(lines[0], path)
         self.records = lines[1:]
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record to the disk, in one piece."""
         record = _plain(record)
+        if not self.begun:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _write_line(self.path, self.settings)
+            self.begun = True
         _write_line(self.path, record)
         self.records.append(record)
 

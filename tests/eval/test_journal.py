@@ -20,7 +20,9 @@ def test_a_cut_line_is_dropped(tmp_path: Path) -> None:
 
 
 def test_other_settings_are_named(tmp_path: Path) -> None:
-    Journal(tmp_path / "0.jsonl", {"model": {"name": "a", "seed": 0}})
+    Journal(tmp_path / "new" / "0.jsonl", {"model": 1})
+    assert not (tmp_path / "new").exists()  # without a record the settings may still be others
+    Journal(tmp_path / "0.jsonl", {"model": {"name": "a", "seed": 0}}).append({"x": 1})
     with pytest.raises(SettingsChanged, match=r"model: seed was 0 and is now 1") as told:
         Journal(tmp_path / "0.jsonl", {"model": {"name": "a", "seed": 1}})
     other = Journal(tmp_path / "1.jsonl", {"model": {"name": "b", "seed": 0}})

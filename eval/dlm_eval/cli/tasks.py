@@ -41,7 +41,7 @@ def tasks(
             "masks=128; repeat.",
         ),
     ] = None,
-    fewshot: Annotated[int | None, typer.Option(help="Examples in the prompt.")] = None,
+    fewshot: Annotated[int | None, typer.Option(min=0, help="Examples in the prompt.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
     data: Annotated[
         Path | None,

@@ -37,6 +37,7 @@ from dlm_eval.likelihood.windows import cut, encode, encode_pair
 from dlm_eval.tasks.answers import Answers
 from dlm_sampling import AutoDenoiser, Denoiser, generate
 from dlm_sampling.cli import end
+from dlm_sampling.errors import check_whole
 from dlm_sampling.jobs import (
     BlockRequest,
     GenerateOptions,
@@ -116,6 +117,8 @@ class DiffusionLM(TemplateLM):
         **parameters: Any,
     ) -> None:
         super().__init__()
+        check_whole("masks", masks)
+        check_whole("length", length, optional=True)
         rank = rank_of(os.environ)
         unknown = [name for name in parameters if not name.startswith(SET)]
         if unknown:

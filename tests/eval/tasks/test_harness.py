@@ -124,6 +124,11 @@ def test_a_task_of_text_needs_more_positions_than_it_writes(model: DiffusionLM) 
     model.denoiser.max_length = before
 
 
+def test_wrong_counts_are_named(model: DiffusionLM) -> None:
+    with pytest.raises(TypeError, match="masks='x': must be a whole number"):
+        DiffusionLM(model.denoiser, masks="x")  # type: ignore[arg-type]
+
+
 def test_the_default_device_of_the_harness_is_the_cpu_without_a_gpu(
     tiny_llada: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
