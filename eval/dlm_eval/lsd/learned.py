@@ -150,9 +150,9 @@ def measure_toy(cell: Cell, found: dict[Cell, dict[str, Any]]) -> dict[str, Any]
         return special[cell.method]()
     options = METHODS[cell.method]
     how = TOY_LEARNING | (TOY_ADAM if "fit" in options else {}) | options
-    learned = learn_sampler(world, base, progress=False, **how)
-    learned = {"phi": learned.phi, "t_grid": learned.t_grid}
-    return learned | {"tv": distance(world, learned.build(), steps)}
+    saved = learn_sampler(world, base, progress=False, **how)
+    tv = distance(world, saved.build(), steps)
+    return {"phi": saved.phi, "t_grid": saved.t_grid, "tv": tv}
 
 
 def learn_text(cell: Cell, state: Path) -> dict[str, Any]:

@@ -77,6 +77,17 @@ def test_the_direct_search_needs_its_numbers_written_out():
         directly(toy(0), LearnedEuler(), LearnedSteps(), times=False)
 
 
+@pytest.mark.slow
+def test_a_learned_cell_has_the_distance_of_what_was_learnt(monkeypatch):
+    base = "euler, log-linear"
+    few = {"steps": 4, "teacher_steps": 8, "length": LENGTH, "rows": 8, "rounds": 1}
+    monkeypatch.setattr(learned, "TOY_LEARNING", few)
+    found = learned.measure_toy(Cell("toy", base, "LSD", 1), {})
+    steps = LearnedSteps(tuple(found["phi"]), tuple(found["t_grid"]))
+    assert len(steps.phi) == 4
+    assert found["tv"] == distance(toy(1), replace(BASES[base], learned=steps), 4)
+
+
 class Killed(BaseException):
     pass
 
