@@ -3,6 +3,7 @@
 from dlm_sampling.caches.adaptive import AdaptiveCache
 from dlm_sampling.caches.block import BlockCache
 from dlm_sampling.caches.dkv import DkvCache
+from dlm_sampling.caches.dllm import DLLMCache
 from dlm_sampling.caches.dpad import DPadCache
 from dlm_sampling.caches.dual import DualCache
 from dlm_sampling.caches.policy import AnyPolicy, CachePolicy, Plan, PolicyBase, RefreshPolicy, View
@@ -21,6 +22,7 @@ POLICIES = {
         DkvCache,
         DPadCache,
         AdaptiveCache,
+        DLLMCache,
     )
 }
 """The policies by name."""
@@ -76,6 +78,7 @@ __all__ = [
     "BlockCache",
     "CachePolicy",
     "CacheReport",
+    "DLLMCache",
     "DPadCache",
     "DkvCache",
     "DualCache",

@@ -38,6 +38,8 @@ class Plan(NamedTuple):
     keys: Tensor  # bool [n, L], K: columns that are attended to; each is in Q or held
     write: Tensor  # bool [n, L], Wr, in Q: columns whose fresh keys and values are kept
     refresh: Tensor  # bool [n], rows that compute more than usual, in a pass of their own
+    partial: Tensor | None = None  # bool [n, L], in Q and held: see `types.Partial`
+    fresh: Tensor | None = None  # int64 [n], how many of `partial` each layer computes
 
 
 class CachePolicy(Protocol[S]):
@@ -75,6 +77,11 @@ class CachePolicy(Protocol[S]):
         """
         ...
 
+    @property
+    def updates_layers(self) -> bool:
+        """Return whether plans are partial; the layers of the network then store what they add."""
+        ...
+
     def init(self, view: View) -> S:
         """Return the state before the first pass."""
         ...
@@ -94,6 +101,7 @@ class PolicyBase(ABC):
     exact: bool = False
     freezes: bool = False
     measures: bool = False
+    updates_layers: bool = False
 
     def __post_init__(self) -> None:
         """Refuse fields of another type than their annotation; a subclass then checks ranges."""

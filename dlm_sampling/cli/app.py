@@ -234,7 +234,7 @@ def generate(
         str,
         typer.Option(
             help="Keys and values of earlier passes: auto (exact), none, block; approximate: "
-            "prefix, dual, vicinity, dkv, dpad, adaptive."
+            "prefix, dual, vicinity, dkv, dpad, adaptive, dllm."
         ),
     ] = "auto",
     trust_remote_code: Annotated[

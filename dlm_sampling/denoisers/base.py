@@ -85,6 +85,9 @@ class Denoiser(Savable, ABC):
     """Whether passes return hidden states and the output head, so that few logits exist at once."""
     cacheable: bool = False
     """Whether `forward` takes keys and values of earlier passes (`Pass.cache`)."""
+
+    partial_layers: bool = False
+    """Whether its layers store what they add, for passes that compute some of them in part."""
     shift: int = 0
     """1 where the state that predicts a token is that of the real token before it, else 0."""
     rows_alike: bool = False

@@ -145,6 +145,8 @@ def _against_approximate(denoiser: Denoiser, request: Request, policy: AnyPolicy
         return "speculate= predicts canvases whose keys and values are never stored."
     if denoiser.canvas_length is not None:
         return "the prompt is encoded apart from the canvas, which is exact with 'block'."
+    if policy.updates_layers and not denoiser.partial_layers:
+        return f"the layers of this network ({denoiser.family}) cannot be computed in part."
     if policy.freezes and request.sampler.revises:
         return f"it freezes written tokens, and {name} may write them again."
     if policy.freezes and denoiser.mask_token_id is None:

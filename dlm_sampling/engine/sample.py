@@ -109,7 +109,8 @@ def sample(
             No GPU has run this yet.
         cache: "auto" keeps the keys and values of finished blocks where that is exact, "none" runs
             all columns in every pass; "block" insists on the first; "prefix", "dual", "vicinity",
-            "dkv", "dpad" and "adaptive", or a policy of `dlm_sampling.caches`, are approximate.
+            "dkv", "dpad", "adaptive" and "dllm", or a policy of `dlm_sampling.caches`, are
+            approximate.
         cache_audit: compare the cache's laws with the exact ones, see `generate`.
         start: int64 [B, L], a draft, of which the editable positions are read; the mask or -1
             stands for noise.  None begins with noise everywhere.

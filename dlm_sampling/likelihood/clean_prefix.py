@@ -40,7 +40,9 @@ class GradCache(ColumnCache):
         """Return fresh keys and values beside the stored ones; see `ColumnCache.update`."""
         first = layer_idx == len(self.layers)
         fresh = (key_states, value_states)
-        stored = [self._empty(part) for part in fresh] if first else list(self.layers[layer_idx])
+        stored = [self._empty(part) for part in fresh]
+        if not first:
+            stored = [self.layers[layer_idx].keys, self.layers[layer_idx].values]
         every = torch.arange(len(key_states), device=key_states.device).unsqueeze(1)
         seen: list[Tensor] = []
         for old, new in zip(stored, fresh, strict=True):
@@ -192,8 +194,8 @@ class CleanPrefix:
             parts.append(layers)
             self._charge(rows, first)
         for pairs in zip(*parts, strict=True):
-            keys, values = (torch.cat(list(part)) for part in zip(*pairs, strict=True))
-            self.layers.append(LayerKeys(keys, values))
+            keys, values = [pair.keys for pair in pairs], [pair.values for pair in pairs]
+            self.layers.append(LayerKeys(torch.cat(keys), torch.cat(values)))
         self.nfe[some] = 1
 
     def _charge(self, rows: Tensor, asked: Tensor) -> None:

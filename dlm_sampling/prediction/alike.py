@@ -75,3 +75,23 @@ def alike(inputs: Pass, rows: PassRows, denoiser: Denoiser) -> Alike | None:
         0, kind, order, "amin", include_self=False
     )
     return Alike(first, kind)
+
+
+def same_queries(inputs: Pass, query: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Find canvases that are the same, so that one pass serves them all.
+
+    Returns the index of the first canvas of each kind, int64 [u], and the kind of each canvas,
+    int64 [n]; None if all differ.
+    """
+    parts = [inputs.tokens, query]
+    if inputs.attention is not None:
+        parts.append(inputs.attention.long())
+    if inputs.t is not None:
+        parts.append(inputs.t.view(torch.int64).unsqueeze(1))
+    table = torch.cat(parts, 1)
+    found, kind = distinct(table)
+    if len(found) == len(kind):
+        return None
+    order = torch.arange(len(kind), device=kind.device)
+    first = order.new_full((len(found),), len(kind)).scatter_reduce(0, kind, order, "amin")
+    return first, kind

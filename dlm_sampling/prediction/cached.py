@@ -16,12 +16,13 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.caches import Plan, RefreshPolicy
 from dlm_sampling.denoisers.columns import shift_right
+from dlm_sampling.prediction.alike import same_queries
 from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.drift import Values
 from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.network import runner
 from dlm_sampling.prediction.run_cache import RunCache, Shown
-from dlm_sampling.types import ColumnCache, DenoiserOutput, Pass
+from dlm_sampling.types import ColumnCache, DenoiserOutput, Partial, Pass
 from dlm_sampling.types.rows import select_rows, store_rows, where_rows
 from dlm_sampling.types.values import distinct, ints
 
@@ -265,10 +266,12 @@ class CachedPasses:
                 plan.keys[:, :last],
                 None if work.ordered else work.rows,
                 None if stores else torch.zeros_like(query, dtype=torch.bool),
+                keeps_added=cache.policy.updates_layers,
+                partial=_partial(plan, query),
             )
             free = self.width is None and not model.denoiser.carries
             new = free and bool(plan.refresh.all()) and not self._holds(work)
-            same = _alike(inputs, query) if new else None
+            same = same_queries(inputs, query) if new else None
             if same is None:
                 ready = inputs._replace(cache=store)
                 out = running.network(ready, number, work.rows, work.temperature)
@@ -358,6 +361,19 @@ def _groups(plan: Plan, stores: Tensor, padding: bool) -> list[Tensor]:
     return [(kind == number).nonzero().squeeze(1) for number in range(len(found))]
 
 
+def _partial(plan: Plan, query: Tensor) -> Partial | None:
+    """Return which columns of a query (int64 [n, q]) all layers compute; None: all of them."""
+    if plan.partial is None or plan.fresh is None or not bool(plan.partial.any()):
+        return None
+    asked, some = (
+        torch.nn.functional.pad(part, (0, 1)).gather(1, query)
+        for part in (plan.query, plan.partial)
+    )
+    always = asked & ~some
+    counts = always.sum(1) + plan.fresh
+    return Partial(always, counts, int(counts.max()))
+
+
 def _with_sources(plan: Plan, inputs: Pass, shift: int) -> Plan:
     """Return the plan with the columns added whose states predict those of the query."""
     if not shift:
@@ -368,26 +384,6 @@ def _with_sources(plan: Plan, inputs: Pass, shift: int) -> Plan:
     lead = torch.zeros_like(plan.query, dtype=torch.int64)
     lead = lead.scatter_add(1, source, (plan.query & real).long()) > 0
     return plan._replace(query=plan.query | lead, write=plan.write | (lead & ~plan.query))
-
-
-def _alike(inputs: Pass, query: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Find canvases that are the same, so that one pass serves them all.
-
-    Returns the index of the first canvas of each kind, int64 [u], and the kind of each canvas,
-    int64 [n]; None if all differ.
-    """
-    parts = [inputs.tokens, query]
-    if inputs.attention is not None:
-        parts.append(inputs.attention.long())
-    if inputs.t is not None:
-        parts.append(inputs.t.view(torch.int64).unsqueeze(1))
-    table = torch.cat(parts, 1)
-    found, kind = distinct(table)
-    if len(found) == len(kind):
-        return None
-    order = torch.arange(len(kind), device=kind.device)
-    first = order.new_full((len(found),), len(kind)).scatter_reduce(0, kind, order, "amin")
-    return first, kind
 
 
 def _placed(

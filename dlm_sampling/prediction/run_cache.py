@@ -60,7 +60,9 @@ class RunCache:
     @property
     def nbytes(self) -> int:
         """Return the memory of the keys and values, in bytes."""
-        return sum(t.nbytes for layers in self.layers for layer in layers for t in layer)
+        return sum(
+            t.nbytes for layers in self.layers for layer in layers for t in layer if t is not None
+        )
 
 
 class Shown(NamedTuple):

@@ -174,9 +174,9 @@ def generate(
             `sample`.
         cache: keys and values of earlier passes.  "auto" keeps those of finished blocks where that
             changes nothing (block-causal models: SDAR, LLaDA2, BD3-LM), "none" keeps none, "block"
-            insists on the first.  "prefix", "dual", "vicinity", "dkv", "dpad", "adaptive", or a
-            policy of `dlm_sampling.caches` with values of its own, are approximate, for models with
-            full attention.
+            insists on the first.  "prefix", "dual", "vicinity", "dkv", "dpad", "adaptive",
+            "dllm", or a policy of `dlm_sampling.caches` with values of its own, are approximate,
+            for models with full attention.
         cache_audit: compare the laws of the cache with the exact ones, on the same canvas with the
             same random numbers, for `out.cache`: "refresh" for the pass before each pass over all
             columns, which costs one of a block; a share such as 1/64 of the other passes too, each

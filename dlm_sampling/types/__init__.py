@@ -1,6 +1,6 @@
 """Define the types that all packages share: denoiser output, canvas, prediction, step."""
 
-from dlm_sampling.types.cache import ColumnCache, LayerKeys
+from dlm_sampling.types.cache import ColumnCache, LayerKeys, Partial
 from dlm_sampling.types.canvas import Canvas, Choice, Clock, ClockUse, Step
 from dlm_sampling.types.law import (
     Crossing,
@@ -43,6 +43,7 @@ __all__ = [
     "LayerKeys",
     "LogitsProcessor",
     "NoiseKind",
+    "Partial",
     "Pass",
     "Pipeline",
     "Planner",

@@ -9,6 +9,18 @@ import torch
 from torch import Tensor
 
 
+class Partial(NamedTuple):
+    """Say which columns of a query all layers compute, and of how many others; the first does all.
+
+    A layer behind the first computes, of the columns that are not `always`, those whose values have
+    turned most from the stored ones, and adds to the others what it added when it last did.
+    """
+
+    always: Tensor  # bool [n, q]
+    counts: Tensor  # int64 [n], columns that a layer computes, those of `always` included
+    most: int  # the largest of them
+
+
 class LayerKeys(NamedTuple):
     """Hold the keys and values of one layer for A rows of L columns.
 
@@ -17,6 +29,7 @@ class LayerKeys(NamedTuple):
 
     keys: Tensor  # [A, heads, L + 1, head_width]
     values: Tensor  # [A, heads, L + 1, head_width]
+    added: Tensor | None = None  # [A, 1, L + 1, width], what the layer added; see `Partial`
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,8 @@ class ColumnCache:
         kept: bool [n, q], columns of Q that are stored, Wr; None: all, or nobody reads the others.
         shared: int64 [2, m], where a canvas stands for several rows of the store: the rows that are
             written, and the canvas of each; None: the rows are `rows`.
+        keeps_added: whether layers behind the first store what they add, for later partial passes.
+        partial: the columns that these layers compute, or None for all of the query.
     """
 
     size: tuple[int, int]
@@ -45,6 +60,8 @@ class ColumnCache:
     rows: Tensor | None = None
     kept: Tensor | None = None
     shared: Tensor | None = None
+    keeps_added: bool = False
+    partial: Partial | None = None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int
@@ -64,12 +81,21 @@ class ColumnCache:
         if layer_idx == len(self.layers):
             self.layers.append(LayerKeys(self._empty(key_states), self._empty(value_states)))
         layer = self.layers[layer_idx]
-        return self._put(layer.keys, key_states), self._put(layer.values, value_states)
+        return self.put(layer.keys, key_states), self.put(layer.values, value_states)
 
-    def read(self, layer_idx: int, columns: slice) -> LayerKeys:
+    def add(self, added: Tensor, layer_idx: int) -> None:
+        """Store what a layer added to the states of the query, [n, q, width]."""
+        fresh, layer = added.unsqueeze(1), self.layers[layer_idx]
+        if layer.added is None:
+            layer = self.layers[layer_idx] = layer._replace(added=self._empty(fresh))
+        assert layer.added is not None
+        self.put(layer.added, fresh)
+
+    def read(self, layer_idx: int, columns: slice) -> tuple[Tensor, Tensor]:
         """Return stored keys and values of some columns, of the canvases of the pass."""
-        parts = [part[:, :, columns] for part in self.layers[layer_idx]]
-        return LayerKeys(*(p if self.rows is None else p[self.rows] for p in parts))
+        layer, rows = self.layers[layer_idx], self.rows
+        keys, values = layer.keys[:, :, columns], layer.values[:, :, columns]
+        return (keys, values) if rows is None else (keys[rows], values[rows])
 
     def write(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, columns: slice
@@ -77,7 +103,8 @@ class ColumnCache:
         """Store keys and values of some columns, [n, heads, m, head_width]; see `update`."""
         if layer_idx == len(self.layers):
             self.layers.append(LayerKeys(self._empty(key_states), self._empty(value_states)))
-        for stored, new in zip(self.layers[layer_idx], (key_states, value_states), strict=True):
+        layer = self.layers[layer_idx]
+        for stored, new in ((layer.keys, key_states), (layer.values, value_states)):
             if self.rows is None:
                 stored[:, :, columns] = new
             else:
@@ -88,7 +115,7 @@ class ColumnCache:
         rows, columns = self.size
         return like.new_zeros(rows, like.shape[1], columns + 1, like.shape[3])
 
-    def _put(self, stored: Tensor, fresh: Tensor) -> Tensor:
+    def put(self, stored: Tensor, fresh: Tensor) -> Tensor:
         """Write fresh columns [n, heads, q, head_width]; return all below K, [n, heads, K, *]."""
         width, new = self.keys.shape[1], fresh.transpose(1, 2)
         every = torch.arange(len(fresh), device=fresh.device).unsqueeze(1)

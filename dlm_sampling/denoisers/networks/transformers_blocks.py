@@ -20,6 +20,7 @@ from dlm_sampling.denoisers.checkpoints.settings import section
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
 from dlm_sampling.denoisers.checkpoints.weights import NameOf, load_weights, tie
 from dlm_sampling.denoisers.columns import Queried, queried, wanted
+from dlm_sampling.denoisers.networks.partial_update import LayerInput, run_layer
 from dlm_sampling.denoisers.registry import LoadOptions
 from dlm_sampling.types import ColumnCache, DenoiserOutput, Pass
 
@@ -44,6 +45,19 @@ def key_bias(keys: Tensor | None, dtype: torch.dtype, queries: int | None = None
     bias = torch.zeros(keys.shape, dtype=dtype, device=keys.device)
     bias.masked_fill_(~keys, torch.finfo(dtype).min)
     return bias[:, None, None, :].expand(-1, 1, keys.shape[1] if queries is None else queries, -1)
+
+
+def run_stock(layer: Any, hidden: Tensor, given: LayerInput, columns: ColumnCache | None) -> Tensor:
+    """Run a decoder layer of transformers with full attention."""
+    found = layer(
+        hidden,
+        attention_mask=given.bias,
+        position_ids=given.positions,
+        past_key_values=columns,
+        position_embeddings=given.rotary,
+        is_causal=False,
+    )
+    return found if isinstance(found, Tensor) else found[0]
 
 
 class FullAttention:
@@ -83,17 +97,12 @@ class FullAttention:
         stack, hidden = self.model, input_ids
         if not hidden.is_floating_point():
             hidden = stack.embed_tokens(hidden)
-        rotary = stack.rotary_emb(hidden, position_ids)
-        for layer in stack.layers:
-            hidden = layer(
-                hidden,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=columns,
-                position_embeddings=rotary,
-                is_causal=False,
-            )
-            hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
+        beside = LayerInput(attention_mask, position_ids, stack.rotary_emb(hidden, position_ids))
+        for number, layer in enumerate(stack.layers):
+            if columns is None or not columns.keeps_added:
+                hidden = run_stock(layer, hidden, beside, columns)
+            else:
+                hidden = run_layer(run_stock, layer, number, hidden, beside, columns)
         hidden = stack.norm(hidden)
         return hidden if finish is None else finish(hidden)
 
@@ -138,6 +147,7 @@ class StockDenoiser(PublishedDenoiser):
 
     lazy_head = True
     cacheable = True
+    partial_layers = True
 
     def __init__(
         self,

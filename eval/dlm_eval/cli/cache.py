@@ -30,8 +30,8 @@ def cache(
         typer.Option(
             "--policy",
             metavar="NAME[:FIELD=VALUE,...]",
-            help="block, prefix, dual, vicinity, dkv, dpad, adaptive, such as dkv:every=4; repeat. "
-            "Default: all that the model and the sampler allow.",
+            help="block, prefix, dual, vicinity, dkv, dpad, adaptive, dllm, such as dkv:every=4; "
+            "repeat. Default: all that the model and the sampler allow.",
         ),
     ] = None,
     sampler: Annotated[
