@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PARTS = ("correctness", "library", "floor", "positions", "head", "loop", "recorded")
+PARTS = ("correctness", "library", "floor", "positions", "head", "loop", "recorded", "cached")
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
     if options.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
     os.environ["DLM_KERNELS"] = "torch"  # the kernels are called by name here
-    sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "eval")]
     from machine import NoGPUError, Report
 
     end = time.monotonic() + options.seconds

@@ -18,7 +18,7 @@ from tests.forks import Forks, run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "kernels" / "benchmarks"
-PARTS = {"correctness", "library", "recorded", "floor", "positions", "head", "loop"}
+PARTS = {"correctness", "library", "recorded", "cached", "floor", "positions", "head", "loop"}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,29 @@ def test_near_ties_are_told_by_the_race_itself(monkeypatch: pytest.MonkeyPatch) 
     assert correctness.compared(logits, law, found, list(found))["passed"]
     told = correctness.compared(logits, law, found, wrong)
     assert told["not_near_ties"] == told["different_tokens"] == 6 and not told["passed"]
+
+
+def test_the_roofline_of_caches_is_that_of_the_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Milliseconds of a pass and times faster than none of LLaDA-8B's sizes, worked out by hand."""
+    monkeypatch.syspath_prepend(FOLDER)
+    cached = importlib.import_module("cached")
+    llada = cached.SIZES[0]
+    assert llada.parameters == 32 * 4096 * (4 * 4096 + 3 * 12_288)
+    for rows, full, dual in ((1, 15.0, 3.2), (16, 241.0, 8.0)):
+        for query, wanted in ((1024, full), (32, dual)):
+            assert 1e3 * cached.pass_seconds(llada, rows, query) == pytest.approx(wanted, rel=0.015)
+    faster = {
+        "prefix": ((3.1, 3.4), (2.5, 2.8), (2.1, 2.2)),
+        "dual": ((4.2, 15.7), (3.2, 6.5), (2.4, 3.6)),
+        "vicinity": ((4.2, 10.7), (3.2, 5.5), (2.4, 3.4)),
+        "block": ((4.7, 28.0), (4.6, 24.0), (4.5, 21.0)),
+    }
+    for name, table in faster.items():
+        for steps, by_rows in zip((32, 8, 4), table, strict=True):
+            for rows, wanted in zip((1, 16), by_rows, strict=True):
+                none, own = (cached.run_seconds(llada, rows, x, steps) for x in ("none", name))
+                assert none / own == pytest.approx(wanted, rel=0.03), (name, steps, rows)
+    assert cached.run_seconds(llada, 1, "dllm", 8) is None
 
 
 def checks_only(part: str, case: dict[str, object]) -> bool:

@@ -75,7 +75,7 @@ def _logits(model: Any, ids: Tensor, first: int, store: Joined) -> Tensor:
     """Return the logits of all columns of a pass that begins at column `first`."""
     stack = model.model
     hidden = stack.embed_tokens(ids)
-    place = torch.arange(first, first + ids.shape[1]).unsqueeze(0)
+    place = torch.arange(first, first + ids.shape[1], device=ids.device).unsqueeze(0)
     rotary = stack.rotary_emb(hidden, place)
     for layer in stack.layers:
         hidden = layer(
