@@ -53,12 +53,13 @@ def logits(dtype: str, mix: int) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def k1(
-    dtype: str, limit: float, *, two: bool = False, mix: int = 0, odd: bool = False,
-    alike: bool = True,
+    dtype: str, limit: float | None, *, two: bool = False, mix: int = 0, odd: bool = False,
+    alike: bool = True, group: int = 4, ahead: bool = False,
 ) -> Case:  # fmt: skip
     """`alike`: rows of both logits begin alike; else they are read one logit at a time."""
     types, constants = logits(dtype, mix)
-    constants = constants | {"TWO": two, "GROUP": 4, "READ": (2 if odd else 1) if alike else 0}
+    constants = constants | {"TWO": two, "GROUP": group, "AHEAD": ahead}
+    constants |= {"READ": (2 if odd else 1) if alike else 0}
 
     def most(capability: int) -> int | None:
         from dlm_kernels.common.logit_pass import k1_registers
@@ -150,6 +151,9 @@ CASES = {
     # The law of the statistics is not the law of the draw: two exponentials per logit.
     "K1 bf16, two laws": k1("*bf16", 13, two=True),
     "K1 fp32, two laws, odd": k1("*fp32", 13, two=True, odd=True),
+    "K1 bf16, one tile": k1("*bf16", None, group=1),
+    "K1 bf16, ahead": k1("*bf16", 9, ahead=True),
+    "K1 fp32, two laws, odd, ahead": k1("*fp32", 14, two=True, odd=True, ahead=True),
     # Per pair of logits.
     "K1 bf16, guidance": k1("*bf16", 13, mix=1),
     "K1 bf16, guidance, odd": k1("*bf16", 13, mix=1, odd=True),

@@ -1,12 +1,13 @@
 """Launch the passes that every draw and every log-probability begins with: K1, and the filters.
 
-Shapes and launch parameters are fixed by (V, dtype); nothing is tuned at call time, and the host
-does not wait for the device.
+Shapes and launch parameters are fixed by the number of rows, V and dtype; nothing is tuned at call
+time, and the host does not wait for the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +20,37 @@ from dlm_kernels.common.support import obstacle, refuse
 from dlm_kernels.common.tiles import ALONE, REMAINDER, tile_kernel
 from dlm_kernels.filters.kernel import filter_kernel
 
-_GROUP = 4  # tiles per program of K1
+_MOST_TILES = 4  # tiles per program of K1
+# Programs of K1 that a large GPU holds at a time: 132 processors, 18 warps of 112 registers each.
+_RESIDENT = 2376
 # Left alone, the assembler spills a few numbers to fit more programs on a processor.
 _CUT_REGISTERS = 128
 _SHIFTS = {torch.bfloat16: 16, torch.float16: 13}  # bits of float32 that these leave zero
+
+
+@dataclass
+class Choices:
+    """Hold what is open until a GPU has measured it; the tokens do not depend on it.
+
+    Fields:
+        tiles: tiles per program of K1, a power of 2; None: see `tiles_per_program`.
+        ahead: whether K1 loads the next tile before it is done with one.
+    """
+
+    tiles: int | None = None
+    ahead: bool = False
+
+
+CHOICES = Choices()
+"""What launches do; `kernels/benchmarks floor` measures the alternatives."""
+
+
+def tiles_per_program(rows: int, tiles: int) -> int:
+    """Return how many tiles a program of K1 reads: fewer where that leaves processors idle."""
+    group = _MOST_TILES
+    while group > 1 and rows * triton.cdiv(tiles, group) < _RESIDENT:
+        group //= 2
+    return group
 
 
 def k1_registers(capability: int, kind: int, read: int) -> int:
@@ -129,11 +157,11 @@ def run_passes(
     shift = _SHIFTS.get(first.dtype, 0) if second is None else 0
     options_cut = {"SHIFT": shift, "TILES": triton.next_power_of_2(tiles)}
     boundary: tuple[Any, ...] = (None,) * 4
-    read = _read(first, second)
+    read, group = _read(first, second), CHOICES.tiles or tiles_per_program(count, tiles)
     with torch.cuda.device_of(first):
-        tile_kernel[(count, triton.cdiv(tiles, _GROUP))](
+        tile_kernel[(count, triton.cdiv(tiles, group))](
             *head, tile_max, sums, entropy_sums, draw_sums, *tail, *where, **options,
-            TWO=not one_law, READ=read, GROUP=_GROUP, num_warps=1,
+            TWO=not one_law, READ=read, GROUP=group, AHEAD=CHOICES.ahead and group > 1, num_warps=1,
             maxnreg=_registers(first, kind, read), enable_fp_fusion=True,
         )  # fmt: skip
         if filters.active:

@@ -155,14 +155,29 @@ def _store_tile_fast(
 
 
 @triton.jit
+def _read_tile(
+    logits, other, tile, start, start_other, shift, stride_id, stride_other_id,
+    MIX: tl.constexpr, READ: tl.constexpr,
+):  # fmt: skip
+    """Load a whole tile of both logits; of one alone, twice the same."""
+    x = load_tile(logits, stride_id, start, shift, tile, READ)
+    u = x
+    if MIX != ALONE:
+        u = load_tile(other, stride_other_id, start_other, shift, tile, READ)
+    return x, u
+
+
+@triton.jit
 def tile_kernel(
     logits, other, rows, tile_max, sums, entropy_sums, draw_sums, starts, suppressed, inverses, mix,
     vocab, tiles, height, stride_row, stride_id, stride_other_row, stride_other_id,
     stride_inverse, stride_law, stride_mix, stride_mix_row,
     HAS_ROWS: tl.constexpr, TWO: tl.constexpr, MIX: tl.constexpr, READ: tl.constexpr,
-    GROUP: tl.constexpr,
+    GROUP: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Read the tiles of each row once; grid (R, ceil(tiles / GROUP)), one warp.
+
+    With AHEAD a program loads a tile before it is done with the one in front: two are in flight.
 
     Outputs are float32 [R, tiles].
     inverses float32 [3, R]: log2(e) / temperature of the statistics and of the draw, and whether
@@ -200,16 +215,32 @@ def tile_kernel(
     if MIX != ALONE:
         start_other, _ = aligned_start(other, READ)
     again, tile = first * 0, first
-    while tile < stop:
-        ids = lane_ids(tile, shift, READ)
-        x = load_tile(logits, stride_id, start, shift, tile, READ)
-        if MIX != ALONE:
-            u = load_tile(other, stride_other_id, start_other, shift, tile, READ)
-            x = combined(x, u, mix0, mix1, MIX)
-        x = suppress(x, ids, tile, starts, suppressed)
-        again |= _store_tile_fast(x, row * tiles + tile, tile_max, sums, entropy_sums, draw_sums,
-                                  inverse, draw_inverse, TWO)  # fmt: skip
-        tile += 1
+    if AHEAD:
+        if tile < stop:
+            x, u = _read_tile(logits, other, tile, start, start_other, shift, stride_id,
+                              stride_other_id, MIX, READ)  # fmt: skip
+            while tile < stop:
+                after = tl.minimum(tile + 1, stop - 1)
+                y, v = _read_tile(logits, other, after, start, start_other, shift, stride_id,
+                                  stride_other_id, MIX, READ)  # fmt: skip
+                if MIX != ALONE:
+                    x = combined(x, u, mix0, mix1, MIX)
+                x = suppress(x, lane_ids(tile, shift, READ), tile, starts, suppressed)
+                again |= _store_tile_fast(x, row * tiles + tile, tile_max, sums, entropy_sums,
+                                          draw_sums, inverse, draw_inverse, TWO)  # fmt: skip
+                x, u = y, v
+                tile += 1
+    else:
+        while tile < stop:
+            ids = lane_ids(tile, shift, READ)
+            x, u = _read_tile(logits, other, tile, start, start_other, shift, stride_id,
+                              stride_other_id, MIX, READ)  # fmt: skip
+            if MIX != ALONE:
+                x = combined(x, u, mix0, mix1, MIX)
+            x = suppress(x, ids, tile, starts, suppressed)
+            again |= _store_tile_fast(x, row * tiles + tile, tile_max, sums, entropy_sums,
+                                      draw_sums, inverse, draw_inverse, TWO)  # fmt: skip
+            tile += 1
     # The ragged tile needs a mask; and where a tile was odd, its group is done again.
     tile = tl.where(again != 0, first, stop)
     while tile < end:

@@ -10,8 +10,8 @@ from dlm_kernels import operators
 from torch import Tensor
 
 from dlm_sampling import ops
-from dlm_sampling.types import TokenLaw
-from tests.kernels.interpreted.twins import agree, noise, normal
+from dlm_sampling.types import DrawRecord, TokenLaw
+from tests.kernels.interpreted.twins import CLOSE, agree, noise, normal
 
 INF = math.inf
 
@@ -30,6 +30,34 @@ def test_tokens_and_record_agree(
     vocab: int, dtype: torch.dtype, law: TokenLaw, statistics: str
 ) -> None:
     agree(normal(3, vocab, vocab).to(dtype), 3, law=law, statistics=statistics, sub=2)
+
+
+def test_how_programs_share_the_tiles_changes_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole tiles, a ragged one, and one that must be done again: in groups of 1, and of 4."""
+    from dlm_kernels.common import logit_pass
+
+    logits = normal(2, 4 * 1024 + 7, 1)
+    pair = ops.Guided(logits, normal(2, 4 * 1024 + 7, 2), 0.7)
+    holed = logits.index_fill(1, torch.tensor([1500]), -INF)
+    found: list[list[DrawRecord]] = []
+    for tiles, ahead in ((1, False), (4, False), (4, True)):
+        monkeypatch.setattr(logit_pass, "CHOICES", logit_pass.Choices(tiles, ahead))
+        found.append([operators.draw(source, **noise(2)) for source in (holed, pair)])
+    for one, two in zip(found[1], found[2], strict=True):
+        assert all(map(torch.equal, one, two))
+    assert all(map(torch.equal, found[0][1], found[1][1]))
+    assert torch.equal(found[0][0].token, found[1][0].token)
+    # A tile that holds -inf has its whole group done again, with other roundings.
+    for one, two in zip(found[0][0][1:], found[1][0][1:], strict=True):
+        torch.testing.assert_close(one, two, rtol=CLOSE, atol=CLOSE)
+
+
+def test_few_rows_have_programs_of_few_tiles() -> None:
+    from dlm_kernels.common.logit_pass import tiles_per_program
+
+    found = [tiles_per_program(rows, 124) for rows in (1, 19, 38, 39, 76, 77, 9000)]
+    assert found == [1, 1, 1, 2, 2, 4, 4]
+    assert tiles_per_program(4000, 1) == 4 and tiles_per_program(10, 1) == 1
 
 
 def test_strides_and_row_index() -> None:
