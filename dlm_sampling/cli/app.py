@@ -24,6 +24,7 @@ from dlm_sampling.cli.exits import end, note
 from dlm_sampling.cli.io import (
     check_model,
     collect_prompts,
+    parse_cache,
     parse_settings,
     parse_template,
     parse_times,
@@ -100,6 +101,7 @@ def generate(
     steps: Annotated[
         int | None, typer.Option(help="Planned steps; default one per new token.")
     ] = None,
+    max_nfe: Annotated[int | None, typer.Option(help="Most forward passes of a text.")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Tokens to append to each prompt; default 128.")
     ] = None,
@@ -233,10 +235,12 @@ def generate(
     cache: Annotated[
         str,
         typer.Option(
+            metavar="NAME[:FIELD=VALUE,...]",
             help="Keys and values of earlier passes: auto (exact), none, block; approximate: "
-            "prefix, dual, vicinity, dkv, dpad, adaptive, dllm."
+            "prefix, dual, vicinity, dkv, dpad, adaptive, dllm, such as dkv:every=4.",
         ),
     ] = "auto",
+    speculate: Annotated[int, typer.Option(help="Canvases of a row in one pass.")] = 1,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
     ] = False,
@@ -320,7 +324,9 @@ def generate(
             add_special_tokens=add_special_tokens,
             chat_template_kwargs=parse_template(template or []),
             cuda_graph=cuda_graph,
-            cache=cache,
+            cache=parse_cache(cache),
+            max_nfe=max_nfe,
+            speculate=speculate,
             start=start,
             t_start=t_start,
             renoise=renoise,

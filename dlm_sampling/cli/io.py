@@ -16,6 +16,7 @@ from dlm_sampling.text.prompt_files import PromptSource, read_prompts, read_stre
 from dlm_sampling.text.prompt_items import PromptItem
 
 if TYPE_CHECKING:
+    from dlm_sampling.caches import AnyPolicy
     from dlm_sampling.constraints import Constraint
     from dlm_sampling.samplers import Entry
 
@@ -157,6 +158,25 @@ def parse_settings(
         except ValueError as error:
             raise UsageError(f"{option} {error}") from error
     return settings
+
+
+def parse_cache(text: str, option: str = "--cache") -> str | AnyPolicy:
+    """Return the cache of "name" or "name:field=value,...": a policy where fields are given.
+
+    Raises:
+        UsageError: fields of no policy, no such field, or a value of another type.
+        ValueError: a value is out of range.
+    """
+    name, colon, rest = text.partition(":")
+    if not colon:
+        return text
+    from dlm_sampling.caches import POLICIES
+
+    if name not in POLICIES:
+        raise UsageError(str(unknown_choice(option, name, POLICIES)))
+    pairs = [pair for pair in rest.split(",") if pair]
+    build = POLICIES[name]
+    return build(**parse_settings(pairs, build, name, kind="Policy", option=option))
 
 
 def parse_template(pairs: Sequence[str]) -> dict[str, Any] | None:

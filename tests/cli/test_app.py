@@ -41,6 +41,13 @@ def test_unknown_option_and_verb(command: Command) -> None:
         ("--sampler fast-dllm --set threshold=90", "threshold=90.0: must be a probability"),
         ("--sampler euler --cuda-graph", "cuda_graph=True: the denoiser is on cpu"),
         ("--eos kep", "Did you mean 'keep'?"),
+        ("--max-nfe 0", "max_nfe=0: must be at least 1"),
+        ("--max-nfe 4 --cuda-graph", "max_nfe=4: goes without cuda_graph=True"),
+        ("--speculate 0", "speculate=0: must be from 1"),
+        ("--cache dul", "Did you mean 'dual'?"),
+        ("--cache dkf:every=4", "--cache='dkf': must be one of"),
+        ("--cache dkv:evry=4", "Policy 'dkv' has no parameter 'evry'. Did you mean 'every'?"),
+        ("--cache dkv:every=0", "every=0: must be at least 1"),
     ],
 )
 def test_a_wrong_value_of_an_option_is_wrong_usage(

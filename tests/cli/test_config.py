@@ -116,6 +116,8 @@ def test_prompts_that_are_not_in_the_file_are_told(command: Command) -> None:
         ("sampler = 'remdm-cap'\n[set]\neta = -1", "set: eta=-1"),
         ("sampler = 'remdm-cap'\n[set]\nneta = 1", "set: "),
         ("eos = 'kep'", "eos='kep': must be one of"),
+        ("max_nfe = 0", "max_nfe=0: must be at least 1"),
+        ("cache = 'dkv:every=x'", "cache every=x"),
         ("output = '{folder}/no/x.txt'", "output {folder}/no/x.txt: there is no folder"),
         ("input = '{folder}/none'", "input {folder}/none: no such file"),
     ],

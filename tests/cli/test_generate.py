@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,19 @@ def test_json_line_repeats_from_python(command: Command, tiny: str) -> None:
     assert output.token_ids[0] == records[2]["token_ids"]
     assert output.texts == [records[2]["text"]]
     assert output.nfe.tolist() == [records[2]["nfe"]]
+
+
+def test_budgets_drafts_and_policies_with_fields(command: Command, tiny: str) -> None:
+    """A budget is kept, drafts change no token, and a cache that is always fresh neither."""
+    found: list[dict[str, Any]] = []
+    for words in ("", "--max-nfe 3", "--speculate 3", "--cache dkv:every=1,warm_up=2"):
+        options = (*SHORT, "--temperature", "1", "--json", "-q", *words.split())
+        found.append(json.loads(command("generate", "Once", "--model", tiny, *options).out))
+    plain, bounded, drafted, cached = found
+    assert 0 < bounded["nfe"] <= 3 < plain["nfe"]
+    assert drafted["token_ids"] == cached["token_ids"] == plain["token_ids"]
+    assert drafted["options"] == plain["options"] != cached["options"]
+    assert bounded["options"] != plain["options"]
 
 
 def test_results_do_not_depend_on_the_batch(command: Command, tiny: str, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def run_layer(
         layer: a decoder layer of transformers.
         number: its number, from 0.
         hidden: [n, q, width], states of the query.
-        given: what the layer reads beside them.
+        given: the bias, positions and rotary table of the query.
         columns: the store, with `keeps_added`.
     """
     if number == 0:

@@ -167,12 +167,10 @@ def _policy(text: str) -> tuple[str, AnyPolicy]:
     Raises:
         UsageError: there is no such policy or field, or the value is wrong.
     """
-    from dlm_sampling.caches import POLICIES
-    from dlm_sampling.cli import parse_settings
+    from dlm_sampling.caches import POLICIES, policy_of
+    from dlm_sampling.cli import parse_cache
 
-    name, _, rest = text.partition(":")
-    if name not in POLICIES:
-        raise UsageError(str(unknown_choice("--policy", name, POLICIES)))
-    pairs = [pair for pair in rest.split(",") if pair]
-    build = POLICIES[name]
-    return text, build(**parse_settings(pairs, build, name, kind="Policy", option="--policy"))
+    found = parse_cache(text, "--policy")
+    if isinstance(found, str) and found not in POLICIES:
+        raise UsageError(str(unknown_choice("--policy", found, POLICIES)))
+    return text, policy_of(found)
