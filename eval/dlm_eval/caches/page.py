@@ -22,9 +22,10 @@ def page(result: dict[str, Any]) -> str:
         f"blocks of {sizes['block']}, {sizes['steps_per_block']} passes each, {sizes['rows']} row, "
         f"vocabulary {sizes['vocab']}, float32. Processor seconds of one thread",
         f"({machine['cpu']}, torch {machine['torch']}). *Work* is `out.work`: the columns of all "
-        "passes in canvases. *Released loop* is the",
-        "arithmetic of Fast-dLLM's loop with the same cache and weights in the same run, written "
-        "anew (`dlm_eval/caches/loops.py`).",
+        "passes in canvases, for `dllm` as",
+        "if all layers computed them. *Released loop* is the arithmetic of Fast-dLLM's loop with "
+        "the same cache and weights in the",
+        "same run, written anew (`dlm_eval/caches/loops.py`).",
         "Written by one command:",
         "",
         "```bash",

@@ -4,7 +4,7 @@
 
 Width 512, 8 layers, a prompt of 512 tokens, 256 new ones in blocks of 32; every policy with the
 same weights and the same number of steps, beside the arithmetic of the released loop with the same
-cache.
+cache.  A killed run goes on with the same command.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from dlm_eval.caches.loops import released_loop
 from dlm_eval.caches.page import page as page_of
+from dlm_eval.journal import Journal
 from dlm_eval.program import check_result, command_of, start
 from dlm_sampling import sample, samplers
 from dlm_sampling.denoisers import Denoiser, LLaDADenoiser, SDARDenoiser
@@ -73,75 +76,112 @@ def timed(run: Callable[[], Any], repeats: int) -> tuple[float, Any]:
     return best, out
 
 
+CELLS = (
+    *(("sdar", cache) for cache in ("block", "none")),
+    *(
+        ("llada", cache)
+        for cache in ("dual", "prefix", "none", "vicinity", "dkv", "dpad", "adaptive", "dllm")
+    ),
+)
+"""Layouts and the policies that are timed on them, one after the other."""
+
+Runs = list[dict[str, Any]]
+
+
+def measured(journal: Journal, measure: Callable[[str, str], Runs]) -> Runs:
+    """Return the runs of all cells; those that the journal has are not measured again."""
+    known = {(record["layout"], record["cache"]): record for record in journal.records}
+    found: Runs = []
+    for layout, cache in CELLS:
+        if (layout, cache) not in known:
+            record = {"layout": layout, "cache": cache, "runs": measure(layout, cache)}
+            journal.append(record)
+            known[layout, cache] = record
+        found += known[layout, cache]["runs"]
+    return found
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Hold the numbers of a run of the program."""
+
+    width: int
+    layers: int
+    prompt: int
+    new: int
+    block: int
+    steps_per_block: int
+    rows: int
+    vocab: int
+    threads: int
+
+    def runs(self, denoiser: Denoiser, layout: str, cache: str, repeats: int) -> Runs:
+        """Time a policy, and the released loop where it has the same."""
+        ids, editable = canvases(self.rows, self.prompt, self.new)
+        steps = self.new // self.block * self.steps_per_block
+
+        def run() -> Any:
+            return sample(
+                denoiser, samplers.create("llada"), ids, editable, seeds=range(self.rows),
+                steps=steps, block_length=self.block, align_blocks=True, cache=cache,
+            )  # fmt: skip
+
+        seconds, done = timed(run, repeats)
+        own = {
+            "layout": layout, "loop": "dlm_sampling", "cache": cache, "seconds": seconds,
+            "nfe": int(done.nfe[0]), "work": float(done.work[0]),
+        }  # fmt: skip
+        if layout != "llada" or cache not in ("dual", "prefix"):
+            return [own]
+        released = partial(
+            released_loop, denoiser.module, ids, self.prompt, self.block, self.steps_per_block,
+            self.vocab - 1, cache,
+        )  # fmt: skip
+        seconds, tokens = timed(released, repeats)
+        same = float((tokens == done.tokens).float().mean())
+        theirs = {
+            "layout": layout, "loop": "released", "cache": cache, "seconds": seconds,
+            "same_tokens": same,
+        }  # fmt: skip
+        return [own, theirs]
+
+
 def main(
-    out: Annotated[Path, typer.Option(help="Result file (JSON).")],
+    out: Annotated[Path, typer.Option(help="Result file (JSON); the same command resumes.")],
     steps: Annotated[int, typer.Option(min=1, help="Passes of a block.")] = 8,
     repeats: Annotated[int, typer.Option(min=1, help="Runs, of which the fastest counts.")] = 1,
     rows: Annotated[int, typer.Option(min=1, help="Rows of the batch.")] = 1,
     page: Annotated[Path | None, typer.Option(help="Page to write (markdown).")] = None,
     tiny: Annotated[bool, typer.Option("--tiny", help="Small sizes, to try the script.")] = False,
 ) -> None:
-    """Measure all policies and write the file."""
+    """Measure all policies and write the file.
+
+    What is measured stands in a file beside it (NAME.partial.jsonl) until all is.
+    """
     check_result(out, *([] if page is None else [page]))
     torch.set_num_threads(1)
     width, layers, prompt, new = (64, 2, 64, 64) if tiny else (WIDTH, LAYERS, PROMPT, NEW)
-    ids, editable = canvases(rows, prompt, new)
-    blocks, found = new // BLOCK, list[dict[str, Any]]()
-    sizes = {
-        "width": width,
-        "layers": layers,
-        "prompt": prompt,
-        "new": new,
-        "block": BLOCK,
-        "steps_per_block": steps,
-        "rows": rows,
-        "vocab": VOCAB,
-        "threads": 1,
-    }
+    sizes = Sizes(width, layers, prompt, new, BLOCK, steps, rows, VOCAB, 1)
     machine = {"cpu": platform.processor() or platform.machine(), "torch": torch.__version__}
+    facts = {"sizes": asdict(sizes), "machine": machine}
+    journal = Journal(out.with_name(f"{out.name}.partial.jsonl"), {**facts, "repeats": repeats})
+    made: dict[str, Denoiser] = {}
 
-    def note(record: dict[str, Any]) -> None:
-        found.append(record)
-        command = command_of("dlm_eval.caches.speed")
-        table = {"command": command, "sizes": sizes, "machine": machine, "runs": found}
-        out.write_text(json.dumps(table, indent=1) + "\n")
-        if page is not None:
-            page.write_text(page_of(table), encoding="utf-8")
-        print(json.dumps(record), flush=True)
+    def measure(layout: str, cache: str) -> Runs:
+        if layout not in made:
+            made.clear()
+            made[layout] = network(layout, width, layers)
+        runs = sizes.runs(made[layout], layout, cache, repeats)
+        for record in runs:
+            print(json.dumps(record), flush=True)
+        return runs
 
-    for layout, policies in (
-        ("sdar", ("block", "none")),
-        ("llada", ("dual", "prefix", "none", "vicinity", "dkv")),
-    ):
-        denoiser = network(layout, width, layers)
-
-        def run(cache: str, denoiser: Denoiser = denoiser) -> Any:
-            return sample(
-                denoiser, samplers.create("llada"), ids, editable, seeds=range(rows),
-                steps=blocks * steps, block_length=BLOCK, align_blocks=True, cache=cache,
-            )  # fmt: skip
-
-        for policy in policies:
-            seconds, done = timed(lambda policy=policy: run(policy), repeats)
-            record = {
-                "layout": layout, "loop": "dlm_sampling", "cache": policy, "seconds": seconds,
-                "nfe": int(done.nfe[0]), "work": float(done.work[0]),
-            }  # fmt: skip
-            note(record)
-            if layout == "llada" and policy in ("dual", "prefix"):
-                assert denoiser.module is not None
-                seconds, tokens = timed(
-                    lambda policy=policy, module=denoiser.module: released_loop(
-                        module, ids, prompt, BLOCK, steps, VOCAB - 1, policy
-                    ),
-                    repeats,
-                )
-                same = float((tokens == done.tokens).float().mean())
-                record = {
-                    "layout": layout, "loop": "released", "cache": policy, "seconds": seconds,
-                    "same_tokens": same,
-                }  # fmt: skip
-                note(record)
+    runs = measured(journal, measure)
+    table = {"command": command_of("dlm_eval.caches.speed"), **facts, "runs": runs}
+    out.write_text(json.dumps(table, indent=1) + "\n")
+    if page is not None:
+        page.write_text(page_of(table), encoding="utf-8")
+    journal.path.unlink()
 
 
 if __name__ == "__main__":
