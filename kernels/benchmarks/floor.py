@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from dlm_kernels import operators
+from dlm_kernels.common import logit_pass
 from dlm_kernels.common.device_tables import Law
 from machine import Report, rotated, timed
 from peers import peers
@@ -99,6 +100,14 @@ def measure(
         ratio = _time(found) / best
         within = ratio <= BAR if rows >= 2048 and name == "temperature 1" else None
         report.add(f"K1 + K2, {name}", **shape, **found, times_floor=ratio, within_bar=within)
+    for name, choices, law in alternatives(laws, rows):
+        draw = partial(operators.draw, law=law, check=False, **place)
+        logit_pass.CHOICES = choices
+        try:
+            found = timed(report, [partial(draw, x) for x in inputs])
+        finally:
+            logit_pass.CHOICES = logit_pass.Choices()
+        report.add(f"K1 + K2, {name}", **shape, **found, times_floor=_time(found) / best)
     logits = inputs[0].contiguous()
     del inputs
     if rows * vocab * 32 > _PEER_BYTES:
@@ -106,6 +115,22 @@ def measure(
     for name, peer in peers(compiled=not report.small).items():
         found = timed(report, [partial(peer, logits, 1.0)] * 2, graph=False)
         report.add(name, **shape, **found, times_floor=_time(found) / best)
+
+
+def alternatives(laws: dict[str, Law], rows: int) -> list[tuple[str, logit_pass.Choices, Law]]:
+    """What is open: tiles per program, two in flight, and, for few rows, programs per cut."""
+    plain = laws["temperature 1"]
+    found = [
+        (f"{tiles} tiles{', two in flight' * ahead}", logit_pass.Choices(tiles, ahead), plain)
+        for tiles, ahead in ((1, False), (4, False), (4, True), (8, True))
+    ]
+    parts = [] if rows > 256 else [(name, law) for name, law in laws.items() if name[:3] == "top"]
+    found += [
+        (f"{name}, {count} programs a row", logit_pass.Choices(parts=count), law)
+        for name, law in parts
+        for count in (8, 32)
+    ]
+    return found[2::3] if len(laws) < 6 else found  # a dry run has few laws
 
 
 def _time(found: dict[str, float]) -> float:

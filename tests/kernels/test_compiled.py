@@ -90,6 +90,21 @@ def cut(dtype: str, *, top_k: bool, top_p: bool) -> Case:
     )
 
 
+def shared_cut(kernel: str, dtype: str, **rule: Any) -> Case:
+    """The cut of a row by several programs; `rule` holds the constants of the kernel."""
+    types, constants = logits(dtype, 0)
+    constants = (
+        constants | {"SHIFT": 16 if dtype == "*bf16" else 0, "TILES": 128, "PARTS": 8} | rule
+    )
+    memory = dict.fromkeys(("state", "counts", "ties"), "*i64")
+    memory |= dict.fromkeys(("mass_state", "masses", "part_masses"), "*fp64")
+    types = types | TILES | EDGES | KEPT | memory
+    return Case(
+        "dlm_kernels.filters.split", kernel, types, constants, 8, 128,
+        most_registers=lambda _: 128, capabilities=HOPPER,
+    )  # fmt: skip
+
+
 def k2(warps: int, *, greedy: int, filters: bool = False) -> Case:
     types, constants = logits("*bf16", 0)
     constants = constants | {"GREEDY": greedy, "FILTERS": filters, "LAW_STATISTICS": False}
@@ -162,6 +177,13 @@ CASES = {
     "K1 bf16, remainder, odd": k1("*bf16", 24, mix=2, odd=True),
     "cut fp32, top-p": cut("*fp32", top_k=False, top_p=True),
     "cut bf16, both": cut("*bf16", top_k=True, top_p=True),
+    "shared cut fp32, turn": shared_cut(
+        "turn_kernel", "*fp32", MASS=True, FIRST=False, INCLUDE=True
+    ),
+    "shared cut bf16, boundary": shared_cut(
+        "boundary_kernel", "*bf16", MASS=True, FIRST=False, INCLUDE=False, COUNT=False
+    ),
+    "shared cut bf16, sums": shared_cut("sums_kernel", "*bf16", LAST=True),
     "K2 1 warp": k2(1, greedy=0),
     "K2 4 warps, filters": k2(4, greedy=2, filters=True),
     "K2 4 warps, greedy": k2(4, greedy=1),

@@ -167,10 +167,12 @@ def _policy(text: str) -> tuple[str, AnyPolicy]:
     Raises:
         UsageError: there is no such policy or field, or the value is wrong.
     """
-    from dlm_sampling.caches import POLICIES, policy_of
+    from dlm_sampling.caches import POLICIES
     from dlm_sampling.cli import parse_cache
 
     found = parse_cache(text, "--policy")
-    if isinstance(found, str) and found not in POLICIES:
+    if not isinstance(found, str):
+        return text, found
+    if found not in POLICIES:
         raise UsageError(str(unknown_choice("--policy", found, POLICIES)))
-    return text, policy_of(found)
+    return text, POLICIES[found]()

@@ -19,6 +19,7 @@ from dlm_kernels.common.device_tables import Filters, limits, suppressed_table
 from dlm_kernels.common.support import obstacle, refuse
 from dlm_kernels.common.tiles import ALONE, REMAINDER, tile_kernel
 from dlm_kernels.filters.kernel import filter_kernel
+from dlm_kernels.filters.launch import Cutting, cut_in_parts
 
 _MOST_TILES = 4  # tiles per program of K1
 # Programs of K1 that a large GPU holds at a time: 132 processors, 18 warps of 112 registers each.
@@ -35,10 +36,13 @@ class Choices:
     Fields:
         tiles: tiles per program of K1, a power of 2; None: see `tiles_per_program`.
         ahead: whether K1 loads the next tile before it is done with one.
+        parts: programs per row that find the cuts of filters, a power of 2: `filters.split`, and
+            `filters.kernel` where it is 1.
     """
 
     tiles: int | None = None
     ahead: bool = False
+    parts: int = 1
 
 
 CHOICES = Choices()
@@ -165,14 +169,21 @@ def run_passes(
             maxnreg=_registers(first, kind, read), enable_fp_fusion=True,
         )  # fmt: skip
         if filters.active:
-            kept, kept_entropy_sums = torch.empty_like(room[:2]).unbind(0)
+            both = torch.empty_like(room[:2])
+            kept, kept_entropy_sums = both.unbind(0)
             found = torch.empty(3, count, dtype=torch.int64, device=device).unbind(0)
             boundary = (*found, limits(filters, vocab, device))
-            filter_kernel[(count,)](
-                *head, tile_max, draw_sums, kept, kept_entropy_sums, *boundary, *tail, *where,
-                **options, **options_cut, TOP_K=filters.top_k > 0, TOP_P=filters.top_p < 1.0,
-                INCLUDE=filters.include, num_warps=8, maxnreg=_CUT_REGISTERS, enable_fp_fusion=True,
-            )  # fmt: skip
+            if CHOICES.parts > 1:
+                together = options | options_cut
+                cutting = Cutting(head, tile_max, draw_sums, both, boundary, tail, where, together)
+                cut_in_parts(cutting, filters, CHOICES.parts, _CUT_REGISTERS)
+            else:
+                filter_kernel[(count,)](
+                    *head, tile_max, draw_sums, kept, kept_entropy_sums, *boundary, *tail, *where,
+                    **options, **options_cut, TOP_K=filters.top_k > 0, TOP_P=filters.top_p < 1.0,
+                    INCLUDE=filters.include, num_warps=8, maxnreg=_CUT_REGISTERS,
+                    enable_fp_fusion=True,
+                )  # fmt: skip
             sums, entropy_sums, draw_sums = (
                 (kept, kept_entropy_sums, kept) if law_statistics else (sums, entropy_sums, kept)
             )

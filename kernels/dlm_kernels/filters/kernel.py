@@ -17,15 +17,16 @@ import triton.language as tl
 from dlm_kernels.common.float_order import kth_largest, ordered
 from dlm_kernels.common.tiles import ALONE, FLOOR, TILE, gaps, largest, load, row_of
 
-_BINS = tl.constexpr(16)
-_MANY = tl.constexpr(1 << 30)  # more tokens than there are
+BINS = tl.constexpr(16)
+MANY = tl.constexpr(1 << 30)  # more tokens than there are
 _WORD = tl.constexpr(0xFFFFFFFF)
 _SIGN = tl.constexpr(0x80000000)
 _LEAST = tl.constexpr(1e-45)  # the smallest positive float32
 
 
 @triton.jit
-def _key(x, SHIFT: tl.constexpr):
+def key_of(x, SHIFT: tl.constexpr):
+    """Return int64 in the order of logits, without the low bits that their dtype has not."""
     return (ordered(x, False) >> SHIFT).to(tl.int64)
 
 
@@ -41,9 +42,39 @@ def _logit(key, SHIFT: tl.constexpr):
 @triton.jit
 def keeps(x, ids, peak, inverse, cut, last, least, SHIFT: tl.constexpr):
     """Return which of the logits `x` of the tokens `ids` pass; peak is the row's largest logit."""
-    key = _key(x, SHIFT)
+    key = key_of(x, SHIFT)
     head = (key > cut) | ((key == cut) & (ids <= last))
     return head & (tl.exp2(gaps(x, peak) * inverse) >= tl.maximum(least, _LEAST))
+
+
+@triton.jit
+def count_kept(
+    low, high, members, above, mass_above, limit, peak, inverse,
+    MASS: tl.constexpr, INCLUDE: tl.constexpr, SHIFT: tl.constexpr,
+):  # fmt: skip
+    """Return how many of the `members` tokens with a key in [low, high) pass.
+
+    It holds the boundary: one token, or several that are equal.
+    """
+    if MASS:
+        weight = tl.exp2(gaps(_logit(low, SHIFT), peak) * inverse).to(tl.float64)
+        turns = (limit - mass_above) / tl.where(weight > 0.0, weight, 1.0)
+        turns = tl.minimum(tl.maximum(turns, 0.0), MANY * 1.0)
+        whole = turns.to(tl.int64)
+        if INCLUDE:
+            kept = tl.maximum(whole + (turns > whole).to(tl.int64), 1)
+        else:
+            kept = tl.maximum(tl.where(members == 1, 0, whole), 1 - above)
+    else:
+        kept = limit.to(tl.int64) - above
+    return tl.where(high > low, tl.minimum(kept, members), 0)
+
+
+@triton.jit
+def mass_floor(top_p, total, vocab, inverse, peak):
+    """Return a logit below which all tokens together hold less than what may be left out."""
+    gap = (tl.log2((1.0 - top_p) * total / vocab)).to(tl.float32) / inverse
+    return peak + gap * 1.001 - tl.abs(peak) * 1e-6
 
 
 @triton.jit
@@ -58,17 +89,17 @@ def _find(
     kept.  With MASS and without INCLUDE it is the first at which the mass exceeds `limit`, and it
     is dropped.  low is a key that it is known to reach.
     """
-    lane, column = tl.arange(0, TILE), tl.arange(0, _BINS).to(tl.int64)
-    high = _key(peak, SHIFT) + 1
-    members = low * 0 + _MANY  # tokens with a key in [low, high)
+    lane, column = tl.arange(0, TILE), tl.arange(0, BINS).to(tl.int64)
+    high = key_of(peak, SHIFT) + 1
+    members = low * 0 + MANY  # tokens with a key in [low, high)
     reach = members  # tokens with a key of at least low
     above = low * 0  # tokens with a key of at least high
     mass_above = above.to(tl.float64)
     while (high - low > 1) & (members > 1):
-        edges = low + (high - low) * (column + 1) // _BINS
+        edges = low + (high - low) * (column + 1) // BINS
         count, mass = column * 0, (column * 0).to(tl.float64)
         for tile in range(tiles):
-            if _key(tl.load(maxima + tile), SHIFT) >= low:
+            if key_of(tl.load(maxima + tile), SHIFT) >= low:
                 ids = tile * TILE + lane
                 x = load(logits, other, ids, tile, starts, suppressed, vocab, stride_id,
                          stride_other_id, mix0, mix1, MIX)  # fmt: skip
@@ -89,28 +120,17 @@ def _find(
             tl.min(tl.where(beyond, high, edges), 0),
         )
         members = reach - above
-    # Now [low, high) holds the boundary: one token, or several that are equal.
-    if MASS:
-        weight = tl.exp2(gaps(_logit(low, SHIFT), peak) * inverse).to(tl.float64)
-        turns = (limit - mass_above) / tl.where(weight > 0.0, weight, 1.0)
-        turns = tl.minimum(tl.maximum(turns, 0.0), _MANY * 1.0)
-        whole = turns.to(tl.int64)
-        if INCLUDE:
-            kept = tl.maximum(whole + (turns > whole).to(tl.int64), 1)
-        else:
-            kept = tl.maximum(tl.where(members == 1, 0, whole), 1 - above)
-    else:
-        kept = limit.to(tl.int64) - above
-    kept = tl.where(high > low, tl.minimum(kept, members), 0)
-    last = low * 0 + _MANY
+    kept = count_kept(low, high, members, above, mass_above, limit, peak, inverse, MASS, INCLUDE,
+                      SHIFT)  # fmt: skip
+    last = low * 0 + MANY
     if (kept > 0) & (kept < members):
         seen = low * 0
         for tile in range(tiles):
-            if _key(tl.load(maxima + tile), SHIFT) >= low:
+            if key_of(tl.load(maxima + tile), SHIFT) >= low:
                 ids = tile * TILE + lane
                 x = load(logits, other, ids, tile, starts, suppressed, vocab, stride_id,
                          stride_other_id, mix0, mix1, MIX)  # fmt: skip
-                equal = _key(x, SHIFT) == low
+                equal = key_of(x, SHIFT) == low
                 rank = seen + tl.cumsum(equal.to(tl.int32), 0)
                 last = tl.min(tl.where(equal & (rank == kept), ids, last), 0)
                 seen += tl.sum(equal.to(tl.int32), 0)
@@ -130,7 +150,7 @@ def _sum_kept(
     for tile in range(tiles):
         top = tl.load(maxima + tile)
         s, t = mass.to(tl.float32) * 0.0, mass.to(tl.float32) * 0.0
-        if _key(top, SHIFT) >= cut:
+        if key_of(top, SHIFT) >= cut:
             ids = tile * TILE + lane
             x = load(logits, other, ids, tile, starts, suppressed, vocab, stride_id,
                          stride_other_id, mix0, mix1, MIX)  # fmt: skip
@@ -174,8 +194,8 @@ def filter_kernel(
     inside = lane < tiles
     peaks = tl.load(tile_max + lane, mask=inside, other=float("-inf"))
     peak = tl.reduce(peaks, 0, largest)
-    low = _key(peak, SHIFT) * 0
-    cut, last = low, low + _MANY
+    low = key_of(peak, SHIFT) * 0
+    cut, last = low, low + MANY
     least = tl.load(limits + 2).to(tl.float32)
     s = tl.load(draw_sums + lane, mask=inside, other=0.0).to(tl.float64)
     total = tl.sum(s * tl.exp2(gaps(peaks, peak) * inverse).to(tl.float64), 0)
@@ -196,12 +216,10 @@ def filter_kernel(
             )  # fmt: skip
     if TOP_P:
         top_p = tl.load(limits + 1)
-        # All tokens below this logit together hold less than what may be left out.
-        gap = (tl.log2((1.0 - top_p) * total / vocab)).to(tl.float32) / inverse
-        floor = peak + gap * 1.001 - tl.abs(peak) * 1e-6
+        floor = mass_floor(top_p, total, vocab, inverse, peak)
         nucleus, end = _find(
             logits, other, tile_max, starts, suppressed, vocab, tiles, stride_id, stride_other_id,
-            mix0, mix1, inverse, peak, tl.maximum(low, _key(floor, SHIFT)), top_p * total,
+            mix0, mix1, inverse, peak, tl.maximum(low, key_of(floor, SHIFT)), top_p * total,
             MIX, True, INCLUDE, SHIFT,
         )  # fmt: skip
         last = tl.where(nucleus > cut, end, tl.where(nucleus < cut, last, tl.minimum(last, end)))

@@ -40,6 +40,31 @@ def test_the_same_tokens_pass_and_one_of_them_is_drawn(
     assert law.top_k is None or law.top_p is not None or kept.tolist() == [law.top_k] * 2
 
 
+@pytest.mark.parametrize(
+    ("law", "dtype"),
+    [
+        (TokenLaw(top_k=37, suppressed=(7, 1050)), torch.bfloat16),
+        (TokenLaw(2.0, top_k=400, top_p=0.5, min_p=0.05), torch.float16),
+        (TokenLaw(1.5, top_p=0.8, crossing="exclude"), torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_tiles_shared_out_among_programs_make_the_same_cut(
+    law: TokenLaw, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three tiles, of which one program has two and another none; ties across their borders."""
+    from dlm_kernels.common import logit_pass
+
+    logits = normal(2, 2100, 3)
+    logits[1] = logits[1].round()
+    logits = logits.to(dtype)
+    alone = operators.log_probs(logits, law=law)
+    monkeypatch.setattr(logit_pass, "CHOICES", logit_pass.Choices(parts=4))
+    assert torch.equal(operators.log_probs(logits, law=law), alone)
+    if law.min_p is not None:  # statistics read the number of tokens, too
+        agree(logits, 2, law=law, statistics="law")
+
+
 @pytest.mark.parametrize("crossing", ["include", "exclude"])
 def test_boundaries_inside_ties_go_to_the_lowest_ids(crossing: str) -> None:
     """Equal masses make every boundary exact: 8 tokens of 1/8 each."""
