@@ -23,8 +23,10 @@ from dlm_sampling.caches import (
 )
 from dlm_sampling.caches.policy import Plan
 from dlm_sampling.denoisers import Denoiser
+from dlm_sampling.denoisers.columns import Queried
 from dlm_sampling.denoisers.families.dream import DreamDenoiser
 from dlm_sampling.denoisers.families.llada import LLaDADenoiser
+from dlm_sampling.denoisers.networks.block_causal import as_bias
 from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.cached import CachedPasses, _with_sources
@@ -80,9 +82,10 @@ def run(denoiser: Denoiser, cache: Any, sampler: str = "llada", **given: Any) ->
     attention[1, :2] = False
     editable = torch.arange(17).expand(3, -1) >= 5
     settings: dict[str, Any] = {"steps": 6, "block_length": BLOCK, "law": TokenLaw()}
+    settings["attention_mask"] = attention
     return sample(
-        denoiser, samplers.create(sampler), ids, editable, attention_mask=attention,
-        seeds=[5, 6, 7], cache=cache, **{**settings, **given},
+        denoiser, samplers.create(sampler), ids, editable, seeds=[5, 6, 7], cache=cache,
+        **{**settings, **given},
     )  # fmt: skip
 
 
@@ -109,6 +112,44 @@ def test_with_one_layer_keys_depend_on_their_own_token_and_no_cache_is_stale(
         cached = of_one_layer(policy, sampler, shifted, guidance)
         assert_same(without, cached)
         assert (cached.work < without.work).all()
+
+
+class Seeing(LLaDADenoiser):
+    """The two-layer toy whose columns see some others only, by a rule over both positions."""
+
+    def rule(self, query: Tensor, key: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def attention_bias(self, asked: Queried, dtype: torch.dtype) -> Tensor:
+        seen = self.rule(asked.positions[:, :, None], asked.key_positions[:, None, :])
+        return as_bias(seen if asked.keys is None else seen & asked.keys[:, None, :], dtype)
+
+
+class SeeingEarlier(Seeing):
+    def rule(self, query: Tensor, key: Tensor) -> Tensor:
+        return key <= query
+
+
+class SeeingTheBlock(Seeing):
+    def rule(self, query: Tensor, key: Tensor) -> Tensor:
+        return (key - 5).div(BLOCK, rounding_mode="floor") == (query - 5).div(
+            BLOCK, rounding_mode="floor"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "policy"), [(SeeingEarlier, "prefix"), (SeeingTheBlock, "dual")])
+def test_a_cache_of_columns_that_nobody_sees_is_exact(kind: type[Seeing], policy: str) -> None:
+    """Keys left of the block are final where later columns are not seen; others not read at all."""
+    plain, whole = toy(2), torch.ones(3, 17, dtype=torch.bool)
+    seeing = kind(plain.module, mask_token_id=MASK)  # type: ignore[arg-type]
+    without, cached = (
+        run(seeing, cache, steps=12, attention_mask=whole) for cache in ("none", policy)
+    )
+    assert_same(without, cached)
+    assert not torch.equal(
+        without.tokens, run(plain, "none", steps=12, attention_mask=whole).tokens
+    )
 
 
 @pytest.mark.parametrize("policy", POLICIES)
