@@ -95,7 +95,7 @@ def elbo(
         cache: "auto" runs a block-causal model from each mask's first block to its last one, beside
             one pass over the clean blocks before that which several masks share: the same up to
             rounding, in fewer columns (`work`), for at most one pass more.  "none" runs whole
-            canvases.
+            canvases, and as many passes whatever the masks, as ranks of a sharded network must.
 
     Returns:
         An `Elbo`; float64 for float64 logits, else float32.  NFE n per row; 1 with "mean_field", C
