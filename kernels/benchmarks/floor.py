@@ -100,7 +100,7 @@ def measure(
         ratio = _time(found) / best
         within = ratio <= BAR if rows >= 2048 and name == "temperature 1" else None
         report.add(f"K1 + K2, {name}", **shape, **found, times_floor=ratio, within_bar=within)
-    for name, choices, law in alternatives(laws, rows):
+    for name, choices, law in alternatives(laws, rows, report.dry):
         draw = partial(operators.draw, law=law, check=False, **place)
         logit_pass.CHOICES = choices
         try:
@@ -117,20 +117,24 @@ def measure(
         report.add(name, **shape, **found, times_floor=_time(found) / best)
 
 
-def alternatives(laws: dict[str, Law], rows: int) -> list[tuple[str, logit_pass.Choices, Law]]:
+def alternatives(
+    laws: dict[str, Law], rows: int, dry: bool
+) -> list[tuple[str, logit_pass.Choices, Law]]:
     """What is open: tiles per program, two in flight, and, for few rows, programs per cut."""
     plain = laws["temperature 1"]
     found = [
         (f"{tiles} tiles{', two in flight' * ahead}", logit_pass.Choices(tiles, ahead), plain)
-        for tiles, ahead in ((1, False), (4, False), (4, True), (8, True))
+        for tiles, ahead in (
+            ((2, True),) if dry else ((1, False), (4, False), (4, True), (8, True))
+        )
     ]
     parts = [] if rows > 256 else [(name, law) for name, law in laws.items() if name[:3] == "top"]
     found += [
         (f"{name}, {count} programs a row", logit_pass.Choices(parts=count), law)
         for name, law in parts
-        for count in (8, 32)
+        for count in ((2,) if dry else (8, 32))
     ]
-    return found[2::3] if len(laws) < 6 else found  # a dry run has few laws
+    return found
 
 
 def _time(found: dict[str, float]) -> float:
