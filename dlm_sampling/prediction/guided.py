@@ -6,7 +6,6 @@ other noise     laws of a step that a rule makes of each pass: blended, then til
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.guidance.base import Guidance, Moment
 from dlm_sampling.guidance.reward_gradient import standing
-from dlm_sampling.prediction.law_rows import Rule
+from dlm_sampling.prediction.law_rows import Rule, SiteLaws
 from dlm_sampling.prediction.logits import PassLogits
 from dlm_sampling.prediction.passes import Passes
 from dlm_sampling.prediction.positions import Sites
@@ -93,41 +92,38 @@ def guided_logits(
 
 
 def guided_rows(
-    logits: PassLogits,
-    sites: Sites,
-    x: Tensor,
-    tilt: Tensor | None,
-    rows: Callable[[ops.LogitRows, Rule], ops.LogitRows],
-    rule: Rule,
-    *,
-    ratios: bool,
+    logits: PassLogits, made: SiteLaws, tilt: Tensor | None, rule: Rule
 ) -> ops.LogitRows:
     """Return laws of the step at the positions, of all passes, blended and tilted.
 
     A rule that reads ratios of probabilities makes rates of them: there the ratios are blended and
-    tilted, R~ = prod_k R_k^w_k exp(tilt), and the rule is asked once.
+    tilted, R~ = prod_k R_k^w_k exp(tilt), and the rule is asked once.  Tokens that pass the filters
+    are those of the blended law of the clean token, for all passes alike.
 
     Args:
         logits: of the passes.
-        sites: the positions.
-        x: int64 [A, L], the canvases.
+        made: makes a rule's laws of the logits of one pass at the positions.
         tilt: float64 [A, L, V], or None.
-        rows: makes a rule's laws of the logits of one pass at the positions.
         rule: makes laws of the next token.
-        ratios: whether the rule reads ratios.
     """
-    index, here = logits.index(sites), sites.read(x)
+    sites, ratios = made.sites, made.reads == "log_score"
+    index, here = logits.index(sites), sites.read(made.x)
     inner = _table if ratios else rule
-    parts = [
-        None if view is None else rows(_chosen(view, index), inner)
+    views = [
+        None if view is None else _chosen(view, index)
         for view in map(logits.view, range(len(logits.parts)))
     ]
-    first, lead = next(part for part in parts if part is not None), logits.view(0)
-    guidance = logits.model.guidance
+    parts = [None if view is None else made.rows(view, inner) for view in views]
+    first = next(part for part in parts if part is not None)
+    guidance, law = logits.model.guidance, made.model.law
     assert guidance is not None
+    cuts = len(views) > 1 and (law.temperature == 0.0 or not law.plain)
+
+    def plausible(i: Tensor) -> Tensor | None:
+        return None if views[0] is None else logits.kept(views[0].fetch(i))
 
     def possible(table: Tensor, i: Tensor) -> Tensor:
-        kept = None if lead is None else logits.kept(lead.fetch(index[i]))
+        kept = plausible(i)
         if kept is None:
             return table
         # The token that stands is no choice of the network, and may always stay.
@@ -135,13 +131,36 @@ def guided_rows(
         left = table.where(kept, 0.0)
         return left if ratios else left / left.sum(-1, keepdim=True)
 
+    def filtered(i: Tensor) -> list[Tensor | None]:
+        """Return the tables of all passes over the tokens that pass the filters."""
+        clean = [None if view is None else made.clean(view, i) for view in views]
+        some = next(table for table in clean if table is not None)
+        blend = blended_logits(
+            [torch.zeros_like(some) if table is None else table for table in clean],
+            logits.weights_at(index[i]),
+        )
+        kept = plausible(i)
+        blend = blend if kept is None else blend.masked_fill(~kept, -torch.inf)
+        if law.temperature == 0.0:
+            kept = torch.zeros_like(blend, dtype=torch.bool)
+            kept = kept.scatter(1, blend.argmax(1, keepdim=True), True)
+        else:
+            kept = ops.filtered_log_law(blend, law) > -torch.inf
+        left = [None if t is None else t.masked_fill(~kept, -torch.inf) for t in clean]
+        warmth = law.temperature or 1.0
+        return [
+            None if t is None else made.of_clean((t / warmth).log_softmax(-1), i, inner)
+            for t in left
+        ]
+
     def fetch(i: Tensor) -> Tensor:
         weights = logits.weights_at(index[i])
+        own = [None if part is None else part.fetch(i) for part in parts]
+        tables = filtered(i) if cuts else own
+        table = possible(_blended(own, tables, weights, normalised=not ratios), i)
         there = None if tilt is None else tilt[sites.row[i], sites.column[i]]
         if not ratios:
-            law = possible(_blended(parts, i, weights, normalised=True), i)
-            return law if there is None else _tilted(guidance, law, there, here[i])
-        table = possible(_blended(parts, i, weights, normalised=False), i)
+            return table if there is None else _tilted(guidance, table, there, here[i])
         table = table if there is None else tilted_logits(table.log(), there).exp()
         return rule(Site(here[i], sites.row[i], table, sites.column[i]))
 
@@ -179,21 +198,21 @@ def _chosen(rows: ops.LogitRows, index: Tensor) -> ops.LogitRows:
 
 
 def _blended(
-    parts: list[ops.LogitRows | None], i: Tensor, weights: Tensor, *, normalised: bool
+    own: list[Tensor | None], tables: list[Tensor | None], weights: Tensor, *, normalised: bool
 ) -> Tensor:
     """Return the blend of the tables of all passes, [r, V]; weights [K, r].
 
-    A table whose weight is 1, where all others are 0, comes back as it is.
+    Where one weight is 1, and all others are 0, it is the pass's `own` table as it is.
     """
-    found = [None if part is None else part.fetch(i) for part in parts]
-    first = next(law for law in found if law is not None)
-    laws = [torch.ones_like(first) if law is None else law for law in found]
+    first = next(law for law in own if law is not None)
+    laws = [torch.ones_like(first) if law is None else law for law in tables]
     mixed = blended_logits([law.log() for law in laws], weights)
     mixed = mixed.softmax(-1) if normalised else mixed.exp()
     alone = ((weights == 0.0) | (weights == 1.0)).all(0) & (weights.sum(0) == 1.0)
     same = torch.zeros_like(first)
-    for law, weight in zip(laws, weights, strict=True):
-        same = same + torch.where((weight == 1.0).unsqueeze(-1), law, 0.0)
+    for law, weight in zip(own, weights, strict=True):
+        if law is not None:
+            same = same + torch.where((weight == 1.0).unsqueeze(-1), law, 0.0)
     return torch.where(alone.unsqueeze(-1), same, mixed)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,39 +20,66 @@ PLAIN = TokenLaw()
 """The law of a draw from given laws, as they are."""
 
 
-def law_rows(
-    logits: ops.LogitRows,
-    model: RunModel,
-    sites: Sites,
-    x: Tensor,
-    alpha: Tensor,
-    reads: PredictionKind,
-    rule: Rule,
-    adjust: ops.Adjust | None,
-) -> ops.LogitRows:
-    """Return the rule's law at the positions, on demand, float64 [R, V].
+@dataclass(frozen=True)
+class SiteLaws:
+    """Make laws of rules of predictions, at R positions.
 
-    Args:
-        logits: of the positions, in their order.
+    Fields:
         model: the denoiser and the token law.
         sites: the positions.
         x: int64 [A, L], the canvases.
         alpha: float64 [A], their levels.
-        reads: the kind of table that the rule takes.
-        rule: makes laws of the next token.
+        reads: kind of table that the rules take.
         adjust: changes the logits first, or None.
     """
-    row, column, here = sites.row, sites.column, sites.read(x)
 
-    def fetch(i: Tensor) -> Tensor:
-        found = logits.fetch(i)
-        p = clean_table(
-            found if adjust is None else adjust(found, i), here[i], alpha[row[i]], law=model.law,
-            process=model.denoiser.process, source=model.denoiser.kind, target=reads,
+    model: RunModel
+    sites: Sites
+    x: Tensor
+    alpha: Tensor
+    reads: PredictionKind
+    adjust: ops.Adjust | None
+
+    def rows(self, logits: ops.LogitRows, rule: Rule) -> ops.LogitRows:
+        """Return the rule's law of logits of the positions, on demand, float64 [R, V]."""
+
+        def fetch(i: Tensor) -> Tensor:
+            p = self._table(logits, i, self.model.law, self.reads)
+            return rule(self._site(i, p))
+
+        return replace(logits, fetch=fetch, dtype=torch.float64)
+
+    @property
+    def clean_kind(self) -> PredictionKind:
+        """Return the kind of law of the clean token that filters act on."""
+        kind = self.model.denoiser.kind
+        return "leave_one_out" if kind == "log_score" else kind
+
+    def clean(self, logits: ops.LogitRows, i: Tensor) -> Tensor:
+        """Return log-laws of the clean token without temperature and filters, [r, V]."""
+        own = TokenLaw(suppressed=self.model.law.suppressed)
+        return self._table(logits, i, own, self.clean_kind).log()
+
+    def of_clean(self, log_p: Tensor, i: Tensor, rule: Rule) -> Tensor:
+        """Return the rule's laws of log-laws [r, V] of the clean token, as they are."""
+        model, row = self.model, self.sites.row[i]
+        x, alpha = self.sites.read(self.x)[i], self.alpha[row]
+        p = model.denoiser.process.convert(log_p.exp(), x, alpha, self.clean_kind, self.reads)
+        return rule(self._site(i, p))
+
+    def _table(
+        self, logits: ops.LogitRows, i: Tensor, law: TokenLaw, target: PredictionKind
+    ) -> Tensor:
+        found, denoiser = logits.fetch(i), self.model.denoiser
+        return clean_table(
+            found if self.adjust is None else self.adjust(found, i), self.sites.read(self.x)[i],
+            self.alpha[self.sites.row[i]], law=law, process=denoiser.process,
+            source=denoiser.kind, target=target,
         )  # fmt: skip
-        return rule(Site(here[i], row[i], p, column[i]))
 
-    return replace(logits, fetch=fetch, dtype=torch.float64)
+    def _site(self, i: Tensor, p: Tensor) -> Site:
+        sites = self.sites
+        return Site(sites.read(self.x)[i], sites.row[i], p, sites.column[i])
 
 
 def log_probs_in(rows: ops.LogitRows, ids: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.prediction.adjusting import adjust_of
 from dlm_sampling.prediction.guided import guided_logits, guided_rows, mixed_rows, moved_rate
-from dlm_sampling.prediction.law_rows import PLAIN, law_rows, log_probs_in
+from dlm_sampling.prediction.law_rows import PLAIN, SiteLaws, log_probs_in
 from dlm_sampling.prediction.logits import PassLogits, on_demand
 from dlm_sampling.prediction.passes import Passes
 from dlm_sampling.prediction.positions import Sites
@@ -295,15 +295,10 @@ class LazyPrediction:
     ) -> ops.LogitRows:
         """Return the rule's law at the positions, on demand."""
         found, model = self.evaluate(where), self._passes.model
-        adjust = self.adjust(sites, self._law)
-
-        def rows(logits: ops.LogitRows, rule: Callable[[Site], Tensor]) -> ops.LogitRows:
-            return law_rows(logits, model, sites, self._x, alpha, reads, rule, adjust)
-
+        made = SiteLaws(model, sites, self._x, alpha, reads, self.adjust(sites, self._law))
         if model.guidance is None or model.denoiser.mask_token_id is not None:
-            return rows(self._on_demand(found, sites), rule)
-        ratios = reads == "log_score"
-        return guided_rows(found, sites, self._x, self._tilt, rows, rule, ratios=ratios)
+            return made.rows(self._on_demand(found, sites), rule)
+        return guided_rows(found, made, self._tilt, rule)
 
     def log_law_of(
         self,

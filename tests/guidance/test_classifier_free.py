@@ -324,6 +324,47 @@ def test_outputs_of_other_shapes_are_read() -> None:
     assert torch.equal(plain, headed)
 
 
+@pytest.mark.parametrize("law", [TokenLaw(0.7, top_k=2), TokenLaw(top_p=0.6), TokenLaw(0.0)])
+def test_under_uniform_noise_filters_read_the_blended_law(law: TokenLaw) -> None:
+    """All passes keep the same tokens, so that no law of a step is empty, the last one included."""
+    x, rule = STATES, Uniform()
+    level = torch.full((len(x),), 0.4, dtype=torch.float64)
+    every = torch.ones_like(x, dtype=torch.bool)
+    prediction, _ = predict(ClassifierFree(1.5, NOISY_Q), NOISY_P, x, law=law)
+    c, u = (predict(None, d, x)[0].log_probs(every).double() for d in (NOISY_P, NOISY_Q))
+    blend = 2.5 * c - 1.5 * u
+    order, p = blend.argsort(1, descending=True), blend.softmax(1)
+    rank = order.argsort(1)
+    before = (p.gather(1, order).cumsum(1) - p.gather(1, order)).gather(1, rank)
+    kept = rank < 2 if law.top_k else rank < 1 if law.temperature == 0.0 else before < 0.6
+    for last in (0.7, 1.0):
+
+        def step(site: Any, last: float = last) -> Tensor:
+            return rule.reverse(site.p, site.x, level[site.row], level[site.row] * 0.0 + last)
+
+        parts = [
+            (table.where(kept, -torch.inf) / (law.temperature or 1.0)).softmax(1)
+            for table in (c, u)
+        ]
+        a = level.repeat_interleave(LENGTH)
+        one, other = (rule.reverse(t, x.flatten(), a, a * 0.0 + last) for t in parts)
+        wanted = classifier_free_law(one, other, 2.5)
+        found = torch.stack(
+            [
+                prediction.log_law_of(step, x * 0 + v, every, alpha=level, reads="leave_one_out")
+                for v in range(S)
+            ],
+            -1,
+        )
+        torch.testing.assert_close(found.exp(), wanted, atol=1e-9, rtol=0)
+    empty = torch.zeros(30, LENGTH, dtype=torch.int64)
+    out = sample(
+        NOISY_P, samplers.create("ancestral"), empty, empty == 0, seeds=range(30), steps=3,
+        guidance=ClassifierFree(1.5, NOISY_Q), law=law,
+    )  # fmt: skip
+    assert bool(out.logprob.isfinite().all())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["blend", "tilt"])
 def test_runs_under_uniform_noise_have_the_law_of_combined_steps(kind: str) -> None:

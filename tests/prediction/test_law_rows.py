@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import ops, wrap
-from dlm_sampling.prediction.law_rows import law_rows, log_probs_in
+from dlm_sampling.prediction.law_rows import SiteLaws, log_probs_in
 from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.positions import Sites
 from dlm_sampling.types import Site, TokenLaw
@@ -29,12 +29,18 @@ def test_a_rule_gets_tokens_rows_columns_and_the_law_behind_what_changes_the_log
         return site.p * 0.5
 
     level = torch.full((2,), 0.3, dtype=torch.float64)
-    rows = law_rows(logits, model, sites, X, level, "posterior", rule, lambda x, i: x - 2.0 * x)
+    laws = SiteLaws(model, sites, X, level, "posterior", lambda x, i: x - 2.0 * x)
+    rows = laws.rows(logits, rule)
     assert (rows.count, rows.block, rows.dtype) == (3, 2, torch.float64)
     found = rows.fetch(torch.tensor([0, 2]))
     assert seen == [([MASK, MASK], [0, 1], [0, 1])]
     wanted = 0.5 * ops.log_probs(-LOGITS[[0, 2]], law=LAW).exp()
     torch.testing.assert_close(found, wanted)
+    clean = laws.clean(logits, torch.tensor([0, 2]))
+    plain = TokenLaw(suppressed=(MASK,))
+    torch.testing.assert_close(clean, ops.log_probs(-LOGITS[[0, 2]], law=plain))
+    again = laws.of_clean(clean, torch.tensor([0, 2]), rule)
+    torch.testing.assert_close(again, 0.5 * clean.exp())
 
 
 def test_log_probabilities_of_ids_are_those_of_the_normalised_laws() -> None:
