@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.errors import check_real, check_whole
+from dlm_sampling.smc.resampling import normalised
 
 
 def best_of(scores: Tensor) -> Tensor:
@@ -28,13 +29,15 @@ def best_of(scores: Tensor) -> Tensor:
 def soft_best_of(scores: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     """Draw a row of each group with probability ~ exp(score / temperature), int64 [G].
 
+    Rows of a group whose scores are all -inf are equal.
+
     Args:
         scores: [G, n].
         temperature: >= 0; 0 is `best_of`.
         uniform: float64 [G], in (0, 1).
 
     Raises:
-        ValueError: the temperature is negative or no number.
+        ValueError: the temperature is negative or no number, or a score is +inf.
     """
     check_real("temperature", temperature)
     if not 0.0 <= temperature < math.inf:
@@ -43,7 +46,9 @@ def soft_best_of(scores: Tensor, temperature: float, uniform: Tensor) -> Tensor:
         )
     if temperature == 0.0:
         return best_of(scores)
-    edges = (_scores("scores", scores).double() / temperature).softmax(1).cumsum(1)
+    if bool((_scores("scores", scores) == math.inf).any()):
+        raise ValueError("scores: +inf is above all others by no finite factor; use temperature=0.")
+    edges = normalised(scores.double() / temperature).cumsum(1)
     found = torch.searchsorted(edges / edges[:, -1:], uniform.unsqueeze(1))[:, 0]
     return found.clamp(max=scores.shape[1] - 1)
 

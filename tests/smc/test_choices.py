@@ -31,6 +31,8 @@ def test_the_soft_choice_is_a_softmax() -> None:
     shares = torch.bincount(drawn, minlength=3).double() / 20_000
     torch.testing.assert_close(shares, (scores[0].double() / 0.5).softmax(0), rtol=0, atol=1e-4)
     assert soft_best_of(scores, 0.0, uniform[:1]).tolist() == [1]
+    none, thirds = torch.full((3, 3), -math.inf), torch.tensor([0.1, 0.5, 0.9]).double()
+    assert soft_best_of(none, 0.5, thirds).tolist() == [0, 1, 2]
 
 
 def test_least_risk_is_the_row_that_most_others_resemble() -> None:
@@ -54,6 +56,7 @@ def test_pass_at_k_counts_the_subsets(n: int, right: int, k: int) -> None:
     [
         (lambda: best_of(torch.tensor([[math.nan, 1.0]])), "without NaN"),
         (lambda: soft_best_of(torch.ones(1, 2), -1.0, torch.ones(1)), "temperature=-1.0: must"),
+        (lambda: soft_best_of(torch.full((1, 2), math.inf), 1.0, torch.ones(1)), ".inf is above"),
         (lambda: least_risk(torch.ones(1, 2, 3)), r"utilities have shape \(1, 2, 3\)"),
         (lambda: least_risk(torch.ones(1, 2, 2), torch.ones(2)), r"weights have shape \(2,\)"),
         (lambda: pass_at(torch.ones(1, 2).bool(), 3), r"k=3: must be in \[1, n\]"),
