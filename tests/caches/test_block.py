@@ -102,6 +102,7 @@ def test_a_bound_of_passes_holds_with_finished_blocks_fused_and_is_refused_with_
         run(sdar(), "fast-dllm", SEPARATE, **given)
 
 
+@pytest.mark.slow
 def test_blocks_of_a_pipeline_are_stored_in_order_and_scored_anew() -> None:
     """Of blocks that several steps see half written, what is stored is what is left behind."""
     given: dict[str, Any] = {"steps": None, "prompts": (9, 6, 2), "return_trajectory": True}

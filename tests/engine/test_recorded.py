@@ -84,6 +84,7 @@ def test_a_whole_canvas_in_too_few_steps(name: str) -> None:
     same(ours, run(name, kind, captured=False, steps=2, block_length=None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llada", "remdm-conf", "d2f"])
 def test_rows_that_are_done_leave_at_the_next_bucket(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -86,6 +86,7 @@ CASES = [  # with or without what is right of the last block
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "causal"), CASES, ids=repr)
 def test_the_rule_written_out(sampler: D2F | D3LLM, causal: bool) -> None:
     out, together = run(sampler, causal_blocks=causal), 0
@@ -108,6 +109,7 @@ def one_after_the_other(causal: bool) -> SampleOutput:
     return run(FastDLLM(0.6), 1.0, causal_blocks=causal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("sampler", [D2F(0.6, buffer=1, add=0.1), D2F(0.6, add=1.0)], ids=repr)
 def test_one_block_at_a_time_is_the_rule_of_single_blocks(sampler: D2F, causal: bool) -> None:
@@ -118,6 +120,7 @@ def test_one_block_at_a_time_is_the_rule_of_single_blocks(sampler: D2F, causal: 
     torch.testing.assert_close(out.work, single.work)
 
 
+@pytest.mark.slow
 def test_a_pipeline_takes_fewer_passes_and_a_budget_still_holds() -> None:
     single, out = one_after_the_other(True), run(D2F(0.6, add=0.3), 1.0, causal_blocks=True)
     assert int(out.nfe.sum()) < int(single.nfe.sum())
@@ -130,6 +133,7 @@ def test_a_pipeline_takes_fewer_passes_and_a_budget_still_holds() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_rollout_knows_what_was_hidden_and_branches() -> None:
     """What each step saw follows from the last block under way, which a rollout keeps."""
     sampler, denoiser = D2F(0.6, add=0.3), wrap(network, vocab_size=5, mask_token_id=MASK)
@@ -142,6 +146,7 @@ def test_a_rollout_knows_what_was_hidden_and_branches() -> None:
     assert torch.equal(again.tokens, out.tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fills", [False, True])
 def test_no_block_joins_behind_an_end_of_text(fills: bool) -> None:
     options: dict[str, Any] = {"stop_token_ids": (1, 2), "fill_behind_stop": fills}

@@ -51,6 +51,7 @@ def run(prompts: Any, length: Any, **options: Any) -> Any:
     return generate(model(), prompts, max_new_tokens=length, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("auto", [AUTO, AutoLength(most=12, begin=4, grow=3, window=4)])
 def test_texts_are_as_long_as_the_model_expects(auto: AutoLength) -> None:
     out = run(PROMPTS, auto, num_return_sequences=2, seed=list(range(8)))
@@ -67,6 +68,7 @@ def test_texts_are_as_long_as_the_model_expects(auto: AutoLength) -> None:
         assert float(out.shared[row]) >= (columns / (len(prompt) + n) if row % 2 else 0.0)
 
 
+@pytest.mark.slow
 def test_parts_of_a_call_find_the_same_lengths() -> None:
     law = LawOptions(1.0)
     options = GenerateOptions(

@@ -56,8 +56,15 @@ def uniform_parts(samples: int | None) -> tuple[Part, ...]:
 
 
 def running_on(noise: str) -> list[str]:
-    """Return the names of the samplers that run on a noise process."""
-    return [name for name, entry in samplers.available().items() if noise in entry.runs_on]
+    """Return the names of the samplers that run on a noise process and write one block at a time.
+
+    Texts and grids of these presets are one block, on which a pipeline of blocks is another sampler
+    ("d2f" is "fast-dllm").
+    """
+    found = samplers.available().items()
+    return [
+        name for name, entry in found if noise in entry.runs_on and entry.build().pipeline is None
+    ]
 
 
 def _grids(name: str, clues: int, samples: int | None, names: Sequence[str], law: str) -> Part:
