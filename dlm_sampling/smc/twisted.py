@@ -49,7 +49,9 @@ class TwistedTarget:
     """Weigh particles of a guided proposal towards p(x) exp(r(x)) / Z.
 
     Pass the guidance to `sample_particles(guidance=)`.  Temperature and filters of the law are
-    part of the proposal and are corrected too, but a token that they ban is never seen.
+    part of the proposal and are corrected too, but a token that they ban is never seen.  Nor is
+    one that a guided step cannot reach: a few Euler steps under uniform noise, whose clamped rates
+    leave a token no chance to stay, estimate another law.  Use "ancestral" or "tau-leaping" there.
 
     Fields:
         log_twist: log psi, of canvases int64 [n, L], with masks at unknown positions or with
