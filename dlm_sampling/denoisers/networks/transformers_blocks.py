@@ -47,16 +47,20 @@ def key_bias(keys: Tensor | None, dtype: torch.dtype, queries: int | None = None
     return bias[:, None, None, :].expand(-1, 1, keys.shape[1] if queries is None else queries, -1)
 
 
+def beside_hidden(given: LayerInput, columns: ColumnCache | None) -> dict[str, Any]:
+    """Return what a decoder layer of transformers takes beside hidden states, to see all."""
+    return {
+        "attention_mask": given.bias,
+        "position_ids": given.positions,
+        "past_key_values": columns,
+        "position_embeddings": given.rotary,
+        "is_causal": False,
+    }
+
+
 def run_stock(layer: Any, hidden: Tensor, given: LayerInput, columns: ColumnCache | None) -> Tensor:
     """Run a decoder layer of transformers with full attention."""
-    found = layer(
-        hidden,
-        attention_mask=given.bias,
-        position_ids=given.positions,
-        past_key_values=columns,
-        position_embeddings=given.rotary,
-        is_causal=False,
-    )
+    found = layer(hidden, **beside_hidden(given, columns))
     return found if isinstance(found, Tensor) else found[0]
 
 
@@ -98,10 +102,13 @@ class FullAttention:
         if not hidden.is_floating_point():
             hidden = stack.embed_tokens(hidden)
         beside = LayerInput(attention_mask, position_ids, stack.rotary_emb(hidden, position_ids))
-        for number, layer in enumerate(stack.layers):
-            if columns is None or not columns.keeps_added:
-                hidden = run_stock(layer, hidden, beside, columns)
-            else:
+        if columns is None or not columns.keeps_added:
+            arguments = beside_hidden(beside, columns)
+            for layer in stack.layers:
+                hidden = layer(hidden, **arguments)
+                hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
+        else:
+            for number, layer in enumerate(stack.layers):
                 hidden = run_layer(run_stock, layer, number, hidden, beside, columns)
         hidden = stack.norm(hidden)
         return hidden if finish is None else finish(hidden)
