@@ -60,6 +60,7 @@ WRONG: dict[str, list[list[str]]] = {
     "dlm_eval.lsd.learned": [["--out", "EMPTY"], ["--parts", "none", "--out", "NEW/x.json"]],
     "dlm_eval.robustness.fuzz": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
     "dlm_eval.robustness.mutants": [["--out", "EMPTY"], ["MISSING", "--out", "NEW/x.json"]],
+    "dlm_eval.speed": [["--out", "EMPTY"], ["--out", "FILE/x.json"]],
     "dlm_eval.tasks.harness": [],  # tried below, in a process of its own
 }
 """Wrong words by module; upper-case names stand for paths."""
