@@ -164,6 +164,11 @@ def detect(
     Raises:
         TypeError, ValueError: no token, an id outside of the vocabulary, or no watermark.
     """
+    if isinstance(token_ids, str):
+        raise TypeError(
+            f"token_ids is the text {token_ids[:20]!r}: must be the ids that were written, such as "
+            "out.token_ids[0]; a text that is read again may have others."
+        )
     mark = as_watermark(watermark)
     check_whole("shifts", shifts)
     if mark is None or shifts < 0:

@@ -124,6 +124,11 @@ def test_bad_values_are_named_and_the_key_is_not_shown() -> None:
         Watermark(-5)
     with pytest.raises(ValueError, match="variants=0"):
         Watermark(5, variants=0)
+    text: Any = "a text"
+    with pytest.raises(
+        TypeError, match=r"token_ids is the text 'a text': must be the ids .*out\.token_ids"
+    ):
+        detect(text, 1, vocab_size=40)
     for ids in ([], [40], [-2]):
         with pytest.raises(ValueError, match=r"at least one, in \[0, 40\)"):
             detect(ids, 1, vocab_size=40)
@@ -155,6 +160,9 @@ def test_texts_that_share_the_noise_of_a_key_are_told(recwarn: pytest.WarningsRe
     out = generate(toy, seed=1, num_return_sequences=3, watermark=np.int64(77), **options)
     assert out.token_ids[0] == out.token_ids[1]
     assert "variants=64" in str(recwarn.pop(SamplingWarning).message)
+    equal = {**options, "max_new_tokens": 5}
+    generate(toy, [[1], [2], [1]], seed=1, watermark=77, **equal)  # equal prompts in a list
+    assert "The 2 sequences of prompt 0" in str(recwarn.pop(SamplingWarning).message)
     mark = Watermark(77, variants=64)
     varied = generate(toy, seed=1, num_return_sequences=3, watermark=mark, **options)
     assert len({tuple(ids) for ids in varied.token_ids}) > 1 and not recwarn.list

@@ -127,7 +127,8 @@ class Request:
         if not isinstance(self.guidance, Guidance | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"guidance is {named(self.guidance)}: must be an object of dlm_sampling.guidance, "
-                "such as ClassifierFree(scale=1.5), or None."
+                "such as ClassifierFree(scale=1.5), whose `unconditional` takes a NegativePrompt, "
+                "MaskedPrompt or NullLabel, or None."
             )
         number = None if self.guidance is None else self.guidance.shorthand
         if number is not None:  # two tensors of logits in one pass, with caches and graphs

@@ -57,7 +57,13 @@ class NegativePrompt:
     ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", tuple(int(i) for i in self.ids))
+        try:
+            object.__setattr__(self, "ids", tuple(int(i) for i in self.ids))
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"NegativePrompt: ids is {self.ids!r}: must be token ids; for a text, "
+                'NegativePrompt(denoiser.tokenizer("the text")["input_ids"]).'
+            ) from None
         if not self.ids:
             raise ValueError("NegativePrompt: ids is empty; use MaskedPrompt() to hide the prompt.")
 

@@ -295,9 +295,20 @@ def generate(
         output = replace(output, rollout=recording.rollout(sampled.tokens, sampled.nfe, digest))
     if spent is not None:
         output = spent.added(output)
-    if (equal := equal_rows(output, job.alike, job.numbers)) is not None:
+    if (equal := equal_rows(output, job.alike, _kinds(job))) is not None:
         warnings.warn(equal, SamplingWarning, stacklevel=2)
     return output
+
+
+def _kinds(job: Job) -> list[int]:
+    """Return the number of each row's prompt, under a watermark that of the first equal prompt."""
+    if job.request.watermark is None:
+        return job.numbers
+    first: dict[tuple[int, ...], int] = {}
+    return [
+        first.setdefault(tuple(prompt.ids), number)
+        for prompt, number in zip(job.prompts, job.numbers, strict=True)
+    ]
 
 
 def generate_parts(
@@ -330,8 +341,8 @@ def generate_parts(
     for first, (rows, sampled, spent) in in_parts(len(job.prompts), batch_size, run, on_halve):
         output = finish(sampled, rows, job.tokenizer, padding)
         output = output if spent is None else spent.added(output)
-        numbers = job.numbers[first : first + len(output.seeds)]
-        equal = None if warned else equal_rows(output, job.alike, numbers)
+        kinds = _kinds(job)[first : first + len(output.seeds)]
+        equal = None if warned else equal_rows(output, job.alike, kinds)
         if equal is not None:
             tell(equal)
             warned = True

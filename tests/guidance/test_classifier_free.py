@@ -280,6 +280,11 @@ def test_the_number_is_short_for_the_object() -> None:
         (lambda: ClassifierFree((1.0, "much")), r"scale\[1\]='much'"),
         (lambda: ClassifierFree(1.0, "mask"), "unconditional is a str: must be MaskedPrompt"),
         (lambda: NegativePrompt(()), "ids is empty"),
+        (lambda: NegativePrompt("bad"), "ids is 'bad': must be token ids; for a text"),
+        (
+            lambda: generate(EXACT_P, max_new_tokens=3, guidance=NegativePrompt((1,))),
+            "`unconditional` takes a Neg",
+        ),
         (lambda: Annealed(1.0, 0.8, 0.2), "need 0 <= low < high <= 1"),
         (lambda: RatioAware(1.0, -1.0), "speed=-1.0"),
     ],

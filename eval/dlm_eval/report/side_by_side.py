@@ -33,12 +33,12 @@ def compare_folders(
         ValueError: fewer than two folders, a folder without a result, or, without `mixed`, results
             that are not comparable; the message names the first difference.
     """
-    if len(folders) < 2:
-        raise ValueError(f"folders: {len(folders)} given: name two or more.")
     for i, folder in enumerate(folders):
         if any(Path(folder).resolve() == Path(other).resolve() for other in folders[:i]):
             raise ValueError(f"{folder}: is given twice.")
     stored = [read_folder(folder) for folder in folders]
+    if len(folders) < 2:
+        raise ValueError(f"folders: {len(folders)} given: name two or more.")
     names = _names([entry.path for entry in stored])
     found = tuple(_all_differences(stored, names))
     if found and not mixed:

@@ -151,6 +151,7 @@ def test_a_command_sets_folders_side_by_side(tmp_path: Path) -> None:
 
     for words, message in (
         (("{}/first",), "name two or more"),
+        (("{}/none",), "none: holds no results.json"),
         (("{}/first", "{}/same/../first"), "is given twice"),
         (("{}/first", "{}/none"), "none: holds no results.json; pass the folder"),
         (("{}/first", "{}"), "in it are .*/both, .*/first, .*/other, .*/same"),
