@@ -259,6 +259,9 @@ def import_everything() -> None:
 
     tqdm.tqdm.monitor_interval = 0  # a thread
     torch.set_num_threads(1)
+    # After a fork PyTorch replaces its pool at the first call of this function, which every new
+    # thread makes: of two new threads at once (transformers loads with four) one finds no pool.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
     CausalJudge.from_pretrained("own")
     get_command(app), get_command(evaluation)
     for name in ("sudoku4x4", "tiny-books"):
