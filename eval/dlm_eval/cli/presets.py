@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from dlm_eval.cli.words import command_line, refuse_others
 from dlm_sampling.errors import UsageError, unknown_choice
 
 if TYPE_CHECKING:
-    import typer
-
     from dlm_eval.comparison.presets import Asked
 
+FILES = "results.json, samples.jsonl, report.html"
 OF_ALL = ("preset", "out", "page", "quiet")
 OF_SAMPLES = ("samples",)
 """Options of a preset that draws samples of models of its own."""
@@ -54,7 +55,9 @@ def run_named(
             preset.run(out, place, command_line(context))
         if not quiet:
             told = f"{place if preset.paged else out}: written."
-            print(told if rank.index == 0 else f"{out}: is left to process 0.")
+            typer.echo(told if rank.index == 0 else f"{out}: is left to process 0.")
+            if rank.index == 0:
+                typer.echo(f"{out}: {FILES}", err=True)
         return
     if isinstance(preset, PresetOfModel):
         parts = preset.parts(asked)
@@ -66,4 +69,6 @@ def run_named(
     )  # fmt: skip
     if not quiet:
         state = "written" if done else f"the share of process {rank.index} is done; others are not"
-        print(f"{place}: {state}.")
+        typer.echo(f"{place}: {state}.")
+        if done:
+            typer.echo(f"{out}: {FILES}", err=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -52,7 +53,7 @@ WRONG = Style("wrong kind of prediction", BLACK, "x", line="--", width=1.0)
 RIGHT_BESIDE_WRONG = ("euler", "ancestral", "integrated jump", "theta-trapezoidal")
 PAPER = ("tau-leaping", "euler", "theta-rk-2", "theta-trapezoidal")
 SAMPLED: dict[str, Any] = {
-    "color": BLACK, "marker": ".", "markersize": 5, "capsize": 4.5, "linewidth": 1.2,
+    "marker": ".", "markersize": 5, "capsize": 4.5, "linewidth": 1.2,
     "linestyle": "none",
 }  # fmt: skip
 
@@ -65,9 +66,18 @@ def draw(result: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
+SIZE = (11.5, 16.5)
+
+
 def plot(result: dict[str, Any]) -> Figure:
-    """Six panels of total variation, one of KL, and the legend."""
-    figure = Figure(figsize=(11.5, 16.5), layout="constrained")
+    """The figure by itself."""
+    figure = Figure(figsize=SIZE, layout="constrained")
+    paint(figure, result)
+    return figure
+
+
+def paint(figure: Figure, result: dict[str, Any]) -> None:
+    """Six panels of total variation, one of KL, and the legend; black is the ink of the style."""
     axes: Any = figure.subplots(4, 2)
     parts = {part["name"]: part for part in result["experiments"]}
     for letter, ax, part in zip("abcdef", axes.flat, parts.values(), strict=False):
@@ -75,12 +85,21 @@ def plot(result: dict[str, Any]) -> Figure:
         ax.set_title(f"({letter})  {part['title']}", loc="left", fontsize=10.5)
     _paper(axes[3, 0], parts["token"], result["sampled"])
     _legend(axes[3, 1])
-    return figure
 
 
 def fingerprint(result: dict[str, Any]) -> str:
     """What ties a figure to its result file: a hash of the file's content."""
     return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()
+
+
+def _ink(colour: str) -> str:
+    """What is black or nearly so has the colour of the text, which a dark ground makes light."""
+    text = mpl.rcParams["text.color"]
+    return colour if text == "black" or colour not in (BLACK, DARK) else text
+
+
+def _sampled() -> dict[str, Any]:
+    return {**SAMPLED, "color": _ink(BLACK)}
 
 
 def _panel(ax: Axes, part: dict[str, Any]) -> None:
@@ -106,10 +125,10 @@ def _curve(ax: Axes, nfe: Sequence[int], errors: Sequence[float], style: Style) 
     ax.plot(
         nfe,
         errors,
-        color=style.colour,
+        color=_ink(style.colour),
         marker=style.marker,
         markersize=style.size,
-        markerfacecolor="none" if style.hollow else style.colour,
+        markerfacecolor="none" if style.hollow else _ink(style.colour),
         linestyle=style.line,
         linewidth=style.width,
         label=style.label,
@@ -135,12 +154,12 @@ def _guides(
             ha="left" if aside > 0 else "right",
             va="bottom" if aside > 0 else "top",
             fontsize=9,
-            color=DARK,
+            color=_ink(DARK),
         )
 
 
 def _note(ax: Axes, text: str, place: tuple[float, float]) -> None:
-    ax.text(*place, text, transform=ax.transAxes, fontsize=9, color=DARK)
+    ax.text(*place, text, transform=ax.transAxes, fontsize=9, color=_ink(DARK))
 
 
 def _shape(ax: Axes, label: str) -> None:
@@ -150,7 +169,7 @@ def _shape(ax: Axes, label: str) -> None:
     ax.set_xlabel("NFE (forward passes)")
     ax.set_ylabel(label)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.grid(True, which="major", color="#e4e4e4", linewidth=0.7)
+    ax.grid(True, which="major", color=GREY, alpha=0.22, linewidth=0.7)
     ax.set_axisbelow(True)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
@@ -163,7 +182,9 @@ def _paper(ax: Axes, part: dict[str, Any], sampled: dict[str, Any]) -> None:
         _curve(ax, records[name]["nfe"], records[name]["kl"], STYLES[name])
     for record in sampled["records"]:
         value, low, high = record["kl"], record["low"], record["high"]
-        ax.errorbar(record["nfe"], value, yerr=[[value - low], [high - value]], **SAMPLED, zorder=5)
+        ax.errorbar(
+            record["nfe"], value, yerr=[[value - low], [high - value]], **_sampled(), zorder=5
+        )
     _shape(ax, "KL(p0 || law), nats")
     ax.set_title("(g)  panel (b) in KL, and the same by sampling", loc="left", fontsize=10.5)
     _guides(ax, [(records[name]["nfe"], records[name]["kl"]) for name in PAPER], (2, 4))
@@ -173,7 +194,9 @@ def _legend(ax: Axes) -> None:
     ax.set_axis_off()
     handles = [_key(style) for style in (*STYLES.values(), WRONG)]
     dotted = Line2D([], [], color=GREY, linestyle=(0, (1, 2)), label="slopes to compare with")
-    samples = ax.errorbar([], [], yerr=[[], []], label="sampled, 95% bootstrap interval", **SAMPLED)
+    samples = ax.errorbar(
+        [], [], yerr=[[], []], label="sampled, 95% bootstrap interval", **_sampled()
+    )
     ax.legend(
         handles=[*handles, dotted, samples],
         loc="center left",
@@ -188,10 +211,10 @@ def _key(style: Style) -> Line2D:
     return Line2D(
         [],
         [],
-        color=style.colour,
+        color=_ink(style.colour),
         marker=style.marker,
         markersize=style.size,
-        markerfacecolor="none" if style.hollow else style.colour,
+        markerfacecolor="none" if style.hollow else _ink(style.colour),
         linestyle=style.line,
         linewidth=style.width,
         label=style.label,

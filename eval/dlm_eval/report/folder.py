@@ -57,6 +57,7 @@ def write_folder(
     samples: Iterable[Mapping[str, Json]],
     *,
     plots: Sequence[Plot] = (),
+    shown: Sequence[Mapping[str, Json]] | None = None,
 ) -> Path:
     """Write results.json, samples.jsonl and report.html, each in one piece; return the folder.
 
@@ -70,6 +71,7 @@ def write_folder(
             one row stand side by side; default the count within the group).  Every other key with
             a number or a word stands below its text.
         plots: stand in the report between the figures and the texts.
+        shown: what the report shows in place of the samples.
 
     Raises:
         ValueError: a generative perplexity stands without the unigram entropy of the same texts.
@@ -80,7 +82,8 @@ def write_folder(
     rows = [dict(sample) for sample in samples]
     found = versions()
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    page = render(results, rows, versions=found, plots=plots)
+    page = render(results, rows if shown is None else shown, versions=found, plots=plots,
+                  texts=sum("text" in row for row in rows))  # fmt: skip
     _replace(folder / SAMPLES, "".join(lines))
     _replace(folder / REPORT, page)
     _replace(folder / RESULTS, json.dumps(_as_json(results, found), indent=1, ensure_ascii=False))

@@ -23,6 +23,8 @@ SHOWN_TEXTS = 240
 """Most texts on one page; samples.jsonl has all."""
 LONG_PROMPT, END_OF_PROMPT = 800, 400
 """Characters from which a prompt is folded, and those at its end that are shown all the same."""
+SMALL = 1e-4
+"""Below it a figure is written with a power of ten."""
 TEXT_KEYS = ("text", "prompt", "reference", "group", "row")
 
 
@@ -59,6 +61,7 @@ def render(
     *,
     versions: Mapping[str, str],
     plots: Sequence[Plot] = (),
+    texts: int | None = None,
 ) -> str:
     """Return the page.
 
@@ -67,6 +70,7 @@ def render(
         samples: see `write_folder`.
         versions: versions of the packages.
         plots: stand between the figures and the texts.
+        texts: number of all texts, of which the samples are some; None where they are all.
     """
     folder = files("dlm_eval.report") / "templates"
     script = (folder / "report.js").read_text(encoding="utf-8")
@@ -79,7 +83,8 @@ def render(
     environment.filters["figure"] = figure
     template = environment.from_string((folder / "report.html.j2").read_text(encoding="utf-8"))
     columns, rows = table(results.metrics)
-    groups, texts = side_by_side(samples)
+    groups, text_rows = side_by_side(samples)
+    total = sum("text" in sample for sample in samples) if texts is None else texts
     return template.render(
         title=_title(results),
         results=results,
@@ -88,9 +93,8 @@ def render(
         columns=columns,
         rows=rows,
         groups=groups,
-        texts=texts,
-        hidden=sum("text" in sample for sample in samples)
-        - sum(sample is not None for row in texts for sample in row.samples),
+        texts=text_rows,
+        hidden=total - sum(sample is not None for row in text_rows for sample in row.samples),
         facts=facts,
         long=LONG_PROMPT,
         end=END_OF_PROMPT,
@@ -174,11 +178,16 @@ def _word(value: str | int | float) -> str:
 
 
 def figure(value: float, error: float | None = None) -> str:
-    """Write a figure with two digits of its standard error, or with four digits."""
+    """Write a figure with two digits of its standard error, or with four digits.
+
+    Figures near 0 have a power of ten, those of an error as many digits as it needs.
+    """
     if not math.isfinite(value):
         return {math.inf: "∞", -math.inf: "-∞"}.get(value, "not a number")
     if value == int(value) and not error:
         return f"{int(value):,}".replace(",", "\u202f")
+    if not error and abs(value) < SMALL:
+        return f"{value:.3g}"
     scale = error if error and math.isfinite(error) else abs(value) / 100
     digits = min(12, max(0, 1 - math.floor(math.log10(scale))))
     text = f"{value:,.{digits}f}".replace(",", "\u202f")

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from dlm_eval.comparison.presets.summary import (
 )
 from dlm_eval.comparison.settings import Law, Setting
 from dlm_eval.comparison.tasks import SudokuTask, book_task
+from dlm_eval.report import read_folder
 from dlm_eval.text.judging import JudgeOptions
 
 from dlm_sampling.errors import UsageError
@@ -179,6 +181,17 @@ def test_a_preset_writes_summary_picture_and_page(
     assert grids.figures[0].nfe == 4.0 and not grids.judged
     assert (tmp_path / "plots.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == summary.command
+    whole = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    own = [{**m, "group": f"grids, {m['group']}"} for m in of_grids["metrics"]]
+    own += [{**m, "group": f"texts, {m['group']}"} for m in results["metrics"]]
+    assert whole["metrics"] == own and whole["command"] == summary.command
+    kinds = f"grids ({grids.protocol_hash}, n = 4); texts ({texts.protocol_hash}, n = 20)"
+    assert kinds in whole["warnings"][0]
+    written = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in written[4:]] == [row["text"] for row in rows]
+    assert json.loads(written[0])["group"] == "grids, llada, 4 steps, T 0"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "grids: Quality against NFE" in page and "41 more in samples.jsonl" in page
     (tmp_path / "empty").mkdir()
     wrong_words = {
         "claims": ["--preset", "claim"],
@@ -258,11 +271,36 @@ def test_coefficients_of_lsd_are_a_preset(tmp_path: Path, monkeypatch: pytest.Mo
     from typer.testing import CliRunner
 
     asked: list[Path] = []
-    monkeypatch.setattr(learned, "measure_all", asked.append)
-    words = ["compare", "--preset", "lsd-laws", "--out", str(tmp_path / "new")]
+    committed = learned.read_result()
+    toys = [r for r in committed["toy"]["records"] if r["base"] == "euler, uniform noise"]
+    texts = committed["text"]["records"][:1]
+    result = {
+        "toy": {**committed["toy"], "records": toys},
+        "text": {**committed["text"], "records": texts},
+    }
+
+    def measure_all(out: Path) -> dict[str, Any]:
+        asked.append(out)
+        return result
+
+    monkeypatch.setattr(learned, "measure_all", measure_all)
+    new = tmp_path / "new"
+    words = ["compare", "--preset", "lsd-laws", "--out", str(new)]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert done.output == f"{tmp_path / 'new'}: written.\n"
-    assert asked == [tmp_path / "new" / "learned.json"]
+    assert done.output == (f"{new}: written.\n{new}: results.json, samples.jsonl, report.html\n")
+    assert asked == [new / "learned.json"]
+    results = read_folder(new).results
+    errors = {(m.group, m.name): m.value for m in results.metrics}
+    assert errors == {
+        (f"{r['base']}: {r['method']}", f"TV, toy {r['number']}"): r["tv"] for r in toys
+    }
+    assert {m.error for m in results.metrics} == {None}
+    lines = (new / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["phi"] for line in lines] == [
+        r["phi"] for part in result.values() for r in part["records"]
+    ]
+    page = (new / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/svg+xml") == 4
     with pytest.raises(UsageError, match="--preset lsd-laws writes none"):
         CliRunner().invoke(app, [*words, "--page", "p.md"], catch_exceptions=False)
     monkeypatch.setenv("DLM_SHARD", "1/2")

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dlm_eval.convergence import figure, orders
+from dlm_eval.convergence import figure, orders, report
 from dlm_eval.convergence.figure import STYLES, fingerprint, plot
 from dlm_eval.convergence.page import render
 from dlm_eval.journal import Journal, SettingsChanged
+from dlm_eval.report import read_folder
+from dlm_eval.report.plots import INK
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
@@ -93,6 +95,13 @@ def test_the_preset_writes_the_committed_files(
 
     monkeypatch.setattr(orders, "measure", measure)
     monkeypatch.setattr(figure, "plot", lambda _: Figure())  # drawing all of it takes seconds
+    monkeypatch.setattr(report, "SIZE", (1.0, 1.0))
+    inks: list[str] = []
+
+    def paint(drawn: Figure, result: dict[str, Any]) -> None:
+        inks.append(figure._ink(figure.BLACK))
+
+    monkeypatch.setattr(report, "paint", paint)
     words = ["compare", "--preset", "orders", "--out", str(tmp_path), "--quiet"]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     own = {**RESULT, "command": f"dlm-sampling eval compare --out {tmp_path} --preset orders "
@@ -100,6 +109,26 @@ def test_the_preset_writes_the_committed_files(
     assert (tmp_path / "orders.json").read_text() == orders.as_text(own)
     names = {name: name for name in ("orders.json", "orders.png")}
     assert (tmp_path / "README.md").read_text() == render(own, names)
+    assert inks == [INK["light"], INK["dark"]]  # of the report, which has every chain
+    assert "Error against NFE" in (tmp_path / "report.html").read_text()
+    results = read_folder(tmp_path).results
+    values = {(m.group, m.name): (m.value, m.n, m.error) for m in results.metrics}
+    euler = next(
+        r for r in own["experiments"][3]["records"] if r["method"] == "euler of the posterior"
+    )
+    group = "pair: wrong: euler of the posterior"
+    assert values[group, "slope of TV"] == (euler["slope_tv"], 0, None)
+    assert values[group, "KL at the largest NFE"] == (euler["kl"][-1], 0, None)
+    sampled = own["sampled"]["records"][0]
+    group = f"token, sampled: {sampled['method']}, {sampled['intervals']} intervals"
+    assert values[group, "KL"] == (sampled["kl"], 200_000, None)
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [s["tv"] for s in samples if "tv" in s] == [
+        tv for part in own["experiments"] for r in part["records"] for tv in r["tv"]
+    ]
+    assert [s["counts"] for s in samples if "counts" in s] == [
+        r["counts"] for r in own["sampled"]["records"]
+    ]
     for more in (["--samples", "5"], ["m"]):
         with pytest.raises(UsageError, match="does not go with"):
             CliRunner().invoke(app, [*words, *more], catch_exceptions=False)

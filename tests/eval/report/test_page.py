@@ -139,6 +139,7 @@ def test_a_long_report_says_how_many_texts_it_leaves_out() -> None:
         (-0.5, None, "-0.5000"),
         (128.0, None, "128"),
         (3.0, 0.0, "3"),
+        (2.34e-12, None, "2.34e-12"),
         (math.inf, 1.0, "∞"),
         (math.nan, None, "not a number"),
     ],

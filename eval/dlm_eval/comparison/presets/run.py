@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dlm_eval.comparison.part import Part, write_part
+from dlm_eval.comparison.part import Part, Written, write_part
 from dlm_eval.comparison.presets.picture import save_picture
+from dlm_eval.comparison.presets.report import write_report
 from dlm_eval.comparison.presets.summary import (
-    PartFigures,
     Summary,
     load_summary,
     save_summary,
@@ -32,7 +32,10 @@ def run_preset(
     picture: bool = True,
     quiet: bool = False,
 ) -> bool:
-    """Run what is left of a preset; write summary.json, plots.png and the page when all is done.
+    """Run what is left of a preset; write its files when all is done.
+
+    They are results.json, samples.jsonl and report.html of all comparisons (each has the same in a
+    folder of its own), summary.json, plots.png and the page.
 
     Args:
         parts: the comparisons.
@@ -47,18 +50,16 @@ def run_preset(
     Returns:
         False in a process that finds others still at work.
     """
-    found: list[PartFigures] = []
-    done = True
+    found: list[Written] = []
     for part in parts:
         denoiser = part.weights.load(rank)
         written = write_part(part, denoiser, out / part.name, rank, command, quiet=quiet)
-        if written is None:
-            done = False
-        else:
-            found.append(summarise(written))
-    if not done:
+        if written is not None:
+            found.append(written)
+    if len(found) < len(parts):
         return False
-    summary = Summary(command=command, versions=versions(), parts=tuple(found))
+    write_report(out, found, command)
+    summary = Summary(command=command, versions=versions(), parts=tuple(map(summarise, found)))
     save_summary(out / SUMMARY, summary)
     if picture:
         save_picture(out / PICTURE, summary)
