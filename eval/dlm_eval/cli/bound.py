@@ -165,20 +165,13 @@ def bound(
     if scored is None:
         typer.echo(f"{out}: the share of process {rank.index} is done; others are not.")
         return
-    note = (
-        f"standard error over {len(windows)} windows, of texts and masks together"
-        if len(windows) > 1
-        else "one window: its error is that of its masks alone, from groups drawn independently"
-    )
     cut_short = sum(window.left_out > 0 for window in windows)
     tokens = digest(windows)
     # Where a tokenizer decides which part of the texts is scored, only its own tokens are the same.
     own_part = chosen.packed or cut_short > 0
     basis = "" if own_part else f"tokens {tokens}"
     kept = {window.document for window in windows}
-    figures = metrics(
-        windows, scored, texts=None if own_part else len(kept), note=note, basis=basis
-    )
+    figures = metrics(windows, scored, texts=None if own_part else len(kept), basis=basis)
     samples = []
     for index, document in enumerate(documents):
         own = [i for i, window in enumerate(windows) if window.document == index]
@@ -244,5 +237,6 @@ def bound(
     for metric in figures[:3]:
         error = "" if metric.error is None else f" ± {metric.error:.4f}"
         value = f"{told}{metric.value:.4f}{error} {metric.unit}".rstrip()
-        typer.echo(f"{metric.name}: {value}, n = {metric.n}")
+        why = f" ({metric.note})" if metric.n == 1 else ""
+        typer.echo(f"{metric.name}: {value}, n = {metric.n}{why}")
     typer.echo(f"{out}: results.json, samples.jsonl, report.html", err=True)

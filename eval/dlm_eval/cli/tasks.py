@@ -162,7 +162,7 @@ def tasks(
                         n=count,
                         better="larger",
                         group=name,
-                        error=error if chance else None,
+                        error=error if chance and count > 1 else None,
                         note=wilson_note(value * count, count) if chance else "",
                     )
                 )

@@ -149,6 +149,8 @@ def text(
             items = read_prompts(prompts)
         except OSError as error:
             raise UsageError(f"--prompts {prompts}: {error.strerror or error}.") from error
+        if wrong := next((item.error for item in items if item.error is not None), None):
+            raise UsageError(f"--prompts: {wrong}")
     rank = rank_of(os.environ)
     judging = JudgeOptions(
         judge=judge,

@@ -67,6 +67,7 @@ def digest_of(documents: Sequence[Document]) -> str:
 
 
 def _documents(source: PromptSource, columns: Columns) -> Iterator[Document]:
+    of_texts = False  # whether a row before had the column of texts: a later one without it errs
     for number, row in enumerate(read_rows(source), start=1):
         if isinstance(row.value, str):
             yield Document(str(number), row.value)
@@ -76,8 +77,10 @@ def _documents(source: PromptSource, columns: Columns) -> Iterator[Document]:
         if not isinstance(row.value, Mapping):
             raise UsageError(f"{row.place}: must be a text or an object with columns.")
         name = str(row.value.get("id", number))
-        paired = columns.prompt or columns.answer or not (columns.text or "text" in row.value)
-        if paired:
+        of_texts = of_texts or USUAL.text in row.value
+        pair = {USUAL.prompt, USUAL.answer} & set(row.value)
+        one_text = columns.text or USUAL.text in row.value or (of_texts and not pair)
+        if columns.prompt or columns.answer or not one_text:
             prompt = _cell(row, columns.prompt or USUAL.prompt)
             yield Document(name, _cell(row, columns.answer or USUAL.answer), prompt)
         else:

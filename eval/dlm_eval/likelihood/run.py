@@ -203,12 +203,12 @@ def metrics(
     *,
     texts: int | None = None,
     group: str = "",
-    note: str = "",
     basis: str = "",
 ) -> list[Metric]:
     """Return nats per token, bits per character and perplexity: estimates of upper bounds.
 
-    Errors are those of texts and masks together; of one window, those of its masks.
+    Errors are those of texts and masks together.  A figure of one window, or of one text, has none:
+    what its masks alone, or its windows, vary stands in its note.
 
     Args:
         windows: see `cut`.
@@ -216,7 +216,6 @@ def metrics(
         texts: n of the bits per character, which do not depend on the tokenizer's windows; None
             counts windows.
         group: see `Metric`.
-        note: see `Metric`.
         basis: names the tokens that the figures per token count.
     """
     nats = [value.nats for value in scored]
@@ -224,19 +223,30 @@ def metrics(
     characters = [w.characters for w in windows]
     mean, error = ratio(nats, tokens)
     bits, bits_error = ratio([x / math.log(2) for x in nats], characters)
-    if len(windows) == 1 and (own := scored[0].error) is not None:
-        error, bits_error = own / tokens[0], own / math.log(2) / characters[0]
+    spread_of = f"its {len(windows)} windows"
+    if len(windows) == 1:
+        spread_of = "its masks alone, from groups drawn independently,"
+        if (own := scored[0].error) is not None:
+            error, bits_error = own / tokens[0], own / math.log(2) / characters[0]
     perplexity = math.exp(mean)
 
-    def metric(name: str, value: float, unit: str, error: float | None) -> Metric:
+    def metric(name: str, value: float, unit: str, error: float | None, n: int) -> Metric:
+        note = f"standard error over {len(windows)} windows, of texts and masks together"
+        if n == 1:
+            note = "one text has no standard error"
+            if error is not None:
+                note += f"; {spread_of} would give {error:.4g}"
+            error = None
         return Metric(
-            name=name, value=value, unit=unit, n=len(windows), error=error, better="smaller",
+            name=name, value=value, unit=unit, n=n, error=error, better="smaller",
             note=note, group=group, basis=basis,
         )  # fmt: skip
 
-    per_character = metric("bits per character", bits, "bits", bits_error)
+    n = len(windows)
+    of_texts = n if texts is None else texts
+    per_character = metric("bits per character", bits, "bits", bits_error, of_texts)
     return [
-        metric("negative log-likelihood", mean, "nats per token", error),
-        replace(per_character, n=len(windows) if texts is None else texts, basis=""),
-        metric("perplexity", perplexity, "", None if error is None else perplexity * error),
+        metric("negative log-likelihood", mean, "nats per token", error, n),
+        replace(per_character, basis=""),
+        metric("perplexity", perplexity, "", None if error is None else perplexity * error, n),
     ]

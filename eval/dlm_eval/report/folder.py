@@ -74,9 +74,11 @@ def write_folder(
         shown: what the report shows in place of the samples.
 
     Raises:
-        ValueError: a generative perplexity stands without the unigram entropy of the same texts.
+        ValueError: a generative perplexity stands without the unigram entropy of the same texts, or
+            a figure of one sample has a standard error.
     """
     check_entropy(results.metrics)
+    check_errors(results.metrics)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [dict(sample) for sample in samples]
@@ -156,6 +158,20 @@ def check_entropy(metrics: Sequence[Metric]) -> None:
             raise ValueError(
                 f"metrics: {metric.name!r} of group {metric.group!r} stands without the metric "
                 "'unigram entropy' of that group; texts that repeat themselves have low perplexity."
+            )
+
+
+def check_errors(metrics: Sequence[Metric]) -> None:
+    """Refuse a standard error of fewer than two samples.
+
+    Raises:
+        ValueError: names the metric.
+    """
+    for metric in metrics:
+        if metric.error is not None and metric.n < 2:
+            raise ValueError(
+                f"metrics: {metric.name!r} has error={metric.error!r} and n={metric.n}: a standard "
+                "error needs two samples or more; say in its note what varies."
             )
 
 

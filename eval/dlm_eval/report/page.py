@@ -92,6 +92,7 @@ def render(
         plots=plots,
         columns=columns,
         rows=rows,
+        single=any(metric.n == 1 for metric in results.metrics),
         groups=groups,
         texts=text_rows,
         hidden=total - sum(sample is not None for row in text_rows for sample in row.samples),

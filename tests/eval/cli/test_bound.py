@@ -89,7 +89,12 @@ def test_rows_without_a_token_are_named(tiny_llada: Path, tmp_path: Path) -> Non
     words = ["bound", str(tiny_llada), "--data", str(data), "--out", str(out)]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert "Warning: 1 of 2 rows have no token to score or are blank (gone)." in done.stderr
-    assert " ± " in done.stdout  # of one pair: over groups of masks
+    assert " ± " not in done.stdout and done.stdout.count(", n = 1 (one text has no") == 3
+    figures = json.loads((out / "results.json").read_text(encoding="utf-8"))["metrics"]
+    assert [(metric["n"], metric["error"]) for metric in figures] == [(1, None)] * 6
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "a figure of one sample (n = 1) has none" in page
+    assert "; its masks alone, from groups drawn independently, would give" in page
     wrong = {
         "--log-type btf: --protocol mdlm": ["--log-type", "btf", "--protocol", "mdlm"],
         "--masks 3: --scheme enumerate": ["--masks", "3", "--scheme", "enumerate"],

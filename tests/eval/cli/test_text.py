@@ -90,6 +90,11 @@ def test_another_process_leaves_the_scoring_to_the_first(
         (("--texts", "gone.jsonl", "--out", "{tmp}/a"), "--texts gone.jsonl: there is no such"),
         (("--texts", "{tmp}", "--out", "{tmp}/a"), "the folder is empty"),
         (("tiny-books", "--prompts", "no.txt", "--out", "{tmp}/a"), "--prompts no.txt: No such"),
+        (("--texts", "{tmp}/l.jsonl", "--out", "{tmp}/a"), "l.jsonl, line 2 has no column 'text'"),
+        (
+            ("tiny-books", "--prompts", "{tmp}/l.jsonl", "--out", "{tmp}/a"),
+            "l.jsonl, line 2: ",
+        ),
         (("tiny-books", "--judge", "{tmp}", "--out", "{tmp}/a"), "holds no config.json"),
         (("tiny-books", "--reduction", "mean", "--out", "{tmp}/a"), "must be one of corpus, text"),
         (("tiny-books", "--set", "a=1", "--out", "{tmp}/a"), "--set goes with --sampler"),
@@ -106,6 +111,9 @@ def test_another_process_leaves_the_scoring_to_the_first(
 def test_wrong_usage_is_one_line(
     command: Command, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
+    if "{tmp}/l.jsonl" in words:  # a word is misspelt on the second line alone
+        lines = '{"text": "a", "prompt": "a"}\n{"txt": "b", "promt": "b"}\n'
+        (tmp_path / "l.jsonl").write_text(lines, encoding="utf-8")
     if "{tmp}/two.txt" in words:
         (tmp_path / "two.txt").write_text("the door\nthe cat\n", encoding="utf-8")
     shown = command("eval", "text", *(word.replace("{tmp}", str(tmp_path)) for word in words))

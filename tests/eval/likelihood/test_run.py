@@ -129,6 +129,9 @@ def test_ratio_has_the_error_of_repeated_samples() -> None:
     # Residuals -1 and 1 over 8 tokens or 7 characters; that of exp(x) is exp(x) times that of x.
     errors = [2 / 8, 2 / 7 / math.log(2), math.exp(6 / 8) * 2 / 8]
     assert [m.error for m in (nats, bits, perplexity)] == pytest.approx(errors)
+    nats, bits, _ = run.metrics(windows, [run.Scored(2.0, 1), run.Scored(4.0, 1)], texts=1)
+    assert (nats.n, nats.error, bits.n, bits.error) == (2, pytest.approx(errors[0]), 1, None)
+    assert bits.note.endswith(f"; its 2 windows would give {errors[1]:.4g}")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,10 @@ def test_one_window_has_the_error_of_its_own_masks(scheme: str, masks: int, grou
     windows = cut(TEXTS[1:2], Letters(), Protocol(length=4))
     nats, bits, perplexity = run.metrics(windows, [run.Scored(2.0, 2, 0.5)])
     wanted = [0.5 / 4, 0.5 / math.log(2) / 3, math.exp(2 / 4) * 0.5 / 4]
-    assert [m.error for m in (nats, bits, perplexity)] == pytest.approx(wanted)
+    for metric, error in zip((nats, bits, perplexity), wanted, strict=True):
+        assert (metric.n, metric.error) == (1, None)  # n = 1 has no error; the note has its masks'
+        assert metric.note.startswith("one text has no standard error; its masks alone")
+        assert metric.note.endswith(f"would give {error:.4g}")
     drawn_together = replace(protocol, scheme="stratified", groups=1)
     assert run.nats_of(toy, tokens[:1], editable[:1], drawn_together, [0])[0].error is None
 
@@ -202,6 +208,9 @@ def test_documents_of_files(tmp_path: Path) -> None:
     assert (pair, plain) == (Document("x", "2", "1+1="), Document("2", "ab"))
     with pytest.raises(UsageError, match="line 1 has no column 'texts'"):
         read_documents(PromptSource(str(lines)), Columns(text="texts"))
+    lines.write_text('{"text": "ab"}\n\n{"txt": "ab"}\n', encoding="utf-8")
+    with pytest.raises(UsageError, match=r"rows\.jsonl, line 3 has no column 'text'. Did you mean"):
+        read_documents(PromptSource(str(lines)), Columns())
     lines.write_text('{"text": 3}\n', encoding="utf-8")
     with pytest.raises(UsageError, match="column 'text' is an int, not a text"):
         read_documents(PromptSource(str(lines)), Columns())

@@ -60,6 +60,9 @@ def test_perplexity_does_not_stand_without_entropy(tmp_path: Path) -> None:
     other = Metric(name="unigram entropy", value=4.0, unit="nats", n=8, group="other")
     with pytest.raises(ValueError, match="of group ''"):
         write_folder(tmp_path, results(metrics=(PERPLEXITY, other)), [])
+    alone = Metric(name="length", value=4.0, unit="", n=1, error=0.1)
+    with pytest.raises(ValueError, match="'length' has error"):
+        write_folder(tmp_path, results(metrics=(alone,)), [])
     assert not list(tmp_path.iterdir())
 
 

@@ -104,3 +104,8 @@ def test_files_as_they_are_published(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "HumanEval.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write('{"prompt": "def f"}\n')
     assert rules.load("humaneval", folder=folder)["test"][0] == {"prompt": "def f"}
+    with gzip.open(tmp_path / "HumanEval.jsonl.gz", "at", encoding="utf-8") as file:
+        file.write('{"promt": "def g"}\n')
+    told = r"HumanEval\.jsonl\.gz, line 2 has no column 'prompt', .* Did you mean 'promt'"
+    with pytest.raises(UsageError, match=told):
+        rules.load("humaneval", folder=folder)

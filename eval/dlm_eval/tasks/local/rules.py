@@ -17,7 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from dlm_sampling.errors import UsageError
+from dlm_sampling.errors import UsageError, suggestion
 
 DATA = Path(__file__).parent / "data"
 SECONDS = 10.0
@@ -72,6 +72,10 @@ def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
             raise row.value
         if not isinstance(row.value, dict):
             raise UsageError(f"{row.place}: must be an object with columns.")
+        if missing := [str(key) for key in rows[0].value if key not in row.value]:
+            place = row.place.replace(str(plain), str(path))
+            hint = suggestion(missing[0], map(str, row.value))
+            raise UsageError(f"{place} has no column '{missing[0]}', as the rows before. {hint}")
         found.append(_as_shipped({key.lower(): cell for key, cell in row.value.items()}))
     wanted = OF_TASK_ID.get(name)
     return [row for row in found if wanted is None or row["task_id"] in wanted]
