@@ -10,6 +10,7 @@ from dlm_sampling.denoisers.families.ddpd import DDPDPlanner
 from dlm_sampling.denoisers.families.diffusion_gemma import DiffusionGemmaDenoiser
 from dlm_sampling.denoisers.families.dream import DreamDenoiser
 from dlm_sampling.denoisers.families.duo import DuoDenoiser
+from dlm_sampling.denoisers.families.fast_dllm_v2 import FastDLLMv2Denoiser
 from dlm_sampling.denoisers.families.llada import LLaDADenoiser
 from dlm_sampling.denoisers.families.llada2 import LLaDA2Denoiser
 from dlm_sampling.denoisers.families.llada_moe import LLaDAMoEDenoiser
@@ -30,6 +31,7 @@ __all__ = [
     "DiffusionGemmaDenoiser",
     "DreamDenoiser",
     "DuoDenoiser",
+    "FastDLLMv2Denoiser",
     "LLaDA2Denoiser",
     "LLaDADenoiser",
     "LLaDAMoEDenoiser",

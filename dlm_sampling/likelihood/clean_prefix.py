@@ -1,7 +1,8 @@
 """Score noised blocks of a block-causal model beside one pass over the clean text.
 
     pass 1        Q = Wr = the columns of the finished text, up to a block
-    each canvas   Q = its blocks from the first noised one to the last scored one,
+    each canvas   Q = its blocks from the first noised one to the last scored one, and with a
+                      shift the clean column before them, whose state predicts their first token,
                   K = these and the clean columns before them,  Wr = none
 
 Columns left of the first block that differs are those of the finished text, so that their keys and
@@ -75,7 +76,6 @@ def fits(denoiser: Denoiser, guidance_scale: float) -> bool:
         and denoiser.cacheable
         and denoiser.canvas_length is None
         and denoiser.honours_padding
-        and denoiser.shift == 0
         and guidance_scale == 0.0
         and not (denoiser.time_conditioned or denoiser.carries or denoiser.step_conditioned)
     )
@@ -175,10 +175,15 @@ class CleanPrefix:
         highest = block.masked_fill(~where, -1).amax(1, keepdim=True)
         seen = real & (block <= highest)
         asked = seen & (block >= lowest.unsqueeze(1))
-        query = _query(asked)
+        lead = _lead(real & (block < lowest.unsqueeze(1))) if self.denoiser.shift else None
+        shown = asked if lead is None else asked | lead
+        query = _query(shown)
         out = self._pass(x, real, rows, (query, seen, list(self.layers)))
-        self._charge(rows, asked)
-        return [out._replace(columns=query)]
+        self._charge(rows, shown)
+        if lead is None:
+            return [out._replace(columns=query)]
+        of_lead = torch.nn.functional.pad(lead, (0, 1)).gather(1, query)
+        return [out._replace(columns=query.masked_fill(of_lead, lead.shape[1]))]
 
     def _store(self) -> None:
         """Run the finished texts once, and keep their keys and values."""
@@ -235,6 +240,11 @@ def _blocks(denoiser: Denoiser, real: Tensor) -> Tensor:
     """Return the block of each column, int64 like real (bool [n, L]); padding is in block 0."""
     assert denoiser.block_length is not None
     return (real.long().cumsum(1) - 1).clamp_min(0) // denoiser.block_length
+
+
+def _lead(before: Tensor) -> Tensor:
+    """Return the last column of each row where `before` is True, bool [n, L] like it."""
+    return before & (before.flip(1).cumsum(1).flip(1) == 1)
 
 
 def _query(asked: Tensor) -> Tensor:

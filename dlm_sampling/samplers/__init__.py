@@ -69,6 +69,7 @@ from dlm_sampling.samplers.fast_dllm import (
     FastDLLMDream as FastDLLMDream,
     FastDLLMFactor as FastDLLMFactor,
 )
+from dlm_sampling.samplers.fast_dllm_v2 import FastDLLMv2 as FastDLLMv2
 from dlm_sampling.samplers.dinfer import (
     DInferHierarchy as DInferHierarchy,
     DInferThreshold as DInferThreshold,

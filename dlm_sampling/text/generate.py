@@ -113,7 +113,7 @@ def generate(
             ("d2f", "d3llm") have blocks of 32.
         steps_per_block: steps of every block, of any size; replaces `steps`.
         align_blocks: put block boundaries at multiples of block_length from the row's first token,
-            as block-causal models (SDAR, LLaDA2, BD3-LM) need.
+            as block-causal models (SDAR, LLaDA2, Fast-dLLM v2, BD3-LM) need.
         causal_blocks: hide everything right of the current block from the model, or of the last one
             where a sampler writes several.
         seed: a whole number from which the seed of each row is made, or a list of row seeds;
@@ -173,10 +173,10 @@ def generate(
         cuda_graph: on a GPU, record one step of each batch as a CUDA graph and replay it; see
             `sample`.
         cache: keys and values of earlier passes.  "auto" keeps those of finished blocks where that
-            changes nothing (block-causal models: SDAR, LLaDA2, BD3-LM), "none" keeps none, "block"
-            insists on the first.  "prefix", "dual", "vicinity", "dkv", "dpad", "adaptive",
-            "dllm", or a policy of `dlm_sampling.caches` with values of its own, are approximate,
-            for models with full attention.
+            changes nothing (block-causal models: SDAR, LLaDA2, Fast-dLLM v2, BD3-LM), "none" keeps
+            none, "block" insists on the first.  "prefix", "dual", "vicinity", "dkv", "dpad",
+            "adaptive", "dllm", or a policy of `dlm_sampling.caches` with values of its own, are
+            approximate, for models with full attention.
         cache_audit: compare the laws of the cache with the exact ones, on the same canvas with the
             same random numbers, for `out.cache`: "refresh" for the pass before each pass over all
             columns, which costs one of a block; a share such as 1/64 of the other passes too, each

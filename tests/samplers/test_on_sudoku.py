@@ -30,6 +30,7 @@ ONE_CELL: dict[str, dict[str, Any]] = {
     "fast-dllm": {"threshold": 1.1},
     "fast-dllm-dream": {"threshold": 1.1},
     "fast-dllm-factor": {"factor": 0.0},
+    "fast-dllm-v2": {"threshold": 1.1},
     "eb-sampler": {"gamma": 0.0},
     "klass": {"conf_threshold": 1.0},
     "klass-dream": {"conf_threshold": 1.1},

@@ -1,4 +1,4 @@
-"""Translate configs of Qwen blocks under the authors' own model types: Dream and SDAR."""
+"""Translate configs of Qwen blocks under the authors' own model types: Dream, SDAR and others."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def stock_config(maker: Any, checkpoint: Checkpoint, further: tuple[str, ...]) -
 
 
 def qwen_config(denoiser: StockDenoiser, further: tuple[str, ...]) -> dict[str, Any]:
-    """Write the keys of the authors' config that Dream and SDAR share.
+    """Write the keys of the authors' config that these families share.
 
     Args:
         denoiser: with stock modules.

@@ -50,6 +50,7 @@ SWEEPS = {
         "factor", {"text": (1.0, 2.0, 4.0, 8.0, 16.0), "sudoku": (0.5, 1.0, 2.0, 4.0)}
     ),
     "fast-dllm-dream": Sweep("threshold", _THRESHOLDS, steps=4),
+    "fast-dllm-v2": Sweep("threshold", _THRESHOLDS),
     "dinfer-threshold": Sweep("threshold", _THRESHOLDS),
     "dinfer-hierarchy": Sweep(
         "low_threshold", {"text": (0.6, 0.3, 0.1, 0.03, 0.0), "sudoku": (0.6, 0.3, 0.1, 0.0)}
