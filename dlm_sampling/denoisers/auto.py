@@ -68,6 +68,15 @@ DEFAULTS: dict[str, Kind] = {
     "typical_p": NUMBER,
 }
 """Kinds of the values of sampler_config.json."""
+NOT_BUILT = {
+    "e2d2": (
+        "E2D2, an encoder with a decoder, which is not built here: the encoder sees the prompt "
+        "whole, which a pass here does not tell from finished blocks, and the sizes of the network "
+        "stand in another repository (backbone_config). Its own code noises the canvas that it is "
+        "shown, so that trust_remote_code=True is no help; load it yourself and use wrap()."
+    ),
+}
+"""What a known model type is, and why neither a family nor its own code loads it."""
 ALIASES = {
     "torch_dtype": ("dtype", "transformers' torch_dtype"),
     "device": ("device_map", "device"),
@@ -165,6 +174,8 @@ class AutoDenoiser:
             denoiser = family.load(checkpoint, wishes)
             denoiser.unread_keys = unread
             denoiser.quantized = stored
+        elif (reason := NOT_BUILT.get(checkpoint.config.get("model_type", ""))) is not None:
+            raise CheckpointError(f"{checkpoint.name!r} is {reason}")
         elif trust_remote_code:
             from dlm_sampling.denoisers import remote_code
 

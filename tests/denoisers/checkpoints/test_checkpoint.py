@@ -265,11 +265,19 @@ def test_unknown_family(folder: Path) -> None:
     message = refusal(folder)
     assert "model_type 'gpt5'" in message
     assert (
-        "Native: bd3lm, diffusion_gemma, dream, duo, llada, llada2, llada_moe, loopholing, "
-        "masked_lm, mdlm, sdar, sedd." in message
+        "Native: bd3lm, diffusion_gemma, dream, duo, fast_dllm_v2, llada, llada2, llada_moe, "
+        "loopholing, masked_lm, mdlm, sdar, sedd." in message
     )
     configure(folder, auto_map={"AutoConfig": "configuration_x.C", "AutoModel": "modeling_x.M"})
     assert "needs its own Python code (modeling_x.py)" in refusal(folder)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_model_that_is_known_and_not_built_is_told_by_name(folder: Path, trusted: bool) -> None:
+    """E2D2: its own code would load, and give logits of a canvas with further noise."""
+    configure(folder, model_type="e2d2", auto_map={"AutoModelForMaskedLM": "diffusion.E2D2"})
+    message = refusal(folder, trust_remote_code=trusted)
+    assert "is E2D2, an encoder with a decoder, which is not built here" in message
 
 
 def test_a_head_of_its_own_in_a_file_that_is_tied_is_not_left_out(folder: Path) -> None:
