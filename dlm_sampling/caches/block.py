@@ -7,7 +7,9 @@
 A block sees itself and earlier blocks, so the keys and values of a finished block never change.
 Those of its last denoising pass are not the ones to keep: that pass still saw a mask.  The first
 pass of the next block computes the finished block once more, with its tokens, beside its own
-(fused), which takes no pass of its own; the prompt is computed with the first block.
+(fused), which takes no pass of its own; the prompt is computed with the first block.  Where states
+are shifted (`Denoiser.shift`) a pass also computes the column before its first one, which predicts
+that one.
 
 Arriola et al. 2025, Block Diffusion, arXiv:2503.09573, section 3.2 (with passes of their own).
 """

@@ -111,10 +111,10 @@ def _against_block(
 ) -> str | None:
     """Return why the exact block cache does not fit, as a sentence, or None."""
     width = denoiser.block_length
-    if request.cuda_graph and (denoiser.time_conditioned or denoiser.shift):
+    if request.cuda_graph and denoiser.time_conditioned:
         return (
-            f"this network ({denoiser.family}) is told the time, or needs a column beside a block, "
-            "where cuda_graph=True records passes over whole blocks."
+            f"this network ({denoiser.family}) is told the time, so that finished blocks need "
+            "passes of their own, which cuda_graph=True does not record."
         )
     if denoiser.canvas_length is not None:
         return None  # its blocks are whole canvases, and all before them is encoded causally
@@ -184,15 +184,19 @@ class PassWidths(NamedTuple):
     fused: int  # 2 W, of a pass over the finished block and the new one; W if each row has one
 
 
-def pass_widths(state: RunState, windows: Windows) -> PassWidths:
-    """Return the widths of the passes of all batch rows, before the first step.
+def pass_widths(state: RunState, windows: Windows, shift: int) -> PassWidths | None:
+    """Return the widths of the passes of all batch rows, before the first step; None: no cache.
+
+    With a shift, the column before the first of a pass counts too, whose state predicts it.
 
     Where blocks with nothing to write are left out, the columns between two blocks count to `fused`
     too.  A pipeline has windows of several blocks in their place.
     """
+    if state.cache is None:
+        return None
     column = torch.arange(state.tokens.shape[1], device=state.tokens.device)
     seen = state.attention & (column < state.window.stop.unsqueeze(1))
-    return PassWidths(int(seen.sum(1).max()), windows.width, windows.fused)
+    return PassWidths(int(seen.sum(1).max()), windows.width + shift, windows.fused + shift)
 
 
 def _shown(state: RunState, causal: bool = False) -> Shown:

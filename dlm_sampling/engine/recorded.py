@@ -11,8 +11,9 @@ positions that a finished schedule left unknown, the events for callbacks, and c
 
 With the exact block cache there are two graphs: a step whose pass computes the block of every row,
 W columns, and one whose pass computes the block before it too, 2 W, for the steps in which a row
-has just entered a block.  The host reads after every step which comes next.  The first step, whose
-pass computes the prompts, is not recorded.  Keys and values stay where that step has put them.
+has just entered a block (one column more where states are shifted).  The host reads after every
+step which comes next.  The first step, whose pass computes the prompts, is not recorded.  Keys and
+values stay where that step has put them.
 
 No GPU has run this module yet: the tests replace the graph by a stand-in that repeats the step and
 refuses operations that a graph cannot record.
@@ -125,7 +126,7 @@ class Recorded:
     def __init__(self, run: Run, state: RunState, listeners: Listeners, record: Record) -> None:
         self.run, self.listeners, self.record = run, listeners, record
         self.padded = not bool(state.attention.all())
-        self.widths = None if state.cache is None else pass_widths(state, run.windows)
+        self.widths = pass_widths(state, run.windows, run.model.denoiser.shift)
         self.buffers = Buffers.of(run, state, bool(listeners))
         self.flags = torch.zeros(5, dtype=torch.bool, device=state.tokens.device)
         self.tokens, self.logprob = state.tokens.clone(), state.logprob.clone()

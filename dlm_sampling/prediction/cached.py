@@ -130,12 +130,13 @@ class CachedPasses:
     def _together(self, running: Running, work: _Rows) -> list[DenoiserOutput]:
         """Run all rows in one pass of an exact policy, without a question to the device."""
         plan = self._plan(work.rows, torch.ones_like(self.cache.opened))
+        asked, plan = plan.query, _with_sources(plan, work.inputs, running.model.denoiser.shift)
         outputs = self._pass(running, work, plan, True)
         held, columns = self.cache.held | plan.write, work.inputs.columns
         assert columns is not None
         self.cache = replace(self.cache, held=held, opened=torch.zeros_like(self.cache.opened))
         self.meter.nbytes = self.cache.nbytes
-        readable = torch.where(plan.query.gather(1, columns), columns, plan.query.shape[1])
+        readable = torch.where(asked.gather(1, columns), columns, asked.shape[1])
         return [out._replace(columns=readable) for out in outputs]
 
     def _before_refresh(

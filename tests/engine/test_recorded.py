@@ -26,6 +26,7 @@ from dlm_sampling.samplers.base import SamplerBase, reveal
 from dlm_sampling.text.generate import generate
 from dlm_sampling.types import ColumnCache, Pass, TokenLaw
 from tests.capture import CannotRecordError, recorder
+from tests.denoisers.fast_dllm_v2 import MASK, write_checkpoint
 from tests.test_contract import CASES, RAGGED, CountingToy, canvas, denoiser, made
 
 FAMILIES = Path(__file__).parents[1] / "fixtures" / "models"
@@ -363,6 +364,19 @@ def test_the_block_cache_has_two_shapes_and_one_place(sampler: Any, options: Any
     if sampler == "llada":
         assert torch.equal(ours.nfe, theirs.nfe)
         torch.testing.assert_close(ours.work, theirs.work)
+
+
+def test_the_block_cache_of_a_network_with_a_shift_has_one_column_more(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    model = AutoDenoiser.from_pretrained(tmp_path, mask_token_id=MASK)
+    options: dict[str, Any] = {"max_new_tokens": 11, "seed": 3, "eos": "keep", "temperature": 1.0}
+    options["sampler_options"] = {"threshold": 0.3, "sub_block": 2}
+    prompts = [[5, 6, 7, 8, 9], [4, 4], [9, 8, 7, 6, 5, 4, 3, 2, 1]]
+    theirs, watched = generate(model, prompts, **options), Watched(model)
+    ours = generate(model, prompts, cuda_graph=True, cache="block", **options)
+    assert torch.equal(ours.sequences, theirs.sequences)
+    torch.testing.assert_close(ours.logprobs, theirs.logprobs, atol=1e-5, rtol=0)
+    assert watched.widths[0] == 12 and set(watched.widths[1:]) == {5, 9}
 
 
 def test_what_the_block_cache_cannot_record_is_refused() -> None:

@@ -31,7 +31,7 @@ def test_every_sampler_runs_under_the_plain_law_and_its_own(
     for sampler in running_on("absorbing"):
         assert sampler in names[f"texts-{own_law(sampler)}"]
     left = set(samplers.available()) - set().union(*names.values())
-    assert left == {"d2f", "d3llm"}  # whose blocks these canvases do not have
+    assert left == {"d2f", "d3llm", "fast-dllm-v2"}  # whose blocks these canvases do not have
     for part in by_part.values():
         labels = [setting.label for setting in part.settings]
         assert len(labels) == len(set(labels))

@@ -15,11 +15,11 @@ OUTCOMES: tuple[Outcome, ...] = ("better", "less varied", "same", "worse")
 
 SAMPLERS = (
     "# Samplers compared",
-    "Every sampler of `samplers.available()` that runs on masks (without `d2f` and `d3llm`, which "
-    "need several blocks), with its own options except where a row names one, under one law in "
-    "each part: *plain* is temperature 1, *greedy* temperature 0, *nucleus* temperature 1 and "
-    "top-p 0.9 without the crossing token. Every sampler runs under the law of its paper, and "
-    "fills grids under the plain law too.",
+    "Every sampler of `samplers.available()` that runs on masks (without `d2f`, `d3llm` and "
+    "`fast-dllm-v2`, which need several blocks), with its own options except where a row names "
+    "one, under one law in each part: *plain* is temperature 1, *greedy* temperature 0, *nucleus* "
+    "temperature 1 and top-p 0.9 without the crossing token. Every sampler runs under the law of "
+    "its paper, and fills grids under the plain law too.",
 )
 UNIFORM = (
     "# Samplers of uniform noise",

@@ -34,6 +34,10 @@ UNIFORM_MODEL = Weights("tiny-books-uniform")
 JUDGE = JudgeOptions(features="none")
 
 
+OF_BLOCKS = ("fast-dllm-v2",)
+"""Samplers of one block at a time that are meant for the blocks of a network."""
+
+
 def samplers_parts(samples: int | None) -> tuple[Part, ...]:
     """Return every sampler of masks under its own law, and on grids under the plain law too."""
     everyone = running_on("absorbing")
@@ -56,14 +60,16 @@ def uniform_parts(samples: int | None) -> tuple[Part, ...]:
 
 
 def running_on(noise: str) -> list[str]:
-    """Return the names of the samplers that run on a noise process and write one block at a time.
+    """Return the names of the samplers that run on a noise process and need no further blocks.
 
     Texts and grids of these presets are one block, on which a pipeline of blocks is another sampler
-    ("d2f" is "fast-dllm").
+    ("d2f" is "fast-dllm"), as is one that begins each block of a network by itself.
     """
     found = samplers.available().items()
     return [
-        name for name, entry in found if noise in entry.runs_on and entry.build().pipeline is None
+        name
+        for name, entry in found
+        if noise in entry.runs_on and entry.build().pipeline is None and name not in OF_BLOCKS
     ]
 
 
