@@ -11,9 +11,8 @@ positions that a finished schedule left unknown, the events for callbacks, and c
 
 With the exact block cache there are two graphs: a step whose pass computes the block of every row,
 W columns, and one whose pass computes the block before it too, 2 W, for the steps in which a row
-has just entered a block (one column more where states are shifted).  The host reads after every
-step which comes next.  The first step, whose pass computes the prompts, is not recorded.  Keys and
-values stay where that step has put them.
+has just entered a block (with a shift, one column more).  The host reads after every step which
+comes next.  The first step computes the prompts and is not recorded.  Keys and values stay there.
 
 No GPU has run this module yet: the tests replace the graph by a stand-in that repeats the step and
 refuses operations that a graph cannot record.
