@@ -65,25 +65,36 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """All nodes of a file: a walk takes as long as the parser, and many tests look at each."""
+    return list(ast.walk(tree(path)))
+
+
+@cache
 def is_module(dotted: str) -> bool:
     paths = [base.joinpath(*dotted.split(".")) for base in (ROOT, ROOT / "kernels", ROOT / "eval")]
     return any(path.is_dir() or path.with_suffix(".py").is_file() for path in paths)
 
 
-def imports(path: Path, base: Path, *, at_import_only: bool = False) -> Iterator[str]:
+@cache
+def imports(path: Path, base: Path, *, at_import_only: bool = False) -> list[str]:
     """Dotted names that a file imports; `at_import_only` leaves out functions and TYPE_CHECKING."""
-    nodes = at_import(tree(path).body) if at_import_only else ast.walk(tree(path))
+    nodes = at_import(tree(path).body) if at_import_only else nodes_of(path)
+    found: list[str] = []
     package = module_name(path, base).split(".")
     package = package if path.name == "__init__.py" else package[:-1]
     for node in nodes:
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             anchor = package[: len(package) - node.level + 1] if node.level else []
             origin = ".".join([*anchor, *([node.module] if node.module else [])])
             for alias in node.names:
                 deeper = f"{origin}.{alias.name}"
-                yield deeper if origin.startswith("dlm_") and is_module(deeper) else origin
+                known = origin.startswith("dlm_") and is_module(deeper)
+                found.append(deeper if known else origin)
+    return found
 
 
 def at_import(body: list[ast.stmt]) -> Iterator[ast.AST]:
@@ -266,8 +277,9 @@ SHARED_MODULES = ("errors", "embedded", "schedules", "testing.sudoku", "__main__
 OUTSIDE = [*sources(ROOT / "eval"), *sources(ROOT / "examples")]
 
 
-@for_each(OUTSIDE)
-def test_eval_and_examples_use_public_names(path: Path) -> None:
+@cache
+def public_modules() -> dict[str, set[str]]:
+    """The public names of every module that has some."""
     public = {"dlm_sampling": public_names(LIBRARY / "__init__.py")}
     for name in PUBLIC_PACKAGES:
         public[f"dlm_sampling.{name}"] = public_names(LIBRARY / name / "__init__.py")
@@ -275,7 +287,13 @@ def test_eval_and_examples_use_public_names(path: Path) -> None:
         public[f"dlm_sampling.{name}"] = defined_names(
             LIBRARY.joinpath(*name.split(".")).with_suffix(".py")
         )
-    for node in ast.walk(tree(path)):
+    return public
+
+
+@for_each(OUTSIDE)
+def test_eval_and_examples_use_public_names(path: Path) -> None:
+    public = public_modules()
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dlm_sampling"):
             assert node.module in public, f"{where(path)} imports from {node.module}"
             names = {alias.name for alias in node.names}
@@ -297,7 +315,9 @@ def classes(path: Path) -> dict[str, set[str]]:
 
 def last_name(node: ast.expr) -> str:
     """`Base` of `Base` and of `module.Base`."""
-    return ast.unparse(node).split(".")[-1]
+    if isinstance(node, ast.Name):
+        return node.id
+    return node.attr if isinstance(node, ast.Attribute) else ast.unparse(node).split(".")[-1]
 
 
 SAMPLER_FILES = sources(LIBRARY / "samplers")
@@ -342,7 +362,7 @@ def test_a_sampler_may_build_on_a_solver_never_on_a_decoder(path: Path) -> None:
 
 def probes(path: Path) -> list[int]:
     """Lines that ask an object for an attribute by name in case it has one."""
-    nodes = list(ast.walk(tree(path)))
+    nodes = nodes_of(path)
     named = [
         (n, n.func.id) for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
     ]
@@ -361,8 +381,10 @@ GETATTR = ("getattr", 3)
 @for_each(FILES)
 def test_the_base_class_of_samplers_is_not_asked_for(path: Path) -> None:
     """A sampler is what has the protocol; its base class is a convenience."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+    for node in nodes_of(path):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+            continue
+        if node.func.id in ("isinstance", "issubclass"):
             kinds = {last_name(n) for n in ast.walk(node.args[1]) if isinstance(n, ast.expr)}
             assert "SamplerBase" not in kinds, f"{where(path)}:{node.lineno}: ask for `Sampler`"
 
@@ -370,7 +392,7 @@ def test_the_base_class_of_samplers_is_not_asked_for(path: Path) -> None:
 @for_each(FILES)
 def test_no_part_of_the_library_is_imported_by_a_string(path: Path) -> None:
     """Such an import would pass under every wall of this file."""
-    for node in ast.walk(tree(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.Call) and last_name(node.func) in ("import_module", "__import__"):
             named = [a.value for a in ast.walk(node) if isinstance(a, ast.Constant)]
             ours = [name for name in named if str(name).split(".")[0] == "dlm_sampling"]
@@ -407,9 +429,11 @@ def test_source_roots_are_not_packages() -> None:
 
 @for_each(sources(LIBRARY))
 def test_library_code_raises_and_logs(path: Path) -> None:
-    module = module_name(path, ROOT)
-    for node in ast.walk(tree(path)):
-        place = f"{where(path)}:{getattr(node, 'lineno', 0)}"
+    module, file = module_name(path, ROOT), where(path)
+    for node in nodes_of(path):
+        if not isinstance(node, ast.Assert | ast.Call):
+            continue
+        place = f"{file}:{node.lineno}"
         if isinstance(node, ast.Assert):
             assert narrows_a_type(node), f"{place}: raise an error instead of assert"
         if not isinstance(node, ast.Call):
@@ -446,7 +470,7 @@ def test_no_function_takes_ten_arguments_by_place(path: Path) -> None:
     """Nobody counts to ten in a call; kernels are launched by place, and are left out."""
     long = [
         f"{node.name}: {len(node.args.posonlyargs + node.args.args)}"
-        for node in ast.walk(tree(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and len(node.args.posonlyargs + node.args.args) >= 10
     ]
@@ -534,7 +558,7 @@ def test_mathematics_that_only_tests_call_is_the_public_toolbox() -> None:
     found: dict[str, set[str]] = {}
     for folder in ("processes", "ops", "denoisers/families"):
         for path in sources(LIBRARY / folder):
-            for node in ast.walk(tree(path)):
+            for node in nodes_of(path):
                 if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
                     continue
                 if named[node.name] == 1:
@@ -550,7 +574,7 @@ def test_arguments_and_fields_are_named_by_a_noun() -> None:
     wrong = [
         f"{where(path)}: {found.group().strip()}"
         for path in [*sources(LIBRARY), *sources(ROOT / "kernels" / "dlm_kernels")]
-        for node in ast.walk(tree(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
         for found in clause.finditer(ast.get_docstring(node) or "")
     ]
