@@ -4,10 +4,14 @@ Import this after TRITON_INTERPRET is set.  The interpreter
 
 - replaces the functions of `triton.language` at every call of a device function, of which a kernel
   makes hundreds, though within a launch the first replacement still holds;
+- calls every such function through two more, one that takes the semantics out of its arguments and
+  puts them in, and one that looks whether they are there;
 - computes the conditions of overflow checks, and drops them unless `debug` is set;
 - builds a table of all data types for each look-up in it;
 - makes the shape of every value, and most of its types, as new objects, and broadcasts blocks of
   one shape to that shape;
+- works out for every operation on two values of one type which type they have in common, and makes
+  the block of a constant such as the 1 of `x + 1` anew;
 - calls the function of a reduction or scan for one element after another.  Here it is called for
   whole blocks, as on a GPU: of neighbours in a tree, which an associative function allows.
 """
@@ -15,13 +19,14 @@ Import this after TRITON_INTERPRET is set.  The interpreter
 from __future__ import annotations
 
 import functools
-import math
+import inspect
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import triton.language as tl
+from triton._utils import validate_block_shape
 from triton.runtime import interpreter
 
 _patch: Any = interpreter._patch_lang
@@ -57,20 +62,86 @@ def numpy_type(kind: Any) -> Any:
     return _numpy_type(tl.uint64 if isinstance(element, tl.pointer_type) else element)
 
 
+def call_directly(owner: Any, name: str, member: Any, builder: Any, scope: Any) -> None:
+    """Replace a function of the language by its inner one, which is given the semantics."""
+    inner: Any = inspect.unwrap(member)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        options["_semantic"] = interpreter.interpreter_semantic
+        return inner(*arguments, **options)
+
+    scope.set_attr(owner, name, call)
+
+
 Tensor: Any = tl.core.tensor
 Block: Any = tl.block_type
-broadcast: Any = interpreter.interpreter_semantic.broadcast_impl_value
-_shapes: dict[tuple[int, ...], tuple[Any, Any]] = {}
+Handle: Any = interpreter.TensorHandle
+_unwrap: Any = tl.core._unwrap_if_constexpr
+_broadcast: Any = interpreter.interpreter_semantic.broadcast_impl_value
+_in_common: Any = interpreter.interpreter_semantic.binary_op_type_checking_impl
+_shapes: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}
 _blocks: dict[tuple[tuple[int, ...], Any], Any] = {}
+_constants: dict[tuple[Any, ...], np.ndarray[Any, Any]] = {}
+
+NUMBERS = (
+    tl.int1, tl.int8, tl.int16, tl.int32, tl.int64, tl.uint8, tl.uint16, tl.uint32, tl.uint64,
+    tl.float16, tl.bfloat16, tl.float32, tl.float64,
+)  # fmt: skip
+BYTES = {kind.name: max(1, kind.primitive_bitwidth // 8) for kind in NUMBERS}
+POINTER = 8
+# Two values of one of these have it in common, in a division too; the small floats divide in fp32.
+CLOSED = BYTES.keys() - {"fp16", "bf16"}
+
+
+def unwrap(value: Any) -> Any:
+    """Return what a constant holds; most values are none."""
+    return value if type(value) is Tensor else _unwrap(value)
+
+
+def same_type(self: Any, other: Any) -> bool:
+    """Compare two data types by name; most are compared with themselves."""
+    other = other if self is other else _unwrap(other)
+    return self is other or (isinstance(other, tl.dtype) and self.name == other.name)
+
+
+def make_handle(self: Any, data: Any, kind: Any, attr: Any = None) -> None:
+    """Hold numbers that the type has room for."""
+    if data.itemsize > BYTES.get(kind.name, POINTER):
+        raise ValueError(f"numbers of {data.itemsize} bytes for {kind}")
+    self.data, self.dtype, self.attr = data, kind, {} if attr is None else attr
+
+
+def binary(self: Any, left: Any, right: Any, operation: Any) -> Any:
+    """Compute, in the type of the left side."""
+    found, kind = operation(left.data, right.data), left.dtype
+    if found.itemsize > BYTES.get(kind.name, POINTER):
+        found = found.astype(numpy_type(kind))
+    return Handle(found, kind)
+
+
+def shape_of(sizes: tuple[int, ...]) -> tuple[Any, Any, Any]:
+    """Return the shapes of a value and of its type, and its size, which never change."""
+    if sizes not in _shapes:
+        whole = tl.tuple([tl.constexpr(size) for size in sizes])
+        _shapes[sizes] = whole, tl.tuple(list(sizes)), validate_block_shape(sizes)
+    return _shapes[sizes]
+
+
+def make_block(self: Any, element: Any, shape: Any) -> None:
+    """Make the type of a block, whose shape is shared with the others of that shape."""
+    given = shape.values if type(shape) is tl.tuple else shape
+    sizes = tuple([size if type(size) is int else _unwrap(size) for size in given])
+    if not sizes:
+        raise TypeError("a block has an axis")
+    self.element_ty, self.sizes = element, sizes
+    _, self.shape, self.numel = shape_of(sizes)
 
 
 def make_value(self: Any, handle: Any, kind: Any) -> None:
-    """Make a value whose shape is shared with the others of that shape; a shape never changes."""
-    shape = tuple(kind.shape.values) if isinstance(kind, Block) else ()
-    if shape not in _shapes:
-        whole = tl.tuple([tl.constexpr(size) for size in shape])
-        _shapes[shape] = whole, tl.constexpr(math.prod(shape))
-    self.shape, self.numel = _shapes[shape]
+    """Make a value whose shape is shared with the others of that shape."""
+    self.sizes = kind.sizes if type(kind) is Block else ()
+    self.shape, _, numel = shape_of(self.sizes)
+    self.numel = tl.constexpr(numel)
     self.handle, self.type, self.dtype = handle, kind, kind.scalar
 
 
@@ -78,15 +149,39 @@ def with_element_type(self: Any, element: Any) -> Any:
     """Return the type of a block of this shape; pointers have many types, so are not kept."""
     if isinstance(element, tl.pointer_type):
         return Block(element, self.shape)
-    place = tuple(self.shape.values), element
+    place = self.sizes, element
     if place not in _blocks:
         _blocks[place] = Block(element, self.shape)
     return _blocks[place]
 
 
-def broadcast_unlike(left: Any, right: Any) -> tuple[Any, Any]:
+def broadcast(left: Any, right: Any) -> tuple[Any, Any]:
     """Broadcast two values; two of one shape are done."""
-    return (left, right) if left.shape is right.shape else broadcast(left, right)
+    return (left, right) if left.shape is right.shape else _broadcast(left, right)
+
+
+def in_common(left: Any, right: Any, *options: Any, **named: Any) -> tuple[Any, Any]:
+    """Bring two values to one type and shape; blocks of constants are kept."""
+    if type(left) is Tensor and type(right) is Tensor:
+        name = left.dtype.name
+        if name == right.dtype.name and name in CLOSED:
+            return broadcast(left, right)
+        return _in_common(left, right, *options, **named)
+    first = type(left) is Tensor
+    value, number = (left, right) if first else (right, left)
+    if type(value) is not Tensor or type(number) not in (int, float):
+        return _in_common(left, right, *options, **named)
+    kind = value.dtype
+    place = kind.name, value.sizes, type(number), number, first, options, *named.values()
+    if place not in _constants:
+        found = _in_common(left, right, *options, **named)
+        same, constant = found if first else found[::-1]
+        if same is value and constant.dtype.name == kind.name in CLOSED:
+            _constants[place] = constant.handle.data
+            constant.handle.data.flags.writeable = False
+        return found
+    constant = Tensor(Handle(_constants[place], kind), value.type)
+    return (value, constant) if first else (constant, value)
 
 
 def combine(operation: Any, kinds: list[Any], left: list[Any], right: list[Any]) -> list[Any]:
@@ -126,10 +221,18 @@ builder: Any = interpreter.interpreter_builder
 assert not builder.options.debug
 builder.options = replace(builder.options, sanitize_overflow=False)
 interpreter._patch_lang = patch_once
+interpreter._patch_attr = call_directly
 interpreter._get_np_dtype = numpy_type
 interpreter.ReduceOps.generic_reduce = reduce_in_a_tree
 interpreter.ScanOps.generic_scan = scan_in_a_tree
+interpreter.InterpreterBuilder.binary_op = binary
+interpreter.interpreter_semantic.broadcast_impl_value = broadcast
+interpreter.interpreter_semantic.binary_op_type_checking_impl = in_common
+Handle.__init__ = make_handle
 Tensor.__init__ = make_value
+Block.__init__ = make_block
+Block.name = property(lambda self: f"<{self.shape}, {self.element_ty}>")
 Block.with_element_ty = with_element_type
 Block.to_ir = lambda self, builder: self
-interpreter.interpreter_semantic.broadcast_impl_value = broadcast_unlike
+tl.dtype.__eq__ = same_type
+tl.core._unwrap_if_constexpr = unwrap
