@@ -97,24 +97,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     everything is enough.
     """
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
-    forking = [item for item in items if "forks" in fixtures_of(item)]
+    forking = [item for item in items if forks_a_process(item)]
     middle = (len(items) + 1) // 2
-    items[:] = [item for item in items if "forks" not in fixtures_of(item)]
+    items[:] = [item for item in items if not forks_a_process(item)]
     items[middle:middle] = forking
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         cases[item.nodeid.partition("[")[0]].append(item)
     slow = slow_tests()
     for test, same in cases.items():
-        left_out = test in slow or "forks" in fixtures_of(same[0])
+        left_out = test in slow or forks_a_process(same[0])
         kept = set[int]() if left_out else {0, len(same) // 2}
         for index, item in enumerate(same):
             if index not in kept:
                 item.add_marker(pytest.mark.slow)
 
 
-def fixtures_of(item: pytest.Item) -> list[str]:
-    return item.fixturenames if isinstance(item, pytest.Function) else []
+def forks_a_process(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and not {"forks", "bare"}.isdisjoint(item.fixturenames)
 
 
 def pytest_collection_finish() -> None:
@@ -127,6 +127,14 @@ def pytest_collection_finish() -> None:
 def forks() -> Iterator[Forks]:
     """Commands as processes of their own, each of which starts in milliseconds."""
     forks = Forks()
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="session")
+def bare() -> Iterator[Forks]:
+    """Programs as processes of their own that have imported torch alone; see `tests/bare.py`."""
+    forks = Forks("tests.bare.import_torch")
     yield forks
     forks.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.bare import run
+from tests.forks import ROOT, Forks
+
 GUIDE = ROOT / ".github" / "CONTRIBUTING.md"
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 FILE = re.compile(r"^`([\w./]+)`\n\n```(python|diff)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -56,24 +57,20 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
-def python(*arguments: str, cwd: Path, **variables: str) -> str:
-    """Run this interpreter in a copy of the sources, which it imports; return what it prints."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "DLM_"))}
-    environment |= {"PYTHONPATH": os.pathsep.join(str(cwd / p) for p in ("", "kernels", "eval"))}
+def ruff(*arguments: str, cwd: Path) -> None:
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=environment | variables,
+        [sys.executable, "-m", "ruff", *arguments], cwd=cwd,
         capture_output=True, text=True, check=False, timeout=250,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    return done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="triton is made for Linux only")
-def test_the_walks_work_as_they_stand(tmp_path: Path) -> None:
+def test_the_walks_work_as_they_stand(tmp_path: Path, bare: Forks) -> None:
     """All files and changes of the guide, in a copy: their own tests, the contract, the table.
 
-    One process, as most of the time is the import of torch: the kernel needs the interpreter, and
+    One process, as most of the time is that of imports: the kernel needs the interpreter, and
     to everything else, which is torch's on a CPU, it makes no difference.
     """
     # Bytecode is copied with its sources, but not while another worker writes it.
@@ -85,15 +82,17 @@ def test_the_walks_work_as_they_stand(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tmp_path)
     written = write_files(GUIDE.read_text(encoding="utf-8"), tmp_path)
 
-    python("-m", "ruff", "check", "-q", *written, cwd=tmp_path)
-    python("-m", "ruff", "format", "-q", "--check", *written, cwd=tmp_path)
+    ruff("check", "-q", *written, cwd=tmp_path)
+    ruff("format", "-q", "--check", *written, cwd=tmp_path)
     tests = [name for name in written if Path(name).name.startswith("test_")]
     assert len(tests) == 3
     (check,) = (name for name in written if Path(name).name.startswith("check_"))
     suites = ("tests/test_contract.py", "tests/test_readme.py", *tests, check)
     chosen = "prefix or llama_masks or token_ranks or table_is_what"
     words = ("-q", "-n0", "-rA", "-k", chosen, *suites)
-    passed = python("-c", TABLE_THEN_TESTS, *words, cwd=tmp_path, TRITON_INTERPRET="1")
+    paths = [tmp_path / folder for folder in ("", "kernels", "eval")]
+    status, passed, err = run(bare, TABLE_THEN_TESTS, tmp_path, paths, *words, TRITON_INTERPRET="1")
+    assert status == 0, passed[-6000:] + err[-2000:]
     assert "| [prefix](dlm_sampling/samplers/prefix.py) |" in (tmp_path / "README.md").read_text()
     for name in tests:
         assert f"PASSED {name}::" in passed

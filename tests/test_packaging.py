@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.bare import run
+from tests.forks import ROOT, Forks
+
 PACKAGES = ("dlm_sampling", "dlm_kernels", "dlm_eval")
 
 
@@ -198,9 +200,9 @@ def hub_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def test_hub_kernels_package_works_in_the_checkout(hub_kernels: Path) -> None:
-    path = os.pathsep.join([str(hub_kernels), str(ROOT)])
-    printed = check(python("-c", USE_HUB_KERNELS, cwd=ROOT, path=path))
+def test_hub_kernels_package_works_in_the_checkout(hub_kernels: Path, bare: Forks) -> None:
+    status, printed, err = run(bare, USE_HUB_KERNELS, ROOT, [hub_kernels, ROOT])
+    assert status == 0, err
     assert printed.split() == ["True", str(hub_kernels / "kernels" / "__init__.py")]
 
 
@@ -220,17 +222,20 @@ WITHOUT = """
 import sys
 sys.modules["triton"] = None
 import dlm_sampling, dlm_kernels
-heavy = {"torch", "transformers"} & set(sys.modules)
+print(sorted({"torch", "transformers"} & set(sys.modules)), dlm_sampling.__version__)
+"""
+ALL_NAMES = """
 for name in dlm_sampling.__all__:
     getattr(dlm_sampling, name)
-print(sorted(heavy), dlm_sampling.__version__)
 """
 
 
-def test_imports_without_triton_and_without_torch_first() -> None:
+def test_imports_without_triton_and_without_torch_first(bare: Forks) -> None:
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     printed = check(python("-c", WITHOUT, cwd=ROOT, path=path))
     assert printed.startswith("[] "), "import dlm_sampling must not import torch"
+    status, printed, err = run(bare, WITHOUT + ALL_NAMES, ROOT, [ROOT, ROOT / "kernels"])
+    assert (status, printed[:10]) == (0, "['torch'] "), err
 
 
 def test_public_names_are_what_all_says() -> None:
@@ -253,5 +258,6 @@ assert dlm_sampling.samplers.available()
 """
 
 
-def test_public_function_wins_over_the_module_of_its_name() -> None:
-    check(python("-c", SAME_NAME, cwd=ROOT, path=str(ROOT)))
+def test_public_function_wins_over_the_module_of_its_name(bare: Forks) -> None:
+    status, _, err = run(bare, SAME_NAME, ROOT, [ROOT])
+    assert status == 0, err

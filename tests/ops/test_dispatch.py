@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
 
 from dlm_sampling.ops._dispatch import kernel, why_no_kernels
+from tests.bare import run
+from tests.forks import ROOT, Forks
 
 
 def test_auto_and_torch_stay_on_torch_for_cpu_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,8 +136,7 @@ def test_the_kernels_refuse_the_cpu() -> None:
         assert obstacle(torch.device("cpu")) is not None
 
 
-def test_importing_the_kernels_imports_no_triton() -> None:
+def test_importing_the_kernels_imports_no_triton(bare: Forks) -> None:
     code = "import dlm_kernels.common.support, sys; assert 'triton' not in sys.modules"
-    folder = Path(__file__).resolve().parents[2] / "kernels"
-    environment = os.environ | {"PYTHONPATH": str(folder)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=250)
+    status, _, err = run(bare, code, ROOT, [ROOT / "kernels"])
+    assert status == 0, err

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -22,8 +19,8 @@ from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers import ConfidenceSampler, registry
 from dlm_sampling.text.generate import generate
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.bare import run
+from tests.forks import ROOT, Forks
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +192,7 @@ assert "| [leftmost](dlm_sampling/samplers/leftmost.py) | Write the leftmost pos
 """
 
 
-def test_a_sampler_is_added_by_its_file_and_one_line(tmp_path: Path) -> None:
+def test_a_sampler_is_added_by_its_file_and_one_line(tmp_path: Path, bare: Forks) -> None:
     """In a copy: the file, a line in `samplers/__init__.py`, and the table writes itself."""
     shutil.copytree(
         ROOT / "dlm_sampling",
@@ -211,16 +208,8 @@ def test_a_sampler_is_added_by_its_file_and_one_line(tmp_path: Path) -> None:
     place = next(i for i, line in enumerate(lines) if ".llada import" in line)
     lines.insert(place + 1, NEW_LINE)
     (folder / "__init__.py").write_text("".join(lines), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", CHECK, str(tmp_path)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=250,
-    )
-    assert done.returncode == 0, done.stderr
+    status, _, err = run(bare, CHECK, tmp_path, [tmp_path], str(tmp_path))
+    assert status == 0, err
 
 
 @cache

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,19 +16,11 @@ from dlm_sampling.denoisers.checkpoints import reach
 from dlm_sampling.denoisers.checkpoints.convert import convert
 from dlm_sampling.denoisers.checkpoints.placement import single_device
 from dlm_sampling.denoisers.checkpoints.weights import save_weights
-from tests.forks import Forks, run_module
+from tests.bare import run
+from tests.forks import ROOT, Forks, run_module
 
 V = 40
 Maker = Callable[..., Denoiser]
-
-
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Python in a process of its own, where the package is found installed or not."""
-    root = Path(__file__).parents[3]
-    command = [sys.executable, *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=root, timeout=250
-    )
 
 
 @pytest.fixture
@@ -356,11 +346,11 @@ def test_a_plan_over_devices_gives_the_same_logits(llada: Maker, folder: Path) -
         torch.testing.assert_close(loaded.logits(ids), llada().logits(ids))
 
 
-def test_importing_the_denoisers_imports_neither_transformers_nor_triton() -> None:
+def test_importing_the_denoisers_imports_neither_transformers_nor_triton(bare: Forks) -> None:
     code = (
         "import sys, dlm_sampling.denoisers, dlm_sampling.checkup.doctor\n"
         "dlm_sampling.denoisers.auto.load_families()\n"
         "sys.exit(', '.join({'transformers', 'triton', 'accelerate'} & set(sys.modules)) or 0)"
     )
-    done = run("-c", code)
-    assert done.returncode == 0, done.stderr
+    status, _, err = run(bare, code, ROOT, [ROOT])
+    assert status == 0, err
