@@ -31,7 +31,8 @@ PROCESSES: dict[str, Process] = {
 CASES = [
     (name, kind) for name, entry in sorted(samplers.available().items()) for kind in entry.runs_on
 ]
-on_every_noise = pytest.mark.parametrize(("name", "kind"), CASES)
+# The tests of one case run one after another, in one worker: they share runs that are kept below.
+on_every_noise = pytest.mark.parametrize(("name", "kind"), CASES, scope="module")
 
 
 # Fields with which a slow sampler takes fewer steps; what a contract says does not depend on them.
