@@ -77,10 +77,11 @@ Tensor: Any = tl.core.tensor
 Block: Any = tl.block_type
 Handle: Any = interpreter.TensorHandle
 _unwrap: Any = tl.core._unwrap_if_constexpr
-_broadcast: Any = interpreter.interpreter_semantic.broadcast_impl_value
 _in_common: Any = interpreter.interpreter_semantic.binary_op_type_checking_impl
-_shapes: dict[tuple[int, ...], tuple[Any, Any, Any]] = {}
-_blocks: dict[tuple[tuple[int, ...], Any], Any] = {}
+_broadcast: Any = interpreter.interpreter_semantic.broadcast_impl_value
+_shapes: dict[tuple[int, ...], tuple[Any, ...]] = {}
+_blocks: dict[tuple[tuple[int, ...], str], Any] = {}
+_joined: dict[tuple[tuple[int, ...], tuple[int, ...]], tuple[int, ...]] = {}
 _constants: dict[tuple[Any, ...], np.ndarray[Any, Any]] = {}
 
 NUMBERS = (
@@ -91,6 +92,7 @@ BYTES = {kind.name: max(1, kind.primitive_bitwidth // 8) for kind in NUMBERS}
 POINTER = 8
 # Two values of one of these have it in common, in a division too; the small floats divide in fp32.
 CLOSED = BYTES.keys() - {"fp16", "bf16"}
+WHOLE = {name for name in CLOSED if "int" in name}
 
 
 def unwrap(value: Any) -> Any:
@@ -119,11 +121,12 @@ def binary(self: Any, left: Any, right: Any, operation: Any) -> Any:
     return Handle(found, kind)
 
 
-def shape_of(sizes: tuple[int, ...]) -> tuple[Any, Any, Any]:
-    """Return the shapes of a value and of its type, and its size, which never change."""
+def shape_of(sizes: tuple[int, ...]) -> tuple[Any, ...]:
+    """Return shape and size of a value, then of its type, which never change."""
     if sizes not in _shapes:
+        size = validate_block_shape(sizes)
         whole = tl.tuple([tl.constexpr(size) for size in sizes])
-        _shapes[sizes] = whole, tl.tuple(list(sizes)), validate_block_shape(sizes)
+        _shapes[sizes] = sizes, whole, tl.constexpr(size), tl.tuple(list(sizes)), size
     return _shapes[sizes]
 
 
@@ -133,31 +136,52 @@ def make_block(self: Any, element: Any, shape: Any) -> None:
     sizes = tuple([size if type(size) is int else _unwrap(size) for size in given])
     if not sizes:
         raise TypeError("a block has an axis")
-    self.element_ty, self.sizes = element, sizes
-    _, self.shape, self.numel = shape_of(sizes)
+    self.element_ty = element
+    self.sizes, self.value_shape, self.value_numel, self.shape, self.numel = shape_of(sizes)
 
 
 def make_value(self: Any, handle: Any, kind: Any) -> None:
     """Make a value whose shape is shared with the others of that shape."""
-    self.sizes = kind.sizes if type(kind) is Block else ()
-    self.shape, _, numel = shape_of(self.sizes)
-    self.numel = tl.constexpr(numel)
+    if type(kind) is Block:
+        self.sizes, self.shape, self.numel = kind.sizes, kind.value_shape, kind.value_numel
+    else:
+        self.sizes, self.shape, self.numel, *_ = shape_of(())
     self.handle, self.type, self.dtype = handle, kind, kind.scalar
 
 
-def with_element_type(self: Any, element: Any) -> Any:
-    """Return the type of a block of this shape; pointers have many types, so are not kept."""
-    if isinstance(element, tl.pointer_type):
-        return Block(element, self.shape)
-    place = self.sizes, element
+def block_of(element: Any, sizes: tuple[int, ...]) -> Any:
+    """Return the type of a block; pointers have many types, so are not kept."""
+    if type(element) is tl.pointer_type:
+        return Block(element, sizes)
+    place = sizes, element.name
     if place not in _blocks:
-        _blocks[place] = Block(element, self.shape)
+        _blocks[place] = Block(element, sizes)
     return _blocks[place]
+
+
+def spread(value: Any, sizes: tuple[int, ...]) -> Any:
+    """Broadcast a value to larger sizes."""
+    if value.sizes == sizes:
+        return value
+    data, kind = value.handle.data, value.handle.dtype
+    if value.sizes:
+        data = np.broadcast_to(data, sizes)
+    else:
+        data = np.full(sizes, data, dtype=numpy_type(kind))
+    return Tensor(Handle(data, kind), block_of(value.dtype, sizes))
 
 
 def broadcast(left: Any, right: Any) -> tuple[Any, Any]:
     """Broadcast two values; two of one shape are done."""
-    return (left, right) if left.shape is right.shape else _broadcast(left, right)
+    place = left.sizes, right.sizes
+    if place[0] == place[1]:
+        return left, right
+    if place not in _joined:
+        found = _broadcast(left, right)
+        _joined[place] = found[0].sizes
+        return found
+    sizes = _joined[place]
+    return spread(left, sizes), spread(right, sizes)
 
 
 def in_common(left: Any, right: Any, *options: Any, **named: Any) -> tuple[Any, Any]:
@@ -165,6 +189,9 @@ def in_common(left: Any, right: Any, *options: Any, **named: Any) -> tuple[Any, 
     if type(left) is Tensor and type(right) is Tensor:
         name = left.dtype.name
         if name == right.dtype.name and name in CLOSED:
+            return broadcast(left, right)
+        pointers = type(left.dtype) is tl.pointer_type and options[:1] == (True,)
+        if pointers and right.dtype.name in WHOLE:
             return broadcast(left, right)
         return _in_common(left, right, *options, **named)
     first = type(left) is Tensor
@@ -232,7 +259,7 @@ Handle.__init__ = make_handle
 Tensor.__init__ = make_value
 Block.__init__ = make_block
 Block.name = property(lambda self: f"<{self.shape}, {self.element_ty}>")
-Block.with_element_ty = with_element_type
+Block.with_element_ty = lambda self, element: block_of(element, self.sizes)
 Block.to_ir = lambda self, builder: self
 tl.dtype.__eq__ = same_type
 tl.core._unwrap_if_constexpr = unwrap
