@@ -10,12 +10,24 @@ from typing import Any
 import pytest
 from dlm_eval.robustness import fuzz, invariants
 from dlm_eval.robustness.calls import PAIRS, Call
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[3]
 CALLS = 2  # of each kind, for each pair of sampler and noise: the simplest, and a random one
 FIRST = {name: kind for name, kind in reversed(PAIRS)}  # arguments are refused on any noise
 CASES = [(*pair, False) for pair in PAIRS] + [(*pair, True) for pair in FIRST.items()]
+
+
+@pytest.fixture(autouse=True)
+def the_same_calls_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypothesis mixes in numbers that it finds in the source of all modules imported so far.
+
+    In a whole run those are a thousand files, which takes seconds, and others in every worker.
+    """
+    none = Constants()
+    monkeypatch.setattr(providers, "_get_local_constants", lambda: none, raising=False)
 
 
 @pytest.mark.parametrize(("name", "kind", "wrong"), CASES)
