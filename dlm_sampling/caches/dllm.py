@@ -59,7 +59,8 @@ class DLLMCache(PolicyBase):
 
     def init(self, view: View) -> DLLMState:
         """Return the state of rows without a pass."""
-        return DLLMState(view.unknown, torch.zeros_like(view.opened, dtype=torch.int64))
+        answer = view.unknown if view.editable is None else view.editable
+        return DLLMState(answer, torch.zeros_like(view.opened, dtype=torch.int64))
 
     def plan(self, state: DLLMState, view: View) -> tuple[DLLMState, Plan]:
         """Return the columns of the next pass, and the state after it."""

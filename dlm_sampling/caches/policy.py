@@ -29,13 +29,14 @@ class View(NamedTuple):
     held: Tensor  # bool [n, L], columns with stored keys and values
     rng: Rng | None = None  # of the n rows; a policy takes numbers of its own stream
     drift: Tensor | None = None  # float64 [n], see `measures`
+    editable: Tensor | None = None  # bool [n, L], positions that the run may write, in any block
 
 
 class Plan(NamedTuple):
     """Hold the columns of a pass over n rows."""
 
     query: Tensor  # bool [n, L], Q: columns whose hidden states are computed
-    keys: Tensor  # bool [n, L], K: columns that are attended to; each is in Q or held
+    keys: Tensor  # bool [n, L], K: columns attended to; what is not held joins Q, and Wr
     write: Tensor  # bool [n, L], Wr, in Q: columns whose fresh keys and values are kept
     refresh: Tensor  # bool [n], rows that compute more than usual, in a pass of their own
     partial: Tensor | None = None  # bool [n, L], in Q and held: see `types.Partial`

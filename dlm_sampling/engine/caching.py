@@ -154,19 +154,23 @@ def _against_approximate(denoiser: Denoiser, request: Request, policy: AnyPolicy
     return None
 
 
-def meter_of(policy: AnyPolicy | None, audit: float | str | None) -> Meter | None:
+def meter_of(policy: AnyPolicy | None, request: Request) -> Meter | None:
     """Return what audits a run, as `cache_audit` asks for; None without a cache."""
     if policy is None:
         return None
+    audit, told = request.cache_audit, request.told_time
     if audit is None:
-        return Meter(policy)
-    return Meter(policy, None if isinstance(audit, str) else max(1, round(1 / audit)))
+        return Meter(policy, told_time=told)
+    every = None if isinstance(audit, str) else max(1, round(1 / audit))
+    return Meter(policy, every, told)
 
 
 def with_cache(state: RunState, policy: AnyPolicy) -> RunState:
     """Return the state before the first pass with an empty cache."""
     shown = _shown(state)
-    empty = RunCache.empty(policy, shown.window, shown.unknown, shown.real, state.rng)
+    empty = RunCache.empty(
+        policy, shown.window, shown.unknown, shown.real, state.rng, state.editable
+    )
     return replace(state, cache=empty)
 
 
@@ -208,4 +212,4 @@ def _shown(state: RunState, causal: bool = False) -> Shown:
     visible = state.attention
     if causal:
         visible = visible & (column < state.window.stop.unsqueeze(1))
-    return Shown(state.tokens, state.unknown, window, visible, state.rng)
+    return Shown(state.tokens, state.unknown, window, visible, state.rng, state.editable)

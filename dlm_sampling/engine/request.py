@@ -86,6 +86,8 @@ class Request:
         reads_ahead: name of a guidance or target that reads predictions outside of the current
             block, or None; with it the denoiser is asked for every column.
         fills_behind: write what is behind a stop token at once; see `engine.early_end`.
+        told_time: whether the network is told the time, so that no stored key is that of another
+            step; the run sets it.
     """
 
     sampler: Sampler[Any]
@@ -108,6 +110,7 @@ class Request:
     reads_ahead: str | None = None
     fills_behind: bool = False
     speculate: int = 1
+    told_time: bool = False
 
     def __post_init__(self) -> None:
         planned = self.blocks.steps if self.blocks.steps_per_block is None else None

@@ -127,7 +127,7 @@ class Run:
             filler=pad if pad is not None else (*request.stop_token_ids, 0)[0],
             complete=canvases.complete,
             cache=cache,
-            meter=meter_of(cache, request.cache_audit),
+            meter=meter_of(cache, request),
             times=grid_of(request.times, device),
             constraint=RunConstraint.of(request, canvases, process),
             budget=Budget.of(request, plan),

@@ -248,4 +248,5 @@ def plan_request(
             "causal blocks hide; use one block for the whole row."
         )
     ahead = ahead if len(plan.number) and int(plan.number.max()) > 1 else None
-    return replace(request, blocks=blocks, reads_ahead=ahead), plan
+    told = denoiser.time_conditioned
+    return replace(request, blocks=blocks, reads_ahead=ahead, told_time=told), plan

@@ -103,7 +103,8 @@ class Trajectory:
         if self.request is None or self.request.cache in ("auto", "none"):
             return None
         policy = policy_of(self.request.cache)
-        return None if policy.exact else repr(policy)
+        exact = policy.exact and not self.request.told_time
+        return None if exact else repr(policy)
 
     def steps(self, row: int) -> list[tuple[StepEvent, int]]:
         """Return the events of one row, each with the row's index inside the event.

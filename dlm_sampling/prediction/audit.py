@@ -30,10 +30,12 @@ class Meter:
         policy: the policy that is audited.
         every: audit each so many passes that are no refresh; None: only before a refresh, where the
             policy's pass is one of a block; 0: never.
+        told_time: whether the network is told the time, where no policy is exact.
     """
 
     policy: AnyPolicy
     every: int | None = 0
+    told_time: bool = False
     passes: int = 0
     nbytes: int = 0
     audits: int = 0
@@ -126,8 +128,8 @@ class Meter:
         kl_, tv, top1, drawn, entropy, replaced = parts
         policy = self.policy
         return CacheReport(
-            repr(policy), policy.exact, self.nbytes, self.audits, kl_, tv, top1, drawn, entropy,
-            replaced, self.floor,
+            repr(policy), policy.exact and not self.told_time, self.nbytes, self.audits,
+            kl_, tv, top1, drawn, entropy, replaced, self.floor,
         )  # fmt: skip
 
 

@@ -212,7 +212,8 @@ class CachedPasses:
         if state is not None:
             after = where_rows(own, after, state)
             self.cache = replace(cache, state=store_rows(cache.state, rows, after))
-        return plan
+        new = plan.keys & ~(plan.query | view.held)  # never computed, as hidden until now
+        return plan._replace(query=plan.query | new, write=plan.write | new)
 
     def _commit(self, running: Running, work: _Rows, plan: Plan) -> None:
         """Store the columns of `plan.write` in a pass of its own, once for each row of the run."""

@@ -45,12 +45,13 @@ class RunCache:
         unknown: Tensor,
         real: Tensor,
         rng: Rng | None = None,
+        editable: Tensor | None = None,
     ) -> RunCache:
-        """Return the cache before the first pass; window, unknown and real are bool [A, L]."""
+        """Return the cache before the first pass; the tables of columns are bool [A, L]."""
         held = torch.zeros_like(window)
         opened = torch.ones_like(window[:, 0])
         drift = torch.zeros_like(opened, dtype=torch.float64)
-        state = policy.init(View(unknown, window, real, opened, held, rng, drift))
+        state = policy.init(View(unknown, window, real, opened, held, rng, drift, editable))
         return cls(policy, (), held, opened, state, drift)
 
     def enter(self, rows: Tensor) -> RunCache:
@@ -73,9 +74,11 @@ class Shown(NamedTuple):
     window: Tensor  # bool [A, L], columns of the current block
     real: Tensor  # bool [A, L], False at padding
     rng: Rng | None = None  # random numbers of the step
+    editable: Tensor | None = None  # bool [A, L], positions that the run may write
 
     def view(self, cache: RunCache) -> View:
         """Return what the policy sees."""
         return View(
-            self.unknown, self.window, self.real, cache.opened, cache.held, self.rng, cache.drift
+            self.unknown, self.window, self.real, cache.opened, cache.held, self.rng, cache.drift,
+            self.editable,
         )  # fmt: skip

@@ -30,7 +30,7 @@ def settings(job: Job) -> dict[str, Any]:
     """
     request, denoiser = job.request, job.denoiser
     cache = request.cache
-    exact = cache in ("auto", "none") or policy_of(cache).exact
+    exact = cache in ("auto", "none") or (policy_of(cache).exact and not denoiser.time_conditioned)
     return {
         **({} if exact else {"cache": repr(policy_of(cache))}),
         **({} if request.constraint is None else {"constraint": request.constraint.name}),

@@ -247,8 +247,12 @@ def test_a_network_that_is_told_the_time_is_cached_on_request_only_and_with_a_wa
     without, auto = (run(denoiser, "llada", cache) for cache in ("none", "auto"))
     assert torch.equal(without.work, auto.work)
     with pytest.warns(UserWarning, match="told the time"):
-        cached = run(denoiser, "llada", "block")
+        cached = run(denoiser, "llada", "block", return_trajectory=True)
     assert float(cached.work.max()) < float(auto.work.min())
+    assert cached.cache is not None and not cached.cache.exact
+    rollout = Rollout.from_output(cached)
+    with pytest.warns(UserWarning, match="with BlockCache.* is approximate: its tokens come"):
+        replay(denoiser, rollout)
 
 
 def test_a_prompt_is_encoded_once_per_call_and_not_once_per_step() -> None:

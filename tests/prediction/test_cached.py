@@ -17,6 +17,7 @@ from dlm_sampling.caches import (
     AnyPolicy,
     BlockCache,
     DkvCache,
+    DLLMCache,
     DualCache,
     PrefixCache,
     VicinityCache,
@@ -112,6 +113,31 @@ def test_with_one_layer_keys_depend_on_their_own_token_and_no_cache_is_stale(
         cached = of_one_layer(policy, sampler, shifted, guidance)
         assert_same(without, cached)
         assert (cached.work < without.work).all()
+
+
+@pytest.mark.parametrize("policy", [DkvCache(every=99), DLLMCache(99, 99, 0.0)])
+def test_a_column_that_was_hidden_is_computed_when_it_is_first_seen(policy: AnyPolicy) -> None:
+    """Fixed tokens of later blocks, which causal blocks hide: no pass of the policy asks them."""
+    ids = torch.randint(0, 38, (2, 12), generator=torch.Generator().manual_seed(1))
+    given: dict[str, Any] = {"editable": torch.arange(12).expand(2, -1) % 3 == 1, "steps": 8}
+    outputs = [
+        sample(
+            toy(1), samplers.create("ancestral"), ids, seeds=[5, 6], cache=cache,
+            block_length=BLOCK, causal_blocks=True, law=TokenLaw(), **given,
+        )
+        for cache in ("none", policy)
+    ]  # fmt: skip
+    assert_same(*outputs)
+
+
+def test_a_draft_is_a_part_of_the_answer() -> None:
+    """Samplers that revise ask for tokens of the draft, which is not the prompt of dLLM-Cache."""
+    draft = torch.arange(17).expand(3, -1).contiguous()
+    for policy in (DLLMCache(99, 99, 0.0), DLLMCache(99, 2, 0.5)):
+        without, cached = (
+            run(toy(1), cache, "llada2.1", start=draft, steps=12) for cache in ("none", policy)
+        )
+        assert_same(without, cached)
 
 
 class Seeing(LLaDADenoiser):

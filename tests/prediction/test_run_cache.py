@@ -41,6 +41,6 @@ def test_memory_is_that_of_keys_and_values_of_both_passes() -> None:
 def test_a_policy_sees_the_canvas_and_what_is_held() -> None:
     cache = RunCache.empty(DualCache(), WINDOW, UNKNOWN, REAL)
     rng = Rng.from_seeds([1, 2])
-    view = Shown(torch.zeros(2, 2).long(), UNKNOWN, WINDOW, REAL, rng).view(cache)
-    wanted = (UNKNOWN, WINDOW, REAL, cache.opened, cache.held, rng, cache.drift)
+    view = Shown(torch.zeros(2, 2).long(), UNKNOWN, WINDOW, REAL, rng, REAL).view(cache)
+    wanted = (UNKNOWN, WINDOW, REAL, cache.opened, cache.held, rng, cache.drift, REAL)
     assert all(found is given for found, given in zip(view, wanted, strict=True))
