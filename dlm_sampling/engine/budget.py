@@ -89,11 +89,11 @@ class Budget:
             before: the rows before the step.
             moved: the step.
             predictor: its passes.
-            nfe: int64 [A], passes of the rows before it.
+            nfe: int64 [A], passes that the rows had asked for before it.
         """
         rows, block, canvas, each = before.rows, before.block, moved.canvas, self.per_step
         most = self.left(nfe, rows, block)
-        now = self.left(predictor.nfe[rows], rows, block)
+        now = self.left(predictor.model.counts.asked[rows], rows, block)
         unknown = canvas.eligible
         ahead = unknown.sum(1)
         still = unknown & moved.state.unknown

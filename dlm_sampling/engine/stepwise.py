@@ -62,10 +62,12 @@ class Stepwise:
         if self.speculation is not None:
             predictor = self.speculation.before(before, predictor, self.padded)
         counted = self.heard or run.budget is not None
-        passes_before = run.model.counts.nfe[before.rows] if counted else None
+        counts = run.model.counts
+        passes_before = counts.nfe[before.rows] if counted else None
+        asked_before = counts.asked[before.rows] if counted else None
         moved = run.move(before, predictor, check=self.iteration == 0)
-        if run.budget is not None and passes_before is not None:
-            moved = run.budget.kept(before, moved, predictor, passes_before)
+        if run.budget is not None and asked_before is not None:
+            moved = run.budget.kept(before, moved, predictor, asked_before)
         state, filled = moved.state, None
         block_ended = some(moved.over)
         if block_ended:

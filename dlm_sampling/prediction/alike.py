@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.prediction.rows import PassRows
+from dlm_sampling.prediction.shapes import real_columns
 from dlm_sampling.types import DenoiserOutput, Pass
 from dlm_sampling.types.rows import select_rows
 from dlm_sampling.types.values import distinct
@@ -75,6 +76,20 @@ def alike(inputs: Pass, rows: PassRows, denoiser: Denoiser) -> Alike | None:
         0, kind, order, "amin", include_self=False
     )
     return Alike(first, kind)
+
+
+def count_shared(shared: Tensor, inputs: Pass, columns: Tensor, first: Tensor) -> None:
+    """Count the columns of a pass that the first row of each kind shows in the place of others.
+
+    Args:
+        shared: float64 [B], counts of the batch rows, changed in place.
+        inputs: the pass of n rows.
+        columns: int64 [n], columns that each row asks for.
+        first: int64 [u], the rows that are run.
+    """
+    assert inputs.rows is not None
+    share = columns.double() / real_columns(inputs).sum(1).clamp_min(1)
+    shared.index_add_(0, inputs.rows, share.index_fill(0, first, 0.0))
 
 
 def same_queries(inputs: Pass, query: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.caches import Plan, RefreshPolicy
 from dlm_sampling.denoisers.columns import shift_right
-from dlm_sampling.prediction.alike import same_queries
+from dlm_sampling.prediction.alike import count_shared, same_queries
 from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.drift import Values
 from dlm_sampling.prediction.model import RunModel
@@ -213,6 +213,8 @@ class CachedPasses:
             after = where_rows(own, after, state)
             self.cache = replace(cache, state=store_rows(cache.state, rows, after))
         new = plan.keys & ~(plan.query | view.held)  # never computed, as hidden until now
+        idle = ~plan.query.any(1, keepdim=True)  # a network takes no pass without a column
+        new = new | (idle & view.window & view.real)
         return plan._replace(query=plan.query | new, write=plan.write | new)
 
     def _commit(self, running: Running, work: _Rows, plan: Plan) -> None:
@@ -279,6 +281,7 @@ class CachedPasses:
                 out = running.network(ready, number, work.rows, work.temperature)
             else:
                 first, which = same
+                count_shared(model.counts.shared, inputs, counted, first)
                 store = replace(
                     store,
                     query=query[first],

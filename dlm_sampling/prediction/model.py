@@ -24,6 +24,7 @@ class Counts:
         nfe: int64 [B], forward passes; a guided pass counts 2.
         spared: float64 [B], columns hidden from the passes, in units of the row's whole canvas.
         shared: float64 [B], columns of the passes that another row showed in the row's place.
+        known: int64 [B], passes that were spared, as what they would tell was predicted before.
         model_time: float64 [B], time argument of each row's latest pass on the denoiser's own
             schedule; NaN for denoisers that take no time.
     """
@@ -31,6 +32,7 @@ class Counts:
     nfe: Tensor
     spared: Tensor
     shared: Tensor
+    known: Tensor
     model_time: Tensor
 
     @classmethod
@@ -38,11 +40,17 @@ class Counts:
         """Return the counts before the first pass."""
         nfe = torch.zeros(rows, dtype=torch.int64, device=device)
         spared = torch.zeros(rows, dtype=torch.float64, device=device)
-        return cls(nfe, spared, torch.zeros_like(spared), torch.full_like(spared, torch.nan))
+        shared, time = torch.zeros_like(spared), torch.full_like(spared, torch.nan)
+        return cls(nfe, spared, shared, torch.zeros_like(nfe), time)
 
     def without_time(self) -> Counts:
         """Return the same counts with a separate `model_time`, for passes at other times."""
         return replace(self, model_time=torch.full_like(self.model_time, torch.nan))
+
+    @property
+    def asked(self) -> Tensor:
+        """Return the passes that a run without predictions beforehand takes so far, int64 [B]."""
+        return self.nfe + self.known
 
     @property
     def work(self) -> Tensor:

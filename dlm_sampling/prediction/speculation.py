@@ -131,6 +131,8 @@ class Guesses:
         missing = [row for row in rows if self._find(names[row], wanted[row]) is None]
         if missing:
             self._predict(predictor, ask, {row: wanted[row] for row in missing}, names)
+        model, ready = predictor.model, [names[row] for row in rows if row not in missing]
+        model.counts.known[ready] += model.passes
         found: list[Known] = []
         for row in rows:
             known = self._find(names[row], wanted[row])

@@ -138,8 +138,8 @@ def generate(
         guidance_scale: w of classifier-free guidance, u + (w + 1) (c - u), with conditional and
             unconditional logits c and u; a guided pass counts 2 NFE.
         num_return_sequences: rows per prompt, each with its own seed.  On masks their first canvas
-            is the same, and the first step runs it once for all (`Denoiser.rows_alike`; not with a
-            cache, a guidance object or a carried state, nor where rows have times of their own).
+            is the same, and the first step runs it once for all (`Denoiser.rows_alike`, or with a
+            cache; not with a guidance object, a carried state or rows with times of their own).
             Without a mask each row begins with noise of its own, and nothing is shared.
         infill: True fills every mask id of the prompts; a bool mask (tensor or lists) fills the
             positions where it is True; False fills none; None fills mask tokens in strings only.

@@ -221,6 +221,8 @@ def test_rows_of_one_prompt_share_its_keys_and_values() -> None:
     assert torch.equal(one.tokens, five.tokens)
     assert seen[0] == 32 + 4  # one row of the prompt and the first block, for five sequences
     assert max(seen[1:]) <= 5 * 8
+    assert float((five.work - five.shared).sum()) * 40 == pytest.approx(sum(seen))
+    assert five.shared.tolist() == pytest.approx([0.0, *[36 / 40] * 4])
 
 
 def test_the_first_pass_shows_the_prompt_once_and_later_ones_a_block() -> None:

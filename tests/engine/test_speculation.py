@@ -49,6 +49,30 @@ def test_any_number_of_drafts_gives_the_same_tokens(name: str, temperature: floa
     assert int(rounds[-1].sum()) < int(rounds[0].sum())
 
 
+def test_a_bound_of_passes_asks_for_the_tokens_that_it_asks_for_without_drafts() -> None:
+    """Twelve positions are nearly sure, three a step; of the other eight a step writes one.
+
+    Of these the bound asks for two a step, although drafts have spared passes by then.
+    """
+    law = torch.full((20, 5), -20.0)
+    law[:12, 0], law[:12, 1:4] = 0.0, -4.6
+    law[12:, :4] = 0.0
+    denoiser = wrap(lambda ids: law.expand(len(ids), -1, -1), vocab_size=5, mask_token_id=MASK)
+    sampler = samplers.create("eb-sampler", gamma=0.35)
+    plain, drafts = (
+        sample(
+            denoiser, sampler, torch.zeros(1, 20).long(), torch.ones(1, 20).bool(), seeds=[3],
+            law=TokenLaw(), max_nfe=8, speculate=width,
+        )
+        for width in (1, 4)
+    )  # fmt: skip
+    assert plain.nfe.tolist() == [8] and int(drafts.nfe) < 7
+    assert torch.equal(plain.tokens, drafts.tokens)
+    assert torch.equal(plain.logprob, drafts.logprob)
+    assert plain.forced is not None and drafts.forced is not None
+    assert plain.forced.tolist() == drafts.forced.tolist() == [4]
+
+
 @pytest.mark.parametrize(
     ("width", "options", "words"),
     [

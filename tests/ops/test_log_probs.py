@@ -38,6 +38,13 @@ def test_the_law_by_hand(law: TokenLaw, weights: tuple[int, ...]) -> None:
     torch.testing.assert_close(given, wanted.log())
 
 
+def test_the_law_at_temperature_0_has_no_slope_and_takes_logits_with_a_graph() -> None:
+    leaf = LOGITS.clone().requires_grad_()
+    found = ops.filtered_log_law(leaf, TokenLaw(temperature=0.0))
+    assert found.exp().tolist() == [[1.0, 0.0, 0.0, 0.0]] and not found.requires_grad
+    assert torch.equal(ops.log_probs(leaf).detach(), ops.log_probs(LOGITS))
+
+
 def test_each_row_at_its_temperature_by_hand() -> None:
     """Row 0 at 1, row 1 at 2, where the weights are their square roots, row 2 at 0."""
     rows, temperatures = torch.zeros(3, dtype=torch.int64), torch.tensor([1.0, 2.0, 0.0])

@@ -130,6 +130,14 @@ def test_a_column_that_was_hidden_is_computed_when_it_is_first_seen(policy: AnyP
     assert_same(*outputs)
 
 
+def test_a_pass_of_which_nothing_is_asked_computes_its_block() -> None:
+    """`every_step` runs a row that has no mask left, of which dKV-Cache asks for no column."""
+    given: dict[str, Any] = {"every_step": True, "steps": 15, "block_length": None}
+    without, cached = (run(toy(1), cache, **given) for cache in ("none", DkvCache(every=99)))
+    assert_same(without, cached)
+    assert without.nfe.tolist() == [15, 15, 15]
+
+
 def test_a_draft_is_a_part_of_the_answer() -> None:
     """Samplers that revise ask for tokens of the draft, which is not the prompt of dLLM-Cache."""
     draft = torch.arange(17).expand(3, -1).contiguous()
