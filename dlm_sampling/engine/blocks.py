@@ -96,6 +96,21 @@ def plan_blocks(
     )
 
 
+def in_whole_blocks(plan: BlockPlan, attention: Tensor, width: int) -> BlockPlan:
+    """Let every block reach to the end of the network's block, with the fixed tokens behind it.
+
+    They are no positions to write; they see those that are, so that passes compute them together.
+
+    Args:
+        plan: blocks that begin at multiples of `width` from the row's first token.
+        attention: bool [B, L], False at padding.
+        width: columns per block of the network.
+    """
+    origin = attention.long().argmax(1, keepdim=True)
+    stop = origin + (plan.stop - origin + width - 1).div(width, rounding_mode="floor") * width
+    return plan._replace(stop=stop.minimum(origin + attention.sum(1, keepdim=True)))
+
+
 def check_canvas(canvas_length: int, block_length: int | None, align_blocks: bool) -> None:
     """Check that the block settings suit a network that only writes whole canvases.
 

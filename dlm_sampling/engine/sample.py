@@ -16,7 +16,13 @@ from torch import Tensor
 from dlm_sampling.caches import AnyPolicy
 from dlm_sampling.constraints import TokenAutomaton
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.engine.blocks import BlockPlan, check_canvas, check_whole, plan_blocks
+from dlm_sampling.engine.blocks import (
+    BlockPlan,
+    check_canvas,
+    check_whole,
+    in_whole_blocks,
+    plan_blocks,
+)
 from dlm_sampling.engine.budget import fitted
 from dlm_sampling.engine.checks import check_canvases
 from dlm_sampling.engine.drafts import start_of, with_draft
@@ -237,6 +243,10 @@ def plan_request(
     )
     if canvas_length is not None:
         check_whole(plan, canvas_length)
+    width = denoiser.block_length
+    if width is not None and blocks.length is not None and blocks.align and not blocks.causal:
+        whole = blocks.length % width == 0
+        plan = in_whole_blocks(plan, canvases.attention, width) if whole else plan
     process = request.sampler.canvas_process(denoiser.process) or denoiser.process
     plan = fitted(request, plan, process)
     ahead = request.reads_ahead

@@ -166,6 +166,25 @@ def test_work_counts_the_columns_of_the_queries() -> None:
     assert out.work.tolist() == pytest.approx([(12 + 4 + 8 + 4 + 8 + 4) / 20])
 
 
+def test_fixed_tokens_behind_the_last_position_of_a_block_are_computed_with_it() -> None:
+    """Blocks of 4 of 12 columns, positions 1 and 5: a pass over 4 columns, and one over 4 + 4."""
+    ids = torch.randint(0, 100, (2, 12), generator=torch.Generator().manual_seed(5))
+    editable, attention = torch.zeros(2, 12).bool(), torch.ones(2, 12).bool()
+    editable[:, [1, 5]] = True
+    editable[1, 4], attention[1, :3] = True, False  # blocks from column 3 on: 4 and 5 are in one
+    given: dict[str, Any] = {"attention_mask": attention, "seeds": [1, 2], "law": TokenLaw()}
+    without, cached = (
+        sample(
+            sdar(), samplers.create("llada"), ids, editable & attention, block_length=4,
+            align_blocks=True, cache=cache, **given,
+        )
+        for cache in ("none", "block")
+    )  # fmt: skip
+    same(without, cached)
+    assert cached.nfe.tolist() == [2, 2]
+    assert cached.work.tolist() == pytest.approx([(4 + 8) / 12, (4 + 4) / 9])
+
+
 @dataclass(frozen=True)
 class Lazy(PolicyBase):
     """The fault: the keys of a block's last pass, which saw masks, are kept."""
