@@ -54,8 +54,8 @@ class DPadCache(PolicyBase):
         super().__post_init__()  # types before ranges
         at_least("window", self.window, 0)
         for name, value in (("decay", self.decay), ("scale", self.scale)):
-            if value < 0.0:
-                raise ValueError(f"{name}={value}: must be at least 0.")
+            if not 0.0 <= value < math.inf:
+                raise ValueError(f"{name}={value}: must be at least 0, and finite.")
 
     def init(self, view: View) -> DPadState:
         """Return the state of rows without a block."""

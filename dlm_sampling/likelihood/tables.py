@@ -224,8 +224,12 @@ def rebuilt_events(
 
 
 def in_order(columns: list[Tensor]) -> list[Tensor]:
-    """Sort the columns of a table by iteration, its second one; parts of a batch ran in turn."""
-    order = columns[1].argsort(stable=True)
+    """Sort the columns of a table by iteration, its second one, and by row, its first one.
+
+    Parts of a batch ran in turn, and those of similar length together.
+    """
+    by_row = columns[0].argsort(stable=True)
+    order = by_row[columns[1][by_row].argsort(stable=True)]
     return [column[order] for column in columns]
 
 

@@ -129,7 +129,8 @@ def filtered_log_law(logits: Tensor, law: TokenLaw) -> Tensor:
         with torch.no_grad():
             dropped = filtered_log_law(exact, law) == -math.inf
         return (exact.masked_fill(dropped, -math.inf) / law.temperature).log_softmax(-1)
-    return log_probs(logits.reshape(-1, logits.shape[-1]), law=law).view(logits.shape)
+    table = logits.detach().reshape(-1, logits.shape[-1])  # at temperature 0 it has no slope
+    return log_probs(table, law=law).view(logits.shape)
 
 
 class _Plan(NamedTuple):

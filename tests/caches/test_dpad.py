@@ -56,6 +56,14 @@ def test_the_columns_of_a_row_do_not_depend_on_the_batch() -> None:
         assert float(alone.work[0]) == float(together.work[row])
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"scale": float("nan")}, {"decay": float("inf")}, {"scale": -1.0}]
+)
+def test_numbers_of_no_density_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be at least 0, and finite"):
+        DPadCache(**wrong)
+
+
 def test_the_number_of_columns_is_that_of_the_paper() -> None:
     """Their mean is within four standard errors of the sum of the chances, about 64."""
     rows, length = 400, 400

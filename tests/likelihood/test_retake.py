@@ -15,6 +15,7 @@ from dlm_sampling import AutoDenoiser, Rollout, Trajectory, generate, replay, sa
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.request import Request
 from dlm_sampling.engine.sample import sample
+from dlm_sampling.likelihood.branching import branch
 from dlm_sampling.likelihood.retake import check_retakable
 from dlm_sampling.likelihood.scoring import Scorer, Views
 from dlm_sampling.likelihood.tables import Steps, Writes
@@ -261,6 +262,20 @@ def test_padding_and_order_of_the_batch_change_nothing_without_a_mask(name: str)
     net.honours_padding = True  # a network that is shown the padding, and sums over it
     seen = replay(net, mixed, grad=False).total
     assert (seen - found.total).abs().max() > 0.01
+
+
+def test_rows_that_ran_in_buckets_are_scored_and_branched_in_their_places() -> None:
+    """The longest row runs first, by itself; the steps of a loop step are in order of rows."""
+    net = Noisy(table())
+    net.honours_padding = False
+    rollout = generate(
+        net, [[1], [2], [0, 1, 2, 1, 2] * 3], sampler="predictor-corrector", max_new_tokens=2,
+        steps=2, seed=7, temperature=1.0, return_rollout=True,
+    ).rollout  # fmt: skip
+    assert rollout is not None
+    assert all(event.rows.tolist() == sorted(event.rows.tolist()) for event in rollout.events())
+    assert (replay(net, rollout, grad=False).total - rollout.total).abs().max() <= 1e-6
+    assert torch.equal(branch(net, rollout, 1, seeds=rollout.seeds).tokens, rollout.tokens)
 
 
 @pytest.mark.parametrize("name", ["ancestral", "theta-trapezoidal", "predictor-corrector"])
