@@ -376,7 +376,7 @@ def _partial(plan: Plan, query: Tensor) -> Partial | None:
     )
     always = asked & ~some
     counts = always.sum(1) + plan.fresh
-    return Partial(always, counts, int(counts.max()))
+    return Partial(always, counts, max(int(counts.max()), 1))
 
 
 def _with_sources(plan: Plan, inputs: Pass, shift: int) -> Plan:

@@ -18,7 +18,7 @@ class Partial(NamedTuple):
 
     always: Tensor  # bool [n, q]
     counts: Tensor  # int64 [n], columns that a layer computes, those of `always` included
-    most: int  # the largest of them
+    most: int  # the largest of them, at least 1
 
 
 class LayerKeys(NamedTuple):

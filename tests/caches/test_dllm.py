@@ -48,6 +48,7 @@ def test_with_one_layer_nothing_is_stale(shifted: bool) -> None:
         (DLLMCache(1, 99, 1.0), True),  # all columns of the answer, one by one
         (DLLMCache(99, 1, 0.3), False),
         (DLLMCache(1, 99, 0.5), False),
+        (DLLMCache(1, 99, 0.0), False),  # layers behind the first compute no column
     ],
 )
 def test_what_is_computed_in_every_pass_is_no_cache(
