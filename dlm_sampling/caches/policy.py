@@ -155,6 +155,16 @@ class RefreshPolicy(PolicyBase):
         return Plan(near, view.real, none, none[:, 0])
 
 
+def completed(plan: Plan, view: View) -> Plan:
+    """Add the columns of K that were never computed to Q, and the block where Q is empty.
+
+    A column that was hidden so far has no keys, and a network takes no pass without a column.
+    """
+    idle = ~plan.query.any(1, keepdim=True) & view.window & view.real
+    new = plan.keys & ~(plan.query | view.held) | idle
+    return plan._replace(query=plan.query | new, write=plan.write | new)
+
+
 def at_least(name: str, value: int | None, least: int) -> None:
     """Check that a field is at least `least`, or None.
 

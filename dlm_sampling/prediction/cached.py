@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.caches import Plan, RefreshPolicy
+from dlm_sampling.caches.policy import completed
 from dlm_sampling.denoisers.columns import shift_right
 from dlm_sampling.prediction.alike import count_shared, same_queries
 from dlm_sampling.prediction.audit import Meter
@@ -212,10 +213,7 @@ class CachedPasses:
         if state is not None:
             after = where_rows(own, after, state)
             self.cache = replace(cache, state=store_rows(cache.state, rows, after))
-        new = plan.keys & ~(plan.query | view.held)  # never computed, as hidden until now
-        idle = ~plan.query.any(1, keepdim=True)  # a network takes no pass without a column
-        new = new | (idle & view.window & view.real)
-        return plan._replace(query=plan.query | new, write=plan.write | new)
+        return completed(plan, view)
 
     def _commit(self, running: Running, work: _Rows, plan: Plan) -> None:
         """Store the columns of `plan.write` in a pass of its own, once for each row of the run."""
