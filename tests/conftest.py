@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -29,6 +31,8 @@ tqdm.set_lock(threading.RLock())
 # What is imported and collected stays: searching it for garbage took a fifth of the collection.
 gc.disable()
 
+TESTS = Path(__file__).parent.resolve()
+IMPORTED_ANYWAY = ("sympy", "pandas", "scipy.stats", "matplotlib.figure", "networkx")  # by others
 MOST_WORKERS = 8  # each holds torch and a model or two
 SILENCE = 400  # seconds without the start or end of a test: more than faulthandler_timeout
 guards: list[subprocess.Popen[bytes]] = []
@@ -62,6 +66,26 @@ def pytest_configure(config: pytest.Config) -> None:
     elif config.getoption("numprocesses", None):
         signal.signal(signal.SIGALRM, give_up)
         config.pluginmanager.register(Silence())
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Every second worker imports in another order: what one has compiled, the other only reads.
+
+    In a fresh environment two workers that do the same at the same time compile everything twice.
+    """
+    config = session.config
+    whole = [Path(argument).resolve() for argument in config.args] == [TESTS]
+    if not (whole and hasattr(config, "workerinput")):
+        return
+    worker: str = config.workerinput["workerid"]
+    if int(worker.removeprefix("gw")) % 2:
+        files = sorted(TESTS.rglob("test_*.py"))
+        paths = [file.relative_to(TESTS.parent).with_suffix("") for file in files]
+        names = [".".join(path.parts) for path in paths]
+        for name in (*IMPORTED_ANYWAY, *names[len(names) // 2 :]):
+            # What cannot be imported is told when it is collected.
+            with contextlib.suppress(Exception, pytest.skip.Exception):
+                importlib.import_module(name)
 
 
 def give_up(_: int, __: FrameType | None) -> None:
@@ -118,8 +142,9 @@ def forks_a_process(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what was collected out of every later search for garbage."""
+    """Keep what was collected out of every later search for garbage, and search seldom."""
     gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
     gc.enable()
 
 
