@@ -252,6 +252,7 @@ def import_everything() -> None:
     import tqdm
     from dlm_eval.cli.app import app as evaluation
     from dlm_eval.judges.causal import CausalJudge
+    from dlm_eval.report.plots import draw
     from typer.main import get_command
 
     from dlm_sampling import AutoDenoiser
@@ -263,7 +264,10 @@ def import_everything() -> None:
     # thread makes: of two new threads at once (transformers loads with four) one finds no pool.
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
     CausalJudge.from_pretrained("own")
-    get_command(app), get_command(evaluation)
+    get_command(evaluation)
+    commands: Any = get_command(app)
+    commands.commands["samplers"].make_context("samplers", [])  # typer imports how at first use
+    draw("", "", lambda figure: figure.add_subplot().set_title("as matplotlib its fonts"))
     for name in ("sudoku4x4", "tiny-books"):
         AutoDenoiser.from_pretrained(name)
 
