@@ -99,6 +99,15 @@ def shift_right(
     return at_columns(states, source if columns is None else source.gather(1, columns))
 
 
+def sources(columns: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return the columns whose states predict others (bool [B, L]) under `shift_right`."""
+    real = torch.ones_like(columns) if attention_mask is None else attention_mask
+    column = torch.arange(real.shape[1], device=real.device).expand(real.shape)
+    source = shift_right(column.unsqueeze(-1), attention_mask).squeeze(-1)
+    count = torch.zeros_like(columns, dtype=torch.int64)
+    return count.scatter_add(1, source, (columns & real).long()) > 0
+
+
 def wanted(states: Tensor, inputs: Pass, shift: int = 0) -> Tensor:
     """Return the states that predict the columns asked for, [n, W, d]; None asks for all.
 

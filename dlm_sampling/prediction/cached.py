@@ -16,7 +16,7 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.caches import Plan, RefreshPolicy
 from dlm_sampling.caches.policy import completed
-from dlm_sampling.denoisers.columns import shift_right
+from dlm_sampling.denoisers.columns import sources
 from dlm_sampling.prediction.alike import count_shared, same_queries
 from dlm_sampling.prediction.audit import Meter
 from dlm_sampling.prediction.drift import Values
@@ -100,7 +100,7 @@ class CachedPasses:
             self._commit(running, work, plan)
             plan = self._plan(rows, own)
         stores = own | policy.exact
-        asked, plan = plan.query, _with_sources(plan, inputs, model.denoiser.shift)
+        asked, plan = plan.query, _with_sources(plan, work, model, self.shown)
         outputs: list[DenoiserOutput] = []
         for chosen in _groups(plan, stores, model.denoiser.honours_padding):
             keep = bool(stores[chosen[0]])
@@ -131,7 +131,7 @@ class CachedPasses:
     def _together(self, running: Running, work: _Rows) -> list[DenoiserOutput]:
         """Run all rows in one pass of an exact policy, without a question to the device."""
         plan = self._plan(work.rows, torch.ones_like(self.cache.opened))
-        asked, plan = plan.query, _with_sources(plan, work.inputs, running.model.denoiser.shift)
+        asked, plan = plan.query, _with_sources(plan, work, running.model, self.shown)
         outputs = self._pass(running, work, plan, True)
         held, columns = self.cache.held | plan.write, work.inputs.columns
         assert columns is not None
@@ -157,7 +157,7 @@ class CachedPasses:
             return None
         some = work.part(chosen)
         plan = select_rows(policy.stale(state, view), chosen)
-        asked, plan = plan.query, _with_sources(plan, some.inputs, running.model.denoiser.shift)
+        asked, plan = plan.query, _with_sources(plan, some, running.model, self.shown)
         outputs = self._pass(uncounted, some, plan, False)
         columns = some.inputs.columns
         assert columns is not None
@@ -377,15 +377,16 @@ def _partial(plan: Plan, query: Tensor) -> Partial | None:
     return Partial(always, counts, max(int(counts.max()), 1))
 
 
-def _with_sources(plan: Plan, inputs: Pass, shift: int) -> Plan:
-    """Return the plan with the columns added whose states predict those of the query."""
-    if not shift:
+def _with_sources(plan: Plan, work: _Rows, model: RunModel, shown: Shown) -> Plan:
+    """Return the plan with the columns added whose states predict those of the query.
+
+    Of columns that nobody attends to, those that predict one of the block.
+    """
+    if not model.denoiser.shift:
         return plan
-    real = torch.ones_like(plan.query) if inputs.attention is None else inputs.attention
-    column = torch.arange(real.shape[1], device=real.device).expand(real.shape)
-    source = shift_right(column.unsqueeze(-1), inputs.attention).squeeze(-1)
-    lead = torch.zeros_like(plan.query, dtype=torch.int64)
-    lead = lead.scatter_add(1, source, (plan.query & real).long()) > 0
+    parts, attention = (plan.query, shown.window[work.rows]), work.inputs.attention
+    lead, of_block = (sources(part, attention) for part in parts)
+    lead = lead & (plan.keys | of_block)
     return plan._replace(query=plan.query | lead, write=plan.write | (lead & ~plan.query))
 
 

@@ -42,6 +42,13 @@ def test_a_block_sees_no_column_that_was_dropped() -> None:
     torch.testing.assert_close(bare.work, hidden.work)
 
 
+def test_a_shift_asks_for_no_column_in_front_of_a_kept_one() -> None:
+    policy = DPadCache(window=12, decay=2.0, scale=1.5)
+    straight, shifted = (run(toy(1, shifted=shifted), policy) for shifted in (False, True))
+    assert torch.equal(straight.nfe, shifted.nfe)
+    torch.testing.assert_close(straight.work, shifted.work)
+
+
 def test_the_columns_of_a_row_do_not_depend_on_the_batch() -> None:
     denoiser, sampler = toy(2), samplers.create("llada")
     ids = torch.randint(0, 38, (3, 17), generator=torch.Generator().manual_seed(1))

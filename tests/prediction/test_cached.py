@@ -30,7 +30,7 @@ from dlm_sampling.denoisers.families.llada import LLaDADenoiser
 from dlm_sampling.denoisers.networks.block_causal import as_bias
 from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.prediction.audit import Meter
-from dlm_sampling.prediction.cached import CachedPasses, _with_sources
+from dlm_sampling.prediction.cached import CachedPasses, _Rows, _with_sources
 from dlm_sampling.prediction.model import Counts, RunModel
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.prediction.rows import PassRows
@@ -389,9 +389,13 @@ def test_columns_that_predict_the_query_are_computed_and_kept() -> None:
     write = query & torch.tensor([1, 1, 1, 0, 1, 1]).bool()  # column 3 is a source, and not kept
     real = torch.tensor([[1] * 6, [0, 0, 1, 1, 0, 1], [1] * 6]).bool()
     plan = Plan(query, real, write, torch.zeros(3, dtype=torch.bool))
+    denoisers = (toy(1), toy(1, shifted=True))
     for attention in (None, real):
         inputs = Pass(torch.zeros(3, 6).long(), None, attention)
-        found = _with_sources(plan, inputs, 1)
+        work = _Rows(inputs, torch.arange(3), None, True, None)
+        shown = Shown(inputs.tokens, query, query, real)
+        models = [RunModel(d, TokenLaw(), Counts.zero(3, torch.device("cpu"))) for d in denoisers]
+        found = _with_sources(plan, work, models[1], shown)
         asked, kept = query.clone(), write.clone()
         for row in range(3):
             for column in query[row].nonzero().flatten().tolist():
@@ -401,4 +405,4 @@ def test_columns_that_predict_the_query_are_computed_and_kept() -> None:
                     asked[row, source] = kept[row, source] = True
         assert found.query.tolist() == asked.tolist()
         assert found.write.tolist() == kept.tolist()
-        assert _with_sources(plan, inputs, 0) is plan
+        assert _with_sources(plan, work, models[0], shown) is plan
