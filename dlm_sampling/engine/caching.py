@@ -29,8 +29,23 @@ def choose_cache(
     "auto" is the exact block cache where the model is block-causal and the run writes its blocks.
 
     Raises:
-        ValueError: the policy does not fit the model, the sampler, or the blocks.
+        ValueError: the policy does not fit the model, the sampler, or the blocks, or there is none
+            to audit.
     """
+    policy = _chosen(denoiser, request, plan, canvases)
+    if policy is None and request.cache_audit is not None:
+        legal = " or ".join(map(repr, legal_caches(denoiser, request, plan, canvases)))
+        raise ValueError(
+            f"cache_audit={request.cache_audit!r}: this run has no cache to compare with "
+            f"(cache={request.cache!r}); leave cache_audit out. Here cache may be {legal}."
+        )
+    return policy
+
+
+def _chosen(
+    denoiser: Denoiser, request: Request, plan: BlockPlan, canvases: Canvases
+) -> AnyPolicy | None:
+    """Return the policy of a run; see `choose_cache`."""
     asked = request.cache
     if asked == "none":
         return None

@@ -134,6 +134,12 @@ def test_the_share_is_checked() -> None:
             run("llada", "dual", bad)
 
 
+def test_a_run_without_a_cache_has_nothing_to_audit() -> None:
+    for cache in ("none", "auto"):  # a network that sees the whole canvas
+        with pytest.raises(ValueError, match=r"no cache to compare with.*'none' or 'prefix'"):
+            run("llada", cache, 0.5)
+
+
 def test_the_other_figures_have_their_closed_forms() -> None:
     """Total variation, entropy and the largest token, of laws with zeros; only where asked."""
     p = torch.tensor([[0.5, 0.25, 0.25, 0, 0, 0], [0.125, 0.5, 0.375, 0, 0, 0]]).double()
