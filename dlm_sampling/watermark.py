@@ -170,10 +170,17 @@ def detect(
             "out.token_ids[0]; a text that is read again may have others."
         )
     mark = as_watermark(watermark)
+    check_whole("vocab_size", vocab_size)
     check_whole("shifts", shifts)
     if mark is None or shifts < 0:
         raise ValueError(f"watermark={mark}, shifts={shifts}: need a watermark, and shifts >= 0.")
-    ids = torch.tensor([*token_ids], dtype=torch.int64)
+    try:
+        ids = torch.tensor([index(token) for token in token_ids], dtype=torch.int64)
+    except TypeError:
+        raise TypeError(
+            f"token_ids is {named(token_ids)}: must be the ids of one text, such as "
+            "out.token_ids[0]."
+        ) from None
     place = (ids != -1).nonzero().flatten()
     ids = ids[place]
     if not len(ids) or not 0 <= int(ids.min()) <= int(ids.max()) < vocab_size:

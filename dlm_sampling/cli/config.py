@@ -7,6 +7,7 @@ A flag overrides the file, and the file overrides the default.  Keys are the lon
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any, cast
 
 import typer
 
+from dlm_sampling.cli.io import read_file
 from dlm_sampling.cli.origin import ConfigFile, from_file, of_samplers
 from dlm_sampling.errors import ARGUMENT_ALIASES, UsageError, fold, suggestion
 
+_PLACE = re.compile(r" \(at (?:(line \d+, column \d+)|end of document)\)")
 NOT_IN_FILE = frozenset({"config", "print_config", "help"})
 
 
@@ -33,17 +36,19 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Use the values of the file as defaults of the command's options.
 
     Raises:
-        UsageError: the file is not TOML, or a key is not an option.
-        OSError: the file cannot be read.
+        UsageError: the file cannot be read or is not TOML, or a key is not an option.
     """
     if path is None:
         return None
-    if not path.exists():
-        raise UsageError(f"--config {path}: no such file.")
+    text = read_file("--config", path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML ({error}).") from error
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        said, last = str(error), f"line {len(text.splitlines())}, at its end"
+        place = _PLACE.search(said)
+        where = last if place is None or place[1] is None else place[1]
+        what = said if place is None else said[: place.start()]
+        raise UsageError(f"--config {path}, {where}: is not TOML ({what}).") from error
     known = {fold(name): parameter for name, parameter in option_names(context).items()}
     repeated = {p.name for p in context.command.params if p.multiple or p.nargs == -1}
     defaults: dict[str, Any] = {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -36,7 +37,8 @@ def collect_prompts(arguments: Sequence[str], source: PromptSource | None) -> li
         try:
             return read_prompts(source)
         except FileNotFoundError as error:
-            raise UsageError(f"--input {source.path}: no such file or folder.") from error
+            near = _nearby(Path(source.path))
+            raise UsageError(f"--input {source.path}: no such file or folder.{near}") from error
     if source is None and (sys.stdin is None or sys.stdin.isatty()):  # pyright: ignore[reportUnnecessaryComparison]
         raise UsageError(
             'No prompt. Give one ("" for text without a prompt), --input FILE, or pipe lines in.'
@@ -64,23 +66,70 @@ def read_constraint(
         return None
     from dlm_sampling.constraints.constraint import DEPTH, Constraint  # which imports torch
 
-    texts: dict[str, str | None] = {"--json-schema": None, "--grammar": None}
-    for option, path in zip(texts, (schema, grammar), strict=True):
-        try:
-            texts[option] = None if path is None else path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"{option} {path}: cannot be read ({error.strerror}).") from None
+    texts = {
+        option: None if path is None else read_file(option, path)
+        for option, path in (("--json-schema", schema), ("--grammar", grammar))
+    }
+    depth = DEPTH if grammar_depth is None else grammar_depth
     try:
+        if texts["--json-schema"] is not None:
+            with _naming(f"--json-schema {schema}", "json_schema"):
+                Constraint(json_schema=texts["--json-schema"])
+        if texts["--grammar"] is not None:
+            with _naming(f"--grammar {grammar}", "constraint: grammar"):
+                Constraint(grammar=texts["--grammar"], grammar_depth=depth)
         return Constraint(
             regex=regex,
             json_schema=texts["--json-schema"],
             banned=banned or (),
             required=required or (),
             grammar=texts["--grammar"],
-            grammar_depth=DEPTH if grammar_depth is None else grammar_depth,
+            grammar_depth=depth,
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+@contextmanager
+def _naming(place: str, told: str) -> Generator[None]:
+    """Name the file in an error about its text, in place of the argument that it became.
+
+    Raises:
+        UsageError: in place of that error.
+    """
+    try:
+        yield
+    except ValueError as error:
+        rest = str(error).removeprefix(told)
+        raise UsageError(f"{place}{rest}" if rest[:1] in ",:" else f"{place}: {error}") from None
+
+
+def read_file(option: str, path: Path) -> str:
+    """Return the text of a file that an option names.
+
+    Raises:
+        UsageError: it is missing, a folder, cannot be read or is no text; the message names option,
+            file and place.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"{option} {path}: no such file.{_nearby(path)}") from None
+    except IsADirectoryError:
+        raise UsageError(f"{option} {path}: is a folder; name a file.") from None
+    except OSError as error:
+        raise UsageError(f"{option} {path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        lines = error.object[: error.start].split(b"\n")
+        place = f"line {len(lines)}, byte {len(lines[-1]) + 1}"
+        raise UsageError(f"{option} {path}, {place}: is no text in UTF-8.") from None
+
+
+def _nearby(path: Path) -> str:
+    """Return a sentence with the file whose name is spelled most like this one, "" if none is."""
+    folder = path.parent
+    near = closest(path.name, (p.name for p in folder.iterdir())) if folder.is_dir() else None
+    return f" Did you mean '{folder / near}'?" if near else ""
 
 
 def refuse_bad(items: Sequence[PromptItem]) -> None:

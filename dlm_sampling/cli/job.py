@@ -12,6 +12,7 @@ from dlm_sampling.cli.generate import machine_of
 from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.errors import FailedRowsError, NoLawError, UsageError
 from dlm_sampling.jobs import Job, Rank, run_job
+from dlm_sampling.jobs.manifest import DifferentJobError
 from dlm_sampling.text.prompt_rows import Prepared
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -36,6 +37,8 @@ def run_folder(job: Job, denoiser: Denoiser, rank: Rank) -> tuple[str, str]:
     try:
         with one_interrupt_asks() as stop:
             report = run_job(job, denoiser, rank=rank, stop=stop, begun=begun)
+    except DifferentJobError as error:
+        raise error.spelled(as_option) from None
     except BaseException as error:
         # A value that cannot be stops the same command again, and so do failed rows.
         wrong = isinstance(error, ValueError) and not isinstance(error, NoLawError)
@@ -73,6 +76,21 @@ def one_interrupt_asks() -> Generator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+OPTIONS = {
+    "file_format": "--format",
+    "chat_template_kwargs": "--template",
+    "constraint": "constraint (--regex, --json-schema, --grammar, --banned, --required)",
+    "stop_token_ids": "stop_token_ids",  # of the checkpoint
+    "every_step": "every_step",
+}
+"""How the command spells an argument of `generate`, where it is not the name with dashes."""
+
+
+def as_option(name: str) -> str:
+    """Return the option of the command for an argument of `generate`; a part keeps its dots."""
+    return OPTIONS.get(name, name if "." in name else f"--{name.replace('_', '-')}")
 
 
 def error_limit(text: str, prompts: Sequence[object], samples: int) -> int:

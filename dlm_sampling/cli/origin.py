@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import typer
 
 from dlm_sampling.cli.exits import UnknownOption, verdict
+from dlm_sampling.cli.parameters import parameter_names
 from dlm_sampling.errors import ARGUMENT_ALIASES, UsageError, fold
 
 
@@ -111,6 +112,4 @@ def of_samplers(name: str, options: Iterable[str]) -> bool:
     ours, _ = ARGUMENT_ALIASES.get(name, ("", ""))
     if ours in [fold(option.lstrip("-")) for option in options]:
         return False
-    from dlm_sampling.samplers import available  # which imports torch
-
-    return any(name in entry.parameters for entry in available().values())
+    return name in parameter_names()

@@ -10,6 +10,7 @@ import sys
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from traceback import extract_tb
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
@@ -54,11 +55,11 @@ def register_own(text: str) -> None:
     if not place or not name:
         raise UsageError(f"--sampler {text}: write it as module:Name or file.py:Name.")
     try:
-        module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place)
+        module = _from_file(Path(place), text) if place.endswith(".py") else _from_path(place, text)
     except UsageError:
         raise
     except Exception as error:
-        error.add_note(f"Raised while {place} was run, for --sampler {text}.")
+        error.add_note(f"Raised while {_place_of(error, place)} was run, for --sampler {text}.")
         raise
     found = vars(module)
     if name not in found:
@@ -81,7 +82,17 @@ def register_own(text: str) -> None:
         raise
 
 
-def _from_path(name: str) -> ModuleType:
+def _place_of(error: Exception, place: str) -> str:
+    """Return the module or file, with the line of it at which an error was raised."""
+    lines = [
+        frame.lineno
+        for frame in extract_tb(error.__traceback__)
+        if place.endswith(".py") and Path(frame.filename) == Path(place).resolve()
+    ]
+    return f"{place}, line {lines[-1]}," if lines else place
+
+
+def _from_path(name: str, text: str) -> ModuleType:
     """Import a module by its dotted name."""
     try:
         return import_module(name)
@@ -89,17 +100,18 @@ def _from_path(name: str) -> ModuleType:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # a module that the user's own one needs
         raise UsageError(
-            f"--sampler {name}:...: there is no module {error.name!r} on the path; for a file "
-            f"write {name.replace('.', '/')}.py:..."
+            f"--sampler {text}: there is no module {error.name!r} on the path; for a file write "
+            f"{name.replace('.', '/')}.py:{text.rpartition(':')[2]}"
         ) from None
 
 
-def _from_file(path: Path) -> ModuleType:
+def _from_file(path: Path, text: str) -> ModuleType:
     """Run a file as a module, under a name that no other module has."""
     name = f"sampler_file_{path.stem}"
-    spec = spec_from_file_location(name, path)
+    spec = spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None or not path.is_file():
-        raise UsageError(f"--sampler {path}:...: there is no such file.")
+        what = "is a folder; name a file" if path.is_dir() else "there is no such file"
+        raise UsageError(f"--sampler {text}: {path}: {what}.")
     module = module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)

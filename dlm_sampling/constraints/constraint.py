@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +21,10 @@ from dlm_sampling.errors import check_whole, named
 Word = str | tuple[int, ...]
 
 DEPTH = 4
+# A constraint is read when it is made, which tells what is wrong with it, and again when it is
+# compiled for a model.
+_expression = lru_cache(maxsize=8)(expression_dfa)
+_grammar = lru_cache(maxsize=8)(grammar_dfa)
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,10 @@ class Constraint:
             bytes; the automaton grows fast with it where there are several kinds of brackets.
 
     Raises:
+        ImportError: outlines-core or lark is needed, and not installed.
         TypeError: a part is of another type.
-        ValueError: nothing is asked for, or a word is empty.
+        ValueError: nothing is asked for, a word is empty, or an expression, a schema or a grammar
+            is malformed or too large; the message says where.
     """
 
     regex: str | None = None
@@ -58,6 +65,8 @@ class Constraint:
     def __post_init__(self) -> None:
         if self.regex is not None and not isinstance(self.regex, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"regex={self.regex!r}: must be a string, such as '[0-9]+'.")
+        if self.whitespace is not None and not isinstance(self.whitespace, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"whitespace={self.whitespace!r}: must be a string, such as '[ ]?'.")
         for field in ("banned", "required"):
             object.__setattr__(self, field, _words(field, vars(self)[field]))
         if self.grammar is not None and not isinstance(self.grammar, str):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -78,6 +87,7 @@ class Constraint:
             )
         if self.whitespace is not None and self.json_schema is None:
             raise ValueError(f"whitespace={self.whitespace!r}: goes with json_schema.")
+        self.read()
 
     def compile(
         self,
@@ -98,9 +108,8 @@ class Constraint:
             never: ids that are never written.
 
         Raises:
-            ImportError: outlines-core or lark is needed, and not installed.
-            ValueError: a part is malformed or too large, needs a tokenizer, or no text satisfies
-                all of them.
+            ValueError: a part needs a tokenizer, all parts together are too large, or no text
+                satisfies them.
         """
         found = self._text_automaton(tokenizer, vocab_size, set(ends) | set(never))
         for words, absent in ((self.banned, True), (self.required, False)):
@@ -122,15 +131,24 @@ class Constraint:
         parts = [f"{name}={value!r}" for name, value in shown.items()]
         return f"Constraint({', '.join(parts)})"
 
-    def bytes_dfa(self) -> Dfa | None:
-        """Return the automaton over bytes of all parts that read the text, or None."""
+    def read(self) -> list[Dfa]:
+        """Return the automata over bytes of the expression, the schema and the grammar.
+
+        Raises:
+            ImportError, ValueError: one cannot be read; see the class.
+        """
         parts: list[Dfa] = []
         if self.regex is not None:
-            parts.append(expression_dfa(self.regex))
+            parts.append(_expression(self.regex))
         if self.json_schema is not None:
-            parts.append(expression_dfa(schema_expression(self.json_schema, self.whitespace)))
+            parts.append(_expression(schema_expression(self.json_schema, self.whitespace)))
         if self.grammar is not None:
-            parts.append(grammar_dfa(self.grammar, self.grammar_depth))
+            parts.append(_grammar(self.grammar, self.grammar_depth))
+        return parts
+
+    def bytes_dfa(self) -> Dfa | None:
+        """Return the automaton over bytes of all parts that read the text, or None."""
+        parts = self.read()
         banned = [word.encode() for word in self.banned if isinstance(word, str)]
         if banned:
             parts.append(words_absent(banned, BYTES))

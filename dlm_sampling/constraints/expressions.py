@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dlm_sampling.constraints.dfa import Dfa, check_size, minimal
+from dlm_sampling.constraints.faults import ALLOWED, described
 
 BYTES = 256
 _BEFORE = 0  # the byte before the text
@@ -33,12 +34,13 @@ def require_compiler() -> None:
         )
 
 
-def expression_dfa(pattern: str) -> Dfa:
+def expression_dfa(pattern: str, name: str = "regex") -> Dfa:
     """Accept the texts, as UTF-8, that an expression matches from beginning to end.
 
     Args:
         pattern: in the syntax of Rust's regex crate, which is that of Python without lookaround and
             back references; `.` is any character but a line break.
+        name: the argument that it comes from, for messages.
 
     Raises:
         ImportError: outlines-core is not installed.
@@ -49,30 +51,23 @@ def expression_dfa(pattern: str) -> Dfa:
     words = {bytes([byte]): [byte] for byte in range(BYTES)}
     try:
         index = core.Index(rf"\x00(?:{pattern})$", core.Vocabulary(BYTES, words))
-    except ValueError as error:
-        raise ValueError(
-            f"constraint: the regular expression {pattern!r} cannot be compiled ({error}); "
-            "allowed is the syntax of Python without lookaround and back references. The whole "
-            "text is matched, so leave out ^ and $."
-        ) from None
+    except (ValueError, OverflowError) as error:
+        raise ValueError(described(name, pattern, str(error))) from None
     moves: dict[int, dict[int, int]] = index.get_transitions()
     final: set[int] = index.get_final_states()
     check_size(len(moves))
     first = moves.get(index.get_initial_state(), {}).get(_BEFORE)
-    names = [*moves, *(final - moves.keys())]
-    if first in names:
-        names.remove(first)
-        names.insert(0, first)
-    number = {name: i for i, name in enumerate(names)}
-    delta = np.full((len(names), BYTES), -1, dtype=np.int32)
-    for name, row in moves.items():
+    states = [*moves, *(final - moves.keys())]
+    if first in states:
+        states.remove(first)
+        states.insert(0, first)
+    number = {state: i for i, state in enumerate(states)}
+    delta = np.full((len(states), BYTES), -1, dtype=np.int32)
+    for state, row in moves.items():
         for byte, after in row.items():
             if byte < BYTES and after in number:
-                delta[number[name], byte] = number[after]
-    found = minimal(Dfa(delta, np.array([name in final for name in names])))
+                delta[number[state], byte] = number[after]
+    found = minimal(Dfa(delta, np.array([state in final for state in states])))
     if first not in number or found.empty:
-        raise ValueError(
-            f"constraint: no text matches the regular expression {pattern!r}; it is matched with "
-            "the whole text, so leave out ^ and $."
-        )
+        raise ValueError(f"constraint: {name}={pattern!r}: no text matches it. {ALLOWED}")
     return found

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from dlm_sampling.constraints.dfa import MOST_STATES, Dfa, minimal
 from dlm_sampling.constraints.expressions import BYTES, expression_dfa
+from dlm_sampling.constraints.faults import grammar_fault
 
 Stack = tuple[int, ...]
 Reading = tuple[str, int, int, Stack]  # terminal, its state, the node after it, nodes to go on from
@@ -57,12 +58,11 @@ def grammar_dfa(grammar: str, depth: int) -> Dfa:
     try:
         # This parser takes every context-free grammar, and prefers no reading of a text.
         read = lark.Lark(grammar, parser="earley", lexer="dynamic_complete")
-    except lark.exceptions.LarkError as error:
-        what = " ".join(str(error).split())
-        raise ValueError(
-            f"constraint: the grammar cannot be read ({what}); write it in the notation of lark, "
-            "with a rule named start."
-        ) from None
+    except Exception as error:  # an expression has the error of the package regex, or of re
+        wrong = grammar_fault(error, grammar)
+        if wrong is None:
+            raise
+        raise ValueError(f"constraint: {wrong}") from None
     if not read.terminals:
         raise ValueError("constraint: the grammar has no terminal, so every text is empty.")
     terminals = {terminal.name: _terminal_dfa(terminal) for terminal in read.terminals}
@@ -91,10 +91,8 @@ def _terminal_dfa(terminal: Any) -> Dfa:
         delta = np.full((len(text) + 1, BYTES), -1, dtype=np.int32)
         delta[np.arange(len(text)), list(text)] = np.arange(1, len(text) + 1)
         return Dfa(delta, np.arange(len(text) + 1) == len(text))
-    try:
-        return expression_dfa(pattern.to_regexp())
-    except ValueError as error:
-        raise ValueError(f"{error} It is the terminal {terminal.name} of the grammar.") from None
+    known = "expression" if terminal.name.startswith("__") else f"terminal {terminal.name}"
+    return expression_dfa(pattern.to_regexp(), f"grammar, {known}")
 
 
 def _kept(cases: Cases) -> set[str]:

@@ -132,6 +132,10 @@ class AutoDenoiser:
             TypeError: an unknown option; the nearest known one is named.
             ValueError: an option has a value that is not allowed.
         """
+        if not isinstance(name_or_path, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"name_or_path={name_or_path!r}: must be a folder, or a name such as 'tiny-books'."
+            )
         if isinstance(ignore_keys, str):
             raise TypeError(
                 f"ignore_keys={ignore_keys!r}: must be a list of keys; try [{ignore_keys!r}]."

@@ -15,6 +15,7 @@ from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.checkpoints.tokenizers import TextFacts, with_special_ids
 from dlm_sampling.denoisers.columns import refuse_cache, shift_right
 from dlm_sampling.denoisers.wrappers import arguments_of, needs_of
+from dlm_sampling.errors import check_whole
 from dlm_sampling.schedules import Schedule
 from dlm_sampling.types import DenoiserOutput, Pass, PredictionKind, Process
 
@@ -153,6 +154,8 @@ def wrap(
         raise TypeError(
             f"fn is {type(fn).__name__}: must be a function or module (input_ids, ...) -> logits."
         )
+    check_whole("vocab_size", vocab_size)
+    check_whole("mask_token_id", mask_token_id, optional=True)
     module, by_module = network_behind(fn)
     if module is not None:
         module.eval()

@@ -34,6 +34,19 @@ def _check_tensors(**given: object) -> None:
             raise TypeError(f"{name} is {named(value)}: must be a tensor [batch, length].")
 
 
+def written_positions(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return the positions that are no padding, bool [B, L], where a caller names none.
+
+    Raises:
+        TypeError: an argument is no tensor.
+    """
+    if attention_mask is None:
+        _check_tensors(tokens=tokens)
+        return torch.ones_like(tokens, dtype=torch.bool)
+    _check_tensors(tokens=tokens, attention_mask=attention_mask)
+    return attention_mask.bool()
+
+
 def check_canvases(
     denoiser: Denoiser,
     tokens: Tensor,

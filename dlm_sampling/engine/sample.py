@@ -24,7 +24,7 @@ from dlm_sampling.engine.blocks import (
     plan_blocks,
 )
 from dlm_sampling.engine.budget import fitted
-from dlm_sampling.engine.checks import check_canvases
+from dlm_sampling.engine.checks import check_canvases, check_denoiser, listed_seeds
 from dlm_sampling.engine.drafts import start_of, with_draft
 from dlm_sampling.engine.graph import check_device, check_recordable, record
 from dlm_sampling.engine.output import Listeners, SampleOutput
@@ -166,7 +166,8 @@ def sample(
         speculate=speculate,
     )
     check_sampler(sampler)
-    canvases = check_canvases(denoiser, tokens, editable, attention_mask, seeds)
+    check_denoiser(denoiser)
+    canvases = check_canvases(denoiser, tokens, editable, attention_mask, listed_seeds(seeds))
     if start is not None:
         canvases = with_draft(denoiser, canvases, start)
     return run_request(denoiser, request, canvases, () if callback is None else (callback,))

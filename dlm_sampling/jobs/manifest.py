@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,11 +17,31 @@ from dlm_sampling.jobs.files import PARTIAL, publish, read_object
 from dlm_sampling.jobs.job import Job
 from dlm_sampling.text.fingerprint import digest, encoding_of, settings
 from dlm_sampling.text.lengths import AutoLength
+from dlm_sampling.text.options import LAW_REALS
 from dlm_sampling.text.prompt_rows import Prepared
 from dlm_sampling.viewers.safe_text import json_line
 
 NAME = "manifest.json"
 MADE_WITH = "made_with"
+
+Pair = tuple[str, Any, Any]
+
+_ARGUMENTS = {
+    "samples": "num_return_sequences",
+    "blocks.block_length": "block_length",
+    "blocks.steps": "steps",
+    **{f"law.{name}": name for name in LAW_REALS},
+    "law.top_k": "top_k",
+    "drafts": "start",
+}
+"""Names of options in the manifest -> in `generate`, where the two differ."""
+_WORDS = {
+    "input": "other prompts",
+    "weights": "other weights of the model",
+    "config": "another config.json of the model",
+    "random_stream": "random numbers of another version of this library",
+}
+"""Entries that are digests, whose values say nothing."""
 
 
 def manifest_of(job: Job, prepared: Prepared) -> dict[str, Any]:
@@ -113,15 +135,42 @@ def compare(old: dict[str, Any], new: dict[str, Any], place: Path) -> None:
         )  # fmt: skip
     if differing:
         pairs = [pair for k in differing for pair in _flat(k, old.get(k), new.get(k))]
-        changes = "; ".join(f"{k}={before}, now {now}" for k, before, now in pairs)
-        raise JobMismatchError(
-            f"{place} holds a job with {changes}. Give the same options to go on, or choose "
-            "another folder."
+        raise DifferentJobError(place, pairs)
+
+
+class DifferentJobError(JobMismatchError):
+    """Signal that a folder holds a job with other options, by their names in `generate`.
+
+    Args:
+        place: the folder.
+        pairs: name in the manifest, value there and value now of each difference.
+        spelled: writes the name of an option as its user did.
+    """
+
+    def __init__(
+        self, place: Path, pairs: Sequence[Pair], spelled: Callable[[str], str] = str
+    ) -> None:
+        self.place, self.pairs = place, pairs
+        changes = [
+            _WORDS[name]
+            if name in _WORDS
+            else f"{spelled(_ARGUMENTS.get(name, name))}={before}, now {now}"
+            for name, before, now in pairs
+        ]
+        super().__init__(
+            f"{place} holds a job with {'; '.join(changes)}. Give the same options to go on, or "
+            "choose another folder."
         )
 
+    def spelled(self, spelled: Callable[[str], str]) -> DifferentJobError:
+        """Return the error with the names of options written in another way."""
+        return DifferentJobError(self.place, self.pairs, spelled)
 
-def _flat(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
-    """Return what differs of two values, by the names of their parts: blocks.steps."""
+
+def _flat(name: str, old: Any, new: Any) -> list[Pair]:
+    """Return what differs of two values: of options with parts, and of a law, the parts."""
+    if name == "law":
+        old, new = _parts(old), _parts(new)
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [(name, old, new)]
     before, now = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
@@ -130,3 +179,14 @@ def _flat(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
         for key in {**before, **now}
         if before.get(key) != now.get(key)
     ]
+
+
+def _parts(shown: Any) -> Any:
+    """Return the fields of a law from its repr, as they are written there; else what is given."""
+    try:
+        call = ast.parse(shown, mode="eval").body
+    except (SyntaxError, TypeError):  # a field that Python cannot read, such as a function
+        return shown
+    if not isinstance(call, ast.Call):
+        return shown
+    return {str(part.arg): ast.unparse(part.value) for part in call.keywords}

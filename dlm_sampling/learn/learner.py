@@ -22,6 +22,7 @@ from typing import Any, Unpack
 import torch
 
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.engine.checks import check_denoiser
 from dlm_sampling.engine.fit import check_fit
 from dlm_sampling.errors import unknown_choice
 from dlm_sampling.learn.learning_run import LearningRun
@@ -70,6 +71,7 @@ def learn_sampler(
         how = Learning(**fields)
     else:
         raise TypeError("steps: must be given, the planned steps of a block; try steps=8.")
+    check_denoiser(denoiser)
     solver = _solver(base)
     check_fit(denoiser, solver, 0.0)
     number, odd = divmod(how.steps, solver.passes)

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
+from dlm_sampling.caches import POLICIES, AnyPolicy, PolicyBase, policy_of
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.trajectory import StepEvent, Trajectory
 from dlm_sampling.errors import unknown_choice
@@ -63,8 +64,19 @@ def check_cache(cache: object) -> None:
     """Refuse another `cache=` than those of `CacheName`.
 
     Raises:
-        ValueError: it is another.
+        ValueError: it is another; of a cache of `generate` the message says why.
     """
+    if isinstance(cache, PolicyBase) or (isinstance(cache, str) and cache in POLICIES):
+        why = (
+            "is what 'auto' does here"
+            if policy_of(cast("str | AnyPolicy", cache)).exact
+            else "is approximate: its laws are not the model's, and a log-probability is of those"
+        )
+        raise ValueError(
+            f"cache={cache!r}: {why}. Exact are 'auto', which passes over clean blocks of a block-"
+            "causal model once and runs whole canvases of any other, and 'none', which always does "
+            "that; leave cache out."
+        )
     if cache not in ("auto", "none"):
         raise unknown_choice("cache", cache, ("auto", "none"))
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import check_batch_size, in_parts
-from dlm_sampling.engine.checks import check_canvases, check_denoiser, check_ids
+from dlm_sampling.engine.checks import check_canvases, check_denoiser, check_ids, written_positions
 from dlm_sampling.engine.request import Canvases
 from dlm_sampling.errors import check_flag, check_whole, named, unknown_choice
 from dlm_sampling.likelihood.clean_prefix import CacheName, CleanPrefix, check_cache, fits
@@ -62,7 +62,7 @@ def elbo(
     denoiser: Denoiser,
     tokens: Tensor,
     *,
-    editable: Tensor,
+    editable: Tensor | None = None,
     attention_mask: Tensor | None = None,
     n: int | None = None,
     scheme: SchemeName = "count",
@@ -83,6 +83,7 @@ def elbo(
         denoiser: a model of masked diffusion.
         tokens: int64 [B, L], finished texts.
         editable: bool [B, L], the C positions whose tokens are scored; the rest is context.
+            Default every position that is no padding: the bound on the whole text.
         attention_mask: bool [B, L], False at padding; None when there is none.
         n: masks per row of the random schemes; default 8.
         scheme: the rule that chooses masks.
@@ -122,7 +123,7 @@ def elbo(
 def check_texts(
     denoiser: Denoiser,
     tokens: Tensor,
-    editable: Tensor,
+    editable: Tensor | None,
     attention_mask: Tensor | None,
     batch_size: int | None,
 ) -> Canvases:
@@ -136,6 +137,8 @@ def check_texts(
     check_denoiser(denoiser)
     _check_noise(denoiser)
     check_batch_size(batch_size)
+    if editable is None:
+        editable = written_positions(tokens, attention_mask)
     inputs = check_canvases(denoiser, tokens, editable, attention_mask, None)
     _check_tokens(denoiser, inputs)
     return inputs

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.batches import check_batch_size, in_parts
-from dlm_sampling.engine.checks import check_canvases, check_denoiser, check_ids
+from dlm_sampling.engine.checks import check_canvases, check_denoiser, check_ids, written_positions
 from dlm_sampling.engine.request import Canvases
 from dlm_sampling.errors import check_whole
 from dlm_sampling.likelihood.scoring import check_scorable
@@ -61,7 +61,7 @@ def uniform_elbo(
     denoiser: Denoiser,
     tokens: Tensor,
     *,
-    editable: Tensor,
+    editable: Tensor | None = None,
     attention_mask: Tensor | None = None,
     n: int = DEFAULT_DRAWS,
     steps: int = DEFAULT_STEPS,
@@ -76,7 +76,8 @@ def uniform_elbo(
     Args:
         denoiser: a model of uniform noise with a schedule.
         tokens: int64 [B, L], finished texts.
-        editable: bool [B, L], the positions whose tokens are scored; the rest is context.
+        editable: bool [B, L], the positions whose tokens are scored; the rest is context.  Default
+            every position that is no padding.
         attention_mask: bool [B, L], False at padding; None when there is none.
         n: draws of a step and of noise per row.
         steps: T, the steps of the sampler whose bound it is.
@@ -105,6 +106,8 @@ def uniform_elbo(
             f"{denoiser.schedule}: must be uniform noise with a schedule. The bound of masks is "
             "elbo."
         )
+    if editable is None:
+        editable = written_positions(tokens, attention_mask)
     inputs = check_canvases(denoiser, tokens, editable, attention_mask, None)
     check_ids(denoiser, inputs.tokens, inputs.attention)
     seeds = ops.row_seeds(ops.fresh_seed() if seed is None else seed, len(inputs.tokens))

@@ -14,9 +14,12 @@ def find(name: str) -> Entry:
     """Return the entry of a registered sampler, or of a file that `dlm-sampling learn` wrote.
 
     Raises:
+        TypeError: the name is no string.
         ValueError: unknown name (the closest one is suggested), or the file is none of `learn`.
         FileNotFoundError: there is no such file.
     """
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"name={name!r}: must be the name of a sampler, such as 'llada'.")
     if name.endswith(LEARNED_SUFFIX):
         return Entry(name, load_learned(name).build)
     entries = available()

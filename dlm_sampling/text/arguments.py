@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence, Set
 from operator import index
 from typing import Any, Protocol, SupportsIndex, TypeGuard, cast, runtime_checkable
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.denoisers.base import Denoiser
-from dlm_sampling.errors import named
+from dlm_sampling.errors import SamplingWarning, named
 from dlm_sampling.text.encoding import check_encodable
 
 Ids = SupportsIndex | Iterable[SupportsIndex]
@@ -153,6 +154,10 @@ def _no_stop(given: object) -> TypeError:
     )
 
 
+class RowSeed(int):
+    """Hold the seed of one row, a whole number that `read_seeds` tells from the seed of a call."""
+
+
 def read_seeds(seed: object, rows: int) -> list[int]:
     """Return one seed per row.
 
@@ -163,9 +168,18 @@ def read_seeds(seed: object, rows: int) -> list[int]:
     Raises:
         TypeError: it is something else.
         ValueError: there are more or fewer seeds than rows, or one does not fit in 64 bits.
+
+    A row's seed that stands alone is the seed of a call, as any number is, and a warning says so.
     """
     if seed is None:
         return ops.row_seeds(ops.fresh_seed(), rows)
+    if isinstance(seed, RowSeed):
+        warnings.warn(
+            f"seed={seed} is the seed of one row, and as a number it begins a new run, with other "
+            f"texts: seed=[{seed}] repeats the row.",
+            SamplingWarning,
+            stacklevel=2,
+        )
     items = items_of(seed)
     try:
         if items is None:

@@ -12,6 +12,7 @@ from dlm_sampling.caches import CacheReport
 from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.engine.trajectory import Trajectory
 from dlm_sampling.likelihood.rollout import Rollout
+from dlm_sampling.text.arguments import RowSeed
 from dlm_sampling.text.rows import TextRows
 from dlm_sampling.types.values import ints
 
@@ -33,7 +34,9 @@ class GenerateOutput:
         shared: float64 [B], of that work what another row of the batch showed in the row's place:
             texts of a prompt have one first canvas.
         steps: int64 [B], loop steps per row.
-        seeds: one seed per row; `generate(..., seed=[seeds[i]])` repeats row i alone.
+        seeds: one seed per row.  A list of them gives every row its own, so that
+            `generate(..., seed=out.seeds)` repeats the run and `seed=[out.seeds[i]]` row i alone; a
+            number without a list begins a new run, of other texts.
         logprobs: [B, L], log-probability of each written token under the law it was drawn from, 0
             at fixed positions.  A token behind the end of the text keeps its own, although
             `sequences` has padding there: the model saw it when it wrote the text.  On noise
@@ -100,7 +103,7 @@ def finish(output: SampleOutput, rows: TextRows, tokenizer: Any, padding: int) -
         work=output.work,
         shared=output.shared,
         steps=output.steps,
-        seeds=list(rows.canvases.seeds),
+        seeds=[RowSeed(seed) for seed in rows.canvases.seeds],
         logprobs=output.logprob.clone(),
         finish_reasons=reasons,
         prompt_lengths=[len(prompt.ids) for prompt in rows.prompts],

@@ -210,8 +210,11 @@ def save_custom_generate(folder: str | Path, **options: Any) -> Path:
         The path of the script.
 
     Raises:
-        TypeError, ValueError: an option does not exist, or is no plain value.
+        TypeError, ValueError: the folder is no path, an option does not exist, or is no plain
+            value.
     """
+    if not isinstance(folder, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"folder={folder!r}: must be the path of a folder.")
     check_arguments(options, diffusion_generate.__kwdefaults__ or ())
     BlockRequest(options.get("block_length"), options.get("steps"))
     check_flag("shifted", options.get("shifted", False))

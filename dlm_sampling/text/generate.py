@@ -117,7 +117,8 @@ def generate(
         causal_blocks: hide everything right of the current block from the model, or of the last one
             where a sampler writes several.
         seed: a whole number from which the seed of each row is made, or a list of row seeds;
-            default a random number.  `seed=out.seeds` repeats a run, `seed=[out.seeds[i]]` row i.
+            default a random number.  `seed=out.seeds` repeats a run, `seed=[out.seeds[i]]` row i;
+            `seed=out.seeds[i]`, a number, begins a new run, and warns of it.
         temperature: 1 samples the model's law, 0 takes the argmax; this argument and the next ten
             replace the sampler's own default (see `TokenLaw`).
         top_k: keep this many tokens.

@@ -122,16 +122,19 @@ def _lines(file: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
         number += 1
         if len(raw) > LINE_LIMIT:
             raise UsageError(f"{name}: a line is longer than {LINE_LIMIT >> 20} MiB.")
-        text = _decode(raw.removeprefix(_BOM) if number == 1 else raw, name).rstrip("\r\n")
+        raw = raw.removeprefix(_BOM) if number == 1 else raw
+        text = _decode(raw, name, number).rstrip("\r\n")
         if text.strip():
             yield f"{name}, line {number}", text
 
 
-def _decode(raw: bytes, name: str) -> str:
+def _decode(raw: bytes, name: str, first: int = 1) -> str:
+    """Return the text of bytes, whose first line has this number in the file."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{name} is not UTF-8 text ({error.reason}).") from error
+        line = first + raw[: error.start].count(b"\n")
+        raise UsageError(f"{name}, line {line} is not UTF-8 text ({error.reason}).") from error
 
 
 def _text_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
@@ -150,7 +153,7 @@ def _json_lines(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             array = " An array over several lines belongs in a .json file."
             hint = array if text.lstrip().startswith("[") else ""
-            value = UsageError(f"{place} is not JSON ({error}).{hint}")
+            value = UsageError(f"{place} is not JSON ({_at_column(error)}).{hint}")
             if not good:
                 raise value from error
         good = True
@@ -165,7 +168,7 @@ def _json_file(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
     except json.JSONDecodeError as error:
         if raw.lstrip().startswith(b"["):
             place = f"{name}, line {error.lineno}"
-            raise UsageError(f"{place} is not JSON ({error.msg}).") from error
+            raise UsageError(f"{place} is not JSON ({_at_column(error)}).") from error
         yield from _json_lines(io.BytesIO(raw), name, column)
         return
     except UsageError:
@@ -175,6 +178,12 @@ def _json_file(file: BinaryIO, name: str, column: str | None) -> Iterator[Row]:
     values = cast("list[Any]", value) if isinstance(value, list) else [value]
     for number, entry in enumerate(values, start=1):
         yield Row(f"{name}, entry {number}", entry)
+
+
+def _at_column(error: Exception) -> str:
+    """Return what is wrong with JSON, whose line the message has already, with the column."""
+    known = isinstance(error, json.JSONDecodeError)
+    return f"{error.msg}, column {error.colno}" if known else str(error)
 
 
 def _json(text: str) -> Any:

@@ -114,11 +114,37 @@ def test_bench_table_and_json(command: Command, monkeypatch: pytest.MonkeyPatch)
     assert_one_line(command("bench", "loop", *small, "--sampler", "lada"), 2, "llada")
 
 
-def test_help_imports_no_torch() -> None:
+LIGHT = [  # the words of a command, and what it says
+    ("generate --help", "--max-new-tokens"),
+    ("generate x --max-new-token 3", "Did you mean '--max-new-tokens'?"),
+    ("generate x --eta 0.1", "It is a parameter of samplers: --set eta=0.1"),
+    ("generate x --gen-length 3", "LLaDA's gen_length is --max-new-tokens here."),
+    ("generate x --quux", "Unknown option '--quux'. List all: --help"),
+    ("generate x --config run.tmol", "--config run.tmol: no such file."),
+    ("generate x --config {file}", "unknown key 'max_new_token'. Did you mean 'max_new_tokens'?"),
+    ("doctor tiny-books --devic cpu", "Did you mean '--device'?"),
+    ("bench --row 3", "Did you mean '--rows'?"),
+    ("bench loop --row 3", "Did you mean '--rows'?"),
+    ("learn tiny-books --step 3", "Did you mean '--steps'?"),
+    ("samplers --jsn", "Did you mean '--json'?"),
+    ("eval text --samplr llada", "Did you mean '--sampler'?"),
+    ("eval bound tiny-books --protocl x", "Did you mean '--protocol'?"),
+    ("eval compare --sampler x", "Did you mean '--samplers'?"),
+    ("eval cache --promts x", "Did you mean '--prompts'?"),
+    ("eval show --ot x", "Did you mean '--out'?"),
+    ("eval tasks tiny-books --task x", "Did you mean '--tasks'?"),
+]
+
+
+def test_help_and_unknown_options_import_no_torch(tmp_path: Path) -> None:
+    """Of every command, in one process: what takes seconds is imported once the words are right."""
+    (tmp_path / "run.toml").write_text("max_new_token = 3")
+    words = [line.format(file=tmp_path / "run.toml").split() for line, _ in LIGHT]
     code = (
         "import sys\nfrom dlm_sampling.cli import app as cli\n"
-        "try: cli.main(['generate', '--help'])\n"
-        "except SystemExit as end: assert end.code == 0\n"
+        f"for words in {words}:\n"
+        "    try: cli.main(words)\n"
+        "    except SystemExit as end: print(end.code, file=sys.stderr)\n"
         "print(sorted({'torch', 'transformers', 'rich', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -130,4 +156,8 @@ def test_help_imports_no_torch() -> None:
         timeout=120,
     )  # fmt: skip
     assert done.stdout.endswith("[]\n")
-    assert "--max-new-tokens" in done.stdout
+    assert LIGHT[0][1] in done.stdout
+    said = done.stderr.splitlines()
+    assert said[0] == "0" and said[2::2] == ["2"] * (len(LIGHT) - 1), said
+    for line, (_, wanted) in zip(said[1::2], LIGHT[1:], strict=True):
+        assert wanted in line

@@ -227,4 +227,3 @@ def test_a_constraint_is_kept_and_told_wrong_parts(
 
     assert_one_line(command(*options, "--grammar-depth", "2"), 2, "goes with --grammar FILE")
     assert_one_line(command(*options, "--banned", ""), 2, "banned: an empty word")
-    assert_one_line(command(*options, "--json-schema", str(tmp_path / "no")), 2, "No such file")

@@ -49,6 +49,57 @@ def test_missing_input(command: Command, tmp_path: Path) -> None:
     assert_one_line(command("generate", "x", "-i", "y"), 2, "twice")
 
 
+@pytest.mark.parametrize("option", ["--json-schema", "--grammar", "--config"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gone", "gone: no such file."),
+        ("tset", "tset: no such file. Did you mean '{tmp}/test'?"),
+        ("folder", "folder: is a folder; name a file."),
+        ("bytes", "bytes, line 2, byte 3: is no text in UTF-8."),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_its_option(
+    command: Command, tmp_path: Path, option: str, name: str, said: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "test").write_text("")
+    (tmp_path / "bytes").write_bytes(b"a\n12\xff")
+    wrong = command("generate", "x", option, str(tmp_path / name))
+    assert_one_line(wrong, 2, f"Error: {option} {tmp_path}/{said.format(tmp=tmp_path)}")
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "said"),
+    [
+        ("--json-schema", '{\n"type" 3}', ", line 2, column 8: is no JSON (Expecting ':' delimi"),
+        (
+            "--json-schema",
+            '{"properties": {"a": {"minimum": 3}}}',
+            ": json_schema.properties.a: 'minimum' ",
+        ),
+        ("--json-schema", "[]", ": json_schema is a list: must be a mapping"),
+        ("--grammar", 'start: "a', ", line 1, column 8: '\"' begins a text that does not end"),
+        ("--grammar", "start: x", ": Rule 'x' used but not defined"),
+        ("--config", "steps = 3\nseed = = 3", ", line 2, column 8: is not TOML (Invalid value)."),
+        ("--config", "steps = 3\nseed =", ", line 2, at its end: is not TOML (Invalid value)."),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told_with_the_file_and_the_place(
+    command: Command, tmp_path: Path, option: str, content: str, said: str
+) -> None:
+    """Before a model is loaded: there is none of this name."""
+    file = tmp_path / "file"
+    file.write_text(content)
+    wrong = command("generate", "x", option, str(file), "--model", str(tmp_path / "none"))
+    assert_one_line(wrong, 2, f"Error: {option} {file}{said}")
+
+
+def test_a_malformed_expression_is_told_before_the_model_is_loaded(command: Command) -> None:
+    wrong = command("generate", "x", "--regex", "a(b", "--model", "none/none")
+    assert_one_line(wrong, 2, "regex='a(b': '(' at position 1 is not closed")
+
+
 def test_control_codes_of_a_model_do_not_reach_the_terminal(command: Command, tiny: str) -> None:
     options = ("generate", "a\x1b", "--model", tiny, "--sampler", "ancestral", "-n", "4")
     text, records = command(*options), command(*options, "--json")

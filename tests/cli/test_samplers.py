@@ -8,6 +8,7 @@ import re
 import pytest
 
 from dlm_sampling import samplers
+from dlm_sampling.cli.parameters import parameter_names
 from dlm_sampling.cli.samplers import describe, parameter_docs
 from dlm_sampling.samplers import Entry
 from dlm_sampling.samplers.parts.grid import GridSampler
@@ -35,6 +36,11 @@ def test_a_field_of_the_base_is_described_there_and_shown_with_what_the_subclass
     assert docs["noise_removal"].endswith('posterior at t_end. "sample" is the released rule.')
     learned = parameter_docs(Entry("x", samplers.LearnedEuler))
     assert learned["t_end"] == f"{docs['t_end']} It counts without a learned grid only."
+
+
+def test_the_names_of_all_parameters_are_read_without_the_samplers() -> None:
+    built_in = [entry for entry in ENTRIES if entry.built_in]
+    assert parameter_names() == {name for entry in built_in for name in entry.parameters}
 
 
 def test_samplers_lists_all_with_paper_and_defaults(command: Command) -> None:

@@ -133,16 +133,8 @@ def test_a_schema_accepts_its_own_json_only() -> None:
     [
         (lambda: Constraint(), "asks for nothing"),
         (lambda: Constraint(banned=["a", ""]), "an empty word"),
-        (lambda: Constraint(json_schema={"minimum": 3}).bytes_dfa(), "'minimum' cannot be kept"),
-        (lambda: Constraint(json_schema="{").bytes_dfa(), "is no JSON"),
-        (lambda: Constraint(regex="(").bytes_dfa(), "cannot be compiled"),
-        (lambda: Constraint(grammar="start: x").bytes_dfa(), "Rule 'x' used but not defined"),
-        (lambda: Constraint(grammar="start:").bytes_dfa(), "no terminal, so every text is empty"),
-        (
-            lambda: Constraint(grammar='start: "a" start').bytes_dfa(),
-            "no text with grammar_depth=4",
-        ),
-        (lambda: Constraint(grammar="start: /(?<!a)b/").bytes_dfa(), "It is the terminal __ANON_0"),
+        (lambda: Constraint(grammar="start:"), "no terminal, so every text is empty"),
+        (lambda: Constraint(grammar='start: "a" start'), "no text with grammar_depth=4"),
         (lambda: Constraint(grammar='start: "a"', grammar_depth=0), "grammar_depth=0: must be at"),
         (lambda: compiled(Constraint(regex="c")), "no sequence of this model's tokens"),
         (lambda: compiled(Constraint(regex="a", required=["b"])), "may contradict"),
@@ -153,6 +145,100 @@ def test_a_schema_accepts_its_own_json_only() -> None:
 def test_what_cannot_be_is_refused(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         build()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("a(b", "'(' at position 1 is not closed; end it with ), or write \\( for the"),
+        (r"\p{L}(?:b", "'(?:' at position 5 is not closed"),
+        ("[ab", "'[' at position 0 is not closed"),
+        ("[a[b]", "'[' at position 2 stands in a class; write \\["),
+        (r"[\b]", r"'\b' at position 1 is a word boundary"),
+        ("a)b", "')' at position 1 closes nothing"),
+        ('{"a": 1}', "'{' at position 0 begins no repetition, such as {3} or {0,3}; write \\{"),
+        ("(?P<n>a){3,2}", "'{' at position 8 begins {3,2}, whose second number is the smaller"),
+        ("a|*b", "'*' at position 2 repeats nothing"),
+        ("^a$", "'^' at position 0 is not needed and cannot be kept"),
+        ("x(?<!a)b", "'(?<!' at position 1 looks around, which cannot be kept"),
+        (r"(a)\1", r"'\1' at position 3 refers back"),
+        (r"\q", r"'\q' at position 0 is no escape that is known"),
+        ("a\\", "'\\' at position 1 escapes nothing; write \\\\"),
+        (r"\x4", r"needs the number of a character, such as \x41"),
+        ("[z-a]", "bad character range z-a at position 1"),
+        ("a{1,99999999999}", "the repetition number is too large"),
+        ("a" * 90 + ")" + "b" * 90, f"regex='...{'a' * 30}){'b' * 29}...': ')' at position 90"),
+    ],
+)
+def test_what_is_wrong_with_an_expression_is_told_with_its_place(pattern: str, said: str) -> None:
+    """In the expression itself, the pattern of a schema and a terminal of a grammar."""
+    with pytest.raises(ValueError, match=re.escape(said)) as found:
+        Constraint(regex=pattern)
+    assert str(found.value).startswith("constraint: regex='")
+    assert "Allowed is the syntax of Python" in str(found.value)
+    assert "NFA" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ('{\n"type"', "json_schema, line 2, column 7: is no JSON (Expecting ':' delimiter)."),
+        ("my.json", "is no JSON (Expecting value). It is the schema itself"),
+        (["a"], "json_schema is a list: must be a mapping"),
+        ({"minimum": 3}, "json_schema: 'minimum' cannot be kept"),
+        (
+            {"properties": {"a": {"type": "array", "items": {"oneOf": []}}}},
+            "json_schema.properties.a.items: 'oneOf' cannot be kept by a regular expression; "
+            "allowed are $defs, $ref, anyOf,",
+        ),
+        ({"oneOf": []}, "required, type. Instead write anyOf."),
+        ({"anyOf": [{"typ": "null"}]}, "json_schema.anyOf[0]: 'typ' cannot be kept"),
+        ({"typ": "null"}, "required, type. Did you mean 'type'?"),
+        ({"items": {"type": "str"}}, "json_schema.items.type: 'str' must be one of array, boolean"),
+        ({"properties": {"a": 3}}, "json_schema.properties.a: 3 must be a schema, such as"),
+        ({"properties": ["a"]}, "json_schema.properties: ['a'] must be a mapping of names"),
+        ({"enum": []}, "json_schema.enum: [] must be a list of values, at least one"),
+        ({"$ref": "#/$defs/a", "$defs": {}}, "'#/$defs/a' leads nowhere: there is no 'a'"),
+        ({"type": "string", "pattern": "^(a$"}, "json_schema.pattern='(a': '(' at position 0 is"),
+        ({"type": "string", "minLength": "3"}, "json_schema.minLength: '3' must be a whole number"),
+        ({"type": "string", "minLength": 5, "maxLength": 3}, "minLength=5 is more than maxLength"),
+        ({"type": "object", "required": ["b"]}, "'b' is not among the properties"),
+        ({"title": "x"}, "says of no value what it is; give one of type,"),
+        ({"$ref": "#"}, "json_schema: cannot be read (Ref"),
+    ],
+)
+def test_what_is_wrong_with_a_schema_is_told_with_its_path(schema: object, said: str) -> None:
+    """Among it what the compiler would pass over: lengths that are no numbers, names of nothing."""
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Constraint(json_schema=schema)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            'start: x\nx: "a" ]',
+            "grammar, line 2, column 8: ']' cannot stand here, in 'x: \"a\" ]'.",
+        ),
+        ("start: x y\nx: (", "grammar, line 2, column 5: Expecting a value, in 'x: ('"),
+        ('start: "a', "grammar, line 1, column 8: '\"' begins a text that does not end"),
+        ('root ::= "a"', "grammar, line 1, column 7: Unexpected colon"),
+        ("start: x", "grammar: Rule 'x' used but not defined (in rule start)"),
+        ('begin: "a"', "grammar: it has no rule named start, which derives the whole text"),
+        ('start: "a"\nstart: "b"', "grammar: Rule 'start' defined more than once"),
+        ("start: /(a/", "grammar: the expression /(a/: '(' at position 0 is not closed"),
+        ("start: /a*/", "grammar: the expression 'a*' matches the empty text"),
+        ("start: X\nX: /(?<!a)b/", "grammar, terminal X='(?<!a)b': '(?<!' at position 0 looks"),
+        ("start: /(?<!a)b/", "grammar, expression='(?<!a)b': '(?<!' at position 0 looks around"),
+        ("%import no.X\nstart: X", "grammar: it imports no.lark, which cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_a_grammar_is_told_with_its_place(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)) as found:
+        Constraint(grammar=text)
+    assert str(found.value).startswith("constraint: grammar")
+    for inner in ("Token", "Terminal(", "<string>", "Earley"):
+        assert inner not in str(found.value)
 
 
 def test_an_automaton_that_grows_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,5 +258,5 @@ def test_other_types_are_refused(value: Any) -> None:
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressions, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r'pip install "dlm-sampling\[constraint\]"'):
-        Constraint(regex="a").bytes_dfa()
+        Constraint(regex="not read before")
     assert Constraint(banned=["a"]).bytes_dfa() is not None

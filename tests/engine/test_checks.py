@@ -7,11 +7,25 @@ from typing import Any
 import pytest
 import torch
 
-from dlm_sampling import wrap
+from dlm_sampling import (
+    AutoDenoiser,
+    elbo,
+    generate,
+    learn_sampler,
+    replay,
+    sample,
+    samplers,
+    save_custom_generate,
+    uniform_elbo,
+    wrap,
+)
 from dlm_sampling.engine.checks import check_canvases
+from dlm_sampling.watermark import detect
 
 V = 7
 DENOISER = wrap(lambda ids: torch.zeros(*ids.shape, V), vocab_size=V, mask_token_id=6)
+ANCESTRAL = samplers.create("ancestral")
+_NONE: Any = None
 TOKENS = torch.tensor([[1, 2, 99], [99, 5, 0]])
 EDITABLE = torch.tensor([[False, False, True], [True, False, False]])
 
@@ -35,6 +49,33 @@ def test_what_is_written_over_is_not_looked_at() -> None:
     padded[0, 0] = -5
     mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
     assert torch.equal(check(tokens=padded, attention_mask=mask).attention, mask.bool())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sample(_NONE, ANCESTRAL, TOKENS, EDITABLE, seeds=[1, 2]), "denoiser is a NoneTyp"),
+        (lambda: sample(DENOISER, _NONE, TOKENS, EDITABLE, seeds=[1, 2]), "sampler is a NoneType"),
+        (lambda: sample(DENOISER, ANCESTRAL, TOKENS, EDITABLE, seeds=_NONE), "seeds=None: must be"),
+        (lambda: generate(_NONE), "denoiser is a NoneType"),
+        (lambda: elbo(_NONE, TOKENS), "denoiser is a NoneType"),
+        (lambda: elbo(DENOISER, _NONE), "tokens is a NoneType"),
+        (lambda: uniform_elbo(_NONE, TOKENS), "denoiser is a NoneType"),
+        (lambda: replay(DENOISER, _NONE), "run is a NoneType"),
+        (lambda: wrap(abs, vocab_size=_NONE, mask_token_id=0), "vocab_size=None: must be"),
+        (lambda: learn_sampler(_NONE, steps=4), "denoiser is a NoneType"),
+        (lambda: AutoDenoiser.from_pretrained(_NONE), "name_or_path=None: must be a folder, or a"),
+        (lambda: save_custom_generate(_NONE), "folder=None: must be the path"),
+        (lambda: samplers.create(_NONE), "name=None: must be the name of a sampler"),
+        (lambda: samplers.find(_NONE), "name=None: must be the name of a sampler"),
+        (lambda: detect(_NONE, 3, vocab_size=V), "token_ids is a NoneType: must be the ids of one"),
+        (lambda: detect([[1]], 3, vocab_size=V), "token_ids is a list: must be the ids of one te"),
+        (lambda: detect([1], 3, vocab_size=_NONE), "vocab_size=None: must be a whole number"),
+    ],
+)
+def test_none_in_place_of_an_argument_is_told_by_its_name(call: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call()
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,30 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 from dlm_sampling import Denoiser
+from dlm_sampling.cli.app import app
+from dlm_sampling.cli.job import as_option
 from dlm_sampling.errors import JobMismatchError, UsageError
 from dlm_sampling.jobs import Job, PromptItem, ShardRunner, run_job
-from dlm_sampling.jobs.manifest import MADE_WITH, NAME, compare, make_folder, manifest_of
+from dlm_sampling.jobs.manifest import (
+    MADE_WITH,
+    NAME,
+    DifferentJobError,
+    compare,
+    make_folder,
+    manifest_of,
+)
+from dlm_sampling.text.options import LAW_REALS
 from dlm_sampling.text.prompt_rows import prepare_items
+from dlm_sampling.types import TokenLaw
 from tests.jobs.conftest import PROMPTS, contents
 
 
@@ -27,7 +41,7 @@ def test_another_seed_or_prompt_is_refused(job: Job, denoiser: Denoiser, clean: 
             reseeded,
             "holds a job with seed=3, now 4. Give",
         ),
-        (replace(job, prompts=PROMPTS[:-1]), "prompts=16, now 15; input="),
+        (replace(job, prompts=PROMPTS[:-1]), "prompts=16, now 15; other prompts. Give"),
         (replace(job, shard_rows=2), "shard_rows=5, now 2. Give"),
     ):
         with pytest.raises(JobMismatchError, match=words):
@@ -58,11 +72,26 @@ def test_options_that_come_or_go_are_told(old: dict[str, int], new: dict[str, in
         compare(old, new, Path("out"))
 
 
-def test_of_options_with_parts_the_part_is_told() -> None:
-    old = {"blocks": {"length": 4, "steps": None}}
-    new = {"blocks": {"length": 4, "steps": 9}}
-    with pytest.raises(JobMismatchError, match=r"with blocks\.steps=None, now 9\. Give"):
+def test_of_options_with_parts_the_part_is_told_as_its_user_spells_it() -> None:
+    laws = [repr(TokenLaw(temperature=t, suppressed=(1, 2))) for t in (0.5, 1.0)]
+    old = {"blocks": {"block_length": 4, "steps": None}, "law": laws[0], "weights": "a"}
+    new = {"blocks": {"block_length": 4, "steps": 9}, "law": laws[1], "weights": "b"}
+    said = "with steps=None, now 9; temperature=0.5, now 1.0; other weights of the model. Give"
+    with pytest.raises(DifferentJobError, match=re.escape(said)) as found:
         compare(old, new, Path("out"))
+    assert "with --steps=None, now 9; --temperature=0.5," in str(found.value.spelled(as_option))
+    with pytest.raises(JobMismatchError, match=r"law=TokenLaw\(f=<x>\), now TokenLaw\(f=<y>\)\. G"):
+        compare({"law": "TokenLaw(f=<x>)"}, {"law": "TokenLaw(f=<y>)"}, Path("out"))
+
+
+def test_every_option_in_it_is_one_of_the_command(job: Job, denoiser: Denoiser) -> None:
+    command: Any = get_command(app)
+    known = {option for p in command.commands["generate"].params for option in p.opts}
+    others = {"format", "prompts", "input", "weights", "config", "random_stream", MADE_WITH, "law"}
+    for name in {*manifest(job, denoiser), "steps", "block_length", *LAW_REALS} - others:
+        name = {"samples": "num_return_sequences"}.get(name, name)
+        spelled = as_option(name)
+        assert spelled in known or not spelled.startswith("--") or name == "blocks", name
 
 
 def manifest(job: Job, denoiser: Denoiser) -> dict[str, object]:

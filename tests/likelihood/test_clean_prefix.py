@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dlm_sampling import AutoDenoiser, elbo, generate, replay, rl
+from dlm_sampling.caches import PrefixCache
 from dlm_sampling.denoisers import Denoiser
 from dlm_sampling.likelihood.mask_plans import SCHEMES, MaskPlan
 
@@ -134,7 +135,11 @@ def test_the_estimators_for_policy_gradients_keep_their_values(model: Denoiser) 
 def test_another_name_is_refused(model: Denoiser) -> None:
     with pytest.raises(ValueError, match="cache='all'"):
         replay(model, run(model).rollout, cache="all")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="cache='block'"):
+    with pytest.raises(ValueError, match=r"cache='prefix': is approximate: its laws .* Exact are"):
+        replay(model, run(model).rollout, cache="prefix")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"cache=PrefixCache\(.*is approximate"):
+        elbo(model, **TEXT, cache=PrefixCache())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cache='block': is what 'auto' does here"):
         elbo(model, **TEXT, cache="block")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cache='block'"):
         rl.coupled_logprob(model, **TEXT, seed=0, cache="block")  # type: ignore[arg-type]

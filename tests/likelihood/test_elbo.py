@@ -27,7 +27,8 @@ TEXTS = all_states(LENGTH, SYMBOLS)
 
 
 def of(toy: Denoiser, tokens: Tensor, **options: Any) -> Elbo:
-    return elbo(toy, tokens, editable=torch.ones_like(tokens, dtype=torch.bool), **options)
+    """Every position is scored where none is named."""
+    return elbo(toy, tokens, **options)
 
 
 def order_average(toy: Denoiser, text: list[int], editable: list[int]) -> tuple[float, float]:
@@ -105,6 +106,15 @@ def test_rows_of_different_size_context_and_padding() -> None:
         assert (part.value - one.value[order]).abs().max() <= 1e-12
         if scheme in BOUNDS:
             assert torch.equal(part.masks.masks, one.masks.masks[:, order])
+
+
+def test_padding_is_not_scored_where_no_position_is_named() -> None:
+    toy = small_toy(length=5).variant(honours_padding=False)
+    padded, mask = nn.functional.pad(TEXTS[:5], (2, 0)), torch.ones(5, 5, dtype=torch.bool)
+    mask[:, :2] = False
+    one = of(toy, TEXTS[:5], scheme="mean_field").value
+    assert (of(toy, padded, attention_mask=mask, scheme="mean_field").value - one).abs().max() == 0
+    assert (of(toy, padded, scheme="mean_field").value - one).abs().max() > 0.1
 
 
 def test_mean_field_and_leave_one_out() -> None:

@@ -43,8 +43,8 @@ def toy(
 
 
 def of(model: Denoiser, x0: Tensor, **options: Any) -> Tensor:
-    everywhere = torch.ones_like(x0, dtype=torch.bool)
-    return uniform_elbo(model, x0, editable=everywhere, steps=STEPS, **options).value
+    """Every position is scored where none is named."""
+    return uniform_elbo(model, x0, steps=STEPS, **options).value
 
 
 def enumerated(model: Denoiser, x0: Tensor, editable: Tensor | None = None) -> float:

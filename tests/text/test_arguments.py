@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from dlm_sampling import ops, wrap
+from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.text.arguments import (
+    RowSeed,
     eos_ids,
     read_ids,
     read_seeds,
@@ -77,6 +79,14 @@ def test_one_seed_or_one_per_row() -> None:
     for seeds in ([3, 4], (3, 4), range(3, 5), np.array([3, 4]), torch.tensor([3, 4])):
         assert read_seeds(seeds, 2) == [3, 4]
     assert read_seeds(None, 2) != read_seeds(None, 2)
+
+
+def test_the_seed_of_a_row_in_place_of_a_list_is_told(recwarn: pytest.WarningsRecorder) -> None:
+    """It draws what the number draws, and a list of it the row."""
+    assert read_seeds([RowSeed(9)], 1) == [9] and read_seeds([RowSeed(9), 4], 2) == [9, 4]
+    assert not recwarn
+    with pytest.warns(SamplingWarning, match=r"seed=9 is the seed of one row.* seed=\[9\] repeats"):
+        assert read_seeds(RowSeed(9), 2) == ops.row_seeds(9, 2)
 
 
 @pytest.mark.parametrize("seed", ["9", b"ab", 9.0, [1.0, 2.0], True, [True, 1], {1: 2, 3: 4},

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dlm_sampling import AutoDenoiser, generate, samplers, wrap
 from dlm_sampling.engine.trajectory import StepEvent
+from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.samplers import SamplerConfig, load_config, save_config
 from dlm_sampling.text.generate import generate_parts
 from dlm_sampling.text.options import GenerateOptions, prepare
@@ -151,6 +152,8 @@ def test_seeds_repeat_a_row_alone(tiny: Any) -> None:
     assert again.token_ids == out.token_ids
     alone = generate(tiny, "Twenty", max_new_tokens=7, sampler="first-hitting", seed=[out.seeds[3]])
     assert alone.token_ids == [out.token_ids[3]]
+    with pytest.warns(SamplingWarning, match=r"is the seed of one row.*: seed=\[\d+\] repeats"):
+        generate(tiny, "Twenty", max_new_tokens=1, seed=out.seeds[3])
     assert len(set(out.seeds)) == 6
     small = generate(
         tiny,
