@@ -82,8 +82,13 @@ OPTIONS = {
     "file_format": "--format",
     "chat_template_kwargs": "--template",
     "constraint": "constraint (--regex, --json-schema, --grammar, --banned, --required)",
-    "stop_token_ids": "stop_token_ids",  # of the checkpoint
-    "every_step": "every_step",
+    **{
+        name: name  # no options: they follow from others, or from the checkpoint
+        for name in (
+            *("prompts", "every_step", "stop_token_ids", "steps_per_block", "align_blocks"),
+            *("causal_blocks", "format", "crossing", "suppress_tokens", "logits_processor"),
+        )
+    },
 }
 """How the command spells an argument of `generate`, where it is not the name with dashes."""
 

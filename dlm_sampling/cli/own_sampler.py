@@ -25,15 +25,20 @@ def find_sampler(name: str) -> Entry:
 
     Raises:
         UsageError: no sampler has this name; the message names the closest one.
-        ValueError, OSError: the file holds no learned sampler.
+        ValueError: the file holds no learned sampler.
     """
     from dlm_sampling.samplers import available, find
 
     if name.endswith(".json"):
-        return find(name)
+        try:
+            return find(name)
+        except FileNotFoundError as error:
+            raise UsageError(f"--sampler {error}") from None
     if ":" in name and name not in available():
         register_own(name)
     entries = available()
+    if name.endswith(".py"):
+        raise UsageError(f"--sampler {name}: write it as {name}:Name, with a class of the file.")
     if name not in entries:
         raise UsageError(str(unknown_sampler(name, entries)))
     return entries[name]

@@ -50,7 +50,7 @@ def described(name: str, pattern: str, cause: str) -> str:
     Args:
         name: of the argument, such as "regex".
         pattern: the expression.
-        cause: what the compiler says, for expressions in which nothing is found.
+        cause: reason of the compiler, for expressions in which nothing is found.
     """
     place, what = fault(pattern) or (
         0,

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,8 +18,8 @@ from dlm_sampling.jobs.files import PARTIAL, publish, read_object
 from dlm_sampling.jobs.job import Job
 from dlm_sampling.text.fingerprint import digest, encoding_of, settings
 from dlm_sampling.text.lengths import AutoLength
-from dlm_sampling.text.options import LAW_REALS
 from dlm_sampling.text.prompt_rows import Prepared
+from dlm_sampling.types import TokenLaw
 from dlm_sampling.viewers.safe_text import json_line
 
 NAME = "manifest.json"
@@ -28,10 +29,13 @@ Pair = tuple[str, Any, Any]
 
 _ARGUMENTS = {
     "samples": "num_return_sequences",
-    "blocks.block_length": "block_length",
+    "blocks.length": "block_length",
     "blocks.steps": "steps",
-    **{f"law.{name}": name for name in LAW_REALS},
-    "law.top_k": "top_k",
+    "blocks.steps_per_block": "steps_per_block",
+    "blocks.align": "align_blocks",
+    "blocks.causal": "causal_blocks",
+    **{f"law.{part.name}": part.name for part in fields(TokenLaw)},
+    "law.suppressed": "suppress_tokens",
     "drafts": "start",
 }
 """Names of options in the manifest -> in `generate`, where the two differ."""

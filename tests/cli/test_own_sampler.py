@@ -83,6 +83,8 @@ def test_it_is_found_and_takes_settings(
             "one_of_mine.py:Bset",
             r"one_of_mine.py has no 'Bset'\. It defines .*Best.* Did you mean 'Best'",
         ),
+        ("learned.json", "--sampler learned.json: no learned sampler there"),
+        ("one_of_mine.py", "write it as one_of_mine.py:Name"),
         (":Best", "write it as module:Name or file.py:Name"),
         ("one_of_mine.py:", "write it as module:Name or file.py:Name"),
     ],

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from typer.main import get_command
 from dlm_sampling import Denoiser
 from dlm_sampling.cli.app import app
 from dlm_sampling.cli.job import as_option
+from dlm_sampling.engine.request import BlockRequest
 from dlm_sampling.errors import JobMismatchError, UsageError
 from dlm_sampling.jobs import Job, PromptItem, ShardRunner, run_job
 from dlm_sampling.jobs.manifest import (
@@ -26,7 +27,6 @@ from dlm_sampling.jobs.manifest import (
     make_folder,
     manifest_of,
 )
-from dlm_sampling.text.options import LAW_REALS
 from dlm_sampling.text.prompt_rows import prepare_items
 from dlm_sampling.types import TokenLaw
 from tests.jobs.conftest import PROMPTS, contents
@@ -74,8 +74,9 @@ def test_options_that_come_or_go_are_told(old: dict[str, int], new: dict[str, in
 
 def test_of_options_with_parts_the_part_is_told_as_its_user_spells_it() -> None:
     laws = [repr(TokenLaw(temperature=t, suppressed=(1, 2))) for t in (0.5, 1.0)]
-    old = {"blocks": {"block_length": 4, "steps": None}, "law": laws[0], "weights": "a"}
-    new = {"blocks": {"block_length": 4, "steps": 9}, "law": laws[1], "weights": "b"}
+    blocks = [asdict(BlockRequest(4, steps)) for steps in (None, 9)]
+    old = {"blocks": blocks[0], "law": laws[0], "weights": "a"}
+    new = {"blocks": blocks[1], "law": laws[1], "weights": "b"}
     said = "with steps=None, now 9; temperature=0.5, now 1.0; other weights of the model. Give"
     with pytest.raises(DifferentJobError, match=re.escape(said)) as found:
         compare(old, new, Path("out"))
@@ -87,11 +88,14 @@ def test_of_options_with_parts_the_part_is_told_as_its_user_spells_it() -> None:
 def test_every_option_in_it_is_one_of_the_command(job: Job, denoiser: Denoiser) -> None:
     command: Any = get_command(app)
     known = {option for p in command.commands["generate"].params for option in p.opts}
-    others = {"format", "prompts", "input", "weights", "config", "random_stream", MADE_WITH, "law"}
-    for name in {*manifest(job, denoiser), "steps", "block_length", *LAW_REALS} - others:
-        name = {"samples": "num_return_sequences"}.get(name, name)
-        spelled = as_option(name)
-        assert spelled in known or not spelled.startswith("--") or name == "blocks", name
+    names = manifest(job, denoiser).keys() - {"blocks", "law", MADE_WITH}
+    pairs = [(name, "a", "b") for name in sorted(names)]
+    pairs += [(f"blocks.{field}", "a", "b") for field in asdict(BlockRequest())]
+    pairs += [(f"law.{field.name}", "a", "b") for field in fields(TokenLaw)]
+    said = str(DifferentJobError(Path("out"), pairs).spelled(as_option))
+    named = set(re.findall(r"(--[\w-]+)=a", said))
+    assert {"--steps", "--block-length", "--temperature", "--num-return-sequences"} <= named
+    assert named <= known and "." not in said.partition(". Give")[0]
 
 
 def manifest(job: Job, denoiser: Denoiser) -> dict[str, object]:
