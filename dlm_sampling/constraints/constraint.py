@@ -191,7 +191,7 @@ def as_constraint(value: object) -> Constraint | None:
         return Constraint(regex=value)
     raise TypeError(
         f"constraint is {named(value)}: must be a regular expression as a string, or a Constraint, "
-        'such as Constraint(banned=["war"]).'
+        'such as Constraint(banned=["war"]) or, of a schema, Constraint(json_schema=...).'
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from operator import index
 from typing import SupportsIndex
 
@@ -31,7 +31,9 @@ def _check_tensors(**given: object) -> None:
     """Refuse canvases that are no tensors."""
     for name, value in given.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name} is {named(value)}: must be a tensor [batch, length].")
+            text = isinstance(value, str | Mapping)  # or what a tokenizer makes of one
+            hint = ", for a text tokenizer(text, return_tensors='pt')[\"input_ids\"]" * text
+            raise TypeError(f"{name} is {named(value)}: must be a tensor [batch, length]{hint}.")
 
 
 def written_positions(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -26,10 +26,14 @@ def trajectory_of(output: RunOutput) -> Trajectory:
     except AttributeError:
         raise TypeError(
             f"run is {named(output)}: must be the output of `generate` or `sample` with "
-            "return_trajectory=True, its trajectory, or a Rollout."
+            "return_trajectory=True, of `generate` with return_rollout=True, its trajectory, or a "
+            "Rollout; a text alone does not tell the steps that wrote it, `elbo` scores it."
         ) from None
     if found is None:
-        raise ValueError("output has no trajectory: call with return_trajectory=True.")
+        raise ValueError(
+            "output has no trajectory: call with return_trajectory=True, or `generate` with "
+            "return_rollout=True, which keeps less."
+        )
     return found
 
 

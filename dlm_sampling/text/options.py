@@ -121,7 +121,13 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         check_whole("num_return_sequences", self.num_return_sequences)
         if not isinstance(self.max_new_tokens, AutoLength):
-            check_whole("max_new_tokens", self.max_new_tokens, optional=True)
+            try:
+                check_whole("max_new_tokens", self.max_new_tokens, optional=True)
+            except TypeError as error:
+                raise TypeError(
+                    f"{str(error)[:-1]}, or AutoLength() (dlm_sampling.text.lengths) for as many "
+                    "as the model expects."
+                ) from None
         elif self.max_nfe is not None:
             raise ValueError(
                 f"max_nfe={self.max_nfe}: AutoLength takes as many passes as it needs before the "

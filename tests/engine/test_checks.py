@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -59,7 +59,16 @@ def test_what_is_written_over_is_not_looked_at() -> None:
         (lambda: sample(DENOISER, ANCESTRAL, TOKENS, EDITABLE, seeds=_NONE), "seeds=None: must be"),
         (lambda: generate(_NONE), "denoiser is a NoneType"),
         (lambda: elbo(_NONE, TOKENS), "denoiser is a NoneType"),
-        (lambda: elbo(DENOISER, _NONE), "tokens is a NoneType"),
+        (lambda: elbo(DENOISER, _NONE), "tokens is a NoneType: must be a tensor .batch, length..$"),
+        (lambda: elbo(DENOISER, cast("Any", "Once")), "length., for a text tokenizer.text, return"),
+        (
+            lambda: generate(DENOISER, max_new_tokens=cast("Any", "auto")),
+            "or AutoLength.. .dlm_sam",
+        ),
+        (
+            lambda: generate(DENOISER, json_schema={}),
+            r"A schema, as Constraint\(json_schema=...\), is",
+        ),
         (lambda: uniform_elbo(_NONE, TOKENS), "denoiser is a NoneType"),
         (lambda: replay(DENOISER, _NONE), "run is a NoneType"),
         (lambda: wrap(abs, vocab_size=_NONE, mask_token_id=0), "vocab_size=None: must be"),

@@ -30,7 +30,10 @@ def test_an_argmax_is_told_and_another_law_is_refused() -> None:
     told = r"sampled by TauLeaping, which drew the token of .* do not follow from the record"
     with pytest.raises(ValueError, match=told):
         argmax_of(found, other)
-    with pytest.raises(ValueError, match="no trajectory: call with return_trajectory=True"):
+    with pytest.raises(
+        ValueError,
+        match="no trajectory: call with return_trajectory=True, or `generate` with return_rollout",
+    ):
         trajectory_of(replace(out, trajectory=None))
     nothing: Any = 3
     with pytest.raises(TypeError, match="run is an int"):
