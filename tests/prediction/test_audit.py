@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dlm_sampling import AutoDenoiser, Rollout, ops, replay, sample, samplers, wrap
 from dlm_sampling.caches import BlockCache, DkvCache, DualCache, PrefixCache, VicinityCache
+from dlm_sampling.caches.report import percentile
 from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.errors import SamplingWarning
 from dlm_sampling.prediction.audit import Meter
@@ -160,6 +161,13 @@ def test_the_other_figures_have_their_closed_forms() -> None:
     backwards.compare(six_tokens(), ops.Rng.from_seeds([0]), x, where, *given[::-1], replaced=False)
     q = (torch.xlogy(c, c) - torch.xlogy(c, p)).sum(1)
     torch.testing.assert_close(backwards.report().kl, q)
+
+
+def test_the_percentile_is_one_of_the_values() -> None:
+    values = torch.arange(200.0)[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
+    assert [percentile(values, p) for p in (1, 50, 99, 100)] == [1.0, 99.0, 197.0, 199.0]
+    values[values > 190] = torch.inf  # laws of which one excludes what the other allows
+    assert percentile(values, 99) == math.inf and percentile(values[:1], 99) == float(values[0])
 
 
 def test_the_floor_is_the_largest_divergence_of_rounding() -> None:
