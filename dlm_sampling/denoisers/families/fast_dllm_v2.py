@@ -2,11 +2,14 @@
 
 The config of the release of 1.5B has 28 layers of width 1536, head tied to the embedding, a
 vocabulary of 151936, blocks (`bd_size`) of 32 and no mask id.  The mask is 151665, `|<MASK>|`, and
-a text ends at 151645, `<|im_end|>`, which also pads; the chat template is that of Qwen2.5.
+a text ends at 151645, `<|im_end|>`, which also pads; prompts are messages under the tokenizer's own
+chat template.  The released loop writes whole blocks, where a canvas here may end within one: its
+last block then shows fewer masks than in training.
 
 Known from public copies of the release's config, of its class and of its `generate`, which were
-read and not run.  Unverified: the weights (none were loaded here), the tokenizer's files, and the
-config of the release of 7B, which is taken to have the same keys.
+read and not run.  Unverified: the weights (none were loaded here), the tokenizer's files with the
+template and the text of the mask, and the config of the release of 7B, which is taken to have the
+same keys.
 
 Wu et al. 2025, Fast-dLLM v2, arXiv:2509.26328, released code github.com/NVlabs/Fast-dLLM.
 """
