@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
-V, MASK, END, BLOCK = 40, 39, 38, 4
+V, MASK, END, BLOCK = 128, 127, 126, 4
 CONFIG: dict[str, Any] = {  # the keys of the release of 1.5B, all of them, with small sizes
     "architectures": ["Fast_dLLM_QwenForCausalLM"],
     "attention_dropout": 0.0,
@@ -48,25 +47,36 @@ CONFIG: dict[str, Any] = {  # the keys of the release of 1.5B, all of them, with
     "use_sliding_window": False,
     "vocab_size": V,
 }
-SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-GIVEN = (*SIZES, "num_key_value_heads", "tie_word_embeddings", "vocab_size")
 
 
-@torch.no_grad()
+def shapes(tied: bool) -> dict[str, tuple[int, ...]]:
+    """The tensors of the release by name."""
+    width, wide = CONFIG["hidden_size"], CONFIG["intermediate_size"]
+    narrow = width // CONFIG["num_attention_heads"] * CONFIG["num_key_value_heads"]
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (V, width)}
+    for layer in range(CONFIG["num_hidden_layers"]):
+        name = f"model.layers.{layer}"
+        for part, size in (("q", width), ("k", narrow), ("v", narrow)):
+            found[f"{name}.self_attn.{part}_proj.weight"] = (size, width)
+            found[f"{name}.self_attn.{part}_proj.bias"] = (size,)
+        found[f"{name}.self_attn.o_proj.weight"] = (width, width)
+        found[f"{name}.mlp.gate_proj.weight"] = found[f"{name}.mlp.up_proj.weight"] = (wide, width)
+        found[f"{name}.mlp.down_proj.weight"] = (width, wide)
+        found[f"{name}.input_layernorm.weight"] = (width,)
+        found[f"{name}.post_attention_layernorm.weight"] = (width,)
+    found["model.norm.weight"] = (width,)
+    return found if tied else {**found, "lm_head.weight": (V, width)}
+
+
 def write_checkpoint(folder: Path, **changes: Any) -> dict[str, Tensor]:
-    """Write config.json and tensors with the names of the release; return the tensors."""
+    """Write config.json and random tensors; return the tensors in float64."""
     config, generator = {**CONFIG, **changes}, torch.Generator().manual_seed(0)
-    network = Qwen2ForCausalLM(Qwen2Config(**{key: config[key] for key in GIVEN}))
-    tied = {"lm_head.weight"} if config["tie_word_embeddings"] else set[str]()
-    tensors = {name: weight for name, weight in network.state_dict().items() if name not in tied}
-    for name, weight in tensors.items():
-        weight.normal_(0.0, 0.4, generator=generator)
-        if "norm" in name:
-            weight.add_(1.0)
+    tensors = {
+        name: 0.4 * torch.randn(shape, generator=generator) + ("norm" in name)
+        for name, shape in shapes(config["tie_word_embeddings"]).items()
+    }
     (folder / "config.json").write_text(json.dumps(config))
-    save_file(
-        {name: weight.clone() for name, weight in tensors.items()}, folder / "model.safetensors"
-    )
+    save_file(tensors, folder / "model.safetensors")
     return {name: weight.double() for name, weight in tensors.items()}
 
 

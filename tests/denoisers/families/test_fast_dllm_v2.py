@@ -65,7 +65,7 @@ def test_the_facts_of_the_release(made: Made, tmp_path: Path) -> None:
     assert (denoiser.block_length, denoiser.shift) == (BLOCK, 1)
     assert (denoiser.eos_token_id, denoiser.pad_token_id) == (END, END)
     assert denoiser.generation_defaults == {"sampler": "fast-dllm-v2"}
-    with pytest.raises(CheckpointError, match="mask id 151665 is outside the vocabulary of 40"):
+    with pytest.raises(CheckpointError, match="mask id 151665 is outside the vocabulary of 128"):
         AutoDenoiser.from_pretrained(folder)
     denoiser.save_pretrained(tmp_path)
     before, after = (load_file(place / "model.safetensors") for place in (folder, tmp_path))
