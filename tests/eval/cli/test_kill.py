@@ -23,7 +23,7 @@ def work(out: Path) -> int:
 COMPARE = ["eval", "compare", "sudoku4x4", "--samplers", "ancestral,llada", "--nfe", "4",
            "--task", "sudoku", "-n", "8", "--batch-size", "2", "--quiet", "--out"]  # fmt: skip
 TEXT = ["eval", "text", "sudoku4x4", "-n", "130", "--max-new-tokens", "15", "--batch-size", "8",
-        "--reference", "none", "--sampler", "ancestral", "--steps", "5", "--out"]  # fmt: skip
+        "--reference", "none", "--sampler", "ancestral", "--steps", "2", "--out"]  # fmt: skip
 DATA = str(ROOT / "constraints.txt")
 BOUND = ["eval", "bound", "tiny-books", "--data", DATA, "--length", "16",
          "--masks", "1", "--batch-size", "8", "--out"]  # fmt: skip
