@@ -39,6 +39,8 @@ _ARGUMENTS = {
     "drafts": "start",
 }
 """Names of options in the manifest -> in `generate`, where the two differ."""
+_IN_INPUT = {"max_new_tokens", "samples", "add_special_tokens", "chat_template_kwargs"}
+"""Entries that change the digest of the prompts as well, with or without another prompt."""
 _WORDS = {
     "input": "other prompts",
     "weights": "other weights of the model",
@@ -154,6 +156,9 @@ class DifferentJobError(JobMismatchError):
     def __init__(
         self, place: Path, pairs: Sequence[Pair], spelled: Callable[[str], str] = str
     ) -> None:
+        names = {name for name, _, _ in pairs}
+        if names & _IN_INPUT:
+            pairs = [pair for pair in pairs if pair[0] != "input"]
         self.place, self.pairs = place, pairs
         changes = [
             _WORDS[name]

@@ -81,6 +81,8 @@ def test_of_options_with_parts_the_part_is_told_as_its_user_spells_it() -> None:
     with pytest.raises(DifferentJobError, match=re.escape(said)) as found:
         compare(old, new, Path("out"))
     assert "with --steps=None, now 9; --temperature=0.5," in str(found.value.spelled(as_option))
+    with pytest.raises(JobMismatchError, match=r"with max_new_tokens=8, now 9\. Give"):
+        compare({"max_new_tokens": 8, "input": "a"}, {"max_new_tokens": 9, "input": "b"}, Path("o"))
     with pytest.raises(JobMismatchError, match=r"law=TokenLaw\(f=<x>\), now TokenLaw\(f=<y>\)\. G"):
         compare({"law": "TokenLaw(f=<x>)"}, {"law": "TokenLaw(f=<y>)"}, Path("out"))
 
