@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,7 +73,8 @@ def cache(
 
     Every policy draws with the random numbers of the exact run.  Audits compare the law of a pass
     with the exact one on the same canvas; the exact run is repeated one text at a time, which shows
-    what rounding alone changes.  Writes results.json, samples.jsonl and report.html.
+    what rounding alone changes.  Writes results.json, samples.jsonl and report.html.  Of several
+    processes the first measures, as times and audits do not divide.
     """
     check_out(out)
     if settings and sampler is None:
@@ -81,6 +83,12 @@ def cache(
         raise UsageError(f"--audit {audit}: must be a share in (0, 1].")
     from_books = prompts == BOOKS and not Path(BOOKS).exists()
     lines = None if from_books else read_lines(prompts, "--prompts")
+
+    from dlm_sampling.jobs import rank_of
+
+    if rank_of(os.environ).index:
+        typer.echo(f"{out}: is left to process 0.")
+        return
 
     from tqdm import tqdm
 

@@ -196,6 +196,7 @@ def text(
         )
         results = judge_job(job, max_new_tokens, judging, out, rank, command)
     if results is None:
+        typer.echo(f"{out}: the share of process {rank.index} is done; the first process scores.")
         return
     for line in lines_of(results):
         typer.echo(line)

@@ -136,7 +136,14 @@ def test_a_policy_that_does_not_fit_is_refused_before_the_first_pass(
     assert not (tmp_path / "out").exists()
 
 
-def test_another_setting_is_no_resumption(tiny_llada: Path, tmp_path: Path) -> None:
+def test_another_setting_is_no_resumption(
+    tiny_llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as second:  # of two processes: two at once would spoil the journal
+        second.setenv("DLM_SHARD", "1/2")
+        with pytest.raises(FileNotFoundError):  # it leaves no results
+            run(tmp_path / "out", str(tiny_llada), "--policy", "dual")
+        assert not (tmp_path / "out").exists()
     run(tmp_path / "out", str(tiny_llada), "--policy", "dual")
     with pytest.raises(SettingsChanged, match="seed was 0 and is now 1"):
         run(tmp_path / "out", str(tiny_llada), "--policy", "dual", "--seed", "1")

@@ -67,17 +67,23 @@ def test_texts_of_a_model(command: Command, tmp_path: Path) -> None:
     assert entropy[0] == entropy[1]
 
 
-def test_another_process_leaves_the_scoring_to_the_first(
+def test_processes_of_a_launcher_give_the_samples_of_one(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("eval", "text", "sudoku4x4", "-n", "4", "--max-new-tokens", "15", "--out")
-    words = (*words, str(tmp_path / "two"), "--reference", "none")
-    monkeypatch.setenv("DLM_SHARD", "1/2")
-    assert command(*words).code == 0
+    """As torchrun and accelerate launch set the environment; the first process scores."""
+    words = ("eval", "text", "sudoku4x4", "-n", "4", "--max-new-tokens", "15", "--batch-size", "2")
+    words = (*words, "--reference", "none", "--out")
+    assert command(*words, str(tmp_path / "one")).code == 0
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    other = command(*words, str(tmp_path / "two"))
+    assert (other.code, "share of process 1 is done" in other.out) == (0, True)
     assert not (tmp_path / "two" / "results.json").exists()
-    monkeypatch.setenv("DLM_SHARD", "0/2")
-    assert command(*words).code == 0
-    assert results(tmp_path / "two")["subject"]["seed"] == 0
+    monkeypatch.setenv("RANK", "0")
+    assert command(*words, str(tmp_path / "two")).code == 0
+    one, two = (tmp_path / name / "samples.jsonl" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    assert results(tmp_path / "two")["metrics"] == results(tmp_path / "one")["metrics"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from dlm_eval.comparison.presets import (
     claims,
     maps,
     published,
+    run,
 )
 from dlm_eval.comparison.presets.differences import at_equal_nfe, difference, speed, verdict_of
 from dlm_eval.comparison.presets.summary import (
@@ -306,6 +307,29 @@ def test_coefficients_of_lsd_are_a_preset(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("DLM_SHARD", "1/2")
     assert "process 0" in CliRunner().invoke(app, words, catch_exceptions=False).output
     assert len(asked) == 1
+
+
+def test_the_last_of_several_processes_finds_every_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process ends the first comparison while this one is at the second."""
+    turns: list[str] = []
+
+    def write_part(part: Part, *_: Any, **__: Any) -> str | None:
+        turns.append(part.name)
+        return None if turns == ["a"] else part.name
+
+    monkeypatch.setattr(run, "write_part", write_part)
+    monkeypatch.setattr(run, "write_report", lambda *_: None)
+    figures = replace(part_of(judged=False), figures=())
+    monkeypatch.setattr(run, "summarise", lambda name: replace(figures, name=name))
+    parts = [Part(name, Weights("sudoku4x4"), lambda _: SudokuTask(2, 8), (), 2) for name in "ab"]
+    given = (parts, lambda _: "", tmp_path, tmp_path / "README.md")
+    assert run.run_preset(*given, Rank(1, 2), "c", picture=False)
+    assert turns == ["a", "b", "a"]
+    assert [part.name for part in load_summary(tmp_path / "summary.json").parts] == ["a", "b"]
+    turns.clear()
+    assert not run.run_preset(*given, Rank(), "c", picture=False)  # one process has no second turn
 
 
 def published_parts(model: str, **counts: int) -> Part:

@@ -50,16 +50,18 @@ def run_preset(
     Returns:
         False in a process that finds others still at work.
     """
-    found: list[Written] = []
-    for part in parts:
-        denoiser = part.weights.load(rank)
-        written = write_part(part, denoiser, out / part.name, rank, command, quiet=quiet)
-        if written is not None:
-            found.append(written)
+    found: dict[str, Written] = {}
+    for _ in range(2 if rank.world > 1 else 1):  # others may end a comparison after its first turn
+        for part in parts:
+            if part.name not in found:
+                denoiser = part.weights.load(rank)
+                written = write_part(part, denoiser, out / part.name, rank, command, quiet=quiet)
+                found |= {} if written is None else {part.name: written}
     if len(found) < len(parts):
         return False
-    write_report(out, found, command)
-    summary = Summary(command=command, versions=versions(), parts=tuple(map(summarise, found)))
+    in_order = [found[part.name] for part in parts]
+    write_report(out, in_order, command)
+    summary = Summary(command=command, versions=versions(), parts=tuple(map(summarise, in_order)))
     save_summary(out / SUMMARY, summary)
     if picture:
         save_picture(out / PICTURE, summary)
