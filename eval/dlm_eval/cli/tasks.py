@@ -85,6 +85,7 @@ def tasks(
     from dlm_eval.tasks.harness import DiffusionLM
     from dlm_eval.tasks.local.rules import DATA
     from dlm_eval.text.read import digest
+    from dlm_sampling.denoisers import hub_in_reach
     from dlm_sampling.jobs import rank_of
 
     given: dict[str, Any] = {}
@@ -124,8 +125,9 @@ def tasks(
     os.environ.pop("LOCAL_RANK", None)
 
     def evaluated(*, answers_only: bool) -> dict[str, Any]:
+        unreachable: str | None = None
         try:
-            with _no_git():
+            with _no_git(), hub_in_reach(asked=downloads) as unreachable:
                 found = lm_eval.simple_evaluate(
                     model=language_model, tasks=names, num_fewshot=fewshot, limit=limit,
                     task_manager=manager, confirm_run_unsafe_code=confirm_run_unsafe_code,
@@ -135,6 +137,10 @@ def tasks(
             if "unsafe" in str(error):
                 raise UsageError(f"{error} Here: --confirm_run_unsafe_code.") from error
             raise
+        except ConnectionError as error:  # the data is not in the cache either
+            if unreachable is None:
+                raise
+            raise UsageError(f"--tasks {tasks}: {error}; {unreachable}.") from error
         assert found is not None
         return found
 

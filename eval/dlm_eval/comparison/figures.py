@@ -39,6 +39,8 @@ LONG_NAME, MOST_BESIDE = 30, 14
 """Characters of a name, and names, with which a legend stands beside its plot; others below."""
 LEGEND_WIDTH, LINE_HEIGHT = 125, 0.17
 """Characters in a line of a legend below, and its height in inches."""
+LEAST_MAP = 2.4
+"""Height in inches of a heat map whose scale has room for its words."""
 
 
 @dataclass(frozen=True)
@@ -328,7 +330,7 @@ def _heat_map(measured: Sequence[Measured]) -> Plot:
         "writing from left to right; one colour is writing in any order."
     )
     return draw("When each position was written", caption, paint,
-                size=(9.0, 1.4 + 0.32 * len(middle)))  # fmt: skip
+                size=(9.0, max(LEAST_MAP, 1.4 + 0.32 * len(middle))))  # fmt: skip
 
 
 def _order(cell: Measured, width: int) -> npt.NDArray[np.float64]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dlm_sampling import elbo, generate
+from dlm_sampling.denoisers.checkpoints import reach
 from dlm_sampling.errors import UsageError
 from dlm_sampling.ops import row_seeds
 
@@ -257,6 +258,33 @@ def test_the_last_process_of_a_launcher_writes_the_results(
         assert done.exit_code == 0 and told in done.output
     samples = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["row"] for line in samples] == [0, 1, 2]
+
+
+def test_a_task_of_the_harness_without_network_is_one_line(
+    tiny_llada: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is asked once: nothing is tried again and again."""
+    import lm_eval.tasks
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(reach, "why_out_of_reach", lambda _: "the hub cannot be reached")
+    whole = lm_eval.tasks.TaskManager  # the harness reads thousands of files for its own tasks
+
+    def small(*, include_defaults: bool, **given: Any) -> Any:
+        assert include_defaults
+        return whole(include_defaults=False, **given)
+
+    def evaluate(**_: Any) -> None:
+        assert constants.HF_HUB_OFFLINE
+        raise ConnectionError("Couldn't reach 'a/b'")
+
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", small)
+    monkeypatch.setattr(lm_eval, "simple_evaluate", evaluate)
+    words = ["tasks", str(tiny_llada), "--tasks", "sudoku4x4", "--harness-tasks", "--out"]
+    with pytest.raises(UsageError, match=r"--tasks sudoku4x4: .*'a/b'; the hub cannot be reached"):
+        CliRunner().invoke(app, [*words, str(tmp_path)], catch_exceptions=False)
+    assert not constants.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize("error", [MemoryError, RuntimeError])
