@@ -126,7 +126,7 @@ def score_samples(samples: Sequence[Sample], protocol: Protocol) -> Scored:
         same_count(len(texts), len(protocol.references))
     scores = read(texts, protocol)
     metrics = figures(scores, protocol)
-    warnings = [*_silent(scores), *repeated(texts), *cut_warning(scores)]
+    warnings = [*_silent(scores, protocol.add_bos), *repeated(texts), *cut_warning(scores)]
     if all(sample.nfe is not None for sample in samples):
         nfe = np.array([sample.nfe for sample in samples], np.float64)
         metrics.append(Metric(name="NFE", value=float(nfe.mean()), unit="passes", n=len(nfe),
@@ -289,12 +289,13 @@ def _pairs(texts: Sequence[str], protocol: Protocol) -> npt.NDArray[np.bool_]:
     return np.array([bool(text and reference) for text, reference in pairs], np.bool_)
 
 
-def _silent(scores: TextScores) -> list[str]:
+def _silent(scores: TextScores, add_bos: bool) -> list[str]:
     """Say how many texts no token of which counts."""
     if not scores.silent:
         return []
     return [
-        f"{scores.silent} of {len(scores.counts)} texts have fewer than two tokens of the judge "
+        f"{scores.silent} of {len(scores.counts)} texts have "
+        f"{'no token' if add_bos else 'fewer than two tokens'} of the judge "
         "and do not count for the perplexity."
     ]
 

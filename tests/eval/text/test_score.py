@@ -118,5 +118,8 @@ def test_texts_that_cannot_be_scored_are_counted(judge: CausalJudge) -> None:
     assert figure(scored, "generative perplexity").n == 24
     assert scored.warnings[0].startswith("1 of 25 texts have fewer than two tokens")
     assert scored.rows[0]["perplexity"] is None
+    begun = score_samples([Sample(text) for text in ("", *FOLK[:2])],
+                          Protocol(judge=judge, add_bos=True))  # fmt: skip
+    assert begun.warnings[0].startswith("1 of 3 texts have no token of the judge")
     with pytest.raises(ValueError, match="3 texts and 24 references"):
         score_samples([Sample("a")] * 3, Protocol(judge=judge, references=FOLK, features=judge))
