@@ -108,6 +108,8 @@ class Budget:
         if self.ends_early:
             spent = now < 2 * each
             moved = replace(moved, over=moved.over | spent)
+        elif self.adaptive:  # with `every_step` a written block may ask for one pass more
+            moved = replace(moved, over=moved.over | (~still.any(1) & (now < each)))
         where = still & (quota > 0).unsqueeze(1)
         if not some(where):
             return moved

@@ -51,6 +51,15 @@ def test_an_adaptive_sampler_writes_its_tokens_or_the_share_of_a_pass() -> None:
     assert written(blocks, 0) == [3, 2, 1]  # a pass is kept for the second block
 
 
+def test_a_written_block_that_asks_for_one_pass_more_ends_where_none_is_left() -> None:
+    """With `every_step` LLaDA2's block is over after a step that saw no mask."""
+    for budget in (1, 2, 5):
+        out = run("llada2", budget, every_step=True, seeds=[1, 1, 1])
+        assert int(out.nfe.max()) == budget and not bool((out.tokens == MASK).any())
+    blocks = run("llada2", 3, every_step=True, block_length=3)
+    assert int(blocks.nfe.max()) == 3
+
+
 @pytest.mark.slow
 def test_forced_tokens_are_those_of_least_entropy_with_the_log_probability_of_the_law() -> None:
     out = run("eb-sampler", 2, return_trajectory=True)
