@@ -8,7 +8,7 @@ from dlm_sampling.caches.dpad import DPadCache
 from dlm_sampling.caches.dual import DualCache
 from dlm_sampling.caches.policy import AnyPolicy, CachePolicy, Plan, PolicyBase, RefreshPolicy, View
 from dlm_sampling.caches.prefix import PrefixCache
-from dlm_sampling.caches.report import CacheReport
+from dlm_sampling.caches.report import CacheReport, percentile
 from dlm_sampling.caches.vicinity import VicinityCache
 from dlm_sampling.errors import check_real, named, unknown_choice
 
@@ -88,4 +88,5 @@ __all__ = [
     "RefreshPolicy",
     "VicinityCache",
     "View",
+    "percentile",
 ]

@@ -16,8 +16,7 @@ from dlm_eval.journal import Journal
 from dlm_eval.report.intervals import mean_and_error
 from dlm_eval.report.results import Metric
 from dlm_sampling import Denoiser
-from dlm_sampling.caches import AnyPolicy
-from dlm_sampling.caches.report import percentile
+from dlm_sampling.caches import AnyPolicy, percentile
 from dlm_sampling.jobs import GenerateOptions, generate_parts, prepare
 
 EXACT, ALONE = "none", "none, one text at a time"
