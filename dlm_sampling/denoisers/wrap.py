@@ -52,7 +52,7 @@ class WrappedDenoiser(Denoiser):
         self.step_conditioned = step_conditioned
         self.fn, self.by_module = fn, by_module
         self.rows_alike = by_module  # any other function may hold labels, one per row
-        self.accepts, self.needs = accepts, needs
+        self.accepts, self.needs, self.by_name = accepts, needs, bool(accepts & OFFERED)
         self.shifted = shifted
 
     def forward(self, inputs: Pass) -> DenoiserOutput:
@@ -61,6 +61,21 @@ class WrappedDenoiser(Denoiser):
         A function that gives logits in place may return columns of its choice; see `wrap`.
         """
         refuse_cache(inputs)
+        call = self.call_module if self.by_module else self.fn
+        raw = call(inputs.tokens, **self.named(inputs)) if self.by_name else call(inputs.tokens)
+        output = read_output(raw, inputs.tokens, self.vocab_size)
+        if not self.shifted:
+            return output
+        if output.columns is not None:
+            raise ValueError(
+                "fn returned some columns only: must return all with shifted=True, since each "
+                "column is scored by the one before it."
+            )
+        values = shift_right(output.values, inputs.attention, inputs.columns)
+        return output._replace(values=values, columns=inputs.columns)
+
+    def named(self, inputs: Pass) -> dict[str, Any]:
+        """Return the arguments that the function gets by keyword."""
         attention = inputs.attention
         if attention is None and "attention_mask" in self.needs:
             attention = torch.ones_like(inputs.tokens, dtype=torch.bool)
@@ -71,22 +86,11 @@ class WrappedDenoiser(Denoiser):
             "carry": inputs.carry,
             "columns": None if self.shifted else inputs.columns,
         }
-        given = {
+        return {
             name: value
             for name, value in offered.items()
             if name in self.accepts and (value is not None or name in self.needs)
         }
-        call = self.call_module if self.by_module else self.fn
-        output = read_output(call(inputs.tokens, **given), inputs.tokens, self.vocab_size)
-        if not self.shifted:
-            return output
-        if output.columns is not None:
-            raise ValueError(
-                "fn returned some columns only: must return all with shifted=True, since each "
-                "column is scored by the one before it."
-            )
-        values = shift_right(output.values, inputs.attention, inputs.columns)
-        return output._replace(values=values, columns=inputs.columns)
 
 
 def wrap(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -227,7 +228,7 @@ class Request:
         if self.cuda_graph:
             raise ValueError("watermark: its steps are not recorded; leave out cuda_graph=True.")
 
-    @property
+    @cached_property
     def begin(self) -> float:
         """Return the time at which every block begins, 1 without a draft."""
         return 1.0 if self.start is None or self.start.t is None else self.start.t

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ from dlm_sampling.samplers.contract import (
     check_step,
 )
 from dlm_sampling.types import Canvas, Clock, Process, Sampler, Step
+from dlm_sampling.types.rows import with_parts
 from dlm_sampling.types.values import ints
 
 
@@ -133,17 +134,27 @@ class Run:
             budget=Budget.of(request, plan),
         )
 
-    @property
+    @cached_property
     def splits_rows(self) -> bool:
         """Return whether passes are told which tokens the run does not write."""
         guided = self.request.guidance or self.request.guidance_scale
         return bool(guided or self.model.law.presence_penalty)
 
-    @property
+    @cached_property
     def step(self) -> Callable[..., Any]:
         """Return the function that takes a step: the sampler's own, or a guidance's choice."""
         guide, own = self.request.guidance, self.sampler
         return own.step if guide is None else partial(guide.step, own)
+
+    @cached_property
+    def counts_beside(self) -> bool:
+        """Return whether the network is told a time that other blocks have a part in.
+
+        Not under noise without a mask: conversions of its predictions take the block's level.
+        """
+        denoiser = self.model.denoiser
+        told = denoiser.time_conditioned and denoiser.process.name == "absorbing"
+        return told and not self.request.blocks.causal and self.plan.start.shape[1] > 1
 
     def begin(self, canvases: Canvases) -> RunState:
         """Return the state of all batch rows before the first step, noise at editable positions."""
@@ -194,10 +205,14 @@ class Run:
         """Return the clock of the next step."""
         return Clock(state.step, state.window.steps, self.request.begin, self.times)
 
+    @cached_property
+    def looks_ahead(self) -> bool:
+        """Return whether predictions are read outside of the current block."""
+        return self.sampler.looks_ahead or self.request.reads_ahead is not None
+
     def columns(self, state: RunState) -> Tensor | None:
         """Return the columns that a pass is asked for, see `Windows.columns`; None: all."""
-        ahead = self.sampler.looks_ahead or self.request.reads_ahead
-        return None if ahead else self.windows.columns(state)
+        return None if self.looks_ahead else self.windows.columns(state)
 
     def predictor(
         self,
@@ -217,13 +232,14 @@ class Run:
             noted: whether it is noted how every token is drawn, which the event of the step tells.
             shares: whether rows that are alike share a pass.
         """
+        blocks = state.window.editable, state.unknown, state.editable
         rows = PassRows(
             index=state.rows,
             attention=state.attention if padded else None,
             given=~state.editable if self.splits_rows else None,
             horizon=state.window.stop if self.request.blocks.causal else None,
             columns=self.columns(state),
-            beside=self.beside(state),
+            beside=Beside.of(*blocks) if self.counts_beside else None,
         )
         ledger = Ledger.of(state.tokens) if noted else None
         cache = None
@@ -231,20 +247,6 @@ class Run:
             cache = cached_passes(state, self.meter, self.request.blocks.causal)
         constraint = None if self.constraint is None else self.constraint.in_step(state)
         return Predictor(self.model, rows, state.carry, shapes, ledger, cache, constraint, shares)
-
-    def beside(self, state: RunState) -> Beside | None:
-        """Count the tokens shown of other blocks, for a denoiser that is told the time.
-
-        None where nothing of them is shown, or each row has one block, and under noise without a
-        mask, where the time is that of the block: conversions of its predictions take its level.
-        """
-        denoiser = self.model.denoiser
-        told = denoiser.time_conditioned and denoiser.process.name == "absorbing"
-        if not told or self.request.blocks.causal or self.plan.start.shape[1] == 1:
-            return None
-        block = state.window.editable
-        others = state.unknown & state.editable & ~block
-        return Beside(*(where.sum(1).double() for where in (block, others, state.editable)))
 
     def move(self, state: RunState, predictor: Predictor, *, check: bool) -> Moved:
         """Call the sampler's step, and undo its changes outside of the current block.
@@ -294,7 +296,7 @@ class Run:
             return self.windows.moved(state)
         limit = state.window.limit
         spent = state.step + 1 >= limit
-        written = ~(state.unknown & canvas.editable).any(1)
+        left = (state.unknown & canvas.editable).any(1)
         after = canvas._replace(tokens=state.tokens, unknown=state.unknown)
         finished = self.sampler.finished(state.sampler, after, clock)
         if finished is not None:
@@ -304,10 +306,10 @@ class Run:
                 and finished.shape == spent.shape
             ):
                 check_finished(self.sampler, finished, len(spent))
-            return finished | spent if self.whole_schedule else finished | spent | written
-        if self.whole_schedule:
-            return torch.where(limit < UNLIMITED, spent, written | spent)
-        return written | spent
+            spent = finished | spent
+            return spent if self.whole_schedule else left <= spent
+        written = left <= spent  # of two bool tensors, a <= b is "b, or not a"
+        return torch.where(limit < UNLIMITED, spent, written) if self.whole_schedule else written
 
     def stuck(self, moved: Moved) -> Tensor:
         """Return the rows whose adaptive sampler took too many steps in one block, bool [A]."""
@@ -395,4 +397,4 @@ class Run:
 
     def advance_step(self, state: RunState) -> RunState:
         """Advance the step counters of rows that stay in their block."""
-        return replace(state, step=state.step + 1, rng=state.rng.with_step(state.rng.step + 1))
+        return with_parts(state, step=state.step + 1, rng=state.rng.with_step(state.rng.step + 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from dlm_sampling import ops
 from dlm_sampling.prediction.carry import Carry
 from dlm_sampling.prediction.run_cache import RunCache
 from dlm_sampling.types import Canvas, Step
+from dlm_sampling.types.rows import with_parts
 
 
 class BlockWindow(NamedTuple):
@@ -94,13 +95,9 @@ def apply(state: RunState, canvas: Canvas, step: Step, **others: Any) -> RunStat
 
     `others` are further fields that the step gives a new value.
     """
+    tokens = torch.where(canvas.editable, step.tokens, state.tokens)
+    unknown = torch.where(canvas.editable, step.unknown, state.unknown)
     # Of two bool tensors, a > b is a without b.
-    written = canvas.unknown > step.unknown
-    changed = ((step.tokens != state.tokens) | written) & canvas.editable
-    return replace(
-        state,
-        tokens=torch.where(canvas.editable, step.tokens, state.tokens),
-        unknown=torch.where(canvas.editable, step.unknown, state.unknown),
-        logprob=torch.where(changed, step.logprob.to(state.logprob.dtype), state.logprob),
-        **others,
-    )
+    changed = (tokens != state.tokens) | (state.unknown > unknown)
+    logprob = torch.where(changed, step.logprob.to(state.logprob.dtype), state.logprob)
+    return with_parts(state, tokens=tokens, unknown=unknown, logprob=logprob, **others)

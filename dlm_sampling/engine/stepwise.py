@@ -49,6 +49,7 @@ class Stepwise:
         self.heard = bool(listeners)
         self.patience = run.sampler.patience(state.tokens.shape[1])
         self.padded = not every(state.attention)
+        self.stoppable = len(run.stops) > 0
         self.tokens, self.logprob = state.tokens.clone(), state.logprob.clone()
         self.steps = torch.zeros_like(state.rows)
         self.ended = torch.zeros_like(state.rows, dtype=torch.bool)
@@ -83,7 +84,7 @@ class Stepwise:
         if run.adaptive and self.iteration > self.patience and some(run.stuck(moved)):
             raise run.endless(state.tokens.shape[1])
         ended = done = moved.over
-        if block_ended or len(run.stops) or self.heard:
+        if block_ended or self.stoppable or self.heard:
             ended, done = run.endings(state, moved.over)
         if block_ended:
             complete = run.completed(state, moved.over)
@@ -101,7 +102,7 @@ class Stepwise:
         )
         self.iteration += 1
         run.model.reads.settled = True
-        if block_ended or len(run.stops):
+        if block_ended or self.stoppable:
             self.retire(done, ended)
 
     def stepped(

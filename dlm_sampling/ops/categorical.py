@@ -130,7 +130,8 @@ def draw_lazily(
         reads: says what is made at once, and notes what is read; None: everything.
     """
     plain = source if isinstance(source, Tensor | LogitRows) else source.first
-    vocab, check = shape_of(plain)[1], check and sync_allowed()
+    free = sync_allowed()
+    vocab, check = shape_of(plain)[1], check and free
     tabled = adjust is not None or law.reshapes
     fused = None if tabled else kernel("draw", plain, dtype=plain.dtype, vocab=vocab)
     with torch.no_grad() if torch.is_grad_enabled() else _NOTHING:
@@ -146,7 +147,7 @@ def draw_lazily(
         found = blocks(table, index)
         plan = _latest.plan_of(law, vocab, plain.device, statistics, temperatures, check)
         again = isinstance(source, Tensor | Pair) or source.head is not None
-        if reads is None or not again or not sync_allowed():
+        if reads is None or not again or not free:
             reads = Reads()
         if tabled:
             whole = [

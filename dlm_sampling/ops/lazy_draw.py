@@ -138,7 +138,7 @@ class LazyDraw:
     def _confidence(self) -> Tensor:
         """Return the log-probability of the token under the law of the statistics, float64."""
         if self._logit is None:
-            return 0.0 - self._log_normalizer()
+            return torch.rsub(self._log_normalizer(), 0.0)  # 0 - x, which is never -0
         scaled = (self._logit - self._peak) / self._plan.shown.temperature
         return scaled - self._log_normalizer()
 

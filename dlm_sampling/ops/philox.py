@@ -28,7 +28,7 @@ from torch import Tensor
 from dlm_sampling.ops import philox_cpu
 from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.philox_cpu import MAX_STEP, MULTIPLIERS, ROUNDS, WEYL
-from dlm_sampling.types.rows import repeat_rows, select_rows
+from dlm_sampling.types.rows import repeat_rows, select_rows, with_parts
 
 RANDOM_STREAM = 1
 """The version of the random stream; any change of tokens at a fixed seed raises it by one."""
@@ -233,7 +233,7 @@ class Rng:
 
     def with_step(self, step: Tensor) -> Rng:
         """Return the same rows at another step, int64 [B]."""
-        return replace(self, step=step)
+        return with_parts(self, step=step)
 
     def spread(self, steps: Tensor) -> Rng:
         """Repeat each row n times, copy i at step `steps[:, i]` (int64 [B, n]); B n rows."""

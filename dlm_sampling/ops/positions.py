@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -144,7 +146,7 @@ def _ranked(score: Tensor, eligible: Tensor) -> Tensor:
     Equal scores keep the order of the positions.
     """
     if score.device.type == "cpu" and score.dtype in _NUMPY:
-        return torch.from_numpy(_lexical(score, eligible))
+        return torch.from_numpy(_lexical(score.numpy(), eligible.numpy()))
     # Two stable sorts: by score, then eligible positions first, so that an eligible score of -inf
     # still goes before every position that is not eligible.
     order = torch.sort(score, dim=-1, descending=True, stable=True).indices
@@ -156,20 +158,20 @@ def _first(score: Tensor, eligible: Tensor, k: Tensor) -> NDArray[np.bool_]:
     """Return the k eligible positions of largest score of each row, of scores on the CPU."""
     among: NDArray[np.bool_] = eligible.numpy()
     chosen = np.zeros(among.shape, np.bool_)
-    for row, order, most in zip(chosen, _lexical(score, eligible), ints(k), strict=True):
+    for row, order, most in zip(chosen, _lexical(score.numpy(), among), ints(k), strict=True):
         row[order[: max(most, 0)]] = True
     return chosen & among
 
 
-def _lexical(score: Tensor, eligible: Tensor) -> NDArray[np.int64]:
+def _lexical(score: NDArray[Any], eligible: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return what `_ranked` does, of scores on the CPU; the last key is the first to sort by."""
-    return np.lexsort((-score.numpy(), ~eligible.numpy()), axis=-1)
+    return np.lexsort((-score, ~eligible), axis=-1)
 
 
 def _refuse_nan(score: Tensor, eligible: Tensor) -> None:
     if score.is_floating_point() and sync_allowed():
         plain = score.device.type == "cpu" and score.dtype in _NUMPY
-        if plain and not np.isnan(score.numpy().min(initial=0.0)):  # the least is NaN if any is
+        if plain and 1 not in np.isnan(score.numpy()).tobytes():
             return
         bad = score.isnan() & eligible
         if some(bad):

@@ -135,15 +135,15 @@ class Block(NamedTuple):
         self.copy(here, out)
         return out
 
-    def copy(self, here: slice, out: Tensor) -> None:
-        """Write the logits of some rows of the block to `out` [r, V]."""
+    def copy(self, here: slice | None, out: Tensor) -> None:
+        """Write the logits of some rows of the block to `out` [r, V]; None: of all."""
         logits, rows = self.logits, self.rows
         if rows is None:
-            out.copy_(logits[here])
+            out.copy_(part_of(logits, here))
         elif logits.dtype == self.dtype:
-            torch.index_select(logits, 0, rows[here], out=out)
+            torch.index_select(logits, 0, part_of(rows, here), out=out)
         else:
-            out.copy_(logits.index_select(0, rows[here]))
+            out.copy_(logits.index_select(0, part_of(rows, here)))
 
     def at(self, ids: Tensor) -> Tensor:
         """Return one logit per row, [b], of the vocabulary ids int64 [b]."""
@@ -187,6 +187,11 @@ class Block(NamedTuple):
             out[ragged, :rest] = table[rows[ragged], full * TILE :]
         found = torch.from_numpy(out)
         return (found.view(words.dtype) if words.dtype == torch.bfloat16 else found).to(self.dtype)
+
+
+def part_of(values: Tensor, here: slice | None) -> Tensor:
+    """Return some rows of `values`, or all of them without a view of their own."""
+    return values if here is None else values[here]
 
 
 def tiles_of(logits: Tensor) -> Tensor:

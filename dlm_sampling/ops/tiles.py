@@ -25,7 +25,7 @@ from dlm_sampling.ops.laws import (
 )
 from dlm_sampling.ops.reads import EVERYTHING, Wanted
 from dlm_sampling.ops.scratch import Scratch
-from dlm_sampling.ops.sources import Block, tiles_of
+from dlm_sampling.ops.sources import Block, part_of, tiles_of
 from dlm_sampling.ops.temperature import LOG2E, TemperedLaw, inverse_temperature
 from dlm_sampling.ops.vocabulary import TILE, AllowedIds, grid
 
@@ -131,7 +131,7 @@ def _read_many(
     for here in chunks(block, filters=False):
         logits = block.chunk(here, scratch)
         write_tile_max(logits, allowed, tile_max[here])
-        peak = tile_max[here].amax(-1)
+        peak = tile_max[here].amax(-1, keepdim=True)
         for one in passes:
             one.add(logits, peak, here)
     peak = tile_max.amax(-1)
@@ -158,19 +158,19 @@ def _read_one(
     drawn: bool,
 ) -> _Places:
     """Read a block of a vocabulary of one tile; its logits stay in hand where a race follows."""
-    every = slice(0, block.size)
     tile = scratch.rows("tile", block.size, allowed.width, block.dtype)
     logits = tile[:, : block.vocab]
-    block.copy(every, logits)
+    block.copy(None, logits)
     allowed.banned.fill(tile, -math.inf)
     place = largest(tile) if best or second else None
-    peak = tile.amax(-1) if place is None else tile.gather(1, place)[:, 0]
+    peak = tile.amax(-1, keepdim=True) if place is None else tile.gather(1, place)
     others = None if place is None or not second else other_than(tile, place)
     # The weights take the place of logits that nothing else reads: half the memory to go through.
     last = not drawn and len(passes) == 1 and not passes[0].filters
     for one in passes:
-        one.add(logits, peak, every, tile if last else None)
-    return _Places(None if place is None else place[:, 0], peak, others, None if last else tile)
+        one.add(logits, peak, None, tile if last else None)
+    found = None if place is None else place.squeeze(1)
+    return _Places(found, peak.squeeze(1), others, None if last else tile)
 
 
 def take_tile(block: Block, tile: Tensor, allowed: AllowedIds) -> Tensor:
@@ -247,19 +247,21 @@ class _Pass:
         self.filters = laws[-1].law.filters is not None
         self._entropy = laws[0].products is not None  # of the law of the statistics only
 
-    def add(self, logits: Tensor, peak: Tensor, here: slice, room: Tensor | None = None) -> None:
+    def add(
+        self, logits: Tensor, peak: Tensor, here: slice | None, room: Tensor | None = None
+    ) -> None:
         """Read one chunk.
 
         Args:
             logits: [r, V].
-            peak: [r], the largest of each row.
-            here: the rows of the block that are in the chunk.
+            peak: [r, 1], the largest of each row.
+            here: the rows of the block that are in the chunk; None: all of them.
             room: the whole tiles that `logits` is the beginning of, where they may be overwritten.
         """
         (count, vocab), allowed = logits.shape, self._allowed
         temperature = self._laws[0].law.temperature
         if isinstance(temperature, Tensor):
-            temperature = temperature[here]
+            temperature = part_of(temperature, here)
         if room is None:
             padded, weights, tiles = self._room("weights", count, vocab, logits.dtype)
         else:
@@ -269,7 +271,7 @@ class _Pass:
             exponents = self._scratch.rows("exponents", count, vocab, logits.dtype)
         inverse = inverse_temperature(temperature, logits.dtype, times=LOG2E)
         # Subtracting first keeps the digits that a low temperature magnifies.
-        torch.sub(logits, peak[:, None], out=exponents).mul_(inverse)
+        torch.sub(logits, peak, out=exponents).mul_(inverse)
         torch.exp2(exponents, out=weights)
         allowed.banned.fill(padded, 0.0)
         for sums in self._laws:
@@ -279,19 +281,19 @@ class _Pass:
                     clean = self._scratch.rows("clean", count, vocab, logits.dtype).copy_(logits)
                     allowed.suppressed.fill(clean, -math.inf)
                 natural = inverse_temperature(temperature, logits.dtype)
-                boundary = truncate(weights, clean, peak, sums.law.filters, natural)
+                boundary = truncate(weights, clean, peak.squeeze(1), sums.law.filters, natural)
                 sums.boundaries.append(boundary)
-            torch.sum(tiles, -1, out=sums.tiles[here])
+            torch.sum(tiles, -1, out=part_of(sums.tiles, here))
             if sums.products is not None:
                 allowed.suppressed.fill(exponents, 0.0)  # there 0 * (-inf) would be NaN
                 if sums is self._laws[-1]:
                     weights.mul_(exponents)
-                    sum_products(tiles, sums.products[here])
+                    sum_products(tiles, part_of(sums.products, here))
                 else:  # the next law needs the weights
                     padded, products, room = self._room("products", count, vocab, logits.dtype)
                     torch.mul(weights, exponents, out=products)
                     allowed.banned.fill(padded, 0.0)
-                    sum_products(room, sums.products[here])
+                    sum_products(room, part_of(sums.products, here))
 
     def _room(
         self, name: str, count: int, vocab: int, dtype: torch.dtype

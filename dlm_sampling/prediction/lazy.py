@@ -82,8 +82,10 @@ class LazyPrediction:
                 found, self._tilt = guided_logits(
                     passes, x, t, missing, self._temperature, self._dt, found, self._tilt
                 )
-            done = torch.zeros_like(where[:, 0]) if done is None else done
-            self._done = None if missing is None else done.index_fill(0, missing, True)
+            self._done = None
+            if missing is not None:
+                done = torch.zeros_like(where[:, 0]) if done is None else done
+                self._done = done.index_fill(0, missing, True)
         assert found is not None
         self._logits = found
         return found
@@ -201,7 +203,7 @@ class LazyPrediction:
             sub=sub,
             rows=index,
             temperatures=temperatures,
-            adjust=self.adjust(sites, law),
+            adjust=self.adjust(sites, law) if law.reads_canvas else None,
             reads=self._passes.model.reads,
         )
         self._passes.shapes.note(record, sites)

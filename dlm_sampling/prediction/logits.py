@@ -58,7 +58,8 @@ class PassLogits:
         weights: Tensor | None = None,
     ) -> PassLogits:
         """Append a pass over the rows `active` (int64 [n]; None: all) to `before`."""
-        place = _places(max(outputs, key=_width), x.shape[1])
+        widest = outputs[0] if len(outputs) == 1 else max(outputs, key=_width)
+        place = _places(widest, x.shape[1])
         if active is None:
             return cls(tuple(outputs), model, None, place, weights)
         if before is not None and before.weights is not None and weights is not None:
@@ -83,7 +84,7 @@ class PassLogits:
     @property
     def width(self) -> int:
         """Return the values of each row, W."""
-        return max(map(_width, self.parts))
+        return _width(self.parts[0]) if len(self.parts) == 1 else max(map(_width, self.parts))
 
     def index(self, sites: Sites) -> Tensor:
         """Return the rows of the flattened values that hold the positions' logits, int64 [R].
@@ -147,9 +148,10 @@ class PassLogits:
         if self.weights is not None:
             return self._blended()
         vocab_size = self.model.denoiser.vocab_size
+        if len(self.parts) == 1:
+            (part,) = self.parts
+            return _headed(part.values.flatten(0, 1), part.head, vocab_size)
         parts = [_headed(part.values.flatten(0, 1), part.head, vocab_size) for part in self.parts]
-        if len(parts) == 1:
-            return parts[0]
         weight, (c, u) = self.model.guidance_scale, parts
         if isinstance(c, Tensor) and isinstance(u, Tensor):
             return ops.Guided(c, u, weight)
@@ -191,10 +193,10 @@ def gathered(output: DenoiserOutput, columns: Tensor) -> Tensor:
 def _places(output: DenoiserOutput, length: int) -> Tensor | None:
     """Return `place` of `PassLogits` for one output over canvases of `length` columns."""
     rows, width = output.values.shape[:2]
+    if output.columns is None and width == length:
+        return None
     device = output.values.device
     if output.columns is None:
-        if width == length:
-            return None
         column = torch.arange(length, device=device)
         return torch.where(column < width, column, -1).expand(rows, length)
     # Column `length` stands for one whose value is none.
@@ -222,7 +224,7 @@ def _headed(values: Tensor, head: Callable[[Tensor], Tensor] | None, vocab_size:
     """Return the logits of the rows of `values`, through the head if there is one."""
     if head is None:
         return values
-    count, device, block = len(values), values.device, head_block(values.device, vocab_size)
+    count, device, block = values.shape[0], values.device, head_block(values.device, vocab_size)
     matrix = _matrix(head)
     if matrix is not None and matrix.weight.dtype == values.dtype:
         return ops.head_rows(values, matrix.weight, bias=matrix.bias, block=block)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -85,7 +86,7 @@ class RunModel:
     guidance: Guidance | None = None
     reads: Reads = field(default_factory=Reads)
 
-    @property
+    @cached_property
     def passes(self) -> int:
         """Return the forward passes per prediction: 2 with guidance, else 1."""
         return 2 if self.guidance_scale != 0.0 else 1
@@ -98,7 +99,7 @@ class RunModel:
         others = (view.denoiser for view in self.guidance.views)
         return tuple(self.denoiser if other is None else other for other in others)
 
-    @property
+    @cached_property
     def carrier(self) -> Denoiser | None:
         """Return a denoiser that carries a state from each of its passes to the next, or None."""
         if self.guidance is None:

@@ -32,6 +32,10 @@ class Sites:
     @classmethod
     def of(cls, where: Tensor) -> Sites:
         """List the positions of `where` (bool [A, L]) in row-major order; synchronises."""
+        if where.device.type == "cpu":
+            return cls(
+                torch.from_numpy(where.numpy().ravel().nonzero()[0]), where.shape, where=where
+            )
         return cls(where.flatten().nonzero()[:, 0], where.shape, where=where)
 
     @classmethod

@@ -20,6 +20,12 @@ class Beside(NamedTuple):
     masks: Tensor  # masks in other blocks
     total: Tensor  # positions to write in all blocks
 
+    @classmethod
+    def of(cls, block: Tensor, unknown: Tensor, editable: Tensor) -> Beside:
+        """Count beside the current block, of masks bool [A, L]: its positions, the unknown, all."""
+        others = unknown & editable & ~block
+        return cls(*(where.sum(1).double() for where in (block, others, editable)))
+
     def alpha_of_all(self, alpha: Tensor) -> Tensor:
         """Return the share of clean tokens in all blocks; alpha is that of the current one."""
         masked = ((1.0 - alpha) * self.width + self.masks) / self.total.clamp_min(1.0)

@@ -231,16 +231,12 @@ class BlockTotal(NamedTuple):
     total: Tensor  # int64 [B], unknown positions when the block began
 
 
-def block_total(
-    before: Tensor, canvas: Canvas, clock: Clock, eligible: Tensor | None = None
-) -> Tensor:
+def block_total(before: Tensor, canvas: Canvas, clock: Clock) -> Tensor:
     """Return the number of unknown positions at the beginning of each row's block, int64 [B].
 
     Rows that enter a block are counted now; the others keep the number `before`, int64 [B].
-    `eligible` is `canvas.eligible`, where the caller has it.
     """
-    now = canvas.eligible if eligible is None else eligible
-    return torch.where(clock.step == 0, now.sum(1), before)
+    return torch.where(clock.step == 0, canvas.left, before)
 
 
 def even_quota(total: Tensor, clock: Clock) -> Tensor:
@@ -249,7 +245,8 @@ def even_quota(total: Tensor, clock: Clock) -> Tensor:
     Args: total int64 [B], positions to write when the block began.  Returns int64 [B].  LLaDA's
         rule (`get_num_transfer_tokens`), arXiv:2502.09992.
     """
-    return total // clock.steps + (clock.step < total % clock.steps)
+    share = torch.floor_divide(total, clock.steps)  # // is a function of Python around it
+    return share + (clock.step < total % clock.steps)
 
 
 def reveal(canvas: Canvas, where: Tensor, draw: Draw) -> Step:

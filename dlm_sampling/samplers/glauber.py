@@ -128,7 +128,7 @@ class Glauber(SamplerBase[None]):
             return certain(canvas)
         places = canvas.editable.sum(1)
         if canvas.mask_token_id is not None:
-            unwritten = canvas.eligible.sum(1)
+            unwritten = canvas.left
             places = torch.where(unwritten > 0, unwritten, places)
         return -places.clamp_min(1).double().log()
 

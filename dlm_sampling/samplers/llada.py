@@ -68,7 +68,7 @@ class LLaDA(DelayingSampler[BlockTotal]):
     ) -> tuple[BlockTotal, Step]:
         """Write the quota of this step."""
         eligible = canvas.eligible
-        total = block_total(state.total, canvas, clock, eligible)
+        total = block_total(state.total, canvas, clock)
         quota = even_quota(total, clock)
         prediction = predict(canvas.tokens, canvas.unknown_fraction)
         if self.order in POSITION_ORDERS:

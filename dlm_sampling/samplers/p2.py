@@ -203,9 +203,7 @@ class P2(SamplerBase[None]):
     ) -> tuple[Draw, Tensor, Tensor]:
         """Return the proposal, its scores, and the scores of the written positions, [B, L] each."""
         kind = _LAW_SCORES[self.score]
-        changes = (canvas.eligible.sum(1) > keep) | (
-            (keep > 0) & canvas.committed.any(1) & self.revises
-        )
+        changes = (canvas.left > keep) | ((keep > 0) & canvas.committed.any(1) & self.revises)
         rated = canvas.committed & (changes & (keep > 0) & self.revises).unsqueeze(1)
         raw = self.looks_ahead
         seen = rated | canvas.eligible

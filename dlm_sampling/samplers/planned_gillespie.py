@@ -136,7 +136,7 @@ def _thinned(
     now: Tensor,
     spent: Tensor,
 ) -> _Event:
-    then = sampler.after(now, canvas.eligible.sum(1).double(), rng)
+    then = sampler.after(now, canvas.left.double(), rng)
     then = torch.where(spent, now, then)
     plan, over = sampler.plan(canvas, predict, then), spent | (then <= sampler.t_end)
     proposed = _one(torch.zeros_like(plan.noise), canvas, rng) | over.unsqueeze(1)

@@ -89,7 +89,7 @@ class Uniformization(EventSampler):
         process = cast(Bounded, predict.process)
         t = torch.where(clock.step == 0, clock.begin, state.t)
         size = predict.vocab_size
-        u, ending = self.next_event(process, t, canvas.eligible.sum(1), size, rng)
+        u, ending = self.next_event(process, t, canvas.left, size, rng)
         prediction, alpha = predict(canvas.tokens, u), self.schedule.alpha(u)
         race = rng.uniform(Stream.POSITION, canvas.tokens)
         where = top_k_positions(race, canvas.eligible, (~ending).long())

@@ -6,6 +6,7 @@ from 1 (noise) to 0 (data).
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,12 +20,8 @@ ClockUse = Literal["none", "begin", "times", "fixed"]
 no clock; it begins there; it follows both; its clock always begins with noise."""
 
 
-class Canvas(NamedTuple):
-    """Hold the tokens being denoised, and the positions that may be written in the current block.
-
-    Without a mask, a position that is not yet written holds noise, and nothing marks it: every
-    position of the block is unknown until the last step of its schedule.
-    """
+class _Positions(NamedTuple):
+    """Hold the tensors of a canvas."""
 
     tokens: Tensor  # int64 [B, L]
     unknown: Tensor  # bool [B, L], still to be written; never inferred from the mask id
@@ -32,6 +29,16 @@ class Canvas(NamedTuple):
     start: Tensor  # int64 [B], first position of the current block
     mask_token_id: int | None  # None under noise without a mask
     blocks: UnderWay | None = None  # those of a pipeline; None: the current block alone
+
+
+class Canvas(_Positions):
+    """Hold the tokens being denoised, and the positions that may be written in the current block.
+
+    Without a mask, a position that is not yet written holds noise, and nothing marks it: every
+    position of the block is unknown until the last step of its schedule.
+
+    What a step reads several times is computed once: its tensors must not be changed in place.
+    """
 
     @property
     def mask(self) -> int:
@@ -44,16 +51,20 @@ class Canvas(NamedTuple):
             raise ValueError("mask_token_id is None: this rule needs a model with a mask token.")
         return self.mask_token_id
 
-    @property
+    @cached_property
     def eligible(self) -> Tensor:
         """Return the positions that this step may reveal: unknown and in the block, bool [B, L]."""
         return self.unknown & self.editable
 
+    @cached_property
+    def left(self) -> Tensor:
+        """Return how many positions this step may reveal, int64 [B]."""
+        return self.eligible.sum(1)
+
     @property
     def unknown_fraction(self) -> Tensor:
         """Return the unknown share of the block, float64 [B]: the time on a linear schedule."""
-        width = self.editable.sum(1, dtype=torch.float64).clamp_min(1)
-        return self.eligible.sum(1, dtype=torch.float64) / width
+        return self.left / self.editable.sum(1, dtype=torch.float64).clamp_min(1)
 
     @property
     def committed(self) -> Tensor:

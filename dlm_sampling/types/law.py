@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -134,13 +135,13 @@ class TokenLaw:
         """Return whether any of top_k, top_p, min_p is set."""
         return self.top_k is not None or self.top_p is not None or self.min_p is not None
 
-    @property
+    @cached_property
     def reshapes(self) -> bool:
         """Return whether any of typical_p, eta_cutoff, top_n_sigma is set."""
         own = self.typical_p, self.eta_cutoff, self.top_n_sigma
         return own != (None, None, None)
 
-    @property
+    @cached_property
     def reads_canvas(self) -> bool:
         """Return whether a penalty or a processor changes the logits."""
         penalties = self.repetition_penalty != 1.0 or self.presence_penalty != 0.0

@@ -81,6 +81,17 @@ def _mismatch(*trees: object) -> ValueError:
     )
 
 
+def with_parts(tree: T, **parts: object) -> T:
+    """Return a frozen dataclass with other values of some fields, and the rest as it is.
+
+    As `dataclasses.replace`, for what a run does in every step: several times faster, as neither
+    `__init__` nor `__post_init__` is run.  Not for classes with cached properties.
+    """
+    changed = object.__new__(type(tree))
+    vars(changed).update(vars(tree), **parts)
+    return changed
+
+
 def row_tensors(tree: object) -> Iterator[Tensor]:
     """Yield every tensor of a tree, always in the same order."""
     found: list[Tensor] = []

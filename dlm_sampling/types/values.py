@@ -30,12 +30,15 @@ def bools(values: Tensor) -> list[bool]:
 
 def some(mask: Tensor) -> bool:
     """Return whether any entry of a bool tensor is set."""
-    return bool(mask.numpy().any()) if mask.device.type == "cpu" else bool(mask.any())
+    if mask.device.type != "cpu":
+        return bool(mask.any())
+    entries = mask.numpy().tobytes()  # bytes are looked through without a reduction's set-up
+    return entries.count(0) < len(entries)
 
 
 def every(mask: Tensor) -> bool:
     """Return whether all entries of a bool tensor are set."""
-    return bool(mask.numpy().all()) if mask.device.type == "cpu" else bool(mask.all())
+    return 0 not in mask.numpy().tobytes() if mask.device.type == "cpu" else bool(mask.all())
 
 
 def int_rows(table: Tensor) -> list[list[int]]:

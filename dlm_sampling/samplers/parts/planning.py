@@ -147,7 +147,7 @@ class PlanningSampler(SamplerBase[S]):
         the share of positions that have been drawn, since a network that is given a level near 1
         tends to confirm it.
         """
-        level, count = state.level, canvas.eligible.sum(1).clamp_min(1)
+        level, count = state.level, canvas.left.clamp_min(1)
         # A planner that sees the time calls everything noise at level 0, and would never leave it.
         asked = self._ask(
             canvas, predict, self.schedule.time_of(level.maximum(1.0 / (count + 2.0)))
@@ -230,7 +230,7 @@ def _masks(
     u = rng.uniform(Stream.REMASK, canvas.tokens)
     hidden = canvas.eligible & (where | (u < plan.noise))
     ahead = canvas.unknown & ~canvas.editable  # later blocks, which nothing has been drawn for yet
-    count = canvas.eligible.sum(1).clamp_min(1)
+    count = canvas.left.clamp_min(1)
     x = canvas.tokens.masked_fill(hidden | ahead, process.mask_token_id)
     return x, 1.0 - hidden.sum(1).double() / count
 
