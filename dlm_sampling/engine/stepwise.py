@@ -101,7 +101,7 @@ class Stepwise:
             run.advance_clock(after, moved.over) if block_ended else run.advance_step(after)
         )
         self.iteration += 1
-        run.model.reads.settled = True
+        run.model.settle()
         if block_ended or self.stoppable:
             self.retire(done, ended)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dlm_sampling.ops._dispatch import kernel
 from dlm_sampling.ops.scratch import Scratch, scratch_for
-from dlm_sampling.ops.sources import Block, blocks, shape_of
+from dlm_sampling.ops.sources import Block, blocks, one_of, shape_of
 from dlm_sampling.ops.tiles import chunks
 from dlm_sampling.ops.vocabulary import Columns, allowed_ids
 from dlm_sampling.types import TokenLaw
@@ -77,11 +77,12 @@ def divergence(
             p = _law(one, here, norms[0][span], suppressed, scratch, "p")
             q = _law(other, here, norms[1][span], suppressed, scratch, "q")
             ratio = (p + tiny).log_().sub_((q + tiny).log_())
-            parts.append(ratio.mul_(p).masked_fill_(p == 0.0, 0.0).sum(-1).clamp_min_(0.0))
-    if not parts:
-        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        return torch.empty(0, dtype=dtype, device=logits.device)
-    return torch.cat(parts)
+            terms = ratio.mul_(p)
+            if tiny == 0.0:  # 0 * (-inf) is 0 here; with e > 0 no term is infinite
+                terms.masked_fill_(p == 0.0, 0.0)
+            parts.append(terms.sum(-1).clamp_min_(0.0))
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return one_of(parts, torch.empty(0, dtype=dtype, device=logits.device))
 
 
 def _law(

@@ -18,10 +18,10 @@ from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.laws import refuse_lawless
 from dlm_sampling.ops.reshape import Adjust, reshaped_logits
 from dlm_sampling.ops.scratch import Scratch, scratch_for
-from dlm_sampling.ops.sources import Block, LogitRows, Source, blocks, shape_of
+from dlm_sampling.ops.sources import Block, LogitRows, Source, blocks, one_of, shape_of
 from dlm_sampling.ops.temperature import Temperature, inverse_temperature, positive
 from dlm_sampling.ops.tiles import chunks
-from dlm_sampling.ops.vocabulary import allowed_ids
+from dlm_sampling.ops.vocabulary import Columns, allowed_ids
 from dlm_sampling.types import TokenLaw
 
 _MODEL = TokenLaw()
@@ -63,11 +63,9 @@ def log_probs(
     table = source if isinstance(source, Tensor | LogitRows) else source.rows()
     parts: list[Tensor] = []
     for block in blocks(table, rows):
-        out = torch.empty(block.size, vocab, dtype=block.dtype, device=block.logits.device)
-        for here in chunks(block, filters=law.filters or tabled):
-            out[here] = _log_law(block, here, plan)
-        parts.append(out)
-    return torch.cat(parts) if parts else like.new_empty(0, vocab)
+        cuts = chunks(block, filters=law.filters or tabled)
+        parts += [_log_law(block, here, plan) for here in cuts]
+    return one_of(parts, like.new_empty(0, vocab))
 
 
 def log_prob_of(
@@ -116,7 +114,7 @@ def log_prob_of(
         ids = tokens[block.span, None]
         for here in chunks(block, filters=law.filters or tabled):
             parts.append(_log_law(block, here, plan).gather(1, ids[here])[:, 0])
-    return torch.cat(parts) if parts else like
+    return one_of(parts, like)
 
 
 def filtered_log_law(logits: Tensor, law: TokenLaw) -> Tensor:
@@ -137,7 +135,7 @@ class _Plan(NamedTuple):
     """Hold the values that all blocks of a call share."""
 
     law: TokenLaw
-    suppressed: Tensor  # int64 [n]
+    suppressed: Columns
     scratch: Scratch
     check: bool
     temperature: Temperature  # one number, or [R]
@@ -165,7 +163,7 @@ def _plan(
     temperatures: Tensor | None,
     adjust: Adjust | None,
 ) -> _Plan:
-    suppressed = allowed_ids(vocab, tuple(law.suppressed), like.device).suppressed.ids
+    suppressed = allowed_ids(vocab, tuple(law.suppressed), like.device).suppressed
     temperature = law.temperature if temperatures is None else temperatures
     return _Plan(law, suppressed, scratch_for(vocab, like.device), check, temperature, adjust)
 
@@ -182,10 +180,12 @@ def _log_law(block: Block, here: slice, plan: _Plan) -> Tensor:
         raw = block.chunk(here, plan.scratch)
         logits = reshaped_logits(raw, law, divisor, plan.adjust, first, plan.check)
     else:
-        logits = block.chunk(here, plan.scratch).index_fill(1, plan.suppressed, -math.inf)
+        logits = plan.scratch.rows("logits", here.stop - here.start, block.vocab, block.dtype)
+        block.copy(here, logits)
+        plan.suppressed.fill(logits, -math.inf)
     peak = logits.amax(-1, keepdim=True)
     if plan.check:
-        refuse_lawless(peak[:, 0], first)
+        refuse_lawless(peak.squeeze(1), first)
     if argmax is True:
         return _one_hot(logits)
     inverse = inverse_temperature(divisor, logits.dtype)

@@ -279,6 +279,9 @@ class Rng:
 
 def _lane(places: tuple[Tensor, Tensor, Tensor], stream: int, sub: int) -> tuple[Tensor, Tensor]:
     """Return the words of lane 0 of some places."""
+    if places[0].device.type == "cpu":
+        high, low = philox_cpu.halves(*places, int(stream), 1, sub)
+        return high[0, ..., 0], low[0, ..., 0]
     high, low = random_words(*places, stream=stream, sub=sub)
     return high[..., 0], low[..., 0]
 

@@ -194,6 +194,11 @@ def part_of(values: Tensor, here: slice | None) -> Tensor:
     return values if here is None else values[here]
 
 
+def one_of(parts: list[Tensor], nothing: Tensor) -> Tensor:
+    """Return the rows of all parts, the only one without a copy, or `nothing` without parts."""
+    return torch.cat(parts) if len(parts) > 1 else parts[0] if parts else nothing
+
+
 def tiles_of(logits: Tensor) -> Tensor:
     """Return the whole tiles of logits [N, V] as a view, [N, V // TILE, TILE]."""
     down, across = logits.stride()

@@ -19,7 +19,7 @@ from dlm_sampling.caches.report import CacheReport
 from dlm_sampling.prediction.logits import PassLogits
 from dlm_sampling.prediction.model import RunModel
 from dlm_sampling.prediction.positions import Sites
-from dlm_sampling.types import DenoiserOutput, TokenLaw
+from dlm_sampling.types import DenoiserOutput
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Meter:
         sites = Sites.of(where)
         if not len(sites):
             return
-        plain = TokenLaw(suppressed=model.law.suppressed)
+        plain = model.own_law
         keys, positions, steps = rng.at(sites.row, sites.column)
         logs: list[Tensor] = []
         tokens: list[Tensor] = []
@@ -112,7 +112,7 @@ class Meter:
         sites = Sites.of(where)
         if not len(sites):
             return
-        plain, logs = TokenLaw(suppressed=model.law.suppressed), list[Tensor]()
+        plain, logs = model.own_law, list[Tensor]()
         for some in outputs:
             logits = PassLogits.of(some, None, x, model, None)
             found = ops.log_probs(logits.source(), law=plain, rows=logits.index(sites))

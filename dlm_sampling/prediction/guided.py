@@ -25,7 +25,7 @@ from dlm_sampling.processes.guidance import (
     rate_preserving_law,
     tilted_logits,
 )
-from dlm_sampling.types import Site, TokenLaw
+from dlm_sampling.types import Site
 from dlm_sampling.types.rows import select_rows
 
 
@@ -65,7 +65,7 @@ def guided_logits(
     if rows.horizon is not None:  # what is hidden has no law
         column = torch.arange(moment.x.shape[1], device=x.device)
         where = where & (column < rows.horizon.unsqueeze(1))
-    law = TokenLaw(suppressed=model.law.suppressed)
+    law = model.own_law
 
     def laws(view: int) -> Tensor:
         source = own.view(view)

@@ -57,8 +57,7 @@ class SiteLaws:
 
     def clean(self, logits: ops.LogitRows, i: Tensor) -> Tensor:
         """Return log-laws of the clean token without temperature and filters, [r, V]."""
-        own = TokenLaw(suppressed=self.model.law.suppressed)
-        return self._table(logits, i, own, self.clean_kind).log()
+        return self._table(logits, i, self.model.own_law, self.clean_kind).log()
 
     def of_clean(self, log_p: Tensor, i: Tensor, rule: Rule) -> Tensor:
         """Return the rule's laws of log-laws [r, V] of the clean token, as they are."""

@@ -27,6 +27,7 @@ from dlm_sampling.types import (
     TokenLaw,
     TwoLogits,
 )
+from dlm_sampling.types.values import every
 
 _CHANGING = "reads tables whose size changes per step"
 
@@ -116,11 +117,13 @@ class LazyPrediction:
                 return rows.fetch(i).scatter(1, out[i], -torch.inf)
 
             return self._drawn(replace(rows, fetch=rest), None, sites, rng, statistics, sub)
-        temperatures = None
-        if greedy is not None:
-            temperatures = self._temperatures(greedy, sites, self._law.temperature)
+        law, temperatures = self._law, None
+        if greedy is not None and ops.sync_allowed() and every(greedy):
+            law = self._passes.model.argmax_law  # no token needs noise
+        elif greedy is not None:
+            temperatures = self._temperatures(greedy, sites, law.temperature)
         source, index = self._read(logits, sites)
-        return self._drawn(source, index, sites, rng, statistics, sub, temperatures)
+        return self._drawn(source, index, sites, rng, statistics, sub, temperatures, law)
 
     def reveal_prob(self, prob: Tensor, where: Tensor) -> Tensor:
         """Return the probability that a mask is written; see `types.Prediction.reveal_prob`."""
@@ -194,7 +197,8 @@ class LazyPrediction:
         temperatures: Tensor | None = None,
         law: TokenLaw | None = None,
     ) -> Draw:
-        law = self._law if law is None else law
+        law, model = self._law if law is None else law, self._passes.model
+        beside = law.temperature == 0.0 < self._law.temperature
         record = ops.draw_lazily(
             source,
             lambda: rng.at(sites.row, sites.column),
@@ -204,7 +208,7 @@ class LazyPrediction:
             rows=index,
             temperatures=temperatures,
             adjust=self.adjust(sites, law) if law.reads_canvas else None,
-            reads=self._passes.model.reads,
+            reads=model.argmax_reads if beside else model.reads,
         )
         self._passes.shapes.note(record, sites)
         return SpreadDraw(record, sites)
@@ -368,7 +372,7 @@ class LazyPrediction:
 
     @property
     def _own_law(self) -> TokenLaw:
-        return TokenLaw(suppressed=self._law.suppressed)
+        return self._passes.model.own_law
 
     def _read(
         self, logits: PassLogits, sites: Sites

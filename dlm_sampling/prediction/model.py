@@ -75,6 +75,7 @@ class RunModel:
             denoiser's own.
         guidance: further passes, tilts and choices; guidance_scale is 0 then.
         reads: the statistics of draws that the steps read.
+        argmax_reads: those of draws of the argmax beside draws of the run's law.
     """
 
     denoiser: Denoiser
@@ -85,11 +86,26 @@ class RunModel:
     schedule: Schedule | None = None
     guidance: Guidance | None = None
     reads: Reads = field(default_factory=Reads)
+    argmax_reads: Reads = field(default_factory=Reads)
+
+    def settle(self) -> None:
+        """Leave out of draws, from the second step of a run on, what the first one did not read."""
+        self.reads.settled = self.argmax_reads.settled = True
 
     @cached_property
     def passes(self) -> int:
         """Return the forward passes per prediction: 2 with guidance, else 1."""
         return 2 if self.guidance_scale != 0.0 else 1
+
+    @cached_property
+    def own_law(self) -> TokenLaw:
+        """Return the model's law: temperature 1 without the suppressed ids, and no filters."""
+        return TokenLaw(suppressed=self.law.suppressed)
+
+    @cached_property
+    def argmax_law(self) -> TokenLaw:
+        """Return the run's law at temperature 0, for draws of rows that take the argmax."""
+        return replace(self.law, temperature=0.0)
 
     @property
     def networks(self) -> tuple[Denoiser, ...]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.logits import PassLogits
 from dlm_sampling.prediction.predictor import Predictor
-from dlm_sampling.types import TokenLaw
 
 
 class OwnPrediction(LazyPrediction):
@@ -24,7 +23,7 @@ class OwnPrediction(LazyPrediction):
     """
 
     def __init__(self, predictor: Predictor, guided: LazyPrediction) -> None:
-        plain = TokenLaw(suppressed=guided.law.suppressed)
+        plain = predictor.model.own_law
         model = replace(predictor.model, guidance=None, guidance_scale=0.0, law=plain)
         passes = replace(predictor, model=model, ledger=None)
         super().__init__(passes, guided._x, guided._t, guided._temperature, guided._dt)

@@ -33,6 +33,7 @@ from dlm_sampling.types import (
     Step,
     TokenLaw,
 )
+from dlm_sampling.types.values import some
 
 Strategy = Literal["all", "max_conf", "min_kl", "random"]
 Form = Literal["llada", "dream"]
@@ -142,8 +143,9 @@ class KLASS(DelayingSampler[KLASSState]):
         draw = prediction.draw(eligible, rng)
         log_p = prediction.log_probs(eligible)
         log_q = recall(state.previous, eligible, canvas.start, log_p, -math.inf)
-        kl, normal = log_p.new_zeros(eligible.shape), log_p.new_zeros(len(log_p))
-        kl[eligible] = divergence(log_p, log_q, normal, normal, tiny=1e-12)
+        normal = log_p.new_zeros(len(log_p))
+        change = divergence(log_p, log_q, normal, normal, tiny=1e-12)
+        kl = log_p.new_zeros(eligible.shape).masked_scatter_(eligible, change)
         history = torch.cat([state.history[..., 1:], kl.unsqueeze(2)], 2)
         ready = self.ready(draw.log_confidence, history, clock)
         ready &= self.in_time(draw, eligible)
@@ -179,9 +181,11 @@ def hand_on(
     """
     eligible = canvas.eligible
     left = eligible & ~where
+    full = ~left.any(1)
+    if not some(full):  # nobody asks for the laws of what is written
+        return remember(canvas.start, [(eligible, log_p)], -math.inf)
     column = torch.arange(left.shape[1], device=left.device)
     stop = (canvas.editable * (column + 1)).amax(1)
-    full = ~left.any(1)
     following = (column >= stop.unsqueeze(1)) & (column < (2 * stop - canvas.start).unsqueeze(1))
     following &= canvas.unknown & full.unsqueeze(1)
     pieces = [(left, log_p[left[eligible]])]

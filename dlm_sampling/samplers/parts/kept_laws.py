@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.types import Canvas, Draw, DrawRecord, Prediction
+from dlm_sampling.types.values import every, some
 
 
 class LawWindow(NamedTuple):
@@ -43,8 +44,9 @@ def remember(
     slots = [column - start[row] for row, column in places]
     width = max((int(slot.max()) + 1 for slot in slots if len(slot)), default=0)
     laws = pieces[0][1].new_full((len(start), width, pieces[0][1].shape[1]), absent)
+    rows = laws.flatten(0, 1)
     for (row, _), slot, (_, law) in zip(places, slots, pieces, strict=True):
-        laws[row, slot] = law
+        rows.index_copy_(0, row * width + slot, law.to(laws.dtype))
     return LawWindow(start, laws)
 
 
@@ -62,11 +64,15 @@ def recall(
         absent: the entries of a law that is not held.
     """
     row, column = where.nonzero(as_tuple=True)
-    slot = column - start[row]
-    held = (window.start[row] == start[row]) & (slot < window.laws.shape[1])
+    slot, width = column - start[row], window.laws.shape[1]
+    held = (window.start[row] == start[row]) & (slot < width)
+    if not some(held):
+        return torch.full_like(like, absent)
+    known = window.laws.flatten(0, 1)
+    if every(held):
+        return known.index_select(0, row * width + slot).to(like.dtype)
     laws = torch.full_like(like, absent)
-    if bool(held.any()):
-        laws[held] = window.laws[row[held], slot[held]].to(like.dtype)
+    laws[held] = known.index_select(0, row[held] * width + slot[held]).to(like.dtype)
     return laws
 
 
