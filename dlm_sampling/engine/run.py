@@ -198,7 +198,7 @@ class Run:
         window, mask = state.window, self.process.mask_token_id
         return Canvas(
             state.tokens, state.unknown, window.editable, window.start, mask,
-            self.windows.under_way(state),
+            self.windows.under_way(state), window.width,
         )  # fmt: skip
 
     def clock(self, state: RunState) -> Clock:

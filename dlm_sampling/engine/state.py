@@ -23,6 +23,7 @@ class BlockWindow(NamedTuple):
     steps: Tensor  # int64 [A], planned steps
     limit: Tensor  # int64 [A], maximum loop steps of the block
     editable: Tensor  # bool [A, L], positions of the block that may be written
+    width: Tensor  # float64 [A], how many these are, at least 1
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class RunState:
 
     def __len__(self) -> int:
         """Return the number of active rows, A."""
-        return len(self.rows)
+        return self.rows.shape[0]
 
 
 @dataclass(frozen=True)

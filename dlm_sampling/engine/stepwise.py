@@ -102,6 +102,8 @@ class Stepwise:
         )
         self.iteration += 1
         run.model.settle()
+        # The two refer to each other: the logits would stay until garbage is collected.
+        predictor.made = None
         if block_ended or self.stoppable:
             self.retire(done, ended)
 

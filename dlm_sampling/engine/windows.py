@@ -72,8 +72,9 @@ class Windows:
         end = at if last is None else last.clamp(max=most)
         start, stop, steps = plan.start[rows, at], plan.stop[rows, end], plan.steps[rows, at]
         column = torch.arange(editable.shape[1], device=editable.device)
-        inside = (column >= start.unsqueeze(1)) & (column < stop.unsqueeze(1))
-        return BlockWindow(start, stop, steps, self.limits[rows, at], editable & inside)
+        inside = (column >= start.unsqueeze(1)) & (column < stop.unsqueeze(1)) & editable
+        width = inside.sum(1, dtype=torch.float64).clamp_min(1)
+        return BlockWindow(start, stop, steps, self.limits[rows, at], inside, width)
 
     def columns(self, state: RunState) -> Tensor | None:
         """Return the W columns from the start of each row's window, int64 [A, W].

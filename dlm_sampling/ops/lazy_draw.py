@@ -69,7 +69,7 @@ class LazyDraw:
         self, plan: Plan, parts: list[Part], again: Callable[[], Iterable[Block]], reads: Reads
     ) -> None:
         self._plan, self._again, self._reads = plan, again, reads
-        self.token, self._logit, self._found, self._dtype = parts[0]
+        self.token, self._logit, self._found, self.dtype = parts[0]
         self._log_total: Tensor | None = None
         if len(parts) > 1:
             self.token = torch.cat([part.token for part in parts])
@@ -79,30 +79,35 @@ class LazyDraw:
         self._peak = self._found.peak.double() if self._logit is not None else self._found.peak
 
     @property
+    def certain(self) -> bool:
+        """Return whether every token is the argmax, of log-probability 0."""
+        return self._logit is None or self._found.drawn is None
+
+    @property
     def logprob(self) -> Tensor:
         """Return the log-probability of the token under the sampled law."""
         plan, sums = self._plan, self._found.drawn
         if self._logit is None or sums is None:
-            return torch.zeros_like(self.token, dtype=self._dtype)
+            return torch.zeros_like(self.token, dtype=self.dtype)
         if plan.drawn is plan.shown:
             values = self._confidence()
         else:
             values = (self._logit - self._peak) / plan.drawn.temperature - sums.total.log()
         if isinstance(plan.argmax, Tensor):
             values = values.masked_fill(plan.argmax, 0.0)
-        return values.clamp(max=0.0).to(self._dtype)
+        return values.clamp(max=0.0).to(self.dtype)
 
     @property
     def log_confidence(self) -> Tensor:
         """Return the log-probability of the token under the law of the statistics."""
         found = self._confidence()
         # That of the peak is no more than 0: a sum that holds a weight of 1 is no less than 1.
-        return (found if self._logit is None else found.clamp_(max=0.0)).to(self._dtype)
+        return (found if self._logit is None else found.clamp_(max=0.0)).to(self.dtype)
 
     @property
     def max_logprob(self) -> Tensor:
         """Return the largest log-probability."""
-        return (-self._log_normalizer()).to(self._dtype)
+        return (-self._log_normalizer()).to(self.dtype)
 
     @property
     def margin(self) -> Tensor:
@@ -116,7 +121,7 @@ class LazyDraw:
         runner_up = (second.double() - self._peak.double()) / self._plan.shown.temperature
         if sums.boundary is not None:
             runner_up = runner_up.masked_fill(sums.boundary.size < 2, -math.inf)
-        return (-torch.expm1(runner_up) / sums.total).to(self._dtype)
+        return (-torch.expm1(runner_up) / sums.total).to(self.dtype)
 
     @property
     def entropy(self) -> Tensor:
@@ -127,13 +132,13 @@ class LazyDraw:
             self._read_again()
             found = self._shown().entropy
             assert found is not None
-        return found.to(self._dtype)
+        return found.to(self.dtype)
 
     @property
     def log_normalizer(self) -> Tensor:
         """Return the logsumexp of the logits that the statistics are taken over."""
         scaled = self._peak.double() / self._plan.shown.temperature
-        return (scaled + self._log_normalizer()).to(self._dtype)
+        return (scaled + self._log_normalizer()).to(self.dtype)
 
     def _confidence(self) -> Tensor:
         """Return the log-probability of the token under the law of the statistics, float64."""

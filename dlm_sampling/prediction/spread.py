@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dlm_sampling.ops.lazy_draw import LazyDraw
 from dlm_sampling.prediction.positions import Sites
 from dlm_sampling.types import Draw, DrawRecord
 
@@ -30,8 +31,15 @@ class SpreadDraw:
     def logprob(self) -> Tensor:
         """Return the log-probability of each token under the sampled law, [A, L]."""
         if "logprob" not in self._tables:
-            self._tables["logprob"] = self._sites.spread(self._record.logprob)
+            self._tables["logprob"] = self._logprob()
         return self._tables["logprob"]
+
+    def _logprob(self) -> Tensor:
+        """Return the table `logprob`, which needs no positions where it is 0 everywhere."""
+        record, sites = self._record, self._sites
+        if isinstance(record, LazyDraw) and record.certain:
+            return torch.zeros(sites.shape, dtype=record.dtype, device=sites.place.device)
+        return sites.spread(record.logprob)
 
     @property
     def log_confidence(self) -> Tensor:

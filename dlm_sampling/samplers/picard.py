@@ -184,7 +184,7 @@ class Picard(SamplerBase[PicardState]):
         tokens, unknown = ahead.flatten(0, 1), window.unknown
         if canvas.mask_token_id is not None:
             unknown = torch.where(editable, tokens == canvas.mask_token_id, unknown)
-        return window._replace(tokens=tokens, unknown=unknown, editable=editable)
+        return window._replace(tokens=tokens, unknown=unknown, editable=editable, width=None)
 
     def compose(self, x: Tensor, ahead: Tensor, window: Canvas, swept: Step) -> Tensor:
         """Apply the changes of the sweep one after the other to x [B, L]: x_{j+1} .., [B, W, L]."""

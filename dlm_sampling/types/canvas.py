@@ -29,6 +29,7 @@ class _Positions(NamedTuple):
     start: Tensor  # int64 [B], first position of the current block
     mask_token_id: int | None  # None under noise without a mask
     blocks: UnderWay | None = None  # those of a pipeline; None: the current block alone
+    width: Tensor | None = None  # float64 [B], editable positions, at least 1; None: not counted
 
 
 class Canvas(_Positions):
@@ -64,7 +65,10 @@ class Canvas(_Positions):
     @property
     def unknown_fraction(self) -> Tensor:
         """Return the unknown share of the block, float64 [B]: the time on a linear schedule."""
-        return self.left / self.editable.sum(1, dtype=torch.float64).clamp_min(1)
+        width = self.width
+        if width is None:
+            width = self.editable.sum(1, dtype=torch.float64).clamp_min(1)
+        return self.left / width
 
     @property
     def committed(self) -> Tensor:
