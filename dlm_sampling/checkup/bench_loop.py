@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -27,7 +28,7 @@ from dlm_sampling.denoisers.wrap import wrap
 from dlm_sampling.engine.sample import sample
 from dlm_sampling.processes import Absorbing, Uniform
 from dlm_sampling.samplers import available, create
-from dlm_sampling.types import NoiseKind, Process
+from dlm_sampling.types import NoiseKind, Process, Sampler
 
 SETTINGS = ((1, 64), (1, 256), (16, 64), (16, 256))
 """Rows B and positions L that are measured."""
@@ -193,7 +194,7 @@ def _loops(names: Sequence[str], rows: int, length: int, vocab: int, steps: int)
         kind = kind_of(name)
         if kind not in denoisers:
             denoisers[kind] = fixed_denoiser(logits, kind)
-        loops[name] = partial(_run, denoisers[kind], name, rows, length, steps)
+        loops[name] = partial(_run, denoisers[kind], create(name), rows, length, steps)
     return loops
 
 
@@ -227,11 +228,13 @@ def _by_hand(loop: by_hand.HandLoop, logits: Tensor, steps: int) -> tuple[int, f
     return loop(logits, steps)[1], 1.0
 
 
-def _run(denoiser: Denoiser, name: str, rows: int, length: int, steps: int) -> tuple[int, float]:
+def _run(
+    denoiser: Denoiser, sampler: Sampler[Any], rows: int, length: int, steps: int
+) -> tuple[int, float]:
     mask = denoiser.mask_token_id
     canvas = torch.full((rows, length), 0 if mask is None else mask)
     everywhere = torch.ones(rows, length, dtype=torch.bool)
-    out = sample(denoiser, create(name), canvas, everywhere, seeds=list(range(rows)), steps=steps)
+    out = sample(denoiser, sampler, canvas, everywhere, seeds=list(range(rows)), steps=steps)
     taken = int(out.steps.max())
     return taken, float(out.nfe.double().mean()) / taken
 

@@ -97,9 +97,10 @@ class Stepwise:
             )
         if self.speculation is not None and block_ended:
             self.speculation.guesses.forget(before.rows[moved.over])
-        self.state = (
-            run.advance_clock(after, moved.over) if block_ended else run.advance_step(after)
-        )
+        if not block_ended:
+            self.state = run.advance_step(after)
+        else:  # rows that are done have no next block
+            self.state = after if every(done) else run.advance_clock(after, moved.over)
         self.iteration += 1
         run.model.settle()
         # The two refer to each other: the logits would stay until garbage is collected.
@@ -179,7 +180,7 @@ class Stepwise:
             state = replace(state, tokens=torch.where(cut, self.run.filler, state.tokens))
         self.tokens[rows], self.logprob[rows] = state.tokens[done], state.logprob[done]
         self.ended[rows], self.steps[rows] = ended[done], self.iteration
-        self.state = select_rows(state, ~done)
+        self.state = select_rows(state, (~done).nonzero().squeeze(1))
         self.padded = not every(self.state.attention)
 
     def output(self) -> SampleOutput:

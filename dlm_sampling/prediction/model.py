@@ -15,6 +15,7 @@ from dlm_sampling.prediction.carry import NO_CARRY, Carry
 from dlm_sampling.prediction.rows import Beside
 from dlm_sampling.schedules import LINEAR, Schedule
 from dlm_sampling.types import TokenLaw
+from dlm_sampling.types.rows import with_parts
 
 
 @dataclass(frozen=True)
@@ -156,4 +157,5 @@ def full_law(law: TokenLaw, denoiser: Denoiser, *, suppress_mask: bool = True) -
     banned = {*law.suppressed, *denoiser.suppressed}
     if suppress_mask and denoiser.mask_token_id is not None:
         banned.add(denoiser.mask_token_id)
-    return replace(law, suppressed=tuple(sorted(banned)))
+    # The law was checked when it was made, and nothing that is derived of it reads these ids.
+    return with_parts(law, suppressed=tuple(sorted(banned)))

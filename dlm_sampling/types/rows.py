@@ -85,7 +85,7 @@ def with_parts(tree: T, **parts: object) -> T:
     """Return a frozen dataclass with other values of some fields, and the rest as it is.
 
     As `dataclasses.replace`, for what a run does in every step: several times faster, as neither
-    `__init__` nor `__post_init__` is run.  Not for classes with cached properties.
+    `__init__` nor `__post_init__` is run.  What a cached property found stays as it is.
     """
     changed = object.__new__(type(tree))
     vars(changed).update(vars(tree), **parts)

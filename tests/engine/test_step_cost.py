@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -131,3 +133,25 @@ def test_a_steady_step_runs_few_operators_and_never_waits(
     assert len(steady) >= 3
     assert [after[1] - before[1] for before, after in steady] == [0] * len(steady)
     assert max(after[0] - before[0] for before, after in steady) <= most
+
+
+def test_the_logits_of_a_step_go_with_it() -> None:
+    """No step waits for the garbage collector, which would keep the logits of many."""
+    made, alive = list[weakref.ref[torch.Tensor]](), list[int]()
+
+    def network(ids: torch.Tensor) -> torch.Tensor:
+        alive.append(sum(ref() is not None for ref in made))
+        logits = torch.zeros(*ids.shape, 5)
+        made.append(weakref.ref(logits))
+        return logits
+
+    denoiser = wrap(network, vocab_size=5, mask_token_id=4)
+    canvas, everywhere = torch.full((1, 6), 4), torch.ones(1, 6, dtype=torch.bool)
+    gc.disable()
+    try:
+        for name in ("llada", "ancestral", "klass"):
+            sample(denoiser, samplers.create(name), canvas, everywhere, seeds=[0], steps=6)
+    finally:
+        gc.enable()
+    assert len(alive) >= 12
+    assert max(alive) == 0
