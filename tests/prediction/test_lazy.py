@@ -115,6 +115,11 @@ def test_greedy_rows_take_the_argmax_and_other_rows_what_they_took() -> None:
     found, plain = prediction.draw(EVERY, RNG, greedy=greedy), prediction.draw(EVERY, RNG)
     assert torch.equal(found.token[0], best[0]) and not found.logprob[0].any()
     assert torch.equal(found.token[1:], plain.token[1:])
+    # Rows that all are greedy take no noise, and have the numbers of greedy rows among others.
+    every = prediction.draw(EVERY, RNG, greedy=torch.ones_like(greedy))
+    assert torch.equal(every.token, best) and not every.logprob.any()
+    for name in ("log_confidence", "max_logprob", "margin", "entropy", "log_normalizer"):
+        assert torch.equal(getattr(every, name)[0], getattr(found, name)[0]), name
     cold = Counted(TokenLaw(temperature=0.0, suppressed=(MASK,)))()
     assert torch.equal(cold.draw(EVERY, RNG, greedy=greedy).token, best)
 

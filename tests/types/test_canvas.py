@@ -27,6 +27,15 @@ def test_the_time_is_the_unknown_share_of_the_block_and_zero_without_a_block() -
     found = canvas().unknown_fraction
     assert found.dtype == torch.float64
     assert found.tolist() == [0.5, 0.0]
+    assert canvas().left.tolist() == [2, 0]
+    counted = canvas()._replace(width=torch.tensor([8.0, 1.0], dtype=torch.float64))
+    assert counted.unknown_fraction.tolist() == [0.25, 0.0]
+
+
+def test_another_canvas_counts_its_positions_anew() -> None:
+    first = canvas()
+    assert first.eligible.any()
+    assert not first._replace(unknown=UNKNOWN & ~EDITABLE).eligible.any()
 
 
 def test_the_mask_is_named_by_its_id_and_never_guessed() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from dlm_sampling.types.rows import (
     split_rows,
     store_rows,
     where_rows,
+    with_parts,
 )
 
 
@@ -138,3 +139,13 @@ def test_other_objects_that_may_hold_tensors_are_refused(holder: Any) -> None:
 def test_numbers_and_strings_belong_to_all_rows() -> None:
     shared = (None, True, 3, 0.5, "word", torch.float32, torch.device("cpu"))
     assert select_rows((torch.arange(3), *shared), torch.tensor([2]))[1:] == shared
+
+
+def test_other_parts_leave_the_rest_and_the_tree_as_they_are() -> None:
+    whole, rows = tree(), torch.arange(4) + 7
+    found = with_parts(whole, plain=rows, nothing=rows)
+    assert type(found) is Tree
+    assert found.plain is rows and found.nothing is rows
+    assert found.pair is whole.pair and found.tuple_ is whole.tuple_
+    assert whole.nothing is None and torch.equal(whole.plain, tree().plain)
+    assert repr(found) == repr(replace(whole, plain=rows, nothing=rows))
