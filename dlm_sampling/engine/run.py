@@ -148,10 +148,8 @@ class Run:
 
     @cached_property
     def counts_beside(self) -> bool:
-        """Return whether the network is told a time that other blocks have a part in.
-
-        Not under noise without a mask: conversions of its predictions take the block's level.
-        """
+        """Return whether other blocks have a part in the time that the network is told."""
+        # Not without a mask: conversions of predictions take the level of the block.
         denoiser = self.model.denoiser
         told = denoiser.time_conditioned and denoiser.process.name == "absorbing"
         return told and not self.request.blocks.causal and self.plan.start.shape[1] > 1

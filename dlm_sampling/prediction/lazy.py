@@ -272,8 +272,7 @@ class LazyPrediction:
             return torch.zeros(0, self._vocab_size, dtype=torch.float64, device=where.device)
         rows = self._log_law(where, sites, alpha, reads, lambda site: site.p)
         every = torch.arange(rows.count, device=where.device)
-        parts = [rows.fetch(part).exp() for part in torch.split(every, rows.block)]
-        return torch.cat(parts)
+        return torch.cat([rows.fetch(part).exp() for part in torch.split(every, rows.block)])
 
     def _log_law(
         self,
@@ -285,11 +284,7 @@ class LazyPrediction:
     ) -> ops.LogitRows:
         """Return log-probabilities of the rule's law at the positions, on demand."""
         rows = self._law_rows(where, sites, alpha, reads, rule)
-
-        def fetch(i: Tensor) -> Tensor:
-            return rows.fetch(i).log()
-
-        return replace(rows, fetch=fetch)
+        return replace(rows, fetch=lambda i: rows.fetch(i).log())
 
     def _law_rows(
         self,

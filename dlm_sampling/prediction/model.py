@@ -76,7 +76,7 @@ class RunModel:
             denoiser's own.
         guidance: further passes, tilts and choices; guidance_scale is 0 then.
         reads: the statistics of draws that the steps read.
-        argmax_reads: those of draws of the argmax beside draws of the run's law.
+        argmax_reads: the same, of draws of the argmax beside draws of the run's law.
     """
 
     denoiser: Denoiser
