@@ -284,7 +284,11 @@ class LazyPrediction:
     ) -> ops.LogitRows:
         """Return log-probabilities of the rule's law at the positions, on demand."""
         rows = self._law_rows(where, sites, alpha, reads, rule)
-        return replace(rows, fetch=lambda i: rows.fetch(i).log())
+
+        def fetch(i: Tensor) -> Tensor:
+            return rows.fetch(i).log()
+
+        return replace(rows, fetch=fetch)
 
     def _law_rows(
         self,
