@@ -236,5 +236,5 @@ def time_after_hazard(schedule: Schedule, t: Tensor, h: Tensor) -> Tensor:
 
 def grid_time(step: Tensor, steps: Tensor, t_end: float) -> Tensor:
     """Return the time of point `step` of the equal grid 0..steps from 1 to `t_end`, float64."""
-    fraction = (step.double() / steps.double()).clamp(max=1.0)
+    fraction = (step.double() / steps).clamp(max=1.0)
     return 1.0 - (1.0 - t_end) * fraction

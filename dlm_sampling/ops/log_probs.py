@@ -21,7 +21,7 @@ from dlm_sampling.ops.scratch import Scratch, scratch_for
 from dlm_sampling.ops.sources import Block, LogitRows, Source, blocks, one_of, shape_of
 from dlm_sampling.ops.temperature import Temperature, inverse_temperature, positive
 from dlm_sampling.ops.tiles import chunks
-from dlm_sampling.ops.vocabulary import Columns, allowed_ids
+from dlm_sampling.ops.vocabulary import allowed_ids
 from dlm_sampling.types import TokenLaw
 
 _MODEL = TokenLaw()
@@ -135,7 +135,7 @@ class _Plan(NamedTuple):
     """Hold the values that all blocks of a call share."""
 
     law: TokenLaw
-    suppressed: Columns
+    suppressed: Tensor  # int64 [n]
     scratch: Scratch
     check: bool
     temperature: Temperature  # one number, or [R]
@@ -163,7 +163,7 @@ def _plan(
     temperatures: Tensor | None,
     adjust: Adjust | None,
 ) -> _Plan:
-    suppressed = allowed_ids(vocab, tuple(law.suppressed), like.device).suppressed
+    suppressed = allowed_ids(vocab, tuple(law.suppressed), like.device).suppressed.ids
     temperature = law.temperature if temperatures is None else temperatures
     return _Plan(law, suppressed, scratch_for(vocab, like.device), check, temperature, adjust)
 
@@ -180,9 +180,7 @@ def _log_law(block: Block, here: slice, plan: _Plan) -> Tensor:
         raw = block.chunk(here, plan.scratch)
         logits = reshaped_logits(raw, law, divisor, plan.adjust, first, plan.check)
     else:
-        logits = plan.scratch.rows("logits", here.stop - here.start, block.vocab, block.dtype)
-        block.copy(here, logits)
-        plan.suppressed.fill(logits, -math.inf)
+        logits = block.chunk(here, plan.scratch).index_fill(1, plan.suppressed, -math.inf)
     peak = logits.amax(-1, keepdim=True)
     if plan.check:
         refuse_lawless(peak.squeeze(1), first)

@@ -116,7 +116,7 @@ class RunModel:
         others = (view.denoiser for view in self.guidance.views)
         return tuple(self.denoiser if other is None else other for other in others)
 
-    @cached_property
+    @property
     def carrier(self) -> Denoiser | None:
         """Return a denoiser that carries a state from each of its passes to the next, or None."""
         if self.guidance is None:

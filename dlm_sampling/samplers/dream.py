@@ -116,8 +116,7 @@ class Dream(DelayingSampler[None]):
     ) -> tuple[None, Step]:
         """Write the quota of this step."""
         eligible = canvas.eligible
-        n = eligible.sum(1)
-        quota = (n.double() * unmask_fraction(clock, self.eps)).floor().long()
+        quota = (canvas.left * unmask_fraction(clock, self.eps)).floor().long()
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(
             eligible & (quota > 0).unsqueeze(1), rng, statistics="law"
         )

@@ -106,7 +106,7 @@ class Clock(NamedTuple):
 
     def progress(self, k: int) -> Tensor:
         """Return the share of the steps taken k steps from now, or 1 - t of a moved clock; [B]."""
-        share = ((self.step + k).double() / self.steps.double()).clamp(max=1.0)
+        share = ((self.step + k).double() / self.steps).clamp(max=1.0)
         if self.times is None and self.begin == 1.0:
             return share
         return 1.0 - self.at(1.0 - share, 0.0)
