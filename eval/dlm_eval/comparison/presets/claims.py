@@ -1,7 +1,8 @@
 """Plan the preset "claims": what papers say of their samplers, on the embedded models.
 
 The parts are small enough to be repeated on one core in about an hour, and large enough to decide:
-128 texts or 512 grids in every setting, or as many as are asked for.
+128 texts or 512 grids in every setting, 1024 texts where solvers differ by little, or as many as
+are asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dlm_eval.text.judging import JudgeOptions
 from dlm_sampling import AutoDenoiser, Denoiser, samplers
 from dlm_sampling.samplers import KLASS, TokenFrequencies
 
-TEXTS, NEW_TOKENS, GRIDS, CLUES = 128, 32, 512, 5
+TEXTS, SOLVER_TEXTS, NEW_TOKENS, GRIDS, CLUES = 128, 1024, 32, 512, 5
 BATCH_TEXTS = 32
 PLAIN, GREEDY = Law(1.0), Law(0.0)
 NUCLEUS = Law(1.0, 0.9, "exclude")
@@ -47,7 +48,7 @@ def parts(samples: int | None) -> tuple[Part, ...]:
         _sudoku("sudoku-solvers", 0, grids, _solvers((4, 8, 16))),
         _text("text-decoders", texts, _decoders((4, 8, 16, 32), TEXT_SWEEPS, frequencies)),
         _text("text-float32", texts, _float32((1024, 16384))),
-        _text("text-solvers", texts, _solvers((8, 16, 32))),
+        _text("text-solvers", samples or SOLVER_TEXTS, _solvers((8, 16, 32))),
         _text("text-remdm", texts, _remdm(*REMDM_TEXTS, NUCLEUS)),
     )
 

@@ -30,7 +30,7 @@ from dlm_eval.lsd.learned import SOLVER, learned_solvers, read_result
 from dlm_eval.text.judging import JudgeOptions
 from dlm_sampling import Denoiser
 
-TEXTS = 32
+TEXTS = 128
 JUDGE = JudgeOptions(features="none")
 
 

@@ -21,7 +21,7 @@ from dlm_eval.comparison.tasks import SudokuTask, Task, book_task
 from dlm_eval.text.judging import JudgeOptions
 from dlm_sampling import Denoiser, samplers
 
-TEXTS, NEW_TOKENS, GRIDS, CLUES = 16, 16, 128, 5
+TEXTS, NEW_TOKENS, GRIDS, CLUES = 128, 16, 128, 5
 BASELINES = {"plain": ("ancestral", "llada"), "greedy": ("llada",), "nucleus": ("ancestral",)}
 """Samplers that others are compared with, by law; they run at more budgets."""
 PRESET_LAWS = {
