@@ -56,7 +56,7 @@ def render(summary: Summary) -> str:
     gaps = list(_gaps(part))
     told = [f"- {name}, {steps} steps: {gap} ({gap.outcome})" for name, steps, gap in gaps]
     counts = {word: sum(gap.outcome == word for *_, gap in gaps) for word in page.OUTCOMES}
-    seen = ERRORS * max(gap.error for *_, gap in gaps)
+    errors = [ERRORS * gap.error for *_, gap in gaps]
     texts = [
         "## Texts",
         "",
@@ -64,15 +64,17 @@ def render(summary: Summary) -> str:
         "tokens, at temperature 1; the shipped judge reads the continuation alone (corpus",
         f"perplexity, its tokens 2..n). {page.learning_of(learned)}",
         "",
-        "Against the solver itself at equal steps, as of independent texts; *better* and *worse*",
-        "are beyond two standard errors, *less varied* is a lower perplexity with a lower entropy:",
+        "Against the solver itself at equal steps; text i has the same prompt and seed in every",
+        "setting, and the error is that of the differences of texts. *Better* and *worse* are",
+        "beyond two of them, *less varied* is a lower perplexity with a lower entropy:",
         "",
         *told,
         "",
         f"Of {len(gaps)} comparisons {counts['better']} are better, {counts['less varied']} less",
         f"varied, {counts['same']} the same and {counts['worse']} worse; about",
         f"{round(len(gaps) / 20)} would stand out by chance alone. With {part.samples} texts a",
-        f"difference below {seen:.2f} in ln ppl is not seen{_verdict(part.samples)}",
+        f"difference below {min(errors):.2f} to {max(errors):.2f} in ln ppl, by setting, is not",
+        f"seen{_verdict(part.samples)}",
         "",
         *table_of(part),
     ]
