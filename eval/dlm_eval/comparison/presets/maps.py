@@ -21,7 +21,7 @@ from dlm_eval.comparison.tasks import SudokuTask, Task, book_task
 from dlm_eval.text.judging import JudgeOptions
 from dlm_sampling import Denoiser, samplers
 
-TEXTS, NEW_TOKENS, GRIDS, CLUES = 128, 16, 128, 5
+TEXTS, UNIFORM_TEXTS, NEW_TOKENS, GRIDS, CLUES = 16, 128, 16, 128, 5
 BASELINES = {"plain": ("ancestral", "llada"), "greedy": ("llada",), "nucleus": ("ancestral",)}
 """Samplers that others are compared with, by law; they run at more budgets."""
 PRESET_LAWS = {
@@ -56,7 +56,8 @@ def samplers_parts(samples: int | None) -> tuple[Part, ...]:
 
 def uniform_parts(samples: int | None) -> tuple[Part, ...]:
     """Return every sampler of uniform noise, under the plain law."""
-    return (_texts("texts-uniform", UNIFORM_MODEL, samples, running_on("uniform"), "plain"),)
+    texts, names = samples or UNIFORM_TEXTS, running_on("uniform")
+    return (_texts("texts-uniform", UNIFORM_MODEL, texts, names, "plain"),)
 
 
 def running_on(noise: str) -> list[str]:
