@@ -166,6 +166,7 @@ def test_work_counts_the_columns_of_the_queries() -> None:
     assert out.work.tolist() == pytest.approx([(12 + 4 + 8 + 4 + 8 + 4) / 20])
 
 
+@pytest.mark.slow
 def test_fixed_tokens_behind_the_last_position_of_a_block_are_computed_with_it() -> None:
     """Blocks of 4 of 12 columns, positions 1 and 5: a pass over 4 columns, and one over 4 + 4."""
     ids = torch.randint(0, 100, (2, 12), generator=torch.Generator().manual_seed(5))

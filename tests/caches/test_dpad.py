@@ -42,6 +42,7 @@ def test_a_block_sees_no_column_that_was_dropped() -> None:
     torch.testing.assert_close(bare.work, hidden.work)
 
 
+@pytest.mark.slow
 def test_a_shift_asks_for_no_column_in_front_of_a_kept_one() -> None:
     policy = DPadCache(window=12, decay=2.0, scale=1.5)
     straight, shifted = (run(toy(1, shifted=shifted), policy) for shifted in (False, True))

@@ -264,6 +264,7 @@ def test_padding_and_order_of_the_batch_change_nothing_without_a_mask(name: str)
     assert (seen - found.total).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_rows_that_ran_in_buckets_are_scored_and_branched_in_their_places() -> None:
     """The longest row runs first, by itself; the steps of a loop step are in order of rows."""
     net = Noisy(table())

@@ -115,6 +115,7 @@ def test_with_one_layer_keys_depend_on_their_own_token_and_no_cache_is_stale(
         assert (cached.work < without.work).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [DkvCache(every=99), DLLMCache(99, 99, 0.0)])
 def test_a_column_that_was_hidden_is_computed_when_it_is_first_seen(policy: AnyPolicy) -> None:
     """Fixed tokens of later blocks, which causal blocks hide: no pass of the policy asks them."""
@@ -130,6 +131,7 @@ def test_a_column_that_was_hidden_is_computed_when_it_is_first_seen(policy: AnyP
     assert_same(*outputs)
 
 
+@pytest.mark.slow
 def test_a_pass_of_which_nothing_is_asked_computes_its_block() -> None:
     """`every_step` runs a row that has no mask left, of which dKV-Cache asks for no column."""
     given: dict[str, Any] = {"every_step": True, "steps": 15, "block_length": None}
@@ -138,6 +140,7 @@ def test_a_pass_of_which_nothing_is_asked_computes_its_block() -> None:
     assert without.nfe.tolist() == [15, 15, 15]
 
 
+@pytest.mark.slow
 def test_a_draft_is_a_part_of_the_answer() -> None:
     """Samplers that revise ask for tokens of the draft, which is not the prompt of dLLM-Cache."""
     draft = torch.arange(17).expand(3, -1).contiguous()
