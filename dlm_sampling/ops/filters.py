@@ -17,8 +17,11 @@ from torch import Tensor
 from dlm_sampling.ops import filters_cpu
 from dlm_sampling.types import Crossing, TokenLaw
 
-_BINS = 1024  # per row; a vocabulary of no more tokens than that is one bin
-_PER_NAT = 32.0  # bins per unit of (peak - logit) / temperature; the last bin holds the rest
+BINS = 1024
+"""Bins of a row; a vocabulary of no more tokens than that is one bin."""
+
+PER_NAT = 32.0
+"""Bins per unit of (peak - logit) / temperature; the last bin holds the rest."""
 
 
 class Boundary(NamedTuple):
@@ -50,7 +53,7 @@ def truncate(
         The boundary of the tokens that pass; at least one does.
     """
     if logits.device.type == "cpu":
-        edges = filters_cpu.truncate(weight, logits, peak, law, inverse, _BINS, _PER_NAT)
+        edges = filters_cpu.truncate(weight, logits, peak, law, inverse, BINS, PER_NAT)
         logit, last_id, size = (torch.from_numpy(part) for part in edges)
         return Boundary(logit, last_id, size)
     return _truncate(weight, logits, peak, law, inverse)
@@ -86,10 +89,10 @@ class _Bins:
 
     def __init__(self, logits: Tensor, peak: Tensor, inverse: float | Tensor) -> None:
         self._logits = logits
-        size = _BINS if logits.shape[1] > _BINS else 1
+        size = BINS if logits.shape[1] > BINS else 1
         rows = torch.arange(logits.shape[0], device=logits.device)
         self._first = rows[:, None] * size
-        gap = (peak[:, None] - logits).mul_(_PER_NAT * inverse)
+        gap = (peak[:, None] - logits).mul_(PER_NAT * inverse)
         # A row without a law may hold NaN here, and is refused later.
         self._bin = gap.nan_to_num_(nan=size).clamp_(0, size - 1).to(torch.int64)
         self._bin += self._first

@@ -1,26 +1,22 @@
 """Apply top-k, top-p and min-p on the CPU with NumPy: the boundaries of `ops.filters`.
 
 NumPy compares, selects and counts with vector instructions where torch goes number by number.  Of a
-large vocabulary top-k reads the few groups with the largest logits; top-p adds the weights up in
-the bins of `ops.filters`, in the order of the ids, so that both find the same token at the
-boundary.  Those sums, one addition after the other, are most of what top-p costs.
+large vocabulary top-k reads the few groups with the largest logits; `ops.nucleus_cpu` has top-p.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from dlm_sampling.ops.scratch import scratch_for
+from dlm_sampling.ops.nucleus_cpu import Ids, Nucleus, Numbers, Seen, fitting, nucleus
+from dlm_sampling.ops.sources import tiles_of
 from dlm_sampling.ops.vocabulary import RUN, TILE
-from dlm_sampling.types import Crossing, TokenLaw
-
-Numbers = NDArray[Any]  # float32 or float64
-Ids = NDArray[np.int64]
+from dlm_sampling.types import TokenLaw
 
 SMALL = 1024
 """A vocabulary of no more tokens is sorted; it is one bin."""
@@ -69,24 +65,27 @@ def truncate(
     if x.shape[1] <= SMALL and (top_p is not None or law.min_p is not None):
         return _sorted(x, weight, law, top_p)
     heads = [None] * len(x) if law.top_k is None else _heads(logits, w, law.top_k)
-    least = max(law.min_p or 0.0, float(np.finfo(x.dtype).smallest_subnormal))
+    least = _least(law, x.dtype)
     edges, last_ids, sizes = np.empty(len(x), x.dtype), *np.empty((2, len(x)), np.int64)
     for i, (row, own, head) in enumerate(zip(x, w, heads, strict=True)):
+        each = inverse[i] if isinstance(inverse, Tensor) else inverse
+        seen = Seen(logits[i], weight[i], peak[i], each, bins, per_nat)
+        if head is not None:
+            kept = head[passing(seen.only(head), law)]
+            edges[i], last_ids[i], sizes[i] = *_only(row, own, kept), len(kept)
+            continue
         size = len(row)
         if law.top_k is not None:
             size = min(law.top_k, int(np.count_nonzero(own > 0.0)))
-            if head is None and (top_p is not None or law.min_p is not None):
+            if top_p is not None or law.min_p is not None:
                 _keep(row, own, None, max(size, 1))
         if top_p is not None:
-            some = slice(None) if head is None else torch.from_numpy(head)
-            each = inverse[i] if isinstance(inverse, Tensor) else inverse
-            place = _bins(logits[i][some], peak[i], each, bins, per_nat)
-            found = _nucleus(row, weight[i][some], place, bins, top_p, law.crossing, head)
+            found = nucleus(seen, top_p, law.crossing)
             if found.fits and law.top_k is None and law.min_p is None:
-                sizes[i] = len(found.kept)
-                edges[i], last_ids[i] = _only(row, own, found.kept)
+                edges[i], last_ids[i], sizes[i] = _cut(row, own, weight[i], found, per_nat)
                 continue
-            head, size = found.ids, min(size, len(found.kept))
+            kept, head = found.tokens()
+            size = min(size, len(kept))
         if law.min_p is not None and head is not None:
             size = min(size, int(np.count_nonzero(own[head] >= least)))
         elif law.min_p is not None:
@@ -99,66 +98,28 @@ def truncate(
     return Edges(edges, last_ids, sizes)
 
 
-def _bins(
-    logits: Tensor, peak: Tensor, inverse: float | Tensor, bins: int, per_nat: float
-) -> Tensor:
-    """Return the bin of each of some tokens of a row; the next call overwrites it."""
-    scratch = scratch_for(len(logits), logits.device)
-    gap = scratch.rows("gap", 1, len(logits), logits.dtype)[0]
-    place = scratch.rows("bin", 1, len(logits), torch.int16)[0]
-    torch.sub(peak, logits, out=gap).mul_(per_nat * inverse).clamp_(0, bins - 1)
-    return place.copy_(gap)
-
-
-class _Nucleus(NamedTuple):
-    """Hold the tokens of one row that top-p keeps."""
-
-    ids: Ids  # ascending, of the bins up to the one that top-p ends in
-    kept: Ids  # of them those that are kept, the last one last
-    fits: bool  # whether the last bin holds one of them, which then is the last one
-
-
-def _nucleus(
-    x: Numbers,
-    weight: Tensor,
-    place: Tensor,
-    bins: int,
-    top_p: float,
-    crossing: Crossing,
-    among: Ids | None = None,
-) -> _Nucleus:
-    """Find the tokens of one row that top-p keeps.
+def passing(seen: Seen, law: TokenLaw) -> Ids:
+    """Return which of the tokens of a row pass, the last one last.
 
     Args:
-        x: [V], logits.
-        weight: of the tokens `among`, or of all.
-        place: their bins.
-        bins: number of bins.
-        top_p: mass that is kept.
-        crossing: see `filters`.
-        among: ascending ids, or None for all: no other token has a weight.
+        seen: in the order of their ids, the tokens that top-k leaves; without it, at least those
+            that min-p does.  All have weights above 0.
+        law: the filters; without top-k top-p is not read.
     """
-    mass = torch.bincount(place, weight, bins).double().cumsum(-1).numpy()
-    limit = top_p * mass[-1]
-    last = int((mass > limit).argmax())
-    where, own = place.numpy(), weight.numpy()
-    near = np.flatnonzero(where <= last)
-    inside = where[near] == last
-    ids = near if among is None else among[near]
-    ordered = np.argsort(-x[ids[inside]], kind="stable")
-    weights = own[near[inside][ordered]].astype(np.float64)
-    reached = mass[last] - weights.sum() + weights.cumsum()
-    fits = int(_fitting(reached, weights, limit, crossing))
-    # Tokens without weight are the last in the order.
-    fits = min(fits, int(np.count_nonzero(weights > 0.0)))
-    kept = np.concatenate((ids[~inside], ids[inside][ordered[:fits]]))
-    return _Nucleus(ids, kept, fits > 0)
+    x, size = seen.logits.numpy(), len(seen.logits)
+    near = np.arange(size)
+    if law.top_k is not None and law.top_p is not None and law.top_p < 1.0:
+        kept, near = nucleus(seen, law.top_p, law.crossing).tokens()
+        size = len(kept)
+    if law.min_p is not None:
+        weight = seen.weight.numpy()[near]
+        size = min(size, int(np.count_nonzero(weight >= _least(law, weight.dtype))))
+    return first(near, x[near], max(size, 1))
 
 
-def _fitting(reached: Any, inside: Any, limit: Any, crossing: Crossing) -> Any:
-    """Count the tokens, in order, before the limit; `filters` says what the crossing is."""
-    fits = reached - inside < limit if crossing == "include" else reached <= limit
-    return np.count_nonzero(fits, axis=-1)
+def _least(law: TokenLaw, dtype: Any) -> float:
+    """Return the least weight that min-p lets pass."""
+    return max(law.min_p or 0.0, float(np.finfo(dtype).smallest_subnormal))
 
 
 def _is_head(x: Numbers, ids: Ids) -> bool:
@@ -179,12 +140,40 @@ def _keep(x: Numbers, w: Numbers, head: Ids | None, size: int) -> tuple[Any, int
         The logit of the last token, and its id.
     """
     if head is not None and len(head) >= size:
-        return _only(x, w, _first(head, x[head], size))
+        return _only(x, w, first(head, x[head], size))
     edge = np.partition(x, len(x) - size)[len(x) - size]
     more, equal = int(np.count_nonzero(x > edge)), np.flatnonzero(x == edge)
     np.multiply(w, x >= edge, out=w)
     w[equal[size - more :]] = 0.0
     return edge, int(equal[size - more - 1])
+
+
+def _cut(
+    x: Numbers, w: Numbers, weight: Tensor, found: Nucleus, per_nat: float
+) -> tuple[Any, int, int]:
+    """Keep the tokens of top-p, and set the weights of all others of a row to 0.
+
+    Args:
+        x: [V], logits.
+        w: [V], weights.
+        weight: the same numbers as a tensor.
+        found: the tokens; the last bin has some of them.
+        per_nat: bins per unit of (peak - logit) / temperature.
+
+    Returns:
+        The logit of the last token, its id, and the number of tokens.
+    """
+    if found.among is not None:
+        kept = found.tokens()[0]
+        edge, last = _only(x, w, kept)
+        return edge, last, len(kept)
+    inside = found.inside[: found.fits]
+    own, size = w[inside], int(np.count_nonzero(found.bin < found.last)) + found.fits
+    # Rounding moves no weight past the middle of a neighbouring bin.
+    torch.threshold_(weight, math.exp(-(found.last + 0.5) / per_nat), 0.0)
+    w[found.inside] = 0.0
+    w[inside] = own
+    return x[inside[-1]], int(inside[-1]), size
 
 
 def _only(x: Numbers, w: Numbers, kept: Ids) -> tuple[Any, int]:
@@ -195,7 +184,7 @@ def _only(x: Numbers, w: Numbers, kept: Ids) -> tuple[Any, int]:
     return x[kept[-1]], int(kept[-1])
 
 
-def _first(ids: Ids, x: Numbers, size: int) -> Ids:
+def first(ids: Ids, x: Numbers, size: int) -> Ids:
     """Return the `size` ids that come first; those of the last logit last, ascending."""
     edge = np.partition(x, len(x) - size)[len(x) - size]
     larger, equal = ids[x > edge], np.sort(ids[x == edge])
@@ -205,31 +194,61 @@ def _first(ids: Ids, x: Numbers, size: int) -> Ids:
 def _heads(logits: Tensor, w: Numbers, k: int) -> list[Ids] | list[None]:
     """Return the ids of the k largest logits of each row, ascending.
 
-    The vocabulary is cut into groups.  As many as k of them have maxima that are no less than the
-    k-th largest of the maxima, so that the k-th logit is no less either, and no other group holds a
-    token of as large a logit.  None where many groups have that maximum, where some of the k tokens
-    have no weight, or where there are too few groups to gain anything.
+    None where many groups may hold them, where some of the k tokens have no weight, or where there
+    are too few groups to gain anything.
     """
-    tiles, none = logits.shape[1] // TILE, [None] * len(w)
-    if tiles * RUN < max(_MANY_GROUPS, 4 * k):
+    none = [None] * len(w)
+    if not has_groups(logits.shape[1], k):
         return none
-    # Ids that lie RUN apart in a tile: maxima over those go by vectors.
-    cut = logits[:, : tiles * TILE].reshape(len(w), tiles, TILE // RUN, RUN)
-    groups: Numbers = cut.amax(2).flatten(1).numpy()
-    x, rest = logits.numpy(), np.arange(tiles * TILE, logits.shape[1])
-    steps, heads = RUN * np.arange(TILE // RUN), list[Ids]()
-    for row, own, most in zip(x, w, groups, strict=True):
-        near = np.flatnonzero(most >= np.partition(most, len(most) - k)[len(most) - k])
-        if len(near) > 2 * k + _MORE_GROUPS:
+    x, heads = logits.numpy(), list[Ids]()
+    for row, own, most in zip(x, w, group_maxima(logits).numpy(), strict=True):
+        near = groups_of_largest(most, k)
+        if near is None:
             return none
-        starts = near // RUN * TILE + near % RUN
-        ids = np.concatenate(((starts[:, None] + steps).ravel(), rest))
-        head = _first(ids, row[ids], k)
+        ids = ids_of(near, len(row))
+        head = first(ids, row[ids], k)
         if not (own[head] > 0.0).all():
             return none
         head.sort()
         heads.append(head)
     return heads
+
+
+def has_groups(vocab: int, k: int = 0) -> bool:
+    """Return whether so many groups have a maximum that the k largest logits are found by them."""
+    return vocab // TILE * RUN >= max(_MANY_GROUPS, 4 * k)
+
+
+def group_maxima(logits: Tensor) -> Tensor:
+    """Return the largest logit of each group of the whole tiles of logits [r, V], [r, groups].
+
+    A group is the 32 ids of a tile that lie RUN apart: their maxima go by vectors.
+    """
+    return maxima_of(tiles_of(logits)).flatten(1)
+
+
+def maxima_of(tiles: Tensor) -> Tensor:
+    """Return the largest logit of each group of tiles [r, t, TILE], [r, t, RUN]."""
+    return tiles.view(*tiles.shape[:2], TILE // RUN, RUN).amax(2)
+
+
+def groups_of_largest(most: Numbers, k: int) -> Ids | None:
+    """Return the groups with these maxima that hold the k largest logits; None if they are many.
+
+    As many as k groups have maxima that are no less than the k-th largest of the maxima, so that
+    the k-th logit is no less either, and no other group holds a token of as large a logit.
+    """
+    near = np.flatnonzero(most >= np.partition(most, len(most) - k)[len(most) - k])
+    return near if len(near) <= 2 * k + _MORE_GROUPS else None
+
+
+def ids_of(groups: Ids, vocab: int) -> Ids:
+    """Return the ids of some groups, and those beyond the whole tiles, in any order."""
+    starts = groups // RUN * TILE + groups % RUN
+    steps = RUN * np.arange(TILE // RUN)
+    return np.concatenate(
+        ((starts[:, None] + steps).ravel(), np.arange(vocab // TILE * TILE, vocab))
+    )
 
 
 def _sorted(x: Numbers, weight: Tensor, law: TokenLaw, top_p: float | None) -> Edges:
@@ -249,7 +268,7 @@ def _sorted(x: Numbers, weight: Tensor, law: TokenLaw, top_p: float | None) -> E
         mass = torch.bincount(row, weight.flatten(), len(x)).double().numpy()[:, None]
         inside = ranked.astype(np.float64)
         reached = mass - inside.sum(1, keepdims=True) + inside.cumsum(1)
-        count = np.minimum(count, _fitting(reached, inside, top_p * mass, law.crossing))
+        count = np.minimum(count, fitting(reached, inside, top_p * mass, law.crossing))
     if law.min_p is not None:
         count = np.minimum(count, np.count_nonzero(ranked >= law.min_p, axis=1))
     count = np.maximum(count, 1)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops import fused_cpu
+from dlm_sampling.ops import fused_cpu, heads_cpu
 from dlm_sampling.ops.filters import Boundary, truncate
 from dlm_sampling.ops.laws import (
     LawSums,
@@ -66,6 +66,10 @@ def read_tiles(
         wanted: the numbers asked for of the law of the statistics.
         best: whether the token of the largest logit is asked for.
     """
+    if shown is None and drawn is not None and not (best or wanted.second):
+        heads = heads_cpu.read(block, allowed, drawn, chunks(block, filters=False), scratch)
+        if heads is not None:
+            return Reading(None, heads.peak, None, None, heads.drawn, None)
     if fused_cpu.asked():
         found = fused_cpu.read(
             block, allowed, shown, drawn, scratch, read_eagerly, wanted=wanted, best=best

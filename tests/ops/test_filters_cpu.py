@@ -31,13 +31,20 @@ def tables(vocab: int) -> list[Tensor]:
 
 def check(vocab: int, laws: list[TokenLaw]) -> None:
     for x, law, temperature in product(tables(vocab), laws, (1.0, 0.02)):
-        peak = x.amax(-1)
+        agrees(x, law, temperature)
+
+
+def agrees(
+    x: Tensor, law: TokenLaw, temperature: float = 1.0, weight: Tensor | None = None
+) -> None:
+    peak = x.amax(-1)
+    if weight is None:
         weight = ((x - peak[:, None]) / temperature).exp()
-        found, expected = weight.clone(), weight.clone()
-        one = filters.truncate(found, x, peak, law, 1.0 / temperature)
-        other = filters._truncate(expected, x, peak, law, 1.0 / temperature)
-        assert torch.equal(found, expected), law
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True)), law
+    found, expected = weight.clone(), weight.clone()
+    one = filters.truncate(found, x, peak, law, 1.0 / temperature)
+    other = filters._truncate(expected, x, peak, law, 1.0 / temperature)
+    assert torch.equal(found, expected), law
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True)), law
 
 
 @pytest.mark.slow
