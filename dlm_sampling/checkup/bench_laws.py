@@ -1,8 +1,10 @@
 """Measure a draw under each token law, in units of one read of the logits, beside plain torch.
 
 A draw is measured as the steps of a run make it: the token, its log-probability and its confidence.
-The alternatives return a token and its probability under the law; each is the fastest form in torch
-that we know of, for the law beside it.
+Under filters the confidence, which is that of the model's own law, needs sums of its own, so there
+a second row leaves it out, as the steps of ancestral sampling do.  The alternatives return a token
+and its probability under the law; each is the fastest form in torch that we know of, for the law
+beside it.
 """
 
 from __future__ import annotations
@@ -56,6 +58,9 @@ class LawRow:
     of_plain: float
 
 
+ALONE = "dlm_sampling, no confidence"
+"""Draws whose confidence nobody reads."""
+
 FUSED = "dlm_sampling, fused"
 """Draws by the compiled pass of `ops.fused_cpu`."""
 
@@ -76,14 +81,19 @@ def fused(method: Method, choice: str = "on") -> Method:
     return chosen
 
 
-def drawn(law: TokenLaw) -> Method:
-    """Return a draw under a law as a step of a run makes it."""
+def drawn(law: TokenLaw, confidence: bool = True) -> Method:
+    """Return a draw under a law as a step of a run makes it.
+
+    Args:
+        law: the token law.
+        confidence: make the sums that the confidence needs.
+    """
 
     def method(logits: Tensor, _: float, generator: Generator) -> tuple[Tensor, Tensor]:
         rows, seed = logits.shape[0], torch.randint(1 << 62, (1,), generator=generator)
         places = seed.expand(rows), torch.arange(rows), torch.zeros(rows, dtype=torch.int64)
         record = ops.draw_lazily(
-            logits, lambda: places, law=law, reads=ops.Reads(sums=True, settled=True)
+            logits, lambda: places, law=law, reads=ops.Reads(sums=confidence, settled=True)
         )
         logprob = record.logprob if law.temperature > 0.0 else record.log_confidence
         return record.token, logprob.exp()
@@ -155,6 +165,8 @@ def cases(compiled: bool = False) -> dict[str, Case]:
     found = {READ: Case("none", READ, read)}
     for name, (law, by, other) in LAWS.items():
         found[name] = Case(name, "dlm_sampling", fused(drawn(law), "off"))
+        if law.filters:
+            found[f"{name}, {ALONE}"] = Case(name, ALONE, fused(drawn(law, False), "off"))
         if compiled and not law.filters:
             found[f"{name}, fused"] = Case(name, FUSED, fused(drawn(law)))
         found[f"{name}, {by}"] = Case(name, by, other)

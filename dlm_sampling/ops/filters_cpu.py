@@ -68,6 +68,10 @@ def truncate(
     least = _least(law, x.dtype)
     edges, last_ids, sizes = np.empty(len(x), x.dtype), *np.empty((2, len(x)), np.int64)
     for i, (row, own, head) in enumerate(zip(x, w, heads, strict=True)):
+        if head is not None and top_p is None and law.min_p is None:
+            kept = first(head, row[head], len(head))
+            edges[i], last_ids[i], sizes[i] = *_only(row, own, kept), len(kept)
+            continue
         each = inverse[i] if isinstance(inverse, Tensor) else inverse
         seen = Seen(logits[i], weight[i], peak[i], each, bins, per_nat)
         if head is not None:

@@ -67,7 +67,7 @@ class Seen(NamedTuple):
         Args:
             place: bins of the tokens.
         """
-        return torch.bincount(place, self.weight, self.bins).double().cumsum(-1).numpy()
+        return torch.bincount(place, self.weight, self.bins).numpy().cumsum(dtype=np.float64)
 
 
 class Nucleus(NamedTuple):
@@ -124,7 +124,7 @@ def nucleus_of_few(seen: Seen, top_p: float, crossing: Crossing) -> Nucleus | No
     # Whole stretches of columns: single ones would read a good part of the row.
     stretches = weight[: size // _APART * _APART].reshape(-1, _APART)[:, :_STRETCH]
     sample = np.sort(stretches, axis=None)
-    tail = sample.cumsum(dtype=np.float64) * (size / len(sample))
+    tail = sample.cumsum() * (size / len(sample))
     first = int((1.0 - _FEW) * len(sample))
     if tail[first] > _FLAT:
         return None
@@ -158,4 +158,4 @@ def nucleus_of_few(seen: Seen, top_p: float, crossing: Crossing) -> Nucleus | No
 def fitting(reached: Any, inside: Any, limit: Any, crossing: Crossing) -> Any:
     """Count the tokens, in order, before the limit; `filters` says what the crossing is."""
     fits = reached - inside < limit if crossing == "include" else reached <= limit
-    return np.count_nonzero(fits, axis=-1)
+    return np.count_nonzero(fits) if fits.ndim == 1 else np.count_nonzero(fits, axis=-1)
