@@ -169,7 +169,7 @@ def run_bench_loop(
             loops = _loops(chosen, rows, length, vocab, steps)
             found += _measured(loops, rows, length, repeats)
             if profile and (rows, length) == settings[-1]:
-                profiles = {name: _profiled(loops[name]) for name in chosen}
+                profiles = {name: profiled(loops[name]) for name in chosen}
     finally:
         torch.set_num_threads(before)
     version = str(torch.__version__)
@@ -264,7 +264,7 @@ def _measured(loops: dict[str, Loop], rows: int, length: int, repeats: int) -> l
     return found
 
 
-def _profiled(loop: Loop) -> tuple[HotFunction, ...]:
+def profiled(loop: Loop) -> tuple[HotFunction, ...]:
     """Return the functions in which a loop spends most of its own time."""
     profile = cProfile.Profile()
     profile.enable()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from dlm_sampling.checkup.bench_loop import (
     fixed_denoiser,
+    profiled,
     run_bench_loop,
 )
 from dlm_sampling.checkup.by_hand import (
@@ -63,13 +65,30 @@ def test_a_report_has_every_loop_at_every_setting_and_names_its_functions() -> N
     assert [one.microseconds for one in hot] == sorted(
         (one.microseconds for one in hot), reverse=True
     )
-    assert any(one.calls == 1.0 for one in hot)
     assert json.loads(report.to_json())["loops"][0]["sampler"] == LLADA
     console = Console(width=160)
     with console.capture() as shown:
         for table in report.tables():
             console.print(table)
     assert "B 2 L 8: us" in shown.get() and hot[0].function in shown.get()
+
+
+def test_a_profile_counts_calls_and_microseconds_of_a_step() -> None:
+    def twice_a_step() -> None:
+        time.sleep(0.002)
+
+    def loop() -> tuple[int, float]:
+        for _ in range(8):
+            twice_a_step()
+        return 4, 1.0
+
+    begun = time.perf_counter()
+    found = {one.function: one for one in profiled(loop)}
+    whole = 1e6 * (time.perf_counter() - begun)
+    (name,) = (name for name in found if "twice_a_step" in name)
+    (slept,) = (name for name in found if "sleep" in name)
+    assert found[name].calls == 2.0 and found[slept].calls == 2.0
+    assert 4000 <= found[slept].microseconds <= whole / 4
 
 
 @pytest.mark.parametrize(("name", "loop"), [("llada", llada_by_hand), ("klass", klass_by_hand)])

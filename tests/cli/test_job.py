@@ -53,7 +53,7 @@ def test_a_job_and_its_exit_codes(
     assert_one_line(other, 4, "seed=0, now 1", "choose another folder")
     for more, said in (
         (("--stop", "x"), "stop=[], now ['x']"),
-        (("--no-add-special-tokens",), "add_special_tokens=None, now False"),
+        (("--no-add-special-tokens",), "--add-special-tokens=None, now False"),
     ):
         other = command(*words(prompts, tiny, "-o", f"{folder}/", *more))
         assert_one_line(other, 4, said, "choose another folder")

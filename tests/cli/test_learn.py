@@ -71,5 +71,5 @@ def test_what_is_wrong_is_one_line(
 
 def test_a_file_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
     result = command("generate", "Once", "--sampler", str(tmp_path / "none.json"))
-    assert result.code == 1
+    assert result.code == 2
     assert "dlm-sampling learn" in result.err

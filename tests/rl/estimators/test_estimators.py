@@ -143,7 +143,7 @@ def test_a_plan_of_other_texts_is_refused_by_both_bounds() -> None:
         ({"seed": "a"}, "seed='a': must be a whole number"),
         ({"n": True, "seed": 0}, "n=True: must be a whole number"),
         ({"tokens": TEXTS.tolist(), "seed": 0}, "tokens is a list: must be a tensor"),
-        ({"editable": None, "seed": 0}, "editable is a NoneType: must be a tensor"),
+        ({"editable": "x", "seed": 0}, "editable is a str: must be a tensor"),
         ({"denoiser": "x", "seed": 0}, r"denoiser is a str: must be a Denoiser.* wrap"),
     ]
     for given, message in wrong:
