@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dlm_sampling.constraints.dfa import Dfa, check_size, minimal
-from dlm_sampling.constraints.faults import ALLOWED, described
+from dlm_sampling.constraints.faults import ALLOWED, closes_first, described
 
 BYTES = 256
 _BEFORE = 0  # the byte before the text
@@ -50,6 +50,8 @@ def expression_dfa(pattern: str, name: str = "regex") -> Dfa:
     core: Any = import_module("outlines_core")
     words = {bytes([byte]): [byte] for byte in range(BYTES)}
     try:
+        if closes_first(pattern):  # in `(?:a)|(b)$` the groups of `a)|(b` would be others
+            core.Index(rf"\x00{pattern}$", core.Vocabulary(BYTES, words))
         index = core.Index(rf"\x00(?:{pattern})$", core.Vocabulary(BYTES, words))
     except (ValueError, OverflowError) as error:
         raise ValueError(described(name, pattern, str(error))) from None

@@ -36,6 +36,7 @@ _REFUSED = {  # what a group may not begin with, and why
 }
 _WORD = re.compile(r"\\.?|\(\?(?:P=|<=|<!|.)?|.", re.DOTALL)
 _REPETITION = re.compile(r"\{(\d+)(,(\d*))?\}")
+_PLAIN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)  # escapes and classes
 _CLASS, _NAMED = re.compile(r"\[\^?\]?"), re.compile(r"\[:\^?\w+:\]")
 _ESCAPE = re.compile(  # a letter needs a meaning; anything else stands for itself
     r"\\(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|[xuU]\{[0-9A-Fa-f]+\}"
@@ -60,6 +61,16 @@ def described(name: str, pattern: str, cause: str) -> str:
     part = pattern[first : first + SHOWN]
     shown = f"{'...' * (first > 0)}{part}{'...' * (first + SHOWN < len(pattern))}"
     return f"constraint: {name}={shown!r}: {what}. {ALLOWED}"
+
+
+def closes_first(pattern: str) -> bool:
+    """Return whether a `)` may close a group that nothing opened; classes are read roughly."""
+    depth = 0
+    for word in _PLAIN.sub("", pattern):
+        depth += (word == "(") - (word == ")")
+        if depth < 0:
+            return True
+    return False
 
 
 def fault(pattern: str) -> Fault | None:

@@ -156,6 +156,8 @@ def test_what_cannot_be_is_refused(build: Any, message: str) -> None:
         ("[a[b]", "'[' at position 2 stands in a class; write \\["),
         (r"[\b]", r"'\b' at position 1 is a word boundary"),
         ("a)b", "')' at position 1 closes nothing"),
+        ("a)|(b", "')' at position 1 closes nothing"),
+        (r"[)]\)a)|(b", "')' at position 6 closes nothing"),
         ('{"a": 1}', "'{' at position 0 begins no repetition, such as {3} or {0,3}; write \\{"),
         ("(?P<n>a){3,2}", "'{' at position 8 begins {3,2}, whose second number is the smaller"),
         ("a|*b", "'*' at position 2 repeats nothing"),
