@@ -23,6 +23,9 @@ LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 """Takes the ids left of a position, int64 [r, n], and its logits [r, V], as those of transformers
 do, and returns logits [r, V]."""
 
+LARGEST_PENALTY = 1000.0
+"""A float32 logit that a larger number is taken from keeps too few of its digits, or none."""
+
 
 @dataclass(frozen=True)
 class TokenLaw:
@@ -57,11 +60,12 @@ class TokenLaw:
             always the largest.  Hewitt et al. 2022, arXiv:2210.15191.
         top_n_sigma: n >= 0, or None: keep tokens whose logit is within n standard deviations of the
             finite logits from the largest.  Tang et al. 2024, arXiv:2411.07641.
-        repetition_penalty: r > 0; the logit x of a token that is present, in the prompt too,
-            becomes x / r where x > 0 and x r else, transformers' rule; 1 is none.  It depends on
-            the offset of the logits, as theirs does.  Keskar et al. 2019, arXiv:1909.05858.
-        presence_penalty: subtracted from the logit of a token that is present at a position that
-            the run writes; 0 is none.
+        repetition_penalty: r in [0.001, 1000]; the logit x of a token that is present, in the
+            prompt too, becomes x / r where x > 0 and x r else, transformers' rule; 1 is none.  It
+            depends on the offset of the logits, as theirs does.  Keskar et al. 2019,
+            arXiv:1909.05858.
+        presence_penalty: in [-1000, 1000]; subtracted from the logit of a token that is present at
+            a position that the run writes; 0 is none.
         logits_processor: called as those of transformers are, with the ids left of a position,
             int64 [r, n] (masks where unknown, no padding), and its logits [r, V], for the positions
             that are drawn only; those at one place of their rows come together.  It must treat
@@ -111,14 +115,15 @@ class TokenLaw:
             raise ValueError(f"eta_cutoff={eta}: must be in (0, 1), or None; try 3e-4.")
         if sigma is not None and not 0.0 <= sigma < math.inf:
             raise ValueError(f"top_n_sigma={sigma}: must be finite and >= 0, or None; try 1.0.")
-        if not 0.0 < self.repetition_penalty < math.inf:
+        if not 1 / LARGEST_PENALTY <= self.repetition_penalty <= LARGEST_PENALTY:
             raise ValueError(
-                f"repetition_penalty={self.repetition_penalty}: must be finite and above 0; 1 is "
-                "none, try 1.1."
+                f"repetition_penalty={self.repetition_penalty}: must be in [{1 / LARGEST_PENALTY}, "
+                f"{LARGEST_PENALTY:g}]; 1 is none, try 1.1."
             )
-        if not math.isfinite(self.presence_penalty):
+        if not abs(self.presence_penalty) <= LARGEST_PENALTY:
             raise ValueError(
-                f"presence_penalty={self.presence_penalty}: must be finite; 0 is none, try 0.5."
+                f"presence_penalty={self.presence_penalty}: must be in [-{LARGEST_PENALTY:g}, "
+                f"{LARGEST_PENALTY:g}]; 0 is none, try 0.5 (suppress_tokens= never draws an id)."
             )
 
     def _become_plain(self) -> None:

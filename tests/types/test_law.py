@@ -50,7 +50,13 @@ def test_what_a_law_needs_is_told() -> None:
 
 
 def test_penalties_and_processors_that_are_none_are_named() -> None:
-    with pytest.raises(ValueError, match="presence_penalty=inf: must be finite"):
-        TokenLaw(presence_penalty=float("inf"))
+    for value in (float("inf"), float("nan"), 1e300, -1000.1):  # a float32 logit less 1e300 is none
+        with pytest.raises(ValueError, match=r"presence_penalty=.*: must be in \[-1000, 1000\]"):
+            TokenLaw(presence_penalty=value)
+    for value in (float("inf"), float("nan"), 1e300, 1e-300, 0.0, -1.0):
+        with pytest.raises(ValueError, match=r"repetition_penalty=.*: must be in \[0.001, 1000\]"):
+            TokenLaw(repetition_penalty=value)
+    edges = TokenLaw(repetition_penalty=0.001, presence_penalty=-1000.0)
+    assert edges.reads_canvas and TokenLaw(repetition_penalty=1000, presence_penalty=1000)
     with pytest.raises(TypeError, match=r"logits_processor is a list: .* LogitsProcessorList"):
         TokenLaw(logits_processor=[max])  # pyright: ignore[reportArgumentType]
