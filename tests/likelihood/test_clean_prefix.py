@@ -118,6 +118,23 @@ def test_the_columns_of_a_bound_counted_by_hand(model: Denoiser) -> None:
 
 
 @pytest.mark.slow
+def test_a_shift_computes_the_column_in_front_of_the_noised_blocks() -> None:
+    """A position is predicted by the state before it, here that of the clean block in front."""
+    shifted = sdar()
+    shifted.shift = 1
+    masks = torch.zeros(2, 3, 11, dtype=torch.bool)
+    masks[0, 0, 8] = masks[1, 0, 8] = True  # the first column of block 2, after two clean ones
+    masks[0, 1, 3:5] = True  # row 1, first column 3: its first block has no column in front
+    masks[0, 2, 5] = masks[1, 2, 6] = True  # both in block 1, after one clean block
+    plan = MaskPlan(masks, torch.ones(2, 3, dtype=torch.float64))
+    found = elbo(shifted, **TEXT, masks=plan)
+    wanted = elbo(shifted, **TEXT, masks=plan, cache="none")
+    torch.testing.assert_close(found.terms, wanted.terms, atol=1e-9, rtol=0)
+    counted = [(8 + 2 * (3 + 1)) / 11, 4 / 8, (4 + 2 * (4 + 1)) / 11]
+    assert found.work.tolist() == pytest.approx(counted)
+
+
+@pytest.mark.slow
 def test_the_estimators_for_policy_gradients_keep_their_values(model: Denoiser) -> None:
     for estimate, options in (
         (rl.mean_field_logprob, {"prompt_masking": 0.5}),  # masks that are not scored

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -28,6 +30,15 @@ def test_divergence_is_that_of_the_two_laws(dtype: torch.dtype) -> None:
     assert torch.equal(some, found[rows])
     other_way = ops.divergence(y, x, *norms[::-1], law=law)
     assert not torch.allclose(other_way[3:], found[3:], rtol=0.01)
+
+
+def test_a_token_without_probability_adds_nothing() -> None:
+    """Laws 1/2, 1/2, 0, 0 and 1/4, 1/2, 1/4, 0: the terms are ln(2) / 2, 0, 0 and 0."""
+    x, y = torch.tensor([[[0.5, 0.5, 0.0, 0.0]], [[0.25, 0.5, 0.25, 0.0]]]).double().log()
+    zero = torch.zeros(1, dtype=torch.float64)
+    found = ops.divergence(x, y, zero, zero, tiny=0.0)
+    assert found.tolist() == pytest.approx([math.log(2.0) / 2.0], rel=1e-12)
+    assert ops.divergence(y, x, zero, zero, tiny=0.0).tolist() == [math.inf]
 
 
 def test_shapes_must_fit() -> None:

@@ -168,6 +168,13 @@ def test_a_pass_with_other_numbers_is_refused() -> None:
     assert said == "its numbers differ for torch.float32 logits of 3371 columns"
 
 
+def test_tensors_are_added_up_from_the_first_to_the_last() -> None:
+    """In float32 2^24 + 1 is 2^24: the first sum loses both ones, the second neither."""
+    large, one = torch.tensor([2.0**24]), torch.tensor([1.0])
+    assert fused_cpu._in_turn((large, one, one)).item() == 2.0**24
+    assert fused_cpu._in_turn((one, one, large)).item() == 2.0**24 + 2.0
+
+
 def test_what_the_eager_operators_do(monkeypatch: pytest.MonkeyPatch) -> None:
     model, filtered = fused_cpu.TemperedLaw(None, 1.0), fused_cpu.TemperedLaw(TokenLaw(), 1.0)
     logits = torch.randn(2, 40)

@@ -77,3 +77,30 @@ def test_the_rounding_of_the_other_weights_is_allowed_for(by_few: list[bool]) ->
     assert not any(by_few)
     agrees(x, TokenLaw(top_p=0.9), weight=weight)  # ends in the largest, by far
     assert by_few[-1]
+
+
+def test_the_bounds_of_the_mass_hold_the_sum_of_all_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every addition beyond 2^-9 is a tie that loses half a unit: more than a tree ever does."""
+    weight = torch.full((1 << 18,), 80.5 * 2.0**-32)
+    weight[0] = 1.0
+    seen = nucleus_cpu.Seen(weight.log(), weight, torch.tensor(0.0), 1.0, 1 << 14, 128.0)
+    limits: list[float] = []
+    whole = nucleus_cpu._end
+
+    def noting(*arguments: Any) -> Any:
+        limits.append(arguments[3])
+        return whole(*arguments)
+
+    monkeypatch.setattr(nucleus_cpu, "_end", noting)
+    found = nucleus_cpu.nucleus_of_few(seen, 0.5, "include")
+    assert found is not None and found.tokens()[0].tolist() == [0]
+    least, most = (limit / 0.5 for limit in limits)
+    summed, true = float(seen.masses(seen.places())[-1]), float(weight.double().sum())
+    unit = 2.0**-24
+    assert true - summed > 128 * unit * true
+    assert least <= summed <= true <= most
+    # What the sentence allows for: 128 u of all, and n u of the others, either way.
+    others = true - 1.0
+    assert most - least == pytest.approx(2 * unit * (128 * true + len(weight) * others), rel=0.02)

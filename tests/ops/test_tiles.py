@@ -9,6 +9,7 @@ import torch
 
 from dlm_sampling import ops
 from dlm_sampling.ops import tiles
+from dlm_sampling.ops.reads import EVERYTHING
 from dlm_sampling.ops.scratch import Scratch
 from dlm_sampling.ops.sources import Block
 from dlm_sampling.ops.temperature import MODEL_LAW, TemperedLaw
@@ -56,6 +57,18 @@ def test_filters_leave_the_sums_of_what_passes() -> None:
     assert entropy is not None and boundary is not None
     assert entropy.item() == pytest.approx(math.log(3.0) - 2.0 / 3.0 * math.log(2.0))
     assert (boundary.size.item(), boundary.last_id.item()) == (2, 1)
+
+
+def test_one_tile_is_weighed_by_its_largest_logit_where_no_token_is_asked_for() -> None:
+    """Weights relative to another logit than the largest would overflow here: e^400, e^1000."""
+    x = torch.tensor([[1.0, 200.0, -300.0, 199.5], [900.0, 3.0, 2.0, 1.0]])
+    law, block = TemperedLaw(None, 0.5), Block.of(x, None)
+    allowed, wanted = allowed_ids(4, (0,), CPU), EVERYTHING._replace(second=False)
+    found = tiles.read_eagerly(block, allowed, None, law, Scratch(CPU), wanted=wanted, best=False)
+    assert found.best is None and found.second is None and found.shown is None
+    assert found.peak.tolist() == [200.0, 3.0]
+    total = [1.0 + math.exp(-1.0), 1.0 + math.exp(-2.0) + math.exp(-4.0)]
+    assert found.drawn.total.tolist() == pytest.approx(total, rel=1e-6)
 
 
 def test_chunks_cover_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from dlm_sampling import GenerateOutput, generate, samplers
 from dlm_sampling.denoisers.base import Denoiser
+from dlm_sampling.prediction.alike import count_shared
 from dlm_sampling.processes import Uniform
 from dlm_sampling.types import DenoiserOutput, Pass
 
@@ -75,6 +76,16 @@ def test_one_row_of_each_prompt_is_shown_in_the_first_step(sampler: str, guidanc
     assert float(((found.work - found.shared) * per_row).sum()) == shared.columns
     assert float((wanted.work * per_row).sum()) == alone.columns and not wanted.shared.any()
     assert torch.equal(found.work, wanted.work)  # a row's own, whatever the batch
+
+
+def test_columns_that_another_row_shows_are_counted_by_hand() -> None:
+    """Rows 0 and 2 are run; the last row of the pass is all padding and asks for nothing."""
+    real = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0] * 4]).bool()
+    batch = torch.tensor([5, 1, 0, 2, 3])
+    inputs = Pass(torch.zeros(5, 4, dtype=torch.int64), attention=real, rows=batch)
+    shared = torch.full((6,), 0.25, dtype=torch.float64)
+    count_shared(shared, inputs, torch.tensor([3, 3, 1, 1, 0]), torch.tensor([0, 2]))
+    assert shared.tolist() == [0.25, 0.25 + 3 / 4, 0.25 + 1 / 2, 0.25, 0.25, 0.25]
 
 
 def test_tokens_do_not_depend_on_the_micro_batch() -> None:

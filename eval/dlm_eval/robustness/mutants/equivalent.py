@@ -10,11 +10,22 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "scored, and a branch reads only the states: with its own seeds a step that is taken again "
         "draws what it drew",
     },
+    "dlm_sampling/likelihood/clean_prefix.py": {
+        "CleanPrefix.run: 1 -> 2 (number 6)": "a second column of padding, which the filler of a "
+        "query does not reach",
+    },
     "dlm_sampling/ops/categorical.py": {
         "_clocks: tiles > 1 -> tiles >= 1": "a lane for the only tile, which `race` does not read",
     },
     "dlm_sampling/ops/combined.py": {
         "Guided.combined: 0 -> 1": "`mix` returns the factor w + 1 twice",
+    },
+    "dlm_sampling/ops/nucleus_cpu.py": {
+        "Seen.places: 0 -> -1": "the only row of a buffer of one",
+        "Seen.places: 0 -> -1 (number 2)": "the only row of a buffer of one",
+    },
+    "dlm_sampling/ops/tiles.py": {
+        "_read_one: 0 -> -1": "the only pass of a tuple of one",
     },
     "dlm_sampling/prediction/alike.py": {
         "alike: 0 -> -1": "the dimension of a tensor that has one",
