@@ -141,3 +141,12 @@ def test_alpha_of_all_averages_the_blocks() -> None:
     assert beside.alpha_of_all(torch.tensor([1.0]).double()).tolist() == [0.7]
     alone = beside._replace(total=beside.width)
     assert alone.alpha_of_all(torch.tensor([0.25]).double()).tolist() == [0.25]
+
+
+def test_masks_of_other_blocks_are_those_that_the_run_writes() -> None:
+    """The block is column 1; a prompt may hold masks too, here in column 0."""
+    block = torch.tensor([[False, True, False, False]])
+    editable = torch.tensor([[False, True, True, True]])
+    unknown = torch.tensor([[True, True, True, False]])
+    found = Beside.of(block, unknown, editable)
+    assert [count.tolist() for count in found] == [[1.0], [1.0], [3.0]]

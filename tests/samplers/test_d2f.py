@@ -14,7 +14,8 @@ from dlm_sampling import Rollout, replay, sample, samplers, wrap
 from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.likelihood.branching import branch
 from dlm_sampling.samplers import D2F, D3LLM, FastDLLM
-from dlm_sampling.types import TokenLaw
+from dlm_sampling.samplers.parts.pipelines import positions_in_blocks
+from dlm_sampling.types import Canvas, Choice, Clock, TokenLaw, UnderWay
 
 MASK, LENGTH, WIDTH, PROMPT = 4, 14, 3, 2
 TABLE = 2.0 * torch.randn(LENGTH, 4, generator=torch.Generator().manual_seed(2))
@@ -179,6 +180,36 @@ def test_numbers_out_of_range_are_named(made: Any) -> None:
             made(**fields)
     with pytest.raises(ValueError, match=r"activate=1\.5"):
         D2F(activate=1.5)
+    with pytest.raises(ValueError, match=r"bound=-0\.5: must be finite and >= 0"):
+        D3LLM(bound=-0.5)
+
+
+def test_a_score_at_the_threshold_passes_in_every_block() -> None:
+    """Blocks of two: the best of the first must move, the second writes what passes alone."""
+    ones = torch.ones(1, 4, dtype=torch.bool)
+    number, start = torch.tensor([[0, 0, 1, 1]]), torch.zeros(1).long()
+    blocks = UnderWay(number, number == 0, start, 2)
+    canvas = Canvas(torch.full((1, 4), MASK), ones, ones, start, MASK, blocks)
+    for scores, wanted in (
+        ([-0.5, -0.6, -0.5, -0.6], [True, False, True, False]),
+        ([-0.7, -0.6, -0.7, -0.6], [False, True, False, False]),
+        ([-0.5, -0.5, -0.6, -0.5], [True, True, False, True]),
+    ):
+        for every in (False, True):
+            found = positions_in_blocks(torch.tensor([scores]), canvas, -0.5, every=every)
+            assert found.tolist() == [wanted]
+
+
+def test_the_choice_is_certain_where_draws_are_an_argmax() -> None:
+    """Confidence of a drawn token depends on the draw; entropy does not."""
+    ones = torch.ones(2, 3, dtype=torch.bool)
+    canvas = Canvas(torch.full((2, 3), MASK), ones, ones, torch.zeros(2).long(), MASK)
+    clock = Clock(torch.tensor([0, 0]), torch.tensor([2, 2]))
+    for greedy in (False, True):
+        choice = Choice(ones, ~ones, greedy=greedy)
+        found = [made.choice_logprob(canvas, clock, choice) for made in (D2F(), D3LLM())]
+        listed = [None if each is None else each.tolist() for each in found]
+        assert listed == [[0.0, 0.0] if greedy else None, [0.0, 0.0]]
 
 
 def test_blocks_have_32_positions_by_default() -> None:

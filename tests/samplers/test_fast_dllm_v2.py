@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from dlm_sampling.samplers import FastDLLMv2
+from dlm_sampling.types import Canvas, Choice, Clock
 from tests.samplers.adaptive import (
     P_LIMIT,
     Choose,
@@ -48,6 +50,17 @@ def rule(threshold: float, sub_block: int) -> Choose:
 def test_the_rule_draws_its_exact_law(sub_block: int) -> None:
     result = against_rule(FastDLLMv2(0.35, sub_block), rule(0.35, sub_block))
     assert result.p > P_LIMIT, result
+
+
+def test_the_choice_is_certain_where_draws_are_an_argmax() -> None:
+    ones = torch.ones(2, 3, dtype=torch.bool)
+    canvas = Canvas(torch.full((2, 3), 4), ones, ones, torch.zeros(2).long(), 4)
+    clock = Clock(torch.tensor([0, 0]), torch.tensor([2, 2]))
+    drawn, found = (
+        FastDLLMv2().choice_logprob(canvas, clock, Choice(ones, ~ones, greedy=greedy))
+        for greedy in (False, True)
+    )
+    assert drawn is None and found is not None and found.tolist() == [0.0, 0.0]
 
 
 def test_values_out_of_range_are_named() -> None:
