@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from dlm_sampling.guidance import Classifier, ClassifierFree, RewardGradient
+from dlm_sampling import wrap
+from dlm_sampling.guidance import Classifier, ClassifierFree, Guidance, RewardGradient
+from dlm_sampling.guidance.base import Moment
 from dlm_sampling.guidance.reward_gradient import SURE
 from dlm_sampling.prediction.guided import moment_of, moved_rate
+from dlm_sampling.prediction.lazy import LazyPrediction
 from dlm_sampling.prediction.rows import PassRows
 from dlm_sampling.processes.guidance import classifier_based_law, rate_preserving_law
 from dlm_sampling.types import Site
@@ -132,3 +137,30 @@ def test_rows_that_run_one_after_another_keep_their_tilts() -> None:
     first = (CANVASES == MASK) & (torch.arange(len(CANVASES)) % 2 == 0).unsqueeze(1)
     prediction.log_probs(first)
     torch.testing.assert_close(prediction.log_probs(CANVASES == MASK), whole)
+
+
+@dataclass(frozen=True)
+class Asked(Guidance):
+    """Adds nothing, and keeps the positions that it was asked for."""
+
+    seen: list[Tensor] = field(default_factory=list[Tensor])
+
+    @property
+    def tilts(self) -> bool:
+        return True
+
+    def tilt(self, moment: Moment, where: Tensor, log_p: Callable[[], Tensor]) -> Tensor:
+        self.seen.append(where)
+        return torch.zeros(*where.shape, S + 1, dtype=torch.float64)
+
+
+def test_what_is_hidden_is_not_tilted() -> None:
+    """Two rows of three masks, which the network sees up to a column of their own."""
+    guide, x = Asked(), torch.full((2, 3), MASK)
+    plain = wrap(lambda ids: torch.zeros(*ids.shape, S + 1), vocab_size=S + 1, mask_token_id=MASK)
+    _, predictor = predict(guide, plain, x)
+    hiding = replace(predictor, rows=replace(predictor.rows, horizon=torch.tensor([1, 2])))
+    t = torch.ones(2, dtype=torch.float64)
+    LazyPrediction(hiding, x, t).log_probs(torch.tensor([[True, False, False]] * 2))
+    seen = [where.tolist() for where in guide.seen]
+    assert seen == [[[True, False, False], [True, True, False]]]

@@ -260,7 +260,12 @@ def test_what_the_planner_sees() -> None:
         assert torch.equal(shown[written], event.before[written])
         assert not bool((shown == MASK)[:, len(prompt) :].any())
     released = P2(planner=raw, planner_input="proposal")
-    run(toy, released, length=length, prompt=prompt, steps=4, rows=5, law=TokenLaw())
+    out = run(toy, released, length=length, prompt=prompt, steps=4, rows=5, law=TokenLaw())
+    assert out.trajectory is not None
+    first, second, *_ = [event.log_confidence for event in out.trajectory.events]
+    assert first is not None and second is not None
+    # Nothing is written yet in the first step, so that no proposal for the prompt is read.
+    assert not bool(first[:, :3].any()) and bool(second[:, :3].all())
     assert any(
         not torch.equal(shown[:, :3], torch.tensor(prompt).expand(5, 3)) for shown in raw.seen
     )
