@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ from dlm_sampling.testing import (
     tv,
 )
 from dlm_sampling.testing.laws import all_states
-from dlm_sampling.types import Canvas, PredictionKind, Process
+from dlm_sampling.types import Canvas, PredictionKind
 
 LENGTH, SYMBOLS, ROWS, P_LIMIT = 2, 3, 8_000, 1e-4
 KINDS: tuple[PredictionKind, ...] = ("posterior", "leave_one_out", "log_score")
@@ -288,21 +287,3 @@ def test_transition_probs_of_samplers_that_revise(sampler: FlowMatching | Psi) -
         torch.testing.assert_close(law.sum(-1), torch.ones(2, 2).double())
         assert bool((law >= 0).all()) and float(law[0, 1, 1]) == 1.0
         assert float(law[1, 0].max()) < 1.0
-
-
-@dataclass(frozen=True)
-class Counted(Euler):
-    """Keeps how many positions each step draws."""
-
-    asked: list[int] = field(default_factory=list[int], compare=False)
-
-    def next_law(self, process: Process, values: Tensor, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        self.asked.append(x.numel())
-        return super().next_law(process, values, x, t, s)
-
-
-def test_a_step_draws_no_token_of_the_prompt() -> None:
-    sampler, tokens = Counted(), torch.zeros(2, LENGTH, dtype=torch.int64)
-    editable = torch.tensor([[True, False], [True, True]])
-    sample(NoisyEnumerableDenoiser(joint()), sampler, tokens, editable, seeds=(1, 2), steps=2)
-    assert sampler.asked == [3, 3]

@@ -23,5 +23,7 @@ def test_a_prompt_stays_in_every_step(sampler: Any, temperature: float) -> None:
     for event in out.trajectory.events:
         assert event.tokens[:, :3].tolist() == [[1, 5, 1]] * 8
         assert not event.written[:, :3].any()
+        assert event.log_confidence is not None and event.log_confidence[:, 3:].any()
+        assert not event.log_confidence[:, :3].any()  # nor is it drawn
     assert len(out.trajectory.events) == 5
     assert not out.trajectory.events[-1].unknown.any()
