@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dlm_sampling.ops.laws import LawSums, Reading, joined
-from dlm_sampling.ops.reads import EVERYTHING, Reads, Wanted
+from dlm_sampling.ops.reads import Reads, Wanted
 from dlm_sampling.ops.scratch import Scratch
 from dlm_sampling.ops.sources import Block
 from dlm_sampling.ops.temperature import TemperedLaw
@@ -162,6 +162,7 @@ class LazyDraw:
         return self._found.shown
 
     def _read_again(self) -> None:
-        """Read the logits once more, for all statistics."""
+        """Read the logits once more, for the statistics that were ever read."""
         with torch.no_grad():
-            self._found = joined([self._plan.read(block, EVERYTHING) for block in self._again()])
+            blocks = self._again()
+            self._found = joined([self._plan.read(block, self._reads.noted) for block in blocks])

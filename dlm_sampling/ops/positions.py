@@ -14,7 +14,7 @@ from dlm_sampling.ops._dispatch import kernel
 from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.philox import Rng, Stream
 from dlm_sampling.types import RandomSource
-from dlm_sampling.types.values import some
+from dlm_sampling.types.values import ints, some
 
 _NUMPY = (torch.float32, torch.float64)
 
@@ -158,9 +158,12 @@ def _first(score: Tensor, eligible: Tensor, k: Tensor) -> NDArray[np.bool_]:
     """Return the k eligible positions of largest score of each row, of scores on the CPU."""
     among: NDArray[np.bool_] = eligible.numpy()
     chosen = np.zeros(among.shape, np.bool_)
-    for row, order, most in zip(chosen, _lexical(score.numpy(), among), k.numpy(), strict=True):
-        row[order[: max(most, 0)]] = True
-    return chosen & among
+    for row, values, candidates, most in zip(chosen, score.numpy(), among, ints(k), strict=True):
+        places = candidates.nonzero()[0]
+        if most < len(places):
+            places = places[(-values[places]).argsort(kind="stable")[: max(most, 0)]]
+        row[places] = True
+    return chosen
 
 
 def _lexical(score: NDArray[Any], eligible: NDArray[np.bool_]) -> NDArray[np.int64]:

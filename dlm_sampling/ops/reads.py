@@ -2,8 +2,8 @@
 
 A draw makes the token.  The sums of the law of the statistics, its entropy and its second best
 token cost passes of their own, and most samplers read few of them.  The first step of a run makes
-all; a later step makes in its pass what has been read before, and anything else once it is read.
-The numbers are the same either way.
+the sums, which most samplers read; a later step makes in its pass what has been read before, and
+either makes anything else once it is read.  The numbers are the same either way.
 """
 
 from __future__ import annotations
@@ -32,14 +32,26 @@ class Reads:
         entropy: whether the entropy was read.
         second: whether the margin was read.
         settled: whether what was never read is left out; set after the first step.
+        first: numbers that draws make in their pass before.
     """
 
     sums: bool = False
     entropy: bool = False
     second: bool = False
     settled: bool = False
+    first: Wanted = EVERYTHING
+
+    @classmethod
+    def of_run(cls) -> Reads:
+        """Return what the draws of a run share."""
+        return cls(first=Wanted(sums=True, entropy=False, second=False))
+
+    @property
+    def noted(self) -> Wanted:
+        """Return what has been read."""
+        return Wanted(self.sums, self.entropy, self.second)
 
     @property
     def wanted(self) -> Wanted:
         """Return what the next draw makes in its pass."""
-        return Wanted(self.sums, self.entropy, self.second) if self.settled else EVERYTHING
+        return self.noted if self.settled else self.first

@@ -86,8 +86,8 @@ class RunModel:
     eager: bool = False
     schedule: Schedule | None = None
     guidance: Guidance | None = None
-    reads: Reads = field(default_factory=Reads)
-    argmax_reads: Reads = field(default_factory=Reads)
+    reads: Reads = field(default_factory=Reads.of_run)
+    argmax_reads: Reads = field(default_factory=Reads.of_run)
 
     def settle(self) -> None:
         """Leave out of draws, from the second step of a run on, what the first one did not read."""
