@@ -93,25 +93,25 @@ class BenchReport:
             table.add_row(row.method, *times, *cpu_times, peak)
         return table
 
-    def law_table(self) -> Table:
-        """Return the draws under each law as a rich table."""
-        table = Table(
-            title=f"a draw by token law, [{self.law_rows}, {self.vocab}]",
-            caption="processor time; reads = over one read of the logits; plain = over "
-            "dlm_sampling at temperature 1 in the same dtype",
-        )
-        table.add_column("law")
-        table.add_column("by")
+    def law_tables(self) -> list[Table]:
+        """Return the draws under each law as rich tables, one per dtype."""
+        tables: list[Table] = []
         for dtype in DTYPES:
-            for name in (f"{dtype} ms", "reads", "plain"):
+            table = Table(
+                title=f"a draw by token law, [{self.law_rows}, {self.vocab}] {dtype}",
+                caption="reads = over one read of the logits; plain = over dlm_sampling at "
+                "temperature 1",
+            )
+            table.add_column("law")
+            table.add_column("by")
+            for name in ("CPU ms", "reads", "plain"):
                 table.add_column(name, justify="right")
-        by_name: dict[tuple[str, str], list[str]] = {}
-        for row in self.laws:
-            shown = f"{row.cpu_milliseconds:.1f}", f"{row.reads:.1f}", f"{row.of_plain:.1f}"
-            by_name.setdefault((row.law, row.by), []).extend(shown)
-        for names, cells in by_name.items():
-            table.add_row(*names, *cells)
-        return table
+            for row in self.laws:
+                if row.dtype == dtype:
+                    times = f"{row.cpu_milliseconds:.2f}", f"{row.reads:.1f}", f"{row.of_plain:.1f}"
+                    table.add_row(row.law, row.by, *times)
+            tables.append(table)
+        return tables
 
 
 def run_bench(

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import cProfile
 import json
-import pstats
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
+from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ SETTINGS = ((1, 64), (1, 256), (16, 64), (16, 256))
 
 _SPREAD = 3.0  # standard deviation of the logits
 _SHOWN = 25  # functions of a profile
+_BESIDE = 2  # settings in one table: more do not fit in 80 columns
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,12 @@ class LoopReport:
     def tables(self) -> list[Table]:
         """Return the report as rich tables."""
         settings = list(dict.fromkeys((row.rows, row.length) for row in self.loops))
+        pairs = [settings[i : i + _BESIDE] for i in range(0, len(settings), _BESIDE)]
+        profiles = [_profile_table(name, found) for name, found in self.profiles.items()]
+        return [*(self._table(some) for some in pairs), *profiles]
+
+    def _table(self, settings: Sequence[tuple[int, int]]) -> Table:
+        """Return the table of some settings (B, L)."""
         load = "unknown" if self.load is None else f"{self.load:.1f}"
         table = Table(
             title=f"processor time of a step outside of the network, V {self.vocab}",
@@ -105,25 +113,33 @@ class LoopReport:
                 f"{self.repeats} runs of {self.steps} planned steps; x = over LLaDA by hand, own = "
                 "a forward pass over a step of the loop by hand that does as much"
             ),
+            collapse_padding=True,
         )
-        table.add_column("sampler")
-        table.add_column("own")
-        for rows, length in settings:
-            table.add_column(f"B {rows} L {length}: us", justify="right")
+        table.add_column("sampler", no_wrap=True)
+        table.add_column("own", no_wrap=True)
+        by_name: dict[str, list[str]] = {}
+        for setting in settings:
+            table.add_column("B {} L {}: us".format(*setting), justify="right")
             table.add_column("x", justify="right")
             table.add_column("own", justify="right")
-        by_name: dict[str, list[str]] = {}
-        for row in self.loops:
-            shown = (f"{row.microseconds:.0f}", f"{row.ratio:.1f}", f"{row.ratio_of_hand:.1f}")
-            by_name.setdefault(row.sampler, [row.hand.removesuffix(" by hand")]).extend(shown)
+            for row in self.loops:
+                if (row.rows, row.length) == setting:
+                    shown = (
+                        f"{row.microseconds:.0f}",
+                        f"{row.ratio:.1f}",
+                        f"{row.ratio_of_hand:.1f}",
+                    )
+                    by_name.setdefault(row.sampler, [row.hand.removesuffix(" by hand")]).extend(
+                        shown
+                    )
         for name, cells in by_name.items():
             table.add_row(name, *cells)
-        return [table, *(_profile_table(name, found) for name, found in self.profiles.items())]
+        return table
 
 
 def _profile_table(name: str, found: tuple[HotFunction, ...]) -> Table:
     table = Table(title=f"{name}: own time of functions in a step, slowed by the profile")
-    table.add_column("function")
+    table.add_column("function", overflow="fold")
     table.add_column("calls", justify="right")
     table.add_column("us", justify="right")
     for hot in found:
@@ -270,9 +286,15 @@ def profiled(loop: Loop) -> tuple[HotFunction, ...]:
     profile.enable()
     steps, _ = loop()
     profile.disable()
-    functions = pstats.Stats(profile).get_stats_profile().func_profiles
-    hot = sorted(functions.items(), key=lambda item: -item[1].tottime)[:_SHOWN]
+    hot = sorted(profile.getstats(), key=lambda entry: -entry.inlinetime)[:_SHOWN]
     return tuple(
-        HotFunction(name, int(str(one.ncalls).split("/")[0]) / steps, one.tottime / steps * 1e6)
-        for name, one in hot
+        HotFunction(_name(entry.code), entry.callcount / steps, entry.inlinetime / steps * 1e6)
+        for entry in hot
     )
+
+
+def _name(code: str | CodeType) -> str:
+    """Return the name of a function, with its file and line: many are called `step` or `of`."""
+    if isinstance(code, str):
+        return code
+    return f"{code.co_name} ({Path(code.co_filename).name}:{code.co_firstlineno})"

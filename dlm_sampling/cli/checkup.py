@@ -85,7 +85,7 @@ def arithmetic(
     from dlm_sampling.checkup.bench import run_bench
 
     report = run_bench(rows, vocab, dtype, temperature, threads, repeats, compiled=fused)
-    _show(report, [report.table(), report.law_table()], as_json)
+    _show(report, [report.table(), *report.law_tables()], as_json)
 
 
 @bench.command()
@@ -110,7 +110,8 @@ def loop(
     from dlm_sampling.checkup.bench_loop import run_bench_loop
 
     settings = [(count, long) for count in rows or (1, 16) for long in length or (64, 256)]
-    names = [find_sampler(name).name for name in sampler or ()]
+    settings = list(dict.fromkeys(settings))
+    names = list(dict.fromkeys(find_sampler(name).name for name in sampler or ()))
     report = run_bench_loop(names, settings, vocab, steps, threads, repeats, profile)
     _show(report, report.tables(), as_json)
 

@@ -66,11 +66,12 @@ def test_a_report_has_every_loop_at_every_setting_and_names_its_functions() -> N
         (one.microseconds for one in hot), reverse=True
     )
     assert json.loads(report.to_json())["loops"][0]["sampler"] == LLADA
-    console = Console(width=160)
+    console = Console(width=80)
     with console.capture() as shown:
         for table in report.tables():
             console.print(table)
-    assert "B 2 L 8: us" in shown.get() and hot[0].function in shown.get()
+    assert all(f" {name} " in shown.get() for name in names)  # none is cut off
+    assert "B 2 L 8:" in shown.get() and hot[0].function in shown.get()
 
 
 def test_a_profile_counts_calls_and_microseconds_of_a_step() -> None:
@@ -89,6 +90,22 @@ def test_a_profile_counts_calls_and_microseconds_of_a_step() -> None:
     (slept,) = (name for name in found if "sleep" in name)
     assert found[name].calls == 2.0 and found[slept].calls == 2.0
     assert 4000 <= found[slept].microseconds <= whole / 4
+    assert 0.0 < found[name].microseconds < 1000.0  # finer than the profile's own report
+
+
+def test_functions_of_the_same_name_have_lines_of_their_own_in_a_profile() -> None:
+    class One:
+        def of(self) -> None: ...
+
+    class Two:
+        def of(self) -> None: ...
+
+    def loop() -> tuple[int, float]:
+        One().of()
+        Two().of()
+        return 1, 1.0
+
+    assert sum(hot.function.startswith("of (test_bench_loop.py:") for hot in profiled(loop)) == 2
 
 
 @pytest.mark.parametrize(("name", "loop"), [("llada", llada_by_hand), ("klass", klass_by_hand)])

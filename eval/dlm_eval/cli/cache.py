@@ -12,11 +12,22 @@ from dlm_eval.cli.words import BOOKS, check_out, command_line, read_lines
 from dlm_sampling.errors import UsageError, unknown_choice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dlm_eval.report.results import Metric
     from dlm_sampling.caches import AnyPolicy
 
 JOURNAL = "journal/cache.jsonl"
 PROMPT_CHARACTERS = 48
-SHOWN = ("tokens that differ", "equal texts", "NFE", "work", "KL, mean", "drawn tokens that differ")
+SHOWN = {
+    "tokens that differ": "differ %",
+    "equal texts": "equal %",
+    "NFE": "NFE",
+    "work": "work",
+    "KL, mean": "KL, nats",
+    "drawn tokens that differ": "drawn %",
+}
+LEGEND = "differ: tokens unlike the exact run's; equal: texts like its; drawn: in one step"
 
 
 def cache(
@@ -161,12 +172,21 @@ def cache(
         command=command_line(context), subject=subject, protocol=protocol, metrics=tuple(metrics)
     )
     write_folder(out, results, rows)
-    width = max(map(len, found))
-    for name in dict.fromkeys(metric.group for metric in metrics):
-        shown = [m for m in metrics if m.group == name and m.name in SHOWN]
-        words = ", ".join(f"{m.name} {m.value:.3g} {m.unit}".rstrip() for m in shown)
-        typer.echo(f"{name:<{width}}  {words}")
+    for line in table(metrics):
+        typer.echo(line)
     typer.echo(f"{out}: results.json, samples.jsonl, report.html", err=True)
+
+
+def table(metrics: Sequence[Metric]) -> list[str]:
+    """Return the lines that a terminal shows, at most 80 wide: a setting in each."""
+    groups = list(dict.fromkeys(metric.group for metric in metrics))
+    found = {(metric.group, metric.name): f"{metric.value:.3g}" for metric in metrics}
+    width = max(map(len, groups))
+    lines = [" " * width + "".join(f"{words:>9}" for words in SHOWN.values())]
+    for group in groups:
+        cells = (found.get((group, name), "") for name in SHOWN)
+        lines.append(f"{group:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
+    return [*(line.rstrip() for line in lines), LEGEND]
 
 
 def _policy(text: str) -> tuple[str, AnyPolicy]:

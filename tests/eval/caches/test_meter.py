@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from dlm_eval.caches import meter
 from dlm_eval.cli.app import app
+from dlm_eval.cli.cache import table
 from dlm_eval.journal import SettingsChanged
 from typer.testing import CliRunner
 
@@ -106,6 +107,12 @@ def test_figures_by_hand() -> None:
     assert figures["keys and values", "dual"].value == 1.0
     assert ("tokens that differ", "none") not in figures
     assert next(iter(figures))[1] == "none, one text at a time"
+    head, *lines, legend = table(list(figures.values()))
+    assert head.split("%")[0].split() == ["differ"]
+    assert max(map(len, (head, *lines, legend))) <= 80
+    (shown,) = (line for line in lines if line.startswith("dual"))
+    assert shown.split()[1:3] == [f"{differ.value:.3g}", "33.3"]
+    assert shown.endswith(f"{figures['KL, mean', 'dual'].value:>9.3g}{100:>9}")
 
 
 @pytest.mark.parametrize(
