@@ -12,7 +12,7 @@ import cProfile
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from types import CodeType
@@ -31,7 +31,7 @@ from dlm_sampling.processes import Absorbing, Uniform
 from dlm_sampling.samplers import available, create
 from dlm_sampling.types import NoiseKind, Process, Sampler
 
-SETTINGS = ((1, 64), (1, 256), (16, 64), (16, 256))
+SETTINGS = ((1, 64), (1, 256))
 """Rows B and positions L that are measured."""
 
 _SPREAD = 3.0  # standard deviation of the logits
@@ -50,11 +50,11 @@ class LoopRow:
         steps: steps of the run.
         passes: forward passes of a row in a step, the mean.
         microseconds: processor time of a step, the least over the repeats.
-        ratio: over that of LLaDA's loop by hand.
+        ratio: over that of LLaDA's loop by hand, in the same rounds.
         ratio_of_pass: the same for the time of a forward pass, or of a step if none had a pass.
         hand: the loop by hand that does what a step of the sampler has to do; its own name for
             such a loop.
-        ratio_of_hand: the time of a forward pass over that of a step of `hand`.
+        ratio_of_hand: the time of a forward pass over that of a step of `hand`, in the same rounds.
     """
 
     sampler: str
@@ -86,11 +86,32 @@ class LoopReport:
     steps: int
     threads: int
     repeats: int
+    seconds: float
     cpu: str
     torch: str
     load: float | None  # load average of the minute before the measurement
-    loops: tuple[LoopRow, ...]
-    profiles: dict[str, tuple[HotFunction, ...]]  # by sampler, at the last setting
+    loops: tuple[LoopRow, ...] = ()
+    profiles: dict[str, tuple[HotFunction, ...]] = field(  # by sampler, at the first setting
+        default_factory=dict[str, tuple[HotFunction, ...]]
+    )
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> LoopReport:
+        """Return the report that a record of JSON holds; it may hold more."""
+        facts: dict[str, Any] = {one.name: record[one.name] for one in fields(cls)}
+        rows: list[dict[str, Any]] = record["loops"]
+        profiles: dict[str, list[dict[str, Any]]] = record["profiles"]
+        facts["loops"] = tuple(LoopRow(**row) for row in rows)
+        facts["profiles"] = {
+            name: tuple(HotFunction(**one) for one in found) for name, found in profiles.items()
+        }
+        return cls(**facts)
+
+    def unlike(self, other: LoopReport) -> list[str]:
+        """Return the names of the settings in which another report differs, without the load."""
+        facts = {one.name for one in fields(self)} - {"load", "loops", "profiles"}
+        mine, others = asdict(self), asdict(other)
+        return sorted(name for name in facts if mine[name] != others[name])
 
     def to_json(self) -> str:
         """Return the report as JSON."""
@@ -110,8 +131,9 @@ class LoopReport:
             title=f"processor time of a step outside of the network, V {self.vocab}",
             caption=(
                 f"{self.cpu}, torch {self.torch}, {self.threads} thread(s), load {load}; least of "
-                f"{self.repeats} runs of {self.steps} planned steps; x = over LLaDA by hand, own = "
-                "a forward pass over a step of the loop by hand that does as much"
+                f"{self.repeats} runs of {self.steps} planned steps, or of those in "
+                f"{self.seconds:g} s; x = over LLaDA by hand, own = a forward pass over a step of "
+                "the loop by hand that does as much"
             ),
             collapse_padding=True,
         )
@@ -147,16 +169,31 @@ def _profile_table(name: str, found: tuple[HotFunction, ...]) -> Table:
     return table
 
 
+Watch = Callable[[str, LoopReport], None]
+"""Is told what is measured next, and the report so far."""
+
+
+def _unwatched(name: str, report: LoopReport) -> None:
+    """Watch nothing."""
+
+
 def run_bench_loop(
     names: Sequence[str] = (),
     settings: Sequence[tuple[int, int]] = SETTINGS,
     vocab: int = 1000,
     steps: int = 32,
     threads: int = 1,
-    repeats: int = 5,
-    profile: bool = False,
+    repeats: int = 3,
+    profile: Sequence[str] = (),
+    *,
+    seconds: float = 1.0,
+    begun: LoopReport | None = None,
+    watch: Watch = _unwatched,
 ) -> LoopReport:
-    """Measure samplers and loops by hand on the same logits, in one process, in alternation.
+    """Measure samplers and loops by hand on the same logits, in one process.
+
+    A sampler and the loops by hand that it is compared with take turns, so that a machine whose
+    speed changes changes it for all of them.
 
     Args:
         names: samplers; () for all that need no checkpoint.
@@ -164,11 +201,16 @@ def run_bench_loop(
         vocab: columns of the logits.
         steps: planned steps of a run.
         threads: threads of torch.
-        repeats: rounds after a warm-up round; every round runs every loop once.
-        profile: also say in which functions the time of every sampler goes, at the last setting.
+        repeats: rounds after a warm-up round.
+        profile: samplers of which is also said in which functions the time goes, at the first
+            setting.
+        seconds: no further round of a sampler whose rounds took so much processor time; a warm-up
+            of that length is a round.
+        begun: the report of a run that was cut short, with what need not be measured again.
+        watch: is told what is measured next, and the report so far.
 
     Raises:
-        ValueError: a number below 1, or an unknown sampler.
+        ValueError: a number below 1, an unknown sampler, or a report with other settings.
     """
     counts = {"vocab": (vocab, 2), "steps": (steps, 1), "threads": (threads, 1)}
     counts |= {"repeats": (repeats, 1), "rows": (min(s[0] for s in settings), 1)}
@@ -176,22 +218,38 @@ def run_bench_loop(
     for name, (value, least) in counts.items():
         if value < least:
             raise ValueError(f"{name}={value}: must be at least {least}.")
-    chosen, load, before = names or tuple(available()), load_average(), torch.get_num_threads()
+    if not seconds > 0.0:
+        raise ValueError(f"seconds={seconds}: must be above 0; inf takes all the rounds.")
+    report = LoopReport(
+        vocab, steps, threads, repeats, seconds, cpu_name(), str(torch.__version__), load_average()
+    )
+    if begun is not None:
+        if other := report.unlike(begun):
+            raise ValueError(
+                f"begun: it was measured with other {' and '.join(other)}; measure all again."
+            )
+        report = replace(report, loops=begun.loops, profiles=begun.profiles)
+    chosen = names or tuple(available())
+    done = {(row.sampler, row.rows, row.length) for row in report.loops}
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    found: list[LoopRow] = []
-    profiles: dict[str, tuple[HotFunction, ...]] = {}
     try:
         for rows, length in settings:
             loops = _loops(chosen, rows, length, vocab, steps)
-            found += _measured(loops, rows, length, repeats)
-            if profile and (rows, length) == settings[-1]:
-                profiles = {name: profiled(loops[name]) for name in chosen}
+            for name in loops:
+                if (name, rows, length) not in done:
+                    watch(name, report)
+                    row = measured(name, loops, rows, length, repeats, seconds)
+                    report = replace(report, loops=(*report.loops, row))
+        loops = _loops(profile, *settings[0], vocab, steps)
+        for name in profile:
+            if name not in report.profiles:
+                watch(f"profile of {name}", report)
+                found = {name: profiled(loops[name])}
+                report = replace(report, profiles=report.profiles | found)
     finally:
         torch.set_num_threads(before)
-    version = str(torch.__version__)
-    return LoopReport(
-        vocab, steps, threads, repeats, cpu_name(), version, load, tuple(found), profiles
-    )
+    return report
 
 
 Loop = Callable[[], tuple[int, float]]
@@ -255,29 +313,28 @@ def _run(
     return taken, float(out.nfe.double().mean()) / taken
 
 
-def _measured(loops: dict[str, Loop], rows: int, length: int, repeats: int) -> list[LoopRow]:
-    """Return the rows of a table at one setting."""
-    least: dict[str, float] = {}
+def measured(
+    name: str, loops: dict[str, Loop], rows: int, length: int, repeats: int, seconds: float
+) -> LoopRow:
+    """Return the row of one loop, measured in turns with those by hand; see `run_bench_loop`."""
+    hand = name if name in by_hand.LOOPS else by_hand.loop_like(create(name), kind_of(name))
     counts: dict[str, tuple[int, float]] = {}
-    for turn in range(repeats + 1):
-        for name, loop in loops.items():
+    rounds: list[dict[str, float]] = []
+    spent = 0.0
+    while len(rounds) <= repeats and spent < seconds:
+        times: dict[str, float] = {}
+        for one in dict.fromkeys((by_hand.LLADA, hand, name)):
             begun = time.process_time()
-            counts[name] = loop()
-            spent = (time.process_time() - begun) / counts[name][0] * 1e6
-            if turn:
-                least[name] = min(spent, least.get(name, spent))
-    base, found = least[by_hand.LLADA], list[LoopRow]()
-    for name, spent in least.items():
-        hand, passes = name, max(counts[name][1], 1.0)
-        if name not in by_hand.LOOPS:
-            hand = by_hand.loop_like(create(name), kind_of(name))
-        found.append(
-            LoopRow(
-                name, rows, length, *counts[name], spent, spent / base, spent / base / passes,
-                hand, spent / least[hand] / passes,
-            )
-        )  # fmt: skip
-    return found
+            counts[one] = loops[one]()
+            times[one] = time.process_time() - begun
+        spent += times[name]
+        rounds.append({one: times[one] / counts[one][0] * 1e6 for one in times})
+    least = {one: min(turn[one] for turn in rounds[1:] or rounds) for one in rounds[0]}
+    micro, passes = least[name], max(counts[name][1], 1.0)
+    base, own = micro / least[by_hand.LLADA], micro / least[hand] / passes
+    return LoopRow(
+        name, rows, length, *counts[name], micro, base, base / passes, hand, own
+    )  # fmt: skip
 
 
 def profiled(loop: Loop) -> tuple[HotFunction, ...]:

@@ -4,12 +4,16 @@ They know no seeds, ragged rows, blocks or statistics, and return tokens and the
 Each does in float32, over all positions, what its algorithm asks of a step:
 
     LLaDA        the argmax and its probability; the quota's most confident positions
-    KLASS        the same, and the divergence of every law from that of the step before
+    entropy      the argmax and the entropy of every law; the quota's least uncertain positions
+    CCD          the same, and whether rank and argmax are those of the step before
+    mean         the argmax and the entropy of the mean of the laws of two steps
+    credit       the laws with and without the credit of [B, L, V] tokens predicted before
+    KLASS        LLaDA's, and the divergence of every law from that of the step before
     ancestral    one draw at every position, from the reverse law on masks
     uniform      one draw at every position, from the reverse law under uniform noise
 
 A draw needs noise, so that the last two cost several times the first: a sampler that draws at every
-position is measured against them, one that takes the argmax against the first two.
+position is measured against them, one that takes the argmax against the others.
 """
 
 from __future__ import annotations
@@ -20,7 +24,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from dlm_sampling.samplers import klass as samplers
+from dlm_sampling.samplers.ccd import CCD
+from dlm_sampling.samplers.ccd_average import CCDAverage
+from dlm_sampling.samplers.d3llm import D3LLM
+from dlm_sampling.samplers.dinfer_credit import DInferCredit
+from dlm_sampling.samplers.dream import Dream
+from dlm_sampling.samplers.eb_sampler import EBSampler
+from dlm_sampling.samplers.klass import KLASS
+from dlm_sampling.samplers.llada import LLaDA
 from dlm_sampling.types import Sampler
 
 HandLoop = Callable[[Tensor, int], tuple[Tensor, int]]
@@ -47,6 +58,110 @@ def llada_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
             written[row, confidence[row].topk(quota).indices] = True
         x[written] = token[written]
     return x, steps
+
+
+@torch.no_grad()
+def entropy_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
+    """Write the argmax where the entropy is least: LLaDA's quota in Dream's order "entropy".
+
+    Ye et al. 2025, arXiv:2508.15487.
+    """
+    count, length, vocab = logits.shape
+    mask = vocab - 1
+    x = torch.full((count, length), mask)
+    for quota in _quotas(length, steps):
+        masked = x == mask
+        token, certainty = logits.argmax(-1), _certainty(logits)
+        certainty = torch.where(masked, certainty, -torch.inf)
+        written = torch.zeros_like(masked)
+        for row in range(count):
+            written[row, certainty[row].topk(quota).indices] = True
+        x[written] = token[written]
+    return x, steps
+
+
+@torch.no_grad()
+def ccd_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
+    """Write where rank and argmax last for two steps, else the least uncertain: CCD.
+
+    Chen et al. 2025, arXiv:2512.02044, with the settings of the authors' script: order "entropy", a
+    warm-up of 5 steps and a window that grows to five times the share of a step.
+    """
+    count, length, vocab = logits.shape
+    mask, share = vocab - 1, max(length // steps, 1)
+    x = torch.full((count, length), mask)
+    before, waiting = torch.zeros_like(x), torch.zeros(count, length, dtype=torch.bool)
+    window = [0] * count
+    for step in range(steps):
+        masked = x == mask
+        if not masked.any():
+            return x, step
+        token, certainty = logits.argmax(-1), _certainty(logits)
+        order = torch.where(masked, certainty, -torch.inf).argsort(-1, descending=True)
+        for row in range(count):
+            left = int(masked[row].sum())
+            start = 1 if 10 * left <= length else window[row]
+            window[row] = 1 if step < 4 else min(start + 1, 5 * share)
+            ranked = order[row, :left]
+            chosen, top = ranked[:share], ranked[: window[row]]
+            if step == steps - 1:
+                chosen = ranked
+            elif step >= 5 and waiting[row, chosen].any():
+                agree = top[waiting[row, top] & (token[row, top] == before[row, top])]
+                chosen = agree if len(agree) >= share else chosen
+            x[row, chosen] = token[row, chosen]
+            waiting[row] = False
+            waiting[row, ranked[x[row, ranked] == mask][: window[row]]] = True
+        before = token
+    return x, steps
+
+
+@torch.no_grad()
+def mean_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
+    """Write LLaDA's quota by the mean of the laws of two steps, the least uncertain first.
+
+    After the text of Chen et al. 2025, arXiv:2512.02044.
+    """
+    count, length, vocab = logits.shape
+    mask = vocab - 1
+    x = torch.full((count, length), mask)
+    before = logits.softmax(-1)
+    for quota in _quotas(length, steps):
+        masked = x == mask
+        law = logits.softmax(-1)
+        mean = (law + before).mul_(0.5)
+        token, certainty = mean.argmax(-1), (mean * (mean + 1e-12).log()).sum(-1)
+        certainty = torch.where(masked, certainty, -torch.inf)
+        written = torch.zeros_like(masked)
+        for row in range(count):
+            written[row, certainty[row].topk(quota).indices] = True
+        x[written] = token[written]
+        before = law
+    return x, steps
+
+
+@torch.no_grad()
+def credit_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
+    """Write by a threshold on laws that favour tokens predicted before: CreditDecoding.
+
+    Wang et al. 2025, arXiv:2510.06133, with dInfer's settings and its rule of near-ties: what is
+    likely enough, or within 1e-5 of the most confident.
+    """
+    count, length, vocab = logits.shape
+    mask, step = vocab - 1, 0
+    x = torch.full((count, length), mask)
+    masked = torch.ones_like(x, dtype=torch.bool)  # an argmax may be the mask
+    credit = torch.zeros_like(logits)
+    while masked.any():
+        p, best = logits.softmax(-1).max(-1, keepdim=True)
+        credit.mul_(0.8).scatter_add_(-1, best, p.pow_(0.2))
+        p, token = (logits + 0.7 * credit.log1p()).softmax(-1).max(-1)
+        p = torch.where(masked, p, -torch.inf)
+        ready = masked & (p >= (p.amax(1, keepdim=True) - 1e-5).clamp(max=0.9))
+        x[ready] = token[ready]
+        masked &= ~ready
+        step += 1
+    return x, step
 
 
 @torch.no_grad()
@@ -117,14 +232,28 @@ def uniform_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
     return x, steps
 
 
-LLADA, KLASS, ANCESTRAL, UNIFORM = (
-    f"{name} by hand" for name in ("LLaDA", "KLASS", "ancestral", "uniform")
+LLADA, ENTROPY, CCD_LOOP, MEAN, CREDIT, KLASS_LOOP, ANCESTRAL, UNIFORM = (
+    f"{name} by hand"
+    for name in ("LLaDA", "entropy", "CCD", "mean", "credit", "KLASS", "ancestral", "uniform")
 )
 LOOPS: Mapping[str, HandLoop] = {
     LLADA: llada_by_hand,
-    KLASS: klass_by_hand,
+    ENTROPY: entropy_by_hand,
+    CCD_LOOP: ccd_by_hand,
+    MEAN: mean_by_hand,
+    CREDIT: credit_by_hand,
+    KLASS_LOOP: klass_by_hand,
     ANCESTRAL: ancestral_by_hand,
     UNIFORM: uniform_by_hand,
+}
+
+_OWN: Mapping[type[Sampler[Any]], str] = {
+    KLASS: KLASS_LOOP,
+    CCD: CCD_LOOP,
+    CCDAverage: MEAN,
+    DInferCredit: CREDIT,
+    EBSampler: ENTROPY,
+    D3LLM: ENTROPY,
 }
 
 
@@ -135,11 +264,20 @@ def loop_like(sampler: Sampler[Any], noise: str) -> str:
         sampler: with the law that it draws from by itself.
         noise: "uniform", or "absorbing".
     """
-    if isinstance(sampler, samplers.KLASS):
-        return KLASS
+    for kind, name in _OWN.items():
+        if isinstance(sampler, kind):
+            return name
     if noise == "uniform":
         return UNIFORM
-    return LLADA if sampler.law.temperature == 0.0 else ANCESTRAL
+    if sampler.law.temperature != 0.0:
+        return ANCESTRAL
+    return ENTROPY if isinstance(sampler, LLaDA | Dream) and sampler.order == "entropy" else LLADA
+
+
+def _certainty(logits: Tensor) -> Tensor:
+    """Return minus the entropy of every law, [B, L]."""
+    log_law = logits.log_softmax(-1)
+    return (log_law.exp() * log_law).sum(-1)
 
 
 def _quotas(length: int, steps: int) -> list[int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -93,34 +95,83 @@ def loop(
     sampler: Annotated[
         list[str] | None, typer.Option(help="Sampler to measure; repeat. Default all.")
     ] = None,
-    rows: Annotated[list[int] | None, typer.Option(help="Rows; repeat. Default 1 and 16.")] = None,
+    rows: Annotated[list[int] | None, typer.Option(help="Rows; repeat. Default 1.")] = None,
     length: Annotated[
         list[int] | None, typer.Option(help="Positions of a row; repeat. Default 64 and 256.")
     ] = None,
     vocab: Annotated[int, typer.Option(help="Columns of the logits.")] = 1000,
     steps: Annotated[int, typer.Option(help="Planned steps of a run.")] = 32,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
-    repeats: Annotated[int, typer.Option(help="Rounds that are counted.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Rounds that are counted.")] = 3,
+    seconds: Annotated[
+        float, typer.Option(help="Processor time after which a sampler gets no further round.")
+    ] = 1.0,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Say in which functions the time goes.")
-    ] = False,
+        list[str] | None,
+        typer.Option(
+            help="Sampler of which is also said in which functions its time goes; repeat."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Result file (JSON), written after each sampler; the same command resumes.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON.")] = False,
 ) -> None:
     """Measure a step outside of the network, by sampler, beside loops written by hand."""
-    from dlm_sampling.checkup.bench_loop import run_bench_loop
+    from tqdm import tqdm
 
-    settings = [(count, long) for count in rows or (1, 16) for long in length or (64, 256)]
+    from dlm_sampling.checkup.bench_loop import LoopReport, run_bench_loop
+
+    settings = [(count, long) for count in rows or (1,) for long in length or (64, 256)]
     settings = list(dict.fromkeys(settings))
     names = list(dict.fromkeys(find_sampler(name).name for name in sampler or ()))
-    report = run_bench_loop(names, settings, vocab, steps, threads, repeats, profile)
+    begun = None
+    if out is not None and out.exists():
+        try:
+            begun = LoopReport.of(json.loads(out.read_bytes()))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"--out {out}: is no result of this command; remove it, or choose another file."
+            ) from error
+    with tqdm(disable=None, leave=False, bar_format="{n} measured [{elapsed}] {postfix}") as bar:
+
+        def watch(name: str, report: LoopReport) -> None:
+            if out is not None:
+                _write(report, out)
+            bar.update(len(report.loops) - bar.n)
+            bar.set_postfix_str(name)
+
+        report = run_bench_loop(
+            names, settings, vocab, steps, threads, repeats,
+            [find_sampler(name).name for name in profile or ()],
+            seconds=seconds, begun=begun, watch=watch,
+        )  # fmt: skip
+    if out is not None:
+        _write(report, out)
     _show(report, report.tables(), as_json)
+
+
+def _write(report: LoopReport, out: Path) -> None:
+    """Write a report to a file, which holds a whole one at any time."""
+    made = out.with_name(f"{out.name}.partial")
+    made.write_text(json_line(_record(report)) + "\n", encoding="utf-8")
+    made.replace(out)
+
+
+def _record(report: BenchReport | LoopReport) -> dict[str, object]:
+    """Return a report with the command that made it."""
+    return {"command": shlex.join(["dlm-sampling", *sys.argv[1:]]), **asdict(report)}
 
 
 def _show(report: BenchReport | LoopReport, tables: list[Table], as_json: bool) -> None:
     """Print a report as one line of JSON that names its command, or as tables."""
     if as_json:
-        command = shlex.join(["dlm-sampling", *sys.argv[1:]])
-        print(json_line({"command": command, **asdict(report)}))
+        print(json_line(_record(report)))
         return
     from rich.console import Console
 

@@ -82,9 +82,12 @@ def test_doctor_reports_and_fails(command: Command, tiny: str, tmp_path: Path) -
     assert "failed: load" in ill.err
 
 
-def test_bench_table_and_json(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_table_and_json(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Peak memory takes a process per method: `tests/checkup/test_bench.py` measures it."""
-    options, measured = ("--rows", "4", "--vocab", "3000", "--repeats", "1"), []
+    options = ("--rows", "4", "--vocab", "3000", "--repeats", "1")
+    measured: list[tuple[object, ...]] = []
 
     def peak(*setting: object) -> float:
         measured.append(setting)
@@ -112,6 +115,17 @@ def test_bench_table_and_json(command: Command, monkeypatch: pytest.MonkeyPatch)
     loop = json.loads(command("bench", "loop", *small, "--repeats", "1", "--json").out)
     assert [row["sampler"] for row in loop["loops"] if "by hand" not in row["sampler"]] == ["llada"]
     assert_one_line(command("bench", "loop", *small, "--sampler", "lada"), 2, "llada")
+    held = tmp_path / "loop.json"
+    again = ("--json", "--out", str(held), "--repeats")
+    loop["loops"][-1]["microseconds"] = 7.0  # what is there is kept
+    held.write_text(json.dumps(loop))
+    more = command("bench", "loop", *small, "--sampler", "duo", *again, "1")
+    assert json.loads(held.read_text()) == json.loads(more.out)
+    assert [row["sampler"] for row in json.loads(more.out)["loops"]][-2:] == ["llada", "duo"]
+    assert json.loads(more.out)["loops"][-2]["microseconds"] == 7.0
+    assert_one_line(command("bench", "loop", *small, *again, "2"), 2, "other repeats")
+    held.write_text("{}")
+    assert_one_line(command("bench", "loop", *small, *again, "1"), 2, "is no result of this")
 
 
 LIGHT = [  # the words of a command, and what it says
