@@ -100,5 +100,8 @@ def apply(state: RunState, canvas: Canvas, step: Step, **others: Any) -> RunStat
     unknown = torch.where(canvas.editable, step.unknown, state.unknown)
     # Of two bool tensors, a > b is a without b.
     changed = (tokens != state.tokens) | (state.unknown > unknown)
-    logprob = torch.where(changed, step.logprob.to(state.logprob.dtype), state.logprob)
+    logprob = step.logprob
+    if logprob.dtype is not state.logprob.dtype:
+        logprob = logprob.to(state.logprob.dtype)
+    logprob = torch.where(changed, logprob, state.logprob)
     return with_parts(state, tokens=tokens, unknown=unknown, logprob=logprob, **others)

@@ -52,7 +52,7 @@ def truncate(
     Returns:
         The boundary of the tokens that pass; at least one does.
     """
-    if logits.device.type == "cpu":
+    if logits.is_cpu:
         edges = filters_cpu.truncate(weight, logits, peak, law, inverse, BINS, PER_NAT)
         logit, last_id, size = (torch.from_numpy(part) for part in edges)
         return Boundary(logit, last_id, size)

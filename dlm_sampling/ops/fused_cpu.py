@@ -104,7 +104,7 @@ def _fits(block: Block, shown: TemperedLaw | None, drawn: TemperedLaw | None) ->
     logits, rows = block.logits, block.rows
     return (
         type(logits) is Tensor  # and not one without values, which a trace makes
-        and logits.device.type == "cpu"
+        and logits.is_cpu
         and logits.dtype in (torch.float32, torch.bfloat16)
         and logits.stride(1) == 1
         and (shown is None or shown.filters is None)

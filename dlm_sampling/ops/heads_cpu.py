@@ -101,7 +101,7 @@ def _fits(block: Block, allowed: AllowedIds, law: TokenLaw) -> bool:
     if allowed.tiles == 1 or not sync_allowed():
         return False
     logits = block.logits
-    if type(logits) is not Tensor or logits.device.type != "cpu":
+    if type(logits) is not Tensor or not logits.is_cpu:
         return False
     if law.top_k is not None:
         return filters_cpu.has_groups(block.vocab, law.top_k)

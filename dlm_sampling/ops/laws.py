@@ -75,7 +75,7 @@ def largest(logits: Tensor) -> Tensor:
     torch searches number by number, NumPy by vectors; on another device a run's largest logit is
     found first, so that the search goes through 32 + width / 32 numbers only.
     """
-    if logits.device.type == "cpu" and sync_allowed():
+    if logits.is_cpu and sync_allowed():
         return torch.from_numpy(logits.numpy().argmax(-1)[:, None])
     runs = logits.view(logits.shape[0], -1, RUN)
     run = runs.amax(-1).argmax(-1, keepdim=True)
@@ -114,8 +114,9 @@ def entropy_of(total: Tensor, products: Tensor) -> Tensor:
 
 def all_finite(values: Tensor) -> bool:
     """Return whether all entries are finite, or nearly: a sum that overflows may say no."""
-    if values.device.type == "cpu":
-        return 0 not in np.isfinite(values.detach().numpy()).tobytes()
+    if values.is_cpu:
+        plain = values.detach() if values.requires_grad else values
+        return 0 not in np.isfinite(plain.numpy()).tobytes()
     return math.isfinite(values.sum().item())
 
 

@@ -155,7 +155,7 @@ def _halves(
     keys: Tensor, positions: Tensor, steps: Tensor, stream: int, lanes: int, sub: int
 ) -> tuple[Tensor, Tensor]:
     """Return high and low words, int64 [2, *S, pairs]: of the lanes 0, 2, ..., then 1, 3, ..."""
-    make = philox_cpu.halves if keys.device.type == "cpu" else halves
+    make = philox_cpu.halves if keys.is_cpu else halves
     return make(keys, positions, steps, int(stream), lanes, sub)
 
 
@@ -254,7 +254,7 @@ class Rng:
             ValueError: `like` has another number of rows or dimensions.
         """
         places = self._places(like)
-        if self.keys.device.type == "cpu" and sync_allowed():
+        if self.keys.is_cpu and sync_allowed():
             return philox_cpu.uniform(*places, int(stream), sub)
         return uniform_from_words(*_lane(places, stream, sub))
 
@@ -279,7 +279,7 @@ class Rng:
 
 def _lane(places: tuple[Tensor, Tensor, Tensor], stream: int, sub: int) -> tuple[Tensor, Tensor]:
     """Return the words of lane 0 of some places."""
-    if places[0].device.type == "cpu":
+    if places[0].is_cpu:
         high, low = philox_cpu.halves(*places, int(stream), 1, sub)
         return high[0, ..., 0], low[0, ..., 0]
     high, low = random_words(*places, stream=stream, sub=sub)

@@ -14,7 +14,7 @@ from dlm_sampling.ops._dispatch import kernel
 from dlm_sampling.ops.host_sync import sync_allowed
 from dlm_sampling.ops.philox import Rng, Stream
 from dlm_sampling.types import RandomSource
-from dlm_sampling.types.values import ints, some
+from dlm_sampling.types.values import some
 
 _NUMPY = (torch.float32, torch.float64)
 
@@ -37,7 +37,7 @@ def top_k_positions(score: Tensor, eligible: Tensor, k: Tensor) -> Tensor:
     if fused is not None:
         return fused(score, eligible, k, check=sync_allowed())
     _refuse_nan(score, eligible)
-    if score.device.type == "cpu" and score.dtype in _NUMPY:
+    if score.is_cpu and score.dtype in _NUMPY:
         return torch.from_numpy(_first(score, eligible, k))
     chosen = torch.arange(score.shape[-1], device=score.device) < k[:, None]
     order = _ranked(score, eligible)
@@ -145,7 +145,7 @@ def _ranked(score: Tensor, eligible: Tensor) -> Tensor:
 
     Equal scores keep the order of the positions.
     """
-    if score.device.type == "cpu" and score.dtype in _NUMPY:
+    if score.is_cpu and score.dtype in _NUMPY:
         return torch.from_numpy(_lexical(score.numpy(), eligible.numpy()))
     # Two stable sorts: by score, then eligible positions first, so that an eligible score of -inf
     # still goes before every position that is not eligible.
@@ -158,7 +158,7 @@ def _first(score: Tensor, eligible: Tensor, k: Tensor) -> NDArray[np.bool_]:
     """Return the k eligible positions of largest score of each row, of scores on the CPU."""
     among: NDArray[np.bool_] = eligible.numpy()
     chosen = np.zeros(among.shape, np.bool_)
-    for row, values, candidates, most in zip(chosen, score.numpy(), among, ints(k), strict=True):
+    for row, values, candidates, most in zip(chosen, score.numpy(), among, k.numpy(), strict=True):
         places = candidates.nonzero()[0]
         if most < len(places):
             places = places[(-values[places]).argsort(kind="stable")[: max(most, 0)]]
@@ -173,7 +173,7 @@ def _lexical(score: NDArray[Any], eligible: NDArray[np.bool_]) -> NDArray[np.int
 
 def _refuse_nan(score: Tensor, eligible: Tensor) -> None:
     if score.is_floating_point() and sync_allowed():
-        plain = score.device.type == "cpu" and score.dtype in _NUMPY
+        plain = score.is_cpu and score.dtype in _NUMPY
         if plain and 1 not in np.isnan(score.numpy()).tobytes():
             return
         bad = score.isnan() & eligible

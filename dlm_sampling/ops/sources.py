@@ -153,7 +153,7 @@ class Block(NamedTuple):
 
     def tile_logits(self, tile: Tensor) -> Tensor:
         """Return the logits [b, width] of one tile per row (int64 [b]); junk where no id is."""
-        if self.logits.device.type == "cpu" and sync_allowed():
+        if self.logits.is_cpu and sync_allowed():
             return self._tiles_by_numpy(tile.numpy())
         full, rest = divmod(self.vocab, TILE)
         rows = self.rows

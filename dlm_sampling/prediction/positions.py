@@ -32,7 +32,7 @@ class Sites:
     @classmethod
     def of(cls, where: Tensor) -> Sites:
         """List the positions of `where` (bool [A, L]) in row-major order; synchronises."""
-        if where.device.type == "cpu":
+        if where.is_cpu:
             return cls(
                 torch.from_numpy(where.numpy().ravel().nonzero()[0]), where.shape, where=where
             )
@@ -70,13 +70,19 @@ class Sites:
         """Return the entries of a tensor [A, L, ...] at the positions, [R, ...]."""
         return values.flatten(0, 1)[self.place]
 
+    def zeros(self, dtype: torch.dtype) -> Tensor:
+        """Return zeros of the shape of the canvases, [A, L]."""
+        if self._where is not None:  # several times faster
+            return torch.zeros_like(self._where, dtype=dtype)
+        return torch.zeros(self.shape, dtype=dtype, device=self.place.device)
+
     def spread(self, values: Tensor) -> Tensor:
         """Return a tensor [A, L] with `values` [R] at the requested positions, 0 elsewhere."""
-        table = values.new_zeros(self.shape)
         if self._where is not None:
+            table = torch.zeros_like(self._where, dtype=values.dtype)
             return table.masked_scatter_(self._where, values)
         kept = values if self.asked is None else torch.where(self.asked, values, 0)
-        return table.flatten().index_put((self.place,), kept).view(self.shape)
+        return self.zeros(values.dtype).flatten().index_put((self.place,), kept).view(self.shape)
 
     def present(self, index: Tensor) -> Tensor:
         """Return an index of rows [R], with -1 at entries that were not requested."""

@@ -20,7 +20,7 @@ from dlm_sampling.prediction.network import prove_on_pass, runner
 from dlm_sampling.prediction.positions import Sites
 from dlm_sampling.types import DenoiserOutput, Draw, Pass
 from dlm_sampling.types.rows import select_rows, store_rows
-from dlm_sampling.types.values import distinct, every, int_rows
+from dlm_sampling.types.values import distinct, every, int_rows, some
 
 
 class Shapes(Protocol):
@@ -68,6 +68,8 @@ class FreeShapes:
 
     def missing(self, where: Tensor, done: Tensor | None) -> Tensor | None:
         """Return the rows with a position in `where` and no pass yet, int64 [n]; None: all rows."""
+        if done is None and where.shape[0] == 1 and some(where):  # no reduction for a row alone
+            return None
         needed = where.any(1) if done is None else where.any(1) & ~done
         return None if every(needed) else needed.nonzero().squeeze(1)
 

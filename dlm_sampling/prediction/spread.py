@@ -38,7 +38,7 @@ class SpreadDraw:
         """Return the table `logprob`, which needs no positions where it is 0 everywhere."""
         record, sites = self._record, self._sites
         if isinstance(record, LazyDraw) and record.certain:
-            return torch.zeros(sites.shape, dtype=record.dtype, device=sites.place.device)
+            return torch.zeros_like(self.token, dtype=record.dtype)
         return sites.spread(record.logprob)
 
     @property
@@ -79,5 +79,4 @@ class SpreadDraw:
 
 def empty_draw(sites: Sites) -> Draw:
     """Return the draw at no position: zeros, [A, L]."""
-    zeros = torch.zeros(sites.shape, dtype=torch.float32, device=sites.place.device)
-    return DrawRecord(torch.zeros_like(zeros, dtype=torch.int64), *([zeros] * 6))
+    return DrawRecord(sites.zeros(torch.int64), *([sites.zeros(torch.float32)] * 6))

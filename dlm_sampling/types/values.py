@@ -30,7 +30,7 @@ def bools(values: Tensor) -> list[bool]:
 
 def some(mask: Tensor) -> bool:
     """Return whether any entry of a bool tensor is set."""
-    if mask.device.type != "cpu":
+    if not mask.is_cpu:
         return bool(mask.any())
     entries = mask.numpy().tobytes()  # bytes are looked through without a reduction's set-up
     return entries.count(0) < len(entries)
@@ -38,7 +38,7 @@ def some(mask: Tensor) -> bool:
 
 def every(mask: Tensor) -> bool:
     """Return whether all entries of a bool tensor are set."""
-    return 0 not in mask.numpy().tobytes() if mask.device.type == "cpu" else bool(mask.all())
+    return 0 not in mask.numpy().tobytes() if mask.is_cpu else bool(mask.all())
 
 
 def int_rows(table: Tensor) -> list[list[int]]:
