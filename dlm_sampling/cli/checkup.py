@@ -106,6 +106,7 @@ def loop(
     seconds: Annotated[
         float, typer.Option(help="Processor time after which a sampler gets no further round.")
     ] = 1.0,
+    *,
     profile: Annotated[
         list[str] | None,
         typer.Option(
