@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.caches import POLICIES, AnyPolicy, BlockCache, policy_of
+from dlm_sampling.caches import POLICIES, AnyPolicy, BlockCache, RefreshPolicy, policy_of
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.engine.blocks import BlockPlan
 from dlm_sampling.engine.request import Canvases, Request
@@ -30,7 +30,7 @@ def choose_cache(
 
     Raises:
         ValueError: the policy does not fit the model, the sampler, or the blocks, or there is none
-            to audit.
+            to audit, or no refresh of it.
     """
     policy = _chosen(denoiser, request, plan, canvases)
     if policy is None and request.cache_audit is not None:
@@ -38,6 +38,12 @@ def choose_cache(
         raise ValueError(
             f"cache_audit={request.cache_audit!r}: this run has no cache to compare with "
             f"(cache={request.cache!r}); leave cache_audit out. Here cache may be {legal}."
+        )
+    if isinstance(request.cache_audit, str) and not isinstance(policy, RefreshPolicy):
+        raise ValueError(
+            f"cache_audit={request.cache_audit!r}: {policy!r} computes all columns in no pass in "
+            "whose place another one was due, so that nothing would be audited; give the share of "
+            "passes, such as 0.25."
         )
     return policy
 

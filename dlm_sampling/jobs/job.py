@@ -79,6 +79,11 @@ class Job:
             raise ValueError(
                 f"seed={self.options.seed}: a job needs one whole number, to go on where it was."
             )
+        if self.options.cache_audit is not None:
+            raise ValueError(
+                f"cache_audit={self.options.cache_audit!r}: a job keeps rows, and nothing of what "
+                "audits find; leave it out, and measure a cache by `dlm-sampling eval cache`."
+            )
         if not self.prompts:
             raise ValueError("prompts=[]: give at least one.")
 

@@ -180,8 +180,9 @@ def generate(
             approximate, for models with full attention.
         cache_audit: compare the laws of the cache with the exact ones, on the same canvas with the
             same random numbers, for `out.cache`: "refresh" for the pass before each pass over all
-            columns, which costs one of a block; a share such as 1/64 of the other passes too, each
-            of which costs a pass over all columns.  Tokens and `out.nfe` stay what they are.
+            columns, which costs one of a block ("prefix", "dual", "vicinity", "dkv", "adaptive"); a
+            share such as 1/64 of the other passes too, each of which costs a pass over all columns.
+            Tokens and `out.nfe` stay what they are.
         start: a draft to refine in place of noise: a text or token ids for all prompts, or a list
             with one per prompt.  It takes the positions to write in their order; further ones, and
             its mask tokens, are noise.  max_new_tokens defaults to its length.

@@ -45,6 +45,11 @@ def test_rows_are_counted_from_the_names_of_files(tmp_path: Path) -> None:
         ({"file_format": "parqet"}, ValueError, "Did you mean 'parquet'"),
         ({"options": GenerateOptions(seed=None)}, ValueError, "seed=None: a job needs one"),
         ({"options": GenerateOptions(seed=[1, 2, 3])}, ValueError, "a job needs one whole number"),
+        (
+            {"options": GenerateOptions(seed=0, cache="dual", cache_audit=0.5)},
+            ValueError,
+            "cache_audit=0.5: a job keeps rows",
+        ),
         ({"prompts": []}, ValueError, r"prompts=\[\]: give at least one"),
     ],
 )

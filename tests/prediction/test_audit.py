@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from dlm_sampling import AutoDenoiser, Rollout, ops, replay, sample, samplers, wrap
-from dlm_sampling.caches import BlockCache, DkvCache, DualCache, PrefixCache, VicinityCache
+from dlm_sampling.caches import (
+    BlockCache,
+    DkvCache,
+    DLLMCache,
+    DPadCache,
+    DualCache,
+    PrefixCache,
+    VicinityCache,
+)
 from dlm_sampling.caches.report import percentile
 from dlm_sampling.engine.output import SampleOutput
 from dlm_sampling.errors import SamplingWarning
@@ -139,6 +147,17 @@ def test_a_run_without_a_cache_has_nothing_to_audit() -> None:
     for cache in ("none", "auto"):  # a network that sees the whole canvas
         with pytest.raises(ValueError, match=r"no cache to compare with.*'none' or 'prefix'"):
             run("llada", cache, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("folder", "policy"), [("llada", DLLMCache()), ("llada", DPadCache()), ("sdar", BlockCache())]
+)
+def test_a_policy_without_a_pass_that_a_refresh_replaces_is_not_audited_there(
+    folder: str, policy: Any
+) -> None:
+    """Its report was empty, and asked for the audit that the caller had asked for."""
+    with pytest.raises(ValueError, match=r"cache_audit='refresh'.*no pass.*such as 0\.25"):
+        run(folder, policy, "refresh")
 
 
 def test_the_other_figures_have_their_closed_forms() -> None:
