@@ -8,7 +8,8 @@ with ends of text behind j, where a run without it shows masks or a text that is
 of that step they follow another law; a run that writes from left to right, or a model that hides
 later columns, draws the same text.  A filled position is no draw: it counts as written with
 probability one, log-probability 0, so that the sum of a row is that of its text and the end.  No
-pass is made for filled positions, and the row stops once all left of j is known.
+pass is made for filled positions, and the row stops once all left of j is known.  A cache forgets
+the keys and values of their masks, and the next pass computes those of the ends.
 
 Rule of the released d3LLM loop; it also shortens the canvas, which this does not.
 """
@@ -64,7 +65,11 @@ def filled_behind(
         return state, filled
     end = state.tokens.gather(1, is_stop.long().argmax(1, keepdim=True))
     state = replace(
-        state, tokens=torch.where(behind, end, state.tokens), unknown=state.unknown & ~behind
+        state,
+        tokens=torch.where(behind, end, state.tokens),
+        unknown=state.unknown & ~behind,
+        # Most lie outside of the block, where a policy would keep what it has of the masks.
+        cache=None if state.cache is None else state.cache.forget(behind),
     )
     if filled is None:
         blank = torch.zeros_like(step.logprob)

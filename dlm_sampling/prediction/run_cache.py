@@ -58,6 +58,10 @@ class RunCache:
         """Note that rows (bool [A]) enter a new block."""
         return replace(self, opened=self.opened | rows)
 
+    def forget(self, columns: Tensor) -> RunCache:
+        """Drop keys and values of columns (bool [A, L]), which the next pass computes anew."""
+        return replace(self, held=self.held & ~columns)
+
     @property
     def nbytes(self) -> int:
         """Return the memory of the keys and values, in bytes."""

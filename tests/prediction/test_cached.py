@@ -14,10 +14,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from dlm_sampling import AutoDenoiser, ops, sample, samplers
 from dlm_sampling.caches import (
+    AdaptiveCache,
     AnyPolicy,
     BlockCache,
     DkvCache,
     DLLMCache,
+    DPadCache,
     DualCache,
     PrefixCache,
     VicinityCache,
@@ -111,6 +113,18 @@ def test_with_one_layer_keys_depend_on_their_own_token_and_no_cache_is_stale(
     for sampler in ("llada", "fast-dllm", "theta-trapezoidal"):
         without = of_one_layer("none", sampler, shifted, guidance)
         cached = of_one_layer(policy, sampler, shifted, guidance)
+        assert_same(without, cached)
+        assert (cached.work < without.work).all()
+
+
+@pytest.mark.slow
+def test_ends_of_text_written_behind_the_block_are_no_longer_seen_as_masks() -> None:
+    given: dict[str, Any] = {"stop_token_ids": tuple(range(7)), "fill_behind_stop": True}
+    given |= {"steps": 12, "sampler": "llada-random"}
+    without = run(toy(1), "none", **given)
+    assert bool((without.nfe < 12).all())
+    for policy in (*POLICIES.values(), AdaptiveCache(9.0), DPadCache(scale=99.0, cache="dual")):
+        cached = run(toy(1), policy, **given)
         assert_same(without, cached)
         assert (cached.work < without.work).all()
 
