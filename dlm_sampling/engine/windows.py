@@ -142,9 +142,9 @@ class Line:
 
     def known(self, state: RunState) -> Tensor:
         """Return the known share of every block, float64 [A, K]; 1 once it is complete."""
-        rows, open_ = state.rows, (state.unknown & state.editable).double()
-        left = torch.zeros_like(self.size[rows]).scatter_add(1, self.number[rows], open_)
-        return (self.size[rows] - left) / self.size[rows]
+        size, open_ = self.size[state.rows], (state.unknown & state.editable).double()
+        left = torch.zeros_like(size).scatter_add_(1, self.number[state.rows], open_)
+        return (size - left) / size
 
     def next(self, state: RunState, last: Tensor) -> tuple[Tensor, Tensor]:
         """Return the first and the last block of the next step; `last` is that of this one."""

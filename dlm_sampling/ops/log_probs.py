@@ -113,7 +113,7 @@ def log_prob_of(
     for block in blocks(table, rows):
         ids = tokens[block.span, None]
         for here in chunks(block, filters=law.filters or tabled):
-            parts.append(_log_law(block, here, plan).gather(1, ids[here])[:, 0])
+            parts.append(_log_law(block, here, plan, ids[here])[:, 0])
     return one_of(parts, like)
 
 
@@ -168,8 +168,8 @@ def _plan(
     return _Plan(law, suppressed, scratch_for(vocab, like.device), check, temperature, adjust)
 
 
-def _log_law(block: Block, here: slice, plan: _Plan) -> Tensor:
-    """Return the log of the sampled law for some rows of a block, [r, V]."""
+def _log_law(block: Block, here: slice, plan: _Plan, ids: Tensor | None = None) -> Tensor:
+    """Return the log of the sampled law for some rows of a block, [r, V], or of `ids` [r, 1]."""
     first, law = block.span.start + here.start, plan.law
     temperature = plan.temperature
     if isinstance(temperature, Tensor):
@@ -185,17 +185,23 @@ def _log_law(block: Block, here: slice, plan: _Plan) -> Tensor:
     if plan.check:
         refuse_lawless(peak.squeeze(1), first)
     if argmax is True:
-        return _one_hot(logits)
+        return _at(_one_hot(logits), ids)
     inverse = inverse_temperature(divisor, logits.dtype)
     result = (logits - peak).mul_(inverse)
     if law.filters and not tabled:
         weight = result.exp()
         truncate(weight, logits, peak[:, 0], law, inverse)
         result.masked_fill_(weight == 0.0, -math.inf)
-    result.sub_(result.logsumexp(-1, keepdim=True))
+    total = result.logsumexp(-1, keepdim=True)
+    result = _at(result, ids).sub_(total)
     if argmax is not False:
-        result = torch.where(argmax[:, None], _one_hot(logits), result)
+        result = torch.where(argmax[:, None], _at(_one_hot(logits), ids), result)
     return result
+
+
+def _at(table: Tensor, ids: Tensor | None) -> Tensor:
+    """Return a table [r, V], or its entries of `ids`, [r, 1]."""
+    return table if ids is None else table.gather(1, ids)
 
 
 def _one_hot(logits: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class Absorbing:
     def reverse_rates(self, p0: Tensor, x: Tensor, c: Tensor) -> Tensor:
         """Return the rates backwards in time: c p0(y) at a mask, 0 elsewhere; [..., V]."""
         masked = (x == self.mask_token_id).unsqueeze(-1)
-        return per_position(c, x, p0) * self.clean_law(p0, x) * masked
+        return (per_position(c, x, p0) * masked) * self.clean_law(p0, x)
 
     def rates(self, p0: Tensor, x: Tensor, alpha: Tensor, slope: Tensor) -> Tensor:
         """Return `reverse_rates` at c = slope / (1 - alpha), slope = -alpha'(t); alpha < 1."""

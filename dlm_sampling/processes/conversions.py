@@ -26,6 +26,7 @@ from torch import Tensor
 
 from dlm_sampling.processes.tables import normalised, one_hot, per_position, value_at
 from dlm_sampling.types import PredictionKind
+from dlm_sampling.types.values import every
 
 _LEAST_NOISE = 1e-15  # of b: without noise a posterior does not say what the other tokens do
 
@@ -117,9 +118,9 @@ def score_from_masked_law(p0: Tensor, x: Tensor, alpha: Tensor, mask_token_id: i
 
 def carried_over(p0: Tensor, x: Tensor, mask_token_id: int) -> Tensor:
     """Return the law of the clean token: p0 without the mask at masks, the token elsewhere."""
-    weights = p0.clone()
+    weights = p0.clamp_min(0.0)
     weights[..., mask_token_id] = 0.0
-    return _at_masks(normalised(weights), x, mask_token_id)
+    return _at_masks(weights / weights.sum(-1, keepdim=True), x, mask_token_id)
 
 
 def convert_absorbing(
@@ -143,4 +144,7 @@ def convert_absorbing(
 
 def _at_masks(table: Tensor, x: Tensor, mask_token_id: int) -> Tensor:
     """Return `table` at masked positions, 1[y = x] elsewhere."""
-    return table.where((x == mask_token_id).unsqueeze(-1), one_hot(x, table))
+    masked = x == mask_token_id
+    if x.is_cpu and every(masked):  # as most steps ask; elsewhere the host would wait
+        return table
+    return table.where(masked.unsqueeze(-1), one_hot(x, table))

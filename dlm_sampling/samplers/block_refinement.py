@@ -109,11 +109,11 @@ class BlockRefinement(DelayingSampler[RefinementState]):
             block_quota(canvas, clock),
             self.threshold,
         )
-        changed = write | self.edits(canvas, draw, confidence)
-        had_mask = canvas.eligible.any(1)
+        edits = self.edits(canvas, draw, confidence)
+        had_mask = canvas.left > 0
         past = torch.where(clock.step == 0, 0, state.post_steps)
-        state = RefinementState(had_mask, (changed & ~write).any(1), past + (~had_mask).long())
-        return state, reveal(canvas, changed, draw)
+        state = RefinementState(had_mask, edits.any(1), past + ~had_mask)
+        return state, reveal(canvas, write | edits, draw)
 
     def drawn(self, canvas: Canvas) -> Tensor:
         """Return the positions whose draw can change the canvas, bool [B, L]."""

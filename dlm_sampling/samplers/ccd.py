@@ -132,7 +132,10 @@ def most_likely(prediction: Prediction, draw: Draw, where: Tensor, rng: RandomSo
 
     It is read again only where another token was drawn, or one of several that tie.
     """
-    other = where & ((draw.log_confidence < draw.max_logprob) | (draw.margin == 0.0))
+    unsure = where & (draw.logprob < 0.0)  # a token of probability 1 is the argmax
+    if not any_or_assume(unsure):
+        return draw.token
+    other = unsure & ((draw.log_confidence < draw.max_logprob) | (draw.margin == 0.0))
     if not any_or_assume(other):
         return draw.token
     everyone = torch.ones_like(where[:, 0])

@@ -18,7 +18,7 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops import Stream, top_k_positions
+from dlm_sampling.ops import Stream, any_or_assume, top_k_positions
 from dlm_sampling.processes.tables import one_hot
 from dlm_sampling.samplers.parts.checks import above_zero, at_least
 from dlm_sampling.samplers.parts.event_clock import EventSampler, EventState, Moment
@@ -117,7 +117,10 @@ class Gillespie(EventSampler):
         """
         rates = process.rates(values, x, alpha, process.unit_slope(alpha))
         total = rates.sum(-1, keepdim=True)
-        return (rates / total).where(total > 0, one_hot(x, rates)), total.squeeze(-1)
+        jump, stays = rates / total, ~(total > 0)
+        if any_or_assume(stays):
+            jump = one_hot(x, rates).where(stays, jump)
+        return jump, total.squeeze(-1)
 
     def happen(
         self, process: Clocked, wait: Tensor, open_: Tensor, alpha: Tensor

@@ -30,7 +30,7 @@ from dlm_sampling.samplers.base import SamplerBase
 from dlm_sampling.samplers.parts.checks import at_least
 from dlm_sampling.samplers.parts.quotas import below_cutoff, floor_share, lowest_positions
 from dlm_sampling.samplers.registry import register
-from dlm_sampling.types import Canvas, Clock, Draw, Predict, RandomSource, Step, TokenLaw
+from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, TokenLaw
 
 Cutoff = Literal["exact", "released"]
 RateName = Literal["cosine", "linear"]
@@ -141,21 +141,24 @@ class RDM(SamplerBase[RDMState]):
             )
         low = _CUTOFFS[self.cutoff](ranking, canvas.editable, k)
         masks = canvas.mask_token_id is not None
+        last = clock.last.unsqueeze(1)
         if not masks:  # nothing shows later that a position was left over
-            low = low & ~clock.last.unsqueeze(1)
+            low = low & ~last
         write = seen.eligible & ~low
-        again = seen.committed & low & self.released(state, canvas, draw)
+        again = seen.committed & low
+        if self.conditional:
+            repeated = draw.token == canvas.tokens
+            again = again & repeated & (draw.log_confidence < state.score)
         noise = (seen.unknown & ~write) | again
         fresh = again if masks else noise & canvas.editable
-        score = torch.where(write, draw.log_confidence.double(), state.score)
-        done = clock.last.unsqueeze(1) & canvas.editable
+        score = torch.where(write, draw.log_confidence, state.score)
         return RDMState(score.masked_fill(again, -torch.inf), noise), Step(
             tokens=torch.where(
                 fresh,
                 self.noise(canvas, predict, rng),
                 torch.where(write, draw.token, canvas.tokens),
             ),
-            unknown=noise if masks else canvas.unknown & ~done,
+            unknown=noise if masks else canvas.unknown & ~(last & canvas.editable),
             logprob=draw.logprob.masked_fill(~write, 0.0),
             draw=draw,
         )
@@ -164,14 +167,9 @@ class RDM(SamplerBase[RDMState]):
         """Return the positions to draw, bool [B, L]; in a last step only the masked ones."""
         if self.cutoff == "released":
             return canvas.editable
-        some, all_masked = k > 0, (k >= canvas.editable.sum(1)) & ~canvas.committed.any(1)
-        return (canvas.eligible | (canvas.committed & some.unsqueeze(1))) & ~all_masked.unsqueeze(1)
-
-    def released(self, state: RDMState, canvas: Canvas, draw: Draw) -> Tensor:
-        """Return whether a written token that ranks low may be masked again, bool [B, L]."""
-        if not self.conditional:
-            return torch.ones_like(canvas.unknown)
-        return (draw.token == canvas.tokens) & (draw.log_confidence < state.score)
+        written = canvas.committed
+        some, all_masked = k > 0, (k >= canvas.editable.sum(1)) & ~written.any(1)
+        return (canvas.eligible | (written & some.unsqueeze(1))) & ~all_masked.unsqueeze(1)
 
 
 RDM_PRESETS: dict[str, RDM] = {

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import DelayingSampler, block_total, even_quota
+from dlm_sampling.ops import any_or_assume, top_k_positions
+from dlm_sampling.samplers.base import DelayingSampler, block_total, even_quota, reveal
 from dlm_sampling.samplers.parts.checks import at_least, unit_interval
 from dlm_sampling.samplers.parts.remasking import reveal_and_remask
 from dlm_sampling.samplers.registry import register
@@ -104,6 +104,8 @@ class ReMDMLLaDA(DelayingSampler[ReMDMLLaDAState]):
         draw = prediction.draw(canvas.eligible & (quota > 0).unsqueeze(1), rng)
         score = self.rank(draw.log_confidence, draw, canvas.eligible)
         where = top_k_positions(score, canvas.eligible, quota)
+        if not any_or_assume(phase.remasks):
+            return ReMDMLLaDAState(total, torch.zeros_like(quota)), reveal(canvas, where, draw)
         candidates = canvas.committed & phase.remasks.unsqueeze(1)
         unlikely = -prediction.log_prob_of(canvas.tokens, candidates)
         remask = top_k_positions(unlikely, candidates, torch.full_like(quota, self.unmask_k))

@@ -70,10 +70,10 @@ class Canvas(_Positions):
             width = self.editable.sum(1, dtype=torch.float64).clamp_min(1)
         return self.left / width
 
-    @property
+    @cached_property
     def committed(self) -> Tensor:
         """Return the positions of the block that hold a token, bool [B, L]."""
-        return ~self.unknown & self.editable
+        return self.editable > self.unknown  # of two bool tensors, a > b is a without b
 
 
 class Clock(NamedTuple):

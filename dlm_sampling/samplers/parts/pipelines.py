@@ -46,7 +46,7 @@ def positions_in_blocks(score: Tensor, canvas: Canvas, threshold: float, *, ever
     if not every:
         front = eligible & (number == blocks.first.unsqueeze(1))
         return (eligible & (score >= threshold)) | threshold_positions(score, front, threshold)
-    passed = threshold_positions(score, eligible, threshold, at_least=0)
+    passed = eligible & (score >= threshold)
     low, none = score.masked_fill(~eligible, -torch.inf), (len(score), blocks.most)
     top = low.new_full(none, -torch.inf).scatter_reduce(1, number, low, "amax")
     best = eligible & (low == top.gather(1, number))

@@ -45,9 +45,8 @@ def below_cutoff(score: Tensor, among: Tensor, k: Tensor, slack: float = 0.0) ->
 
 def block_width(canvas: Canvas) -> Tensor:
     """Return the columns of the block up to its last editable one, int64 [B], prompt included."""
-    column = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)
-    last = torch.where(canvas.editable, column, -1).amax(1)
-    return (last + 1 - canvas.start).clamp_min(0)
+    behind = torch.arange(1, canvas.tokens.shape[1] + 1, device=canvas.tokens.device)
+    return ((canvas.editable * behind).amax(1) - canvas.start).clamp_min(0)
 
 
 def block_quota(canvas: Canvas, clock: Clock) -> Tensor:
