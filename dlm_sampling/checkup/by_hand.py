@@ -4,6 +4,7 @@ They know no seeds, ragged rows, blocks or statistics, and return tokens and the
 Each does in float32, over all positions, what its algorithm asks of a step:
 
     LLaDA        the argmax and its probability; the quota's most confident positions
+    margin       the two most probable tokens; the quota's positions of the largest margins
     entropy      the argmax and the entropy of every law; the quota's least uncertain positions
     CCD          the same, and whether rank and argmax are those of the step before
     mean         the argmax and the entropy of the mean of the laws of two steps
@@ -56,6 +57,28 @@ def llada_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
         written = torch.zeros_like(masked)
         for row in range(count):
             written[row, confidence[row].topk(quota).indices] = True
+        x[written] = token[written]
+    return x, steps
+
+
+@torch.no_grad()
+def margin_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
+    """Write the argmax where the runner-up is farthest: LLaDA's quota in Dream's "topk_margin".
+
+    Ye et al. 2025, arXiv:2508.15487.
+    """
+    count, length, vocab = logits.shape
+    mask = vocab - 1
+    x = torch.full((count, length), mask)
+    for quota in _quotas(length, steps):
+        masked = x == mask
+        law = logits.softmax(-1)
+        p, token = law.max(-1, keepdim=True)
+        margin = (p - law.scatter_(-1, token, 0.0).amax(-1, keepdim=True))[..., 0]
+        margin, token = torch.where(masked, margin, -torch.inf), token[..., 0]
+        written = torch.zeros_like(masked)
+        for row in range(count):
+            written[row, margin[row].topk(quota).indices] = True
         x[written] = token[written]
     return x, steps
 
@@ -232,12 +255,15 @@ def uniform_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
     return x, steps
 
 
-LLADA, ENTROPY, CCD_LOOP, MEAN, CREDIT, KLASS_LOOP, ANCESTRAL, UNIFORM = (
+LLADA, MARGIN, ENTROPY, CCD_LOOP, MEAN, CREDIT, KLASS_LOOP, ANCESTRAL, UNIFORM = (
     f"{name} by hand"
-    for name in ("LLaDA", "entropy", "CCD", "mean", "credit", "KLASS", "ancestral", "uniform")
-)
+    for name in (
+        "LLaDA", "margin", "entropy", "CCD", "mean", "credit", "KLASS", "ancestral", "uniform",
+    )
+)  # fmt: skip
 LOOPS: Mapping[str, HandLoop] = {
     LLADA: llada_by_hand,
+    MARGIN: margin_by_hand,
     ENTROPY: entropy_by_hand,
     CCD_LOOP: ccd_by_hand,
     MEAN: mean_by_hand,
@@ -247,6 +273,7 @@ LOOPS: Mapping[str, HandLoop] = {
     UNIFORM: uniform_by_hand,
 }
 
+_ORDERS: Mapping[str, str] = {"margin": MARGIN, "entropy": ENTROPY}
 _OWN: Mapping[type[Sampler[Any]], str] = {
     KLASS: KLASS_LOOP,
     CCD: CCD_LOOP,
@@ -271,7 +298,7 @@ def loop_like(sampler: Sampler[Any], noise: str) -> str:
         return UNIFORM
     if sampler.law.temperature != 0.0:
         return ANCESTRAL
-    return ENTROPY if isinstance(sampler, LLaDA | Dream) and sampler.order == "entropy" else LLADA
+    return _ORDERS.get(sampler.order, LLADA) if isinstance(sampler, LLaDA | Dream) else LLADA
 
 
 def _certainty(logits: Tensor) -> Tensor:

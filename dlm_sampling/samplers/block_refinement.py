@@ -130,8 +130,8 @@ class BlockRefinement(DelayingSampler[RefinementState]):
     def finished(self, state: RefinementState, canvas: Canvas, clock: Clock) -> Tensor:
         """Return the rows whose last step had no mask and no edit, or whose steps are used up."""
         settled = ~state.had_mask & (~state.edited | (state.post_steps >= self.max_post_steps))
-        filled = state.had_mask & ~canvas.eligible.any(1)
-        return settled | (state.had_mask & clock.last) | (filled & (self.max_post_steps == 0))
+        over = settled | (state.had_mask & clock.last)
+        return over if self.max_post_steps else over | (state.had_mask & (canvas.left == 0))
 
 
 def llada2(threshold: float = 0.95, delayed_ids: tuple[int, ...] = ()) -> BlockRefinement:

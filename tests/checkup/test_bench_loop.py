@@ -23,6 +23,7 @@ from dlm_sampling.checkup.by_hand import (
     KLASS_LOOP,
     LLADA,
     LOOPS,
+    MARGIN,
     MEAN,
     UNIFORM,
     HandLoop,
@@ -33,6 +34,7 @@ from dlm_sampling.checkup.by_hand import (
     klass_by_hand,
     llada_by_hand,
     loop_like,
+    margin_by_hand,
     mean_by_hand,
     uniform_by_hand,
 )
@@ -132,7 +134,8 @@ def test_a_long_run_gets_fewer_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_sampler_has_the_loop_by_hand_that_does_as_much() -> None:
     expected = {
         "llada": LLADA, "dream-maskgit-plus": LLADA, "fast-dllm": LLADA, "rdm": LLADA,
-        "llada-entropy": ENTROPY, "dream-entropy": ENTROPY, "eb-sampler": ENTROPY,
+        "llada-margin": MARGIN, "dream-topk-margin": MARGIN, "llada-entropy": ENTROPY,
+        "dream-entropy": ENTROPY, "eb-sampler": ENTROPY,
         "d3llm": ENTROPY, "ccd": CCD_LOOP, "ccd-average": MEAN, "dinfer-credit": CREDIT,
         "klass": KLASS_LOOP, "klass-dream": KLASS_LOOP, "ancestral": ANCESTRAL,
         "picard": ANCESTRAL,
@@ -180,6 +183,7 @@ def test_functions_of_the_same_name_have_lines_of_their_own_in_a_profile() -> No
     [
         ("llada", llada_by_hand),
         ("klass", klass_by_hand),
+        ("llada-margin", margin_by_hand),
         ("llada-entropy", entropy_by_hand),
         ("ccd", ccd_by_hand),
         ("ccd-average", mean_by_hand),

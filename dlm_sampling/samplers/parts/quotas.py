@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops import threshold_positions, top_k_positions
+from dlm_sampling.ops import top_k_positions
 from dlm_sampling.samplers.base import even_quota
 from dlm_sampling.types import Canvas, Clock
 
@@ -77,5 +77,5 @@ def confident_or_quota(
 def near_best_positions(log_confidence: Tensor, eligible: Tensor, threshold: float) -> Tensor:
     """Choose the eligible positions with p >= min(threshold, max p - 1e-5), bool [B, L]."""
     confidence = log_confidence.exp().masked_fill(~eligible, -math.inf)
-    bound = (confidence.amax(1) - _NEAR).clamp(max=threshold)
-    return threshold_positions(confidence, eligible, bound)
+    bound = (confidence.amax(1, keepdim=True) - _NEAR).clamp(max=threshold)
+    return eligible & (confidence >= bound)
