@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dlm_sampling.samplers.contract import check_answer
 from dlm_sampling.types import Sampler
-from dlm_sampling.types.values import distinct, ints
+
+Columns = NDArray[np.int64]
 
 UNLIMITED = 2**62
 """The loop steps of a block that ends when a sampler says so."""
@@ -63,37 +66,27 @@ def plan_blocks(
         )
     if steps is not None and steps < 1:
         raise ValueError(f"steps={steps}: need at least 1. For a single parallel pass use steps=1.")
-    first, width = _span(editable)
-    if block_length is None:
-        length = width.clamp_min(1)
-    else:
-        length = torch.full_like(width, block_length)
-        if origin is not None:
-            shift = (first - origin) % length
-            first, width = first - shift, width + shift
-    count = int((-(-width // length)).amax()) if len(editable) else 0
-    start = first.unsqueeze(1) + length.unsqueeze(1) * torch.arange(
-        max(1, count), device=editable.device
-    )
-    stop = torch.minimum(start + length.unsqueeze(1), (first + width).unsqueeze(1))
-    done = torch.nn.functional.pad(
-        editable.long().cumsum(1), (1, 0)
-    )  # editable positions left of each column
+    # NumPy: sixty operators on a few numbers, which would each be a launch on a GPU.
+    here = editable.cpu().numpy()
+    first, width = _span(here)
+    length = np.maximum(width, 1) if block_length is None else np.full_like(width, block_length)
+    if block_length is not None and origin is not None:
+        shift = (first - origin.cpu().numpy()) % length
+        first, width = first - shift, width + shift
+    count = int((-(-width // length)).max(initial=1))
+    start = first[:, None] + length[:, None] * np.arange(count)
+    stop = np.minimum(start + length[:, None], (first + width)[:, None])
+    done = np.pad(here.cumsum(1), ((0, 0), (1, 0)))  # editable positions left of each column
     before, after = _at(done, start), _at(done, stop)
     total = done[:, -1:]
-    planned = total if steps is None else torch.full_like(total, steps)
-    share = (
-        planned * after // total.clamp_min(1) - planned * before // total.clamp_min(1)
-    ).clamp_min(1)
+    planned, most = total if steps is None else steps, np.maximum(total, 1)
+    share = np.maximum(planned * after // most - planned * before // most, 1)
     if steps_per_block is not None:
-        share = torch.full_like(share, steps_per_block)
+        share = np.full_like(share, steps_per_block)
     used = after > before
-    order = used.long().argsort(
-        dim=1, descending=True, stable=True
-    )  # blocks with nothing to write go last
-    return BlockPlan(
-        start.gather(1, order), stop.gather(1, order), share.gather(1, order), used.sum(1)
-    )
+    order = np.argsort(~used, axis=1, kind="stable")  # blocks with nothing to write go last
+    parts = (*(np.take_along_axis(part, order, 1) for part in (start, stop, share)), used.sum(1))
+    return BlockPlan(*(torch.from_numpy(part).to(editable.device) for part in parts))
 
 
 def in_whole_blocks(plan: BlockPlan, attention: Tensor, width: int) -> BlockPlan:
@@ -148,22 +141,23 @@ def check_whole(plan: BlockPlan, canvas_length: int) -> None:
         )
 
 
-def _span(editable: Tensor) -> tuple[Tensor, Tensor]:
+def _span(editable: NDArray[np.bool_]) -> tuple[Columns, Columns]:
     """Return first column and width of each row's editable span, int64 [B] each."""
-    first = editable.long().argmax(1)
-    last = editable.shape[1] - 1 - editable.flip(1).long().argmax(1)
-    return first, torch.where(editable.any(1), last - first + 1, 0)
+    first = editable.argmax(1)
+    last = editable.shape[1] - 1 - editable[:, ::-1].argmax(1)
+    return first, np.where(editable.any(1), last - first + 1, 0)
 
 
-def _at(done: Tensor, column: Tensor) -> Tensor:
+def _at(done: Columns, column: Columns) -> Columns:
     """Return the number of editable positions left of each column, int64 [B, K]."""
-    return done.gather(1, column.clamp(0, done.shape[1] - 1))
+    return np.take_along_axis(done, column.clip(0, done.shape[1] - 1), 1)
 
 
 def step_limits(sampler: Sampler[Any], steps: Tensor) -> Tensor:
     """Return the loop steps of every block, int64 [B, K]; `UNLIMITED` if adaptive."""
-    limits = torch.empty_like(steps)
-    for planned in ints(distinct(steps.flatten())[0]):
-        length = check_answer(sampler, "schedule_length", sampler.schedule_length(planned))
-        limits[steps == planned] = UNLIMITED if length is None else length
-    return limits
+    planned = steps.cpu().numpy()
+    limits = np.empty_like(planned)
+    for number in np.unique(planned):
+        length = check_answer(sampler, "schedule_length", sampler.schedule_length(int(number)))
+        limits[planned == number] = UNLIMITED if length is None else length
+    return torch.from_numpy(limits).to(steps.device)

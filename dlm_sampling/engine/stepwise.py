@@ -16,7 +16,7 @@ from dlm_sampling.engine.trajectory import StepEvent, drawn_in, statistics_of
 from dlm_sampling.prediction.ledger import Ledger
 from dlm_sampling.prediction.predictor import Predictor
 from dlm_sampling.types import Step
-from dlm_sampling.types.rows import select_rows
+from dlm_sampling.types.rows import no_rows, select_rows
 from dlm_sampling.types.values import every, some
 
 
@@ -180,6 +180,9 @@ class Stepwise:
             state = replace(state, tokens=torch.where(cut, self.run.filler, state.tokens))
         self.tokens[rows], self.logprob[rows] = state.tokens[done], state.logprob[done]
         self.ended[rows], self.steps[rows] = ended[done], self.iteration
+        if every(done):
+            self.state = no_rows(state)
+            return
         self.state = select_rows(state, (~done).nonzero().squeeze(1))
         self.padded = not every(self.state.attention)
 

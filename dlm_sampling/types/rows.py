@@ -113,6 +113,11 @@ def select_rows(tree: T, index: Tensor) -> T:
     return map_rows(pick, tree)
 
 
+def no_rows(tree: T) -> T:
+    """Keep no row, without an index."""
+    return map_rows(lambda part: part[:0], tree)
+
+
 def repeat_rows(tree: T, n: int) -> T:
     """Repeat every row n times, copies of a row adjacent."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dlm_sampling.types.rows import (
     copy_rows,
+    no_rows,
     repeat_rows,
     row_tensors,
     select_rows,
@@ -71,7 +72,11 @@ def test_split_keeps_every_row_in_order_and_copies_nothing(size: int) -> None:
     for column, kept in zip(columns, row_tensors(whole), strict=True):
         assert torch.equal(torch.cat(column), kept)
         assert column[0].data_ptr() == kept.data_ptr()
-    assert not list(split_rows(select_rows(whole, torch.tensor([], dtype=torch.int64)), size))
+    none = no_rows(whole)
+    assert [part.shape for part in row_tensors(none)] == [
+        part[:0].shape for part in row_tensors(whole)
+    ]
+    assert not list(split_rows(none, size))
 
 
 def test_where_takes_rows_of_one_tree_or_the_other_and_keeps_the_dtype() -> None:
