@@ -115,7 +115,11 @@ def select_rows(tree: T, index: Tensor) -> T:
 
 def no_rows(tree: T) -> T:
     """Keep no row, without an index."""
-    return map_rows(lambda part: part[:0], tree)
+
+    def cut(part: Tensor) -> Tensor:
+        return part[:0]
+
+    return map_rows(cut, tree)
 
 
 def repeat_rows(tree: T, n: int) -> T:
