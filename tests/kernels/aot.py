@@ -14,7 +14,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-_LINE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
+_LINE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
 _TARGET = re.compile(r"0x[0-9a-f]+")
 
 
@@ -23,6 +23,7 @@ class Instruction:
     address: int
     name: str
     operands: str
+    guard: str = ""  # the predicate without which it does nothing
 
     @property
     def jump(self) -> int | None:
@@ -46,7 +47,7 @@ class Machine:
     @cached_property
     def code(self) -> list[Instruction]:
         found = (_LINE.match(line) for line in self.text.splitlines())
-        return [Instruction(int(m[1], 16), m[2], m[3]) for m in found if m is not None]
+        return [Instruction(int(m[1], 16), m[3], m[4], m[2] or "") for m in found if m is not None]
 
     def count(self, *names: str) -> int:
         return sum(i.name.split(".")[0] in names for i in self.code)
@@ -78,9 +79,10 @@ def source_of(
     """Return what is compiled; arguments not named in `types` or `constants` are int32."""
     names = kernel.arg_names
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in names}
-    # Torch aligns its memory, and the row stride of a useful vocabulary is a multiple of 16.
-    rows = () if odd else ("stride_row", "stride_other_row", "stride_hidden", "stride_weight")
-    aligned = [n for n in names if signature[n].startswith("*") or n in rows]
+    # Torch aligns its memory; a useful vocabulary, and so the row stride, is a multiple of 16.
+    rows = ("vocab", "stride_row", "stride_other_row", "stride_hidden", "stride_weight")
+    numbers = () if odd else rows
+    aligned = [n for n in names if signature[n].startswith("*") or n in numbers]
     return ASTSource(
         fn=kernel,
         signature=signature,

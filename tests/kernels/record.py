@@ -17,6 +17,7 @@ from typing import Any
 import triton
 
 from tests.kernels.aot import Machine, compiled, source_of
+from tests.kernels.in_order import estimate
 
 FILE = Path(__file__).parent / "machine_code.json"
 
@@ -32,6 +33,7 @@ class Figures:
     instructions: int
     loop: int  # instructions of the shortest loop that does the work; 0: no loop was asked for
     loop_names: list[str]  # sorted, without their suffixes
+    usual: dict[str, int]  # of the usual path, see `in_order.Estimate`
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Variant:
             instructions=len(made.code),
             loop=len(body),
             loop_names=sorted({i.name.split(".")[0] for i in body}),
+            usual=estimate(made).numbers(),
         )
 
     def figures(self) -> Figures:

@@ -13,7 +13,7 @@ from tests.kernels.interpreter_process import run_checks
 CHECKS = {path.stem: path for path in (Path(__file__).parent / "interpreted").glob("check_*.py")}
 PARTS = (  # of about the same length
     ("head",),
-    ("recorded", "dispatch", "philox"),
+    ("recorded", "dispatch", "philox", "race"),
     ("aligned_reads", "categorical", "combined"),
     ("filters", "positions", "long_rows"),
 )

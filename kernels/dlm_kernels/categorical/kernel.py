@@ -12,9 +12,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dlm_kernels.common.philox import arrivals
+from dlm_kernels.common.race import rough_clocks, winner
 from dlm_kernels.common.status import status_of
-from dlm_kernels.common.tiles import ALONE, FLOOR, LN2, TILE, gaps, largest, load, row_of
+from dlm_kernels.common.tiles import (
+    ALONE,
+    FLOOR,
+    LN2,
+    TILE,
+    gaps,
+    largest,
+    read,
+    row_of,
+    suppress_between,
+)
 from dlm_kernels.filters.kernel import keeps
 
 RUN = tl.constexpr(32)
@@ -24,63 +34,53 @@ TOKEN_STREAM = tl.constexpr(0)
 
 @triton.jit
 def _race(
-    logits, other, weight, peaks, peak, key, position, step, sub, starts, suppressed, vocab,
-    stride_id, stride_other_id, mix0, mix1, inverse, cut, last, least,
-    MIX: tl.constexpr, FILTERS: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr,
+    logits, other, x, tile, first_bad, last_bad, top, peak, token_clock, run_clock, key, position,
+    step, sub, suppressed, vocab, stride_id, stride_other_id, mix0, mix1, inverse, cut, last, least,
+    MIX: tl.constexpr, FILTERS: tl.constexpr, SHIFT: tl.constexpr,
 ):  # fmt: skip
-    """Return the token drawn and its logit; `weight` float64 [TILES] are the sums of the tiles."""
+    """Return the token drawn from the tile with the logits `x` [32, 32], and its logit."""
     lane = tl.arange(0, RUN)
-    tiles = tl.arange(0, TILES)
-    clock = arrivals(key, position, step, sub, tiles + (RUN + RUNS), TOKEN_STREAM)
-    tile = tl.argmax(weight / clock, 0)
-    top = tl.max(tl.where(tiles == tile, peaks, float("-inf")), 0)
-    ids = tile * TILE + lane[:, None] * RUN + lane[None, :]
-    x = load(logits, other, ids, tile, starts, suppressed, vocab, stride_id, stride_other_id,
-             mix0, mix1, MIX)  # fmt: skip
+    if FILTERS:
+        ids = tile * TILE + lane[:, None] * RUN + lane[None, :]
+        x = tl.where(keeps(x, ids, peak, inverse, cut, last, least, SHIFT), x, float("-inf"))
+    runs = tl.sum(tl.exp2(gaps(x, top) * inverse), 1)
+    run = winner(runs, run_clock, key, position, step, sub, lane + RUN, TOKEN_STREAM)
+    ids = tile * TILE + run * RUN + lane
+    x = read(logits, other, ids, vocab, stride_id, stride_other_id, mix0, mix1, MIX)
+    x = suppress_between(x, ids, first_bad, last_bad, suppressed)
     if FILTERS:
         x = tl.where(keeps(x, ids, peak, inverse, cut, last, least, SHIFT), x, float("-inf"))
-    runs = tl.sum(tl.exp2(gaps(x, top) * inverse), 1).to(tl.float64)
-    clock = arrivals(key, position, step, sub, lane + RUN, TOKEN_STREAM)
-    first = tile * TILE + tl.argmax(runs / clock, 0) * RUN
-    x = load(logits, other, first + lane, tile, starts, suppressed, vocab, stride_id,
-             stride_other_id, mix0, mix1, MIX)  # fmt: skip
-    if FILTERS:
-        x = tl.where(
-            keeps(x, first + lane, peak, inverse, cut, last, least, SHIFT), x, float("-inf")
-        )
-    clock = arrivals(key, position, step, sub, lane, TOKEN_STREAM)
-    place = tl.argmax(tl.exp2(gaps(x, top) * inverse).to(tl.float64) / clock, 0)
-    return first + place, tl.max(tl.where(lane == place, x, float("-inf")), 0)
+    weight = tl.exp2(gaps(x, top) * inverse)
+    place = winner(weight, token_clock, key, position, step, sub, lane, TOKEN_STREAM)
+    found = tl.max(tl.where(lane == place, x, float("-inf")), 0)
+    return tile * TILE + run * RUN + place, found
 
 
 @triton.jit
-def _greedy(
-    logits, other, peaks, peak, starts, suppressed, vocab, stride_id, stride_other_id, mix0, mix1,
-    MIX: tl.constexpr, TILES: tl.constexpr,
-):  # fmt: skip
+def _greedy(x, ids, tile, peaks, peak, vocab, TILES: tl.constexpr):
     """Return the lowest id with the largest logit, and the largest logit of all other ids."""
-    tiles = tl.arange(0, TILES)
-    tile = tl.min(tl.where(peaks == peak, tiles, TILES - 1), 0)
-    ids = tile * TILE + tl.arange(0, TILE)
-    x = load(logits, other, ids, tile, starts, suppressed, vocab, stride_id, stride_other_id,
-             mix0, mix1, MIX)  # fmt: skip
     token = tl.min(tl.where(x == peak, ids, vocab - 1), 0)
     inside = tl.max(tl.where(ids == token, float("-inf"), x), 0)
-    outside = tl.max(tl.where(tiles == tile, float("-inf"), peaks), 0)
+    outside = tl.max(tl.where(tl.arange(0, TILES) == tile, float("-inf"), peaks), 0)
     return token, tl.maximum(inside, outside)
 
 
 @triton.jit
 def totals(peaks, sums, entropy_sums, inverse):
-    """Return the largest logit of a row, gaps to it, total, its log and entropy, from its tiles."""
+    """Return the largest logit of a row, its total, the log of that and entropy, from its tiles."""
     peak = tl.reduce(peaks, 0, largest)
-    gap = gaps(peaks, peak)
-    d = tl.maximum(gap * inverse, FLOOR)
+    d = tl.maximum(gaps(peaks, peak) * inverse, FLOOR)
     ratio, s = tl.exp2(d).to(tl.float64), sums.to(tl.float64)
-    total = tl.sum(s * ratio, 0)
-    log_total = tl.log(total)
     turned = ratio * (entropy_sums.to(tl.float64) + s * d.to(tl.float64))
-    return peak, gap, total, log_total, log_total - tl.sum(turned, 0) * LN2 / total
+    total, turned = tl.reduce((s * ratio, turned), 0, _both)
+    log_total = tl.log(total)
+    return peak, total, log_total, log_total - turned * LN2 / total
+
+
+@triton.jit
+def _both(a, b, more_a, more_b):
+    """Return two sums."""
+    return a + more_a, b + more_b
 
 
 @triton.jit
@@ -144,33 +144,57 @@ def draw_kernel(
         other += source * stride_other_row
         mix0 = tl.load(mix + source * stride_mix_row)
         mix1 = tl.load(mix + stride_mix + source * stride_mix_row)
+    # What needs no number of a tile is asked for at once, and waited for together.
     lane = tl.arange(0, TILES)
     inside = lane < tiles
     at = row * tiles + lane
     peaks = tl.load(tile_max + at, mask=inside, other=float("-inf"))
-    peak, gap, total, log_total, entropy = totals(
-        peaks, tl.load(sums + at, mask=inside, other=0.0),
-        tl.load(entropy_sums + at, mask=inside, other=0.0), inverse,
-    )  # fmt: skip
-    best, second = _greedy(logits, other, peaks, peak, starts, suppressed, vocab, stride_id,
-                           stride_other_id, mix0, mix1, MIX, TILES)  # fmt: skip
+    kept_sums = tl.load(sums + at, mask=inside, other=0.0)
+    kept_entropy_sums = tl.load(entropy_sums + at, mask=inside, other=0.0)
+    lone = peaks == float("inf")
     if LAW_STATISTICS:
-        second = tl.where(tl.load(sizes + row) < 2, float("-inf"), second)
-    drawn, found, mass = best, peak, total
+        lone = tl.load(sizes + row) < 2
     if GREEDY != 1:
         draw_inverse = tl.load(inverses + stride_law)
         weight = tl.load(draw_sums + at, mask=inside, other=0.0).to(tl.float64)
-        weight *= tl.exp2(gap * draw_inverse).to(tl.float64)
-        mass = tl.sum(weight, 0)
-        cut, last, least = row, row, peak
+        key, position = tl.load(keys + row), tl.load(positions + row)
+        step, draw = tl.load(steps + row), tl.load(sub)
+        cut, last, least = row, row, inverse
         if FILTERS:
             cut, last = tl.load(cuts + row), tl.load(lasts + row)
             least = tl.load(limits + 2).to(tl.float32)
+        small = tl.arange(0, RUN)
+        token_clock = rough_clocks(key, position, step, draw, small, TOKEN_STREAM)
+        run_clock = rough_clocks(key, position, step, draw, small + RUN, TOKEN_STREAM)
+        clock = rough_clocks(key, position, step, draw, lane + (RUN + RUNS), TOKEN_STREAM)
+    # Then both tiles.
+    peak = tl.reduce(peaks, 0, largest)
+    best_tile = tl.min(tl.where(peaks == peak, lane, tiles - 1), 0)  # the last with NaN
+    best_ids = best_tile * TILE + tl.arange(0, TILE)
+    x = read(logits, other, best_ids, vocab, stride_id, stride_other_id, mix0, mix1, MIX)
+    bad, end_bad = tl.load(starts + best_tile), tl.load(starts + best_tile + 1)
+    if GREEDY != 1:
+        weight *= tl.exp2(gaps(peaks, peak) * draw_inverse).to(tl.float64)
+        tile = winner(weight, clock, key, position, step, draw, lane + (RUN + RUNS), TOKEN_STREAM)
+        tile = tl.minimum(tile, tiles - 1)
+        grid = tl.arange(0, RUNS)[:, None] * RUN + tl.arange(0, RUN)[None, :]
+        ids = tile * TILE + grid
+        y = read(logits, other, ids, vocab, stride_id, stride_other_id, mix0, mix1, MIX)
+        first_bad, last_bad = tl.load(starts + tile), tl.load(starts + tile + 1)
+        top = tl.load(tile_max + row * tiles + tile)
+    peak, total, log_total, entropy = totals(peaks, kept_sums, kept_entropy_sums, inverse)
+    x = suppress_between(x, best_ids, bad, end_bad, suppressed)
+    best, second = _greedy(x, best_ids, best_tile, peaks, peak, vocab, TILES)
+    if LAW_STATISTICS:
+        second = tl.where(lone, float("-inf"), second)
+    drawn, found, mass = best, peak, total
+    if GREEDY != 1:
+        mass = tl.sum(weight, 0)
+        y = suppress_between(y, ids, first_bad, last_bad, suppressed)
         drawn, found = _race(
-            logits, other, weight, peaks, peak, tl.load(keys + row), tl.load(positions + row),
-            tl.load(steps + row), tl.load(sub), starts, suppressed, vocab, stride_id,
-            stride_other_id, mix0, mix1, draw_inverse, cut, last, least,
-            MIX, FILTERS, SHIFT, TILES,
+            logits, other, y, tile, first_bad, last_bad, top, peak, token_clock, run_clock, key,
+            position, step, draw, suppressed, vocab, stride_id, stride_other_id, mix0, mix1,
+            draw_inverse, cut, last, least, MIX, FILTERS, SHIFT,
         )  # fmt: skip
     store_record(
         token, record, status, row, count, vocab, inverses, stride_law, peak, total, log_total,

@@ -20,7 +20,6 @@ from dlm_kernels.common.results import (
     ALWAYS,
     DrawRecord,
     columns,
-    draw_warps,
     refuse_lawless,
     results,
     split,
@@ -30,6 +29,7 @@ from dlm_kernels.common.support import obstacle, refuse
 from dlm_kernels.head.launch import head_draw, runs_fused
 
 _MODEL = Law()
+_TILES_OF_A_WARP = 256  # with more, K2 spills registers
 
 
 def draw(
@@ -163,9 +163,22 @@ def draw_rows(
         draw_kernel[(count,)](
             *tensors, *noise, place, token, record, status, *boundary, count, *where, **options,
             GREEDY=greedy, FILTERS=filters.active, LAW_STATISTICS=law_statistics,
-            num_warps=draw_warps(count), enable_fp_fusion=True,
+            num_warps=draw_warps(count, options["TILES"], filters.active), enable_fp_fusion=True,
         )  # fmt: skip
     return token, record, status
+
+
+def draw_warps(rows: int, tiles: int, filtered: bool) -> int:
+    """Return the warps of K2: one issues least and has no barriers; four do more work at a time.
+
+    Args:
+        rows: programs.
+        tiles: of the vocabulary, rounded up to a power of 2.
+        filtered: whether tokens are dropped, which is work on every token of the tile drawn.
+    """
+    if tiles > _TILES_OF_A_WARP:
+        return 4 if tiles <= 2 * _TILES_OF_A_WARP else 8
+    return 4 if filtered and rows < 1024 else 1
 
 
 @draw_rows.register_fake

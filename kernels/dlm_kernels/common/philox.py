@@ -62,14 +62,34 @@ def exponential_from_words(high, low):
     -log1p(-v) is -log(w) v / (1 - w) with w = 1 - v, whose rounding error cancels (Kahan): the
     interpreter has no log1p.
     """
+    upper, v, w = _parts(high, low, tl.float64)
+    exact = w == 1.0
+    fall = -tl.log(tl.where(upper, v, w))  # one logarithm: a lane needs only one of the two
+    near = fall * v / tl.where(exact, 1.0, 1.0 - w)
+    return tl.where(upper, fall, tl.where(exact, v, near))
+
+
+@triton.jit
+def rough_rates(high, low):
+    """Return 1 / E of `exponential_from_words` in float32, within 2^-19 of it relatively.
+
+    v, w and the logarithm are within 2 units in the last place (2^-23), and so is every product.
+    """
+    upper, v, w = _parts(high, low, tl.float32)
+    exact = w == 1.0
+    fall = -tl.log(tl.where(upper, v, w))
+    apart = tl.where(upper | exact, 1.0, 1.0 - w)
+    return apart / tl.where(upper, fall, tl.where(exact, v, fall * v))
+
+
+@triton.jit
+def _parts(high, low, FLOAT: tl.constexpr):
+    """Return whether u >= 1/2, then v = min(u, 1 - u), and 1 - v."""
     upper = high >= 0x80000000
     high = tl.where(upper, high ^ _WORD, high)
     low = tl.where(upper, low ^ _WORD, low)
-    v = (low.to(tl.float64) + 0.5) * 2.0**-64 + high.to(tl.float64) * 2.0**-32
-    w = 1.0 - v
-    exact = w == 1.0
-    near = -tl.log(w) * v / tl.where(exact, 1.0, 1.0 - w)
-    return tl.where(upper, -tl.log(v), tl.where(exact, v, near))
+    v = (low.to(FLOAT) + 0.5) * 2.0**-64 + high.to(FLOAT) * 2.0**-32
+    return upper, v, 1.0 - v
 
 
 @triton.jit

@@ -40,11 +40,6 @@ def results(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def draw_warps(rows: int) -> int:
-    """Return the warps of K2: one issues least, four wait least; where they meet is a guess."""
-    return 4 if rows < 1024 else 1
-
-
 def split(sub: int | Tensor) -> tuple[int, Tensor | None]:
     """Return the number of a draw as two arguments of an operator: on the host, on the device."""
     return (0, sub) if isinstance(sub, Tensor) else (sub, None)

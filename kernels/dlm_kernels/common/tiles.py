@@ -50,8 +50,12 @@ def row_of(rows, row, height, HAS_ROWS: tl.constexpr):
 @triton.jit
 def suppress(x, ids, tile, starts, suppressed):
     """Return the logits `x` of the tokens `ids`, with -inf at the suppressed ids of this tile."""
-    at = tl.load(starts + tile)
-    end = tl.load(starts + tile + 1)
+    return suppress_between(x, ids, tl.load(starts + tile), tl.load(starts + tile + 1), suppressed)
+
+
+@triton.jit
+def suppress_between(x, ids, at, end, suppressed):
+    """Return the logits `x` of the tokens `ids`, with -inf at a stretch of the suppressed ids."""
     while at < end:
         x = tl.where(ids == tl.load(suppressed + at), float("-inf"), x)
         at += 1
@@ -94,13 +98,22 @@ def load(
     MIX: tl.constexpr,
 ):  # fmt: skip
     """Load the logits of `ids`, all of one tile, as float32; -inf where an id may not be drawn."""
+    x = read(logits, other, ids, vocab, stride_id, stride_other_id, mix0, mix1, MIX)
+    return suppress(x, ids, tile, starts, suppressed)
+
+
+@triton.jit
+def read(
+    logits, other, ids, vocab, stride_id, stride_other_id, mix0, mix1, MIX: tl.constexpr
+):  # fmt: skip
+    """Load the logits of `ids` as float32, suppressed or not; -inf outside of the vocabulary."""
     inside = ids < vocab
     place = ids.to(tl.int64)
     x = tl.load(logits + place * stride_id, mask=inside, other=float("-inf")).to(tl.float32)
     if MIX != ALONE:
         u = tl.load(other + place * stride_other_id, mask=inside, other=0.0).to(tl.float32)
         x = tl.where(inside, combined(x, u, mix0, mix1, MIX), float("-inf"))
-    return suppress(x, ids, tile, starts, suppressed)
+    return x
 
 
 @triton.jit

@@ -26,6 +26,7 @@ import triton.language as tl
 
 from dlm_kernels.categorical.kernel import RUN, RUNS, TOKEN_STREAM, store_record, totals
 from dlm_kernels.common.philox import arrivals
+from dlm_kernels.common.race import rough_clocks, winner
 from dlm_kernels.common.status import status_of
 from dlm_kernels.common.tiles import FLOOR, NATIVE, TILE, gaps, largest, row_of
 
@@ -287,27 +288,31 @@ def race_kernel(
     peaks = tl.load(table + PEAK * parts + at, mask=inside, other=float("-inf"))
     sums = tl.load(table + SUM * parts + at, mask=inside, other=0.0)
     entropy_sums = tl.load(table + ENTROPY_SUM * parts + at, mask=inside, other=0.0)
-    peak, gap, total, log_total, entropy = totals(peaks, sums, entropy_sums, inverse)
+    if GREEDY != 1:
+        # Asked for with the others, and waited for together.
+        draw_inverse = tl.load(inverses + stride_law)
+        draw_sums = sums
+        if TWO:
+            draw_sums = tl.load(table + DRAW_SUM * parts + at, mask=inside, other=0.0)
+        speed = tl.load(table + SPEED * parts + at, mask=inside, other=0.0)
+        key, position = tl.load(keys + row), tl.load(positions + row)
+        step, draw = tl.load(steps + row), tl.load(sub)
+        lane = tl.arange(0, TILES) + (RUN + RUNS)
+        clock = rough_clocks(key, position, step, draw, lane, TOKEN_STREAM)
+    peak, total, log_total, entropy = totals(peaks, sums, entropy_sums, inverse)
     part = tl.min(tl.where(peaks == peak, at, parts - 1), 0)
     best = tl.load(id_table + BEST * parts + part)
     others = tl.max(tl.where(at == part, float("-inf"), peaks), 0)
     second = tl.maximum(tl.load(table + SECOND * parts + part), others)
     drawn, found, mass = best, peak, total
     if GREEDY != 1:
-        draw_inverse = tl.load(inverses + stride_law)
-        if TWO:
-            sums = tl.load(table + DRAW_SUM * parts + at, mask=inside, other=0.0)
-        weight = sums.to(tl.float64) * tl.exp2(gap * draw_inverse).to(tl.float64)
+        weight = draw_sums.to(tl.float64) * tl.exp2(gaps(peaks, peak) * draw_inverse).to(tl.float64)
         mass = tl.sum(weight, 0)
-        clock = arrivals(
-            tl.load(keys + row), tl.load(positions + row), tl.load(steps + row), tl.load(sub),
-            tl.arange(0, TILES) + (RUN + RUNS), TOKEN_STREAM,
-        )  # fmt: skip
-        tile = tl.argmax(tl.sum(tl.reshape(weight, (TILES, SPLIT)), 1) / clock, 0)
+        weights = tl.sum(tl.reshape(weight, (TILES, SPLIT)), 1)
+        tile = winner(weights, clock, key, position, step, draw, lane, TOKEN_STREAM)
         here = at // SPLIT == tile
         top = tl.max(tl.where(here, peaks, float("-inf")), 0)
         # Of the runs that won in the parts of the tile, the fastest.
-        speed = tl.load(table + SPEED * parts + at, mask=inside, other=0.0)
         speed = tl.where(here, speed * tl.exp2(gaps(peaks, top) * draw_inverse), -1.0)
         part = tl.min(tl.where(speed == tl.max(speed, 0), at, parts - 1), 0)
         drawn = tl.load(id_table + WINNER * parts + part)

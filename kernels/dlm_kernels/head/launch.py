@@ -32,7 +32,6 @@ from dlm_kernels.common.device_tables import (
 from dlm_kernels.common.results import (
     DrawRecord,
     columns,
-    draw_warps,
     refuse_lawless,
     results,
     split,
@@ -246,7 +245,7 @@ def head_rows(
             rows, table, ids, inverses, *noise, place, token, record, status,
             count, vocab, parts, hidden.shape[0], *steps_over,
             TILES=triton.next_power_of_2(triton.cdiv(vocab, TILE.value)), SPLIT=TILE.value // part,
-            num_warps=max(draw_warps(count), 8 if parts > 512 else 1), enable_fp_fusion=True,
+            num_warps=8 if parts > 512 else 4 if count < 1024 else 1, enable_fp_fusion=True,
             maxnreg=_REGISTERS, **law,
         )  # fmt: skip
     return token, record, status

@@ -57,7 +57,7 @@ def log_probs_kernel(
             keeps(x, ids, peak, inverse, cut, last, least, SHIFT), value, float("-inf")
         )
     if GREEDY:
-        top = tl.min(tl.where(peaks == peak, lane, TILES - 1), 0)
+        top = tl.min(tl.where(peaks == peak, lane, tiles - 1), 0)  # the last with NaN
         near = top * TILE + tl.arange(0, TILE)
         x = load(logits, other, near, top, starts, suppressed, vocab, stride_id, stride_other_id,
                  mix0, mix1, MIX)  # fmt: skip

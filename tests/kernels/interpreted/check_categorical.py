@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from dlm_sampling import ops
 from dlm_sampling.types import DrawRecord, TokenLaw
+from tests.kernels.interpreted.check_aligned_reads import between_walls
 from tests.kernels.interpreted.twins import CLOSE, agree, noise, normal
 
 INF = math.inf
@@ -168,6 +170,23 @@ def test_without_the_check_the_good_rows_are_drawn() -> None:
     found = operators.draw(logits, **noise(3), check=False)
     assert found.token[1].item() == 0
     assert ((found.token >= 0) & (found.token < 2)).all()
+
+
+def test_a_row_of_nan_reads_no_tile_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five tiles in eight lanes; a read beyond the table of suppressed ids ends this process."""
+    from dlm_kernels.common import logit_pass
+    from dlm_kernels.common.device_tables import Suppressed, suppressed_table
+
+    def at_the_wall(*law: Any) -> Suppressed:
+        starts, ids = suppressed_table(*law)
+        end = between_walls().view(torch.int32)[-len(starts) :]
+        return Suppressed(end.copy_(starts), ids)
+
+    monkeypatch.setattr(logit_pass, "suppressed_table", at_the_wall)
+    logits, token = torch.full((1, 5 * 1024), math.nan), torch.zeros(1, dtype=torch.int64)
+    for law in (TokenLaw(), TokenLaw(0.0)):
+        assert 0 <= operators.draw(logits, **noise(1), law=law, check=False).token < 5 * 1024
+        operators.log_prob_of(logits, token, law=law, check=False)
 
 
 LAWS = [TokenLaw(), TokenLaw(0.0), TokenLaw(0.7, top_k=3, top_p=0.8, suppressed=(1,))]
