@@ -23,7 +23,7 @@ NARROW, WIDE, BUDGETED = 4, 8, 16  # bytes that it holds per position
 _BYTES_PER_WARP = 2048
 _LEAST_BLOCK = 16
 CHUNK, _LONG_ROWS_WARPS = 1024, 8  # columns of a longer row at a time
-LONG_ROWS_REGISTERS = 144  # left alone, the assembler spills a few numbers
+LONG_ROWS_REGISTERS = 160  # left alone, the assembler spills a few numbers
 _NO_STREAM = -1
 
 

@@ -5,8 +5,8 @@ chosen:
 
     found = max { c : #{ i : key_i >= c } >= k },
 
-bit by bit, every turn one pass over the keys of the row.  Exactly k keys that reach a candidate end
-the search: nothing is left to tell apart.
+two bits at a time; a turn is one pass over the keys of the row, which asks about three candidates.
+Exactly k keys that reach one of them end the search: nothing is left to tell apart.
 
 No GPU has run this yet; see kernels/STATUS.md.
 """
@@ -23,14 +23,24 @@ LOADS = tl.constexpr(4)  # pieces of keys that a turn waits for at once
 
 
 @triton.jit
-def _above(order, stop, floor, WIDTH: tl.constexpr):
-    """Count the keys above `floor`, int32."""
+def _three(a, b, c, more_a, more_b, more_c):
+    """Return three sums."""
+    return a + more_a, b + more_b, c + more_c
+
+
+@triton.jit
+def _reached(order, stop, found, step, WIDTH: tl.constexpr):
+    """Count the keys that reach found + step, found + 2 step and found + 3 step, int32."""
     column = tl.arange(0, WIDTH)
-    count, start = column * 0, stop * 0
+    one, start = column * 0, stop * 0
+    two, three = one, one
     while start < stop:
-        count += (tl.load(order + start + column) > floor).to(tl.int32)
+        key = tl.load(order + start + column)
+        one += (key >= found + step).to(tl.int32)
+        two += (key >= found + step + step).to(tl.int32)
+        three += (key >= found + step + step + step).to(tl.int32)
         start += WIDTH
-    return tl.sum(count, 0)
+    return tl.reduce((one, two, three), 0, _three)
 
 
 @triton.jit
@@ -102,12 +112,18 @@ def long_rows_kernel(
     wanted = clamped(tl.load(k + row), there)
 
     found, bit = _first_bit(WIDE)
-    while bit > 0:
-        candidate = found | bit
-        reached = _above(order, stop, candidate - 1, WIDTH)
-        found = tl.where(reached >= wanted, candidate, found)
-        bit = tl.where(reached == wanted, bit - bit, bit >> 1)
-    room = wanted - _above(order, stop, found, WIDTH)
+    step = bit >> 1
+    while step > 0:
+        one, two, three = _reached(order, stop, found, step, WIDTH)
+        digit = (one >= wanted).to(tl.int32) + (two >= wanted).to(tl.int32)
+        digit += (three >= wanted).to(tl.int32)
+        reached = tl.where(digit == 3, three, tl.where(digit == 2, two, one))
+        found += step * digit.to(found.dtype)
+        step = tl.where(reached == wanted, step - step, step >> 2)
+    # With found = 0 the places that may not be chosen count as equal, which only costs time.
+    reached, above, _ = _reached(order, stop, found - 1, (found - found) + 1, WIDTH)
+    room = wanted - above
+    tied = tl.where(room > 0, reached - above, 0) > room
 
     bound, bit = _first_bit(WIDE)
     limit = tl.full((), 0.0, tl.float64)
@@ -121,7 +137,7 @@ def long_rows_kernel(
             bit = bit >> 1
         spent, most = _spent_above(order, cost, length, stop, bound, CHUNK)
 
-    written, invalid, start = there * 0, there * 0, length * 0
+    written, invalid, start = lane * 0, lane * 0, length * 0
     while start < stop:
         column = start + lane
         inside = column < length
@@ -129,8 +145,11 @@ def long_rows_kernel(
                              stride_bound, WINDOW)  # fmt: skip
         key = tl.load(order + column)
         equal = (allowed & (key == found)).to(tl.int32)
-        taken = (key > found) | ((equal > 0) & (tl.cumsum(equal, 0) <= room))
-        room -= tl.sum(equal, 0)
+        first = (equal > 0) & (room > 0)
+        if tied:  # else all of them are taken, or none
+            first = (equal > 0) & (tl.cumsum(equal, 0) <= room)
+            room -= tl.sum(equal, 0)
+        taken = (key > found) | first
         if THRESHOLD:
             at = threshold + row * stride_threshold + column.to(tl.int64) * stride_column
             value = tl.load(score + column, mask=inside, other=0.0)
@@ -143,11 +162,12 @@ def long_rows_kernel(
             taken = taken | (key > bound) | (same & fits)
             spent += tl.sum(more, 0)
             most = tl.maximum(most, tl.max(more, 0))
-        written += tl.sum(taken.to(tl.int32), 0)
-        invalid += tl.sum((allowed & (key == 0)).to(tl.int32), 0)  # the key of a NaN
+        written += taken.to(tl.int32)
+        invalid += (allowed & (key == 0)).to(tl.int32)  # the key of a NaN
         store_chosen(chosen, tokens, drawn, unknown, row, column, inside, taken, length,
                      stride_tokens, stride_drawn, stride_unknown, WRITE)  # fmt: skip
         start += CHUNK
-    tl.store(counts + row, written.to(tl.int64))
-    tl.store(counts + rows + row, (there - written).to(tl.int64))
-    tl.store(counts + 2 * rows + row, invalid.to(tl.int64))
+    revealed = tl.sum(written, 0)
+    tl.store(counts + row, revealed.to(tl.int64))
+    tl.store(counts + rows + row, (there - revealed).to(tl.int64))
+    tl.store(counts + 2 * rows + row, tl.sum(invalid, 0).to(tl.int64))
