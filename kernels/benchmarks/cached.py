@@ -7,6 +7,7 @@ of 512 tokens and as many new ones in blocks of 32.  Each case has the time that
     bytes    = 2 (p + d V) + B T kv                  p parameters of the layers, kv bytes per column
     seconds  = max(flop / 989e12, bytes / 4.8e12)    an H200's bfloat16 peak and bandwidth
 
+(dLLM-Cache: q is another number behind the first layer), but where columns follow from the values;
 and, for the policies that it has, the time of the released loop with the same weights.
 """
 
@@ -74,15 +75,31 @@ POLICIES: dict[str, tuple[str | caches.AnyPolicy, ...]] = {
 }  # fmt: skip
 
 
-def pass_seconds(size: Size, rows: int, query: int, seen: int | None = None) -> float:
-    """Seconds of a pass over some columns of each row, which sees as many keys, or the canvas."""
+def pass_seconds(
+    size: Size, rows: int, query: int, seen: int | None = None, behind: int | None = None
+) -> float:
+    """Seconds of a pass over some columns of each row.
+
+    Args:
+        size: the network.
+        rows: rows of the batch.
+        query: columns that the first layer computes.
+        seen: keys that they see; None for those of the canvas.
+        behind: columns that the layers behind the first compute, None for all; of the others
+            these make values only, and what a layer added to them is read from memory.
+    """
     seen = size.total if seen is None else seen
-    read = min(query, size.block)
-    attention = 4 * seen * size.heads * size.head_width * size.layers
+    behind = query if behind is None else behind
+    attention = 4 * seen * size.heads * size.head_width
+    column = 2 * size.parameters / size.layers + attention  # of a layer
+    value = 2 * size.width * size.kv_heads * size.head_width
     head = size.width * size.vocab
-    flop = rows * (query * (2 * size.parameters + attention) + 2 * read * head)
-    keys = 4 * size.kv_heads * size.head_width * size.layers
-    return max(flop / FLOPS, (2 * (size.parameters + head) + rows * seen * keys) / BANDWIDTH)
+    later = behind * column + (query - behind) * value
+    layers = query * column + (size.layers - 1) * later
+    flop = rows * (layers + 2 * min(query, size.block) * head)
+    stored = seen * 4 * size.kv_heads * size.head_width + (query - behind) * 2 * size.width
+    memory = 2 * (size.parameters + head) + rows * stored * size.layers
+    return max(flop / FLOPS, memory / BANDWIDTH)
 
 
 def run_seconds(size: Size, rows: int, name: str, steps: int) -> float | None:
@@ -91,7 +108,8 @@ def run_seconds(size: Size, rows: int, name: str, steps: int) -> float | None:
     Args:
         size: the network and the run.
         rows: rows of the batch.
-        name: "vicinity" has 16 columns on both sides and one pass over all columns per block.
+        name: "vicinity" has 16 columns on both sides and one pass over all columns per block;
+            "dkv" and "dllm" refresh as they do by default.
         steps: passes of a block.
     """
     total, width = size.total, size.block
@@ -118,10 +136,21 @@ def run_seconds(size: Size, rows: int, name: str, steps: int) -> float | None:
                 (total if full else left - step * written + written, None)
                 for step, full in enumerate(refreshed)
             ]
+        elif name == "dllm":
+            found += sum(_dllm_seconds(size, rows, number * steps + step) for step in range(steps))
+            continue
         else:
             return None
         found += sum(pass_seconds(size, rows, query, seen) for query, seen in passes)
     return found
+
+
+def _dllm_seconds(size: Size, rows: int, number: int) -> float:
+    """Seconds of one pass of the run with dLLM-Cache, which counts them from 0."""
+    rule = caches.DLLMCache()
+    prompt = size.prompt if number % rule.prompt_every == 0 else 0
+    share = 1.0 if number % rule.every == 0 else rule.share
+    return pass_seconds(size, rows, prompt + size.new, None, prompt + int(size.new * share))
 
 
 def network(size: Size, report: Report) -> Denoiser:
@@ -169,6 +198,8 @@ def of_policies(report: Report, size: Size, denoiser: Denoiser, rows: int) -> No
     ids[:, size.prompt :] = size.vocab - 1
     editable = torch.arange(size.total).expand(rows, -1) >= size.prompt
     wanted: Tensor | None = None
+    if not report.late:  # loads the libraries, and fills the allocator
+        seconds(report, size, denoiser, (ids, editable), "none", False, steps=1)
     for cache in POLICIES[size.layout]:
         for graph in (False, True) if cache == "block" and not report.dry else (False,):
             if report.late:
@@ -206,13 +237,14 @@ def seconds(
     texts: tuple[Tensor, Tensor],
     cache: str | caches.AnyPolicy,
     graph: bool,
+    steps: int = STEPS,
 ) -> tuple[float, Any]:
     """Wall time of a run, and its output."""
     ids, editable = texts
     begun = clock(report)
     out = sample(
         denoiser, samplers.create("llada"), ids, editable, seeds=range(len(ids)),
-        steps_per_block=min(STEPS, size.block), block_length=size.block,
+        steps_per_block=min(steps, size.block), block_length=size.block,
         align_blocks=size.layout == "sdar", cache=cache, cuda_graph=graph,
     )  # fmt: skip
     return clock(report) - begun, out

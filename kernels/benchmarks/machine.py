@@ -67,12 +67,14 @@ class Report:
         self.cases.append({"name": name} | found)
 
     def write(self, folder: Path) -> Path:
-        """Write the file; dry runs are named so and prove nothing about speed."""
+        """Write the file; dry and small runs are named so and prove nothing about speed."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / (f"{self.part}.dry.json" if self.dry else f"{self.part}.json")
+        kind = ".dry" if self.dry else ".small" if self.small else ""
+        path = folder / f"{self.part}{kind}.json"
         found = {
             "part": self.part,
             "dry_run": self.dry,
+            "small": self.small,
             "complete": not self.late,
             "passed": self.passed,
             **self.facts,

@@ -3,7 +3,7 @@
     python kernels/benchmarks/write_page.py            # write the page
     python kernels/benchmarks/write_page.py --check    # exit 1 if it is not what the files say
 
-Dry runs are left out: they prove nothing about a GPU.
+Dry and small runs are left out: they prove nothing about the time on a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HIDDEN = {"name", "passed", "graph_error"}
 def page(folder: Path) -> str:
     """The page that the result files in a folder make."""
     files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    files = [found for found in files if not found["dry_run"]]
+    files = [found for found in files if not (found["dry_run"] or found["small"])]
     if not files:
         return HEADER + NOTHING
     return HEADER + "".join(section(found) for found in files)
