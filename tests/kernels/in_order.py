@@ -19,8 +19,10 @@ from tests.kernels.aot import Instruction, Machine
 
 DOUBLES = ("DFMA", "DADD", "DMUL", "DSETP")
 # Cycles until the result is there; 5 for all others.
-LATENCY = dict.fromkeys(DOUBLES, 8) | {"LDG": 300, "LDS": 30, "LDC": 30, "SHFL": 24, "BAR": 25}
-LATENCY |= {"MUFU": 24, "REDUX": 24, "F2F": 14, "I2F": 14, "F2I": 14, "VOTE": 12, "S2R": 20}
+LATENCY = {
+    **dict.fromkeys(DOUBLES, 8), "LDG": 300, "LDS": 30, "LDC": 30, "SHFL": 24, "BAR": 25,
+    "MUFU": 24, "REDUX": 24, "F2F": 14, "I2F": 14, "F2I": 14, "VOTE": 12, "S2R": 20,
+}  # fmt: skip
 # Cycles until a quarter of a processor can begin another of its kind; 1 for all others.
 BUSY = dict.fromkeys(DOUBLES, 2) | {"MUFU": 8, "F2F": 8, "REDUX": 4, "IMAD": 2, "SHFL": 2, "LDG": 2}
 SHARED = ("STS", "LDS", "BAR")
