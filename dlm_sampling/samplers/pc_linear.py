@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dlm_sampling.errors import unknown_choice
-from dlm_sampling.ops import top_k_positions
-from dlm_sampling.samplers.base import BlockTotal, DelayingSampler, block_total, even_quota, reveal
+from dlm_sampling.ops import any_or_assume, top_k_positions
+from dlm_sampling.samplers.base import DelayingSampler, block_total, even_quota, reveal
 from dlm_sampling.samplers.frequencies.token_frequencies import (
     FrequencySource,
     TokenFrequencies,
@@ -33,8 +34,15 @@ from dlm_sampling.types import Canvas, Clock, Predict, RandomSource, Step, Token
 _SMALLEST_RANGE = 1e-9
 
 
+class PCLinearState(NamedTuple):
+    """Hold the size of the block, and the bias of its positions."""
+
+    total: Tensor  # int64 [B], unknown positions when the block began
+    near: Tensor  # float64 [B, L], (W - j) / W
+
+
 @dataclass(frozen=True)
-class PCLinear(DelayingSampler[BlockTotal]):
+class PCLinear(DelayingSampler[PCLinearState]):
     """Write the quota of this step where calibrated confidence plus nearness is largest.
 
     At written positions c reads the probability of the model's drawn token there and the frequency
@@ -66,18 +74,19 @@ class PCLinear(DelayingSampler[BlockTotal]):
         """Return False: the score is read at the drawn token."""
         return False
 
-    def init(self, canvas: Canvas) -> BlockTotal:
+    def init(self, canvas: Canvas) -> PCLinearState:
         """Return zeros; positions are counted when a row enters a block."""
-        return BlockTotal(torch.zeros_like(canvas.start))
+        near = torch.zeros_like(canvas.tokens, dtype=torch.float64)
+        return PCLinearState(torch.zeros_like(canvas.start), near)
 
     def step(
         self,
-        state: BlockTotal,
+        state: PCLinearState,
         canvas: Canvas,
         clock: Clock,
         predict: Predict,
         rng: RandomSource,
-    ) -> tuple[BlockTotal, Step]:
+    ) -> tuple[PCLinearState, Step]:
         """Write the quota of this step."""
         eligible = canvas.eligible
         total = block_total(state.total, canvas, clock)
@@ -86,11 +95,10 @@ class PCLinear(DelayingSampler[BlockTotal]):
         draw = predict(canvas.tokens, canvas.unknown_fraction).draw(where, rng)
         token = torch.where(eligible, draw.token, canvas.tokens)
         content = log_content(draw.log_confidence, token, self.frequencies, self.alpha).exp()
-        score = (1.0 - self.lambd) * _unit_range(content, canvas.editable) + self.lambd * _nearness(
-            canvas
-        )
-        score = self.rank(score, draw, eligible)
-        return BlockTotal(total), reveal(canvas, top_k_positions(score, eligible, quota), draw)
+        near = _nearness(canvas) if any_or_assume(clock.step == 0) else state.near
+        score = (1.0 - self.lambd) * _unit_range(content, canvas.editable) + self.lambd * near
+        where = top_k_positions(self.rank(score, draw, eligible), eligible, quota)
+        return PCLinearState(total, near), reveal(canvas, where, draw)
 
 
 def _unit_range(content: Tensor, inside: Tensor) -> Tensor:

@@ -118,13 +118,16 @@ class RDM(SamplerBase[RDMState]):
         begins = (clock.step == 0).unsqueeze(1)
         return canvas._replace(unknown=torch.where(begins, canvas.editable, state.noise))
 
-    def noise(self, canvas: Canvas, predict: Predict, rng: RandomSource) -> Tensor:
-        """Return tokens of noise, masks or fresh uniform tokens; int64 [B, L]."""
+    def with_noise(
+        self, canvas: Canvas, where: Tensor, predict: Predict, rng: RandomSource
+    ) -> Tensor:
+        """Return the tokens with noise at `where`, masks or fresh uniform tokens; int64 [B, L]."""
+        tokens = canvas.tokens
         if canvas.mask_token_id is not None:
-            return torch.full_like(canvas.tokens, canvas.mask_token_id)
+            return tokens.masked_fill(where, canvas.mask_token_id)
         size = predict.vocab_size
-        u = rng.uniform(Stream.REMASK, canvas.tokens)
-        return (u * size).long().clamp_(max=size - 1)
+        u = rng.uniform(Stream.REMASK, tokens)
+        return torch.where(where, (u * size).long().clamp_(max=size - 1), tokens)
 
     def step(
         self, state: RDMState, canvas: Canvas, clock: Clock, predict: Predict, rng: RandomSource
@@ -152,14 +155,11 @@ class RDM(SamplerBase[RDMState]):
         noise = (seen.unknown & ~write) | again
         fresh = again if masks else noise & canvas.editable
         score = torch.where(write, draw.log_confidence, state.score)
+        written = canvas._replace(tokens=torch.where(write, draw.token, canvas.tokens))
         return RDMState(score.masked_fill(again, -torch.inf), noise), Step(
-            tokens=torch.where(
-                fresh,
-                self.noise(canvas, predict, rng),
-                torch.where(write, draw.token, canvas.tokens),
-            ),
+            tokens=self.with_noise(written, fresh, predict, rng),
             unknown=noise if masks else canvas.unknown & ~(last & canvas.editable),
-            logprob=draw.logprob.masked_fill(~write, 0.0),
+            logprob=torch.where(write, draw.logprob, 0.0),
             draw=draw,
         )
 
