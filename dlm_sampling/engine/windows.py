@@ -121,7 +121,7 @@ class Line:
         stops: int64 [k], ids that end a row.
         number: int64 [B, L], the block of every column.
         size: float64 [B, K], positions that each block has to write, at least 1.
-        latest: what `known` returned last, behind the unknown positions that it was asked for.
+        latest: the unknown positions that `known` was asked for last, and its answer.
     """
 
     pipeline: Pipeline
