@@ -27,6 +27,7 @@ from dlm_sampling.checkup.bench import cpu_name, load_average
 from dlm_sampling.denoisers.base import Denoiser
 from dlm_sampling.denoisers.wrap import wrap
 from dlm_sampling.engine.sample import sample
+from dlm_sampling.errors import JobMismatchError
 from dlm_sampling.processes import Absorbing, Uniform
 from dlm_sampling.samplers import available, create
 from dlm_sampling.types import NoiseKind, Process, Sampler
@@ -210,7 +211,8 @@ def run_bench_loop(
         watch: is told what is measured next, and the report so far.
 
     Raises:
-        ValueError: a number below 1, an unknown sampler, or a report with other settings.
+        ValueError: a number below 1, or an unknown sampler.
+        JobMismatchError: the report that was begun has other settings.
     """
     counts = {"vocab": (vocab, 2), "steps": (steps, 1), "threads": (threads, 1)}
     counts |= {"repeats": (repeats, 1), "rows": (min(s[0] for s in settings), 1)}
@@ -225,8 +227,9 @@ def run_bench_loop(
     )
     if begun is not None:
         if other := report.unlike(begun):
-            raise ValueError(
-                f"begun: it was measured with other {' and '.join(other)}; measure all again."
+            raise JobMismatchError(
+                f"begun: it was measured with other {' and '.join(other)}; give the old values, or "
+                "measure all again (another --out)."
             )
         report = replace(report, loops=begun.loops, profiles=begun.profiles)
     chosen = names or tuple(available())

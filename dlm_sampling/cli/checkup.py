@@ -13,6 +13,7 @@ import typer
 
 from dlm_sampling.cli.io import check_model
 from dlm_sampling.cli.own_sampler import find_sampler
+from dlm_sampling.errors import UsageError
 from dlm_sampling.viewers.safe_text import json_line, one_line, printable
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ def loop(
     settings = list(dict.fromkeys(settings))
     names = list(dict.fromkeys(find_sampler(name).name for name in sampler or ()))
     begun = None
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise UsageError(f"--out {out}: must be a file in a folder that exists.")
     if out is not None and out.exists():
         try:
             begun = LoopReport.of(json.loads(out.read_bytes()))

@@ -123,7 +123,9 @@ def test_bench_table_and_json(
     assert json.loads(held.read_text()) == json.loads(more.out)
     assert [row["sampler"] for row in json.loads(more.out)["loops"]][-2:] == ["llada", "duo"]
     assert json.loads(more.out)["loops"][-2]["microseconds"] == 7.0
-    assert_one_line(command("bench", "loop", *small, *again, "2"), 2, "other repeats")
+    assert_one_line(command("bench", "loop", *small, *again, "2"), 4, "other repeats")
+    for wrong in (tmp_path, tmp_path / "none" / "loop.json"):
+        assert_one_line(command("bench", "loop", *small, "--out", str(wrong)), 2, f"--out {wrong}")
     held.write_text("{}")
     assert_one_line(command("bench", "loop", *small, *again, "1"), 2, "is no result of this")
 
