@@ -277,3 +277,31 @@ def test_the_record_names_what_the_machine_code_follows_from() -> None:
     changes += ({"constants": one.constants | {"GROUP": 4}}, {"loop": ("FADD", 1)})
     keys = {one.key(), *(replace(one, **change).key() for change in changes)}
     assert len(keys) == 1 + len(changes)
+
+
+CODE = """
+        /*0000*/                   LDG.E.64 R2, desc[UR4][R8.64] ;
+        /*0010*/                   IMAD.MOV.U32 R1, RZ, RZ, R7 ;
+        /*0020*/                   DADD R4, R10, R2 ;
+        /*0030*/                   DSETP.GT.AND P0, PT, R4, RZ, PT ;
+        /*0040*/              @!P0 BRA 0x70 ;
+        /*0050*/                   CALL.REL.NOINC 0x1000 ;
+        /*0060*/                   DADD R4, R4, R4 ;
+        /*0070*/                   STG.E.64 desc[UR4][R8.64], R4 ;
+        /*0080*/                   EXIT ;
+"""
+
+
+def test_a_warp_waits_for_what_it_reads_and_skips_what_is_odd() -> None:
+    """The load is there in cycle 301, the sum in 309, the comparison in 317."""
+    from tests.kernels.aot import Machine
+    from tests.kernels.in_order import estimate
+
+    found = estimate(Machine(CODE))
+    assert found.numbers() == {
+        "instructions": 6, "doubles": 2, "barriers": 0, "waits": 1, "cycles": 318
+    }  # fmt: skip
+    # Where the upper half of the load is another register, the sum waits for it all the same.
+    half = CODE.replace("DADD R4, R10, R2", "IADD3 R4, R10, R3, RZ")
+    assert estimate(Machine(half)).waits == 1
+    assert estimate(Machine(half.replace("R3, RZ", "R12, RZ"))).waits == 0
