@@ -109,8 +109,10 @@ class BlockRefinement(DelayingSampler[RefinementState]):
             block_quota(canvas, clock),
             self.threshold,
         )
-        edits = self.edits(canvas, draw, confidence)
         had_mask = canvas.left > 0
+        if self.editing_threshold is None:
+            return state._replace(had_mask=had_mask), reveal(canvas, write, draw)
+        edits = self.edits(canvas, draw, confidence, self.editing_threshold)
         past = torch.where(clock.step == 0, 0, state.post_steps)
         state = RefinementState(had_mask, edits.any(1), past + ~had_mask)
         return state, reveal(canvas, write | edits, draw)
@@ -119,13 +121,9 @@ class BlockRefinement(DelayingSampler[RefinementState]):
         """Return the positions whose draw can change the canvas, bool [B, L]."""
         return canvas.editable if self.revises else canvas.eligible
 
-    def edits(self, canvas: Canvas, draw: Draw, confidence: Tensor) -> Tensor:
+    def edits(self, canvas: Canvas, draw: Draw, confidence: Tensor, threshold: float) -> Tensor:
         """Return the written positions to replace, bool [B, L]."""
-        if self.editing_threshold is None:
-            return torch.zeros_like(canvas.unknown)
-        return (
-            canvas.committed & (draw.token != canvas.tokens) & (confidence > self.editing_threshold)
-        )
+        return canvas.committed & (draw.token != canvas.tokens) & (confidence > threshold)
 
     def finished(self, state: RefinementState, canvas: Canvas, clock: Clock) -> Tensor:
         """Return the rows whose last step had no mask and no edit, or whose steps are used up."""
