@@ -29,7 +29,7 @@ class Boundary(NamedTuple):
 
     logit: Tensor
     last_id: Tensor  # int64, largest id kept among those with exactly this logit
-    size: Tensor  # int64, tokens kept, at least 1
+    single: Tensor  # bool, whether it is the only token kept
 
     def keeps(self, logits: Tensor, ids: Tensor) -> Tensor:
         """Return which of `logits` [r, n] of the tokens `ids` (int64, [n] or [r, n]) are kept."""
@@ -54,8 +54,7 @@ def truncate(
     """
     if logits.is_cpu:
         edges = filters_cpu.truncate(weight, logits, peak, law, inverse, BINS, PER_NAT)
-        logit, last_id, size = (torch.from_numpy(part) for part in edges)
-        return Boundary(logit, last_id, size)
+        return Boundary(*(torch.from_numpy(part) for part in edges))
     return _truncate(weight, logits, peak, law, inverse)
 
 
@@ -124,7 +123,7 @@ class _Bins:
         order = torch.arange(found.ids.shape[1], device=edge.device)
         row, late = ((found.logits == edge) & (order > rank)).nonzero(as_tuple=True)
         weight[row, found.ids[row, late]] = 0.0
-        return Boundary(edge[:, 0], found.ids.gather(1, rank)[:, 0], count)
+        return Boundary(edge[:, 0], found.ids.gather(1, rank)[:, 0], count < 2)
 
     def _above(self, place: Tensor) -> Tensor:
         """Count the tokens in the bins before `place` [r, 1], int64 [r]."""

@@ -6,14 +6,22 @@ large vocabulary top-k reads the few groups with the largest logits; `ops.nucleu
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dlm_sampling.ops.nucleus_cpu import Ids, Nucleus, Numbers, Seen, fitting, nucleus
+from dlm_sampling.ops.nucleus_cpu import (
+    Flags,
+    Ids,
+    Numbers,
+    Seen,
+    fitting,
+    in_turn,
+    nucleus,
+)
+from dlm_sampling.ops.scratch import scratch_for
 from dlm_sampling.ops.sources import tiles_of
 from dlm_sampling.ops.vocabulary import RUN, TILE
 from dlm_sampling.types import TokenLaw
@@ -21,6 +29,7 @@ from dlm_sampling.types import TokenLaw
 SMALL = 1024
 """A vocabulary of no more tokens is sorted; it is one bin."""
 
+_SORTED = 128  # so few tokens are sorted for top-p too
 _MANY_GROUPS = 256  # so many groups make their maxima worth a pass
 _MORE_GROUPS = 64  # groups looked at beyond those that top-k needs, for tokens of equal logits
 
@@ -30,7 +39,7 @@ class Edges(NamedTuple):
 
     logit: Numbers
     last_id: Ids
-    size: Ids
+    single: Flags  # whether it is the only one
 
 
 def truncate(
@@ -50,8 +59,7 @@ def truncate(
     """
     lawful = np.isfinite(peak.numpy())
     if not lawful.all():  # the others are refused later, or mean nothing
-        size = np.ones(len(lawful), np.int64)
-        edges = Edges(peak.numpy().copy(), size - 1, size)
+        edges = Edges(peak.numpy().copy(), np.zeros(len(lawful), np.int64), ~lawful)
         if lawful.any():
             some = torch.from_numpy(np.flatnonzero(lawful))
             part, each = weight[some], inverse[some] if isinstance(inverse, Tensor) else inverse
@@ -62,63 +70,83 @@ def truncate(
         return edges
     x, w = logits.numpy(), weight.numpy()
     top_p = None if law.top_p is None or law.top_p >= 1.0 else law.top_p
+    if top_p is not None and law.top_k is None and x.shape[1] > _SORTED:
+        return _by_mass(Seen(logits, weight, peak, inverse, bins, per_nat), law, top_p)
     if x.shape[1] <= SMALL and (top_p is not None or law.min_p is not None):
-        return _sorted(x, weight, law, top_p)
+        return _sorted(x, w, law, top_p)
     heads = [None] * len(x) if law.top_k is None else _heads(logits, w, law.top_k)
     least = _least(law, x.dtype)
-    edges, last_ids, sizes = np.empty(len(x), x.dtype), *np.empty((2, len(x)), np.int64)
+    edges, last_ids, singles = np.empty(len(x), x.dtype), *np.empty((2, len(x)), np.int64)
     for i, (row, own, head) in enumerate(zip(x, w, heads, strict=True)):
-        if head is not None and top_p is None and law.min_p is None:
-            kept = first(head, row[head], len(head))
-            edges[i], last_ids[i], sizes[i] = *_only(row, own, kept), len(kept)
-            continue
-        each = inverse[i] if isinstance(inverse, Tensor) else inverse
-        seen = Seen(logits[i], weight[i], peak[i], each, bins, per_nat)
-        if head is not None:
-            kept = head[passing(seen.only(head), law)]
-            edges[i], last_ids[i], sizes[i] = *_only(row, own, kept), len(kept)
-            continue
-        size = len(row)
-        if law.top_k is not None:
-            size = min(law.top_k, int(np.count_nonzero(own > 0.0)))
-            if top_p is not None or law.min_p is not None:
-                _keep(row, own, None, max(size, 1))
-        if top_p is not None:
-            found = nucleus(seen, top_p, law.crossing)
-            if found.fits and law.top_k is None and law.min_p is None:
-                edges[i], last_ids[i], sizes[i] = _cut(row, own, weight[i], found, per_nat)
-                continue
-            kept, head = found.tokens()
-            size = min(size, len(kept))
-        if law.min_p is not None and head is not None:
-            size = min(size, int(np.count_nonzero(own[head] >= least)))
-        elif law.min_p is not None:
+        if law.top_k is None:
             head = np.flatnonzero(own >= least)
-            size = min(size, len(head))
-            if law.top_k is not None or not _is_head(row, head):
-                head = None
-        sizes[i] = max(size, 1)
-        edges[i], last_ids[i] = _keep(row, own, head, int(sizes[i]))
-    return Edges(edges, last_ids, sizes)
+            size = max(len(head), 1)
+            edges[i], last_ids[i] = _keep(row, own, head if _is_head(row, head) else None, size)
+            singles[i] = size < 2
+            continue
+        if head is None:
+            size = max(min(law.top_k, int(np.count_nonzero(own > 0.0))), 1)
+            edges[i], last_ids[i] = _keep(row, own, None, size)
+            singles[i] = size < 2
+            if top_p is None and law.min_p is None:
+                continue
+            head = np.flatnonzero(own > 0.0)
+        kept = first(head, row[head], len(head))
+        if top_p is not None or law.min_p is not None:
+            chosen = torch.from_numpy(head)
+            each = inverse[i : i + 1] if isinstance(inverse, Tensor) else inverse
+            seen = Seen(
+                logits[i : i + 1, chosen], weight[i : i + 1, chosen], peak[i : i + 1], each, bins,
+                per_nat,
+            )  # fmt: skip
+            kept = head[passing(seen, law)]
+        edges[i], last_ids[i], singles[i] = *_only(row, own, kept), len(kept) < 2
+    return Edges(edges, last_ids, singles.astype(bool))
+
+
+def _by_mass(seen: Seen, law: TokenLaw, top_p: float) -> Edges:
+    """Truncate rows by top-p, and by min-p after it."""
+    vocab = seen.logits.shape[1]
+    small, x, w = vocab <= SMALL, seen.logits.numpy(), seen.weight.numpy()
+    scratch = scratch_for(vocab, seen.logits.device)
+    found = nucleus(seen, top_p, law.crossing, scratch, one_bin=small)
+    edges, rows = Edges(*found[:3]), np.flatnonzero(found.unsure)
+    exact, those = w[rows], None
+    if len(rows):
+        those = _sorted(x[rows], exact, law, top_p)
+    found.cut(seen.weight)
+    if law.min_p is not None:
+        least = _least(law, w.dtype)
+        for i, (row, own) in enumerate(zip(x, w, strict=True)):
+            head = np.flatnonzero(own > 0.0)
+            size = max(int(np.count_nonzero(own[head] >= least)), 1)
+            edges.logit[i], edges.last_id[i] = _keep(row, own, head, size)
+            edges.single[i] = size < 2
+    if those is not None:
+        w[rows] = exact
+        for values, own in zip(edges, those, strict=True):
+            values[rows] = own
+    return edges
 
 
 def passing(seen: Seen, law: TokenLaw) -> Ids:
     """Return which of the tokens of a row pass, the last one last.
 
     Args:
-        seen: in the order of their ids, the tokens that top-k leaves; without it, at least those
-            that min-p does.  All have weights above 0.
+        seen: of one row, in the order of their ids, the tokens that top-k leaves; without it, at
+            least those that min-p does.  All have weights above 0.
         law: the filters; without top-k top-p is not read.
     """
-    x, size = seen.logits.numpy(), len(seen.logits)
-    near = np.arange(size)
+    x, weight = seen.logits[0].numpy(), seen.weight[0].numpy()
+    ids = np.arange(len(x))
     if law.top_k is not None and law.top_p is not None and law.top_p < 1.0:
-        kept, near = nucleus(seen, law.top_p, law.crossing).tokens()
-        size = len(kept)
+        found = nucleus(seen, law.top_p, law.crossing)
+        edge, last_id = found.logit[0], found.last_id[0]
+        ids = np.flatnonzero((x > edge) | ((x == edge) & (ids <= last_id)))
+    size = len(ids)
     if law.min_p is not None:
-        weight = seen.weight.numpy()[near]
-        size = min(size, int(np.count_nonzero(weight >= _least(law, weight.dtype))))
-    return first(near, x[near], max(size, 1))
+        size = int(np.count_nonzero(weight[ids] >= _least(law, weight.dtype)))
+    return first(ids, x[ids], max(size, 1))
 
 
 def _least(law: TokenLaw, dtype: Any) -> float:
@@ -150,34 +178,6 @@ def _keep(x: Numbers, w: Numbers, head: Ids | None, size: int) -> tuple[Any, int
     np.multiply(w, x >= edge, out=w)
     w[equal[size - more :]] = 0.0
     return edge, int(equal[size - more - 1])
-
-
-def _cut(
-    x: Numbers, w: Numbers, weight: Tensor, found: Nucleus, per_nat: float
-) -> tuple[Any, int, int]:
-    """Keep the tokens of top-p, and set the weights of all others of a row to 0.
-
-    Args:
-        x: [V], logits.
-        w: [V], weights.
-        weight: the same numbers as a tensor.
-        found: the tokens; the last bin has some of them.
-        per_nat: bins per unit of (peak - logit) / temperature.
-
-    Returns:
-        The logit of the last token, its id, and the number of tokens.
-    """
-    if found.among is not None:
-        kept = found.tokens()[0]
-        edge, last = _only(x, w, kept)
-        return edge, last, len(kept)
-    inside = found.inside[: found.fits]
-    own, size = w[inside], int(np.count_nonzero(found.bin < found.last)) + found.fits
-    # Rounding moves no weight past the middle of a neighbouring bin.
-    torch.threshold_(weight, math.exp(-(found.last + 0.5) / per_nat), 0.0)
-    w[found.inside] = 0.0
-    w[inside] = own
-    return x[inside[-1]], int(inside[-1]), size
 
 
 def _only(x: Numbers, w: Numbers, kept: Ids) -> tuple[Any, int]:
@@ -255,9 +255,9 @@ def ids_of(groups: Ids, vocab: int) -> Ids:
     )
 
 
-def _sorted(x: Numbers, weight: Tensor, law: TokenLaw, top_p: float | None) -> Edges:
+def _sorted(x: Numbers, w: Numbers, law: TokenLaw, top_p: float | None) -> Edges:
     """Truncate rows of a small vocabulary, whose tokens are sorted."""
-    w, rows = weight.numpy(), np.arange(len(x))
+    rows = np.arange(len(x))
     rank = torch.arange(x.shape[1]).numpy()
     order = np.argsort(-x, axis=1, kind="stable")
     ranked = np.take_along_axis(w, order, 1)
@@ -268,15 +268,15 @@ def _sorted(x: Numbers, weight: Tensor, law: TokenLaw, top_p: float | None) -> E
         if law.top_k is not None:
             ranked[rank >= np.maximum(count, 1)[:, None]] = 0.0
             np.put_along_axis(w, order, ranked, 1)
-        row = torch.arange(len(x)).repeat_interleave(x.shape[1])
-        mass = torch.bincount(row, weight.flatten(), len(x)).double().numpy()[:, None]
+        mass = in_turn(w)[:, None]
         inside = ranked.astype(np.float64)
         reached = mass - inside.sum(1, keepdims=True) + inside.cumsum(1)
-        count = np.minimum(count, fitting(reached, inside, top_p * mass, law.crossing))
+        fits = fitting(reached, inside, top_p * mass, law.crossing)
+        count = np.minimum(count, np.count_nonzero(fits, axis=1))
     if law.min_p is not None:
         count = np.minimum(count, np.count_nonzero(ranked >= law.min_p, axis=1))
     count = np.maximum(count, 1)
     ranked[rank >= count[:, None]] = 0.0
     np.put_along_axis(w, order, ranked, 1)
     last = order[rows, count - 1]
-    return Edges(x[rows, last], last, count)
+    return Edges(x[rows, last], last, count < 2)

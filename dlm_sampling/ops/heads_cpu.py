@@ -87,13 +87,13 @@ def read(
         x = logits.numpy()[np.arange(len(ids)), last]
         peaks.append(peak)
         tiles.append(_tile_sums(ids, weights, allowed.tiles))
-        edges.append(Edges(x, last, np.array([len(own) for own in ids])))
-    logit, last_id, size = (
+        edges.append(Edges(x, last, np.array([len(own) < 2 for own in ids])))
+    logit, last_id, single = (
         torch.from_numpy(np.concatenate(part)) for part in zip(*edges, strict=True)
     )
     sums = torch.cat(tiles)
     total = sums.sum(-1, dtype=torch.float64)
-    return Heads(torch.cat(peaks), LawSums(sums, total, None, Boundary(logit, last_id, size)))
+    return Heads(torch.cat(peaks), LawSums(sums, total, None, Boundary(logit, last_id, single)))
 
 
 def _fits(block: Block, allowed: AllowedIds, law: TokenLaw) -> bool:
@@ -196,10 +196,10 @@ def _passing(rows: Rows, ids: list[Ids], weights: list[Numbers]) -> list[Ids]:
     for i, (own, weight) in enumerate(zip(ids, weights, strict=True)):
         order = np.argsort(own)
         seen = Seen(
-            torch.from_numpy(rows.logits[i].numpy()[own[order]]),
-            torch.from_numpy(weight[order]),
-            rows.peak[i],
-            inverse[i] if isinstance(inverse, Tensor) else inverse,
+            torch.from_numpy(rows.logits[i].numpy()[own[order]])[None],
+            torch.from_numpy(weight[order])[None],
+            rows.peak[i : i + 1],
+            inverse[i : i + 1] if isinstance(inverse, Tensor) else inverse,
             BINS,
             PER_NAT,
         )

@@ -120,7 +120,7 @@ class LazyDraw:
             assert second is not None
         runner_up = (second.double() - self._peak.double()) / self._plan.shown.temperature
         if sums.boundary is not None:
-            runner_up = runner_up.masked_fill(sums.boundary.size < 2, -math.inf)
+            runner_up = runner_up.masked_fill(sums.boundary.single, -math.inf)
         return (-torch.expm1(runner_up) / sums.total).to(self.dtype)
 
     @property

@@ -56,7 +56,7 @@ def test_filters_leave_the_sums_of_what_passes() -> None:
     entropy, boundary = found.drawn.entropy, found.drawn.boundary
     assert entropy is not None and boundary is not None
     assert entropy.item() == pytest.approx(math.log(3.0) - 2.0 / 3.0 * math.log(2.0))
-    assert (boundary.size.item(), boundary.last_id.item()) == (2, 1)
+    assert (boundary.single.item(), boundary.last_id.item()) == (False, 1)
 
 
 def test_one_tile_is_weighed_by_its_largest_logit_where_no_token_is_asked_for() -> None:

@@ -20,10 +20,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "dlm_sampling/ops/combined.py": {
         "Guided.combined: 0 -> 1": "`mix` returns the factor w + 1 twice",
     },
-    "dlm_sampling/ops/nucleus_cpu.py": {
-        "Seen.places: 0 -> -1": "the only row of a buffer of one",
-        "Seen.places: 0 -> -1 (number 2)": "the only row of a buffer of one",
-    },
     "dlm_sampling/ops/tiles.py": {
         "_read_one: 0 -> -1": "the only pass of a tuple of one",
     },
