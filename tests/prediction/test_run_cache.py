@@ -31,6 +31,11 @@ def test_rows_open_where_they_enter_a_block() -> None:
     assert half.enter(torch.tensor([False, False])).opened.tolist() == [True, False]
 
 
+def test_what_is_forgotten_is_held_no_more() -> None:
+    cache = replace(RunCache.empty(DualCache(), WINDOW, UNKNOWN, REAL), held=REAL)
+    assert cache.forget(WINDOW).held.tolist() == UNKNOWN.tolist()
+
+
 def test_memory_is_that_of_keys_and_values_of_both_passes() -> None:
     layer = (torch.zeros(2, 3, dtype=torch.float16), torch.zeros(4))
     cache = RunCache.empty(DualCache(), WINDOW, UNKNOWN, REAL)

@@ -46,6 +46,9 @@ def test_a_pass_is_run_where_something_is_asked_and_nothing_has_run() -> None:
     rest = FREE.missing(WHERE, torch.tensor([True, False, False]))
     assert rest is not None and rest.tolist() == [2]
     assert FREE.missing(WHERE | True, none) is None, "all rows"
+    assert FREE.missing(WHERE[:1], None) is None, "a row alone"
+    idle = FREE.missing(WHERE[1:2], None)
+    assert idle is not None and idle.tolist() == []
     assert fixed().missing(WHERE, none) is None
 
 

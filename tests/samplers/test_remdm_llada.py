@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from dlm_sampling.engine.sample import sample
 from dlm_sampling.samplers import LLaDA, ReMDMLLaDA
 from dlm_sampling.types import TokenLaw
 from tests.samplers.small import run, small_toy
@@ -59,6 +60,20 @@ def test_the_least_probable_tokens_are_masked() -> None:
     assert set(event.unknown[0].nonzero().squeeze(1).tolist()) - set(
         (event.before[0] == MASK).nonzero().squeeze(1).tolist()
     ) == set(lowest.tolist())
+
+
+def test_rows_loop_at_steps_of_their_own() -> None:
+    """One step for each token: rows of unlike lengths begin their loops at unlike steps."""
+    sampler, toy, lengths = ReMDMLLaDA(0.5, 2, 2), small_toy(7, 10, VOCAB), (10, 6, 8)
+    editable = torch.arange(10) < torch.tensor(lengths).unsqueeze(1)
+    tokens, seeds = torch.ones(3, 10, dtype=torch.int64), [4, 5, 6]
+    together = sample(toy, sampler, tokens, editable, seeds=seeds, law=TokenLaw())
+    for row, seed in enumerate(seeds):
+        here = slice(row, row + 1)
+        alone = sample(toy, sampler, tokens[here], editable[here], seeds=[seed], law=TokenLaw())
+        assert together.tokens[here].equal(alone.tokens)
+        assert together.logprob[here].equal(alone.logprob)
+        assert int(together.nfe[row]) == int(alone.nfe) == lengths[row] + 2 * 2
 
 
 def test_a_loop_without_written_tokens_costs_nothing() -> None:

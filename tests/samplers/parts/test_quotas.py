@@ -53,15 +53,15 @@ def test_a_block_is_as_wide_as_its_last_position_to_write() -> None:
 
 
 def test_all_confident_positions_or_the_best_of_the_quota() -> None:
-    confidence = torch.tensor([[0.9, 0.8, 0.7, 0.99]] * 4)
-    eligible = bools([1, 1, 1, 0]).expand(4, -1)
-    quota = torch.tensor([0, 1, 2, 3])
+    confidence = torch.tensor([[0.9, 0.8, 0.7, 0.99]] * 5)
+    eligible = bools([1, 1, 1, 0]).expand(5, -1)
+    quota = torch.tensor([0, 1, 2, 3, 9])
     found = quotas.confident_or_quota(confidence, eligible, quota, 0.8).int().tolist()
-    assert found == [[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
+    assert found == [[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0]]
     more = quotas.confident_or_quota(confidence, eligible, quota, 0.75).int().tolist()
-    assert more == [[1, 1, 0, 0]] * 3 + [[1, 1, 1, 0]]
+    assert more == [[1, 1, 0, 0]] * 3 + [[1, 1, 1, 0]] * 2
     never = quotas.confident_or_quota(confidence, eligible, quota, 1.5).int().tolist()
-    assert never == [[0] * 4, [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
+    assert never == [[0] * 4, [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0]]
 
 
 def test_what_is_near_the_best_or_above_the_threshold() -> None:

@@ -20,6 +20,13 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "dlm_sampling/ops/combined.py": {
         "Guided.combined: 0 -> 1": "`mix` returns the factor w + 1 twice",
     },
+    "dlm_sampling/ops/laws.py": {
+        "largest: -1 -> 1 (number 5)": "the last dimension of a tensor that has two",
+    },
+    "dlm_sampling/ops/nucleus_cpu.py": {
+        "_part: floor * 1.01 -> floor": "another weight to cut at, inside of the bin: the tokens "
+        "on its wrong side are put right one by one",
+    },
     "dlm_sampling/ops/tiles.py": {
         "_read_one: 0 -> -1": "the only pass of a tuple of one",
     },
