@@ -1,5 +1,7 @@
 """Hold the cache policies: which columns each pass computes, sees and stores."""
 
+from typing import SupportsFloat, cast
+
 from dlm_sampling.caches.adaptive import AdaptiveCache
 from dlm_sampling.caches.block import BlockCache
 from dlm_sampling.caches.dkv import DkvCache
@@ -10,7 +12,7 @@ from dlm_sampling.caches.policy import AnyPolicy, CachePolicy, Plan, PolicyBase,
 from dlm_sampling.caches.prefix import PrefixCache
 from dlm_sampling.caches.report import CacheReport, percentile
 from dlm_sampling.caches.vicinity import VicinityCache
-from dlm_sampling.errors import check_real, named, unknown_choice
+from dlm_sampling.errors import check_real, named, suggestion, unknown_choice
 
 POLICIES = {
     policy.name: policy
@@ -56,16 +58,21 @@ def check_audit(audit: object) -> None:
         TypeError: it is no number and no string.
         ValueError: it is out of range.
     """
-    if isinstance(audit, str):
-        if audit != "refresh":
-            raise unknown_choice("cache_audit", audit, ("refresh",))
+    if audit is None or (isinstance(audit, str) and audit == "refresh"):
         return
-    check_real("cache_audit", audit, optional=True)
-    if isinstance(audit, int | float) and not 0.0 < audit <= 1.0:
-        raise ValueError(
-            f"cache_audit={audit}: must be the share of passes that are audited, in (0, 1], "
-            "'refresh' for those before a refresh only, or None."
-        )
+    hint = suggestion(audit, ("refresh",)) if isinstance(audit, str) else ""
+    text = (
+        f"cache_audit={audit!r}: must be the share of passes that are audited, in (0, 1], such as "
+        f"0.25, 'refresh' for those before a refresh only, or None. {hint}"
+    ).rstrip()
+    if isinstance(audit, str):
+        raise ValueError(text)
+    try:
+        check_real("cache_audit", audit)
+    except TypeError:
+        raise TypeError(text) from None
+    if not 0.0 < float(cast(SupportsFloat, audit)) <= 1.0:
+        raise ValueError(text)
 
 
 NAMES = ("auto", "none", *POLICIES)

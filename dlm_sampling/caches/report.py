@@ -95,8 +95,8 @@ class CacheReport:
     def _laws(self) -> str:
         return (
             f"({len(self.kl)} positions) KL {self.kl_mean:.2e}, 99 % {self.kl_p99:.2e}, largest "
-            f"{self.kl_max:.2e}, TV {float(self.tv.mean()):.2e}, first tokens differ "
-            f"{self.top1_flip:.2%}, drawn tokens differ {self.draw_flip:.2%}"
+            f"{self.kl_max:.2e}, TV {float(self.tv.mean()):.2e}, most probable tokens "
+            f"differ {self.top1_flip:.2%}, drawn tokens differ {self.draw_flip:.2%}"
         )
 
 

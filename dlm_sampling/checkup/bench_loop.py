@@ -134,12 +134,13 @@ class LoopReport:
                 f"{self.cpu}, torch {self.torch}, {self.threads} thread(s), load {load}; least of "
                 f"{self.repeats} runs of {self.steps} planned steps, or of those in "
                 f"{self.seconds:g} s; x = over LLaDA by hand, own = a forward pass over a step of "
-                "the loop by hand that does as much"
+                'the loop under "by hand", which does as much; both ran again in turns with the '
+                "sampler, so that no row above has their times"
             ),
             collapse_padding=True,
         )
         table.add_column("sampler", no_wrap=True)
-        table.add_column("own", no_wrap=True)
+        table.add_column("by hand", no_wrap=True)
         by_name: dict[str, list[str]] = {}
         for setting in settings:
             table.add_column("B {} L {}: us".format(*setting), justify="right")

@@ -240,7 +240,7 @@ def generate(
             "prefix, dual, vicinity, dkv, dpad, adaptive, dllm, such as dkv:every=4.",
         ),
     ] = "auto",
-    speculate: Annotated[int, typer.Option(help="Canvases of a row in one pass.")] = 1,
+    speculate: Annotated[int, typer.Option(help="Canvases of a row in one pass. Same text.")] = 1,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the checkpoint's own Python code.")
     ] = False,

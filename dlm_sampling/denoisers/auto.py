@@ -108,8 +108,8 @@ class AutoDenoiser:
         """Load a denoiser from a folder or the Hugging Face hub.
 
         `denoiser.module.compile()` compiles the network, and every pass then runs the compiled one.
-        Layers that are compiled one by one do so without a cache only: with one torch makes code of
-        its own for every layer, and leaves those beyond its limit (8) as they are.
+        Layers compiled one by one (`layer.compile()`) gain without a cache only: with one torch
+        makes code of its own for every layer, and leaves those beyond its limit (8) uncompiled.
 
         Args:
             name_or_path: folder with config.json and safetensors, folder of a PEFT adapter (its

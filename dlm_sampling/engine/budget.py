@@ -161,9 +161,11 @@ def fitted(request: Request, plan: BlockPlan, process: Process) -> BlockPlan:
     needed = plan.number * least
     if bool((needed > budget).any()):
         row = int(needed.argmax())
+        blocks, enough = int(plan.number[row]), int(needed[row])
+        longer = ", or longer blocks (block_length=)" if blocks > 1 else ""
         raise ValueError(
-            f"max_nfe={budget}: row {row} has {int(plan.number[row])} blocks, and {name} takes at "
-            f"least {least} passes in each; use max_nfe={int(needed[row])}, or longer blocks."
+            f"max_nfe={budget}: {name} takes at least {enough} passes in row {row}, {least} in "
+            f"each block (blocks: {blocks}); use max_nfe={enough}{longer}."
         )
     if adaptive:
         return plan

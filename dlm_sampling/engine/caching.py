@@ -34,7 +34,7 @@ def choose_cache(
     """
     policy = _chosen(denoiser, request, plan, canvases)
     if policy is None and request.cache_audit is not None:
-        legal = " or ".join(map(repr, legal_caches(denoiser, request, plan, canvases)))
+        legal = ", ".join(map(repr, legal_caches(denoiser, request, plan, canvases)))
         raise ValueError(
             f"cache_audit={request.cache_audit!r}: this run has no cache to compare with "
             f"(cache={request.cache!r}); leave cache_audit out. Here cache may be {legal}."
@@ -68,7 +68,7 @@ def _chosen(
     elif reason is None:
         reason = _against_approximate(denoiser, request, policy)
     if reason is not None:
-        legal = " or ".join(map(repr, legal_caches(denoiser, request, plan, canvases)))
+        legal = ", ".join(map(repr, legal_caches(denoiser, request, plan, canvases)))
         raise ValueError(f"cache={policy.name!r}: {reason} Here cache may be {legal}.")
     if denoiser.time_conditioned:
         warnings.warn(
@@ -163,7 +163,7 @@ def _against_approximate(denoiser: Denoiser, request: Request, policy: AnyPolicy
     if request.cuda_graph:
         return "cuda_graph=True records passes over one block and over two, those of 'block'."
     if request.speculate > 1:
-        return "speculate= predicts canvases whose keys and values are never stored."
+        return "speculate= predicts canvases whose keys and values are never stored; leave one out."
     if denoiser.canvas_length is not None:
         return "the prompt is encoded apart from the canvas, which is exact with 'block'."
     if policy.updates_layers and not denoiser.partial_layers:

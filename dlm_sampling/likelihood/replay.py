@@ -284,7 +284,7 @@ def _warn_of_cache(run: Trajectory) -> None:
             f"the run was sampled with {run.cache}, which is approximate: its tokens come from "
             "another law than the one that is scored here, so that ratios of the two are not 1 "
             "under the same weights. Sample with cache='auto' or 'none', or keep the run's own "
-            "log-probabilities as those of the behaviour.",
+            "log-probabilities (`Rollout.total`) as those of the behaviour.",
             SamplingWarning,
             stacklevel=3,
         )

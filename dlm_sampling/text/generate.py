@@ -160,7 +160,8 @@ def generate(
         stop: stop strings for all prompts, or one list of them per prompt.  Text and ids end before
             the first one; with blocks, the row ends with the block that completes it (in a recorded
             run with its last block).
-        batch_size: rows that run together; default all.
+        batch_size: rows that run together; default all.  Of these, rows at most half as long as
+            the longest run apart where that spares columns; no token changes.
         tokenizer: overrides the denoiser's.
         streamer: a transformers streamer, with or without `put_draft`.  For a batch, rows are
             streamed one after another.
@@ -177,7 +178,7 @@ def generate(
             changes nothing (block-causal models: SDAR, LLaDA2, Fast-dLLM v2, BD3-LM), "none" keeps
             none, "block" insists on the first.  "prefix", "dual", "vicinity", "dkv", "dpad",
             "adaptive", "dllm", or a policy of `dlm_sampling.caches` with values of its own, are
-            approximate, for models with full attention.
+            approximate, for models with full attention; a block-causal one does less with "auto".
         cache_audit: compare the laws of the cache with the exact ones, on the same canvas with the
             same random numbers, for `out.cache`: "refresh" for the pass before each pass over all
             columns, which costs one of a block ("prefix", "dual", "vicinity", "dkv", "adaptive"); a

@@ -79,6 +79,8 @@ def test_a_report_has_every_loop_at_every_setting_and_goes_on_from_any_point() -
         for table in report.tables():
             console.print(table)
     assert all(f" {name} " in shown.get() for name in (*LOOPS, *names))  # none is cut off
+    headers = [str(column.header) for column in report.tables()[0].columns]
+    assert headers[:5] == ["sampler", "by hand", headers[2], "x", "own"]  # a word, one meaning
     assert "B 2 L 8:" in shown.get() and hot[0].function in shown.get()
     with pytest.raises(ValueError, match="begun: it was measured with other repeats and vocab"):
         run_bench_loop(names, settings, 41, 3, repeats=2, begun=begun)

@@ -100,7 +100,12 @@ def test_a_schedule_is_planned_with_the_steps_that_fit() -> None:
     ("budget", "options", "words"),
     [
         (0, {}, "must be at least 1"),
-        (2, {"block_length": 2}, "row 0 has 3 blocks, and LLaDA takes at least 1 passes in each"),
+        (
+            2,
+            {"block_length": 2},
+            r"least 3 passes in row 0, 1 in each block \(blocks: 3\).* \(block_length=\)",
+        ),
+        (1, {"guidance_scale": 0.5}, r"2 in each block \(blocks: 1\); use max_nfe=2\.$"),
         (2, {"cuda_graph": True}, "goes without cuda_graph=True"),
         (2, {"guidance": ClassifierFree(1.0, NegativePrompt((1,)))}, "goes without guidance="),
         (2, {"times": [1.0, 0.6, 0.3, 0.0], "name": "ancestral"}, "times has 3 steps"),

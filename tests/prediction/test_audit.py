@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_audits_see_stale_keys_and_change_nothing(policy: Any) -> None:
     assert heard.cache.kl_mean > 1e-7 > heard.cache.floor
     assert heard.cache.nbytes > 0
     assert repr(policy) in str(heard.cache)
+    assert ", most probable tokens differ " in str(heard.cache)
 
 
 def test_the_pass_before_a_refresh_is_audited_too() -> None:
@@ -129,7 +131,7 @@ def test_a_run_with_an_approximate_cache_says_so_and_replay_warns() -> None:
         assert rollout.header.cache == rollout.select(torch.tensor([1])).header.cache
         assert (rollout.header.cache == "DualCache()") is warned
         if warned:
-            with pytest.warns(SamplingWarning, match=r"DualCache\(\), which is approximate"):
+            with pytest.warns(SamplingWarning, match=r"DualCache\(\), .*`Rollout\.total`"):
                 replay(denoiser, rollout, law=TokenLaw())
             with pytest.warns(SamplingWarning, match="approximate"):
                 replay(denoiser, out, law=TokenLaw())
@@ -138,14 +140,17 @@ def test_a_run_with_an_approximate_cache_says_so_and_replay_warns() -> None:
 
 
 def test_the_share_is_checked() -> None:
-    for bad, error in (("often", ValueError), (0.0, ValueError), (2, ValueError), ([], TypeError)):
-        with pytest.raises(error, match="cache_audit"):
+    words = r"must be the share of passes that are audited, in \(0, 1\], such as 0\.25, 'refresh'"
+    values: tuple[Any, ...] = ("refersh", 0.0, 2, math.nan, True, torch.ones(2))
+    for bad, error in zip(values, [ValueError] * 4 + [TypeError] * 2, strict=True):
+        with pytest.raises(error, match=f"^cache_audit={re.escape(repr(bad))}: {words}") as refused:
             run("llada", "dual", bad)
+        assert str(refused.value).endswith("'refresh'?") == (bad == "refersh")
 
 
 def test_a_run_without_a_cache_has_nothing_to_audit() -> None:
     for cache in ("none", "auto"):  # a network that sees the whole canvas
-        with pytest.raises(ValueError, match=r"no cache to compare with.*'none' or 'prefix'"):
+        with pytest.raises(ValueError, match=r"no cache to compare with.*'none', 'prefix', 'dual'"):
             run("llada", cache, 0.5)
 
 

@@ -27,7 +27,10 @@ SHOWN = {
     "KL, mean": "KL, nats",
     "drawn tokens that differ": "drawn %",
 }
-LEGEND = "differ: tokens unlike the exact run's; equal: texts like its; drawn: in one step"
+LEGEND = (
+    "differ, equal: tokens and whole texts, against those of the exact run",
+    "KL, drawn: laws, and tokens drawn from them, against the exact law of the step",
+)
 
 
 def cache(
@@ -186,7 +189,7 @@ def table(metrics: Sequence[Metric]) -> list[str]:
     for group in groups:
         cells = (found.get((group, name), "") for name in SHOWN)
         lines.append(f"{group:<{width}}" + "".join(f"{cell:>9}" for cell in cells))
-    return [*(line.rstrip() for line in lines), LEGEND]
+    return [*(line.rstrip() for line in lines), *LEGEND]
 
 
 def _policy(text: str) -> tuple[str, AnyPolicy]:

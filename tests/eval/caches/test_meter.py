@@ -107,9 +107,10 @@ def test_figures_by_hand() -> None:
     assert figures["keys and values", "dual"].value == 1.0
     assert ("tokens that differ", "none") not in figures
     assert next(iter(figures))[1] == "none, one text at a time"
-    head, *lines, legend = table(list(figures.values()))
+    head, *lines, upper, lower = table(list(figures.values()))
     assert head.split("%")[0].split() == ["differ"]
-    assert max(map(len, (head, *lines, legend))) <= 80
+    assert max(map(len, (head, *lines, upper, lower))) <= 80
+    assert upper.startswith("differ, equal: ") and lower.startswith("KL, drawn: ")
     (shown,) = (line for line in lines if line.startswith("dual"))
     assert shown.split()[1:3] == [f"{differ.value:.3g}", "33.3"]
     assert shown.endswith(f"{figures['KL, mean', 'dual'].value:>9.3g}{100:>9}")
@@ -138,7 +139,7 @@ def test_a_policy_that_does_not_fit_is_refused_before_the_first_pass(
     tiny_llada: Path, tmp_path: Path
 ) -> None:
     words = ("--policy", "dual", "--policy", "dkv", "--sampler", "remdm-cap")
-    with pytest.raises(ValueError, match=r"dkv.*may write them again.*'none' or 'prefix'"):
+    with pytest.raises(ValueError, match=r"dkv.*may write them again.*'none', 'prefix'"):
         run(tmp_path / "out", str(tiny_llada), *words)
     assert not (tmp_path / "out").exists()
 
