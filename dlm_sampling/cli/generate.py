@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dlm_sampling.caches import CacheReport
 from dlm_sampling.checkup.memory import expected_memory
 from dlm_sampling.cli.output import Output
 from dlm_sampling.denoisers import Denoiser
@@ -21,6 +22,7 @@ from dlm_sampling.text.options import Job as Generation
 from dlm_sampling.text.prompt_items import PromptItem
 from dlm_sampling.text.prompt_rows import prepare_items
 from dlm_sampling.text.records import row_head, row_record
+from dlm_sampling.types.values import floats, ints
 from dlm_sampling.viewers.safe_text import json_line, printable
 from dlm_sampling.viewers.streaming import ProgressFeed
 from dlm_sampling.viewers.terminal import LiveCanvas
@@ -38,6 +40,8 @@ class Run:
         sampler: name of the sampler.
         live: shows the canvas, or None.
         nfe: forward passes of every row so far.
+        work: columns of these passes, in canvases.
+        cache: report on the cache of the latest batch, or None.
         machine: the device and the expected memory in words; see `machine_of`.
     """
 
@@ -48,6 +52,8 @@ class Run:
     sampler: str
     live: LiveCanvas | None = None
     nfe: list[int] = field(default_factory=list[int])
+    work: list[float] = field(default_factory=list[float])
+    cache: CacheReport | None = None
     machine: str = ""
 
     def run(self, items: Sequence[PromptItem], batch_rows: int, sink: Output) -> None:
@@ -74,7 +80,9 @@ class Run:
                     sink.write(text + ("\n" if last else "\n---\n"))
                 sink.commit()
                 number += len(output.seeds)
-                self.nfe += output.nfe.tolist()
+                self.nfe += ints(output.nfe)
+                self.work += floats(output.work)
+                self.cache = output.cache
         except BaseException as error:
             # An interrupt may come behind the write; a full disk takes part of one.
             kept = sink.lines() if self.as_json else number
@@ -88,11 +96,17 @@ class Run:
 
     @property
     def closing(self) -> str:
-        """Return the range of NFE for the line to close with, "64 NFE" or "60-64 NFE"."""
+        """Return the range of NFE for the line to close with, "64 NFE" or "60-64 NFE".
+
+        With a cache also the work in canvases, and whether the cache is exact.
+        """
         if not self.nfe:
             return "nothing was left to do"
-        low, high = min(self.nfe), max(self.nfe)
-        return f"{low} NFE" if low == high else f"{low}-{high} NFE"
+        passes = f"{_range(self.nfe, 'd')} NFE"
+        if self.cache is None:
+            return passes
+        kind = "exact" if self.cache.exact else "approximate"
+        return f"{passes}, work {_range(self.work, '.1f')} ({kind} {self.cache.policy})"
 
     def outputs(self, job: Generation, batch_rows: int) -> Iterator[GenerateOutput]:
         """Yield the output of each batch.
@@ -173,3 +187,9 @@ def open_live(denoiser: Denoiser) -> LiveCanvas | None:
         raise UsageError("--live needs a tokenizer, and the model has none.")
     canvas = LiveCanvas(denoiser.tokenizer, masked=denoiser.mask_token_id is not None)
     return canvas if canvas.console.is_terminal else None
+
+
+def _range(values: Sequence[float], style: str) -> str:
+    """Return the least and the largest of numbers, or the one that all are."""
+    low, high = format(min(values), style), format(max(values), style)
+    return low if low == high else f"{low}-{high}"

@@ -28,6 +28,17 @@ def test_text_with_its_prompt(command: Command, tiny: str) -> None:
     )
 
 
+def test_the_closing_line_tells_the_work_of_a_cache_and_whether_it_is_exact(
+    command: Command,
+) -> None:
+    words = ("generate", "Once", "--max-new-tokens", "16", "--block-length", "8", "--steps", "8")
+    cached = command(*words, "--sampler", "fast-dllm", "--cache", "dual").err
+    found = re.search(r"(\d+) NFE, work ([\d.]+) \(approximate DualCache\(\)\), ", cached)
+    assert found is not None, cached
+    assert 0.0 < float(found[2]) < int(found[1])
+    assert ", work " not in command(*words, "--sampler", "fast-dllm").err
+
+
 def test_seed_repeats_and_matters(command: Command, tiny: str) -> None:
     first = command("generate", "Once", "--model", tiny, *SHORT, "--seed", "7")
     again = command("generate", "Once", "--model", tiny, *SHORT, "--seed", "7")
