@@ -39,7 +39,7 @@ def refused(denoiser: Denoiser, cache: Any, sampler: str = "llada", **given: Any
 def test_full_attention_has_no_exact_cache() -> None:
     message = refused(load("llada"), "block")
     assert "sees the whole canvas" in message
-    names = " or ".join(repr(name) for name in ("none", *POLICIES) if name != "block")
+    names = ", ".join(repr(name) for name in ("none", *POLICIES) if name != "block")
     assert f"cache may be {names}" in message
 
 
