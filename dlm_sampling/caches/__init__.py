@@ -1,6 +1,6 @@
 """Hold the cache policies: which columns each pass computes, sees and stores."""
 
-from typing import SupportsFloat, cast
+from typing import SupportsFloat
 
 from dlm_sampling.caches.adaptive import AdaptiveCache
 from dlm_sampling.caches.block import BlockCache
@@ -71,7 +71,7 @@ def check_audit(audit: object) -> None:
         check_real("cache_audit", audit)
     except TypeError:
         raise TypeError(text) from None
-    if not 0.0 < float(cast(SupportsFloat, audit)) <= 1.0:
+    if isinstance(audit, SupportsFloat) and not 0.0 < float(audit) <= 1.0:
         raise ValueError(text)
 
 

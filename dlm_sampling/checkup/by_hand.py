@@ -54,10 +54,7 @@ def llada_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
         p = logits.softmax(-1).gather(-1, token[..., None])[..., 0]
         token = torch.where(masked, token, x)
         confidence = torch.where(masked, p, -torch.inf)
-        written = torch.zeros_like(masked)
-        for row in range(count):
-            written[row, confidence[row].topk(quota).indices] = True
-        x[written] = token[written]
+        _write_best(x, confidence, token, quota)
     return x, steps
 
 
@@ -76,10 +73,7 @@ def margin_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
         p, token = law.max(-1, keepdim=True)
         margin = (p - law.scatter_(-1, token, 0.0).amax(-1, keepdim=True))[..., 0]
         margin, token = torch.where(masked, margin, -torch.inf), token[..., 0]
-        written = torch.zeros_like(masked)
-        for row in range(count):
-            written[row, margin[row].topk(quota).indices] = True
-        x[written] = token[written]
+        _write_best(x, margin, token, quota)
     return x, steps
 
 
@@ -96,10 +90,7 @@ def entropy_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
         masked = x == mask
         token, certainty = logits.argmax(-1), _certainty(logits)
         certainty = torch.where(masked, certainty, -torch.inf)
-        written = torch.zeros_like(masked)
-        for row in range(count):
-            written[row, certainty[row].topk(quota).indices] = True
-        x[written] = token[written]
+        _write_best(x, certainty, token, quota)
     return x, steps
 
 
@@ -155,10 +146,7 @@ def mean_by_hand(logits: Tensor, steps: int) -> tuple[Tensor, int]:
         mean = (law + before).mul_(0.5)
         token, certainty = mean.argmax(-1), (mean * (mean + 1e-12).log()).sum(-1)
         certainty = torch.where(masked, certainty, -torch.inf)
-        written = torch.zeros_like(masked)
-        for row in range(count):
-            written[row, certainty[row].topk(quota).indices] = True
-        x[written] = token[written]
+        _write_best(x, certainty, token, quota)
         before = law
     return x, steps
 
@@ -305,6 +293,14 @@ def _certainty(logits: Tensor) -> Tensor:
     """Return minus the entropy of every law, [B, L]."""
     log_law = logits.log_softmax(-1)
     return (log_law.exp() * log_law).sum(-1)
+
+
+def _write_best(x: Tensor, score: Tensor, token: Tensor, quota: int) -> None:
+    """Write the tokens of the largest scores of every row, all [B, L], row by row as released."""
+    written = torch.zeros_like(x, dtype=torch.bool)
+    for row in range(len(x)):
+        written[row, score[row].topk(quota).indices] = True
+    x[written] = token[written]
 
 
 def _quotas(length: int, steps: int) -> list[int]:
